@@ -1,0 +1,60 @@
+# Two commands do all on a fresh machine with Python 3.11+ and make: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export UV_PYTHON_DOWNLOADS := never
+export PYTHONDONTWRITEBYTECODE :=
+
+.PHONY: demo demo-ui test check lint types test-airflow test-sdk coverage build lock clean help
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+$(STAMP): requirements-dev.lock pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@$(BIN)/uv pip sync --quiet --require-hashes --python $(BIN)/python requirements-dev.lock
+	@$(BIN)/uv pip install --quiet --no-deps --no-build-isolation --python $(BIN)/python --editable .
+	@touch $@
+
+demo: $(STAMP) ## Run the example DAGs on a real Airflow against the embedded emulator
+	@$(BIN)/python -m scripts.demo
+
+demo-ui: $(STAMP) ## The same, and leave Airflow's UI running
+	@$(BIN)/python -m scripts.demo --ui
+
+test: $(STAMP) ## The fast tests
+	@$(BIN)/python -m pytest -n auto -m "not airflow and not sdk"
+
+test-airflow: $(STAMP) ## Example DAGs on a real Airflow
+	@$(BIN)/python -m pytest -m airflow
+
+test-sdk: $(STAMP) ## The official SDKs against the emulator
+	@$(BIN)/python -m pytest -m sdk
+
+coverage: $(STAMP) ## All tests, with the package's coverage
+	@rm -f .coverage .coverage.*
+	@$(BIN)/python -m coverage run -m pytest
+	@$(BIN)/python -m coverage combine --quiet
+	@$(BIN)/python -m coverage report --fail-under=95
+
+lint: $(STAMP) ## ruff, format included
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: $(STAMP) ## mypy --strict on the package
+	@$(BIN)/mypy
+
+check: lint types test ## What a commit must pass
+
+build: $(STAMP) ## Wheel and sdist into dist/
+	@rm -rf dist
+	@$(BIN)/uv build --quiet --python $(BIN)/python
+
+lock: ## Pin the development environment anew, by versions and hashes
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
+		--group dev --extra emulator pyproject.toml -o requirements-dev.lock
+
+clean: ## Remove what the targets made
+	@rm -rf $(VENV) .demo dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* *.egg-info

@@ -1,0 +1,84 @@
+"""What Airflow's UI and CLI read about this provider. Imports nothing: Airflow calls it in every process."""
+
+from __future__ import annotations
+
+
+def get_provider_info() -> dict[str, object]:
+    """Return the provider's metadata in the shape of Airflow's ``provider_info.schema.json``."""
+    return {
+        "package-name": "airflow-provider-sim",
+        "name": "Sim",
+        "description": "Run deployed `Sim <https://www.sim.ai>`__ workflows from a DAG and wait for their runs.",
+        "integrations": [
+            {
+                "integration-name": "Sim",
+                "external-doc-url": "https://docs.sim.ai",
+                "tags": ["service"],
+            }
+        ],
+        "operators": [{"integration-name": "Sim", "python-modules": ["airflow_provider_sim.operators.sim"]}],
+        "sensors": [{"integration-name": "Sim", "python-modules": ["airflow_provider_sim.sensors.sim"]}],
+        "hooks": [{"integration-name": "Sim", "python-modules": ["airflow_provider_sim.hooks.sim"]}],
+        "triggers": [{"integration-name": "Sim", "python-modules": ["airflow_provider_sim.triggers.sim"]}],
+        "extra-links": [
+            "airflow_provider_sim.links.sim.SimRunLink",
+            "airflow_provider_sim.links.sim.SimWorkflowLink",
+        ],
+        "connection-types": [
+            {
+                "connection-type": "sim",
+                "hook-class-name": "airflow_provider_sim.hooks.sim.SimHook",
+                "hook-name": "Sim",
+                "ui-field-behaviour": {
+                    "hidden-fields": ["schema", "login", "port"],
+                    "relabeling": {"host": "Base URL", "password": "API key"},
+                    "placeholders": {
+                        "host": "https://www.sim.ai",
+                        "password": "sk-sim-… (leave both empty to use SIM_BASE_URL and SIM_API_KEY)",
+                    },
+                },
+                "conn-fields": {
+                    "workspace_id": {
+                        "label": "Workspace ID",
+                        "description": "Used for links into Sim's UI. Looked up once per workflow when empty.",
+                        "schema": {"type": ["string", "null"]},
+                    },
+                    "api_version": {
+                        "label": "API version",
+                        "description": "auto finds out whether the server has /api/v2 switched on.",
+                        "schema": {"type": ["string", "null"], "enum": ["auto", "v2", "legacy"], "default": "auto"},
+                    },
+                    "timeout": {
+                        "label": "Request timeout (s)",
+                        "description": "For every request but a held-open execution. Default 30.",
+                        "schema": {"type": ["number", "null"], "minimum": 0.1},
+                    },
+                    "verify": {
+                        "label": "Verify TLS",
+                        "description": "true, false, or the path of a CA bundle. Default true.",
+                        "schema": {"type": ["string", "null"]},
+                    },
+                    "max_retries": {
+                        "label": "Retries per request",
+                        "description": "How often a request that is safe to repeat is repeated. Default 3.",
+                        "schema": {"type": ["integer", "null"], "minimum": 0},
+                    },
+                    "initial_delay": {
+                        "label": "First retry delay (s)",
+                        "description": "Before the first repetition; Sim's own Retry-After goes first. Default 1.",
+                        "schema": {"type": ["number", "null"], "minimum": 0},
+                    },
+                    "max_delay": {
+                        "label": "Longest retry delay (s)",
+                        "description": "Cap of the growing delay. Default 30.",
+                        "schema": {"type": ["number", "null"], "minimum": 0},
+                    },
+                    "backoff_multiplier": {
+                        "label": "Backoff multiplier",
+                        "description": "By how much the delay grows with each repetition. Default 2.",
+                        "schema": {"type": ["number", "null"], "minimum": 1},
+                    },
+                },
+            }
+        ],
+    }
