@@ -1,1 +1,1 @@
-"""See ``docs/architecture.md`` for what this room is for."""
+"""Sim over HTTP: a blocking and an asyncio client. Knows no DAG, no task and no Airflow connection."""

@@ -1,0 +1,300 @@
+"""The asyncio client, over httpx: what :class:`~.blocking.SimClient` offers, to be awaited.
+
+For code that shares an event loop, such as triggers. Its methods take, return and raise what those of the blocking
+client do; their docstrings stand there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import Any, Self, TypeVar
+
+import httpx
+import tenacity
+
+from airflow_provider_sim.client import faults
+from airflow_provider_sim.client.base import BaseClient
+from airflow_provider_sim.client.conversations import Ask, Conversation, given
+from airflow_provider_sim.client.dialects.exchange import Request, Response
+from airflow_provider_sim.client.models import (
+    AsyncExecutionResult,
+    Cancellation,
+    JobStatus,
+    Page,
+    Resumption,
+    UsageLimits,
+    Workflow,
+    WorkflowExecutionResult,
+    WorkflowRun,
+    WorkflowStatus,
+    Workspace,
+)
+from airflow_provider_sim.client.stream import StreamEnd, StreamEvent, StreamReader
+from airflow_provider_sim.exceptions import SimConfigurationError, SimError
+
+T = TypeVar("T")
+
+_NEVER_SENT = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.ProxyError,
+    httpx.UnsupportedProtocol,
+    httpx.InvalidURL,
+)
+
+# httpx's own 5 s close every connection between two polls.
+_LIMITS = httpx.Limits(max_connections=50, max_keepalive_connections=50, keepalive_expiry=120)
+
+
+class AsyncWorkflowStream:
+    """A streamed execution, for ``async for``; see :class:`~.blocking.WorkflowStream`."""
+
+    def __init__(self, events: AsyncIterator[StreamEvent], close: Callable[[], Awaitable[None]]) -> None:
+        self._events = events
+        self.close = close
+
+    def __aiter__(self) -> AsyncIterator[StreamEvent]:
+        """Give the events, once."""
+        return self._events
+
+    async def __aenter__(self) -> Self:
+        """Give the stream itself."""
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        """Hang up."""
+        await self.close()
+
+
+_Started = WorkflowExecutionResult | AsyncExecutionResult | AsyncWorkflowStream
+
+
+class AsyncSimClient(BaseClient):
+    """Sim's API for code on an event loop. One instance holds one pool of connections, for one loop.
+
+    See :class:`~.base.BaseClient` for its arguments.
+    """
+
+    _http: httpx.AsyncClient | None = None
+    _sleep = staticmethod(asyncio.sleep)
+
+    async def execute_workflow(self, workflow_id: str, input: Any = None, **options: Any) -> _Started:
+        """As :meth:`.SimClient.execute_workflow`."""
+        started: _Started = await self._hold(self._talk.execute(workflow_id, input, **given(options)))
+        return started
+
+    async def execute_with_retry(
+        self,
+        workflow_id: str,
+        input: Any = None,
+        *,
+        max_retries: int | None = None,
+        initial_delay: float | None = None,
+        max_delay: float | None = None,
+        backoff_multiplier: float | None = None,
+        **options: Any,
+    ) -> _Started:
+        """As :meth:`.SimClient.execute_with_retry`."""
+        policy = self._settings.retry.adjusted(
+            max_retries=max_retries,
+            initial_delay=initial_delay,
+            max_delay=max_delay,
+            backoff_multiplier=backoff_multiplier,
+        )
+        started: _Started = await self._hold(self._talk.execute(workflow_id, input, retry=policy, **given(options)))
+        return started
+
+    async def get_workflow_run(
+        self,
+        workflow_id: str,
+        run_id: str,
+        *,
+        include_output: bool = False,
+        selected_outputs: Sequence[str] | None = None,
+        job_id: str | None = None,
+    ) -> WorkflowRun:
+        """As :meth:`.SimClient.get_workflow_run`."""
+        conversation = self._talk.get_workflow_run(
+            workflow_id, run_id, include_output=include_output, selected_outputs=selected_outputs, job_id=job_id
+        )
+        return await self._hold(conversation)
+
+    async def get_workflow_result(self, workflow_id: str, run_id: str, *, job_id: str | None = None) -> WorkflowRun:
+        """As :meth:`.SimClient.get_workflow_result`."""
+        return await self._hold(self._talk.get_workflow_result(workflow_id, run_id, job_id=job_id))
+
+    async def list_workflow_runs(self, workflow_id: str, **filters: Any) -> Page[WorkflowRun]:
+        """As :meth:`.SimClient.list_workflow_runs`."""
+        return await self._hold(self._talk.list_workflow_runs(workflow_id, **filters))
+
+    async def cancel_workflow_run(self, workflow_id: str, run_id: str) -> Cancellation:
+        """As :meth:`.SimClient.cancel_workflow_run`."""
+        return await self._hold(self._talk.cancel_workflow_run(workflow_id, run_id))
+
+    async def resume_workflow_run(
+        self, workflow_id: str, run_id: str, *, context_id: str, input: Any = None
+    ) -> Resumption:
+        """As :meth:`.SimClient.resume_workflow_run`."""
+        return await self._hold(self._talk.resume_workflow_run(workflow_id, run_id, context_id=context_id, input=input))
+
+    async def get_job_status(self, job_id: str) -> JobStatus:
+        """As :meth:`.SimClient.get_job_status`."""
+        return await self._hold(self._talk.get_job_status(job_id))
+
+    async def get_workflow_status(self, workflow_id: str) -> WorkflowStatus:
+        """As :meth:`.SimClient.get_workflow_status`."""
+        return await self._hold(self._talk.get_workflow_status(workflow_id))
+
+    async def validate_workflow(self, workflow_id: str) -> bool:
+        """As :meth:`.SimClient.validate_workflow`."""
+        return await self._hold(self._talk.validate_workflow(workflow_id))
+
+    async def get_workflow(self, workflow_id: str) -> Workflow:
+        """As :meth:`.SimClient.get_workflow`."""
+        return await self._hold(self._talk.get_workflow(workflow_id))
+
+    async def list_workspaces(self) -> Page[Workspace]:
+        """As :meth:`.SimClient.list_workspaces`."""
+        return await self._hold(self._talk.list_workspaces())
+
+    async def get_usage_limits(self) -> UsageLimits:
+        """As :meth:`.SimClient.get_usage_limits`."""
+        return await self._hold(self._talk.get_usage_limits())
+
+    async def close(self) -> None:
+        """Close all connections; the client may be used again and then opens others."""
+        if self._http is not None:
+            http, self._http = self._http, None
+            await http.aclose()
+
+    async def __aenter__(self) -> Self:
+        """Give the client itself."""
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        """Close all connections."""
+        await self.close()
+
+    async def _hold(self, conversation: Conversation[T]) -> T:
+        """Carry a conversation's questions to the server until it has its result."""
+        try:
+            question = next(conversation)
+            while True:
+                try:
+                    answer = await self._perform(question)
+                except SimError as error:
+                    question = conversation.throw(error)
+                else:
+                    question = conversation.send(answer)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+    async def _perform(self, question: Ask) -> Any:
+        attempts = self._attempts(question)
+
+        async def attempt() -> Any:
+            call = attempts.call
+            response = await self._exchange(call.request, question)
+            if isinstance(response, AsyncWorkflowStream):
+                return response
+            result = call.read(response)
+            return _stream_of(result) if question.streamed else result
+
+        return await tenacity.AsyncRetrying(sleep=self._sleep, **attempts.tenacity())(attempt)
+
+    async def _exchange(self, request: Request, question: Ask) -> Response | AsyncWorkflowStream:
+        connect, wait = self._timeouts(request, question)
+        try:
+            http = self._open_http()
+            answer = await http.send(
+                http.build_request(
+                    request.method,
+                    self.base_url + request.path,
+                    content=request.body,
+                    headers=self._headers(request),
+                    timeout=httpx.Timeout(wait, connect=connect),
+                ),
+                stream=True,
+            )
+            headers = {name.lower(): value for name, value in answer.headers.items()}
+            head = Response(answer.status_code, headers, b"")
+            self._note_rate_limit(head)
+            if question.streamed and self._is_event_stream(head):
+                return AsyncWorkflowStream(self._events(answer, request, wait), answer.aclose)
+            try:
+                return replace(head, body=await answer.aread())
+            finally:
+                await answer.aclose()
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+            raise _fault(request, self.base_url, wait, error) from error
+
+    async def _events(self, answer: httpx.Response, request: Request, wait: float) -> AsyncIterator[StreamEvent]:
+        reader = StreamReader(workflow_id=request.workflow_id or "", run_id=request.run_id)
+        try:
+            async for piece in answer.aiter_bytes():
+                for event in reader.feed(piece):
+                    yield event
+        except httpx.HTTPError as error:
+            raise _fault(request, self.base_url, wait, error) from error
+        reader.finish()
+
+    def _open_http(self) -> httpx.AsyncClient:
+        if self._http is None:
+            # Sim's key is all the identity that a request may carry: no cookies, nothing from a .netrc file.
+            self._http = httpx.AsyncClient(
+                verify=_tls(self._settings.verify),
+                limits=_LIMITS,
+                follow_redirects=False,
+                cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),
+                auth=lambda request: request,
+            )
+        return self._http
+
+
+def _stream_of(result: WorkflowExecutionResult) -> AsyncWorkflowStream:
+    async def events() -> AsyncIterator[StreamEvent]:
+        yield StreamEnd(result)
+
+    async def close() -> None:
+        pass
+
+    return AsyncWorkflowStream(events(), close)
+
+
+@functools.lru_cache(maxsize=16)
+def _tls(verify: bool | str) -> ssl.SSLContext | bool:
+    """One context for all clients: building one takes tens of milliseconds, during which an event loop stands still.
+
+    :raises SimConfigurationError: there is no CA bundle at the path.
+    """
+    if verify is False:
+        return False
+    # The same variable that requests honours, so that both clients trust the same servers.
+    bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") if verify is True else verify
+    if not bundle:
+        return httpx.create_ssl_context()
+    try:
+        if os.path.isdir(bundle):
+            return ssl.create_default_context(capath=bundle)
+        return ssl.create_default_context(cafile=bundle)
+    except OSError as error:
+        raise SimConfigurationError(
+            f"The CA bundle {bundle!r} can't be read ({error}); correct the connection's extra 'verify'."
+        ) from error
+
+
+def _fault(request: Request, base_url: str, wait: float, error: Exception) -> SimError:
+    """Tell what went wrong apart by what the server can have seen."""
+    if isinstance(error, _NEVER_SENT):
+        return faults.unreachable(request, base_url, error)
+    if isinstance(error, httpx.TimeoutException):
+        return faults.timed_out(request, base_url, wait)
+    return faults.broken(request, base_url, error)

@@ -1,0 +1,113 @@
+"""What the blocking and the asyncio client share: settings, the known rate limit, and how a question is put."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from airflow_provider_sim import __version__
+from airflow_provider_sim.client.conversations import Ask, Conversations
+from airflow_provider_sim.client.dialects.exchange import Request, Response, rate_limit_info
+from airflow_provider_sim.client.models import RateLimitInfo
+from airflow_provider_sim.client.retry import Attempts, RetryPolicy
+from airflow_provider_sim.client.settings import DEFAULT_BASE_URL, DEFAULT_TIMEOUT, HELD_OPEN_TIMEOUT, ClientSettings
+
+
+class BaseClient:
+    """A client without a transport.
+
+    :param api_key: a personal or workspace key.
+    :param base_url: with scheme and any path prefix.
+    :param api_version: ``v2``, ``legacy``, or ``auto`` to find out.
+    :param timeout: seconds to wait for an answer; held-open executions have their own.
+    :param verify: whether to verify TLS certificates, or the path of a CA bundle to do it with.
+    :param retry: for requests that are safe to repeat; an execution is repeated by ``execute_with_retry`` only.
+    :raises SimConfigurationError: one of them can't work.
+    """
+
+    def __init__(
+        self,
+        api_key: str,
+        base_url: str = DEFAULT_BASE_URL,
+        *,
+        api_version: str = "auto",
+        timeout: float = DEFAULT_TIMEOUT,
+        verify: bool | str = True,
+        retry: RetryPolicy | None = None,
+    ) -> None:
+        self._rate_limit: RateLimitInfo | None = None
+        self._use(
+            ClientSettings(
+                api_key=api_key,
+                base_url=base_url,
+                api_version=api_version,
+                timeout=timeout,
+                verify=verify,
+                retry=retry or RetryPolicy(),
+            )
+        )
+
+    @classmethod
+    def from_settings(cls, settings: ClientSettings) -> Self:
+        """Make a client of settings that stand."""
+        return cls(
+            settings.api_key,
+            settings.base_url,
+            api_version=settings.api_version,
+            timeout=settings.timeout,
+            verify=settings.verify,
+            retry=settings.retry,
+        )
+
+    def _use(self, settings: ClientSettings) -> None:
+        self._settings = settings
+        self._talk = Conversations(settings)
+
+    @property
+    def base_url(self) -> str:
+        """The server, without a trailing slash."""
+        return self._settings.base_url
+
+    @property
+    def speaks_v2(self) -> bool | None:
+        """Whether the server turned out to speak v2; None before the first answer that tells."""
+        return self._talk.speaks_v2
+
+    def set_api_key(self, api_key: str) -> None:
+        """Use another key from now on."""
+        self._use(self._settings.with_api_key(api_key))
+
+    def set_base_url(self, base_url: str) -> None:
+        """Talk to another server from now on."""
+        self._use(self._settings.with_base_url(base_url))
+
+    def get_rate_limit_info(self) -> RateLimitInfo | None:
+        """What the last answer that told any said of its rate limit; None before."""
+        return self._rate_limit
+
+    def __repr__(self) -> str:
+        """Name the server, not the key."""
+        return f"{type(self).__name__}({self.base_url!r}, api_version={self._settings.api_version!r})"
+
+    def _attempts(self, question: Ask) -> Attempts[Any]:
+        return Attempts(question.call, question.retry or self._settings.retry, question.new_run_id)
+
+    def _headers(self, request: Request) -> dict[str, str]:
+        """A request's headers with the key, and with who we are."""
+        return {
+            "Accept": "application/json",
+            "User-Agent": f"airflow-provider-sim/{__version__}",
+            **request.headers,
+            "X-API-Key": self._settings.api_key,
+        }
+
+    def _timeouts(self, request: Request, question: Ask) -> tuple[float, float]:
+        """Seconds to wait for a connection and for the answer."""
+        wait = question.timeout or (HELD_OPEN_TIMEOUT if request.held_open else self._settings.timeout)
+        return min(wait, self._settings.timeout), wait
+
+    def _note_rate_limit(self, response: Response) -> None:
+        self._rate_limit = rate_limit_info(response) or self._rate_limit
+
+    @staticmethod
+    def _is_event_stream(response: Response) -> bool:
+        return response.status == 200 and "event-stream" in response.headers.get("content-type", "")

@@ -1,0 +1,353 @@
+"""The blocking client, over requests."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from http.cookiejar import DefaultCookiePolicy
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar, overload
+
+import requests
+import tenacity
+
+from airflow_provider_sim.client import faults
+from airflow_provider_sim.client.base import BaseClient
+from airflow_provider_sim.client.conversations import Ask, Conversation, RunId, given
+from airflow_provider_sim.client.dialects.exchange import Request, Response
+from airflow_provider_sim.client.models import (
+    AsyncExecutionResult,
+    Cancellation,
+    JobStatus,
+    Page,
+    Resumption,
+    UsageLimits,
+    Workflow,
+    WorkflowExecutionResult,
+    WorkflowRun,
+    WorkflowStatus,
+    Workspace,
+)
+from airflow_provider_sim.client.stream import StreamEnd, StreamEvent, StreamReader
+from airflow_provider_sim.exceptions import SimError
+
+T = TypeVar("T")
+
+_NEVER_SENT = (
+    requests.exceptions.ConnectTimeout,
+    requests.exceptions.SSLError,
+    requests.exceptions.ProxyError,
+    requests.exceptions.InvalidURL,
+    requests.exceptions.InvalidProxyURL,
+)
+_NEVER_CONNECTED = ("NewConnectionError", "NameResolutionError", "ConnectTimeoutError")
+_PIECE_BYTES = 64 * 1024
+
+
+class WorkflowStream:
+    """A streamed execution: iterate over it for its events; the last one is the run's end.
+
+    Leaving the ``with`` block, or closing, hangs up, and hanging up before the end cancels the run. Iterating raises
+    SimStreamError where the stream stops before the run's end.
+
+    :param events: as they come.
+    :param close: hangs up.
+    """
+
+    def __init__(self, events: Iterator[StreamEvent], close: Callable[[], None] = lambda: None) -> None:
+        self._events = events
+        self.close = close
+
+    def __iter__(self) -> Iterator[StreamEvent]:
+        """Give the events, once."""
+        return self._events
+
+    def __enter__(self) -> Self:
+        """Give the stream itself."""
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Hang up."""
+        self.close()
+
+
+_Started = WorkflowExecutionResult | AsyncExecutionResult | WorkflowStream
+
+
+class SimClient(BaseClient):
+    """Sim's API for code that may block. One instance holds one HTTP session; it is not for several threads at once.
+
+    See :class:`~.base.BaseClient` for its arguments.
+    """
+
+    _session: requests.Session | None = None
+    _sleep = staticmethod(time.sleep)
+
+    # --- running workflows ---------------------------------------------------------------------------------------
+
+    @overload
+    def execute_workflow(
+        self,
+        workflow_id: str,
+        input: Any = ...,
+        *,
+        timeout: float | None = ...,
+        stream: Literal[False] | None = ...,
+        selected_outputs: None = ...,
+        async_execution: Literal[False] | None = ...,
+        run_id: RunId | None = ...,
+    ) -> WorkflowExecutionResult: ...
+    @overload
+    def execute_workflow(
+        self,
+        workflow_id: str,
+        input: Any = ...,
+        *,
+        timeout: float | None = ...,
+        stream: Literal[True],
+        selected_outputs: Sequence[str] | None = ...,
+        run_id: RunId | None = ...,
+    ) -> WorkflowStream: ...
+    @overload
+    def execute_workflow(
+        self,
+        workflow_id: str,
+        input: Any = ...,
+        *,
+        timeout: float | None = ...,
+        async_execution: Literal[True],
+        run_id: RunId | None = ...,
+        run_timeout: int | None = ...,
+    ) -> AsyncExecutionResult | WorkflowExecutionResult: ...
+
+    def execute_workflow(
+        self, workflow_id: str, input: Any = None, *, timeout: float | None = None, **options: Any
+    ) -> _Started:
+        """Run a deployed workflow, once: an error is raised, not tried again.
+
+        :param workflow_id: the workflow.
+        :param input: the Start block's fields as a dict; any other value arrives as the field ``input``.
+        :param timeout: seconds to wait for the answer; default 3600 where it is held open until the run's end.
+        :param stream: receive the output as it comes, as a :class:`WorkflowStream`.
+        :param selected_outputs: with ``stream``, the block outputs to stream: ``Block name.path``.
+        :param async_execution: only start it; the answer is a receipt, or the finished run from servers v0.5.0 to
+            v0.5.15, which hold it open all the same.
+        :param run_id: the run's id, if it is to be known beforehand: 1 to 128 of ``A-Za-z0-9._:-``; or a function that
+            gives one.
+        :param run_timeout: with ``async_execution``, seconds after which the server stops the run.
+        :raises SimError: see :mod:`airflow_provider_sim.exceptions`. A run that failed or was cancelled is a result.
+        """
+        started: _Started = self._hold(self._talk.execute(workflow_id, input, timeout=timeout, **given(options)))
+        return started
+
+    def execute_with_retry(
+        self,
+        workflow_id: str,
+        input: Any = None,
+        *,
+        max_retries: int | None = None,
+        initial_delay: float | None = None,
+        max_delay: float | None = None,
+        backoff_multiplier: float | None = None,
+        **options: Any,
+    ) -> _Started:
+        """Run a deployed workflow, and try again where that can't start it twice: see :mod:`.retry`.
+
+        :param max_retries: repetitions after the first attempt; default: the client's policy, as for the next three.
+        :param initial_delay: seconds before the first repetition, unless Sim asks for another by Retry-After.
+        :param max_delay: seconds that the growing delay stops at.
+        :param backoff_multiplier: by how much the delay grows.
+        :param options: as for :meth:`execute_workflow`.
+        :raises SimError: the last attempt's error.
+        """
+        policy = self._settings.retry.adjusted(
+            max_retries=max_retries,
+            initial_delay=initial_delay,
+            max_delay=max_delay,
+            backoff_multiplier=backoff_multiplier,
+        )
+        started: _Started = self._hold(self._talk.execute(workflow_id, input, retry=policy, **given(options)))
+        return started
+
+    # --- runs ----------------------------------------------------------------------------------------------------
+
+    def get_workflow_run(
+        self,
+        workflow_id: str,
+        run_id: str,
+        *,
+        include_output: bool = False,
+        selected_outputs: Sequence[str] | None = None,
+        job_id: str | None = None,
+    ) -> WorkflowRun:
+        """Ask for a run, however it was started.
+
+        :param run_id: the run's id; on old servers a job's id, too.
+        :param include_output: with the output of a completed run, as a display copy.
+        :param selected_outputs: block ids, with or without a path, whose outputs to add.
+        :param job_id: the run's queue entry, where the receipt told one; old servers know no other way.
+        :raises SimRunNotFoundError: there is no such run.
+        """
+        return self._hold(
+            self._talk.get_workflow_run(
+                workflow_id, run_id, include_output=include_output, selected_outputs=selected_outputs, job_id=job_id
+            )
+        )
+
+    def get_workflow_result(self, workflow_id: str, run_id: str, *, job_id: str | None = None) -> WorkflowRun:
+        """Ask for a completed run with its output: the raw one where the server still has it, else the display copy."""
+        return self._hold(self._talk.get_workflow_result(workflow_id, run_id, job_id=job_id))
+
+    def list_workflow_runs(self, workflow_id: str, **filters: Any) -> Page[WorkflowRun]:
+        """List one page of a workflow's runs; runs that are only queued are not among them. Takes the v2 API.
+
+        :param filters: ``status`` (one of pending, running, completed, failed, cancelled, paused), ``trigger``,
+            ``start_date`` and ``end_date`` (ISO 8601 with Z), ``limit`` (1 to 100), ``cursor``, ``order`` (desc, asc).
+        """
+        return self._hold(self._talk.list_workflow_runs(workflow_id, **filters))
+
+    def cancel_workflow_run(self, workflow_id: str, run_id: str) -> Cancellation:
+        """Ask for a run to be cancelled; only its status tells whether it was.
+
+        :raises SimUnsupportedError: the server is older than v0.5.44.
+        """
+        return self._hold(self._talk.cancel_workflow_run(workflow_id, run_id))
+
+    def resume_workflow_run(self, workflow_id: str, run_id: str, *, context_id: str, input: Any = None) -> Resumption:
+        """Answer a human pause; then go on watching the same run.
+
+        :param context_id: the pause point, from the run's ``paused.context_id``.
+        :param input: the answer, as the pause block's fields.
+        :raises SimConflictError: it was answered already.
+        """
+        return self._hold(self._talk.resume_workflow_run(workflow_id, run_id, context_id=context_id, input=input))
+
+    def get_job_status(self, job_id: str) -> JobStatus:
+        """Ask for a run's queue entry; Sim keeps it for a day after the run's end."""
+        return self._hold(self._talk.get_job_status(job_id))
+
+    # --- workflows and limits ------------------------------------------------------------------------------------
+
+    def get_workflow_status(self, workflow_id: str) -> WorkflowStatus:
+        """Ask whether a workflow is deployed."""
+        return self._hold(self._talk.get_workflow_status(workflow_id))
+
+    def validate_workflow(self, workflow_id: str) -> bool:
+        """Whether a workflow can be run; False also where that can't be found out."""
+        return self._hold(self._talk.validate_workflow(workflow_id))
+
+    def get_workflow(self, workflow_id: str) -> Workflow:
+        """Ask for a workflow's name, workspace and declared inputs."""
+        return self._hold(self._talk.get_workflow(workflow_id))
+
+    def list_workspaces(self) -> Page[Workspace]:
+        """List the workspaces that the key may see. Takes the v2 API."""
+        return self._hold(self._talk.list_workspaces())
+
+    def get_usage_limits(self) -> UsageLimits:
+        """Ask for limits and usage of the key's owner; for a workspace key, of whoever made it."""
+        return self._hold(self._talk.get_usage_limits())
+
+    # --- carrying it out -----------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close the HTTP session; the client may be used again and then opens another."""
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+
+    def __enter__(self) -> Self:
+        """Give the client itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the HTTP session."""
+        self.close()
+
+    def _hold(self, conversation: Conversation[T]) -> T:
+        """Carry a conversation's questions to the server until it has its result."""
+        try:
+            question = next(conversation)
+            while True:
+                try:
+                    answer = self._perform(question)
+                except SimError as error:
+                    question = conversation.throw(error)
+                else:
+                    question = conversation.send(answer)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+    def _perform(self, question: Ask) -> Any:
+        attempts = self._attempts(question)
+
+        def attempt() -> Any:
+            call = attempts.call
+            response = self._exchange(call.request, question)
+            if isinstance(response, WorkflowStream):
+                return response
+            result = call.read(response)
+            # Refusals apart, servers before v0.4.9 answer with the whole result at once.
+            return WorkflowStream(iter([StreamEnd(result)])) if question.streamed else result
+
+        return tenacity.Retrying(sleep=self._sleep, **attempts.tenacity())(attempt)
+
+    def _exchange(self, request: Request, question: Ask) -> Response | WorkflowStream:
+        connect, wait = self._timeouts(request, question)
+        try:
+            answer = self._open_session().request(
+                request.method,
+                self.base_url + request.path,
+                data=request.body,
+                headers=self._headers(request),
+                timeout=(connect, wait),
+                allow_redirects=False,
+                verify=self._settings.verify,
+                stream=True,
+            )
+            headers = {name.lower(): value for name, value in answer.headers.items()}
+            head = Response(answer.status_code, headers, b"")
+            self._note_rate_limit(head)
+            if question.streamed and self._is_event_stream(head):
+                return WorkflowStream(self._events(answer, request, wait), answer.close)
+            return replace(head, body=answer.content)
+        except OSError as error:
+            raise _fault(request, self.base_url, wait, error) from error
+
+    def _events(self, answer: requests.Response, request: Request, wait: float) -> Iterator[StreamEvent]:
+        reader = StreamReader(workflow_id=request.workflow_id or "", run_id=request.run_id)
+        try:
+            for piece in answer.iter_content(None if answer.raw.chunked else _PIECE_BYTES):
+                yield from reader.feed(piece)
+        except requests.RequestException as error:
+            raise _fault(request, self.base_url, wait, error) from error
+        reader.finish()
+
+    def _open_session(self) -> requests.Session:
+        if self._session is None:
+            self._session = requests.Session()
+            # Sim's key is all the identity that a request may carry: no cookies, nothing from a .netrc file.
+            self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+            self._session.auth = lambda prepared: prepared
+        return self._session
+
+
+def _fault(request: Request, base_url: str, wait: float, error: OSError) -> SimError:
+    """Tell what went wrong apart by what the server can have seen.
+
+    :param error: one of requests' own, or that of a CA bundle which isn't there.
+    """
+    shown = repr(error)
+    if (
+        isinstance(error, _NEVER_SENT)
+        or not isinstance(error, requests.RequestException)
+        or any(name in shown for name in _NEVER_CONNECTED)
+    ):
+        return faults.unreachable(request, base_url, error)
+    if isinstance(error, requests.Timeout) or "ReadTimeoutError" in shown:
+        return faults.timed_out(request, base_url, wait)
+    return faults.broken(request, base_url, error)

@@ -1,0 +1,377 @@
+"""What is said to a server, and in which order, for both clients; no I/O here either.
+
+A conversation is a generator: it yields what to ask and receives the answer's meaning, or has the error thrown into it.
+The blocking and the asyncio client only carry the questions to the server. So the choice between v2 and legacy, and
+every second question that an answer asks for, is written once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from airflow_provider_sim.client.dialects import legacy, v2
+from airflow_provider_sim.client.dialects.exchange import Call
+from airflow_provider_sim.client.models import (
+    Cancellation,
+    JobStatus,
+    Page,
+    Resumption,
+    RunStatus,
+    UsageLimits,
+    Workflow,
+    WorkflowExecutionResult,
+    WorkflowRun,
+    WorkflowStatus,
+    Workspace,
+)
+from airflow_provider_sim.client.retry import NO_RETRY, RetryPolicy
+from airflow_provider_sim.client.settings import ClientSettings
+from airflow_provider_sim.exceptions import (
+    Outcome,
+    SimError,
+    SimInputError,
+    SimNotFoundError,
+    SimPermissionError,
+    SimRouteMissingError,
+    SimRunNotFoundError,
+    SimUnsupportedError,
+    SimV2OffError,
+)
+
+T = TypeVar("T")
+
+RunId = str | Callable[[], str]
+"""A run id of the caller's choice, or what gives one for each attempt that needs a new one."""
+
+MAX_RUN_TIMEOUT = 604_800
+"""Seconds; the longest limit that Sim takes for a run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One question of a conversation.
+
+    :param retry: other than the client's own policy.
+    :param new_run_id: for attempts that must not use the former run id.
+    :param timeout: seconds, other than the client's own.
+    :param streamed: the answer is read as it comes.
+    """
+
+    call: Call[Any]
+    retry: RetryPolicy | None = None
+    new_run_id: Callable[[], str] | None = None
+    timeout: float | None = None
+    streamed: bool = False
+
+
+Conversation = Generator[Ask, Any, T]
+
+
+def ask(call: Call[T], **how: Any) -> Conversation[T]:
+    """Ask one question; ``how`` are the other fields of :class:`Ask`."""
+    answer: T = yield Ask(call, **how)
+    return answer
+
+
+def new_run_id() -> str:
+    """A run id that no other run has."""
+    return f"airflow-{uuid.uuid4()}"
+
+
+@dataclass(slots=True)
+class ServerFacts:
+    """What this process has found out about a server, for one key (Sim switches v2 on by user).
+
+    :param v2: whether it speaks v2; None until known.
+    :param executions: whether it has the status route for runs (v0.6.81 and later); None until known.
+    """
+
+    v2: bool | None = None
+    executions: bool | None = None
+
+
+_facts: dict[tuple[str, bytes], ServerFacts] = {}
+
+
+def facts_about(settings: ClientSettings) -> ServerFacts:
+    """The facts that all clients of this process share about a server."""
+    return _facts.setdefault((settings.base_url, hashlib.sha256(settings.api_key.encode()).digest()), ServerFacts())
+
+
+def forget_servers() -> None:
+    """Find everything out anew, as after a server's upgrade."""
+    _facts.clear()
+
+
+class Conversations:
+    """Every conversation that the clients offer; their methods of the same names say what the arguments are."""
+
+    def __init__(self, settings: ClientSettings) -> None:
+        self._settings = settings
+        self._facts = facts_about(settings)
+
+    @property
+    def speaks_v2(self) -> bool | None:
+        """Whether the server is spoken to in v2; None until known."""
+        chosen = self._settings.api_version
+        return self._facts.v2 if chosen == "auto" else chosen == "v2"
+
+    def execute(
+        self,
+        workflow_id: str,
+        input: Any = None,
+        *,
+        timeout: float | None = None,
+        stream: bool = False,
+        selected_outputs: Sequence[str] | None = None,
+        async_execution: bool = False,
+        run_id: RunId | None = None,
+        run_timeout: int | None = None,
+        retry: RetryPolicy = NO_RETRY,
+    ) -> Conversation[Any]:
+        """Start a workflow: its result, the receipt of an asynchronous start, or the transport's stream."""
+        check_execution(stream, selected_outputs, async_execution, run_timeout)
+        ids = run_id if callable(run_id) else new_run_id
+        first_id = run_id if isinstance(run_id, str) else ids()
+        how: dict[str, Any] = {
+            "retry": retry,
+            "new_run_id": None if isinstance(run_id, str) else ids,
+            "timeout": timeout,
+            "streamed": stream,
+        }
+
+        def call(dialect: Any) -> Call[Any]:
+            if stream:
+                started = dialect.execute_stream(workflow_id, input, run_id=first_id, selected_outputs=selected_outputs)
+            elif async_execution:
+                started = dialect.execute_async(workflow_id, input, run_id=first_id, run_timeout=run_timeout)
+            else:
+                started = dialect.execute(workflow_id, input, run_id=first_id)
+            result: Call[Any] = started
+            return result
+
+        def on_legacy() -> Conversation[Any]:
+            try:
+                return (yield from ask(call(legacy), **how))
+            except legacy.AmbiguousAnswerError as ambiguous:
+                return (yield from self._settle(workflow_id, ambiguous))
+
+        return (yield from self._either(lambda: ask(call(v2), **how), on_legacy))
+
+    def _settle(
+        self, workflow_id: str, ambiguous: legacy.AmbiguousAnswerError
+    ) -> Conversation[WorkflowExecutionResult]:
+        """Find out by the run's own id whether an error answer was the workflow's Response block or a refusal."""
+        result, refusal = ambiguous.result, ambiguous.refusal
+        if result.run_id is None:
+            raise refusal
+        try:
+            run = yield from ask(legacy.get_execution(workflow_id, result.run_id))
+        except SimRunNotFoundError:
+            raise refusal from None
+        except SimError:
+            refusal.outcome = Outcome.UNKNOWN
+            raise refusal from None
+        if run.status is RunStatus.COMPLETED:
+            return result
+        return replace(result, status=run.status, output=None, error=run.error, paused=run.paused)
+
+    def get_workflow_run(
+        self,
+        workflow_id: str,
+        run_id: str,
+        *,
+        include_output: bool = False,
+        selected_outputs: Sequence[str] | None = None,
+        job_id: str | None = None,
+    ) -> Conversation[WorkflowRun]:
+        """Ask for a run by whatever route the server has."""
+        of_job = run_id.startswith(legacy.JOB_PREFIX) if isinstance(run_id, str) else False
+        run_id = run_id.removeprefix(legacy.JOB_PREFIX) if of_job else run_id
+        options: dict[str, Any] = {"include_output": include_output, "selected_outputs": selected_outputs}
+        return (
+            yield from self._either(
+                lambda: ask(v2.get_run(workflow_id, run_id, **options)),
+                lambda: self._legacy_run(workflow_id, run_id, job_id, options),
+            )
+        )
+
+    def _legacy_run(
+        self, workflow_id: str, run_id: str, job_id: str | None, options: dict[str, Any]
+    ) -> Conversation[WorkflowRun]:
+        not_found: SimError | None = None
+        if self._facts.executions is not False:
+            try:
+                run = yield from ask(legacy.get_execution(workflow_id, run_id, **options))
+            except SimRouteMissingError:
+                not_found = None
+            except SimRunNotFoundError as error:
+                self._facts.executions, not_found = True, error
+            else:
+                self._facts.executions = True
+                return run
+        # An id that a server before v0.5.80 gave out names a job; on one before v0.6.81 jobs are all there is.
+        for candidate in [job_id] if job_id else [f"{legacy.JOB_PREFIX}{run_id}", run_id]:
+            try:
+                job = yield from ask(legacy.get_job(candidate, workflow_id=workflow_id))
+            except (SimRunNotFoundError, SimPermissionError) as error:
+                not_found = not_found or error
+            else:
+                if self._facts.executions is None:
+                    self._facts.executions = False
+                return job
+        assert not_found is not None
+        raise not_found
+
+    def get_workflow_result(
+        self, workflow_id: str, run_id: str, *, job_id: str | None = None
+    ) -> Conversation[WorkflowRun]:
+        """Ask for a finished run's output: the raw one where the server still has it, else the display copy."""
+        candidate = job_id or f"{legacy.JOB_PREFIX}{run_id.removeprefix(legacy.JOB_PREFIX)}"
+        try:
+            job: JobStatus = yield from ask(legacy.get_job(candidate, workflow_id=workflow_id), retry=NO_RETRY)
+        except SimError:
+            job_ended = False
+        else:
+            job_ended = job.status is RunStatus.COMPLETED and job.output is not None
+        if job_ended:
+            return job
+        return (yield from self.get_workflow_run(workflow_id, run_id, include_output=True, job_id=job_id))
+
+    def list_workflow_runs(self, workflow_id: str, **filters: Any) -> Conversation[Page[WorkflowRun]]:
+        """List runs; only v2 can."""
+        page: Page[WorkflowRun] = yield from self._either(
+            lambda: ask(v2.list_runs(workflow_id, **filters)), lambda: _needs_v2("list runs with their status")
+        )
+        return page
+
+    def cancel_workflow_run(self, workflow_id: str, run_id: str) -> Conversation[Cancellation]:
+        """Ask for a run to be cancelled."""
+
+        def on_legacy() -> Conversation[Cancellation]:
+            try:
+                return (yield from ask(legacy.cancel_run(workflow_id, run_id)))
+            except SimRouteMissingError as error:
+                raise SimUnsupportedError(
+                    f"Could not cancel run {run_id!r} of workflow {workflow_id!r}: this Sim server has no way to cancel"
+                    " a run (it came with v0.5.44). The run goes on until it ends by itself.",
+                    status=error.status,
+                    workflow_id=workflow_id,
+                    run_id=run_id,
+                    outcome=Outcome.REFUSED,
+                ) from error
+
+        return (yield from self._either(lambda: ask(v2.cancel_run(workflow_id, run_id)), on_legacy))
+
+    def resume_workflow_run(
+        self, workflow_id: str, run_id: str, *, context_id: str, input: Any = None
+    ) -> Conversation[Resumption]:
+        """Answer a human pause."""
+        return (
+            yield from self._either(
+                lambda: ask(v2.resume_run(workflow_id, run_id, context_id, input)),
+                lambda: ask(legacy.resume_run(workflow_id, run_id, context_id, input)),
+            )
+        )
+
+    def get_workflow(self, workflow_id: str) -> Conversation[Workflow]:
+        """Ask for a workflow's name, workspace and inputs."""
+        return (
+            yield from self._either(
+                lambda: ask(v2.get_workflow(workflow_id)), lambda: ask(legacy.get_workflow(workflow_id))
+            )
+        )
+
+    def list_workspaces(self) -> Conversation[Page[Workspace]]:
+        """List the workspaces that the key may see; only v2 can."""
+        page: Page[Workspace] = yield from self._either(
+            lambda: ask(v2.list_workspaces()), lambda: _needs_v2("list the workspaces")
+        )
+        return page
+
+    def get_workflow_status(self, workflow_id: str) -> Conversation[WorkflowStatus]:
+        """Ask whether a workflow is deployed, by the route that all servers have and that costs nothing."""
+        return (yield from ask(legacy.get_workflow_status(workflow_id)))
+
+    def validate_workflow(self, workflow_id: str) -> Conversation[bool]:
+        """Whether a workflow can be run; False also where that can't be found out."""
+        try:
+            status = yield from self.get_workflow_status(workflow_id)
+        except SimError:
+            return False
+        return status.is_deployed
+
+    def get_job_status(self, job_id: str) -> Conversation[JobStatus]:
+        """Ask for a queue entry; both kinds of servers have them."""
+        return (yield from ask(legacy.get_job(job_id)))
+
+    def get_usage_limits(self) -> Conversation[UsageLimits]:
+        """Ask for limits and usage, by the route that all servers have and that costs nothing."""
+        return (yield from ask(legacy.get_usage_limits()))
+
+    def _either(
+        self, on_v2: Callable[[], Conversation[T]], on_legacy: Callable[[], Conversation[T]]
+    ) -> Conversation[T]:
+        """Hold the conversation in the server's dialect, finding out which it is."""
+        chosen = self._settings.api_version
+        if chosen == "legacy" or (chosen == "auto" and self._facts.v2 is False):
+            return (yield from on_legacy())
+        try:
+            answer = yield from on_v2()
+        except SimV2OffError:
+            if chosen == "v2":
+                raise
+            self._facts.v2 = False
+            return (yield from on_legacy())
+        except SimRouteMissingError:
+            if chosen == "v2" or self._facts.v2:
+                raise
+            # A server before v0.8.0, or no Sim server: only an answer on the legacy API proves the former.
+            answer = yield from on_legacy()
+            self._facts.v2 = False
+            return answer
+        except SimNotFoundError:
+            self._facts.v2 = True  # v2 names what is missing
+            raise
+        self._facts.v2 = True
+        return answer
+
+
+def _needs_v2(what: str) -> Conversation[Any]:
+    raise SimUnsupportedError(
+        f"Could not {what}: that takes Sim's v2 API, which this server has not or which is switched off"
+        " (Sim v0.8.0 and later, V2_API=true).",
+        outcome=Outcome.NEVER_SENT,
+    )
+    yield  # makes it a conversation
+
+
+def given(options: dict[str, Any]) -> dict[str, Any]:
+    """Options without those left at None, so that the conversation's own defaults hold."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def check_execution(
+    stream: bool, selected_outputs: Sequence[str] | None, async_execution: bool, run_timeout: int | None
+) -> None:
+    """Refuse combinations that Sim refuses, before anything is sent.
+
+    :raises SimInputError: they contradict each other.
+    """
+    if stream and async_execution:
+        raise _contradiction("stream and async_execution can't be combined: a stream is held open until the run's end")
+    if selected_outputs and not stream:
+        raise _contradiction("selected_outputs takes effect on streams only; set stream=True or leave it out")
+    if run_timeout is not None:
+        if not async_execution:
+            raise _contradiction("run_timeout is for asynchronous executions; a held-open one has the plan's limit")
+        if isinstance(run_timeout, bool) or not isinstance(run_timeout, int) or not 1 <= run_timeout <= MAX_RUN_TIMEOUT:
+            raise _contradiction(f"run_timeout is {run_timeout!r}; it can be 1 to {MAX_RUN_TIMEOUT} whole seconds")
+
+
+def _contradiction(what: str) -> SimInputError:
+    return SimInputError(f"{what[0].upper()}{what[1:]}.", outcome=Outcome.NEVER_SENT)

@@ -1,0 +1,278 @@
+"""Requests and responses as values, and what all of Sim's answers have in common."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, Generic, TypeVar
+from urllib.parse import quote, urlencode
+
+from airflow_provider_sim.client.models import RateLimitInfo
+from airflow_provider_sim.exceptions import (
+    Outcome,
+    SimError,
+    SimInputError,
+    SimRedirectError,
+    SimResponseError,
+)
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+MAX_BODY_BYTES = 10 * 1024 * 1024
+"""Sim refuses larger request bodies with 413; its proxy may cut them without a word."""
+
+_RUN_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One HTTP request, but for the base URL and the API key, which only a transport knows.
+
+    :param path: begins with a slash and holds the query.
+    :param body: JSON, or None for a request without one.
+    :param subject: what this is about, for messages: ``start workflow 'wf-1'``.
+    :param repeatable: sending it twice does no harm.
+    :param held_open: the answer comes only when the run is over.
+    """
+
+    method: str
+    path: str
+    subject: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes | None = None
+    repeatable: bool = True
+    held_open: bool = False
+    workflow_id: str | None = None
+    run_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """One HTTP answer; header names in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def request_id(self) -> str | None:
+        """Sim's id of the request."""
+        return self.headers.get("x-request-id")
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """A request together with the reading of its response.
+
+    :param read: the response's meaning; raises SimError, and nothing else, for whatever it can't accept.
+    :param renew: the same call under another run id, where it carries one.
+    """
+
+    request: Request
+    read: Callable[[Response], T]
+    renew: Callable[[str], Call[T]] | None = None
+
+
+def path_of(*segments: str, query: Mapping[str, str | int | None] | None = None) -> str:
+    """Join path segments, each percent-encoded, and those query values that are set; Sim refuses blank ones."""
+    path = "/api/" + "/".join(quote(segment, safe=":") for segment in segments)
+    given = {name: value for name, value in (query or {}).items() if value is not None}
+    return f"{path}?{urlencode(given)}" if given else path
+
+
+def check_workflow_id(workflow_id: object) -> str:
+    """Return the workflow id if it can be one.
+
+    :raises SimInputError: it is empty or no text, or would change the path it is put into.
+    """
+    if not isinstance(workflow_id, str) or not workflow_id.strip():
+        raise SimInputError(
+            f"workflow_id is {workflow_id!r}; it must be the id of a deployed Sim workflow"
+            " (in Sim's editor the last part of the page's address).",
+            outcome=Outcome.NEVER_SENT,
+        )
+    if workflow_id != workflow_id.strip() or workflow_id in (".", "..") or not workflow_id.isprintable():
+        raise SimInputError(
+            f"workflow_id {workflow_id!r} holds spaces around it or characters that no id has;"
+            " copy the last part of the workflow's address in Sim's editor.",
+            outcome=Outcome.NEVER_SENT,
+        )
+    return workflow_id
+
+
+def check_run_id(run_id: object) -> str:
+    """Return the run id if Sim would take it.
+
+    :raises SimInputError: it is not 1 to 128 of letters, digits, ``.``, ``_``, ``:`` and ``-``.
+    """
+    if not isinstance(run_id, str) or not _RUN_ID.fullmatch(run_id) or run_id in (".", ".."):
+        raise SimInputError(
+            f"run_id is {run_id!r}; Sim takes 1 to 128 letters, digits, dots, underscores, colons and hyphens."
+            " Hand in what SimExecuteWorkflowOperator returned or pushed as the XCom 'run_id'.",
+            outcome=Outcome.NEVER_SENT,
+        )
+    return run_id
+
+
+def json_body(value: Mapping[str, Any], *, workflow_id: str) -> bytes:
+    """Encode a request body.
+
+    :raises SimInputError: the value isn't JSON, or is larger than Sim takes; nothing has been sent then.
+    """
+    try:
+        body = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
+    except (TypeError, ValueError, RecursionError, UnicodeError) as error:
+        raise SimInputError(
+            f"The input for workflow {workflow_id!r} can't be written as JSON: {error}."
+            " Give dicts with string keys, lists, strings, finite numbers, booleans and None;"
+            " turn dates and other objects into strings first.",
+            workflow_id=workflow_id,
+            outcome=Outcome.NEVER_SENT,
+        ) from error
+    if len(body) > MAX_BODY_BYTES:
+        raise SimInputError(
+            f"The input for workflow {workflow_id!r} is {len(body) / 2**20:.1f} MiB as JSON; Sim takes at most"
+            f" {MAX_BODY_BYTES // 2**20} MiB. Put the data where the workflow can fetch it and send its address.",
+            code="PAYLOAD_TOO_LARGE",
+            workflow_id=workflow_id,
+            outcome=Outcome.NEVER_SENT,
+        )
+    return body
+
+
+def read_json(request: Request, response: Response) -> Any:
+    """Decode the body.
+
+    :raises SimRedirectError: the answer is a redirect.
+    :raises SimResponseError: the body is no JSON, with the reason where it can be told.
+    """
+    refuse_redirect(request, response)
+    try:
+        return json.loads(response.body)
+    except (ValueError, RecursionError) as error:
+        raise error_of(SimResponseError, request, response, _why_no_json(response)) from error
+
+
+def is_html(response: Response) -> bool:
+    """Whether this is a web page: a proxy's, or that of a server that doesn't know the path."""
+    kind = response.headers.get("content-type", "")
+    return "html" in kind.lower() or response.body.lstrip()[:15].lower().startswith((b"<!doctype", b"<html"))
+
+
+def _why_no_json(response: Response) -> str:
+    if is_html(response):
+        return "the answer is a web page, not JSON: the base URL may lead to a proxy, a login page or another site"
+    if not response.body.strip():
+        return "the answer is empty"
+    return "the answer is no JSON, or was cut short"
+
+
+def refuse_redirect(request: Request, response: Response) -> None:
+    """Raise for any 3xx: following it would lose the body and could hand the key to another host.
+
+    :raises SimRedirectError: names the target, and the base URL to set if the target is the same path elsewhere.
+    """
+    if not 300 <= response.status < 400:
+        return
+    target = response.headers.get("location", "")
+    path = request.path.split("?")[0]
+    shown = target.split("?")[0]
+    advice = (
+        f"set the connection's host to {shown.removesuffix(path)}"
+        if path in shown and "://" in shown
+        else "correct the connection's host so that it names the API's own address"
+    )
+    raise error_of(
+        SimRedirectError,
+        request,
+        response,
+        f"the server redirects to {shown or 'an unnamed place'}; redirects are not followed,"
+        f" as they would lose the request's body and hand on the API key: {advice}",
+    )
+
+
+def error_of(
+    kind: type[SimError],
+    request: Request,
+    response: Response | None,
+    what: str,
+    *,
+    outcome: Outcome | None = None,
+    **facts: Any,
+) -> SimError:
+    """Build an error that says what was tried, what happened, and where to look it up.
+
+    :param what: the middle of the sentence: what happened, and what to do next.
+    :param outcome: default: unknown if the request may have had an effect, refused otherwise.
+    :param facts: further attributes of :class:`~airflow_provider_sim.exceptions.SimError`.
+    """
+    if outcome is None:
+        outcome = Outcome.REFUSED if request.repeatable else Outcome.UNKNOWN
+    where = ""
+    if response is not None:
+        facts.setdefault("status", response.status)
+        facts.setdefault("request_id", response.request_id)
+        facts.setdefault("retry_after", retry_after(response))
+        where = f" [HTTP {response.status}" + (f", request {response.request_id}]" if response.request_id else "]")
+    facts.setdefault("workflow_id", request.workflow_id)
+    facts.setdefault("run_id", request.run_id)
+    return kind(f"Could not {request.subject}: {what.rstrip('.')}.{where}", outcome=outcome, **facts)
+
+
+def retry_after(response: Response, *, now: Callable[[], float] | None = None) -> float | None:
+    """Seconds that the server asks to wait, from ``Retry-After`` as seconds or as a date; None if it doesn't ask."""
+    value = response.headers.get("retry-after", "").strip()
+    if not value:
+        return None
+    if value.isascii() and value.isdigit():
+        return float(value[:9])
+    try:
+        moment = parsedate_to_datetime(value)
+    except (ValueError, TypeError, OverflowError, IndexError):
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    current = now() if now else datetime.now(tz=UTC).timestamp()
+    return max(0.0, moment.timestamp() - current)
+
+
+def rate_limit_info(response: Response) -> RateLimitInfo | None:
+    """What the answer says of a rate-limit bucket; None if it says nothing (the legacy API never does)."""
+    limit = _whole(response.headers.get("x-ratelimit-limit"))
+    remaining = _whole(response.headers.get("x-ratelimit-remaining"))
+    reset = _moment(response.headers.get("x-ratelimit-reset"))
+    wait = retry_after(response)
+    if limit is remaining is reset is wait is None:
+        return None
+    return RateLimitInfo(limit=limit, remaining=remaining, reset=reset, retry_after=wait)
+
+
+def _whole(value: str | None) -> int | None:
+    """A header's whole number, or None: a limit that can't be read must not break a run that can."""
+    return int(value) if value and re.fullmatch(r"-?[0-9]{1,15}", value.strip()) else None
+
+
+def _moment(value: str | None) -> float | None:
+    """Seconds since the epoch, from ISO 8601 (v2) or a bare number (older servers)."""
+    if value is None:
+        return None
+    seconds = _whole(value)
+    if seconds is not None:
+        return float(seconds)
+    try:
+        return datetime.fromisoformat(value.strip()).timestamp()
+    except (ValueError, OverflowError):
+        return None
+
+
+def under_run_id(request: Request, header: str, run_id: str) -> Request:
+    """The same execution request, for a run id of our own.
+
+    :raises SimInputError: Sim would refuse the id.
+    """
+    return replace(request, headers={**request.headers, header: check_run_id(run_id)}, run_id=run_id)

@@ -1,0 +1,181 @@
+"""Sim's error answers, of either dialect, as errors that tell a DAG author what to do."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from airflow_provider_sim.client.dialects.exchange import Request, Response, error_of, is_html, refuse_redirect
+from airflow_provider_sim.exceptions import (
+    Outcome,
+    SimAuthenticationError,
+    SimConflictError,
+    SimError,
+    SimInputError,
+    SimNotFoundError,
+    SimPermissionError,
+    SimRateLimitError,
+    SimResponseError,
+    SimRouteMissingError,
+    SimRunIdConflictError,
+    SimRunNotFoundError,
+    SimServerError,
+    SimUnsupportedError,
+    SimUsageLimitError,
+    SimWorkflowNotDeployedError,
+)
+
+
+class Refusal(NamedTuple):
+    """What an error body says, whatever its dialect.
+
+    :param message: Sim's sentence.
+    :param detail_code: its machine-readable reason, if any.
+    :param issues: further sentences, one for each part of the request that was wrong.
+    """
+
+    message: str
+    detail_code: str | None = None
+    issues: tuple[str, ...] = ()
+
+    @property
+    def quoted(self) -> str:
+        """Everything it says, as Sim's words."""
+        words = self.message + (f" ({'; '.join(self.issues)})" if self.issues else "")
+        return f"Sim says {words[:2000]!r}"
+
+
+_AMBIGUOUS = "ASYNC_ENQUEUE_AMBIGUOUS"
+_RUN_ID_CONFLICTS = ("RUN_ID_CONFLICT", "EXECUTION_ID_CONFLICT")
+_SURELY_NOT_QUEUED = "Failed to queue async execution"
+
+_ADVICE_403 = {
+    "PERSONAL_API_KEYS_DISABLED": "this workspace takes no personal API keys; put a workspace key into the connection",
+    "WORKSPACE_KEY_OPERATION_NOT_PERMITTED": "a workspace key may not do this; put a personal key into the connection",
+    "INSUFFICIENT_WORKSPACE_ROLE": "the key's owner needs a higher role in the workspace",
+}
+_ADVICE_429 = {
+    "EXECUTION_CONCURRENCY_LIMIT": "the plan's number of runs at once is used up; wait for runs to end, or lower the"
+    " task's max_active_tis_per_dag or its pool",
+    "RATE_LIMIT_EXCEEDED": "the plan's executions per minute are used up; start fewer at once (pool,"
+    " max_active_tis_per_dag) or raise the plan",
+    "ADMISSION_GATE_CAPACITY": "the server has too much to do at the moment",
+}
+
+
+def refusal_error(request: Request, response: Response, refusal: Refusal) -> SimError:
+    """Turn an error answer into the error to raise; ``docs/errors.md`` lists them all."""
+
+    def error(kind: type[SimError], advice: str, **facts: Any) -> SimError:
+        facts.setdefault("outcome", Outcome.REFUSED)
+        facts.setdefault("detail_code", refusal.detail_code)
+        return error_of(kind, request, response, f"{advice}. {refusal.quoted}", **facts)
+
+    detail, message = refusal.detail_code, refusal.message
+    match response.status:
+        case 401:
+            return error(
+                SimAuthenticationError,
+                "Sim doesn't accept the API key. Put a current key (Sim, Settings, API keys) into the connection's"
+                " password, without spaces around it",
+            )
+        case 402:
+            return error(
+                SimUsageLimitError,
+                "the usage limit of the account that pays for this workspace is reached. Raise it or wait for the next"
+                " billing period",
+                run_id_spent=True,
+            )
+        case 403 if detail == "WORKFLOW_NOT_DEPLOYED" or message == "Workflow is not deployed":
+            return error(
+                SimWorkflowNotDeployedError,
+                "the workflow has no live deployment. Open it in Sim and press Deploy",
+                detail_code="WORKFLOW_NOT_DEPLOYED",
+            )
+        case 403:
+            advice = _ADVICE_403.get(detail or "", "the key may not do this; check its workspace and its owner's role")
+            return error(SimPermissionError, advice)
+        case 404 if message in ("Run not found", "Execution not found", "Task not found"):
+            return error(
+                SimRunNotFoundError,
+                "there is no such run of this workflow, the key may not see it, or it is too old and was cleaned up",
+            )
+        case 404:
+            return error(
+                SimNotFoundError,
+                "it doesn't exist, or the key belongs to another workspace. Compare the ids with the address of the"
+                " page in Sim",
+                code="WORKFLOW_NOT_FOUND" if message == "Workflow not found" else None,
+            )
+        case 405:
+            return error(SimUnsupportedError, "the server doesn't take this kind of request; it may be too old")
+        case 409 if detail in _RUN_ID_CONFLICTS:
+            return error(
+                SimRunIdConflictError,
+                f"the run id {request.run_id!r} was used before; nothing new was started",
+                run_id_spent=True,
+            )
+        case 409 | 423:
+            return error(SimConflictError, "it doesn't fit the present state")
+        case 413:
+            return error(SimInputError, "the request is larger than Sim takes (10 MiB)", code="PAYLOAD_TOO_LARGE")
+        case 429:
+            return error(
+                SimRateLimitError,
+                _ADVICE_429.get(detail or "", "too many requests with this key or from this address"),
+                run_id_spent=detail in ("EXECUTION_CONCURRENCY_LIMIT", "RATE_LIMIT_EXCEEDED"),
+            )
+        case 503 if detail == _AMBIGUOUS:
+            return error(
+                SimServerError,
+                "Sim can't say whether it has queued the run; ask for the run by its id before starting another",
+                code=_AMBIGUOUS,
+                outcome=Outcome.UNKNOWN,
+            )
+        case 503:
+            return error(SimServerError, "Sim can't take it at the moment", code="SERVICE_UNAVAILABLE")
+        case status if status >= 499:
+            refused = request.repeatable or message == _SURELY_NOT_QUEUED
+            return error(
+                SimServerError,
+                "Sim failed to handle it",
+                outcome=Outcome.REFUSED if refused else Outcome.UNKNOWN,
+            )
+        case _:
+            return error(
+                SimInputError,
+                "Sim refuses the request as it is",
+                run_id_spent=message.startswith("File processing failed"),
+            )
+
+
+def unreadable_error(request: Request, response: Response) -> SimError:
+    """The error for an error answer that isn't written in Sim's own form: a proxy's, an old server's, another site's.
+
+    :raises SimRedirectError: the answer is a redirect.
+    """
+    refuse_redirect(request, response)
+    status, page = response.status, "a web page" if is_html(response) else "something that Sim doesn't say"
+    if status in (404, 405):
+        return error_of(
+            SimRouteMissingError,
+            request,
+            response,
+            f"nothing of Sim answers at {request.path.split('?')[0]}: the base URL may name another site or lack its"
+            " path prefix, or the server is too old for this",
+            outcome=Outcome.REFUSED,
+        )
+    if status == 429:
+        return error_of(
+            SimRateLimitError, request, response, "something before Sim limits the rate", outcome=Outcome.REFUSED
+        )
+    if status >= 500:
+        return error_of(
+            SimServerError, request, response, f"something before Sim answered with {page}; Sim may be down"
+        )
+    return error_of(
+        SimResponseError,
+        request,
+        response,
+        f"the answer is {page}: the base URL may lead to a proxy, a login page or another site",
+        worth_repeating=0,
+    )

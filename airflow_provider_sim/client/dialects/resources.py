@@ -1,0 +1,92 @@
+"""Resources that both dialects describe, if under other names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow_provider_sim.client.dialects import fields
+from airflow_provider_sim.client.models import (
+    Pause,
+    RunError,
+    RunStatus,
+    Workflow,
+    WorkflowInput,
+    WorkflowRun,
+)
+
+
+def run_status(word: str) -> RunStatus:
+    """The status that a server names; unknown words are not an end."""
+    try:
+        return RunStatus(word)
+    except ValueError:
+        return RunStatus.UNKNOWN
+
+
+def run_of(data: Any, *, run_id: str, output: str, duration: str) -> WorkflowRun | None:
+    """A run resource; None if ``data`` is none.
+
+    :param run_id: the dialect's name of the run's id, as ``output`` and ``duration`` of those fields.
+    """
+    found, word = fields.text(data, run_id), fields.text(data, "status")
+    if found is None or word is None:
+        return None
+    status = run_status(word)
+    error = data.get("error")
+    return WorkflowRun(
+        run_id=found,
+        workflow_id=fields.text(data, "workflowId"),
+        status=status,
+        server_status=word,
+        output=data.get(output),
+        output_is_display_copy=data.get(output) is not None,
+        block_outputs=fields.mapping(data, "blockOutputs") or None,
+        # Sim leaves the error of a run out that its clean-up has failed.
+        error=run_error(error) if error or status is RunStatus.FAILED else None,
+        paused=_pause(data.get("paused")),
+        trigger=fields.text(data, "trigger"),
+        started_at=fields.text(data, "startedAt"),
+        ended_at=fields.text(data, "endedAt"),
+        duration_ms=fields.number(data, duration),
+        cost_usd=fields.number(fields.mapping(data, "cost"), "total"),
+    )
+
+
+def run_error(error: object, *, code: str | None = None) -> RunError:
+    """An error field as the servers of all times fill it: a sentence, an object with one, or nothing."""
+    if isinstance(error, dict):
+        return RunError(
+            message=fields.text(error, "message") or str(error),
+            code=fields.text(error, "code") or code,
+            block_id=fields.text(error, "blockId"),
+            block_name=fields.text(error, "blockName"),
+            block_type=fields.text(error, "blockType"),
+        )
+    return RunError(message=str(error) if error else "the run failed, and Sim doesn't say why", code=code)
+
+
+def _pause(value: Any) -> Pause | None:
+    if not isinstance(value, dict):
+        return None
+    return Pause(
+        context_id=fields.text(value, "contextId"),
+        kind=fields.text(value, "pauseKind"),
+        paused_at=fields.text(value, "pausedAt"),
+        resume_at=fields.text(value, "resumeAt"),
+        block_id=fields.text(value, "blockedOnBlockId"),
+    )
+
+
+def workflow_of(data: Any, *, workflow_id: str | None) -> Workflow:
+    """A workflow as v1 and v2 describe it."""
+    return Workflow(
+        workflow_id=fields.text(data, "id") or workflow_id or "",
+        name=fields.text(data, "name"),
+        workspace_id=fields.text(data, "workspaceId"),
+        is_deployed=fields.flag(data, "isDeployed"),
+        inputs=tuple(
+            WorkflowInput(name=name, type=fields.text(declared, "type") or "")
+            for declared in fields.sequence(data, "inputs")
+            if (name := fields.text(declared, "name")) is not None
+        ),
+    )

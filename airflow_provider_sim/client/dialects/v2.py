@@ -1,0 +1,332 @@
+"""``/api/v2`` (Sim v0.8.0 and later, where it is switched on)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from airflow_provider_sim.client.dialects import fields
+from airflow_provider_sim.client.dialects.exchange import (
+    Call,
+    Request,
+    Response,
+    check_run_id,
+    check_workflow_id,
+    error_of,
+    json_body,
+    path_of,
+    read_json,
+    under_run_id,
+)
+from airflow_provider_sim.client.dialects.refusals import Refusal, refusal_error, unreadable_error
+from airflow_provider_sim.client.dialects.resources import (
+    run_error,
+    run_of,
+    run_status,
+    workflow_of,
+)
+from airflow_provider_sim.client.models import (
+    AsyncExecutionResult,
+    Cancellation,
+    Page,
+    Resumption,
+    RunStatus,
+    Workflow,
+    WorkflowExecutionResult,
+    WorkflowRun,
+    Workspace,
+)
+from airflow_provider_sim.exceptions import Outcome, SimError, SimResponseError, SimV2OffError
+
+T = TypeVar("T")
+
+_GATE_MESSAGE = "Not found"
+"""What every route answers while v2 is off; a missing workflow or run is named in the message."""
+
+
+def execute(workflow_id: str, input: Any, *, run_id: str | None) -> Call[WorkflowExecutionResult]:
+    """Run a workflow and hold the connection open until its end."""
+    return _execute(workflow_id, input, {}, run_id, _read_execution)
+
+
+def execute_async(
+    workflow_id: str, input: Any, *, run_id: str | None, run_timeout: int | None
+) -> Call[AsyncExecutionResult]:
+    """Queue a run.
+
+    :param run_timeout: seconds after which the server stops it.
+    """
+    controls: dict[str, Any] = {"async": True}
+    if run_timeout is not None:
+        controls["executionTimeoutSeconds"] = run_timeout
+    return _execute(workflow_id, input, controls, run_id, _read_receipt)
+
+
+def execute_stream(
+    workflow_id: str, input: Any, *, run_id: str | None, selected_outputs: Sequence[str] | None
+) -> Call[WorkflowExecutionResult]:
+    """Run a workflow and receive its output as server-sent events.
+
+    The call's ``read`` is for answers that are no stream: refusals.
+    """
+    controls: dict[str, Any] = {"stream": True}
+    if selected_outputs:
+        controls["selectedOutputs"] = list(selected_outputs)
+    return _execute(workflow_id, input, controls, run_id, _read_execution)
+
+
+def get_run(
+    workflow_id: str, run_id: str, *, include_output: bool = False, selected_outputs: Sequence[str] | None = None
+) -> Call[WorkflowRun]:
+    """Ask for a run, however it was started.
+
+    :param selected_outputs: block ids, or block ids with a path; names select nothing here.
+    """
+    query = {
+        "includeOutput": "true" if include_output else None,
+        "selectedOutputs": ",".join(selected_outputs) if selected_outputs else None,
+    }
+    request = Request(
+        "GET",
+        path_of("v2", "workflows", check_workflow_id(workflow_id), "runs", check_run_id(run_id), query=query),
+        subject=f"read run {run_id!r} of workflow {workflow_id!r}",
+        workflow_id=workflow_id,
+        run_id=run_id,
+    )
+    return _call(request, _read_run)
+
+
+def list_runs(
+    workflow_id: str,
+    *,
+    status: str | None = None,
+    trigger: str | None = None,
+    start_date: str | None = None,
+    end_date: str | None = None,
+    limit: int | None = None,
+    cursor: str | None = None,
+    order: str | None = None,
+) -> Call[Page[WorkflowRun]]:
+    """List a workflow's runs, newest first unless ``order`` is ``asc``; runs that are only queued are not listed."""
+    query = {
+        "status": status,
+        "trigger": trigger,
+        "startDate": start_date,
+        "endDate": end_date,
+        "limit": limit,
+        "cursor": cursor,
+        "order": order,
+    }
+    request = Request(
+        "GET",
+        path_of("v2", "workflows", check_workflow_id(workflow_id), "runs", query=query),
+        subject=f"list the runs of workflow {workflow_id!r}",
+        workflow_id=workflow_id,
+    )
+    return Call(request, lambda response: _read_page(request, response, _run))
+
+
+def cancel_run(workflow_id: str, run_id: str) -> Call[Cancellation]:
+    """Ask Sim to cancel a run; harmless on one that is over."""
+    request = Request(
+        "POST",
+        path_of("v2", "workflows", check_workflow_id(workflow_id), "runs", check_run_id(run_id), "cancel"),
+        subject=f"cancel run {run_id!r} of workflow {workflow_id!r}",
+        workflow_id=workflow_id,
+        run_id=run_id,
+    )
+    return _call(request, _read_cancellation)
+
+
+def resume_run(workflow_id: str, run_id: str, context_id: str, input: Any) -> Call[Resumption]:
+    """Answer a human pause."""
+    body: dict[str, Any] = {"contextId": context_id}
+    if input is not None:
+        body["input"] = input
+    request = Request(
+        "POST",
+        path_of("v2", "workflows", check_workflow_id(workflow_id), "runs", check_run_id(run_id), "resume"),
+        subject=f"resume run {run_id!r} of workflow {workflow_id!r}",
+        headers={"Content-Type": "application/json"},
+        body=json_body(body, workflow_id=workflow_id),
+        repeatable=False,
+        held_open=True,
+        workflow_id=workflow_id,
+        run_id=run_id,
+    )
+    return _call(request, _read_resumption)
+
+
+def get_workflow(workflow_id: str) -> Call[Workflow]:
+    """Ask for a workflow's name, workspace and declared inputs (those of its draft)."""
+    request = Request(
+        "GET",
+        path_of("v2", "workflows", check_workflow_id(workflow_id)),
+        subject=f"read workflow {workflow_id!r}",
+        workflow_id=workflow_id,
+    )
+    return _call(request, _read_workflow)
+
+
+def list_workspaces() -> Call[Page[Workspace]]:
+    """List the workspaces that the key may see: a workspace key sees its own only."""
+    request = Request("GET", path_of("v2", "workspaces"), subject="list the workspaces")
+    return Call(request, lambda response: _read_page(request, response, _workspace))
+
+
+def as_input(value: Any) -> Mapping[str, Any]:
+    """The workflow input as v2 takes it: an object; anything else arrives as the object's field ``input``."""
+    if value is None:
+        return {}
+    return value if isinstance(value, Mapping) else {"input": value}
+
+
+def _execute(
+    workflow_id: str,
+    input: Any,
+    controls: Mapping[str, Any],
+    run_id: str | None,
+    read: Callable[[Request, Response, Any], T],
+) -> Call[T]:
+    body = json_body({"input": as_input(input), **controls}, workflow_id=check_workflow_id(workflow_id))
+    plain = Request(
+        "POST",
+        path_of("v2", "workflows", workflow_id, "execute"),
+        subject=f"start workflow {workflow_id!r}",
+        headers={"Content-Type": "application/json"},
+        body=body,
+        repeatable=False,
+        held_open="async" not in controls,
+        workflow_id=workflow_id,
+    )
+
+    def under(run_id: str) -> Call[T]:
+        request = under_run_id(plain, "X-Run-Id", run_id)
+        return Call(request, lambda response: read(request, response, _read_data(request, response)), renew=under)
+
+    return under(run_id) if run_id is not None else _call(plain, read)
+
+
+def _call(request: Request, read: Callable[[Request, Response, Any], T]) -> Call[T]:
+    return Call(request, lambda response: read(request, response, _read_data(request, response)))
+
+
+def _read_body(request: Request, response: Response) -> dict[str, Any]:
+    """The envelope of a good answer.
+
+    :raises SimError: the answer is an error, or isn't one of v2 at all.
+    """
+    if response.status >= 400:
+        raise _refused(request, response)
+    body = read_json(request, response)
+    if not isinstance(body, dict) or "data" not in body:
+        raise _unexpected(request, response)
+    return body
+
+
+def _read_data(request: Request, response: Response) -> Any:
+    return _read_body(request, response)["data"]
+
+
+def _refused(request: Request, response: Response) -> SimError:
+    try:
+        error = fields.mapping(read_json(request, response), "error")
+    except SimResponseError:
+        error = {}
+    message = fields.text(error, "message")
+    if message is None or fields.text(error, "code") is None:
+        return unreadable_error(request, response)
+    if response.status == 404 and message == _GATE_MESSAGE:
+        return error_of(
+            SimV2OffError,
+            request,
+            response,
+            "the server's v2 API is switched off (the workflow may well exist). Set V2_API=true on the server, or"
+            " api_version to auto or legacy in the connection",
+            outcome=Outcome.REFUSED,
+        )
+    issues = tuple(
+        f"{'.'.join(map(str, path))}: {text}" if (path := fields.sequence(issue, "path")) else text
+        for issue in fields.sequence(error, "details")
+        if (text := fields.text(issue, "message")) is not None and text != message
+    )
+    return refusal_error(request, response, Refusal(message, fields.text(error.get("details"), "code"), issues))
+
+
+def _unexpected(request: Request, response: Response) -> SimError:
+    return error_of(SimResponseError, request, response, "the answer is JSON, but not what Sim's v2 API answers here")
+
+
+def _read_page(request: Request, response: Response, item: Callable[[Any], T | None]) -> Page[T]:
+    body = _read_body(request, response)
+    if not isinstance(body["data"], list):
+        raise _unexpected(request, response)
+    items = tuple(found for entry in body["data"] if (found := item(entry)) is not None)
+    if len(items) < len(body["data"]):
+        raise _unexpected(request, response)
+    return Page(items=items, next_cursor=fields.text(body, "nextCursor"))
+
+
+def _read_run(request: Request, response: Response, data: Any) -> WorkflowRun:
+    run = _run(data)
+    if run is None:
+        raise _unexpected(request, response)
+    return run
+
+
+def _read_execution(request: Request, response: Response, data: Any) -> WorkflowExecutionResult:
+    run_id = fields.text(data, "runId")
+    word = fields.text(data, "status")
+    if run_id is None or word is None:
+        raise _unexpected(request, response)
+    return WorkflowExecutionResult(
+        run_id=run_id,
+        workflow_id=fields.text(data, "workflowId") or request.workflow_id,
+        status=run_status(word),
+        server_status=word,
+        output=data.get("output"),
+        error=run_error(data["error"]) if data.get("error") else None,
+        started_at=fields.text(data, "startedAt"),
+        ended_at=fields.text(data, "endedAt"),
+        duration_ms=fields.number(data, "durationMs"),
+    )
+
+
+def _read_receipt(request: Request, response: Response, data: Any) -> AsyncExecutionResult:
+    run_id = fields.text(data, "runId")
+    if run_id is None:
+        raise _unexpected(request, response)
+    workflow_id = request.workflow_id or ""
+    return AsyncExecutionResult(
+        run_id=run_id, workflow_id=workflow_id, path=path_of("v2", "workflows", workflow_id, "runs", run_id)
+    )
+
+
+def _read_cancellation(request: Request, response: Response, data: Any) -> Cancellation:
+    return Cancellation(
+        run_id=fields.text(data, "runId") or request.run_id or "",
+        accepted=fields.flag(data, "success") is True,
+        reason=fields.text(data, "reason"),
+    )
+
+
+def _read_resumption(request: Request, response: Response, data: Any) -> Resumption:
+    return Resumption(
+        run_id=request.run_id or "",
+        attempt_id=fields.text(data, "runId"),
+        status=run_status(fields.text(data, "status") or RunStatus.QUEUED),
+        output=fields.mapping(data).get("output"),
+    )
+
+
+def _read_workflow(request: Request, response: Response, data: Any) -> Workflow:
+    return workflow_of(data, workflow_id=request.workflow_id)
+
+
+def _run(data: Any) -> WorkflowRun | None:
+    return run_of(data, run_id="runId", output="output", duration="durationMs")
+
+
+def _workspace(data: Any) -> Workspace | None:
+    workspace_id = fields.text(data, "id")
+    return None if workspace_id is None else Workspace(workspace_id=workspace_id, name=fields.text(data, "name"))

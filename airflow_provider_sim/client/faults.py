@@ -1,0 +1,69 @@
+"""What can go wrong between us and the server, as the errors that both transports raise."""
+
+from __future__ import annotations
+
+from airflow_provider_sim.client.dialects.exchange import Request, error_of
+from airflow_provider_sim.exceptions import Outcome, SimConnectionError, SimError, SimTimeoutError
+
+_TLS_SIGNS = ("certificate", "ssl", "tls", "handshake")
+
+
+def unreachable(request: Request, base_url: str, cause: BaseException) -> SimError:
+    """Nothing was sent: the name, the address, the proxy or the TLS handshake failed."""
+    reason = innermost_reason(cause)
+    if any(sign in reason.lower() for sign in _TLS_SIGNS):
+        return error_of(
+            SimConnectionError,
+            request,
+            None,
+            f"no secure connection to {base_url} ({reason}). Is the server's certificate one that this machine trusts?"
+            " Set the connection's extra 'verify' to the path of your CA bundle, or correct https or http in its host",
+            code="TLS_ERROR",
+            outcome=Outcome.NEVER_SENT,
+            worth_repeating=0,
+        )
+    return error_of(
+        SimConnectionError,
+        request,
+        None,
+        f"{base_url} can't be reached ({reason}). Check the connection's host, the network and proxy of this machine,"
+        " and whether Sim is running",
+        outcome=Outcome.NEVER_SENT,
+    )
+
+
+def timed_out(request: Request, base_url: str, timeout: float) -> SimError:
+    """No answer came in time."""
+    advice = (
+        "Hanging up cancels a run that Sim holds open; use async_execution=True or deferrable=True for long runs, or a"
+        " longer timeout"
+        if request.held_open
+        else "Sim may be overloaded; the connection's extra 'timeout' sets how long to wait"
+    )
+    return error_of(SimTimeoutError, request, None, f"no answer from {base_url} within {timeout:g} s. {advice}")
+
+
+def broken(request: Request, base_url: str, cause: BaseException) -> SimError:
+    """The connection broke after the request was sent, before the whole answer was there."""
+    return error_of(
+        SimConnectionError,
+        request,
+        None,
+        f"the connection to {base_url} broke before the whole answer was there ({innermost_reason(cause)})",
+    )
+
+
+def innermost_reason(cause: BaseException) -> str:
+    """The first cause in a chain of exceptions, without the memory addresses and request dumps of the outer ones."""
+    seen: set[int] = set()
+    while id(cause) not in seen:
+        seen.add(id(cause))
+        reason = getattr(cause, "reason", None)
+        inner = reason if isinstance(reason, BaseException) else cause.__cause__ or cause.__context__
+        if inner is None and cause.args and isinstance(cause.args[0], BaseException):
+            inner = cause.args[0]
+        if inner is None:
+            break
+        cause = inner
+    words = " ".join(str(part) for part in cause.args if isinstance(part, str | int)) or type(cause).__name__
+    return words.split(">: ")[-1][:300]

@@ -1,0 +1,305 @@
+"""What Sim tells, as frozen values: parsed once where it arrives, and never passed on as a raw dict."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class RunStatus(StrEnum):
+    """State of a run. Whatever a server says that isn't known here is ``UNKNOWN``, and not an end."""
+
+    QUEUED = "queued"
+    PENDING = "pending"
+    RUNNING = "running"
+    PAUSED = "paused"
+    REDACTING = "redacting"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    UNKNOWN = "unknown"
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether the run is over for good."""
+        return self in (RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED)
+
+
+@dataclass(frozen=True, slots=True)
+class RunError:
+    """Why a run failed.
+
+    :param message: Sim's own words.
+    :param code: for example ``BLOCK_EXECUTION_FAILED``, ``TIMEOUT``; None from servers that tell only the message.
+    :param block_name: the block that failed, where the server says so (held-open v2 executions only).
+    """
+
+    message: str
+    code: str | None = None
+    block_id: str | None = None
+    block_name: str | None = None
+    block_type: str | None = None
+
+    def __str__(self) -> str:
+        """Message, block and code in one line."""
+        block = f" in block {self.block_name!r}" if self.block_name else ""
+        code = f" ({self.code})" if self.code else ""
+        return f"{self.message}{block}{code}"
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Where a run is paused.
+
+    :param context_id: names the pause point when resuming it; None while a resume is under way.
+    :param kind: ``human`` waits for a person, ``time`` resumes by itself at ``resume_at``; None where it isn't told.
+    :param resume_at: ISO 8601 UTC, for ``time`` pauses.
+    """
+
+    context_id: str | None = None
+    kind: str | None = None
+    paused_at: str | None = None
+    resume_at: str | None = None
+    block_id: str | None = None
+
+    @property
+    def resumes_alone(self) -> bool:
+        """Whether nobody has to do anything."""
+        return self.kind == "time"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkflowRun:
+    """One run as a server describes it.
+
+    :param run_id: Sim's ``runId`` (``executionId`` on the legacy API); None where an old server didn't tell.
+    :param status: see :class:`RunStatus`; ``server_status`` keeps the server's word.
+    :param output: the workflow's output, if asked for and there is one.
+    :param output_is_display_copy: ``output`` went through Sim's display filter: strings over 15,000 characters cut,
+        values under keys such as ``password`` or ``*token`` replaced.
+    :param block_outputs: outputs of single blocks, by selector.
+    :param started_at: ISO 8601 UTC, as ``ended_at``; the latter is set on paused runs too.
+    :param duration_ms: milliseconds.
+    :param cost_usd: US dollars so far.
+    """
+
+    run_id: str | None
+    status: RunStatus
+    workflow_id: str | None = None
+    server_status: str | None = None
+    output: Any = None
+    output_is_display_copy: bool = False
+    block_outputs: dict[str, Any] | None = None
+    error: RunError | None = None
+    paused: Pause | None = None
+    trigger: str | None = None
+    started_at: str | None = None
+    ended_at: str | None = None
+    duration_ms: float | None = None
+    cost_usd: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkflowExecutionResult(WorkflowRun):
+    """What a held-open execution answers: the finished or paused run, with its raw output."""
+
+    @property
+    def success(self) -> bool:
+        """Whether the run completed or is paused; False for failed and cancelled ones."""
+        return self.status in (RunStatus.COMPLETED, RunStatus.PAUSED)
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """``duration`` in milliseconds, ``runId``, ``startTime`` and ``endTime``, under the SDK's names."""
+        return {
+            "duration": self.duration_ms,
+            "runId": self.run_id,
+            "startTime": self.started_at,
+            "endTime": self.ended_at,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobStatus(WorkflowRun):
+    """A run seen through its queue entry (``/api/jobs``), the only view that old servers have.
+
+    The status is the run's, not the queue entry's: an entry is ``completed`` for cancelled and paused runs, too.
+
+    :param job_id: the queue entry's id.
+    :param metadata: what the server tells about the entry; its keys differ from version to version.
+    """
+
+    job_id: str = ""
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AsyncExecutionResult:
+    """The receipt of an asynchronous start.
+
+    :param run_id: what to ask for later; on servers before v0.5.80, which tell none, the job's id.
+    :param job_id: the queue entry's id, on the legacy API.
+    :param status: mostly ``queued``.
+    :param created_at: ISO 8601 UTC, from servers before v0.5 only.
+    :param path: where the status can be read, relative to the base URL. Sim's own status URL names the host that the
+        server was configured with, which needn't be one that we can reach or may send the key to.
+    """
+
+    run_id: str
+    workflow_id: str
+    job_id: str | None = None
+    status: RunStatus = RunStatus.QUEUED
+    message: str = ""
+    created_at: str | None = None
+    path: str = ""
+
+    @property
+    def success(self) -> bool:
+        """Whether Sim took the run: always, as refusals are raised."""
+        return True
+
+    @property
+    def task_id(self) -> str:
+        """The id's name in SDK 0.1."""
+        return self.job_id or self.run_id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkflowStatus:
+    """Whether a workflow is deployed.
+
+    :param deployed_at: ISO 8601 UTC.
+    :param needs_redeployment: the draft has changed since; runs use the deployed version.
+    """
+
+    is_deployed: bool
+    deployed_at: str | None = None
+    needs_redeployment: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkflowInput:
+    """One declared input of a workflow's Start block."""
+
+    name: str
+    type: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workflow:
+    """A workflow's name, place and declared inputs."""
+
+    workflow_id: str
+    name: str | None
+    workspace_id: str | None
+    is_deployed: bool | None
+    inputs: tuple[WorkflowInput, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workspace:
+    """A workspace that the key may see."""
+
+    workspace_id: str
+    name: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RateLimitInfo:
+    """What the last answer with rate-limit headers said of its bucket.
+
+    :param limit: the bucket's capacity, twice the plan's rate per minute.
+    :param remaining: requests left in it.
+    :param reset: when it is refilled, seconds since the epoch.
+    :param retry_after: seconds to wait, when the answer was a refusal.
+    """
+
+    limit: int | None = None
+    remaining: int | None = None
+    reset: float | None = None
+    retry_after: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RateLimit:
+    """One execution bucket as the usage report shows it.
+
+    :param requests_per_minute: refill, None from servers that don't say.
+    :param max_burst: capacity.
+    :param reset_at: ISO 8601 UTC.
+    """
+
+    is_limited: bool
+    requests_per_minute: int | None
+    max_burst: int | None
+    remaining: int | None
+    reset_at: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageLimits:
+    """Limits and usage of the key's owner.
+
+    :param sync: bucket of held-open executions, and of all executions on the legacy API.
+    :param asynchronous: bucket of asynchronous executions on v2.
+    :param current_period_cost_usd: US dollars used in the billing period, of ``limit_usd``.
+    :param plan: for example ``free``, ``pro``.
+    """
+
+    sync: RateLimit | None
+    asynchronous: RateLimit | None
+    current_period_cost_usd: float | None
+    limit_usd: float | None
+    plan: str | None
+    storage_used_bytes: int | None = None
+    storage_limit_bytes: int | None = None
+
+    @property
+    def percent_used(self) -> float | None:
+        """Usage in percent of the limit; None where the server sets none."""
+        if not self.limit_usd or self.current_period_cost_usd is None:
+            return None
+        return 100.0 * self.current_period_cost_usd / self.limit_usd
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancellation:
+    """What a cancel request achieved.
+
+    :param accepted: Sim's ``success``; neither value proves how the run ends, only its status does.
+    :param reason: Sim's word, for example ``recorded``, ``already_completed``, ``redis_unavailable``.
+    """
+
+    run_id: str
+    accepted: bool
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resumption:
+    """What a resume request achieved.
+
+    :param run_id: the run to go on watching: the original one.
+    :param attempt_id: Sim's id of this resume; stops resolving once the attempt is over.
+    :param status: of the run, where the answer tells it (runs that were started held-open).
+    :param output: of the resumed run, in the same case.
+    """
+
+    run_id: str
+    attempt_id: str | None
+    status: RunStatus
+    output: Any = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page(Generic[T]):
+    """One page of a list.
+
+    :param next_cursor: hand it in for the next page, with the same filters; None on the last page.
+    """
+
+    items: tuple[T, ...]
+    next_cursor: str | None = None

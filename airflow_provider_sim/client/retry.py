@@ -1,0 +1,148 @@
+"""Which outcome may be tried again, when, and under which run id. tenacity carries it out, blocking or not.
+
+The decision rests on what the server has done, not on the HTTP status alone:
+
+===========  ==============================================================================================
+outcome      again?
+===========  ==============================================================================================
+never sent   yes
+refused      yes, where the reason passes by itself; under a new run id, as refusals may use the old one up
+unknown      only requests that do no harm when repeated
+ran          never
+===========  ==============================================================================================
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
+
+import tenacity
+from tenacity import RetryCallState
+
+from airflow_provider_sim.client.dialects.exchange import Call
+from airflow_provider_sim.exceptions import Outcome, SimConfigurationError, SimError
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How often and how patiently a request is repeated.
+
+    :param max_retries: repetitions after the first attempt.
+    :param initial_delay: seconds before the first repetition.
+    :param max_delay: seconds that the growing delay stops at. What Sim asks for by Retry-After goes first.
+    :param backoff_multiplier: by how much the delay grows.
+    :param jitter: share by which a delay is changed at random, so that many tasks don't come back at once.
+    :param max_retry_after: seconds; a longer Retry-After is not waited for, the error is raised at once.
+    :param max_elapsed: seconds for all attempts and delays of one request together.
+    """
+
+    max_retries: int = 3
+    initial_delay: float = 1.0
+    max_delay: float = 30.0
+    backoff_multiplier: float = 2.0
+    jitter: float = 0.25
+    max_retry_after: float = 300.0
+    max_elapsed: float = 900.0
+
+    def __post_init__(self) -> None:
+        """Refuse settings that can't work."""
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
+                raise SimConfigurationError(
+                    f"The retry setting {name} is {value!r}; it must be a number of at least {least}.",
+                    outcome=Outcome.NEVER_SENT,
+                )
+
+    def adjusted(self, **changes: float | None) -> RetryPolicy:
+        """The same policy but for those settings that are given and not None."""
+        return replace(self, **{name: value for name, value in changes.items() if value is not None})  # type: ignore[arg-type]
+
+    def delay(self, error: SimError, repetition: int, *, chance: Callable[[], float] = random.random) -> float:
+        """Seconds to wait before a repetition.
+
+        :param repetition: 1 for the first.
+        :param chance: a number from 0 to 1.
+        """
+        if error.retry_after:
+            return error.retry_after * (1 + self.jitter * chance())  # never before the time that Sim names
+        grown = min(self.max_delay, self.initial_delay * self.backoff_multiplier ** min(repetition - 1, 64))
+        return grown * (1 + self.jitter * (2 * chance() - 1))
+
+
+_LEAST = {
+    "max_retries": 0,
+    "initial_delay": 0,
+    "max_delay": 0,
+    "backoff_multiplier": 1,
+    "jitter": 0,
+    "max_retry_after": 0,
+    "max_elapsed": 0,
+}
+
+NO_RETRY = RetryPolicy(max_retries=0)
+
+
+class Attempts(Generic[T]):
+    """One call on its way through its attempts.
+
+    :param call: what to try.
+    :param policy: how often and how patiently.
+    :param new_run_id: gives the run id of each attempt that must not use the former one; without it, such an attempt
+        isn't made.
+    """
+
+    def __init__(self, call: Call[T], policy: RetryPolicy, new_run_id: Callable[[], str] | None = None) -> None:
+        self.call = call
+        self._policy = policy
+        self._new_run_id = new_run_id
+
+    def tenacity(self) -> dict[str, Any]:
+        """Arguments for ``tenacity.Retrying`` and ``tenacity.AsyncRetrying`` alike."""
+        return {
+            "retry": self._is_worth_repeating,
+            "wait": self._wait,
+            "stop": tenacity.stop_after_attempt(int(self._policy.max_retries) + 1)
+            | tenacity.stop_before_delay(self._policy.max_elapsed),
+            "before_sleep": self._prepare,
+            "reraise": True,
+        }
+
+    def _is_worth_repeating(self, state: RetryCallState) -> bool:
+        error = _error_of(state)
+        if error is None or state.attempt_number > error.worth_repeating:
+            return False
+        if (error.retry_after or 0) > self._policy.max_retry_after:
+            return False
+        if error.outcome is Outcome.UNKNOWN:
+            return self.call.request.repeatable
+        if error.outcome is Outcome.RAN:
+            return False
+        return not error.run_id_spent or self.call.renew is None or self._new_run_id is not None
+
+    def _wait(self, state: RetryCallState) -> float:
+        error = _error_of(state)
+        return 0.0 if error is None else self._policy.delay(error, state.attempt_number)
+
+    def _prepare(self, state: RetryCallState) -> None:
+        error = _error_of(state)
+        wait = state.next_action.sleep if state.next_action else 0.0
+        log.warning(
+            "%s Trying again in %.1f s (%d of %d).", error, wait, state.attempt_number, self._policy.max_retries
+        )
+        # A refusal may have used the id up even where it doesn't say so (429, 402); a new one is always right.
+        if error and error.outcome is Outcome.REFUSED and self.call.renew and self._new_run_id:
+            self.call = self.call.renew(self._new_run_id())
+
+
+def _error_of(state: RetryCallState) -> SimError | None:
+    error = state.outcome.exception() if state.outcome else None
+    return error if isinstance(error, SimError) else None
