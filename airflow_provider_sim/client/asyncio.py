@@ -35,6 +35,7 @@ from airflow_provider_sim.client.models import (
     WorkflowStatus,
     Workspace,
 )
+from airflow_provider_sim.client.retry import RetryPolicy
 from airflow_provider_sim.client.stream import StreamEnd, StreamEvent, StreamReader
 from airflow_provider_sim.exceptions import SimConfigurationError, SimError
 
@@ -119,10 +120,16 @@ class AsyncSimClient(BaseClient):
         include_output: bool = False,
         selected_outputs: Sequence[str] | None = None,
         job_id: str | None = None,
+        retry: RetryPolicy | None = None,
     ) -> WorkflowRun:
         """As :meth:`.SimClient.get_workflow_run`."""
         conversation = self._talk.get_workflow_run(
-            workflow_id, run_id, include_output=include_output, selected_outputs=selected_outputs, job_id=job_id
+            workflow_id,
+            run_id,
+            include_output=include_output,
+            selected_outputs=selected_outputs,
+            job_id=job_id,
+            retry=retry,
         )
         return await self._hold(conversation)
 
@@ -156,9 +163,9 @@ class AsyncSimClient(BaseClient):
         """As :meth:`.SimClient.validate_workflow`."""
         return await self._hold(self._talk.validate_workflow(workflow_id))
 
-    async def get_workflow(self, workflow_id: str) -> Workflow:
+    async def get_workflow(self, workflow_id: str, *, retry: RetryPolicy | None = None) -> Workflow:
         """As :meth:`.SimClient.get_workflow`."""
-        return await self._hold(self._talk.get_workflow(workflow_id))
+        return await self._hold(self._talk.get_workflow(workflow_id, retry=retry))
 
     async def list_workspaces(self) -> Page[Workspace]:
         """As :meth:`.SimClient.list_workspaces`."""

@@ -29,6 +29,7 @@ from airflow_provider_sim.client.models import (
     WorkflowStatus,
     Workspace,
 )
+from airflow_provider_sim.client.retry import RetryPolicy
 from airflow_provider_sim.client.stream import StreamEnd, StreamEvent, StreamReader
 from airflow_provider_sim.exceptions import SimError
 
@@ -180,6 +181,7 @@ class SimClient(BaseClient):
         include_output: bool = False,
         selected_outputs: Sequence[str] | None = None,
         job_id: str | None = None,
+        retry: RetryPolicy | None = None,
     ) -> WorkflowRun:
         """Ask for a run, however it was started.
 
@@ -187,11 +189,17 @@ class SimClient(BaseClient):
         :param include_output: with the output of a completed run, as a display copy.
         :param selected_outputs: block ids, with or without a path, whose outputs to add.
         :param job_id: the run's queue entry, where the receipt told one; old servers know no other way.
+        :param retry: other than the client's policy.
         :raises SimRunNotFoundError: there is no such run.
         """
         return self._hold(
             self._talk.get_workflow_run(
-                workflow_id, run_id, include_output=include_output, selected_outputs=selected_outputs, job_id=job_id
+                workflow_id,
+                run_id,
+                include_output=include_output,
+                selected_outputs=selected_outputs,
+                job_id=job_id,
+                retry=retry,
             )
         )
 
@@ -237,9 +245,12 @@ class SimClient(BaseClient):
         """Whether a workflow can be run; False also where that can't be found out."""
         return self._hold(self._talk.validate_workflow(workflow_id))
 
-    def get_workflow(self, workflow_id: str) -> Workflow:
-        """Ask for a workflow's name, workspace and declared inputs."""
-        return self._hold(self._talk.get_workflow(workflow_id))
+    def get_workflow(self, workflow_id: str, *, retry: RetryPolicy | None = None) -> Workflow:
+        """Ask for a workflow's name, workspace and declared inputs.
+
+        :param retry: other than the client's policy.
+        """
+        return self._hold(self._talk.get_workflow(workflow_id, retry=retry))
 
     def list_workspaces(self) -> Page[Workspace]:
         """List the workspaces that the key may see. Takes the v2 API."""

@@ -188,6 +188,7 @@ class Conversations:
         include_output: bool = False,
         selected_outputs: Sequence[str] | None = None,
         job_id: str | None = None,
+        retry: RetryPolicy | None = None,
     ) -> Conversation[WorkflowRun]:
         """Ask for a run by whatever route the server has."""
         of_job = run_id.startswith(legacy.JOB_PREFIX) if isinstance(run_id, str) else False
@@ -195,18 +196,23 @@ class Conversations:
         options: dict[str, Any] = {"include_output": include_output, "selected_outputs": selected_outputs}
         return (
             yield from self._either(
-                lambda: ask(v2.get_run(workflow_id, run_id, **options)),
-                lambda: self._legacy_run(workflow_id, run_id, job_id, options),
+                lambda: ask(v2.get_run(workflow_id, run_id, **options), retry=retry),
+                lambda: self._legacy_run(workflow_id, run_id, job_id, options, retry),
             )
         )
 
     def _legacy_run(
-        self, workflow_id: str, run_id: str, job_id: str | None, options: dict[str, Any]
+        self,
+        workflow_id: str,
+        run_id: str,
+        job_id: str | None,
+        options: dict[str, Any],
+        retry: RetryPolicy | None,
     ) -> Conversation[WorkflowRun]:
         not_found: SimError | None = None
         if self._facts.executions is not False:
             try:
-                run = yield from ask(legacy.get_execution(workflow_id, run_id, **options))
+                run = yield from ask(legacy.get_execution(workflow_id, run_id, **options), retry=retry)
             except SimRouteMissingError:
                 not_found = None
             except SimRunNotFoundError as error:
@@ -217,7 +223,7 @@ class Conversations:
         # An id that a server before v0.5.80 gave out names a job; on one before v0.6.81 jobs are all there is.
         for candidate in [job_id] if job_id else [f"{legacy.JOB_PREFIX}{run_id}", run_id]:
             try:
-                job = yield from ask(legacy.get_job(candidate, workflow_id=workflow_id))
+                job = yield from ask(legacy.get_job(candidate, workflow_id=workflow_id), retry=retry)
             except (SimRunNotFoundError, SimPermissionError) as error:
                 not_found = not_found or error
             else:
@@ -278,11 +284,12 @@ class Conversations:
             )
         )
 
-    def get_workflow(self, workflow_id: str) -> Conversation[Workflow]:
+    def get_workflow(self, workflow_id: str, *, retry: RetryPolicy | None = None) -> Conversation[Workflow]:
         """Ask for a workflow's name, workspace and inputs."""
         return (
             yield from self._either(
-                lambda: ask(v2.get_workflow(workflow_id)), lambda: ask(legacy.get_workflow(workflow_id))
+                lambda: ask(v2.get_workflow(workflow_id), retry=retry),
+                lambda: ask(legacy.get_workflow(workflow_id), retry=retry),
             )
         )
 

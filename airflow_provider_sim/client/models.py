@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
+from airflow_provider_sim.exceptions import Outcome, SimRunCancelledError, SimRunFailedError
+
 T = TypeVar("T")
 
 
@@ -100,6 +102,24 @@ class WorkflowRun:
     ended_at: str | None = None
     duration_ms: float | None = None
     cost_usd: float | None = None
+
+    def raise_for_status(self) -> None:
+        """Pass a run that completed, is paused or still goes on.
+
+        :raises SimRunFailedError: it failed; with Sim's own message.
+        :raises SimRunCancelledError: it was cancelled.
+        """
+        name = f"Run {self.run_id!r} of workflow {self.workflow_id!r}"
+        facts: dict[str, Any] = {"workflow_id": self.workflow_id, "run_id": self.run_id, "outcome": Outcome.RAN}
+        if self.status is RunStatus.CANCELLED:
+            raise SimRunCancelledError(f"{name} was cancelled before it completed.", **facts)
+        if self.status is RunStatus.FAILED:
+            code = self.error.code if self.error else None
+            raise SimRunFailedError(
+                f"{name} failed: {self.error or 'Sim does not say why'}. Its log in Sim shows each block.",
+                detail_code=code,
+                **facts,
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,292 @@
+"""An Airflow connection of type ``sim`` as a client for Sim."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TYPE_CHECKING, Any, Self
+
+from airflow.providers.common.compat.sdk import BaseHook
+
+from airflow_provider_sim.exceptions import (
+    SimAuthenticationError,
+    SimConfigurationError,
+    SimConnectionError,
+    SimError,
+    SimRedirectError,
+    SimRouteMissingError,
+    SimV2OffError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from airflow.providers.common.compat.sdk import Connection
+
+    from airflow_provider_sim.client.asyncio import AsyncSimClient
+    from airflow_provider_sim.client.blocking import SimClient
+    from airflow_provider_sim.client.settings import ClientSettings
+
+_RETRY_EXTRAS = {"max_retries": int, "initial_delay": float, "max_delay": float, "backoff_multiplier": float}
+_TEST_TIMEOUT = 10.0
+"""Seconds; the connection test runs in the API server and must not hold it up."""
+
+
+class SimHook(BaseHook):
+    """Gives clients for the Sim server that a connection names.
+
+    The connection's host is the base URL (default ``https://www.sim.ai``) and its password the API key; where they are
+    empty, the environment variables ``SIM_BASE_URL`` and ``SIM_API_KEY`` of the worker count. Its extras are
+    ``workspace_id``, ``api_version`` (``auto``, ``v2``, ``legacy``), ``timeout`` (seconds), ``verify`` (true, false or
+    the path of a CA bundle), ``max_retries``, ``initial_delay``, ``max_delay`` (seconds) and ``backoff_multiplier``.
+
+    Use it in a ``with`` block, or call :meth:`close`, so that its HTTP session ends.
+
+    :param sim_conn_id: the connection's id.
+    :param retry_args: retry settings that go before the connection's: the fields of
+        :class:`~airflow_provider_sim.client.retry.RetryPolicy`.
+    """
+
+    conn_name_attr = "sim_conn_id"
+    default_conn_name = "sim_default"
+    conn_type = "sim"
+    hook_name = "Sim"
+
+    def __init__(self, sim_conn_id: str = default_conn_name, retry_args: Mapping[str, Any] | None = None) -> None:
+        super().__init__()
+        self.sim_conn_id = sim_conn_id
+        self.retry_args = dict(retry_args or {})
+        self._client: SimClient | None = None
+        self._workspace_id: str | None = None
+        self._workspaces: dict[str, str | None] = {}
+
+    @property
+    def workspace_id(self) -> str | None:
+        """The workspace that the connection names, once :meth:`get_conn` has read it."""
+        return self._workspace_id
+
+    def workspace_of(self, workflow_id: str) -> str | None:
+        """Return a workflow's workspace, for links: as the connection says, or asked for once; None is good enough."""
+        from airflow_provider_sim.client.retry import NO_RETRY
+
+        client = self.get_conn()
+        if self._workspace_id is None and workflow_id not in self._workspaces:
+            try:
+                self._workspaces[workflow_id] = client.get_workflow(workflow_id, retry=NO_RETRY).workspace_id
+            except SimError as error:
+                self.log.debug("No workspace for the links to workflow %s: %s", workflow_id, error)
+                self._workspaces[workflow_id] = None
+        return self._workspace_id or self._workspaces.get(workflow_id)
+
+    def get_conn(self) -> SimClient:
+        """Return the hook's client; the same one until :meth:`close`.
+
+        :raises SimConfigurationError: there is no such connection, or it can't work.
+        """
+        if self._client is None:
+            from airflow_provider_sim.client.blocking import SimClient
+
+            connection = self._checked(self._look_up())
+            self._client = SimClient.from_settings(self._settings(connection, connection.extra_dejson))
+        return self._client
+
+    def get_async_conn(self) -> AbstractAsyncContextManager[AsyncSimClient]:
+        """Return a client for code on an event loop, to be used in ``async with``.
+
+        :raises SimConfigurationError: on entering: there is no such connection, or it can't work.
+        """
+        return self._async_client()
+
+    @asynccontextmanager
+    async def _async_client(self) -> AsyncIterator[AsyncSimClient]:
+        from airflow.providers.common.compat.connection import get_async_connection, get_async_extra_dejson
+
+        from airflow_provider_sim.client.asyncio import AsyncSimClient
+
+        try:
+            connection = self._checked(await get_async_connection(self.sim_conn_id))
+        except SimError:
+            raise
+        except Exception as error:
+            raise self._unknown_connection(error) from error
+        settings = self._settings(connection, await get_async_extra_dejson(connection))
+        async with AsyncSimClient.from_settings(settings) as client:
+            yield client
+
+    def close(self) -> None:
+        """Close the client's HTTP session."""
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    def __enter__(self) -> Self:
+        """Give the hook itself."""
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Close the client's HTTP session."""
+        self.close()
+
+    def test_connection(self) -> tuple[bool, str]:
+        """Ask the server who we are, without starting or changing anything.
+
+        :returns: whether the connection works, and a sentence that says as whom, or what to change.
+        """
+        try:
+            connection = self._checked(self._look_up())
+            return True, _introduce(self._settings(connection, connection.extra_dejson))
+        except SimConfigurationError as error:
+            return False, str(error)
+        except SimAuthenticationError as error:
+            return False, f"The server answers, but the API key is wrong. {error}"
+        except SimRedirectError as error:
+            return False, f"The base URL is not the API's own address. {error}"
+        except SimV2OffError as error:
+            return False, f"The server answers, but its v2 API is switched off and api_version asks for it. {error}"
+        except SimRouteMissingError as error:
+            return False, f"Something answers, but it is not a Sim server, or not under this path. {error}"
+        except SimConnectionError as error:
+            return False, f"The server can't be reached. {error}"
+        except SimError as error:
+            return False, str(error)
+
+    def _look_up(self) -> Connection:
+        try:
+            return self.get_connection(self.sim_conn_id)
+        except Exception as error:
+            raise self._unknown_connection(error) from error
+
+    def _unknown_connection(self, error: Exception) -> SimConfigurationError:
+        return SimConfigurationError(
+            f"There is no Airflow connection {self.sim_conn_id!r} ({type(error).__name__}). Add one of type Sim in the"
+            f" UI, or with: airflow connections add {self.sim_conn_id} --conn-type sim --conn-host https://www.sim.ai"
+            " --conn-password <API key>"
+        )
+
+    def _checked(self, connection: Connection) -> Connection:
+        """Refuse a connection of another type; its password isn't meant for Sim.
+
+        :raises SimConfigurationError: it is of another type.
+        """
+        if connection.conn_type not in (self.conn_type, "", None):
+            raise SimConfigurationError(
+                f"The connection {self.sim_conn_id!r} is of type {connection.conn_type!r}, not 'sim'. Choose another"
+                " sim_conn_id, or set the connection's type to Sim."
+            )
+        return connection
+
+    def _settings(self, connection: Connection, extra: Mapping[str, Any]) -> ClientSettings:
+        """Read a connection.
+
+        :raises SimConfigurationError: a value can't work; its name is in the message.
+        """
+        from airflow_provider_sim.client.retry import RetryPolicy
+        from airflow_provider_sim.client.settings import DEFAULT_BASE_URL, DEFAULT_TIMEOUT, ClientSettings
+
+        given = {name: value for name, value in extra.items() if value is not None and value != ""}
+        self._workspace_id = str(given["workspace_id"]) if "workspace_id" in given else None
+        retry = {name: _number(given, name, kind) for name, kind in _RETRY_EXTRAS.items() if name in given}
+        try:
+            policy = RetryPolicy(**{**retry, **self.retry_args})
+        except TypeError as error:
+            raise SimConfigurationError(f"retry_args are not those of RetryPolicy: {error}.") from None
+        return ClientSettings(
+            api_key=connection.password or os.environ.get("SIM_API_KEY", ""),
+            base_url=_base_url(connection) or os.environ.get("SIM_BASE_URL") or DEFAULT_BASE_URL,
+            api_version=str(given.get("api_version", "auto")),
+            timeout=_number(given, "timeout", float) if "timeout" in given else DEFAULT_TIMEOUT,
+            verify=_verify(given.get("verify", True)),
+            retry=policy,
+        )
+
+    @classmethod
+    def get_ui_field_behaviour(cls) -> dict[str, Any]:
+        """Labels of the standard fields, for Airflow before 3.2; later ones read the provider's metadata."""
+        behaviour = _declared_form()["ui-field-behaviour"]
+        return {name.replace("-", "_"): value for name, value in behaviour.items()}
+
+    @classmethod
+    def get_connection_form_widgets(cls) -> dict[str, Any]:
+        """The extra fields, for Airflow before 3.2; later ones read the provider's metadata."""
+        from flask_appbuilder.fieldwidgets import BS3TextFieldWidget
+        from wtforms import StringField
+
+        return {
+            name: StringField(field["label"], widget=BS3TextFieldWidget(), description=field["description"])
+            for name, field in _declared_form()["conn-fields"].items()
+        }
+
+
+def _declared_form() -> dict[str, Any]:
+    from airflow_provider_sim.get_provider_info import get_provider_info
+
+    connection_types: Any = get_provider_info()["connection-types"]
+    form: dict[str, Any] = connection_types[0]
+    return form
+
+
+def _base_url(connection: Connection) -> str | None:
+    """The host field, which may hold a whole URL, with the standard fields that a connection URI fills beside it."""
+    host: str | None = connection.host
+    if not host:
+        return None
+    host = host.strip()
+    if "://" in host:
+        return host
+    scheme = connection.schema if connection.schema in ("http", "https") else "https"
+    name, slash, prefix = host.partition("/")
+    port = f":{connection.port}" if connection.port and ":" not in name else ""
+    return f"{scheme}://{name}{port}{slash}{prefix}"
+
+
+def _number(given: Mapping[str, Any], name: str, kind: type[int] | type[float]) -> Any:
+    """An extra as a number; forms and URIs deliver text."""
+    value = given[name]
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return kind(value)
+    except (TypeError, ValueError):
+        raise SimConfigurationError(
+            f"The connection's extra {name!r} is {value!r}; it must be a {'whole ' if kind is int else ''}number."
+        ) from None
+
+
+def _verify(value: Any) -> bool | str:
+    """The extra ``verify``; forms deliver text."""
+    if isinstance(value, str):
+        return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}.get(
+            value.strip().lower(), value.strip()
+        )
+    if isinstance(value, bool):
+        return value
+    raise SimConfigurationError(
+        f"The connection's extra 'verify' is {value!r}; it can be true, false or the path of a CA bundle."
+    )
+
+
+def _introduce(settings: ClientSettings) -> str:
+    """Say to whom we speak, and as whom.
+
+    :raises SimError: what keeps us from it.
+    """
+    from dataclasses import replace
+
+    from airflow_provider_sim.client.blocking import SimClient
+    from airflow_provider_sim.client.retry import NO_RETRY
+    from airflow_provider_sim.exceptions import SimUnsupportedError
+
+    patience = min(settings.timeout, _TEST_TIMEOUT)
+    with SimClient.from_settings(replace(settings, timeout=patience, retry=NO_RETRY)) as client:
+        try:
+            names = [space.name or space.workspace_id for space in client.list_workspaces().items]
+            place = f"v2 API, workspace{'s' if len(names) > 1 else ''} {', '.join(names[:5])}"
+            place += f" and {len(names) - 5} more" if len(names) > 5 else ""
+        except (SimV2OffError, SimRouteMissingError):
+            raise
+        except SimUnsupportedError:
+            place = "legacy API; v2 is switched off or not there"
+        usage = client.get_usage_limits()
+    plan = f", {usage.plan} plan" if usage.plan else ""
+    return f"Connected to {client.base_url} ({place}{plan})."

@@ -1,0 +1,50 @@
+"""The buttons on a task's page."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from airflow.providers.common.compat.sdk import BaseOperatorLink, XCom
+
+from airflow_provider_sim.client.pages import run_page, workflow_page
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import BaseOperator, Context, TaskInstanceKey
+
+RUN_URL_KEY = "run_url"
+WORKFLOW_URL_KEY = "workflow_url"
+
+
+class _XComLink(BaseOperatorLink):
+    """A link whose address the task pushed as an XCom before it started waiting."""
+
+    url_key: str
+
+    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
+        """Return the address, or nothing as long as the task hasn't pushed one."""
+        url = XCom.get_value(key=self.url_key, ti_key=ti_key)
+        return url if isinstance(url, str) else ""
+
+
+class SimRunLink(_XComLink):
+    """To the run's log page in Sim."""
+
+    name = "Sim run"
+    url_key = RUN_URL_KEY
+
+
+class SimWorkflowLink(_XComLink):
+    """To the workflow in Sim's editor."""
+
+    name = "Sim workflow"
+    url_key = WORKFLOW_URL_KEY
+
+
+def push_links(context: Context, base_url: str, *, workflow_id: str, run_id: str, workspace_id: str | None) -> None:
+    """Push the addresses as XComs, for the buttons and for other tasks; before the task waits, so that they are there.
+
+    :param workspace_id: None leads to pages that look it up for whoever is logged in.
+    """
+    ti = context["ti"]
+    ti.xcom_push(key=RUN_URL_KEY, value=run_page(base_url, workflow_id, run_id, workspace_id))
+    ti.xcom_push(key=WORKFLOW_URL_KEY, value=workflow_page(base_url, workflow_id, workspace_id))

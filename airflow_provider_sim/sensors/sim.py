@@ -1,0 +1,176 @@
+"""Wait for a run that another task, or anyone else, has started."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import (
+    AirflowFailException,
+    AirflowSensorTimeout,
+    BaseSensorOperator,
+    PokeReturnValue,
+    conf,
+)
+
+from airflow_provider_sim.exceptions import SimError, SimRunError, SimRunTimeoutError
+from airflow_provider_sim.hooks.sim import SimHook
+from airflow_provider_sim.links.sim import SimRunLink, SimWorkflowLink, push_links
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_sim.client.models import WorkflowRun
+    from airflow_provider_sim.watch import RunWatch
+
+_BACKSTOP = timedelta(minutes=5)
+"""After the trigger's own deadline; Airflow ends a deferral without a last look at the run."""
+
+
+class SimJobSensor(BaseSensorOperator):
+    """Wait until a run is over; its output is the sensor's XCom.
+
+    A run that fails or is cancelled fails the sensor at once, since looking again can't change it; with ``soft_fail``
+    the sensor is skipped instead. Single looks that fail don't count, unless too many in a row do.
+
+    :param workflow_id: the run's workflow. (templated)
+    :param run_id: what ``SimExecuteWorkflowOperator`` returned or pushed as the XCom ``run_id``; a job id of an old
+        server works, too. (templated)
+    :param sim_conn_id: the Airflow connection of type Sim. (templated)
+    :param deferrable: wait in the triggerer, without a worker.
+    :param poke_interval: seconds or timedelta between looks, in all modes.
+    :param timeout: seconds or timedelta to wait; then the sensor times out, and the run may go on.
+    :param on_paused: when the run waits for a person: ``wait`` with it, ``fail``, or ``return`` a report with
+        ``context_id`` and ``approval_url``. Pauses that end by themselves are always waited for.
+    :param retry_args: settings that go before the connection's for requests that are safe to repeat.
+    """
+
+    template_fields: Sequence[str] = ("workflow_id", "run_id", "sim_conn_id")
+    operator_extra_links = (SimRunLink(), SimWorkflowLink())
+    ui_color = "#ddd6fe"
+
+    def __init__(
+        self,
+        *,
+        workflow_id: str,
+        run_id: str,
+        sim_conn_id: str = SimHook.default_conn_name,
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        poke_interval: float | timedelta = 10.0,
+        on_paused: str = "wait",
+        retry_args: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(poke_interval=poke_interval, **kwargs)
+        self.workflow_id = workflow_id
+        self.run_id = run_id
+        self.sim_conn_id = sim_conn_id
+        self.deferrable = deferrable
+        self.on_paused = on_paused
+        self.retry_args = retry_args
+
+    @cached_property
+    def hook(self) -> SimHook:
+        """The hook of the task's connection."""
+        return SimHook(self.sim_conn_id, retry_args=self.retry_args)
+
+    def execute(self, context: Context) -> Any:
+        """Look until the run is over: here, in later legs, or in the triggerer."""
+        self._check_arguments()
+        with self.hook as hook:
+            if self.do_xcom_push:
+                push_links(
+                    context,
+                    hook.get_conn().base_url,
+                    workflow_id=self.workflow_id,
+                    run_id=self.run_id,
+                    # A rescheduled sensor comes here at every look, which must not cost a second request.
+                    workspace_id=hook.workspace_id if self.reschedule else hook.workspace_of(self.workflow_id),
+                )
+            if not self.deferrable:
+                return super().execute(context)
+            done = self.poke(context)
+            if done:
+                return done.xcom_value
+        self._defer()
+        return None
+
+    def poke(self, context: Context) -> PokeReturnValue:
+        """Look once; done with the run's output as the XCom."""
+        from airflow_provider_sim.client.retry import NO_RETRY
+
+        client = self.hook.get_conn()
+        try:
+            run = client.get_workflow_run(self.workflow_id, self.run_id, retry=NO_RETRY)
+        except SimError as error:
+            self._watch.missed(error)
+            return PokeReturnValue(is_done=False)
+        if not self._watch.saw(run):
+            return PokeReturnValue(is_done=False)
+        return PokeReturnValue(is_done=True, xcom_value=self._result(lambda: run))
+
+    def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> Any:
+        """Go on when the trigger has fired: fetch the run and return its output."""
+        from airflow_provider_sim.results import read_event
+
+        try:
+            run_id, job_id = read_event(event, workflow_id=self.workflow_id)
+        except SimRunTimeoutError as error:
+            raise AirflowSensorTimeout(str(error)) from error
+        with self.hook as hook:
+            client = hook.get_conn()
+            return self._result(lambda: client.get_workflow_run(self.workflow_id, run_id, job_id=job_id))
+
+    def _result(self, run: Callable[[], WorkflowRun]) -> Any:
+        """The output of the run, or the report of its pause.
+
+        :raises AirflowFailException: the run came to a bad end; another look, or another try, finds the same.
+        """
+        from airflow_provider_sim.results import task_result
+
+        try:
+            return task_result(self.hook.get_conn(), run(), on_paused=self._watch.on_paused)
+        except SimRunError as error:
+            raise AirflowFailException(str(error)) from error
+
+    def _check_arguments(self) -> None:
+        """Refuse what can't work, once templates are rendered.
+
+        :raises SimInputError: says which argument, and what to choose.
+        """
+        from airflow_provider_sim.client.dialects.exchange import check_run_id, check_workflow_id
+        from airflow_provider_sim.exceptions import Outcome, SimInputError
+        from airflow_provider_sim.watch import OnPaused
+
+        check_workflow_id(self.workflow_id)
+        check_run_id(self.run_id)
+        if self.on_paused not in list(OnPaused):
+            raise SimInputError(
+                f"on_paused is {self.on_paused!r}; it can be {', '.join(OnPaused)}.", outcome=Outcome.NEVER_SENT
+            )
+
+    @cached_property
+    def _watch(self) -> RunWatch:
+        from airflow_provider_sim.watch import OnPaused, RunWatch
+
+        return RunWatch(
+            self.workflow_id,
+            self.run_id,
+            poll_interval=self.poke_interval,
+            deadline=time.time() + self.timeout,
+            on_paused=OnPaused(self.on_paused),
+        )
+
+    def _defer(self) -> None:
+        from airflow_provider_sim.triggers.sim import SimRunTrigger
+
+        self.defer(
+            trigger=SimRunTrigger.of_watch(self._watch, self.sim_conn_id),
+            method_name="execute_complete",
+            timeout=timedelta(seconds=self.timeout) + _BACKSTOP,
+        )
