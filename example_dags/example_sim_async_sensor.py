@@ -1,0 +1,40 @@
+"""Start a workflow in one task, wait for it in another, and run what follows only if it went well."""
+
+from __future__ import annotations
+
+from airflow.providers.common.compat.sdk import dag, task  # on Airflow 3 alone: from airflow.sdk import dag, task
+
+from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
+from airflow_provider_sim.sensors.sim import SimJobSensor
+
+
+# [START async_sensor]
+@dag(dag_id="example_sim_async_sensor", schedule=None, catchup=False, tags=["sim"])
+def example_sim_async_sensor():
+    start = SimExecuteWorkflowOperator(
+        task_id="start",
+        workflow_id="slow",
+        input={"message": "take your time", "seconds": 3},
+        async_execution=True,
+        wait_for_completion=False,  # .output is the run id
+        run_timeout=300,  # Sim stops the run after five minutes
+    )
+    done = SimJobSensor(
+        task_id="done",
+        workflow_id="slow",
+        run_id=start.output,
+        mode="reschedule",
+        poke_interval=5,
+        timeout=600,
+    )
+
+    @task
+    def publish(output: object) -> str:
+        return f"The run ended well with {output}"
+
+    publish(done.output)  # runs only if the run completed
+
+
+# [END async_sensor]
+
+example_sim_async_sensor()

@@ -1,0 +1,39 @@
+"""Wait in the triggerer: however long the run takes, no worker is held."""
+
+from __future__ import annotations
+
+from airflow.providers.common.compat.sdk import dag  # on Airflow 3 alone: from airflow.sdk import dag
+
+from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
+from airflow_provider_sim.sensors.sim import SimJobSensor
+
+
+# [START deferrable]
+@dag(dag_id="example_sim_deferrable", schedule=None, catchup=False, tags=["sim"])
+def example_sim_deferrable():
+    summary = SimExecuteWorkflowOperator(
+        task_id="summary",
+        workflow_id="slow",
+        input={"message": "{{ run_id }}", "seconds": 2},
+        deferrable=True,
+        poll_interval=5,
+    )
+    start = SimExecuteWorkflowOperator(
+        task_id="start",
+        workflow_id="echo_plain",
+        input={"message": "built on the summary", "payload": summary.output},
+        async_execution=True,
+        wait_for_completion=False,
+    )
+    SimJobSensor(
+        task_id="done",
+        workflow_id="echo_plain",
+        run_id=start.output,
+        deferrable=True,
+        poke_interval=5,
+    )
+
+
+# [END deferrable]
+
+example_sim_deferrable()

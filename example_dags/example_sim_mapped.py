@@ -1,0 +1,33 @@
+"""One run for each of many inputs, with a limit on how many go on at once."""
+
+from __future__ import annotations
+
+from airflow.providers.common.compat.sdk import dag, task  # on Airflow 3 alone: from airflow.sdk import dag, task
+
+from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
+
+
+# [START mapped]
+@dag(dag_id="example_sim_mapped", schedule=None, catchup=False, tags=["sim"])
+def example_sim_mapped():
+    @task
+    def tickets() -> list[dict]:
+        return [{"message": f"ticket {number}", "count": number} for number in (17, 42, 99)]
+
+    reviews = SimExecuteWorkflowOperator.partial(
+        task_id="review",
+        workflow_id="echo_plain",
+        max_active_tis_per_dag=10,  # the free plan lets ten runs go on at once
+        deferrable=True,
+    ).expand(input=tickets())
+
+    @task
+    def report(outputs: list[dict]) -> str:
+        return ", ".join(output["result"]["message"] for output in outputs)
+
+    report(reviews.output)
+
+
+# [END mapped]
+
+example_sim_mapped()

@@ -1,0 +1,220 @@
+"""Run the example DAGs on a real Airflow against the embedded emulator, and show what each task did.
+
+``python -m scripts.demo`` runs them one after the other and exits with 1 if one doesn't end as it should;
+``python -m scripts.demo --ui`` leaves Airflow running, with the connection and the DAGs in place.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from scripts import local_airflow
+from scripts.local_airflow import EXAMPLE_DAGS, REPO, TaskReport
+
+HOME = REPO / ".demo" / "airflow"
+LOG = REPO / ".demo" / "demo.log"
+DAG_IDS = sorted(path.stem for path in EXAMPLE_DAGS.glob("example_sim_*.py"))
+FAILS_ON_PURPOSE = {("example_sim_errors_and_usage", "judge")}
+
+
+def main() -> int:
+    """Choose between the summary and the UI."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--ui", action="store_true", help="leave Airflow's UI running")
+    parser.add_argument("--port", type=int, default=8080, help="of the UI (default: 8080, or a free one)")
+    options = parser.parse_args()
+    console = Console(file=_own_stdout(), soft_wrap=False)
+    LOG.parent.mkdir(parents=True, exist_ok=True)
+    from airflow_provider_sim.emulator import SimEmulator
+
+    with SimEmulator() as sim:
+        os.environ.update(local_airflow.environment(HOME, sim_url=sim.url, sim_key=sim.api_key))
+        return _serve_ui(console, options.port) if options.ui else _show_runs(console, sim.url)
+
+
+def _own_stdout() -> TextIO:
+    """A second handle on the terminal: Airflow's own output goes to a log file."""
+    return os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
+
+
+def _show_runs(console: Console, sim_url: str) -> int:
+    console.print(f"[bold]airflow-provider-sim[/] · Sim emulator at {sim_url} · Airflow's log: {_short(LOG)}\n")
+    reports: list[TaskReport] = []
+    broken: list[str] = []
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    began = time.monotonic()
+    with Progress(*columns, console=console, transient=True) as progress, _output_to_log():
+        steps = progress.add_task("Creating Airflow's database", total=len(DAG_IDS) + 1)
+        local_airflow.create(HOME)
+        for dag_id in DAG_IDS:
+            progress.update(steps, advance=1, description=f"Running {dag_id}")
+            try:
+                reports += local_airflow.run_dag(dag_id)
+            except Exception as error:  # one broken example must not hide the others
+                broken.append(f"{dag_id}: {error}")
+        progress.update(steps, advance=1)
+    console.print(_table(reports))
+    broken += [
+        f"{report.dag_id}.{report.task_id} ended {report.state}" for report in reports if not _is_as_expected(report)
+    ]
+    if broken:
+        console.print(f"[bold red]Not as it should be:[/] {'; '.join(broken)}. See {_short(LOG)}.")
+        return 1
+    runs = sum(report.run_id is not None for report in reports)
+    elapsed = time.monotonic() - began
+    console.print(
+        f"[bold green]All {len(DAG_IDS)} example DAGs ended as they should[/]: {len(reports)} tasks, {runs} Sim runs,"
+        f" {elapsed:.0f} s. Next: [bold]make demo-ui[/] shows them in Airflow's UI."
+    )
+    return 0
+
+
+def _is_as_expected(report: TaskReport) -> bool:
+    return report.state == ("failed" if (report.dag_id, report.task_id) in FAILS_ON_PURPOSE else "success")
+
+
+def _table(reports: list[TaskReport]) -> Table:
+    table = Table(title="What the example DAGs did", title_justify="left", header_style="bold", expand=True)
+    for heading, options in {
+        "DAG": {"no_wrap": True},
+        "task": {"no_wrap": True},
+        "mode": {},
+        "state": {"no_wrap": True},
+        "s": {"justify": "right"},
+        "Sim run": {"overflow": "fold"},
+        "output": {"overflow": "fold", "ratio": 2},
+    }.items():
+        table.add_column(heading, **options)  # type: ignore[arg-type]
+    previous = None
+    for report in reports:
+        name = report.task_id if report.map_index < 0 else f"{report.task_id}[{report.map_index}]"
+        state = "[green]success" if report.state == "success" else f"[red]{report.state}"
+        if (report.dag_id, report.task_id) in FAILS_ON_PURPOSE:
+            state += ", on purpose"
+        shown = json.dumps(report.output, ensure_ascii=False, default=str)
+        table.add_row(
+            "" if report.dag_id == previous else report.dag_id.removeprefix("example_sim_"),
+            name,
+            report.mode,
+            state,
+            "" if report.seconds is None else f"{report.seconds:.1f}",
+            report.run_id or "",
+            "" if report.output is None else shown if len(shown) <= 120 else f"{shown[:117]}…",
+        )
+        previous = report.dag_id
+    return table
+
+
+@contextlib.contextmanager
+def _output_to_log() -> Iterator[None]:
+    """Send everything that this process and its children print to the log file."""
+    kept = [os.dup(1), os.dup(2)]
+    with LOG.open("w") as log:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for number, handle in zip((1, 2), kept, strict=True):
+                os.dup2(handle, number)
+                os.close(handle)
+
+
+def _serve_ui(console: Console, wanted_port: int) -> int:
+    port = _free_port(wanted_port)
+    url = f"http://127.0.0.1:{port}"
+    with console.status("Creating Airflow's database"):
+        local_airflow.create(HOME)
+    settings = {
+        "AIRFLOW__API__HOST": "127.0.0.1",
+        "AIRFLOW__API__PORT": str(port),
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+        "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+        "AIRFLOW__CORE__TEST_CONNECTION": "Enabled",
+    }
+    connection = json.loads(os.environ["AIRFLOW_CONN_SIM_DEFAULT"])
+    environment = {**os.environ, **settings}
+    _airflow(environment, "connections", "add", "sim_default", "--conn-json", json.dumps(connection))
+    with LOG.open("w") as log:
+        airflow = subprocess.Popen(
+            [sys.executable, "-m", "airflow", "standalone"],
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            with console.status("Starting Airflow (up to a minute)"):
+                if not _is_up(f"{url}/api/v2/version", airflow):
+                    console.print(f"[bold red]Airflow did not start[/]; see {_short(LOG)}.")
+                    return 1
+            console.print(f"[bold green]Airflow's UI: {url}[/]  (no login)\n\nTrigger the DAGs tagged [bold]sim[/];")
+            console.print("the connection is under Admin, Connections: sim_default. Ctrl-C stops everything.")
+            airflow.wait()
+        except KeyboardInterrupt:
+            console.print("Stopping.")
+        finally:
+            airflow.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                airflow.wait(timeout=30)
+    return 0
+
+
+def _airflow(environment: dict[str, str], *words: str) -> None:
+    command = [sys.executable, "-m", "airflow", *words]
+    subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+
+
+def _free_port(wanted: int) -> int:
+    for port in (wanted, 0):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return int(probe.getsockname()[1])
+    raise RuntimeError("no free port")
+
+
+def _is_up(url: str, process: subprocess.Popen[bytes], patience: float = 180) -> bool:
+    until = time.monotonic() + patience
+    while time.monotonic() < until and process.poll() is None:
+        with contextlib.suppress(urllib.error.URLError, OSError), urllib.request.urlopen(url, timeout=5) as answer:
+            if answer.status == 200:
+                return True
+        time.sleep(1)
+    return False
+
+
+def _short(path: Path) -> str:
+    return str(path.relative_to(REPO))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
