@@ -1,0 +1,51 @@
+"""``python -m airflow_provider_sim.emulator``: a local Sim until Ctrl-C."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from airflow_provider_sim.emulator import SimEmulator
+from airflow_provider_sim.emulator.limits import PLANS
+from airflow_provider_sim.emulator.profiles import PROFILES
+from airflow_provider_sim.emulator.server import DEFAULT_API_KEY
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve until the process is told to stop."""
+    parser = argparse.ArgumentParser(prog="python -m airflow_provider_sim.emulator", description=__doc__)
+    parser.add_argument("--port", type=int, default=3000, help="on 127.0.0.1; 0 takes a free one (default: 3000)")
+    parser.add_argument("--profile", choices=PROFILES, default="v0.8", help="server version (default: v0.8)")
+    parser.add_argument("--plan", choices=PLANS, help="keep the limits of a plan (default: none, as self-hosted)")
+    parser.add_argument("--workflows", type=Path, metavar="FILE", help="TOML file with workflows of your own")
+    parser.add_argument("--api-key", default=DEFAULT_API_KEY, help="the key to take")
+    options = parser.parse_args(arguments)
+    try:
+        emulator = SimEmulator(
+            profile=options.profile,
+            plan=options.plan,
+            api_key=options.api_key,
+            workflows=options.workflows,
+            port=options.port,
+        )
+        emulator.start()
+    except (OSError, ValueError) as error:
+        print(f"Can't start: {error}", file=sys.stderr)
+        return 1
+    print(f"Sim {options.profile} at {emulator.url}  key {emulator.api_key}\n\nWorkflows:")
+    for workflow in emulator.state.workflows.values():
+        print(f"  {workflow.workflow_id:<16} {workflow.description}")
+    print("\nCtrl-C stops it.", flush=True)
+    stopped = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopped.set())
+    stopped.wait()
+    emulator.stop()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""What Sim does to values before it shows them: the display copy of outputs, and references to large values."""
+
+from __future__ import annotations
+
+import json
+import math
+import uuid
+from typing import Any
+
+MAX_TEXT = 15_000
+MAX_DEPTH = 50
+MAX_VALUE_BYTES = 8 * 1024 * 1024
+
+_SECRET_ENDINGS = ("token", "secret", "password", "credential", "apikey", "api_key")
+_SECRET_NAMES = frozenset({"auth", "authorization", "bearer", "private", "passphrase"})
+
+
+def display_copy(value: Any, *, depth: int = 0) -> Any:
+    """Cut and redact a value as Sim's log does; what a polled run shows."""
+    if depth > MAX_DEPTH:
+        return "[MAX_DEPTH_EXCEEDED]"
+    if isinstance(value, str):
+        rest = len(value) - MAX_TEXT
+        return f"{value[:MAX_TEXT]}... [truncated {rest} chars]" if rest > 0 else value
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, list):
+        return [display_copy(item, depth=depth + 1) for item in value]
+    if isinstance(value, dict):
+        return {key: _shown(key, item, depth) for key, item in value.items()}
+    return value
+
+
+def _shown(key: str, item: Any, depth: int) -> Any:
+    name = key.lower()
+    if name.endswith(_SECRET_ENDINGS) or name in _SECRET_NAMES:
+        return "[REDACTED]"
+    return "[TRUNCATED]" if name == "base64" else display_copy(item, depth=depth + 1)
+
+
+def with_large_values_referred(value: Any, *, run_id: str, place: str) -> Any:
+    """Replace nested values over 8 MiB by references, which no API gives back.
+
+    :param place: the storage folder named in the reference.
+    """
+    if isinstance(value, dict):
+        return {key: _referred(item, run_id, place) for key, item in value.items()}
+    return value
+
+
+def _referred(value: Any, run_id: str, place: str) -> Any:
+    if isinstance(value, dict):
+        value = {key: _referred(item, run_id, place) for key, item in value.items()}
+    if not isinstance(value, str | list | dict):
+        return value
+    text = value if isinstance(value, str) else json.dumps(value)
+    if len(text) <= MAX_VALUE_BYTES:
+        return value
+    name = f"lv_{uuid.uuid4().hex[:12]}"
+    return {
+        "__simLargeValueRef": True,
+        "version": 1,
+        "id": name,
+        "kind": {str: "string", list: "array", dict: "object"}[type(value)],
+        "size": len(text) + 2 * isinstance(value, str),
+        "key": f"execution/{place}/{name}.json",
+        "executionId": run_id,
+        "preview": text[:200],
+    }

@@ -1,0 +1,1 @@
+"""The server's APIs: what they take, and how they answer."""

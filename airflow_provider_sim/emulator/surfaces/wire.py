@@ -1,0 +1,138 @@
+"""Answers, bodies and held-open runs: what all surfaces share."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from airflow_provider_sim.emulator.runs import Run
+from airflow_provider_sim.emulator.state import State
+from airflow_provider_sim.emulator.workflows import BlockError, at_path
+
+MAX_BODY_BYTES = 10 * 1024 * 1024
+_SLICE = 0.02
+"""Seconds between looks at a run that a caller waits for; a test may have moved the clock."""
+
+
+class BodyTooLargeError(Exception):
+    """The request's body is over Sim's limit."""
+
+
+def state_of(request: Request) -> State:
+    """The server's memory."""
+    state: State = request.app.state.sim
+    return state
+
+
+def answer(status: int, body: Any = None, headers: Mapping[str, str] | None = None) -> Response:
+    """A JSON answer, with a request id."""
+    content = json.dumps(body, ensure_ascii=False).encode()
+    given = {"x-request-id": uuid.uuid4().hex[:8], "content-type": "application/json", **(headers or {})}
+    return Response(content, status, given)
+
+
+def empty(status: int, headers: Mapping[str, str] | None = None) -> Response:
+    """An answer without a body, as the web framework below Sim gives for a wrong method."""
+    return Response(b"", status, dict(headers or {}))
+
+
+def page_not_found() -> Response:
+    """The web page for paths that no route is at."""
+    page = "<!DOCTYPE html><html><head><title>404</title></head><body><h1>404</h1>There is no such page.</body></html>"
+    return Response(page, 404, {"content-type": "text/html; charset=utf-8"})
+
+
+async def body_of(request: Request) -> bytes:
+    """The request's body.
+
+    :raises BodyTooLargeError: it is over 10 MiB.
+    """
+    declared = request.headers.get("content-length", "0")
+    if declared.isdigit() and int(declared) > MAX_BODY_BYTES:
+        raise BodyTooLargeError
+    return await request.body()
+
+
+async def see_to_end(request: Request, run: Run) -> bool:
+    """Wait until a run has ended or paused; a caller who hangs up cancels it.
+
+    :returns: whether the caller is still there.
+    """
+    while run.status in ("queued", "running"):
+        rest = run.first_leg_ends_at - run.now()
+        await asyncio.sleep(min(max(rest, 0.0), _SLICE))
+        if await request.is_disconnected():
+            run.cancel()
+            return False
+    return True
+
+
+def event_stream(
+    state: State, request: Request, run: Run, selected: list[str], headers: Mapping[str, str]
+) -> StreamingResponse:
+    """A run as server-sent events."""
+    given = {
+        "content-type": "text/event-stream",
+        "cache-control": "no-cache",
+        "x-request-id": uuid.uuid4().hex[:8],
+        **headers,
+    }
+    return StreamingResponse(_frames(state, request, run, selected), 200, given)
+
+
+async def _frames(state: State, request: Request, run: Run, selected: list[str]) -> AsyncIterator[bytes]:
+    workflow = run.workflow
+    streamed = [name for name in selected if workflow.chunks is not None and workflow.selects(name) is not None]
+    try:
+        if streamed and workflow.chunks is not None:
+            for chunk in workflow.chunks(run.input):
+                await asyncio.sleep(workflow.chunk_delay)
+                yield _frame({"blockId": workflow.block_id, "chunk": chunk})
+        await see_to_end(request, run)
+        yield _frame(_last_event(state, run, selected, streamed))
+        yield b'data: "[DONE]"\n\n'
+    finally:
+        if run.status in ("queued", "running"):  # the reader has hung up
+            run.cancel()
+
+
+def _frame(value: Mapping[str, Any]) -> bytes:
+    return f"data: {json.dumps(value, ensure_ascii=False, separators=(',', ':'))}\n\n".encode()
+
+
+def _last_event(state: State, run: Run, selected: list[str], streamed: list[str]) -> dict[str, Any]:
+    status = run.status
+    if status == "failed":
+        told = run.error
+        assert told is not None
+        return {"event": "error", "error": told[0]}
+    output: Any = run.output(base_url=state.base_url, workspace_id=state.workspace_id)
+    if status == "completed" and selected:
+        output = _selected(run, [name for name in selected if name not in streamed])
+    data = {"success": status != "cancelled", "output": output if output is not None else {}}
+    if status == "paused":
+        data["status"] = "paused"
+    return {"event": "final", "data": data}
+
+
+def _selected(run: Run, selectors: list[str]) -> dict[str, Any]:
+    """Selected block outputs as the final frame holds them: by block id, then by path."""
+    found: dict[str, Any] = {}
+    for selector in selectors:
+        path = run.workflow.selects(selector)
+        if path:
+            value = run.block_outputs([f"{run.workflow.block_id}.{path[0]}"], ids_only=True)
+            inner = next(iter(value.values()), None)
+            found[".".join(path)] = at_path(inner, path[1:])
+    return {run.workflow.block_id: found} if found else {}
+
+
+def is_block_error(run: Run) -> bool:
+    """Whether a block of the workflow failed, rather than the server's limit was reached."""
+    return isinstance(run.outcome, BlockError) and not run.timed_out

@@ -1,0 +1,134 @@
+"""What a deployed workflow does with its input."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+Body = Callable[[dict[str, Any]], Any]
+
+
+class BlockError(Exception):
+    """Raised by a workflow's function: the block fails, and the run with it.
+
+    :param message: what the block says.
+    """
+
+    def __init__(self, message: str, *, block: str = "Function", block_type: str = "function") -> None:
+        super().__init__(message)
+        self.message = message
+        self.block = block
+        self.block_type = block_type
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseBlock:
+    """Returned by a workflow's function: it ends in a Response block.
+
+    :param block_output: the output of the block before it.
+    """
+
+    data: Any
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+    block_output: Any = None
+
+    @property
+    def output(self) -> dict[str, Any]:
+        """The run's output, but for the legacy API's held-open answer, which is the data alone."""
+        headers = {"Content-Type": "application/json", **self.headers}
+        return {"data": self.data, "status": self.status, "headers": headers}
+
+
+@dataclass(frozen=True, slots=True)
+class Pausing:
+    """Returned by a workflow's function: the run pauses.
+
+    :param then: makes the output of the answer, once it is resumed.
+    :param seconds: after which it resumes by itself; None waits for a person.
+    :param question: what the person is asked.
+    """
+
+    then: Callable[[Any], Any]
+    seconds: float | None = None
+    question: str = ""
+
+
+@dataclass(slots=True)
+class Workflow:
+    """One workflow.
+
+    :param body: makes the output of the input; may return a :class:`ResponseBlock` or a :class:`Pausing`, or raise a
+        :class:`BlockError`.
+    :param inputs: declared fields and their types (string, number, boolean, object, array, ``file[]``); None declares
+        none, and the input arrives as it was sent.
+    :param duration: seconds that a run takes, or what says so by the input.
+    :param chunks: the text that its agent block streams, by the input.
+    :param block: the name of the block that makes the output.
+    """
+
+    workflow_id: str
+    body: Body
+    inputs: Mapping[str, str] | None = None
+    duration: float | Callable[[dict[str, Any]], float] = 0.0
+    chunks: Callable[[dict[str, Any]], Sequence[str]] | None = None
+    chunk_delay: float = 0.0
+    block: str = "Function"
+    deployed: bool = True
+    name: str = ""
+    description: str = ""
+    created_at: float = 0.0
+    deployed_at: float | None = None
+    block_id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    version: int = 1
+
+    def seconds(self, given: dict[str, Any]) -> float:
+        """How long a run with this input takes."""
+        return float(self.duration(given) if callable(self.duration) else self.duration)
+
+    def read_input(self, sent: Mapping[str, Any]) -> dict[str, Any]:
+        """The input as the Start block hands it on: declared fields, coerced; or all of it where none are declared."""
+        if self.inputs is None:
+            return dict(sent)
+        nested = sent.get("input")
+        inner = nested if isinstance(nested, Mapping) else {}
+        return {
+            name: _coerced(inner[name] if name in inner else sent.get(name), kind) for name, kind in self.inputs.items()
+        }
+
+    def selects(self, selector: str) -> list[str] | None:
+        """The path inside this workflow's block that a selector names; None if it names another block."""
+        for name in (self.block, self.block_id):
+            if selector == name:
+                return []
+            if selector.startswith((f"{name}.", f"{name}_")):
+                return selector[len(name) + 1 :].split(".")
+        return None
+
+
+def _coerced(value: Any, kind: str) -> Any:
+    if value is None:
+        return 0 if kind == "number" else ""
+    if kind == "string":
+        return "[object Object]" if isinstance(value, dict) else value if isinstance(value, str) else json.dumps(value)
+    if kind == "number" and isinstance(value, str):
+        try:
+            return json.loads(value)
+        except ValueError:
+            return value
+    if kind in ("object", "array") and isinstance(value, str):
+        try:
+            return json.loads(value)
+        except ValueError:
+            return value
+    return value
+
+
+def at_path(value: Any, path: Sequence[str]) -> Any:
+    """The part of a value that a selector's path names; None where there is none."""
+    for part in path:
+        value = value.get(part) if isinstance(value, dict) else None
+    return value

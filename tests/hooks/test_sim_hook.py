@@ -1,0 +1,175 @@
+"""An Airflow connection becomes a client's settings."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from airflow.providers.common.compat.sdk import Connection
+
+from airflow_provider_sim.exceptions import SimConfigurationError
+from airflow_provider_sim.hooks.sim import SimHook
+
+KEY = "sk-sim-hook-test-key"
+
+
+@pytest.fixture
+def connect(monkeypatch):
+    """Set the connection ``sim_default`` as a worker finds it in its environment."""
+
+    def set_connection(conn_id: str = "sim_default", **fields: object) -> SimHook:
+        value = {"conn_type": "sim", "password": KEY, **fields}
+        monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", json.dumps(value))
+        return SimHook(conn_id)
+
+    return set_connection
+
+
+def settings_of(hook: SimHook):
+    return hook.get_conn()._settings
+
+
+@pytest.mark.parametrize(
+    ("fields", "base_url"),
+    [
+        pytest.param({}, "https://www.sim.ai", id="no host"),
+        pytest.param({"host": "https://sim.example.com"}, "https://sim.example.com", id="a URL"),
+        pytest.param({"host": "https://sim.example.com///"}, "https://sim.example.com", id="trailing slashes"),
+        pytest.param({"host": "http://10.0.0.7:3000/sim/"}, "http://10.0.0.7:3000/sim", id="path prefix kept"),
+        pytest.param({"host": " https://sim.example.com "}, "https://sim.example.com", id="spaces around"),
+        pytest.param({"host": "sim.example.com"}, "https://sim.example.com", id="host name only"),
+        pytest.param({"host": "sim.example.com", "port": 8443}, "https://sim.example.com:8443", id="with a port"),
+        pytest.param({"host": "sim.example.com", "schema": "http"}, "http://sim.example.com", id="with a scheme"),
+        pytest.param({"host": "sim.example.com/prefix", "port": 81}, "https://sim.example.com:81/prefix", id="all"),
+    ],
+)
+def test_host_is_the_base_url(connect, fields, base_url):
+    assert connect(**fields).get_conn().base_url == base_url
+
+
+def test_a_connection_uri_round_trips_into_the_same_settings(monkeypatch):
+    given = Connection(
+        conn_id="sim_default",
+        conn_type="sim",
+        host="https://sim.example.com:8443/prefix",
+        password="sk-sim-/?#@:%",
+        extra=json.dumps({"timeout": 7, "verify": False}),
+    )
+    monkeypatch.setenv("AIRFLOW_CONN_SIM_DEFAULT", given.get_uri())
+
+    settings = settings_of(SimHook())
+
+    assert settings.base_url == "https://sim.example.com:8443/prefix"
+    assert settings.api_key == "sk-sim-/?#@:%"
+    assert settings.timeout == 7
+    assert settings.verify is False
+
+
+def test_extras_reach_the_client(connect):
+    hook = connect(
+        extra={
+            "workspace_id": "ws-1",
+            "api_version": "legacy",
+            "timeout": "12.5",
+            "verify": "/etc/ssl/own.pem",
+            "max_retries": "7",
+            "initial_delay": 0.5,
+            "max_delay": 9,
+            "backoff_multiplier": 3,
+        }
+    )
+
+    settings = settings_of(hook)
+
+    assert (settings.api_version, settings.timeout, settings.verify) == ("legacy", 12.5, "/etc/ssl/own.pem")
+    retry = settings.retry
+    assert (retry.max_retries, retry.initial_delay, retry.max_delay, retry.backoff_multiplier) == (7, 0.5, 9.0, 3.0)
+    assert hook.workspace_id == "ws-1"
+
+
+def test_a_form_saved_empty_changes_nothing(connect):
+    names = ("workspace_id", "api_version", "timeout", "verify", "max_retries", "max_delay")
+
+    settings = settings_of(connect(extra=dict.fromkeys(names)))
+
+    assert settings == settings_of(connect())
+
+
+def test_retry_args_go_before_the_connection(connect):
+    connect(extra={"max_retries": 7, "max_delay": 9})
+
+    retry = settings_of(SimHook(retry_args={"max_retries": 1})).retry
+
+    assert (retry.max_retries, retry.max_delay) == (1, 9)
+
+
+def test_environment_fills_what_the_connection_leaves_empty(connect, monkeypatch):
+    monkeypatch.setenv("SIM_API_KEY", "sk-sim-from-environment")
+    monkeypatch.setenv("SIM_BASE_URL", "http://sim.internal:3000")
+
+    settings = settings_of(connect(password=None))
+
+    assert (settings.api_key, settings.base_url) == ("sk-sim-from-environment", "http://sim.internal:3000")
+
+
+def test_the_connection_goes_before_the_environment(connect, monkeypatch):
+    monkeypatch.setenv("SIM_API_KEY", "sk-sim-from-environment")
+    monkeypatch.setenv("SIM_BASE_URL", "http://sim.internal:3000")
+
+    settings = settings_of(connect(host="https://sim.example.com"))
+
+    assert (settings.api_key, settings.base_url) == (KEY, "https://sim.example.com")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        pytest.param({"password": ""}, "there is no API key", id="no key"),
+        pytest.param({"password": "sk-sim-a\n"}, "line break", id="key with a line break"),
+        pytest.param({"conn_type": "http"}, "is of type 'http', not 'sim'", id="another type"),
+        pytest.param({"host": "ftp://sim.example.com"}, "no http or https address", id="another protocol"),
+        pytest.param({"extra": {"timeout": "soon"}}, "'timeout' is 'soon'", id="timeout no number"),
+        pytest.param({"extra": {"timeout": 0}}, "timeout is 0", id="timeout zero"),
+        pytest.param({"extra": {"max_retries": -1}}, "max_retries is -1", id="negative retries"),
+        pytest.param({"extra": {"max_retries": True}}, "'max_retries' is True", id="retries no number"),
+        pytest.param({"extra": {"api_version": "v3"}}, "api_version is 'v3'", id="unknown API version"),
+        pytest.param({"extra": {"verify": 5}}, "'verify' is 5", id="verify no path"),
+    ],
+)
+def test_what_cannot_work_is_refused_with_its_name(connect, fields, message):
+    with pytest.raises(SimConfigurationError, match=message) as caught:
+        connect(**fields).get_conn()
+    assert KEY not in str(caught.value)
+
+
+def test_retry_args_of_another_kind_are_refused(connect):
+    connect()
+    with pytest.raises(SimConfigurationError, match="retry_args"):
+        SimHook(retry_args={"tries": 3}).get_conn()
+
+
+def test_an_unknown_connection_says_how_to_add_one():
+    with pytest.raises(SimConfigurationError, match="airflow connections add sim_nowhere --conn-type sim"):
+        SimHook("sim_nowhere").get_conn()
+
+
+def test_one_client_until_closed(connect):
+    hook = connect()
+    first = hook.get_conn()
+    assert hook.get_conn() is first
+    hook.close()
+    assert hook.get_conn() is not first
+
+
+def test_verify_as_text(connect):
+    assert [settings_of(connect(extra={"verify": word})).verify for word in ("true", "No", "/ca")] == [
+        True,
+        False,
+        "/ca",
+    ]
+
+
+def test_the_form_of_older_airflows_shows_the_same_labels():
+    behaviour = SimHook.get_ui_field_behaviour()
+    assert behaviour["relabeling"] == {"host": "Base URL", "password": "API key"}
+    assert "schema" in behaviour["hidden_fields"]

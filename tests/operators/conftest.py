@@ -1,0 +1,69 @@
+"""Tasks without a scheduler: a context that takes XComs, and a triggerer of a few lines."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from airflow.providers.common.compat.sdk import TaskDeferred
+
+from airflow_provider_sim.triggers import sim as triggers
+
+
+class TaskInstance:
+    """Keeps the XComs that a task pushes, in their order."""
+
+    def __init__(self) -> None:
+        self.xcoms: dict[str, Any] = {}
+
+    def xcom_push(self, key: str, value: Any) -> None:
+        json.dumps(value)  # what an XCom backend does first
+        self.xcoms[key] = value
+
+
+@pytest.fixture
+def context() -> dict[str, Any]:
+    return {"ti": TaskInstance()}
+
+
+@pytest.fixture
+def connection(emulator, monkeypatch):
+    """The connection ``sim_default`` to the emulator; call it to change it."""
+
+    def connect(**fields: Any) -> None:
+        value = {"conn_type": "sim", "host": emulator.url, "password": emulator.api_key, **fields}
+        monkeypatch.setenv("AIRFLOW_CONN_SIM_DEFAULT", json.dumps(value))
+
+    connect()
+    return connect
+
+
+@pytest.fixture
+def run_task(context, monkeypatch):
+    """Execute a task to its end, through the triggerer where it defers; return its result and its events."""
+    monkeypatch.setattr(triggers, "FIRST_LOOK_AFTER", 0.01)
+
+    def run(task: Any) -> Any:
+        try:
+            return task.execute(context)
+        except TaskDeferred as deferral:
+            event = fire(deferral.trigger)
+            context["deferral"], context["event"] = deferral, event
+            return getattr(task, deferral.method_name)(context, event=event)
+
+    return run
+
+
+def fire(trigger: Any) -> dict[str, Any]:
+    """Run a trigger as another process does: rebuilt from its serialised form, to its one event."""
+    path, arguments = trigger.serialize()
+    assert path == "airflow_provider_sim.triggers.sim.SimRunTrigger"
+    rebuilt = triggers.SimRunTrigger(**json.loads(json.dumps(arguments)))
+
+    async def events() -> list[Any]:
+        return [event async for event in rebuilt.run()]
+
+    [event] = asyncio.run(events())
+    return event.payload

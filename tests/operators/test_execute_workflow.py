@@ -1,0 +1,307 @@
+"""SimExecuteWorkflowOperator against the emulator, over a real socket and through a real connection."""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
+
+from airflow_provider_sim.exceptions import (
+    SimAuthenticationError,
+    SimConfigurationError,
+    SimInputError,
+    SimNotFoundError,
+    SimRunCancelledError,
+    SimRunFailedError,
+    SimRunPausedError,
+    SimRunTimeoutError,
+    SimUnsupportedError,
+    SimWorkflowNotDeployedError,
+)
+from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
+
+pytestmark = pytest.mark.usefixtures("connection")
+
+MODES = {
+    "held open": {},
+    "asynchronous": {"async_execution": True},
+    "deferrable": {"deferrable": True},
+    "streamed": {"stream": True},
+}
+
+
+@pytest.fixture(params=MODES, ids=[mode.replace(" ", "-") for mode in MODES])
+def mode(request):
+    return MODES[request.param]
+
+
+@pytest.fixture(params=["v2", "legacy"])
+def api_version(request, connection):
+    connection(extra={"api_version": request.param})
+    return request.param
+
+
+def operator(**arguments):
+    return SimExecuteWorkflowOperator(**{"task_id": "t", "poll_interval": 0.02, **arguments})
+
+
+@pytest.fixture
+def adds(emulator):
+    """A workflow that takes a moment and adds."""
+
+    @emulator.workflow("adds", duration=0.05)
+    def add(input):
+        return {"sum": input["a"] + input["b"]}
+
+    return "adds"
+
+
+class TestOutputs:
+    @pytest.mark.usefixtures("api_version")
+    def test_every_mode_returns_the_output(self, run_task, adds, mode):
+        assert run_task(operator(workflow_id=adds, input={"a": 1, "b": 2}, **mode)) == {"sum": 3}
+
+    @pytest.mark.usefixtures("api_version")
+    def test_every_mode_starts_one_run_under_the_id_it_announced(self, run_task, adds, mode, emulator, context):
+        run_task(operator(workflow_id=adds, input={"a": 1, "b": 2}, **mode))
+        assert [run.run_id for run in emulator.runs] == [context["ti"].xcoms["run_id"]]
+
+    @pytest.mark.usefixtures("api_version")
+    @pytest.mark.parametrize("options", [{}, {"async_execution": True}], ids=["held-open", "asynchronous"])
+    def test_a_response_block_s_answer_has_one_shape(self, run_task, options):
+        output = run_task(operator(workflow_id="echo", input={"message": "hi"}, **options))
+        assert output["data"]["echo"]["message"] == "hi"
+        assert output["status"] == 200
+
+    def test_no_wait_returns_the_run_id_at_once(self, run_task, context, emulator):
+        task = operator(workflow_id="slow", input={"seconds": 60}, wait_for_completion=False)
+        run_id = run_task(task)
+        assert run_id == context["ti"].xcoms["run_id"]
+        assert [(run.run_id, run.status) for run in emulator.runs] == [(run_id, "running")]
+
+    @pytest.mark.parametrize(
+        ("given", "arrives"),
+        [({"a": 1}, {"a": 1}), ([1, 2], {"input": [1, 2]}), ("x", {"input": "x"}), (7, {"input": 7}), (None, {})],
+    )
+    @pytest.mark.usefixtures("api_version")
+    def test_any_json_is_an_input(self, run_task, emulator, given, arrives):
+        run_task(operator(workflow_id="no_input_format", input=given))
+        assert emulator.runs[-1].input == arrives
+
+    def test_a_long_output_arrives_whole_in_every_mode(self, run_task, mode, emulator):
+        secret = {"text": "x" * 200_000, "access_token": "t", "password": "p", "ünï": "çödé"}
+
+        @emulator.workflow("long", duration=0.05)
+        def long(input):
+            return secret
+
+        assert run_task(operator(workflow_id="long", **mode)) == secret
+
+    def test_a_display_copy_is_said_to_be_one(self, run_task, emulator, caplog):
+        @emulator.workflow("long", duration=0.05)
+        def long(input):
+            return {"password": "p"}
+
+        emulator.state.keep_jobs = False
+        output = run_task(operator(workflow_id="long", async_execution=True))
+        assert output == {"password": "[REDACTED]"}
+        assert "display copy" in caplog.text
+
+    def test_streamed_text_is_in_the_log_and_in_the_output(self, run_task, caplog):
+        caplog.set_level(logging.INFO)
+        output = run_task(
+            operator(
+                workflow_id="streaming",
+                input={"message": "the sea"},
+                stream=True,
+                selected_outputs=["Agent.content"],
+            )
+        )
+        [text] = [value for value in output.values() if isinstance(value, str)]
+        assert text.split()[0] in caplog.text
+
+    def test_check_deployed_asks_before_it_sends(self, run_task, emulator):
+        with pytest.raises(SimWorkflowNotDeployedError, match="press Deploy"):
+            run_task(operator(workflow_id="undeployed", check_deployed=True))
+        assert not [request for request in emulator.requests if request.method == "POST"]
+
+
+class TestBadEnds:
+    @pytest.mark.usefixtures("api_version")
+    def test_a_failed_run_fails_the_task_with_sim_s_words(self, run_task, mode):
+        with pytest.raises(SimRunFailedError, match="(?i)boom") as caught:
+            run_task(operator(workflow_id="failing", input={"message": "x"}, **mode))
+        assert not isinstance(caught.value, AirflowFailException), "a failed run may be run again"
+
+    def test_a_failed_run_names_the_block(self, run_task):
+        with pytest.raises(SimRunFailedError, match="block 'Boom'"):
+            run_task(operator(workflow_id="failing"))
+
+    @pytest.mark.parametrize("options", [{"async_execution": True}, {"deferrable": True}], ids=["worker", "triggerer"])
+    @pytest.mark.usefixtures("api_version")
+    def test_a_cancelled_run_fails_the_task(self, run_task, emulator, options):
+        @emulator.workflow("doomed", duration=60)
+        def doomed(input):
+            return {}
+
+        emulator.on_start("doomed", lambda run: emulator.cancel(run.run_id))
+        with pytest.raises(SimRunCancelledError, match="was cancelled"):
+            run_task(operator(workflow_id="doomed", **options))
+
+    @pytest.mark.parametrize("options", [{"async_execution": True}, {"deferrable": True}], ids=["worker", "triggerer"])
+    def test_the_timeout_ends_the_waiting(self, run_task, options):
+        task = operator(workflow_id="slow", input={"seconds": 60}, timeout=timedelta(seconds=0.2), **options)
+        with pytest.raises(SimRunTimeoutError, match="wasn't over"):
+            run_task(task)
+
+    def test_the_server_s_own_timeout_is_a_failure(self, run_task):
+        task = operator(workflow_id="slow", input={"seconds": 60}, async_execution=True, run_timeout=1)
+        with pytest.raises(SimRunFailedError, match="timed out"):
+            run_task(task)
+
+
+class TestPauses:
+    @pytest.mark.usefixtures("api_version")
+    def test_fail(self, run_task, mode):
+        with pytest.raises(SimRunPausedError, match="Answer it at http"):
+            run_task(operator(workflow_id="paused", input={"message": "x"}, on_paused="fail", **mode))
+
+    @pytest.mark.usefixtures("api_version")
+    def test_return_reports_where_to_answer(self, run_task, mode, emulator):
+        report = run_task(operator(workflow_id="paused", input={"message": "x"}, on_paused="return", **mode))
+        [run] = emulator.runs
+        assert report["status"] == "paused"
+        assert report["run_id"] == run.run_id
+        assert report["approval_url"] == f"{emulator.url}/resume/paused/{run.run_id}"
+
+    @pytest.mark.parametrize("options", MODES.values(), ids=[mode.replace(" ", "-") for mode in MODES])
+    def test_wait_goes_on_until_a_person_has_answered(self, run_task, emulator, options, monkeypatch):
+        from airflow_provider_sim import watch
+
+        def answer(self, run, saw=watch.RunWatch.saw):
+            if run.status == "paused":
+                emulator.resume(run.run_id, {"approved": True})
+            return saw(self, run)
+
+        monkeypatch.setattr(watch.RunWatch, "saw", answer)
+        output = run_task(operator(workflow_id="paused", input={"message": "x"}, **options))
+        assert output["result"]["approved"] is True
+
+
+class TestRefusals:
+    """What no retry can mend fails at once: AirflowFailException, and nothing started."""
+
+    @pytest.mark.parametrize(
+        ("arguments", "error", "message"),
+        [
+            pytest.param({"workflow_id": ""}, SimInputError, "workflow_id is ''", id="empty workflow id"),
+            pytest.param({"workflow_id": "nowhere"}, SimNotFoundError, "another workspace", id="unknown workflow"),
+            pytest.param({"workflow_id": "undeployed"}, SimWorkflowNotDeployedError, "press Deploy", id="not deployed"),
+            pytest.param({"input": {"day": timedelta(1)}}, SimInputError, "can't be written as JSON", id="no JSON"),
+            pytest.param({"input": {"x": "y" * 11_000_000}}, SimInputError, "at most 10 MiB", id="too large"),
+            pytest.param({"on_paused": "hope"}, SimInputError, "wait, fail, return", id="unknown on_paused"),
+            pytest.param({"poll_interval": 0}, SimInputError, "poll_interval is 0", id="no interval"),
+            pytest.param({"run_timeout": 60}, SimInputError, "run_timeout is for asynchronous", id="run_timeout"),
+            pytest.param({"selected_outputs": ["A.b"]}, SimInputError, "streams only", id="selected_outputs"),
+            pytest.param(
+                {"stream": True, "wait_for_completion": False}, SimInputError, "stream needs", id="stream, no wait"
+            ),
+            pytest.param({"sim_conn_id": "nowhere"}, SimConfigurationError, "connections add nowhere", id="no conn"),
+        ],
+    )
+    def test_says_what_to_do_and_starts_nothing(self, run_task, emulator, arguments, error, message):
+        with pytest.raises(error, match=message) as caught:
+            run_task(operator(**{"workflow_id": "echo_plain", **arguments}))
+        assert isinstance(caught.value, AirflowFailException)
+        assert emulator.runs == []
+
+    def test_a_wrong_key(self, run_task, connection, emulator):
+        connection(password="sk-sim-wrong")
+        with pytest.raises(SimAuthenticationError, match="doesn't accept the API key") as caught:
+            run_task(operator(workflow_id="echo_plain"))
+        assert isinstance(caught.value, AirflowFailException)
+        assert "sk-sim-wrong" not in str(caught.value)
+        assert emulator.runs == []
+
+
+class TestXComs:
+    def test_links_lead_to_the_run_and_the_workflow(self, run_task, context, emulator):
+        run_task(operator(workflow_id="echo_plain"))
+        xcoms, space = context["ti"].xcoms, emulator.workspace_id
+        assert xcoms["run_url"] == f"{emulator.url}/workspace/{space}/logs?executionId={xcoms['run_id']}"
+        assert xcoms["workflow_url"] == f"{emulator.url}/workspace/{space}/w/echo_plain"
+
+    def test_a_workspace_in_the_connection_saves_the_question(self, run_task, context, connection, emulator):
+        connection(extra={"workspace_id": "ws-9"})
+        run_task(operator(workflow_id="echo_plain"))
+        assert "/workspace/ws-9/" in context["ti"].xcoms["run_url"]
+        assert [request.method for request in emulator.requests] == ["POST"]
+
+    def test_do_xcom_push_false_pushes_nothing(self, run_task, context):
+        run_task(operator(workflow_id="echo_plain", do_xcom_push=False))
+        assert context["ti"].xcoms == {}
+
+    def test_the_event_holds_ids_and_a_status_only(self, run_task, context):
+        run_task(operator(workflow_id="slow", input={"seconds": 0.2}, deferrable=True))
+        assert set(context["event"]) == {"status", "workflow_id", "run_id", "job_id"}
+
+
+class TestDeferral:
+    def test_a_run_that_is_over_already_never_defers(self, context, emulator):
+        @emulator.workflow("instant", duration=0)
+        def instant(input):
+            return {"done": True}
+
+        assert operator(workflow_id="instant", deferrable=True).execute(context) == {"done": True}
+
+    def test_the_trigger_is_plain_json_without_the_key(self, context, emulator):
+        with pytest.raises(TaskDeferred) as deferral:
+            operator(workflow_id="slow", input={"seconds": 60}, deferrable=True, timeout=100).execute(context)
+        _, arguments = deferral.value.trigger.serialize()
+        assert emulator.api_key not in str(arguments)
+        assert arguments["run_id"] == context["ti"].xcoms["run_id"]
+        assert arguments["poll_interval"] == 0.02
+
+    @pytest.mark.parametrize(
+        "event",
+        [
+            None,
+            {},
+            {"status": "completed"},
+            {"status": "completed", "workflow_id": "other", "run_id": "r"},
+            {"status": "sideways", "workflow_id": "echo_plain", "run_id": "r"},
+        ],
+        ids=["none", "empty", "no ids", "another workflow", "unknown status"],
+    )
+    def test_an_event_that_is_not_ours_is_an_error(self, context, event):
+        from airflow_provider_sim.exceptions import SimError
+
+        with pytest.raises(SimError, match="event"):
+            operator(workflow_id="echo_plain").execute_complete(context, event)
+
+    def test_losing_sight_of_a_run_says_which(self, context):
+        event = {"status": "error", "workflow_id": "w", "run_id": "r-7", "job_id": None, "message": "Sim is down."}
+        with pytest.raises(Exception, match="Lost sight of run 'r-7' .* Sim is down"):
+            operator(workflow_id="w").execute_complete(context, event)
+
+
+@pytest.mark.emulator(profile="v0.5.0")
+class TestServerWithoutAsyncRuns:
+    def test_the_run_is_held_open_instead(self, run_task, caplog):
+        output = run_task(operator(workflow_id="echo_plain", input={"message": "hi"}, async_execution=True))
+        assert output["result"]["message"] == "hi"
+
+    def test_no_wait_keeps_the_output(self, run_task, context, caplog):
+        run_task(operator(workflow_id="echo_plain", input={"message": "hi"}, wait_for_completion=False))
+        assert context["ti"].xcoms["output"]["result"]["message"] == "hi"
+        assert "knows no asynchronous runs" in caplog.text
+
+
+@pytest.mark.emulator(profile="v0.3.10")
+def test_cancelling_on_a_server_that_cannot_says_so(emulator, connection):
+    from airflow_provider_sim.hooks.sim import SimHook
+
+    with SimHook() as hook, pytest.raises(SimUnsupportedError, match=r"came with v0\.5\.44"):
+        hook.get_conn().cancel_workflow_run("slow", "r")

@@ -1,0 +1,120 @@
+"""SimJobSensor against the emulator."""
+
+from __future__ import annotations
+
+import pytest
+from airflow.providers.common.compat.sdk import (
+    AirflowFailException,
+    AirflowSensorTimeout,
+    AirflowSkipException,
+    TaskDeferred,
+)
+
+from airflow_provider_sim.client.blocking import SimClient
+from airflow_provider_sim.exceptions import SimInputError
+from airflow_provider_sim.sensors.sim import SimJobSensor
+
+pytestmark = pytest.mark.usefixtures("connection")
+
+
+@pytest.fixture
+def start(emulator):
+    """Start a run as another task would, and return its id."""
+
+    def start_run(workflow_id, input=None):
+        with SimClient(emulator.api_key, emulator.url) as client:
+            return client.execute_workflow(workflow_id, input, async_execution=True).run_id
+
+    return start_run
+
+
+@pytest.fixture(params=[False, True], ids=["poke", "deferrable"])
+def deferrable(request):
+    return request.param
+
+
+def sensor(**arguments):
+    return SimJobSensor(**{"task_id": "s", "poke_interval": 0.02, "timeout": 30, **arguments})
+
+
+@pytest.mark.parametrize("api_version", ["v2", "legacy"])
+def test_the_output_is_the_xcom(run_task, start, connection, api_version, deferrable):
+    run_id = start("slow", {"seconds": 0.2, "message": "hi"})
+    connection(extra={"api_version": api_version})
+    output = run_task(sensor(workflow_id="slow", run_id=run_id, deferrable=deferrable))
+    assert "hi" in str(output)
+
+
+def test_a_run_that_is_over_already_never_defers(context, start):
+    run_id = start("echo_plain", {"message": "hi"})
+    assert sensor(workflow_id="echo_plain", run_id=run_id, deferrable=True).execute(context)
+
+
+def test_a_failed_run_fails_the_sensor_at_once(run_task, start, deferrable):
+    run_id = start("failing", {"message": "x"})
+    with pytest.raises(AirflowFailException, match="(?i)failed: .*boom"):
+        run_task(sensor(workflow_id="failing", run_id=run_id, deferrable=deferrable))
+
+
+def test_soft_fail_skips_for_a_failed_run(run_task, start):
+    run_id = start("failing", {"message": "x"})
+    with pytest.raises(AirflowSkipException):
+        run_task(sensor(workflow_id="failing", run_id=run_id, soft_fail=True))
+
+
+def test_the_timeout_is_a_sensor_s(run_task, start, deferrable):
+    run_id = start("slow", {"seconds": 60})
+    with pytest.raises(AirflowSensorTimeout):
+        run_task(sensor(workflow_id="slow", run_id=run_id, timeout=0.2, deferrable=deferrable))
+
+
+def test_soft_fail_skips_at_the_timeout(run_task, start):
+    run_id = start("slow", {"seconds": 60})
+    with pytest.raises(AirflowSkipException):
+        run_task(sensor(workflow_id="slow", run_id=run_id, timeout=0.1, soft_fail=True))
+
+
+def test_a_pause_may_fail_the_sensor(run_task, start, deferrable):
+    run_id = start("paused", {"message": "x"})
+    with pytest.raises(AirflowFailException, match="waits for a person"):
+        run_task(sensor(workflow_id="paused", run_id=run_id, on_paused="fail", deferrable=deferrable))
+
+
+def test_a_pause_may_be_returned(run_task, start, deferrable):
+    run_id = start("paused", {"message": "x"})
+    report = run_task(sensor(workflow_id="paused", run_id=run_id, on_paused="return", deferrable=deferrable))
+    assert report["approval_url"].endswith(f"/resume/paused/{run_id}")
+
+
+def test_the_deferral_ends_after_the_trigger_s_own_deadline(context, start):
+    run_id = start("slow", {"seconds": 60})
+    with pytest.raises(TaskDeferred) as deferral:
+        sensor(workflow_id="slow", run_id=run_id, deferrable=True, timeout=100).execute(context)
+    assert deferral.value.timeout.total_seconds() > 100
+
+
+@pytest.mark.emulator(profile="v0.3.10")
+def test_an_old_server_s_job_id_works(run_task, start, deferrable):
+    job_id = start("slow", {"seconds": 0.2, "message": "hi"})
+    assert "hi" in str(run_task(sensor(workflow_id="slow", run_id=job_id, deferrable=deferrable)))
+
+
+@pytest.mark.parametrize("run_id", ["", None, "a b", "x" * 129, "../jobs"], ids=repr)
+def test_a_run_id_that_is_none_is_refused_before_anything_is_sent(run_task, emulator, run_id):
+    with pytest.raises(SimInputError, match="Hand in what SimExecuteWorkflowOperator returned"):
+        run_task(sensor(workflow_id="slow", run_id=run_id))
+    assert emulator.requests == []
+
+
+def test_a_look_that_fails_is_repeated(run_task, start, emulator):
+    run_id = start("slow", {"seconds": 0.2, "message": "hi"})
+    emulator.state.limits.admission_gate = 0
+    looks = []
+
+    def open_gate(request):
+        looks.append(request)
+        emulator.state.limits.admission_gate = None
+
+    emulator.on_request(open_gate)
+    assert run_task(sensor(workflow_id="slow", run_id=run_id))
+    assert len(looks) > 1

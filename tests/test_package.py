@@ -1,0 +1,69 @@
+"""What Airflow reads of the package at every start and at every parsing of a DAG file."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import subprocess
+import sys
+from importlib.resources import files
+
+import jsonschema
+import pytest
+
+from airflow_provider_sim import __version__
+from airflow_provider_sim.get_provider_info import get_provider_info
+
+
+def test_version_is_the_distribution_s():
+    assert importlib.metadata.version("airflow-provider-sim") == __version__
+
+
+def test_provider_info_satisfies_airflow_s_own_schema():
+    schema = json.loads((files("airflow") / "provider_info.schema.json").read_text())
+    jsonschema.validate(get_provider_info(), schema)
+
+
+def test_the_entry_point_loads_with_every_import_blocked():
+    code = """
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] != "airflow_provider_sim":
+            raise ImportError("blocked: " + name)
+sys.meta_path.insert(0, Block())
+sys.path.insert(0, ROOT)
+from airflow_provider_sim.get_provider_info import get_provider_info
+assert get_provider_info()["package-name"] == "airflow-provider-sim"
+"""
+    root = str(files("airflow_provider_sim").joinpath(".."))
+    subprocess.run([sys.executable, "-S", "-c", code.replace("ROOT", repr(root))], check=True)
+
+
+@pytest.mark.parametrize("key", ["hooks", "operators", "sensors", "triggers"])
+def test_every_named_module_is_there(key):
+    for entry in get_provider_info()[key]:
+        for module in entry["python-modules"]:
+            importlib.import_module(module)
+
+
+def test_every_named_class_is_there():
+    info = get_provider_info()
+    for path in [*info["extra-links"], info["connection-types"][0]["hook-class-name"]]:
+        module, _, name = path.rpartition(".")
+        assert hasattr(importlib.import_module(module), name)
+
+
+def test_parsing_a_dag_loads_no_http_library_that_airflow_has_not_loaded():
+    code = """
+import sys, airflow.sdk
+from airflow.providers.common.compat.sdk import BaseOperator, BaseSensorOperator, BaseHook, conf, dag, task
+before = set(sys.modules)
+from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
+from airflow_provider_sim.sensors.sim import SimJobSensor
+SimExecuteWorkflowOperator(task_id="t", workflow_id="w"), SimJobSensor(task_id="s", workflow_id="w", run_id="r")
+new = {name.split(".")[0] for name in set(sys.modules) - before}
+print(sorted(new & {"requests", "httpx", "tenacity", "urllib3", "aiohttp"}))
+"""
+    ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert ran.stdout.strip().splitlines()[-1] == "[]"
