@@ -1,7 +1,5 @@
 """What Airflow's UI and CLI read about this provider. Imports nothing: Airflow calls it in every process."""
 
-from __future__ import annotations
-
 
 def get_provider_info() -> dict[str, object]:
     """Return the provider's metadata in the shape of Airflow's ``provider_info.schema.json``."""

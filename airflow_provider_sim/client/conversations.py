@@ -381,4 +381,4 @@ def check_execution(
 
 
 def _contradiction(what: str) -> SimInputError:
-    return SimInputError(f"{what[0].upper()}{what[1:]}.", outcome=Outcome.NEVER_SENT)
+    return SimInputError(f"{what}.", outcome=Outcome.NEVER_SENT)

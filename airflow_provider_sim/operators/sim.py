@@ -149,6 +149,8 @@ class SimExecuteWorkflowOperator(BaseOperator):
             wrong = f"poll_interval is {self.poll_interval!r}; it must be a number of seconds above 0"
         elif self.stream and not self.wait_for_completion:
             wrong = "stream needs wait_for_completion: a stream is held open until the run's end"
+        elif self.selected_outputs and not self.stream:
+            wrong = "selected_outputs takes effect on streams only; set stream=True or leave it out"
         if wrong:
             raise SimInputError(f"{wrong}.", workflow_id=self.workflow_id, outcome=Outcome.NEVER_SENT)
         if self.stream and self.deferrable:
