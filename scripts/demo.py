@@ -24,6 +24,7 @@ from typing import TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from scripts import local_airflow
 from scripts.local_airflow import EXAMPLE_DAGS, REPO, TaskReport
@@ -31,6 +32,7 @@ from scripts.local_airflow import EXAMPLE_DAGS, REPO, TaskReport
 HOME = REPO / ".demo" / "airflow"
 LOG = REPO / ".demo" / "demo.log"
 DAG_IDS = sorted(path.stem for path in EXAMPLE_DAGS.glob("example_sim_*.py"))
+OUTPUT_SHOWN = 160
 FAILS_ON_PURPOSE = {("example_sim_errors_and_usage", "judge")}
 
 
@@ -55,7 +57,8 @@ def _own_stdout() -> TextIO:
 
 
 def _show_runs(console: Console, sim_url: str) -> int:
-    console.print(f"[bold]airflow-provider-sim[/] · Sim emulator at {sim_url} · Airflow's log: {_short(LOG)}\n")
+    console.print(f"[bold]airflow-provider-sim[/] · Sim emulator at {sim_url}")
+    console.print(f"Airflow's own log: {_short(LOG)}\n")
     reports: list[TaskReport] = []
     broken: list[str] = []
     columns = (
@@ -68,26 +71,28 @@ def _show_runs(console: Console, sim_url: str) -> int:
     began = time.monotonic()
     with Progress(*columns, console=console, transient=True) as progress, _output_to_log():
         steps = progress.add_task("Creating Airflow's database", total=len(DAG_IDS) + 1)
+        progress.console.print("Creating Airflow's database …", style="dim")
         local_airflow.create(HOME)
         for dag_id in DAG_IDS:
             progress.update(steps, advance=1, description=f"Running {dag_id}")
             try:
-                reports += local_airflow.run_dag(dag_id)
+                of_dag = local_airflow.run_dag(dag_id)
             except Exception as error:  # one broken example must not hide the others
                 broken.append(f"{dag_id}: {error}")
+                continue
+            _show_dag(progress.console, dag_id, of_dag)
+            reports += of_dag
         progress.update(steps, advance=1)
-    console.print(_table(reports))
     broken += [
         f"{report.dag_id}.{report.task_id} ended {report.state}" for report in reports if not _is_as_expected(report)
     ]
     if broken:
         console.print(f"[bold red]Not as it should be:[/] {'; '.join(broken)}. See {_short(LOG)}.")
         return 1
-    runs = sum(report.run_id is not None for report in reports)
-    elapsed = time.monotonic() - began
+    runs = len({report.run_id for report in reports} - {None})
     console.print(
         f"[bold green]All {len(DAG_IDS)} example DAGs ended as they should[/]: {len(reports)} tasks, {runs} Sim runs,"
-        f" {elapsed:.0f} s. Next: [bold]make demo-ui[/] shows them in Airflow's UI."
+        f" {time.monotonic() - began:.0f} s.\nTo see them in Airflow's UI: [bold]make demo-ui[/]"
     )
     return 0
 
@@ -96,36 +101,27 @@ def _is_as_expected(report: TaskReport) -> bool:
     return report.state == ("failed" if (report.dag_id, report.task_id) in FAILS_ON_PURPOSE else "success")
 
 
-def _table(reports: list[TaskReport]) -> Table:
-    table = Table(title="What the example DAGs did", title_justify="left", header_style="bold", expand=True)
-    for heading, options in {
-        "DAG": {"no_wrap": True},
-        "task": {"no_wrap": True},
-        "mode": {},
-        "state": {"no_wrap": True},
-        "s": {"justify": "right"},
-        "Sim run": {"overflow": "fold"},
-        "output": {"overflow": "fold", "ratio": 2},
-    }.items():
-        table.add_column(heading, **options)  # type: ignore[arg-type]
-    previous = None
+def _show_dag(console: Console, dag_id: str, reports: list[TaskReport]) -> None:
+    """A line for each task: its state, mode and seconds; below it its Sim run and its output."""
+    console.print(f"\n[bold]{dag_id}[/]")
+    table = Table.grid(padding=(0, 2), expand=True)
+    table.add_column(width=1)
+    table.add_column(ratio=1, overflow="fold")
+    table.add_column(justify="right", no_wrap=True)
     for report in reports:
         name = report.task_id if report.map_index < 0 else f"{report.task_id}[{report.map_index}]"
-        state = "[green]success" if report.state == "success" else f"[red]{report.state}"
-        if (report.dag_id, report.task_id) in FAILS_ON_PURPOSE:
-            state += ", on purpose"
-        shown = json.dumps(report.output, ensure_ascii=False, default=str)
-        table.add_row(
-            "" if report.dag_id == previous else report.dag_id.removeprefix("example_sim_"),
-            name,
-            report.mode,
-            state,
-            "" if report.seconds is None else f"{report.seconds:.1f}",
-            report.run_id or "",
-            "" if report.output is None else shown if len(shown) <= 120 else f"{shown[:117]}…",
-        )
-        previous = report.dag_id
-    return table
+        told = Text.assemble((name, "cyan"), f"  {report.mode}")
+        if report.state != "success":
+            on_purpose = " on purpose" if (report.dag_id, report.task_id) in FAILS_ON_PURPOSE else ""
+            told.append(f"  {report.state}{on_purpose}", "yellow" if on_purpose else "red")
+        if report.run_id:
+            told.append(f"\nrun {report.run_id}", "dim")
+        if report.output is not None:
+            shown = json.dumps(report.output, ensure_ascii=False, default=str)
+            told.append(f"\n→ {shown if len(shown) <= OUTPUT_SHOWN else shown[: OUTPUT_SHOWN - 1] + '…'}")
+        mark = "[green]✓" if _is_as_expected(report) else "[red]✗"
+        table.add_row(mark, told, "" if report.seconds is None else f"{report.seconds:.1f} s")
+    console.print(table)
 
 
 @contextlib.contextmanager
