@@ -29,11 +29,24 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     forget_servers()
 
 
+@pytest.fixture(scope="session")
+def _emulators() -> Iterator[dict[str, SimEmulator]]:
+    """The emulators that were needed so far, by their settings; starting and stopping them takes longer than a test."""
+    started: dict[str, SimEmulator] = {}
+    yield started
+    for sim in started.values():
+        sim.stop()
+
+
 @pytest.fixture
-def emulator(request: pytest.FixtureRequest) -> Iterator[SimEmulator]:
-    """A Sim server, by the marker ``emulator`` one of another version or plan."""
+def emulator(request: pytest.FixtureRequest, _emulators: dict[str, SimEmulator]) -> SimEmulator:
+    """A Sim server as new, by the marker ``emulator`` one of another version or plan."""
     from airflow_provider_sim.emulator import SimEmulator
 
     marker = request.node.get_closest_marker("emulator")
-    with SimEmulator(**(marker.kwargs if marker else {})) as sim:
-        yield sim
+    settings = marker.kwargs if marker else {}
+    name = repr(sorted(settings.items()))
+    if name not in _emulators:
+        _emulators[name] = SimEmulator(**settings).start()
+    _emulators[name].reset()
+    return _emulators[name]

@@ -17,15 +17,15 @@ from airflow_provider_sim.emulator.surfaces.wire import empty, page_not_found
 class Seam:
     """What every request passes: it is recorded here. Faults that a test orders belong here, too."""
 
-    def __init__(self, app: ASGIApp, state: State) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._state = state
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, and record it once its answer has begun."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        state: State = scope["app"].state.sim
         body: list[bytes] = []
 
         async def receive_and_keep() -> Message:
@@ -41,7 +41,7 @@ class Seam:
                 if scope["query_string"]:
                     path += f"?{scope['query_string'].decode()}"
                 sent = b"".join(body)
-                self._state.record(SeenRequest(scope["method"], path, headers, sent, message["status"]))
+                state.record(SeenRequest(scope["method"], path, headers, sent, message["status"]))
             await send(message)
 
         await self._app(scope, receive_and_keep, send_and_record)
@@ -53,7 +53,7 @@ async def _otherwise(request: Request) -> Response:
     if request.method == "OPTIONS":
         return Response(status_code=204)
     if path.endswith("/") and path != "/":
-        return Response(path.rstrip("/"), 308, {"location": path.rstrip("/"), "content-type": "text/plain"})
+        return empty(308, {"location": path.rstrip("/")})
     if any(route.path_regex.match(path) for route in (*v2.ROUTES, *legacy.ROUTES, *v1.ROUTES)):
         return empty(405)
     if path.startswith("/api/v2/"):
@@ -71,7 +71,7 @@ def application(state: State) -> Starlette:
             *legacy.ROUTES,
             Route("/{path:path}", _otherwise, methods=methods),
         ],
-        middleware=[Middleware(Seam, state=state)],
+        middleware=[Middleware(Seam)],
         exception_handlers={405: lambda _request, _error: empty(405)},
     )
     app.router.redirect_slashes = False

@@ -74,7 +74,7 @@ def builtin_workflows() -> Iterator[Workflow]:
     yield Workflow("echo_plain", echo, block="Echo", description="returns its input", **declared)
     yield Workflow(
         "slow",
-        echo,
+        lambda given: _plain({"slept": _slow_seconds(given), "message": given["message"]}),
         inputs={**_DECLARED, "seconds": "number"},
         duration=_slow_seconds,
         block="Slow",

@@ -63,7 +63,7 @@ def _referred(value: Any, run_id: str, place: str) -> Any:
         "id": name,
         "kind": {str: "string", list: "array", dict: "object"}[type(value)],
         "size": len(text) + 2 * isinstance(value, str),
-        "key": f"execution/{place}/{name}.json",
+        "key": f"execution/{place}/large-value-{name}.json",
         "executionId": run_id,
         "preview": text[:200],
     }

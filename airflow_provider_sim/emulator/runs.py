@@ -11,6 +11,8 @@ from airflow_provider_sim.emulator.display import with_large_values_referred
 from airflow_provider_sim.emulator.workflows import BlockError, Pausing, ResponseBlock, Workflow, at_path
 
 JOB_RETENTION = 24 * 3600.0
+STALE_AFTER = 10085 * 60.0
+"""Seconds: the longest limit of a plan, and five minutes; older runs that still go on are swept."""
 COST = 0.005
 """US dollars; what every run costs at least."""
 
@@ -23,6 +25,7 @@ class Run:
     :param mode: ``sync``, ``async`` or ``stream``.
     :param queued_for: seconds in the queue.
     :param timeout: seconds after which the server stops it; infinite for never.
+    :param stuck: its server died: it never ends, unless somebody sweeps or cancels it.
     :param refused: the words with which the start was refused; such a run never runs but has used its id up.
     """
 
@@ -40,6 +43,7 @@ class Run:
     context_id: str = field(default_factory=lambda: str(uuid.uuid4()))
     request_id: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
     stuck: bool = False
+    swept_at: float | None = None
     cancelled_at: float | None = None
     resumed_at: float | None = None
     attempt_id: str | None = None
@@ -85,6 +89,8 @@ class Run:
             return "failed"
         if self.cancelled_at is not None:
             return "cancelled"
+        if self.swept_at is not None:
+            return "failed"
         if now < self.started_at:
             return "queued"
         if now < self.first_leg_ends_at:
@@ -96,7 +102,7 @@ class Run:
     @property
     def timed_out(self) -> bool:
         """Whether the server's limit is shorter than the run."""
-        return self.refused is None and self.workflow.seconds(self.input) > self.timeout
+        return self.refused is None and self.swept_at is None and self.workflow.seconds(self.input) > self.timeout
 
     @property
     def resumes_at(self) -> float | None:
@@ -109,8 +115,10 @@ class Run:
     @property
     def is_paused(self) -> bool:
         """Whether it waits at its pause."""
-        if not isinstance(self.outcome, Pausing) or self.resumed_at is not None:
+        if not isinstance(self.outcome, Pausing):
             return False
+        if self.resumed_at is not None:
+            return self.now() < self.resumed_at
         at = self.resumes_at
         return at is None or self.now() < at
 
@@ -124,9 +132,11 @@ class Run:
         """When it ended, or paused, as Sim shows both alike."""
         if self.cancelled_at is not None:
             return self.cancelled_at
+        if self.swept_at is not None:
+            return self.swept_at
         if self.status in ("queued", "running"):
             return None
-        return self.resumed_at or self.first_leg_ends_at
+        return self.first_leg_ends_at if self.is_paused else self.resumed_at or self.first_leg_ends_at
 
     @property
     def duration_ms(self) -> float | None:
@@ -146,9 +156,24 @@ class Run:
             return None
         if self.refused is not None:
             return self.refused, "EXECUTION_FAILED"
+        if self.swept_at is not None:
+            return None if self._was_running else ("Job terminated: stuck in processing state", "EXECUTION_FAILED")
         if self.timed_out:
             return f"Execution timed out after {self.timeout:g} seconds", "TIMEOUT"
         return f"{self.outcome.block}: {self.outcome.message}", "EXECUTION_FAILED"
+
+    @property
+    def job_error(self) -> str | None:
+        """The error as the queue entry tells it."""
+        if self.status == "failed" and self.swept_at is not None and self._was_running:
+            return f"Job terminated: stuck in processing for more than {STALE_AFTER / 60:.0f} minutes"
+        told = self.error
+        return "Cancelled" if self.status == "cancelled" else told[0] if told else None
+
+    @property
+    def _was_running(self) -> bool:
+        """Whether a swept run had left the queue."""
+        return self.swept_at is not None and self.started_at <= self.swept_at
 
     @property
     def sync_error(self) -> dict[str, str] | None:
@@ -164,9 +189,8 @@ class Run:
                 "blockName": error.block,
                 "blockType": error.block_type,
             }
-        told = self.error
-        assert told is not None
-        return {"message": told[0], "code": told[1]}
+        message, code = self.error or ("Execution failed", "EXECUTION_FAILED")
+        return {"message": message, "code": code}
 
     def output(self, *, base_url: str, workspace_id: str) -> Any:
         """The raw output: of the end, or of the pause; empty for failed runs, None while there is none."""
@@ -237,10 +261,13 @@ class Run:
             found[selector] = at_path(output, path)
         return found
 
-    def resume(self, answer: Any) -> str:
-        """Take a person's answer; return the attempt's id."""
+    def resume(self, answer: Any, *, after: float = 0.0) -> str:
+        """Take a person's answer; return the attempt's id.
+
+        :param after: seconds until the run goes on; until then it still looks paused, but not by what.
+        """
         self._after_pause = answer
-        self.resumed_at = self.now()
+        self.resumed_at = self.now() + after
         self.attempt_id = str(uuid.uuid4())
         return self.attempt_id
 
@@ -248,6 +275,11 @@ class Run:
         """End it, if it hasn't ended."""
         if not self.is_over:
             self.cancelled_at = self.now()
+
+    def sweep(self) -> None:
+        """End it as Sim's hourly cleanup ends runs whose server died: as failed, and without an error in the log."""
+        if not self.is_over:
+            self.swept_at = self.now()
 
     def job_is_kept(self, *, keep: bool) -> bool:
         """Whether the queue still has the run's entry."""

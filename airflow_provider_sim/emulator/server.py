@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import socket
 import threading
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import uvicorn
+from starlette.applications import Starlette
 
 from airflow_provider_sim.emulator.app import application
 from airflow_provider_sim.emulator.builtin import workflows_of_file
@@ -54,24 +56,38 @@ class SimEmulator:
         workflows: Path | None = None,
         port: int = 0,
     ) -> None:
-        self.clock = Clock()
-        self.state = State(
-            profile=profile_named(profile),
-            clock=self.clock,
-            keys=KeyRing(api_key, WORKSPACE_ID),
-            limits=Limits(self.clock, plan),
-            workspace_id=WORKSPACE_ID,
-        )
-        for workflow in workflows_of_file(workflows) if workflows else ():
-            self.state.add(workflow)
+        self._profile = profile_named(profile)
+        self._plan = plan
+        self._workflows = list(workflows_of_file(workflows)) if workflows else []
         self.api_key = api_key
+        self.workspace_id = WORKSPACE_ID
+        self._port = port
+        self._application: Starlette | None = None
+        self._server: uvicorn.Server | None = None
+        self._thread: threading.Thread | None = None
+        self.clock: Clock
+        self.state: State
+        self.reset()
         self.workspace_key = self.state.keys.workspace.value
         self.other_user_key = self.state.keys.other_user.value
         self.other_workspace_key = self.state.keys.other_workspace.value
-        self.workspace_id = WORKSPACE_ID
-        self._port = port
-        self._server: uvicorn.Server | None = None
-        self._thread: threading.Thread | None = None
+
+    def reset(self) -> None:
+        """Become a new server at the same address: forget runs, requests, settings, and workflows made by tests."""
+        address = "" if self._application is None else self.state.base_url
+        self.clock = Clock()
+        self.state = State(
+            profile=self._profile,
+            clock=self.clock,
+            keys=KeyRing(self.api_key, WORKSPACE_ID),
+            limits=Limits(self.clock, self._plan),
+            workspace_id=WORKSPACE_ID,
+            base_url=address,
+        )
+        for workflow in self._workflows:
+            self.state.add(dataclasses.replace(workflow))
+        if self._application is not None:
+            self._application.state.sim = self.state
 
     @property
     def url(self) -> str:
@@ -130,8 +146,9 @@ class SimEmulator:
         listener.bind(("127.0.0.1", self._port))
         listener.listen(1024)
         self.state.base_url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        self._application = application(self.state)
         config = uvicorn.Config(
-            application(self.state),
+            self._application,
             log_level="warning",
             access_log=False,
             lifespan="off",

@@ -49,6 +49,7 @@ class State:
     """The server's memory; a test may change any of it while the server runs.
 
     :ivar queue_delay: seconds that an asynchronous run waits in the queue.
+    :ivar resume_delay: seconds until an asynchronous run goes on after a pause was answered.
     :ivar keep_jobs: whether queue entries are kept for their day.
     :ivar redis: whether the server has Redis, which changes what a cancellation says.
     """
@@ -60,6 +61,7 @@ class State:
     workspace_id: str
     base_url: str = ""
     queue_delay: float = 0.0
+    resume_delay: float = 0.0
     keep_jobs: bool = True
     redis: bool = False
     created_at: float = 0.0
@@ -69,7 +71,6 @@ class State:
     requests: deque[SeenRequest] = field(default_factory=lambda: deque(maxlen=100_000))
     start_listeners: list[Callable[[Run], None]] = field(default_factory=list)
     request_listeners: list[Callable[[SeenRequest], None]] = field(default_factory=list)
-    attempts: dict[str, Run] = field(default_factory=dict)
     _active: dict[str, Run] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -174,7 +175,7 @@ class State:
 
     def attempt(self, run: Run, answer: Any) -> str:
         """Resume a run; the attempt's id resolves to nothing afterwards, as it does in Sim."""
-        return run.resume(answer)
+        return run.resume(answer, after=self.resume_delay if run.mode == "async" else 0.0)
 
     def record(self, request: SeenRequest) -> None:
         """Keep a request for whoever asserts on it."""

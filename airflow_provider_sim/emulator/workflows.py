@@ -85,6 +85,11 @@ class Workflow:
     block_id: str = field(default_factory=lambda: str(uuid.uuid4()))
     version: int = 1
 
+    @property
+    def version_id(self) -> str:
+        """The id of the deployed version."""
+        return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{self.workflow_id}/{self.version}"))
+
     def seconds(self, given: dict[str, Any]) -> float:
         """How long a run with this input takes."""
         return float(self.duration(given) if callable(self.duration) else self.duration)

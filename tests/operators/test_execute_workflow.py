@@ -131,7 +131,7 @@ class TestOutputs:
 class TestBadEnds:
     @pytest.mark.usefixtures("api_version")
     def test_a_failed_run_fails_the_task_with_sim_s_words(self, run_task, mode):
-        with pytest.raises(SimRunFailedError, match="(?i)boom") as caught:
+        with pytest.raises(SimRunFailedError, match=r"(?i)boom") as caught:
             run_task(operator(workflow_id="failing", input={"message": "x"}, **mode))
         assert not isinstance(caught.value, AirflowFailException), "a failed run may be run again"
 
@@ -283,7 +283,7 @@ class TestDeferral:
 
     def test_losing_sight_of_a_run_says_which(self, context):
         event = {"status": "error", "workflow_id": "w", "run_id": "r-7", "job_id": None, "message": "Sim is down."}
-        with pytest.raises(Exception, match="Lost sight of run 'r-7' .* Sim is down"):
+        with pytest.raises(Exception, match=r"Lost sight of run 'r-7' .* Sim is down"):
             operator(workflow_id="w").execute_complete(context, event)
 
 

@@ -52,7 +52,7 @@ def test_a_run_that_is_over_already_never_defers(context, start):
 
 def test_a_failed_run_fails_the_sensor_at_once(run_task, start, deferrable):
     run_id = start("failing", {"message": "x"})
-    with pytest.raises(AirflowFailException, match="(?i)failed: .*boom"):
+    with pytest.raises(AirflowFailException, match=r"(?i)failed: .*boom"):
         run_task(sensor(workflow_id="failing", run_id=run_id, deferrable=deferrable))
 
 

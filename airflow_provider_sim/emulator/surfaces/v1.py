@@ -14,7 +14,7 @@ from airflow_provider_sim.emulator.keys import Key
 from airflow_provider_sim.emulator.limits import Bucket
 from airflow_provider_sim.emulator.runs import Run
 from airflow_provider_sim.emulator.state import State, new_run_id
-from airflow_provider_sim.emulator.surfaces.v2 import cost_of, level_of
+from airflow_provider_sim.emulator.surfaces.views import cost_of, duration_of, level_of, workflow_facts
 from airflow_provider_sim.emulator.surfaces.wire import answer, state_of
 from airflow_provider_sim.emulator.workflows import Workflow
 
@@ -85,20 +85,10 @@ def _limits(state: State) -> dict[str, Any]:
 
 
 def _described(state: State, workflow: Workflow) -> dict[str, Any]:
-    completed = [run for run in state.runs.values() if run.workflow is workflow and run.status == "completed"]
-    return {
-        "id": workflow.workflow_id,
-        "name": workflow.name,
-        "description": workflow.description or None,
-        "folderId": None,
-        "workspaceId": state.workspace_id,
-        "isDeployed": workflow.deployed,
-        "deployedAt": iso(workflow.deployed_at),
-        "runCount": len(completed),
-        "lastRunAt": iso(completed[-1].started_at) if completed else None,
-        "createdAt": iso(workflow.created_at),
-        "updatedAt": iso(workflow.created_at),
-    }
+    """As v2 shows it, but for the folder."""
+    facts = workflow_facts(state, workflow)
+    del facts["folderPath"]
+    return {**facts, "folderId": None}
 
 
 @_route("/workflows")
@@ -134,12 +124,12 @@ def _log(run: Run) -> dict[str, Any]:
         "id": new_run_id(),
         "workflowId": run.workflow_id,
         "executionId": run.run_id,
-        "deploymentVersionId": f"version-{run.workflow.version}",
+        "deploymentVersionId": run.workflow.version_id,
         "level": level_of(run),
         "trigger": run.trigger,
         "startedAt": iso(run.started_at),
         "endedAt": iso(run.ended_at),
-        "totalDurationMs": None if run.duration_ms is None else round(run.duration_ms),
+        "totalDurationMs": duration_of(run),
         "cost": cost_of(run),
         "files": None,
     }

@@ -13,7 +13,7 @@ from starlette.responses import Response, StreamingResponse
 
 from airflow_provider_sim.emulator.runs import Run
 from airflow_provider_sim.emulator.state import State
-from airflow_provider_sim.emulator.workflows import BlockError, at_path
+from airflow_provider_sim.emulator.workflows import at_path
 
 MAX_BODY_BYTES = 10 * 1024 * 1024
 _SLICE = 0.02
@@ -109,9 +109,7 @@ def _frame(value: Mapping[str, Any]) -> bytes:
 def _last_event(state: State, run: Run, selected: list[str], streamed: list[str]) -> dict[str, Any]:
     status = run.status
     if status == "failed":
-        told = run.error
-        assert told is not None
-        return {"event": "error", "error": told[0]}
+        return {"event": "error", "error": (run.error or ("Execution failed", ""))[0]}
     output: Any = run.output(base_url=state.base_url, workspace_id=state.workspace_id)
     if status == "completed" and selected:
         output = _selected(run, [name for name in selected if name not in streamed])
@@ -131,8 +129,3 @@ def _selected(run: Run, selectors: list[str]) -> dict[str, Any]:
             inner = next(iter(value.values()), None)
             found[".".join(path)] = at_path(inner, path[1:])
     return {run.workflow.block_id: found} if found else {}
-
-
-def is_block_error(run: Run) -> bool:
-    """Whether a block of the workflow failed, rather than the server's limit was reached."""
-    return isinstance(run.outcome, BlockError) and not run.timed_out
