@@ -357,6 +357,7 @@ def _fault(request: Request, base_url: str, wait: float, error: OSError) -> SimE
         isinstance(error, _NEVER_SENT)
         or not isinstance(error, requests.RequestException)
         or any(name in shown for name in _NEVER_CONNECTED)
+        or "handshake" in faults.innermost_reason(error)  # a silent one is a read timeout to requests
     ):
         return faults.unreachable(request, base_url, error)
     if isinstance(error, requests.Timeout) or "ReadTimeoutError" in shown:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from airflow_provider_sim.client.dialects import fields
-from airflow_provider_sim.client.dialects.resources import run_error
+from airflow_provider_sim.client.dialects.resources import pause_in, run_error
 from airflow_provider_sim.client.models import RunStatus, WorkflowExecutionResult
 from airflow_provider_sim.exceptions import Outcome, SimStreamError
 
@@ -167,6 +167,7 @@ class StreamReader:
                 server_status=fields.text(data, "status"),
                 output=data.get("output"),
                 error=replace(run_error(error), block_id=block_id) if failed else None,
+                paused=pause_in(data.get("output")) if status is RunStatus.PAUSED else None,
             )
         )
 

@@ -193,6 +193,7 @@ def refuse_redirect(request: Request, response: Response) -> None:
         response,
         f"the server redirects to {shown or 'an unnamed place'}; redirects are not followed,"
         f" as they would lose the request's body and hand on the API key: {advice}",
+        outcome=None if response.status == 303 else Outcome.REFUSED,  # 303 alone is said after the deed
     )
 
 

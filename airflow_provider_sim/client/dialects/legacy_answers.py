@@ -7,12 +7,11 @@ from typing import Any
 from airflow_provider_sim.client.dialects import fields
 from airflow_provider_sim.client.dialects.exchange import Request, Response, error_of, path_of, read_json
 from airflow_provider_sim.client.dialects.refusals import Refusal, refusal_error, unreadable_error
-from airflow_provider_sim.client.dialects.resources import run_error, run_of, run_status, workflow_of
+from airflow_provider_sim.client.dialects.resources import pause_in, run_error, run_of, run_status, workflow_of
 from airflow_provider_sim.client.models import (
     AsyncExecutionResult,
     Cancellation,
     JobStatus,
-    Pause,
     RateLimit,
     Resumption,
     RunStatus,
@@ -169,7 +168,7 @@ def _finished(request: Request, response: Response, body: dict[str, Any]) -> Wor
     error = body.get("error")
     pause = None
     if body["success"] is True:
-        pause = _pause_in(output)
+        pause = pause_in(output)
         status = RunStatus.PAUSED if pause else RunStatus.COMPLETED
     elif error or response.status >= 400:
         status = RunStatus.FAILED
@@ -203,19 +202,6 @@ def _of_response_block(request: Request, response: Response, body: Any) -> Workf
             "headers": {"Content-Type": response.headers.get("content-type", "application/json")},
         },
     )
-
-
-def _pause_in(output: Any) -> Pause | None:
-    """The pause that an output betrays; this API calls paused runs successful."""
-    resume = fields.mapping(fields.mapping(output, "data"), "_resume")
-    if resume:
-        return Pause(context_id=fields.text(resume, "contextId"), kind="human")
-    if isinstance(output, dict):
-        if output.keys() == {"waitDuration", "resumeAt"}:
-            return Pause(kind="time", resume_at=fields.text(output, "resumeAt"))
-        if output.keys() == {"pausedBlocks", "pauseCount"}:
-            return Pause()
-    return None
 
 
 def read_receipt(request: Request, response: Response) -> AsyncExecutionResult | WorkflowExecutionResult:
@@ -261,7 +247,7 @@ def read_job(request: Request, response: Response, body: Any) -> JobStatus:
     wrapped = isinstance(entry, dict) and isinstance(entry.get("success"), bool) and "output" in entry
     output = entry["output"] if wrapped else entry
     status = _JOB_STATUSES.get(word, RunStatus.UNKNOWN)
-    pause = _pause_in(output) if status is RunStatus.COMPLETED else None
+    pause = pause_in(output) if status is RunStatus.COMPLETED else None
     if pause:
         status = RunStatus.PAUSED
     elif status is RunStatus.COMPLETED and wrapped and entry["success"] is False:

@@ -77,6 +77,19 @@ def _pause(value: Any) -> Pause | None:
     )
 
 
+def pause_in(output: Any) -> Pause | None:
+    """The pause that an output betrays, where nothing else tells it: the legacy API calls paused runs successful."""
+    resume = fields.mapping(fields.mapping(output, "data"), "_resume")
+    if resume:
+        return Pause(context_id=fields.text(resume, "contextId"), kind="human")
+    if isinstance(output, dict):
+        if output.keys() == {"waitDuration", "resumeAt"}:
+            return Pause(kind="time", resume_at=fields.text(output, "resumeAt"))
+        if output.keys() == {"pausedBlocks", "pauseCount"}:
+            return Pause()
+    return None
+
+
 def workflow_of(data: Any, *, workflow_id: str | None) -> Workflow:
     """A workflow as v1 and v2 describe it."""
     return Workflow(

@@ -20,6 +20,7 @@ from airflow_provider_sim.client.dialects.exchange import (
 )
 from airflow_provider_sim.client.dialects.refusals import Refusal, refusal_error, unreadable_error
 from airflow_provider_sim.client.dialects.resources import (
+    pause_in,
     run_error,
     run_of,
     run_status,
@@ -279,13 +280,15 @@ def _read_execution(request: Request, response: Response, data: Any) -> Workflow
     word = fields.text(data, "status")
     if run_id is None or word is None:
         raise _unexpected(request, response)
+    status = run_status(word)
     return WorkflowExecutionResult(
         run_id=run_id,
         workflow_id=fields.text(data, "workflowId") or request.workflow_id,
-        status=run_status(word),
+        status=status,
         server_status=word,
         output=data.get("output"),
         error=run_error(data["error"]) if data.get("error") else None,
+        paused=pause_in(data.get("output")) if status is RunStatus.PAUSED else None,
         started_at=fields.text(data, "startedAt"),
         ended_at=fields.text(data, "endedAt"),
         duration_ms=fields.number(data, "durationMs"),

@@ -1,0 +1,83 @@
+"""Both clients behind one face: every test that asks for ``connect`` runs once for each."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from airflow_provider_sim.client.asyncio import AsyncSimClient
+from airflow_provider_sim.client.blocking import SimClient
+
+KEY = "sk-sim-a-key-that-nobody-may-see"
+
+
+class Face:
+    """One client whose methods are called as if they blocked.
+
+    :ivar sleeps: seconds that were to be slept between attempts; none of them are.
+    """
+
+    def __init__(self, kind: str, url: str, **settings: Any) -> None:
+        self.sleeps: list[float] = []
+        self.kind = kind
+        self._runner = asyncio.Runner() if kind == "asyncio" else None
+        self.client: Any = (AsyncSimClient if self._runner else SimClient)(settings.pop("key", KEY), url, **settings)
+        self.client._sleep = self._sleep_async if self._runner else self.sleeps.append
+
+    async def _sleep_async(self, seconds: float) -> None:
+        self.sleeps.append(seconds)
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self.client, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if self._runner is None or not asyncio.iscoroutinefunction(method):
+                return method(*args, **kwargs)
+            return self._runner.run(method(*args, **kwargs))
+
+        return call if callable(method) else method
+
+    def events(self, stream: Any) -> Iterator[Any]:
+        """A stream's events, one by one."""
+        if self._runner is None:
+            with stream:
+                yield from stream
+            return
+        iterator = aiter(stream)
+        try:
+            while True:
+                try:
+                    yield self._runner.run(_next(iterator))
+                except StopAsyncIteration:
+                    return
+        finally:
+            self._runner.run(stream.close())
+
+    def close(self) -> None:
+        """Close the client, and its event loop."""
+        if self._runner is None:
+            self.client.close()
+        else:
+            self._runner.run(self.client.close())
+            self._runner.close()
+
+
+async def _next(iterator: Any) -> Any:
+    return await anext(iterator)
+
+
+@pytest.fixture(params=["blocking", "asyncio"])
+def connect(request: pytest.FixtureRequest) -> Iterator[Callable[..., Face]]:
+    """Make clients of the kind whose turn it is."""
+    faces: list[Face] = []
+
+    def make(url: str, **settings: Any) -> Face:
+        faces.append(Face(request.param, url, **settings))
+        return faces[-1]
+
+    yield make
+    for face in faces:
+        face.close()

@@ -1,0 +1,216 @@
+"""What goes wrong between us and the server: what is said, and whether it may be tried again."""
+
+from __future__ import annotations
+
+import datetime
+import ssl
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from airflow_provider_sim.exceptions import (
+    Outcome,
+    SimConnectionError,
+    SimRedirectError,
+    SimResponseError,
+    SimStreamError,
+    SimTimeoutError,
+)
+from tests.canned_server import Answer, CannedServer, canned, closed_port
+
+DONE = Answer(200, {"data": {"runId": "r", "workflowId": "wf-1", "status": "completed", "output": {"a": 1}}})
+
+
+def test_nobody_listens(connect):
+    url = f"http://127.0.0.1:{closed_port()}"
+    client = connect(url, api_version="v2")
+    with pytest.raises(SimConnectionError, match="can't be reached") as caught:
+        client.execute_with_retry("wf-1", max_retries=2)
+    assert url in str(caught.value)
+    assert caught.value.outcome is Outcome.NEVER_SENT
+    assert len(client.sleeps) == 2, "nothing was sent: it may be tried again"
+
+
+def test_no_such_host(connect):
+    client = connect("http://sim.invalid", api_version="v2")
+    with pytest.raises(SimConnectionError, match=r"sim\.invalid can't be reached") as caught:
+        client.get_workflow_run("wf-1", "r")
+    assert caught.value.outcome is Outcome.NEVER_SENT
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(Answer(silent=True), id="without a word"),
+        pytest.param(Answer(200, b'{"data": {"runId": "r"}}', cut=9), id="in mid-answer"),
+    ],
+)
+def test_the_server_hangs_up(connect, answer):
+    with canned(answer) as server:
+        client = connect(server.url, api_version="v2")
+        with pytest.raises(SimConnectionError, match="broke before the whole answer") as caught:
+            client.execute_with_retry("wf-1", max_retries=2)
+    assert caught.value.outcome is Outcome.UNKNOWN
+    assert len(server.requests) == 1, "it may have been started: never a second time"
+
+
+def test_the_server_hangs_up_on_a_question_that_does_no_harm(connect):
+    with canned(Answer(silent=True), DONE) as server:
+        assert connect(server.url, api_version="v2").get_workflow_run("wf-1", "r").output == {"a": 1}
+    assert len(server.requests) == 2
+
+
+def test_no_answer_in_time(connect):
+    with canned(Answer(delay=1.0)) as server:
+        client = connect(server.url, api_version="v2")
+        with pytest.raises(SimTimeoutError, match=r"within 0\.2 s.*cancels a run.*deferrable") as caught:
+            client.execute_with_retry("wf-1", timeout=0.2, max_retries=2)
+        assert caught.value.code == "TIMEOUT"
+        with pytest.raises(SimTimeoutError, match="'timeout'"):
+            connect(server.url, api_version="v2", timeout=0.2).get_usage_limits()
+    assert [got.method for got in server.requests] == ["POST"] + ["GET"] * 4
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        pytest.param(Answer(200, b"<html><body>Welcome!</body></html>"), "a web page, not JSON", id="HTML"),
+        pytest.param(Answer(200, b'{"data": {"runId": "r", "sta'), "cut short", id="truncated JSON"),
+        pytest.param(Answer(200, b""), "the answer is empty", id="nothing"),
+        pytest.param(Answer(200, [1, 2]), "not what Sim's v2 API answers", id="other JSON"),
+        pytest.param(Answer(200, {"data": {"id": 7}}), "not what Sim's v2 API answers", id="other fields"),
+        pytest.param(Answer(200, b"\xff\xfe{}"), "no JSON", id="no text"),
+    ],
+)
+def test_an_answer_that_cant_be_read(connect, answer, words):
+    with canned(answer) as server:
+        client = connect(server.url, api_version="v2")
+        with pytest.raises(SimResponseError, match=words) as caught:
+            client.execute_workflow("wf-1")
+    assert (caught.value.code, caught.value.outcome) == ("INVALID_JSON", Outcome.UNKNOWN)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_refused_and_names_the_target(connect, status):
+    with canned(DONE) as elsewhere:
+        target = f"{elsewhere.url}/api/v2/workflows/wf-1/execute"
+        with canned(Answer(status, b"", {"location": f"{target}?token=t"})) as server:
+            client = connect(server.url, api_version="v2")
+            with pytest.raises(SimRedirectError, match=f"set the connection's host to {elsewhere.url}[^/]") as caught:
+                client.execute_with_retry("wf-1")
+    assert elsewhere.requests == [], "the key goes to no other origin"
+    assert len(server.requests) == 1
+    assert "token" not in str(caught.value)
+
+
+def test_a_redirect_without_a_target(connect):
+    with canned(Answer(302)) as server, pytest.raises(SimRedirectError, match="an unnamed place"):
+        connect(server.url, api_version="v2").get_workflow_run("wf-1", "r")
+
+
+# --- streams -------------------------------------------------------------------------------------------------------
+
+
+def stream(body: bytes, **how: object) -> Answer:
+    return Answer(200, body, {"content-type": "text/event-stream"}, **how)
+
+
+def test_a_stream_that_stops_without_its_end(connect):
+    with canned(stream(b'data: {"blockId":"b","chunk":"Once"}\n\ndata: "[DONE]"\n\n')) as server:
+        client = connect(server.url, api_version="v2")
+        events = client.events(client.execute_workflow("wf-1", stream=True, run_id="mine"))
+        assert next(events).text == "Once"
+        with pytest.raises(SimStreamError, match=r"stopped before the run's end.*asynchronous execution") as caught:
+            next(events)
+    assert caught.value.outcome is Outcome.RAN
+    assert (caught.value.workflow_id, caught.value.run_id) == ("wf-1", "mine")
+
+
+def test_a_stream_that_breaks(connect):
+    whole = b'data: {"blockId":"b","chunk":"Once"}\n\n' + b"x" * 100
+    with canned(stream(whole, cut=60)) as server:
+        client = connect(server.url, api_version="v2")
+        events = client.events(client.execute_workflow("wf-1", stream=True))
+        with pytest.raises(SimConnectionError, match="broke before the whole answer"):
+            list(events)
+
+
+def test_a_stream_of_something_else(connect):
+    with canned(stream(b"data: hello\n\n")) as server:
+        client = connect(server.url, api_version="v2")
+        with pytest.raises(SimStreamError, match="no JSON"):
+            list(client.events(client.execute_workflow("wf-1", stream=True)))
+
+
+# --- TLS -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory) -> Path:
+    """A self-signed certificate for 127.0.0.1 and its key, in one file."""
+    import ipaddress
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "sim.test")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
+        .sign(key, hashes.SHA256())
+    )
+    path = tmp_path_factory.mktemp("tls") / "server.pem"
+    path.write_bytes(
+        made.public_bytes(serialization.Encoding.PEM)
+        + key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return path
+
+
+@pytest.fixture
+def tls_server(certificate):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    with CannedServer(DONE, tls=context) as server:
+        yield server
+
+
+def test_a_certificate_that_nobody_trusts(connect, tls_server):
+    client = connect(tls_server.url, api_version="v2")
+    with pytest.raises(SimConnectionError, match=r"no secure connection.*'verify'") as caught:
+        client.execute_with_retry("wf-1")
+    assert (caught.value.code, caught.value.outcome) == ("TLS_ERROR", Outcome.NEVER_SENT)
+    assert client.sleeps == [], "no certificate becomes better by waiting"
+
+
+@pytest.mark.parametrize("how", ["bundle", "not at all"])
+@pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
+def test_verify_says_what_is_trusted(connect, tls_server, certificate, how):
+    verify = str(certificate) if how == "bundle" else False
+    assert connect(tls_server.url, api_version="v2", verify=verify).execute_workflow("wf-1").output == {"a": 1}
+
+
+def test_a_ca_bundle_that_isnt_there(connect, tls_server):
+    client = connect(tls_server.url, api_version="v2", verify="/nowhere/ca.pem")
+    with pytest.raises(Exception, match=r"/nowhere/ca\.pem") as caught:
+        client.execute_workflow("wf-1")
+    assert type(caught.value).__name__ in ("SimConfigurationError", "SimConnectionError")
+
+
+def test_http_where_https_is_spoken(connect, tls_server):
+    client = connect(tls_server.url.replace("https", "http"), api_version="v2")
+    with pytest.raises(SimConnectionError):
+        client.execute_workflow("wf-1")
+
+
+def test_https_where_http_is_spoken(connect):
+    with canned(DONE) as server:
+        client = connect(server.url.replace("http", "https"), api_version="v2", timeout=1)
+        with pytest.raises(SimConnectionError, match="https or http") as caught:
+            client.execute_workflow("wf-1")
+    assert caught.value.outcome is Outcome.NEVER_SENT
