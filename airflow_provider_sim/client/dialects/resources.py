@@ -54,7 +54,7 @@ def run_of(data: Any, *, run_id: str, output: str, duration: str) -> WorkflowRun
 
 def run_error(error: object, *, code: str | None = None) -> RunError:
     """An error field as the servers of all times fill it: a sentence, an object with one, or nothing."""
-    if isinstance(error, dict):
+    if isinstance(error, dict) and error:
         return RunError(
             message=fields.text(error, "message") or str(error),
             code=fields.text(error, "code") or code,

@@ -1,0 +1,94 @@
+"""Settings that can't work are refused before anything is sent."""
+
+from __future__ import annotations
+
+import pytest
+
+from airflow_provider_sim.client.retry import RetryPolicy
+from airflow_provider_sim.client.settings import ClientSettings
+from airflow_provider_sim.exceptions import SimConfigurationError, SimConnectionError, SimRateLimitError
+
+KEY = "sk-sim-a-key-that-nobody-may-see"
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"api_key": ""}, "no API key.*password or set SIM_API_KEY"),
+        ({"api_key": None}, "no API key"),
+        ({"api_key": f"{KEY}\n"}, "line break, a space"),
+        ({"api_key": f" {KEY}"}, "line break, a space"),
+        ({"api_key": f"{KEY}\u200b"}, "another character"),
+        ({"base_url": "sim.example.com"}, "no http or https address"),
+        ({"base_url": "ftp://sim.example.com"}, "no http or https address"),
+        ({"base_url": ""}, "no http or https address"),
+        ({"base_url": "http://"}, "no http or https address"),
+        ({"base_url": "http://sim.example.com:port"}, "can't be read"),
+        ({"base_url": "http://[::1"}, "can't be read"),
+        ({"base_url": "http://me:secret@sim.example.com"}, "user name or password"),
+        ({"base_url": "http://sim.example.com?x=1"}, "query or fragment"),
+        ({"base_url": "http://sim.example.com/#top"}, "query or fragment"),
+        ({"base_url": "http://sim example.com"}, "no http or https address"),
+        ({"base_url": 7}, "not text"),
+        ({"api_version": "v3"}, "auto, v2, legacy"),
+        ({"timeout": 0}, "seconds above 0"),
+        ({"timeout": "soon"}, "seconds above 0"),
+        ({"timeout": float("nan")}, "seconds above 0"),
+        ({"verify": ""}, "CA bundle"),
+        ({"verify": None}, "CA bundle"),
+    ],
+)
+def test_settings_that_cant_work(settings, words):
+    with pytest.raises(SimConfigurationError, match=words) as caught:
+        ClientSettings(**{"api_key": KEY, **settings})
+    assert KEY not in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("https://www.sim.ai/", "https://www.sim.ai"),
+        (" https://sim.example.com/prefix// ", "https://sim.example.com/prefix"),
+        ("http://[::1]:3000", "http://[::1]:3000"),
+    ],
+)
+def test_base_urls_are_tidied(given, kept):
+    assert ClientSettings(KEY, given).base_url == kept
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_retries", -1),
+        ("max_retries", "3"),
+        ("initial_delay", -0.1),
+        ("max_delay", None),
+        ("backoff_multiplier", 0.5),
+        ("jitter", float("nan")),
+        ("max_elapsed", True),
+    ],
+)
+def test_retry_settings_that_cant_work(name, value):
+    with pytest.raises(SimConfigurationError, match=name):
+        RetryPolicy(**{name: value})
+
+
+def test_the_delay_grows_to_its_limit_and_varies_by_a_quarter():
+    policy, error = RetryPolicy(), SimConnectionError("x")
+    assert [policy.delay(error, n, chance=lambda: 0.5) for n in range(1, 8)] == [1, 2, 4, 8, 16, 30, 30]
+    assert policy.delay(error, 1, chance=lambda: 0.0) == 0.75
+    assert policy.delay(error, 1, chance=lambda: 1.0) == 1.25
+    assert policy.delay(error, 10_000, chance=lambda: 0.5) == 30
+
+
+def test_what_sim_asks_for_goes_first_and_is_never_undercut():
+    policy, error = RetryPolicy(max_delay=2), SimRateLimitError("x", retry_after=42)
+    assert policy.delay(error, 1, chance=lambda: 0.0) == 42
+    assert policy.delay(error, 1, chance=lambda: 1.0) == 42 * 1.25
+
+
+def test_the_defaults_are_the_sdk_s():
+    policy = RetryPolicy()
+    assert (policy.max_retries, policy.initial_delay, policy.max_delay) == (3, 1.0, 30.0)
+    assert (policy.backoff_multiplier, policy.jitter) == (2.0, 0.25)
