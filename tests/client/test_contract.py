@@ -1,0 +1,249 @@
+"""Both clients and every server version: what works everywhere, and what an old server can't do, is said clearly."""
+
+from __future__ import annotations
+
+import pytest
+
+from airflow_provider_sim.client.models import AsyncExecutionResult, RunStatus, WorkflowExecutionResult
+from airflow_provider_sim.client.stream import StreamChunk, StreamEnd
+from airflow_provider_sim.emulator import SimEmulator
+from airflow_provider_sim.emulator.profiles import PROFILES
+from airflow_provider_sim.exceptions import (
+    SimNotFoundError,
+    SimRateLimitError,
+    SimRunIdConflictError,
+    SimRunNotFoundError,
+    SimUnsupportedError,
+    SimUsageLimitError,
+    SimWorkflowNotDeployedError,
+)
+
+pytestmark = pytest.mark.usefixtures("emulator")
+EVERYWHERE = [pytest.param(name, marks=pytest.mark.emulator(profile=name), id=name) for name in PROFILES]
+ON_V2 = [name for name, profile in PROFILES.items() if profile.v2_on]
+CANT_CANCEL = [name for name, profile in PROFILES.items() if not profile.cancel]
+
+
+@pytest.fixture(params=EVERYWHERE)
+def profile(request) -> str:
+    """Each server version in turn."""
+    return request.param
+
+
+@pytest.fixture
+def sim(profile, emulator) -> SimEmulator:
+    """The server."""
+    assert emulator.state.profile.name == profile
+    return emulator
+
+
+@pytest.fixture
+def client(sim, connect):
+    """A client of the server, that has to find out what it is."""
+    return connect(sim.url, key=sim.api_key)
+
+
+class TestEverywhere:
+    """What a DAG author may rely on, whatever the server."""
+
+    def test_held_open(self, client, sim):
+        result = client.execute_workflow("echo_plain", {"message": "hi", "count": 3})
+        assert isinstance(result, WorkflowExecutionResult)
+        assert result.status is RunStatus.COMPLETED
+        assert result.output["result"] == {"message": "hi", "count": 3, "payload": ""}
+        assert len(sim.runs) == 1
+
+    def test_a_response_block_looks_the_same(self, client):
+        output = client.execute_workflow("echo", {"message": "hi"}).output
+        assert (output["status"], output["data"]["ok"]) == (200, True)
+
+    def test_a_failing_run(self, client, sim):
+        result = client.execute_workflow("failing", {"message": "x"})
+        assert result.status is RunStatus.FAILED
+        assert "boom: x" in result.error.message
+        assert len(sim.runs) == 1
+
+    def test_asynchronously(self, client, sim, profile):
+        receipt = client.execute_workflow("echo_plain", {"message": "hi"}, async_execution=True)
+        if profile == "v0.5.0":
+            assert isinstance(receipt, WorkflowExecutionResult), "held open instead"
+            assert receipt.output["result"]["message"] == "hi"
+            return
+        assert isinstance(receipt, AsyncExecutionResult)
+        run = client.get_workflow_run("echo_plain", receipt.run_id, job_id=receipt.job_id)
+        assert run.status is RunStatus.COMPLETED
+        result = client.get_workflow_result("echo_plain", receipt.run_id, job_id=receipt.job_id)
+        assert result.output["result"]["message"] == "hi"
+        assert client.get_workflow_run("echo_plain", f"workflow-execution:{sim.runs[0].run_id}").status == "completed"
+
+    def test_a_run_that_goes_on(self, client, sim, profile):
+        if profile == "v0.5.0":
+            pytest.skip("no asynchronous runs on this server")
+        sim.state.queue_delay = 60
+        receipt = client.execute_workflow("slow", {"seconds": 60}, async_execution=True)
+        seen = []
+        for _ in range(3):
+            seen.append(client.get_workflow_run("slow", receipt.run_id, job_id=receipt.job_id).status)
+            sim.clock.advance(61)
+        assert seen == [RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.COMPLETED]
+
+    def test_streamed(self, client, sim):
+        stream = client.execute_workflow(
+            "streaming", {"message": "sea"}, stream=True, selected_outputs=["Agent.content"]
+        )
+        *chunks, end = client.events(stream)
+        assert isinstance(end, StreamEnd)
+        assert end.result.status is RunStatus.COMPLETED
+        if sim.state.profile.stream:
+            assert all(isinstance(chunk, StreamChunk) for chunk in chunks)
+            assert "".join(chunk.text for chunk in chunks).startswith("You wrote: sea.")
+        else:
+            assert chunks == [], "this server knows no streams and gives everything at the end"
+
+    def test_deployment(self, client):
+        assert client.get_workflow_status("echo").is_deployed is True
+        assert client.validate_workflow("echo") is True
+        assert client.validate_workflow("undeployed") is False
+        assert client.validate_workflow("nowhere") is False
+
+    def test_usage(self, client, sim):
+        sim.state.limits.usage, sim.state.limits.usage_limit = 2.5, 10.0
+        limits = client.get_usage_limits()
+        assert (limits.current_period_cost_usd, limits.limit_usd, limits.percent_used) == (2.5, 10.0, 25.0)
+        assert limits.sync.remaining > 0
+
+    def test_refusals(self, client, sim):
+        with pytest.raises(SimWorkflowNotDeployedError, match="press Deploy"):
+            client.execute_workflow("undeployed")
+        with pytest.raises(SimNotFoundError, match="nowhere"):
+            client.execute_workflow("nowhere")
+        sim.state.limits.usage, sim.state.limits.usage_limit = 2.0, 1.0
+        with pytest.raises(SimUsageLimitError, match=r"\$2\.00 used of \$1\.00"):
+            client.execute_workflow("echo")
+
+    def test_a_full_bucket_later_lets_the_run_through(self, client, sim):
+        sim.state.limits.sync_per_minute = 1
+        sim.state.limits.clear()
+        for _ in range(2):
+            client.execute_workflow("echo")
+        with pytest.raises(SimRateLimitError):
+            client.execute_workflow("echo")
+        sim.clock.advance(60)
+        assert client.execute_with_retry("echo").status is RunStatus.COMPLETED
+
+    def test_job_status(self, client, sim, profile):
+        if profile == "v0.5.0":
+            pytest.skip("no asynchronous runs on this server")
+        run_id = client.execute_workflow("echo_plain", {"message": "hi"}, async_execution=True).run_id
+        job = client.get_job_status(f"workflow-execution:{run_id.removeprefix('workflow-execution:')}")
+        assert (job.status, job.output["result"]["message"]) == (RunStatus.COMPLETED, "hi")
+        with pytest.raises(SimRunNotFoundError):
+            client.get_job_status("workflow-execution:nowhere")
+
+
+class TestWhatOldServersLack:
+    """Each is a clear error."""
+
+    @pytest.mark.parametrize("profile", [name for name in EVERYWHERE if name.id in CANT_CANCEL], indirect=True)
+    def test_cancel(self, client):
+        with pytest.raises(SimUnsupportedError, match="no way to cancel"):
+            client.cancel_workflow_run("slow", "r")
+
+    @pytest.mark.parametrize("profile", [name for name in EVERYWHERE if name.id not in ON_V2], indirect=True)
+    def test_lists(self, client):
+        with pytest.raises(SimUnsupportedError, match="v2 API"):
+            client.list_workflow_runs("slow")
+
+
+class TestNewServers:
+    """What came with later versions."""
+
+    @pytest.fixture(params=[name for name in EVERYWHERE if name.id not in CANT_CANCEL])
+    def profile(self, request) -> str:
+        """Servers that can cancel."""
+        return request.param
+
+    def test_cancel(self, client, sim):
+        receipt = client.execute_workflow("slow", {"seconds": 60}, async_execution=True)
+        assert client.cancel_workflow_run("slow", receipt.run_id).accepted is True
+        assert client.get_workflow_run("slow", receipt.run_id, job_id=receipt.job_id).status is RunStatus.CANCELLED
+        client.cancel_workflow_run("slow", receipt.run_id)
+
+    @pytest.mark.parametrize("profile", [name for name in EVERYWHERE if PROFILES[name.id].run_ids], indirect=True)
+    def test_run_ids_are_one_shot(self, client, sim):
+        first = client.execute_workflow("slow", {"seconds": 60}, async_execution=True, run_id="mine-1")
+        assert first.run_id == "mine-1"
+        with pytest.raises(SimRunIdConflictError, match=r"mine-1.*nothing new was started"):
+            client.execute_workflow("slow", {"seconds": 60}, async_execution=True, run_id="mine-1")
+        sim.state.limits.usage, sim.state.limits.usage_limit = 2.0, 1.0
+        with pytest.raises(SimUsageLimitError):
+            client.execute_workflow("echo", run_id="burnt")
+        sim.state.limits.usage = 0.0
+        with pytest.raises(SimRunIdConflictError):
+            client.execute_workflow("echo", run_id="burnt")
+        assert [run.run_id for run in sim.runs] == ["mine-1", "burnt"]
+
+    @pytest.mark.parametrize("profile", [name for name in EVERYWHERE if PROFILES[name.id].executions], indirect=True)
+    def test_pauses(self, client, sim):
+        run_id = client.execute_workflow("paused", {"message": "x"}, async_execution=True).run_id
+        run = client.get_workflow_run("paused", run_id)
+        assert (run.status, run.paused.kind) == (RunStatus.PAUSED, "human")
+        with pytest.raises(SimNotFoundError):
+            client.resume_workflow_run("paused", run_id, context_id="another")
+        sim.state.resume_delay = 30
+        answer = client.resume_workflow_run(
+            "paused", run_id, context_id=run.paused.context_id, input={"approved": True}
+        )
+        assert (answer.run_id, answer.status) == (run_id, RunStatus.QUEUED)
+        assert answer.attempt_id not in (None, run_id)
+        resuming = client.get_workflow_run("paused", run_id)
+        assert (resuming.status, resuming.paused.context_id) == (RunStatus.PAUSED, None)
+        sim.clock.advance(31)
+        assert client.get_workflow_result("paused", run_id).output["result"]["approved"] is True
+
+    @pytest.mark.parametrize("profile", [name for name in EVERYWHERE if name.id in ON_V2], indirect=True)
+    def test_lists(self, client, sim):
+        for number in range(5):
+            client.execute_workflow("echo", {"count": number})
+        sim.state.queue_delay = 60
+        client.execute_workflow("echo", async_execution=True)
+        first = client.list_workflow_runs("echo", limit=2)
+        second = client.list_workflow_runs("echo", limit=4, cursor=first.next_cursor)
+        assert [run.run_id for run in (*first.items, *second.items)] == [run.run_id for run in sim.runs[4::-1]]
+        assert second.next_cursor is None, "a queued run is in no list"
+        assert client.list_workflow_runs("echo", status="failed").items == ()
+        assert client.list_workspaces().items[0].workspace_id == sim.workspace_id
+
+    @pytest.mark.parametrize("profile", [name for name in EVERYWHERE if name.id in ON_V2], indirect=True)
+    def test_polled_outputs_are_display_copies_once_the_queue_has_forgotten(self, client, sim):
+        run_id = client.execute_workflow("secrets", {"count": 20_000}, async_execution=True).run_id
+        assert client.get_workflow_result("secrets", run_id).output["result"]["password"] == "p-1"
+        sim.clock.advance(25 * 3600)
+        copy = client.get_workflow_result("secrets", run_id)
+        assert copy.output_is_display_copy
+        assert copy.output["result"]["password"] == "[REDACTED]"
+        assert "truncated 5000 chars" in copy.output["result"]["text"]
+
+    @pytest.mark.parametrize("profile", [name for name in EVERYWHERE if PROFILES[name.id].v2], indirect=True)
+    def test_workflows(self, client, sim):
+        workflow = client.get_workflow("echo")
+        assert (workflow.workspace_id, workflow.is_deployed) == (sim.workspace_id, True)
+        assert {declared.name for declared in workflow.inputs} == {"message", "count", "payload"}
+
+    @pytest.mark.parametrize("profile", [name for name in EVERYWHERE if PROFILES[name.id].run_ids], indirect=True)
+    def test_the_server_s_own_limit(self, client, sim):
+        receipt = client.execute_workflow("slow", {"seconds": 60}, async_execution=True, run_timeout=5)
+        sim.clock.advance(6)
+        run = client.get_workflow_run("slow", receipt.run_id, job_id=receipt.job_id)
+        assert run.status is RunStatus.FAILED
+        assert run.error.message == "Execution timed out after 5 seconds"
+
+
+def test_every_public_method_is_on_both_clients():
+    from airflow_provider_sim.client.asyncio import AsyncSimClient
+    from airflow_provider_sim.client.blocking import SimClient
+
+    def public(kind: type) -> set[str]:
+        return {name for name in dir(kind) if not name.startswith("_")}
+
+    assert public(SimClient) == public(AsyncSimClient)

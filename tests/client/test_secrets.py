@@ -1,0 +1,60 @@
+"""The API key is in no log line, no error and no representation, whatever goes wrong."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import pickle
+import traceback
+
+import pytest
+
+from airflow_provider_sim.client.settings import ClientSettings
+from airflow_provider_sim.exceptions import SimError
+from tests.canned_server import Answer, canned, closed_port
+from tests.client.conftest import KEY
+from tests.client.test_refusals import ROWS
+
+FAULTS = {
+    "silence": Answer(silent=True),
+    "cut": Answer(200, b'{"data": 1}', cut=4),
+    "slow": Answer(delay=0.5),
+    "page": Answer(200, b"<html>"),
+    "redirect": Answer(302, b"", {"location": "https://elsewhere.example.com/login"}),
+    "no stream": Answer(200, b"data: x\n\n", {"content-type": "text/event-stream"}),
+    # Servers and proxies that throw the request's own headers back
+    "mirror": Answer(400, {"error": {"code": "BAD_REQUEST", "message": "Bad header", "details": {"code": "HEADER"}}}),
+}
+
+
+@pytest.mark.parametrize("name", [*ROWS, *FAULTS, "refused connection"])
+def test_no_log_and_no_error_holds_the_key(connect, caplog, capfd, name):
+    caplog.set_level(logging.DEBUG)
+    answer = FAULTS.get(name) or (ROWS[name][2] if name in ROWS else Answer())
+    with canned(answer) as server:
+        url = f"http://127.0.0.1:{closed_port()}" if name == "refused connection" else server.url
+        client = connect(url, api_version="v2", timeout=0.2)
+        with pytest.raises(SimError) as caught:
+            list(client.events(client.execute_with_retry("wf-1", timeout=0.2, max_retries=1, stream=True)))
+    error = caught.value
+    chain, current = [], error
+    while current is not None:
+        chain.append(repr(current))
+        current = current.__cause__ or current.__context__
+    told = [*chain, str(vars(error)), "".join(traceback.format_exception(error)), caplog.text, *capfd.readouterr()]
+    told += [repr(client.client), repr(client.client._settings), str(vars(client.client._talk))]
+    assert all(KEY not in text for text in told)
+
+
+def test_settings_hide_it_from_every_view():
+    settings = ClientSettings(KEY)
+    for view in (repr(settings), str(settings), f"{settings}", repr([settings]), repr(copy.copy(settings))):
+        assert KEY not in view
+
+
+def test_errors_survive_pickling_with_their_facts():
+    """Airflow hands errors between processes."""
+    error = SimError("It broke.", code="X", status=500, run_id="r", workflow_id="w", retry_after=3.0)
+    other = pickle.loads(pickle.dumps(error))
+    assert str(other) == "It broke."
+    assert vars(other) == vars(error)

@@ -1,0 +1,371 @@
+"""The emulator as a tool: limits, workflows of one's own, controls, the command line. No client of ours takes part."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+
+import pytest
+import requests
+
+from airflow_provider_sim.emulator import BlockError, Pausing, ResponseBlock, SimEmulator
+from airflow_provider_sim.emulator.limits import PLANS
+from airflow_provider_sim.emulator.profiles import PROFILES
+
+
+def post(sim: SimEmulator, workflow_id: str, body: object = None, **headers: str) -> requests.Response:
+    """Start a run on v2."""
+    names = {name.replace("_", "-"): value for name, value in headers.items()}
+    url = f"{sim.url}/api/v2/workflows/{workflow_id}/execute"
+    return requests.post(url, json=body or {}, headers={"X-API-Key": sim.api_key, **names}, timeout=10)
+
+
+def post_legacy(sim: SimEmulator, workflow_id: str, body: object = None, **headers: str) -> requests.Response:
+    """Start a run on the legacy API."""
+    names = {name.replace("_", "-"): value for name, value in headers.items()}
+    url = f"{sim.url}/api/workflows/{workflow_id}/execute"
+    return requests.post(url, json=body or {}, headers={"X-API-Key": sim.api_key, **names}, timeout=10)
+
+
+def get(sim: SimEmulator, path: str, key: str | None = None) -> requests.Response:
+    """Ask for something."""
+    return requests.get(sim.url + path, headers={"X-API-Key": key or sim.api_key}, timeout=10)
+
+
+class TestPlans:
+    """Buckets of twice the rate, refilled by steps of a minute."""
+
+    @pytest.mark.parametrize("name", PLANS)
+    def test_the_execution_bucket(self, name):
+        plan = PLANS[name]
+        with SimEmulator(plan=name) as sim:
+            sim.state.limits.endpoint_per_minute = sim.state.limits.endpoint_per_minute * 1000
+            sim.state.limits.clear()
+            sim.state.limits.per_address = False
+            for _ in range(2 * plan.sync_per_minute - 2):
+                sim.state.limits.sync.take()
+            answers = [post(sim, "echo") for _ in range(3)]
+            assert [answer.status_code for answer in answers] == [200, 200, 429]
+            refused = answers[-1]
+            assert refused.json()["error"]["details"] == {"code": "RATE_LIMIT_EXCEEDED"}
+            assert 0 < int(refused.headers["retry-after"]) <= 60
+            sim.clock.advance(60)
+            assert sim.state.limits.sync.remaining == plan.sync_per_minute, "one minute's worth, not all of it"
+
+    @pytest.mark.emulator(plan="free")
+    def test_the_request_bucket_of_each_operation(self, emulator):
+        run_id = post(emulator, "echo").json()["data"]["runId"]
+        path = f"/api/v2/workflows/echo/runs/{run_id}"
+        answers = [get(emulator, path) for _ in range(61)]
+        assert [answer.status_code for answer in answers] == [200] * 60 + [429]
+        assert [answer.headers["x-ratelimit-remaining"] for answer in answers[:2]] == ["59", "58"]
+        assert answers[0].headers["x-ratelimit-limit"] == "60"
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT.*Z", answers[0].headers["x-ratelimit-reset"])
+        assert get(emulator, "/api/v2/workspaces").status_code == 200, "another operation has another bucket"
+        assert get(emulator, "/api/users/me/usage-limits").status_code == 200, "the legacy API has none"
+
+    @pytest.mark.emulator(plan="free")
+    def test_runs_at_once(self, emulator):
+        body = {"input": {"seconds": 60}, "async": True}
+        answers = [post(emulator, "slow", body) for _ in range(11)]
+        assert [answer.status_code for answer in answers] == [202] * 10 + [429]
+        assert answers[-1].json()["error"]["details"]["code"] == "EXECUTION_CONCURRENCY_LIMIT"
+        assert answers[-1].headers["retry-after"] == "5"
+        emulator.clock.advance(61)
+        assert post(emulator, "slow", body).status_code == 202
+
+    def test_all_requests_of_one_address_to_v2(self, emulator):
+        for _ in range(599):
+            emulator.state.limits.address.take()
+        first, second = (get(emulator, "/api/v2/workspaces") for _ in range(2))
+        assert (first.status_code, second.status_code) == (200, 429)
+        assert second.headers["x-ratelimit-limit"] == "600"
+        assert get(emulator, "/api/users/me/usage-limits").status_code == 200, "the legacy API is not concerned"
+
+    def test_the_gate(self, emulator):
+        emulator.state.limits.admission_gate = 1
+        thread = threading.Thread(target=post, args=(emulator, "slow", {"input": {"seconds": 1}}))
+        thread.start()
+        until = time.monotonic() + 5
+        while not emulator.runs and time.monotonic() < until:
+            time.sleep(0.01)
+        refused = post_legacy(emulator, "echo")
+        thread.join()
+        assert (refused.status_code, refused.json()["code"]) == (429, "ADMISSION_GATE_CAPACITY")
+
+    @pytest.mark.emulator(plan="free")
+    def test_money(self, emulator):
+        for _ in range(3):
+            post(emulator, "echo")
+        usage = get(emulator, "/api/users/me/usage-limits").json()["usage"]
+        assert usage == {"currentPeriodCost": pytest.approx(0.015), "limit": 1.0, "plan": "free"}
+
+    def test_there_is_no_such_plan(self):
+        with pytest.raises(ValueError, match="free, pro, team, enterprise"):
+            SimEmulator(plan="gold")
+
+
+class TestRuns:
+    """What a run's caller sees and does."""
+
+    def test_hanging_up_on_a_held_open_run_cancels_it(self, emulator):
+        with pytest.raises(requests.Timeout):
+            requests.post(
+                f"{emulator.url}/api/v2/workflows/slow/execute",
+                json={"input": {"seconds": 60}},
+                headers={"X-API-Key": emulator.api_key},
+                timeout=0.2,
+            )
+        until = time.monotonic() + 5
+        while emulator.runs[0].status != "cancelled" and time.monotonic() < until:
+            time.sleep(0.01)
+        assert emulator.runs[0].status == "cancelled"
+
+    def test_a_queued_run_is_in_no_list_and_without_a_log(self, emulator):
+        emulator.state.queue_delay = 60
+        run_id = post(emulator, "echo", {"async": True}).json()["data"]["runId"]
+        assert get(emulator, "/api/v2/workflows/echo/runs").json()["data"] == []
+        assert get(emulator, f"/api/v2/logs/{run_id}").status_code == 404
+        assert get(emulator, f"/api/v2/workflows/echo/runs/{run_id}").json()["data"]["status"] == "queued"
+        emulator.clock.advance(61)
+        assert len(get(emulator, f"/api/v2/logs?workspaceId={emulator.workspace_id}").json()["data"]) == 1
+        assert (
+            get(emulator, f"/api/v2/logs/{run_id}").json()["data"]["workflow"]["workspaceId"] == emulator.workspace_id
+        )
+
+    def test_a_large_value_becomes_a_reference(self, emulator):
+        run_id = post(emulator, "large", {"input": {"count": 9 * 1024}, "async": True}).json()["data"]["runId"]
+        shown = get(emulator, f"/api/v2/workflows/large/runs/{run_id}?includeOutput=true").json()["data"]["output"]
+        assert shown["result"]["blob"]["__simLargeValueRef"] is True
+
+    def test_a_lost_run_goes_on_until_it_is_swept(self, emulator):
+        post(emulator, "echo", {"async": True}, X_Run_Id="r")
+        emulator.runs[0].stuck = True
+        emulator.clock.advance(8 * 24 * 3600)
+        path = "/api/v2/workflows/echo/runs/r"
+        assert get(emulator, path).json()["data"]["status"] == "running"
+        emulator.runs[0].sweep()
+        told = get(emulator, path).json()["data"]
+        assert (told["status"], told["error"]) == ("failed", None)
+        assert "10085 minutes" in get(emulator, "/api/jobs/workflow-execution:r").json()["error"]
+
+    @pytest.mark.parametrize("answer", [{"approved": True}, None])
+    def test_a_person_answers_in_sim_s_ui(self, emulator, answer):
+        post(emulator, "paused", {"async": True}, X_Run_Id="r")
+        emulator.resume("r", answer)
+        assert emulator.runs[0].status == "completed"
+
+    def test_somebody_cancels_in_sim_s_ui(self, emulator):
+        post(emulator, "slow", {"async": True}, X_Run_Id="r")
+        emulator.cancel("r")
+        assert get(emulator, "/api/v2/workflows/slow/runs/r").json()["data"]["status"] == "cancelled"
+
+    def test_a_timed_pause_ends_by_itself(self, emulator):
+        post(emulator, "waiting", {"async": True}, X_Run_Id="r")
+        assert emulator.runs[0].status == "paused"
+        emulator.clock.advance(61)
+        assert emulator.runs[0].status == "completed"
+
+    def test_files_are_stored_before_a_held_open_run_alone(self, emulator):
+        file = {"type": "file", "name": "a.txt", "data": "data:text/plain;base64,aGk="}
+        stored = post(emulator, "file_echo", {"input": {"files": [file]}}).json()["data"]["output"]["result"]
+        assert (stored[0]["size"], stored[0]["type"], stored[0]["context"]) == (2, "text/plain", "execution")
+        run_id = post(emulator, "file_echo", {"input": {"files": [file]}, "async": True}).json()["data"]["runId"]
+        shown = get(emulator, f"/api/jobs/workflow-execution:{run_id}").json()["output"]["output"]["result"]
+        assert shown == [file], "Sim forgets to for asynchronous runs"
+        broken = post(emulator, "file_echo", {"input": {"files": [{**file, "data": "data:text/plain;base64,?"}]}})
+        assert (broken.status_code, "File processing failed" in broken.text) == (400, True)
+
+
+class TestKeys:
+    """Two users, two workspaces."""
+
+    def test_what_each_key_may_see(self, emulator):
+        path = "/api/v2/workflows/echo"
+        keys = [emulator.api_key, emulator.workspace_key, emulator.other_user_key, emulator.other_workspace_key, "x"]
+        assert [get(emulator, path, key).status_code for key in keys] == [200, 200, 404, 404, 401]
+
+    def test_a_workspace_key_may_not_deploy(self, emulator):
+        url, headers = f"{emulator.url}/api/v2/workflows/echo/deploy", {"X-API-Key": emulator.workspace_key}
+        assert requests.post(url, headers=headers, timeout=5).status_code == 403
+
+    def test_the_key_is_in_no_recorded_request(self, emulator):
+        post(emulator, "echo")
+        assert emulator.api_key not in repr(emulator.requests)
+
+
+class TestOwnWorkflows:
+    """Functions, and files."""
+
+    def test_functions(self, emulator):
+        @emulator.workflow("double")
+        def double(given):
+            return {"number": 2 * given["number"]}
+
+        @emulator.workflow("refuse")
+        def refuse(given):
+            raise BlockError("no", block="Judge")
+
+        @emulator.workflow("respond", inputs={"n": "number"})
+        def respond(given):
+            return ResponseBlock({"n": given["n"]}, 202)
+
+        @emulator.workflow("ask")
+        def ask(given):
+            return Pausing(lambda said: {"said": said}, question="Sure?")
+
+        assert post(emulator, "double", {"input": {"number": 4}}).json()["data"]["output"] == {"number": 8}
+        assert post(emulator, "refuse").json()["data"]["error"]["blockName"] == "Judge"
+        assert post_legacy(emulator, "respond", {"n": "7"}).json() == {"n": 7}
+        assert post(emulator, "ask").json()["data"]["status"] == "paused"
+
+    def test_listeners(self, emulator):
+        seen = []
+        emulator.on_start("echo", lambda run: seen.append(run.run_id))
+        emulator.on_request(lambda request: seen.append(request.status))
+        post(emulator, "echo", X_Run_Id="r")
+        post(emulator, "echo_plain")
+        assert seen == ["r", 200, 200]
+
+    def test_clear_and_reset(self, emulator):
+        emulator.workflow("mine")(lambda given: given)
+        post(emulator, "mine")
+        emulator.clear()
+        assert (emulator.runs, emulator.requests) == ([], [])
+        assert post(emulator, "mine").status_code == 200
+        emulator.reset()
+        assert post(emulator, "mine").status_code == 404
+
+    FILE = textwrap.dedent("""
+        [greet]
+        description = "greets"
+        output = { text = "Hello {{input.name}}!", all = "{{ input }}", age = "{{input.age}}" }
+
+        [broken]
+        fail = "can't do {{input.what}}"
+
+        [page]
+        response = { data = ["{{input.x}}"], status = 201 }
+
+        [story]
+        stream = "Once upon {{input.when}}"
+        duration = 0.1
+
+        [draft]
+        deployed = false
+    """)
+
+    def test_a_file(self, tmp_path):
+        path = tmp_path / "workflows.toml"
+        path.write_text(self.FILE)
+        with SimEmulator(workflows=path) as sim:
+            output = post(sim, "greet", {"input": {"name": "Ada", "age": 36}}).json()["data"]["output"]
+            assert output == {"text": "Hello Ada!", "all": {"name": "Ada", "age": 36}, "age": 36}
+            failed = post(sim, "broken", {"input": {"what": "it"}}).json()["data"]
+            assert (failed["status"], failed["error"]["message"]) == ("failed", "can't do it")
+            page = post_legacy(sim, "page", {"x": 1})
+            assert (page.status_code, page.json()) == (201, [1])
+            streamed = post(
+                sim, "story", {"stream": True, "input": {"when": "a time"}, "selectedOutputs": ["Agent.text"]}
+            )
+            assert '"chunk":"Once "' in streamed.text
+            assert post(sim, "draft").status_code == 403
+
+    @pytest.mark.parametrize(
+        ("text", "words"),
+        [
+            ("[greet\n", "line 1"),
+            ("greet = 1\n", "'greet' is no table"),
+            ("[greet]\noutputs = 1\n", r"\[greet\].*outputs"),
+        ],
+    )
+    def test_a_file_that_makes_no_sense(self, tmp_path, text, words):
+        path = tmp_path / "workflows.toml"
+        path.write_text(text)
+        with pytest.raises(ValueError, match=words):
+            SimEmulator(workflows=path)
+
+
+class TestServer:
+    """Starting, stopping, being absent."""
+
+    def test_after_stopping_nobody_listens(self):
+        with SimEmulator() as sim:
+            url = sim.url
+            assert requests.get(f"{url}/api/nowhere", timeout=5).status_code == 404
+        with pytest.raises(requests.ConnectionError):
+            requests.get(url, timeout=5)
+
+    def test_it_listens_on_this_machine_only(self, emulator):
+        assert emulator.url.startswith("http://127.0.0.1:")
+
+    def test_there_is_no_such_profile(self):
+        with pytest.raises(ValueError, match=r"v0\.3\.10.*v0\.8"):
+            SimEmulator(profile="v9")
+
+    @pytest.mark.parametrize("profile", PROFILES)
+    def test_v2_is_where_it_belongs(self, profile):
+        with SimEmulator(profile=profile) as sim:
+            answer = post(sim, "echo")
+        expected = {"v0.8": (200, "json"), "v0.8-legacy": (404, "json")}.get(profile, (404, "html"))
+        assert answer.status_code == expected[0]
+        assert expected[1] in answer.headers["content-type"]
+
+    def test_without_starlette_it_says_what_to_install(self):
+        code = "import sys; sys.modules['starlette'] = None; import airflow_provider_sim.emulator"
+        ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert ran.returncode == 1
+        assert "pip install 'airflow-provider-sim[emulator]'" in ran.stderr
+
+
+class TestCommandLine:
+    """``python -m airflow_provider_sim.emulator``."""
+
+    def start(self, *options: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "airflow_provider_sim.emulator", *options]
+        return subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ)
+        )
+
+    @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+    def test_it_serves_until_it_is_told_to_stop(self, how):
+        process = self.start("--port", "0", "--profile", "v0.6.40", "--plan", "free", "--api-key", "sk-mine")
+        told = "".join(iter(process.stdout.readline, "Ctrl-C stops it.\n"))
+        first = told.splitlines(keepends=True)[0]
+        url, key = re.fullmatch(r"Sim v0\.6\.40 at (\S+)  key (\S+)\n", first).groups()
+        assert key == "sk-mine"
+        limits = requests.get(f"{url}/api/users/me/usage-limits", headers={"X-API-Key": key}, timeout=5).json()
+        assert limits["usage"]["plan"] == "free"
+        process.send_signal(how)
+        _, err = process.communicate(timeout=20)
+        assert (process.returncode, err) == (0, "")
+        assert "  echo " in told
+
+    def test_a_taken_port(self):
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            process = self.start("--port", str(taken.getsockname()[1]))
+            _, err = process.communicate(timeout=20)
+        assert process.returncode == 1
+        assert err.startswith("Can't start: ")
+
+    def test_a_file_that_isnt_there(self, tmp_path):
+        process = self.start("--port", "0", "--workflows", str(tmp_path / "none.toml"))
+        _, err = process.communicate(timeout=20)
+        assert process.returncode == 1
+        assert "none.toml" in err
+
+
+def test_the_emulator_and_the_client_share_no_code():
+    """So that they can't share a mistake."""
+    code = "import sys, airflow_provider_sim.emulator.__main__; print([n for n in sys.modules if 'sim.client' in n])"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(ran.stdout.replace("'", '"')) == []
