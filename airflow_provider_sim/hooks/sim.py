@@ -15,6 +15,7 @@ from airflow_provider_sim.exceptions import (
     SimConnectionError,
     SimError,
     SimRedirectError,
+    SimResponseError,
     SimRouteMissingError,
     SimV2OffError,
 )
@@ -144,7 +145,7 @@ class SimHook(BaseHook):
             return False, f"The base URL is not the API's own address. {error}"
         except SimV2OffError as error:
             return False, f"The server answers, but its v2 API is switched off and api_version asks for it. {error}"
-        except SimRouteMissingError as error:
+        except (SimRouteMissingError, SimResponseError) as error:
             return False, f"Something answers, but it is not a Sim server, or not under this path. {error}"
         except SimConnectionError as error:
             return False, f"The server can't be reached. {error}"

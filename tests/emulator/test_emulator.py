@@ -330,9 +330,7 @@ class TestCommandLine:
 
     def start(self, *options: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "airflow_provider_sim.emulator", *options]
-        return subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ)
-        )
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
     def test_it_serves_until_it_is_told_to_stop(self, how):

@@ -1,0 +1,98 @@
+"""The Test button: what it says tells apart what is wrong."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from airflow_provider_sim.emulator.profiles import PROFILES
+from airflow_provider_sim.hooks.sim import SimHook
+from tests.canned_server import Answer, canned, closed_port
+
+KEY = "sk-sim-connection-test-key"
+
+
+@pytest.fixture
+def test(monkeypatch):
+    """Press the button for a connection."""
+
+    def press(host: str, password: str = KEY, **extra: object) -> tuple[bool, str]:
+        connection = {"conn_type": "sim", "host": host, "password": password, "extra": extra}
+        monkeypatch.setenv("AIRFLOW_CONN_SIM_DEFAULT", json.dumps(connection))
+        fine, words = SimHook().test_connection()
+        assert not password or password not in words
+        return fine, words
+
+    return press
+
+
+def test_fine(test, emulator):
+    fine, words = test(emulator.url, emulator.api_key)
+    assert (fine, words) == (True, f"Connected to {emulator.url} (v2 API, workspace Emulated, free plan).")
+    assert emulator.runs == [], "nothing was started"
+
+
+@pytest.mark.parametrize(
+    "profile",
+    [
+        pytest.param(name, marks=pytest.mark.emulator(profile=name))
+        for name, found in PROFILES.items()
+        if not found.v2_on
+    ],
+)
+def test_fine_on_a_server_without_v2(test, emulator, profile):
+    fine, words = test(emulator.url, emulator.api_key)
+    assert fine
+    assert "legacy API; v2 is switched off or not there" in words
+
+
+@pytest.mark.parametrize("profile", [pytest.param(n, marks=pytest.mark.emulator(profile=n)) for n in PROFILES])
+def test_wrong_key(test, emulator, profile):
+    fine, words = test(emulator.url)
+    assert not fine
+    assert words.startswith("The server answers, but the API key is wrong.")
+
+
+@pytest.mark.emulator(profile="v0.8-legacy")
+def test_v2_off(test, emulator):
+    fine, words = test(emulator.url, emulator.api_key, api_version="v2")
+    assert not fine
+    assert "v2 API is switched off" in words
+    assert "V2_API=true" in words
+
+
+def test_unreachable(test):
+    fine, words = test(f"http://127.0.0.1:{closed_port()}")
+    assert not fine
+    assert words.startswith("The server can't be reached.")
+
+
+@pytest.mark.parametrize("status", [200, 404])
+def test_not_a_sim_server(test, status):
+    with canned(Answer(status, b"<!DOCTYPE html><title>Welcome</title>", {"content-type": "text/html"})) as server:
+        fine, words = test(server.url)
+    assert not fine
+    assert words.startswith("Something answers, but it is not a Sim server")
+
+
+def test_redirect(test):
+    with canned(Answer(301, b"", {"location": "https://www.sim.ai/api/v2/workspaces"})) as server:
+        fine, words = test(server.url)
+    assert not fine
+    assert words.startswith("The base URL is not the API's own address.")
+    assert "set the connection's host to https://www.sim.ai" in words
+
+
+def test_a_sick_server(test):
+    with canned(Answer(503, b"<html>Service Unavailable</html>", {"content-type": "text/html"})) as server:
+        fine, words = test(server.url)
+    assert not fine
+    assert "Sim may be down" in words
+    assert len(server.requests) == 1, "nobody waits for repetitions at a button"
+
+
+def test_no_key(test):
+    fine, words = test("http://127.0.0.1:1", password="")
+    assert not fine
+    assert "no API key" in words

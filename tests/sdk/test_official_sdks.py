@@ -1,0 +1,118 @@
+"""The official SDKs, each in an environment of its own, take the emulator for a Sim server."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from airflow_provider_sim.emulator import SimEmulator
+from airflow_provider_sim.emulator.state import SeenRequest
+
+pytestmark = pytest.mark.sdk
+HERE = Path(__file__).parent
+UV = Path(sys.executable).parent / "uv"
+
+
+def drive(version: str, profile: str, folder: Path) -> tuple[dict, SimEmulator]:
+    """Install an SDK and let it go through all its methods."""
+    python = folder / version / "bin" / "python"
+    subprocess.run([UV, "venv", "--quiet", "--python", sys.executable, folder / version], check=True)
+    lock = HERE / f"requirements-{version}.txt"
+    subprocess.run([UV, "pip", "sync", "--quiet", "--require-hashes", "--python", python, lock], check=True)
+    with SimEmulator(profile=profile) as sim:
+
+        @sim.workflow("limited")
+        def limited(given):
+            return {"ran": True}
+
+        sim.state.limits.sync_per_minute = 50
+        sim.state.limits.clear()
+
+        def empty_then_refill(request: SeenRequest) -> None:
+            if "usage-limits" in request.path:  # the step before the one that is to be refused
+                while sim.state.limits.sync.take():
+                    pass
+            elif request.status == 429:
+                sim.clock.advance(60)
+
+        sim.on_request(empty_then_refill)
+        command = [python, HERE / "drive.py", sim.url, sim.api_key]
+        ran = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+        return json.loads(ran.stdout), sim
+
+
+@pytest.fixture(scope="module")
+def old(tmp_path_factory):
+    """What 0.1.2 made of a server of its time."""
+    return drive("0.1.2", "v0.3.10", tmp_path_factory.mktemp("sdk"))
+
+
+@pytest.fixture(scope="module")
+def new(tmp_path_factory):
+    """What 0.2.1 made of today's server."""
+    return drive("0.2.1", "v0.8", tmp_path_factory.mktemp("sdk"))
+
+
+@pytest.fixture(params=["old", "new"])
+def told(request):
+    """Each of them."""
+    return request.getfixturevalue(request.param)[0]
+
+
+def test_every_public_method_was_called(told):
+    assert told["not called"] == []
+
+
+def test_results(told):
+    assert told["sync"]["success"] is True
+    assert told["sync"]["output"]["result"] == {"message": "hi", "count": 3, "payload": ""}
+    assert told["text input"]["output"]["result"] == {"input": {"input": "text"}}
+    assert told["list input"]["output"]["result"] == {"input": {"input": [1, 2]}}
+    assert told["file input"]["output"]["result"][0]["size"] == 2
+    assert told["sync method"]["success"] is True
+
+
+def test_errors(told):
+    facts = {name: (told[name]["code"], told[name]["status"]) for name in ("wrong key", "undeployed", "unknown")}
+    assert [status for _, status in facts.values()] == [401, 403, 404]
+    assert told["client timeout"]["code"] == "TIMEOUT"
+    assert told["job unknown"]["status"] == 404
+    assert told["status unknown"]["status"] == 404
+
+
+def test_jobs_and_deployment(told):
+    assert told["job"]["status"] == "completed"
+    assert told["job"]["output"]["output"]["result"]["message"] == "hi"
+    assert told["status"]["is_deployed"] is True
+    assert told["valid"] == [True, False, False]
+    assert told["usage"]["usage"]["plan"] == "free"
+
+
+def test_retries_after_a_full_bucket(told):
+    assert told["limited"]["output"] == {"ran": True}
+    assert len(told["slept"]) == 1
+
+
+def test_the_old_one(old):
+    told, sim = old
+    assert told["async"]["task_id"].startswith("workflow-execution:")
+    assert told["async"]["status"] == "queued"
+    assert told["async"]["links"] == {"status": f"/api/jobs/{told['async']['task_id']}"}
+    assert "boom: x" in told["failing"]["error"]
+    assert told["rate limit"] is None or told["rate limit"]["limit"] == 0, "its servers told no limits"
+    assert all("/api/v2/" not in request.path for request in sim.requests)
+
+
+def test_the_new_one(new):
+    told, sim = new
+    run_id = told["async"]["run_id"]
+    assert told["async"]["status_url"] == f"{sim.url}/api/v2/workflows/echo_plain/runs/{run_id}"
+    assert (told["failing"]["success"], told["failing"]["status"]) == (False, "failed")
+    assert told["run"]["output"]["result"]["message"] == "hi"
+    assert told["run unknown"]["status"] == 404
+    assert told["rate limit"]["remaining"] > 0
+    assert told["rate limit"]["reset"] > 1_700_000_000_000, "milliseconds, from an ISO time"
