@@ -231,6 +231,17 @@ class Conversations:
                     self._facts.executions = False
                 return job
         assert not_found is not None
+        if self._facts.executions is not True and isinstance(not_found, SimRunNotFoundError):
+            raise SimRunNotFoundError(
+                f"{not_found} This Sim server is older than v0.6.81 and knows of a run only while its queue does: for a"
+                " day, and servers v0.5.0 to v0.5.15 have no queue at all. They run a workflow while it is being"
+                " started; its output is then the XCom 'output' of the task that started it.",
+                status=not_found.status,
+                request_id=not_found.request_id,
+                workflow_id=workflow_id,
+                run_id=run_id,
+                outcome=Outcome.REFUSED,
+            ) from not_found
         raise not_found
 
     def get_workflow_result(

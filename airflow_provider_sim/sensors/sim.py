@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -73,6 +73,7 @@ class SimJobSensor(BaseSensorOperator):
         self.deferrable = deferrable
         self.on_paused = on_paused
         self.retry_args = retry_args
+        self._first_look: float | None = None
 
     @cached_property
     def hook(self) -> SimHook:
@@ -93,6 +94,7 @@ class SimJobSensor(BaseSensorOperator):
                     workspace_id=hook.workspace_id if self.reschedule else hook.workspace_of(self.workflow_id),
                 )
             if not self.deferrable:
+                self._first_look = _first_look(context) if self.reschedule else None
                 return super().execute(context)
             done = self.poke(context)
             if done:
@@ -164,6 +166,7 @@ class SimJobSensor(BaseSensorOperator):
             poll_interval=self.poke_interval,
             deadline=time.time() + self.timeout,
             on_paused=OnPaused(self.on_paused),
+            started=self._first_look,
         )
 
     def _defer(self) -> None:
@@ -174,3 +177,12 @@ class SimJobSensor(BaseSensorOperator):
             method_name="execute_complete",
             timeout=timedelta(seconds=self.timeout) + _BACKSTOP,
         )
+
+
+def _first_look(context: Context) -> float | None:
+    """When a rescheduled sensor looked for the first time, in seconds since the epoch; None at that time itself."""
+    ti: Any = context["ti"]
+    ask = getattr(ti, "get_first_reschedule_date", None)
+    # Airflow 2 keeps the first leg's start on the task instance itself.
+    moment: datetime | None = ask(context) if ask else getattr(ti, "start_date", None)
+    return None if moment is None else moment.timestamp()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
+from airflow.exceptions import AirflowRescheduleException
 from airflow.providers.common.compat.sdk import (
     AirflowFailException,
     AirflowSensorTimeout,
@@ -11,7 +14,8 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from airflow_provider_sim.client.blocking import SimClient
-from airflow_provider_sim.exceptions import SimInputError
+from airflow_provider_sim.exceptions import SimInputError, SimRunNotFoundError
+from airflow_provider_sim.hooks.sim import SimHook
 from airflow_provider_sim.sensors.sim import SimJobSensor
 
 pytestmark = pytest.mark.usefixtures("connection")
@@ -118,3 +122,29 @@ def test_a_look_that_fails_is_repeated(run_task, start, emulator):
     emulator.on_request(open_gate)
     assert run_task(sensor(workflow_id="slow", run_id=run_id))
     assert len(looks) > 1
+
+
+class Rescheduled:
+    """A task instance that was rescheduled before: it knows when it looked for the first time."""
+
+    def __init__(self, first_look, xcom_push):
+        self.get_first_reschedule_date = lambda context: first_look
+        self.xcom_push = xcom_push
+
+
+def test_a_rescheduled_sensor_looks_again_for_a_run_just_started_and_gives_one_up_that_stays_unknown(context):
+    def look(seconds_ago):
+        first = datetime.now(tz=UTC) - timedelta(seconds=seconds_ago)
+        context["ti"] = Rescheduled(first, context["ti"].xcom_push)
+        sensor(workflow_id="slow", run_id="nowhere", mode="reschedule").execute(context)
+
+    with pytest.raises(AirflowRescheduleException):
+        look(seconds_ago=10)
+    with pytest.raises(SimRunNotFoundError, match="no such run"):
+        look(seconds_ago=100)
+
+
+@pytest.mark.emulator(profile="v0.5.0")
+def test_a_server_without_a_queue_cannot_know_the_run_later(context):
+    with SimHook() as hook, pytest.raises(SimRunNotFoundError, match="XCom 'output' of the task that started it"):
+        hook.get_conn().get_workflow_run("slow", "nowhere")
