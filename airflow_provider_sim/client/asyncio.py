@@ -35,7 +35,7 @@ from airflow_provider_sim.client.models import (
     WorkflowStatus,
     Workspace,
 )
-from airflow_provider_sim.client.retry import RetryPolicy
+from airflow_provider_sim.client.retry import Delays, RetryPolicy
 from airflow_provider_sim.client.stream import StreamEnd, StreamEvent, StreamReader
 from airflow_provider_sim.exceptions import SimConfigurationError, SimError
 
@@ -109,7 +109,9 @@ class AsyncSimClient(BaseClient):
             max_delay=max_delay,
             backoff_multiplier=backoff_multiplier,
         )
-        started: _Started = await self._hold(self._talk.execute(workflow_id, input, retry=policy, **given(options)))
+        started: _Started = await self._hold(self._talk.submit(workflow_id, input, retry=policy, **given(options)))
+        if options.get("stream") and isinstance(started, WorkflowExecutionResult):
+            return _stream_of(started)  # the stream was lost, and its run found
         return started
 
     async def get_workflow_run(
@@ -144,6 +146,12 @@ class AsyncSimClient(BaseClient):
     async def cancel_workflow_run(self, workflow_id: str, run_id: str) -> Cancellation:
         """As :meth:`.SimClient.cancel_workflow_run`."""
         return await self._hold(self._talk.cancel_workflow_run(workflow_id, run_id))
+
+    async def stop_workflow_run(
+        self, workflow_id: str, run_id: str, *, job_id: str | None = None, retry: RetryPolicy | None = None
+    ) -> Cancellation:
+        """As :meth:`.SimClient.stop_workflow_run`."""
+        return await self._hold(self._talk.stop_workflow_run(workflow_id, run_id, job_id=job_id, retry=retry))
 
     async def resume_workflow_run(
         self, workflow_id: str, run_id: str, *, context_id: str, input: Any = None
@@ -191,11 +199,12 @@ class AsyncSimClient(BaseClient):
 
     async def _hold(self, conversation: Conversation[T]) -> T:
         """Carry a conversation's questions to the server until it has its result."""
+        delays = Delays()
         try:
             question = next(conversation)
             while True:
                 try:
-                    answer = await self._perform(question)
+                    answer = await self._perform(question, delays)
                 except SimError as error:
                     question = conversation.throw(error)
                 else:
@@ -204,8 +213,8 @@ class AsyncSimClient(BaseClient):
             result: T = end.value
             return result
 
-    async def _perform(self, question: Ask) -> Any:
-        attempts = self._attempts(question)
+    async def _perform(self, question: Ask, delays: Delays) -> Any:
+        attempts = self._attempts(question, delays)
 
         async def attempt() -> Any:
             call = attempts.call

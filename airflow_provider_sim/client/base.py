@@ -8,7 +8,7 @@ from airflow_provider_sim import __version__
 from airflow_provider_sim.client.conversations import Ask, Conversations
 from airflow_provider_sim.client.dialects.exchange import Request, Response, rate_limit_info
 from airflow_provider_sim.client.models import RateLimitInfo
-from airflow_provider_sim.client.retry import Attempts, RetryPolicy
+from airflow_provider_sim.client.retry import Attempts, Delays, RetryPolicy
 from airflow_provider_sim.client.settings import DEFAULT_BASE_URL, DEFAULT_TIMEOUT, HELD_OPEN_TIMEOUT, ClientSettings
 
 
@@ -88,8 +88,15 @@ class BaseClient:
         """Name the server, not the key."""
         return f"{type(self).__name__}({self.base_url!r}, api_version={self._settings.api_version!r})"
 
-    def _attempts(self, question: Ask) -> Attempts[Any]:
-        return Attempts(question.call, question.retry or self._settings.retry, question.new_run_id)
+    def _attempts(self, question: Ask, delays: Delays) -> Attempts[Any]:
+        return Attempts(
+            question.call,
+            question.retry or self._settings.retry,
+            question.new_run_id,
+            patient_with=question.patient_with,
+            deadline=question.deadline,
+            delays=delays,
+        )
 
     def _headers(self, request: Request) -> dict[str, str]:
         """A request's headers with the key, and with who we are."""

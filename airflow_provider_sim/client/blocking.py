@@ -29,7 +29,7 @@ from airflow_provider_sim.client.models import (
     WorkflowStatus,
     Workspace,
 )
-from airflow_provider_sim.client.retry import RetryPolicy
+from airflow_provider_sim.client.retry import Delays, RetryPolicy
 from airflow_provider_sim.client.stream import StreamEnd, StreamEvent, StreamReader
 from airflow_provider_sim.exceptions import SimError
 
@@ -153,13 +153,17 @@ class SimClient(BaseClient):
         backoff_multiplier: float | None = None,
         **options: Any,
     ) -> _Started:
-        """Run a deployed workflow, and try again where that can't start it twice: see :mod:`.retry`.
+        """Run a deployed workflow once, and try again where that can't start it twice: see :mod:`.submission`.
+
+        Where an answer is lost, the run is looked for and taken up: the result may then be of a run that still goes on,
+        to be waited for by :meth:`get_workflow_run`.
 
         :param max_retries: repetitions after the first attempt; default: the client's policy, as for the next three.
         :param initial_delay: seconds before the first repetition, unless Sim asks for another by Retry-After.
         :param max_delay: seconds that the growing delay stops at.
         :param backoff_multiplier: by how much the delay grows.
-        :param options: as for :meth:`execute_workflow`.
+        :param options: as for :meth:`execute_workflow`, and ``deadline``: seconds since the epoch after which nothing
+            is tried again.
         :raises SimError: the last attempt's error.
         """
         policy = self._settings.retry.adjusted(
@@ -168,7 +172,9 @@ class SimClient(BaseClient):
             max_delay=max_delay,
             backoff_multiplier=backoff_multiplier,
         )
-        started: _Started = self._hold(self._talk.execute(workflow_id, input, retry=policy, **given(options)))
+        started: _Started = self._hold(self._talk.submit(workflow_id, input, retry=policy, **given(options)))
+        if options.get("stream") and isinstance(started, WorkflowExecutionResult):
+            return WorkflowStream(iter([StreamEnd(started)]))  # the stream was lost, and its run found
         return started
 
     # --- runs ----------------------------------------------------------------------------------------------------
@@ -221,6 +227,18 @@ class SimClient(BaseClient):
         :raises SimUnsupportedError: the server is older than v0.5.44.
         """
         return self._hold(self._talk.cancel_workflow_run(workflow_id, run_id))
+
+    def stop_workflow_run(
+        self, workflow_id: str, run_id: str, *, job_id: str | None = None, retry: RetryPolicy | None = None
+    ) -> Cancellation:
+        """Cancel a run, also one whose start may still be on its way, and look what became of it.
+
+        :param job_id: as for :meth:`get_workflow_run`.
+        :param retry: other than the client's policy; it also says how long to look for the run.
+        :raises SimRunNotFoundError: there is no such run.
+        :raises SimUnsupportedError: the server is older than v0.5.44.
+        """
+        return self._hold(self._talk.stop_workflow_run(workflow_id, run_id, job_id=job_id, retry=retry))
 
     def resume_workflow_run(self, workflow_id: str, run_id: str, *, context_id: str, input: Any = None) -> Resumption:
         """Answer a human pause; then go on watching the same run.
@@ -280,11 +298,12 @@ class SimClient(BaseClient):
 
     def _hold(self, conversation: Conversation[T]) -> T:
         """Carry a conversation's questions to the server until it has its result."""
+        delays = Delays()
         try:
             question = next(conversation)
             while True:
                 try:
-                    answer = self._perform(question)
+                    answer = self._perform(question, delays)
                 except SimError as error:
                     question = conversation.throw(error)
                 else:
@@ -293,8 +312,8 @@ class SimClient(BaseClient):
             result: T = end.value
             return result
 
-    def _perform(self, question: Ask) -> Any:
-        attempts = self._attempts(question)
+    def _perform(self, question: Ask, delays: Delays) -> Any:
+        attempts = self._attempts(question, delays)
 
         def attempt() -> Any:
             call = attempts.call

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from airflow_provider_sim.client.dialects import legacy, v2
 from airflow_provider_sim.client.dialects.exchange import Call
 from airflow_provider_sim.client.models import (
+    AsyncExecutionResult,
     Cancellation,
     JobStatus,
     Page,
@@ -59,6 +60,8 @@ class Ask:
     :param new_run_id: for attempts that must not use the former run id.
     :param timeout: seconds, other than the client's own.
     :param streamed: the answer is read as it comes.
+    :param patient_with: errors that pass by themselves here, beside those that do everywhere.
+    :param deadline: seconds since the epoch after which it is not asked again.
     """
 
     call: Call[Any]
@@ -66,6 +69,8 @@ class Ask:
     new_run_id: Callable[[], str] | None = None
     timeout: float | None = None
     streamed: bool = False
+    patient_with: tuple[type[SimError], ...] = ()
+    deadline: float | None = None
 
 
 Conversation = Generator[Ask, Any, T]
@@ -88,10 +93,12 @@ class ServerFacts:
 
     :param v2: whether it speaks v2; None until known.
     :param executions: whether it has the status route for runs (v0.6.81 and later); None until known.
+    :param run_ids: whether its legacy API takes the caller's run id (v0.7.32 and later); None until known.
     """
 
     v2: bool | None = None
     executions: bool | None = None
+    run_ids: bool | None = None
 
 
 _facts: dict[tuple[str, bytes], ServerFacts] = {}
@@ -120,6 +127,11 @@ class Conversations:
         chosen = self._settings.api_version
         return self._facts.v2 if chosen == "auto" else chosen == "v2"
 
+    @property
+    def takes_run_ids(self) -> bool:
+        """Whether the server is known to take the caller's run id, so that the same id starts no second run."""
+        return bool(self.speaks_v2 or self._facts.run_ids)
+
     def execute(
         self,
         workflow_id: str,
@@ -131,6 +143,7 @@ class Conversations:
         async_execution: bool = False,
         run_id: RunId | None = None,
         run_timeout: int | None = None,
+        deadline: float | None = None,
         retry: RetryPolicy = NO_RETRY,
     ) -> Conversation[Any]:
         """Start a workflow: its result, the receipt of an asynchronous start, or the transport's stream."""
@@ -142,6 +155,7 @@ class Conversations:
             "new_run_id": None if isinstance(run_id, str) else ids,
             "timeout": timeout,
             "streamed": stream,
+            "deadline": deadline,
         }
 
         def call(dialect: Any) -> Call[Any]:
@@ -156,11 +170,22 @@ class Conversations:
 
         def on_legacy() -> Conversation[Any]:
             try:
-                return (yield from ask(call(legacy), **how))
+                started = yield from ask(call(legacy), **how)
             except legacy.AmbiguousAnswerError as ambiguous:
                 return (yield from self._settle(workflow_id, ambiguous))
+            if isinstance(started, AsyncExecutionResult):
+                self._facts.run_ids = started.run_id_is_ours
+            return started
 
         return (yield from self._either(lambda: ask(call(v2), **how), on_legacy))
+
+    def submit(
+        self, workflow_id: str, input: Any = None, *, retry: RetryPolicy, run_id: RunId | None = None, **options: Any
+    ) -> Conversation[Any]:
+        """Start a workflow once, whatever becomes of the request: see :mod:`.submission`."""
+        from airflow_provider_sim.client.submission import submit
+
+        return submit(self, workflow_id, input, retry=retry, run_id=run_id, **options)
 
     def _settle(
         self, workflow_id: str, ambiguous: legacy.AmbiguousAnswerError
@@ -188,16 +213,16 @@ class Conversations:
         include_output: bool = False,
         selected_outputs: Sequence[str] | None = None,
         job_id: str | None = None,
-        retry: RetryPolicy | None = None,
+        **how: Any,
     ) -> Conversation[WorkflowRun]:
-        """Ask for a run by whatever route the server has."""
+        """Ask for a run by whatever route the server has; ``how`` are fields of :class:`Ask`."""
         of_job = run_id.startswith(legacy.JOB_PREFIX) if isinstance(run_id, str) else False
         run_id = run_id.removeprefix(legacy.JOB_PREFIX) if of_job else run_id
         options: dict[str, Any] = {"include_output": include_output, "selected_outputs": selected_outputs}
         return (
             yield from self._either(
-                lambda: ask(v2.get_run(workflow_id, run_id, **options), retry=retry),
-                lambda: self._legacy_run(workflow_id, run_id, job_id, options, retry),
+                lambda: ask(v2.get_run(workflow_id, run_id, **options), **how),
+                lambda: self._legacy_run(workflow_id, run_id, job_id, options, how),
             )
         )
 
@@ -207,12 +232,12 @@ class Conversations:
         run_id: str,
         job_id: str | None,
         options: dict[str, Any],
-        retry: RetryPolicy | None,
+        how: dict[str, Any],
     ) -> Conversation[WorkflowRun]:
         not_found: SimError | None = None
         if self._facts.executions is not False:
             try:
-                run = yield from ask(legacy.get_execution(workflow_id, run_id, **options), retry=retry)
+                run = yield from ask(legacy.get_execution(workflow_id, run_id, **options), **how)
             except SimRouteMissingError:
                 not_found = None
             except SimRunNotFoundError as error:
@@ -220,10 +245,12 @@ class Conversations:
             else:
                 self._facts.executions = True
                 return run
+        if self._facts.executions:  # the patience is spent
+            how = {**how, "patient_with": ()}
         # An id that a server before v0.5.80 gave out names a job; on one before v0.6.81 jobs are all there is.
         for candidate in [job_id] if job_id else [f"{legacy.JOB_PREFIX}{run_id}", run_id]:
             try:
-                job = yield from ask(legacy.get_job(candidate, workflow_id=workflow_id), retry=retry)
+                job = yield from ask(legacy.get_job(candidate, workflow_id=workflow_id), **how)
             except (SimRunNotFoundError, SimPermissionError) as error:
                 not_found = not_found or error
             else:
@@ -266,12 +293,12 @@ class Conversations:
         )
         return page
 
-    def cancel_workflow_run(self, workflow_id: str, run_id: str) -> Conversation[Cancellation]:
-        """Ask for a run to be cancelled."""
+    def cancel_workflow_run(self, workflow_id: str, run_id: str, **how: Any) -> Conversation[Cancellation]:
+        """Ask for a run to be cancelled; ``how`` are fields of :class:`Ask`."""
 
         def on_legacy() -> Conversation[Cancellation]:
             try:
-                return (yield from ask(legacy.cancel_run(workflow_id, run_id)))
+                return (yield from ask(legacy.cancel_run(workflow_id, run_id), **how))
             except SimRouteMissingError as error:
                 raise SimUnsupportedError(
                     f"Could not cancel run {run_id!r} of workflow {workflow_id!r}: this Sim server has no way to cancel"
@@ -282,7 +309,19 @@ class Conversations:
                     outcome=Outcome.REFUSED,
                 ) from error
 
-        return (yield from self._either(lambda: ask(v2.cancel_run(workflow_id, run_id)), on_legacy))
+        return (yield from self._either(lambda: ask(v2.cancel_run(workflow_id, run_id), **how), on_legacy))
+
+    def stop_workflow_run(
+        self, workflow_id: str, run_id: str, *, job_id: str | None = None, retry: RetryPolicy | None = None
+    ) -> Conversation[Cancellation]:
+        """Cancel a run whose start may still be on its way, and look what became of it."""
+        how: dict[str, Any] = {"retry": retry, "patient_with": (SimRunNotFoundError,)}
+        asked = yield from self.cancel_workflow_run(workflow_id, run_id, **how)
+        try:
+            run = yield from self.get_workflow_run(workflow_id, run_id, job_id=job_id, retry=NO_RETRY)
+        except SimError:
+            return asked
+        return replace(asked, status=run.status)
 
     def resume_workflow_run(
         self, workflow_id: str, run_id: str, *, context_id: str, input: Any = None

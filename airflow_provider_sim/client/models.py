@@ -164,6 +164,7 @@ class AsyncExecutionResult:
     :param job_id: the queue entry's id, on the legacy API.
     :param status: mostly ``queued``.
     :param created_at: ISO 8601 UTC, from servers before v0.5 only.
+    :param run_id_is_ours: whether the run has the id that the request chose; servers before v0.7.32 choose their own.
     :param path: where the status can be read, relative to the base URL. Sim's own status URL names the host that the
         server was configured with, which needn't be one that we can reach or may send the key to.
     """
@@ -174,6 +175,7 @@ class AsyncExecutionResult:
     status: RunStatus = RunStatus.QUEUED
     message: str = ""
     created_at: str | None = None
+    run_id_is_ours: bool = True
     path: str = ""
 
     @property
@@ -291,11 +293,27 @@ class Cancellation:
 
     :param accepted: Sim's ``success``; neither value proves how the run ends, only its status does.
     :param reason: Sim's word, for example ``recorded``, ``already_completed``, ``redis_unavailable``.
+    :param status: of the run afterwards, where it was looked at.
     """
 
     run_id: str
     accepted: bool
     reason: str | None = None
+    status: RunStatus | None = None
+
+    def __str__(self) -> str:
+        """What it achieved, for a log; HTTP 200 and ``success`` are no proof of it."""
+        words = f"Sim's word: {self.reason or ('accepted' if self.accepted else 'not accepted')}"
+        if self.status is RunStatus.CANCELLED:
+            return f"Run {self.run_id} is cancelled ({words})."
+        if self.status is not None and self.status.is_terminal:
+            return f"Run {self.run_id} was {self.status} before it could be cancelled ({words})."
+        if self.status is None:
+            return f"Run {self.run_id} was asked to cancel; what became of it could not be seen ({words})."
+        return (
+            f"Run {self.run_id} is still {self.status} after it was asked to cancel ({words}); Sim stops it at the end"
+            " of its present block, or it goes on: look at its log in Sim."
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

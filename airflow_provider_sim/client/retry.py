@@ -7,7 +7,7 @@ outcome      again?
 ===========  ==============================================================================================
 never sent   yes
 refused      yes, where the reason passes by itself; under a new run id, as refusals may use the old one up
-unknown      only requests that do no harm when repeated
+unknown      only requests that do no harm when repeated; of an execution, :mod:`.submission` finds the fate out
 ran          never
 ===========  ==============================================================================================
 """
@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import logging
 import random
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
-import tenacity
 from tenacity import RetryCallState
 
 from airflow_provider_sim.client.dialects.exchange import Call
@@ -41,7 +41,7 @@ class RetryPolicy:
     :param backoff_multiplier: by how much the delay grows.
     :param jitter: share by which a delay is changed at random, so that many tasks don't come back at once.
     :param max_retry_after: seconds; a longer Retry-After is not waited for, the error is raised at once.
-    :param max_elapsed: seconds for all attempts and delays of one request together.
+    :param max_elapsed: seconds for all delays together that one call of a client's method may take.
     """
 
     max_retries: int = 3
@@ -91,34 +91,62 @@ _LEAST = {
 NO_RETRY = RetryPolicy(max_retries=0)
 
 
+@dataclass(slots=True)
+class Delays:
+    """The delays of one call of a client's method, over all questions that it asks.
+
+    :param spent: seconds so far.
+    """
+
+    spent: float = 0.0
+
+
 class Attempts(Generic[T]):
-    """One call on its way through its attempts.
+    """One question on its way through its attempts.
 
     :param call: what to try.
     :param policy: how often and how patiently.
     :param new_run_id: gives the run id of each attempt that must not use the former one; without it, such an attempt
         isn't made.
+    :param patient_with: errors that pass by themselves here, beside those that do everywhere.
+    :param deadline: seconds since the epoch after which no attempt begins.
+    :param delays: what the former questions have spent of the policy's patience.
     """
 
-    def __init__(self, call: Call[T], policy: RetryPolicy, new_run_id: Callable[[], str] | None = None) -> None:
+    def __init__(
+        self,
+        call: Call[T],
+        policy: RetryPolicy,
+        new_run_id: Callable[[], str] | None = None,
+        *,
+        patient_with: tuple[type[SimError], ...] = (),
+        deadline: float | None = None,
+        delays: Delays | None = None,
+    ) -> None:
         self.call = call
         self._policy = policy
         self._new_run_id = new_run_id
+        self._patient_with = patient_with
+        self._deadline = deadline
+        self._delays = delays or Delays()
 
     def tenacity(self) -> dict[str, Any]:
         """Arguments for ``tenacity.Retrying`` and ``tenacity.AsyncRetrying`` alike."""
         return {
             "retry": self._is_worth_repeating,
             "wait": self._wait,
-            "stop": tenacity.stop_after_attempt(int(self._policy.max_retries) + 1)
-            | tenacity.stop_before_delay(self._policy.max_elapsed),
+            "stop": self._is_time_to_stop,
             "before_sleep": self._prepare,
             "reraise": True,
         }
 
     def _is_worth_repeating(self, state: RetryCallState) -> bool:
         error = _error_of(state)
-        if error is None or state.attempt_number > error.worth_repeating:
+        if error is None:
+            return False
+        if isinstance(error, self._patient_with):
+            return True
+        if state.attempt_number > error.worth_repeating:
             return False
         if (error.retry_after or 0) > self._policy.max_retry_after:
             return False
@@ -132,9 +160,19 @@ class Attempts(Generic[T]):
         error = _error_of(state)
         return 0.0 if error is None else self._policy.delay(error, state.attempt_number)
 
+    def _is_time_to_stop(self, state: RetryCallState) -> bool:
+        """Whether the attempts, the patience or the caller's own time are used up."""
+        wait = state.upcoming_sleep
+        return (
+            state.attempt_number > self._policy.max_retries
+            or self._delays.spent + wait > self._policy.max_elapsed
+            or (self._deadline is not None and time.time() + wait > self._deadline)
+        )
+
     def _prepare(self, state: RetryCallState) -> None:
         error = _error_of(state)
         wait = state.next_action.sleep if state.next_action else 0.0
+        self._delays.spent += wait
         log.warning(
             "%s Trying again in %.1f s (%d of %d).", error, wait, state.attempt_number, self._policy.max_retries
         )

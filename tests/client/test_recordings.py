@@ -88,7 +88,7 @@ def _told(value: Any) -> str:
         return f"data: {', '.join(sorted(value)) if isinstance(value, dict) else type(value).__name__}"
     facts = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     told = [type(value).__name__]
-    if "status" in facts:
+    if facts.get("status") is not None:
         told.append(facts["status"].value)
     if isinstance(facts.get("output"), dict):
         told.append(f"output {{{', '.join(facts['output'])}}}")

@@ -35,7 +35,14 @@ def legacy(status: int, error: str, headers: dict[str, str] | None = None, **mor
     return Answer(status, {"error": error, **more}, headers or {})
 
 
-# name: (api_version, asynchronous, answer, error, its facts, attempts of 1 + RETRIES, a new run id for each?)
+# Where the fate of an execution is unknown, the client asks for its run; here the server has none.
+NO_RUNS = [
+    ("/runs/", v2(404, "NOT_FOUND", "Run not found")),
+    ("/executions/", legacy(404, "Execution not found")),
+    ("/jobs/", legacy(404, "Task not found", code="TASK_NOT_FOUND")),
+]
+
+# name: (api_version, asynchronous, answer, error, its facts, starts of 1 + RETRIES, a new run id for each?)
 ROWS = {
     "v2 wrong key": ("v2", False, v2(401, "UNAUTHORIZED", "Invalid API key"), SimAuthenticationError,
                      {"code": "UNAUTHORIZED"}, 1, None),
@@ -57,7 +64,7 @@ ROWS = {
         SimInputError, {"code": "INVALID_INPUT"}, 1, None),
     "v2 run id used": ("v2", False, v2(409, "CONFLICT", "Run ID has already been used",
                                        {"code": "RUN_ID_CONFLICT", "runId": "r"}), SimRunIdConflictError,
-                       {"code": "RUN_ID_CONFLICT", "run_id_spent": True}, 1, None),
+                       {"code": "RUN_ID_CONFLICT", "run_id_spent": True}, 3, True),
     "v2 other conflict": ("v2", False, v2(409, "CONFLICT", "Paused execution is not resumable"), SimConflictError,
                           {"code": "CONFLICT"}, 1, None),
     "v2 too large": ("v2", False, v2(413, "PAYLOAD_TOO_LARGE", "Request body exceeds maximum size"), SimInputError,
@@ -79,13 +86,13 @@ ROWS = {
                        {"code": "SERVICE_UNAVAILABLE", "outcome": Outcome.REFUSED}, 3, True),
     "v2 ambiguous queue": ("v2", True, v2(503, "SERVICE_UNAVAILABLE", "Async execution queue acceptance could not be"
                                           " confirmed", {"code": "ASYNC_ENQUEUE_AMBIGUOUS", "runId": "r"}),
-                           SimServerError, {"code": "ASYNC_ENQUEUE_AMBIGUOUS", "outcome": Outcome.UNKNOWN}, 1, None),
+                           SimServerError, {"code": "ASYNC_ENQUEUE_AMBIGUOUS", "outcome": Outcome.UNKNOWN}, 3, True),
     "v2 not queued": ("v2", True, v2(500, "INTERNAL_ERROR", "Failed to queue async execution"), SimServerError,
                       {"outcome": Outcome.REFUSED}, 3, True),
     "v2 failed somehow": ("v2", False, v2(500, "INTERNAL_ERROR", "Something broke"), SimServerError,
-                          {"outcome": Outcome.UNKNOWN}, 1, None),
+                          {"outcome": Outcome.UNKNOWN}, 3, False),
     "v2 proxy gave up": ("v2", False, Answer(504, b"<html>Gateway Time-out</html>", {"content-type": "text/html"}),
-                         SimServerError, {"outcome": Outcome.UNKNOWN, "status": 504}, 1, None),
+                         SimServerError, {"outcome": Outcome.UNKNOWN, "status": 504}, 3, False),
     "legacy wrong key": ("legacy", False, legacy(401, "Invalid API key"), SimAuthenticationError,
                          {"code": "UNAUTHORIZED"}, 3, True),
     "legacy usage limit": ("legacy", False, legacy(402, "Usage limit exceeded: $2 used of $1 limit."),
@@ -99,7 +106,7 @@ ROWS = {
     "legacy bad body": ("legacy", False, legacy(400, "Invalid request body", details=[
         {"path": "stream", "message": "expected boolean"}]), SimInputError, {"code": "INVALID_INPUT"}, 1, None),
     "legacy id used": ("legacy", True, legacy(409, "Execution ID has already been used", code="EXECUTION_ID_CONFLICT",
-                                              executionId="r"), SimRunIdConflictError, {"run_id_spent": True}, 1, None),
+                                              executionId="r"), SimRunIdConflictError, {"run_id_spent": True}, 3, True),
     "legacy too large": ("legacy", False, legacy(413, "Workflow execution request body exceeds maximum size"),
                          SimInputError, {"code": "PAYLOAD_TOO_LARGE"}, 1, None),
     "legacy bucket": ("legacy", True, legacy(429, "Rate limit exceeded. Please try again later."), SimRateLimitError,
@@ -113,7 +120,7 @@ ROWS = {
                            {"outcome": Outcome.REFUSED}, 3, True),
     "legacy ambiguous queue": ("legacy", True, legacy(503, "Async execution queue acceptance could not be confirmed",
                                                       code="ASYNC_ENQUEUE_AMBIGUOUS"), SimServerError,
-                               {"code": "ASYNC_ENQUEUE_AMBIGUOUS", "outcome": Outcome.UNKNOWN}, 1, None),
+                               {"code": "ASYNC_ENQUEUE_AMBIGUOUS", "outcome": Outcome.UNKNOWN}, 3, True),
     "legacy not queued": ("legacy", True, legacy(500, "Failed to queue async execution"), SimServerError,
                           {"outcome": Outcome.REFUSED}, 3, True),
     "legacy failed somehow": ("legacy", True, legacy(500, "Something broke"), SimServerError,
@@ -123,7 +130,7 @@ ROWS = {
     "old server's code": ("legacy", False, legacy(402, "Usage limit exceeded", code="USAGE_LIMIT_EXCEEDED"),
                           SimUsageLimitError, {"code": "USAGE_LIMIT_EXCEEDED"}, 1, None),
     "a login page": ("v2", False, Answer(200, b"<html>Please log in</html>", {"content-type": "text/html"}),
-                     SimResponseError, {"code": "INVALID_JSON", "outcome": Outcome.UNKNOWN}, 1, None),
+                     SimResponseError, {"code": "INVALID_JSON", "outcome": Outcome.UNKNOWN}, 3, False),
     "a proxy's limit": ("legacy", True, Answer(429, b"slow down"), SimRateLimitError, {"outcome": Outcome.REFUSED},
                         3, True),
 }  # fmt: skip
@@ -132,7 +139,7 @@ ROWS = {
 @pytest.mark.parametrize("row", ROWS)
 def test_an_execution_that_was_not_started(connect, row):
     version, asynchronous, answer, kind, facts, attempts, renewed = ROWS[row]
-    with canned(answer) as server:
+    with canned(*NO_RUNS, ("/execute", answer)) as server:
         client = connect(server.url, api_version=version)
         with pytest.raises(kind) as caught:
             client.execute_with_retry("wf-1", {"a": 1}, async_execution=asynchronous, max_retries=RETRIES)
@@ -141,10 +148,13 @@ def test_an_execution_that_was_not_started(connect, row):
     assert error.status == answer.status
     assert "wf-1" in str(error)
     assert f"HTTP {answer.status}" in str(error)
-    assert len(server.requests) == attempts
-    assert len(client.sleeps) == attempts - 1
-    run_ids = [got.run_id for got in server.requests]
+    starts = [got for got in server.requests if got.method == "POST"]
+    assert len(starts) == attempts
+    run_ids = [got.run_id for got in starts]
     assert None not in run_ids
+    if error.outcome is not Outcome.UNKNOWN and kind is not SimRunIdConflictError:
+        assert len(server.requests) == attempts, "nothing to find out"
+        assert len(client.sleeps) == attempts - 1
     if renewed is not None:
         assert len(set(run_ids)) == (attempts if renewed else 1), run_ids
     if wait := facts.get("retry_after"):

@@ -221,8 +221,10 @@ def read_receipt(request: Request, response: Response) -> AsyncExecutionResult |
 
 def _receipt(request: Request, body: Any, job_id: str | None, run_id: str | None) -> AsyncExecutionResult:
     job_id = job_id or f"{JOB_PREFIX}{run_id}"
+    run_id = run_id or job_id.removeprefix(JOB_PREFIX)
     return AsyncExecutionResult(
-        run_id=run_id or job_id.removeprefix(JOB_PREFIX),
+        run_id=run_id,
+        run_id_is_ours=run_id == request.run_id,
         workflow_id=request.workflow_id or "",
         job_id=job_id,
         status=_JOB_STATUSES.get(fields.text(body, "status") or "queued", RunStatus.QUEUED),

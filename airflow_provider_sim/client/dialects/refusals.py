@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from airflow_provider_sim.client.dialects.exchange import Request, Response, error_of, is_html, refuse_redirect
+from airflow_provider_sim.client.models import RunStatus, WorkflowRun
 from airflow_provider_sim.exceptions import (
     Outcome,
     SimAuthenticationError,
@@ -44,9 +45,18 @@ class Refusal(NamedTuple):
         return f"Sim says {words[:2000]!r}"
 
 
-_AMBIGUOUS = "ASYNC_ENQUEUE_AMBIGUOUS"
+AMBIGUOUS_ENQUEUE = "ASYNC_ENQUEUE_AMBIGUOUS"
 _RUN_ID_CONFLICTS = ("RUN_ID_CONFLICT", "EXECUTION_ID_CONFLICT")
 _SURELY_NOT_QUEUED = "Failed to queue async execution"
+
+_TRACES = (
+    "Account suspended",
+    "File processing failed",
+    "Rate limit exceeded",
+    "Too many concurrent executions",
+    "Usage limit exceeded",
+)
+"""How the errors of those failed runs begin that only say that an execution was refused; nothing ran."""
 
 _ADVICE_403 = {
     "PERSONAL_API_KEYS_DISABLED": "this workspace takes no personal API keys; put a workspace key into the connection",
@@ -60,6 +70,11 @@ _ADVICE_429 = {
     " max_active_tis_per_dag) or raise the plan",
     "ADMISSION_GATE_CAPACITY": "the server has too much to do at the moment",
 }
+
+
+def tells_of_a_refusal(run: WorkflowRun) -> bool:
+    """Whether a failed run is only the trace that a refused execution has left, with the run id used up."""
+    return run.status is RunStatus.FAILED and run.error is not None and run.error.message.startswith(_TRACES)
 
 
 def refusal_error(request: Request, response: Response, refusal: Refusal) -> SimError:
@@ -124,11 +139,11 @@ def refusal_error(request: Request, response: Response, refusal: Refusal) -> Sim
                 _ADVICE_429.get(detail or "", "too many requests with this key or from this address"),
                 run_id_spent=detail in ("EXECUTION_CONCURRENCY_LIMIT", "RATE_LIMIT_EXCEEDED"),
             )
-        case 503 if detail == _AMBIGUOUS:
+        case 503 if detail == AMBIGUOUS_ENQUEUE:
             return error(
                 SimServerError,
                 "Sim can't say whether it has queued the run; ask for the run by its id before starting another",
-                code=_AMBIGUOUS,
+                code=AMBIGUOUS_ENQUEUE,
                 outcome=Outcome.UNKNOWN,
             )
         case 503:

@@ -1,0 +1,156 @@
+"""Starting a run once, whatever becomes of the request.
+
+The run id is ours and known before anything is sent, so that a lost answer can be made up for: ask for the run, take it
+up if it is there, and send the request again only where that can't start a second one. Sim takes each id once.
+
+================================================  ===================================================================
+outcome                                           then
+================================================  ===================================================================
+never sent; refused for a reason that passes      sent again by :mod:`.retry`, after a refusal under a new id
+refused for another reason; ran                   the error, or the run
+unknown: no or half an answer, 499, 500, 502 …    look for the run: found, take it up; not found, the same id again
+``ASYNC_ENQUEUE_AMBIGUOUS``                       look for a minute: found, take it up; not found, a new id
+run id used before                                look: a run, take it up; a refusal's trace, or nothing, a new id
+================================================  ===================================================================
+
+Where the server chooses its ids itself (the legacy API before v0.7.32), or isn't known not to, "not found" proves
+nothing: the error is raised, and the run isn't started a second time.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_sim.client.conversations import Conversation, RunId, new_run_id
+from airflow_provider_sim.client.dialects.refusals import AMBIGUOUS_ENQUEUE, tells_of_a_refusal
+from airflow_provider_sim.client.models import (
+    AsyncExecutionResult,
+    RunStatus,
+    WorkflowExecutionResult,
+    WorkflowRun,
+)
+from airflow_provider_sim.client.retry import RetryPolicy
+from airflow_provider_sim.exceptions import (
+    Outcome,
+    SimError,
+    SimPermanentError,
+    SimRunIdConflictError,
+    SimRunNotFoundError,
+)
+
+if TYPE_CHECKING:
+    from airflow_provider_sim.client.conversations import Conversations
+
+log = logging.getLogger(__name__)
+
+AMBIGUITY_ENDS_AFTER = 60.0
+"""Seconds after which a run that Sim couldn't confirm, and doesn't know, was never queued."""
+
+
+def submit(
+    talk: Conversations,
+    workflow_id: str,
+    input: Any,
+    *,
+    retry: RetryPolicy,
+    run_id: RunId | None = None,
+    deadline: float | None = None,
+    **options: Any,
+) -> Conversation[Any]:
+    """Start a workflow once; what the start gives, or the run that an answer was lost of.
+
+    :param run_id: text is used for all attempts; a function gives one for each attempt that needs a new one.
+    :param options: of :meth:`.Conversations.execute`.
+    """
+    more = run_id if callable(run_id) else None if run_id is not None else new_run_id
+    current = run_id if isinstance(run_id, str) else more() if more else new_run_id()
+    for repetition in itertools.count(1):
+        ids: RunId = current if more is None else _first(current, more)
+        try:
+            started = yield from talk.execute(workflow_id, input, run_id=ids, retry=retry, deadline=deadline, **options)
+        except SimError as error:
+            if not _may_have_started(error):
+                raise
+            run = yield from _look_for(talk, workflow_id, error, retry, deadline)
+            if run is not None and not tells_of_a_refusal(run):
+                log.warning("%s The run is there and %s: going on with it.", error, run.status)
+                return (yield from _taken_up(talk, workflow_id, run, receipt=bool(options.get("async_execution"))))
+            if repetition > retry.max_retries or not _may_be_sent_again(talk, error, run):
+                raise
+            if run is None and not _uses_the_id_up(error):
+                current = error.run_id or current
+            elif more is not None:
+                current = more()
+            else:
+                raise
+            log.warning(
+                "%s The run isn't there: starting it as %s (%d of %d).", error, current, repetition, retry.max_retries
+            )
+        else:
+            return started
+
+
+def _first(run_id: str, more: Callable[[], str]) -> Callable[[], str]:
+    """Give this id, and after it those of ``more``."""
+    first = iter([run_id])
+    return lambda: next(first, None) or more()
+
+
+def _may_have_started(error: SimError) -> bool:
+    """Whether there may be a run although the request failed."""
+    if isinstance(error, SimPermanentError) or error.run_id is None:
+        return False
+    return error.outcome is Outcome.UNKNOWN or isinstance(error, SimRunIdConflictError)
+
+
+def _uses_the_id_up(error: SimError) -> bool:
+    """Whether the id can't be sent once more although no run has it."""
+    return error.code == AMBIGUOUS_ENQUEUE or isinstance(error, SimRunIdConflictError)
+
+
+def _may_be_sent_again(talk: Conversations, error: SimError, run: WorkflowRun | None) -> bool:
+    """Whether sending it again can't start a second run: the server is known to take each id once."""
+    return run is not None or talk.takes_run_ids or _uses_the_id_up(error)
+
+
+def _look_for(
+    talk: Conversations, workflow_id: str, error: SimError, retry: RetryPolicy, deadline: float | None
+) -> Conversation[WorkflowRun | None]:
+    """Ask for the run that a request may have started; None if there is none.
+
+    :raises SimError: the request's own error, if that can't be found out.
+    """
+    if error.code == AMBIGUOUS_ENQUEUE:
+        patience = retry.adjusted(max_retries=1000, max_delay=10.0, max_elapsed=AMBIGUITY_ENDS_AFTER)
+    else:
+        patience = retry.adjusted(max_retries=max(2, retry.max_retries))
+    assert error.run_id is not None
+    try:
+        return (
+            yield from talk.get_workflow_run(
+                workflow_id,
+                error.run_id,
+                retry=patience,
+                patient_with=(SimRunNotFoundError,),
+                deadline=deadline,
+            )
+        )
+    except SimRunNotFoundError:
+        return None
+    except SimError as blind:
+        raise error from blind
+
+
+def _taken_up(
+    talk: Conversations, workflow_id: str, run: WorkflowRun, *, receipt: bool
+) -> Conversation[AsyncExecutionResult | WorkflowExecutionResult]:
+    """A run that was found, as what its start would have given: a receipt, or the result so far."""
+    if receipt:
+        return AsyncExecutionResult(run_id=run.run_id or "", workflow_id=workflow_id, status=run.status)
+    if run.status is RunStatus.COMPLETED:
+        run = yield from talk.get_workflow_result(workflow_id, run.run_id or "")
+    return WorkflowExecutionResult(**{field.name: getattr(run, field.name) for field in fields(WorkflowRun)})

@@ -1,0 +1,299 @@
+"""One start, whatever becomes of the request: what is asked, sent again and taken up, for both dialects and clients."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+import pytest
+
+from airflow_provider_sim.client.models import AsyncExecutionResult, RunStatus, WorkflowExecutionResult
+from airflow_provider_sim.exceptions import (
+    Outcome,
+    SimAuthenticationError,
+    SimConnectionError,
+    SimRateLimitError,
+    SimRunIdConflictError,
+    SimServerError,
+)
+from tests.canned_server import Answer, CannedServer, canned
+
+RETRIES = 2
+
+
+class V2:
+    """How v2 says it."""
+
+    version = "v2"
+    run_path = "/runs/"
+    accepted = Answer(202, {"data": {"runId": "fresh", "statusUrl": "x"}})
+    finished = Answer(200, {"data": {"runId": "fresh", "workflowId": "w", "status": "completed", "output": {"a": 1}}})
+    unknown_run = Answer(404, {"error": {"code": "NOT_FOUND", "message": "Run not found"}})
+    broke = Answer(500, {"error": {"code": "INTERNAL_ERROR", "message": "Something broke"}})
+    id_used = Answer(
+        409, {"error": {"code": "CONFLICT", "message": "Run ID has already been used", "details": {
+            "code": "RUN_ID_CONFLICT", "runId": "r"}}}
+    )  # fmt: skip
+    ambiguous = Answer(
+        503, {"error": {"code": "SERVICE_UNAVAILABLE", "message": "Async execution queue acceptance could not be"
+                        " confirmed", "details": {"code": "ASYNC_ENQUEUE_AMBIGUOUS", "runId": "r"}}}
+    )  # fmt: skip
+    busy = Answer(
+        429, {"error": {"code": "RATE_LIMITED", "message": "Too many concurrent executions",
+                        "details": {"code": "EXECUTION_CONCURRENCY_LIMIT"}}}, {"retry-after": "5"}
+    )  # fmt: skip
+
+    @staticmethod
+    def run(status: str, error: str | None = None) -> Answer:
+        told = {"message": error, "code": "EXECUTION_FAILED"} if error else None
+        data = {"runId": "r", "workflowId": "w", "status": status, "error": told, "output": {"a": 1}}
+        return Answer(200, {"data": data})
+
+
+class Legacy:
+    """How the legacy API says it."""
+
+    version = "legacy"
+    run_path = "/executions/"
+    accepted = Answer(202, {"success": True, "async": True, "jobId": "workflow-execution:mine", "executionId": "mine"})
+    finished = Answer(200, {"success": True, "executionId": "fresh", "output": {"a": 1}})
+    unknown_run = Answer(404, {"error": "Execution not found"})
+    broke = Answer(500, {"error": "Something broke"})
+    id_used = Answer(409, {"error": "Execution ID has already been used", "code": "EXECUTION_ID_CONFLICT"})
+    ambiguous = Answer(
+        503, {"error": "Async execution queue acceptance could not be confirmed", "code": "ASYNC_ENQUEUE_AMBIGUOUS"}
+    )
+    busy = Answer(429, {"error": "Too many concurrent executions are in progress"})
+
+    @staticmethod
+    def run(status: str, error: str | None = None) -> Answer:
+        body = {"executionId": "r", "workflowId": "w", "status": status, "error": error, "finalOutput": {"a": 1}}
+        return Answer(200, body)
+
+
+NO_JOB = ("/jobs/", Answer(404, {"error": "Task not found", "code": "TASK_NOT_FOUND"}))
+LOST = {
+    "no answer": Answer(silent=True),
+    "half an answer": Answer(202, b'{"data": {"runId": "r"}}', cut=9),
+    "a proxy's 502": Answer(502, b"<html>Bad Gateway</html>", {"content-type": "text/html"}),
+    "a 500 that says nothing": None,
+}
+
+
+@pytest.fixture(params=[V2, Legacy], ids=["v2", "legacy"])
+def api(request):
+    """Each dialect in turn."""
+    return request.param
+
+
+@pytest.fixture(params=LOST)
+def lost(request, api):
+    """Each way of losing an answer."""
+    return LOST[request.param] or api.broke
+
+
+@pytest.fixture
+def lost_held_open(api, lost):
+    """The same for a held-open start: there a legacy JSON 500 may be the workflow's own Response block."""
+    if api is Legacy and lost is Legacy.broke:
+        return Answer(500, b"Internal Server Error")
+    return lost
+
+
+def starts(server: CannedServer) -> list[str | None]:
+    """The run ids of all attempts to start."""
+    return [got.run_id for got in server.requests if got.method == "POST"]
+
+
+def submit(connect, server, api, *, asynchronous: bool = True, **options: Any) -> Any:
+    """Start a workflow by a new client; the client is the result's second half."""
+    client = connect(server.url, api_version=api.version)
+    return client.execute_with_retry("w", async_execution=asynchronous, max_retries=RETRIES, **options), client
+
+
+class TestAnswerLost:
+    @pytest.mark.parametrize("status", ["queued", "running", "paused", "completed", "failed", "cancelled", "redacting"])
+    def test_a_run_that_is_there_is_taken_up(self, connect, api, lost, status, caplog):
+        with canned(NO_JOB, (api.run_path, api.run(status)), ("/execute", lost)) as server:
+            taken, _ = submit(connect, server, api)
+        assert isinstance(taken, AsyncExecutionResult)
+        assert (taken.run_id, taken.status) == ("r", status)
+        assert len(starts(server)) == 1
+        assert f"The run is there and {status}" in caplog.text
+
+    @pytest.mark.parametrize("status", ["running", "completed", "failed", "cancelled"])
+    def test_held_open_it_is_the_result_so_far(self, connect, api, lost_held_open, status):
+        error = "Boom: no" if status == "failed" else None
+        with canned(NO_JOB, (api.run_path, api.run(status, error)), ("/execute", lost_held_open)) as server:
+            taken, _ = submit(connect, server, api, asynchronous=False)
+        assert isinstance(taken, WorkflowExecutionResult)
+        assert (taken.run_id, taken.status) == ("r", status)
+        if status == "completed":
+            assert taken.output == {"a": 1}
+        assert len(starts(server)) == 1
+
+    def test_a_run_that_is_not_there_is_started_under_the_same_id(self, connect, lost):
+        with canned(NO_JOB, (V2.run_path, V2.unknown_run), ("/execute", lost), ("/execute", V2.accepted)) as server:
+            submit(connect, server, V2)
+        first, second = starts(server)
+        assert first == second
+
+    def test_no_more_often_than_the_policy_says(self, connect, lost):
+        with (
+            canned(NO_JOB, (V2.run_path, V2.unknown_run), ("/execute", lost)) as server,
+            pytest.raises((SimConnectionError, SimServerError)) as caught,
+        ):
+            submit(connect, server, V2)
+        assert caught.value.outcome is Outcome.UNKNOWN
+        assert len(starts(server)) == 1 + RETRIES
+        assert len(set(starts(server))) == 1
+
+    def test_a_server_that_may_choose_its_own_ids_is_not_asked_twice(self, connect, lost):
+        with (
+            canned(NO_JOB, (Legacy.run_path, Legacy.unknown_run), ("/execute", lost)) as server,
+            pytest.raises((SimConnectionError, SimServerError)),
+        ):
+            submit(connect, server, Legacy)
+        assert len(starts(server)) == 1
+
+    def test_one_that_takes_ours_is(self, connect, lost):
+        answers = [("/execute", answer) for answer in (Legacy.accepted, lost, Legacy.accepted)]
+        with canned(NO_JOB, (Legacy.run_path, Legacy.unknown_run), *answers) as server:
+            client = connect(server.url, api_version="legacy")
+            for _ in range(2):
+                client.execute_with_retry("w", async_execution=True, run_id="mine")
+        assert starts(server) == ["mine"] * 3
+
+    def test_a_run_that_cant_be_seen_is_not_started_again(self, connect, api, lost):
+        with (
+            canned(NO_JOB, (api.run_path, Answer(500, b"")), ("/execute", lost)) as server,
+            pytest.raises((SimConnectionError, SimServerError), match="Could not start"),
+        ):
+            submit(connect, server, api)
+        assert len(starts(server)) == 1
+
+    def test_a_look_that_fails_is_repeated(self, connect, api, lost):
+        looks = [(api.run_path, answer) for answer in (Answer(500, b""), Answer(silent=True), api.run("running"))]
+        with canned(NO_JOB, *looks, ("/execute", lost)) as server:
+            taken, _ = submit(connect, server, api)
+        assert taken.status is RunStatus.RUNNING
+        assert len(starts(server)) == 1
+
+    def test_a_run_known_a_moment_later_is_found(self, connect, lost):
+        looks = [(V2.run_path, answer) for answer in (V2.unknown_run, V2.run("running"))]
+        with canned(NO_JOB, *looks, ("/execute", lost)) as server:
+            taken, client = submit(connect, server, V2)
+        assert taken.run_id == "r"
+        assert len(client.sleeps) == 1
+        assert len(starts(server)) == 1
+
+    def test_a_stream_that_was_never_begun_ends_with_the_run(self, connect, api, lost_held_open):
+        with canned(NO_JOB, (api.run_path, api.run("completed")), ("/execute", lost_held_open)) as server:
+            client = connect(server.url, api_version=api.version)
+            [end] = client.events(client.execute_with_retry("w", stream=True, max_retries=RETRIES))
+        assert (end.result.status, end.result.output) == ("completed", {"a": 1})
+        assert len(starts(server)) == 1
+
+
+class TestAmbiguousQueue:
+    def test_a_run_that_is_there_is_taken_up(self, connect, api):
+        with canned(NO_JOB, (api.run_path, api.run("queued")), ("/execute", api.ambiguous)) as server:
+            taken, _ = submit(connect, server, api)
+        assert taken.run_id == "r"
+        assert len(starts(server)) == 1
+
+    def test_one_that_is_not_there_after_a_minute_is_started_anew(self, connect, api):
+        answers = [("/execute", api.ambiguous), ("/execute", api.accepted)]
+        with canned(NO_JOB, (api.run_path, api.unknown_run), *answers) as server:
+            _, client = submit(connect, server, api)
+        first, second = starts(server)
+        assert first != second, "Sim keeps the claim on an id whose fate it doesn't know"
+        assert 45 <= sum(client.sleeps) <= 60
+
+
+class TestIdUsedBefore:
+    @pytest.mark.parametrize("status", ["running", "completed", "failed"])
+    def test_the_run_is_ours_and_taken_up(self, connect, api, status):
+        answer = api.run(status, "Boom: no" if status == "failed" else None)
+        with canned(NO_JOB, (api.run_path, answer), ("/execute", api.id_used)) as server:
+            taken, _ = submit(connect, server, api)
+        assert (taken.run_id, taken.status) == ("r", status)
+        assert len(starts(server)) == 1
+
+    @pytest.mark.parametrize(
+        "words",
+        ["Rate limit exceeded. Please try again later.", "Too many concurrent executions", "Usage limit exceeded: $2"],
+    )
+    def test_a_refusal_s_trace_is_no_run(self, connect, api, words):
+        answers = [("/execute", api.id_used), ("/execute", api.accepted)]
+        with canned(NO_JOB, (api.run_path, api.run("failed", words)), *answers) as server:
+            submit(connect, server, api)
+        first, second = starts(server)
+        assert first != second
+
+    def test_an_id_of_the_caller_s_own_is_not_exchanged(self, connect, api):
+        with (
+            canned(NO_JOB, (api.run_path, api.unknown_run), ("/execute", api.id_used)) as server,
+            pytest.raises(SimRunIdConflictError),
+        ):
+            submit(connect, server, api, run_id="mine")
+        assert starts(server) == ["mine"]
+
+
+class TestRefused:
+    def test_the_next_attempt_has_a_new_id_from_the_caller(self, connect, api):
+        ids = iter(["one", "two", "three"])
+        answers = [("/execute", api.busy), ("/execute", api.busy), ("/execute", api.accepted)]
+        with canned(*answers) as server:
+            submit(connect, server, api, run_id=lambda: next(ids))
+        assert starts(server) == ["one", "two", "three"]
+
+    def test_a_legacy_401_may_be_an_outage_of_its_store_of_keys(self, connect):
+        outage = Answer(401, {"error": "Invalid API key"})
+        with canned(("/execute", outage), ("/execute", outage), ("/execute", Legacy.accepted)) as server:
+            submit(connect, server, Legacy)
+        assert len(starts(server)) == 3
+
+    def test_a_v2_401_is_a_wrong_key(self, connect):
+        with (
+            canned(Answer(401, {"error": {"code": "UNAUTHORIZED", "message": "Invalid API key"}})) as server,
+            pytest.raises(SimAuthenticationError),
+        ):
+            submit(connect, server, V2)
+        assert len(server.requests) == 1
+
+
+class TestTime:
+    def test_no_attempt_after_the_deadline(self, connect, api):
+        with canned(("/execute", api.busy)) as server, pytest.raises(SimRateLimitError):
+            submit(connect, server, api, deadline=time.time() - 1)
+        assert len(starts(server)) == 1
+
+    def test_one_patience_for_all_questions_together(self, connect):
+        with canned(NO_JOB, (V2.run_path, Answer(500, b"")), ("/execute", V2.busy), ("/execute", V2.broke)) as server:
+            client = connect(server.url, api_version="v2", retry=patience(max_elapsed=7, initial_delay=4, jitter=0))
+            with pytest.raises(SimServerError):
+                client.execute_with_retry("w", async_execution=True)
+        assert sum(client.sleeps) <= 7
+        assert len(client.sleeps) == 1, "Sim's 5 s, which leaves no 4 s for another look"
+
+    def test_every_wait_is_in_the_log_with_its_reason(self, connect, api, caplog):
+        caplog.set_level(logging.WARNING)
+        with canned(("/execute", api.busy), ("/execute", api.accepted)) as server:
+            submit(connect, server, api)
+        assert "runs at once is used up" in caplog.text
+        assert "Trying again in" in caplog.text
+
+    def test_a_retry_after_date_is_waited_for(self, connect):
+        later = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 30))
+        busy = Answer(429, {"error": {"code": "RATE_LIMITED", "message": "x"}}, {"retry-after": later})
+        with canned(("/execute", busy), ("/execute", V2.accepted)) as server:
+            _, client = submit(connect, server, V2)
+        assert 25 < client.sleeps[0] < 40
+
+
+def patience(**settings: float) -> Any:
+    from airflow_provider_sim.client.retry import RetryPolicy
+
+    return RetryPolicy(**settings)
