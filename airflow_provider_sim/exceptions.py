@@ -204,6 +204,12 @@ class SimStreamError(SimError):
     default_code = "STREAM_ERROR"
 
 
+class SimOutputError(SimPermanentError):
+    """The run completed, but its output can't become the task's: too large, or a file of it can't be saved."""
+
+    default_code = "OUTPUT_ERROR"
+
+
 class SimRunError(SimError):
     """A run didn't come to a good end."""
 

@@ -21,6 +21,7 @@ def get_provider_info() -> dict[str, object]:
         "extra-links": [
             "airflow_provider_sim.links.sim.SimRunLink",
             "airflow_provider_sim.links.sim.SimWorkflowLink",
+            "airflow_provider_sim.links.sim.SimApprovalLink",
         ],
         "connection-types": [
             {

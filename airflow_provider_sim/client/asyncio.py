@@ -22,6 +22,7 @@ from airflow_provider_sim.client import faults
 from airflow_provider_sim.client.base import BaseClient
 from airflow_provider_sim.client.conversations import Ask, Conversation, given
 from airflow_provider_sim.client.dialects.exchange import Request, Response
+from airflow_provider_sim.client.dialects.files import check_file_answer, file_request
 from airflow_provider_sim.client.models import (
     AsyncExecutionResult,
     Cancellation,
@@ -163,6 +164,21 @@ class AsyncSimClient(BaseClient):
         """As :meth:`.SimClient.get_job_status`."""
         return await self._hold(self._talk.get_job_status(job_id))
 
+    async def download_file(self, url: str) -> AsyncIterator[bytes]:
+        """As :meth:`.SimClient.download_file`."""
+        request, address = file_request(url, self.base_url)
+        timeout = self._settings.timeout
+        try:
+            async with (
+                httpx.AsyncClient(verify=_tls(self._settings.verify), timeout=timeout) as http,
+                http.stream("GET", address) as answer,
+            ):
+                check_file_answer(request, answer.status_code)
+                async for piece in answer.aiter_bytes():
+                    yield piece
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+            raise _fault(request, address.partition("?")[0], timeout, error) from error
+
     async def get_workflow_status(self, workflow_id: str) -> WorkflowStatus:
         """As :meth:`.SimClient.get_workflow_status`."""
         return await self._hold(self._talk.get_workflow_status(workflow_id))
@@ -217,7 +233,7 @@ class AsyncSimClient(BaseClient):
         attempts = self._attempts(question, delays)
 
         async def attempt() -> Any:
-            call = attempts.call
+            call = attempts.next_call()
             response = await self._exchange(call.request, question)
             if isinstance(response, AsyncWorkflowStream):
                 return response

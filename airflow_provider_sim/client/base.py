@@ -72,6 +72,11 @@ class BaseClient:
         """Whether the server turned out to speak v2; None before the first answer that tells."""
         return self._talk.speaks_v2
 
+    @property
+    def takes_run_ids(self) -> bool:
+        """Whether the server is known to take the caller's run id, so that the same id starts no second run."""
+        return self._talk.takes_run_ids
+
     def set_api_key(self, api_key: str) -> None:
         """Use another key from now on."""
         self._use(self._settings.with_api_key(api_key))

@@ -16,6 +16,7 @@ from airflow_provider_sim.client import faults
 from airflow_provider_sim.client.base import BaseClient
 from airflow_provider_sim.client.conversations import Ask, Conversation, RunId, given
 from airflow_provider_sim.client.dialects.exchange import Request, Response
+from airflow_provider_sim.client.dialects.files import check_file_answer, file_request
 from airflow_provider_sim.client.models import (
     AsyncExecutionResult,
     Cancellation,
@@ -253,6 +254,23 @@ class SimClient(BaseClient):
         """Ask for a run's queue entry; Sim keeps it for a day after the run's end."""
         return self._hold(self._talk.get_job_status(job_id))
 
+    def download_file(self, url: str) -> Iterator[bytes]:
+        """Get a file of an output by the address that Sim gives; the API key isn't sent.
+
+        :param url: an http or https address, or a path on this server.
+        :raises SimError: it can't be got; raised at the first piece.
+        """
+        request, address = file_request(url, self.base_url)
+        timeout = self._settings.timeout
+        try:
+            with requests.get(
+                address, timeout=timeout, stream=True, allow_redirects=False, verify=self._settings.verify
+            ) as answer:
+                check_file_answer(request, answer.status_code)
+                yield from answer.iter_content(_PIECE_BYTES)
+        except OSError as error:
+            raise _fault(request, address.partition("?")[0], timeout, error) from error
+
     # --- workflows and limits ------------------------------------------------------------------------------------
 
     def get_workflow_status(self, workflow_id: str) -> WorkflowStatus:
@@ -316,7 +334,7 @@ class SimClient(BaseClient):
         attempts = self._attempts(question, delays)
 
         def attempt() -> Any:
-            call = attempts.call
+            call = attempts.next_call()
             response = self._exchange(call.request, question)
             if isinstance(response, WorkflowStream):
                 return response

@@ -123,12 +123,21 @@ class Attempts(Generic[T]):
         deadline: float | None = None,
         delays: Delays | None = None,
     ) -> None:
-        self.call = call
+        self._call = call
+        self._refused = False
         self._policy = policy
         self._new_run_id = new_run_id
         self._patient_with = patient_with
         self._deadline = deadline
         self._delays = delays or Delays()
+
+    def next_call(self) -> Call[T]:
+        """What to send now; chosen only now, so that a new run id is one that is sent."""
+        # A refusal may have used the id up even where it doesn't say so (429, 402); a new one is always right.
+        if self._refused and self._call.renew and self._new_run_id:
+            self._call = self._call.renew(self._new_run_id())
+        self._refused = False
+        return self._call
 
     def tenacity(self) -> dict[str, Any]:
         """Arguments for ``tenacity.Retrying`` and ``tenacity.AsyncRetrying`` alike."""
@@ -151,10 +160,10 @@ class Attempts(Generic[T]):
         if (error.retry_after or 0) > self._policy.max_retry_after:
             return False
         if error.outcome is Outcome.UNKNOWN:
-            return self.call.request.repeatable
+            return self._call.request.repeatable
         if error.outcome is Outcome.RAN:
             return False
-        return not error.run_id_spent or self.call.renew is None or self._new_run_id is not None
+        return not error.run_id_spent or self._call.renew is None or self._new_run_id is not None
 
     def _wait(self, state: RetryCallState) -> float:
         error = _error_of(state)
@@ -176,9 +185,7 @@ class Attempts(Generic[T]):
         log.warning(
             "%s Trying again in %.1f s (%d of %d).", error, wait, state.attempt_number, self._policy.max_retries
         )
-        # A refusal may have used the id up even where it doesn't say so (429, 402); a new one is always right.
-        if error and error.outcome is Outcome.REFUSED and self.call.renew and self._new_run_id:
-            self.call = self.call.renew(self._new_run_id())
+        self._refused = error is not None and error.outcome is Outcome.REFUSED
 
 
 def _error_of(state: RetryCallState) -> SimError | None:

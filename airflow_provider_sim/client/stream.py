@@ -156,8 +156,9 @@ class StreamReader:
             status = RunStatus.PAUSED
         elif success:
             status = RunStatus.COMPLETED
-        else:
-            status = RunStatus.CANCELLED if data.get("status") == "cancelled" else RunStatus.FAILED
+        else:  # as in held-open answers, no success and no error is what is told of a cancelled run
+            cancelled = data.get("status") == "cancelled" or not error
+            status = RunStatus.CANCELLED if cancelled else RunStatus.FAILED
         failed = status is RunStatus.FAILED
         return StreamEnd(
             WorkflowExecutionResult(

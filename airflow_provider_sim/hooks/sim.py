@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_sim.client.asyncio import AsyncSimClient
     from airflow_provider_sim.client.blocking import SimClient
+    from airflow_provider_sim.client.retry import RetryPolicy
     from airflow_provider_sim.client.settings import ClientSettings
 
 _RETRY_EXTRAS = {"max_retries": int, "initial_delay": float, "max_delay": float, "backoff_multiplier": float}
@@ -59,6 +60,7 @@ class SimHook(BaseHook):
         self.sim_conn_id = sim_conn_id
         self.retry_args = dict(retry_args or {})
         self._client: SimClient | None = None
+        self._known: ClientSettings | None = None
         self._workspace_id: str | None = None
         self._workspaces: dict[str, str | None] = {}
 
@@ -88,9 +90,26 @@ class SimHook(BaseHook):
         if self._client is None:
             from airflow_provider_sim.client.blocking import SimClient
 
-            connection = self._checked(self._look_up())
-            self._client = SimClient.from_settings(self._settings(connection, connection.extra_dejson))
+            if self._known is None:
+                connection = self._checked(self._look_up())
+                self._known = self._settings(connection, connection.extra_dejson)
+            self._client = SimClient.from_settings(self._known)
         return self._client
+
+    def new_client(self, *, timeout: float, retry: RetryPolicy) -> SimClient:
+        """Return a client of its own, for moments when the hook's is in the middle of something; close it after use.
+
+        :param timeout: seconds for a request, if that is less than the connection's.
+        :raises SimConfigurationError: there is no such connection, or it can't work.
+        """
+        from dataclasses import replace
+
+        from airflow_provider_sim.client.blocking import SimClient
+
+        if self._known is None:
+            self.get_conn()
+        assert self._known is not None
+        return SimClient.from_settings(replace(self._known, timeout=min(timeout, self._known.timeout), retry=retry))
 
     def get_async_conn(self) -> AbstractAsyncContextManager[AsyncSimClient]:
         """Return a client for code on an event loop, to be used in ``async with``.

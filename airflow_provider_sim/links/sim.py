@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 from airflow.providers.common.compat.sdk import BaseOperatorLink, XCom
 
-from airflow_provider_sim.client.pages import run_page, workflow_page
+from airflow_provider_sim.client.pages import approval_page, run_page, workflow_page
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperator, Context, TaskInstanceKey
 
 RUN_URL_KEY = "run_url"
 WORKFLOW_URL_KEY = "workflow_url"
+APPROVAL_URL_KEY = "approval_url"
 
 
 class _XComLink(BaseOperatorLink):
@@ -40,6 +41,13 @@ class SimWorkflowLink(_XComLink):
     url_key = WORKFLOW_URL_KEY
 
 
+class SimApprovalLink(_XComLink):
+    """To the page on which a person answers the run, while it is paused."""
+
+    name = "Sim approval"
+    url_key = APPROVAL_URL_KEY
+
+
 def push_links(context: Context, base_url: str, *, workflow_id: str, run_id: str, workspace_id: str | None) -> None:
     """Push the addresses as XComs, for the buttons and for other tasks; before the task waits, so that they are there.
 
@@ -48,3 +56,4 @@ def push_links(context: Context, base_url: str, *, workflow_id: str, run_id: str
     ti = context["ti"]
     ti.xcom_push(key=RUN_URL_KEY, value=run_page(base_url, workflow_id, run_id, workspace_id))
     ti.xcom_push(key=WORKFLOW_URL_KEY, value=workflow_page(base_url, workflow_id, workspace_id))
+    ti.xcom_push(key=APPROVAL_URL_KEY, value=approval_page(base_url, workflow_id, run_id))

@@ -8,24 +8,26 @@ from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
-from airflow.providers.common.compat.sdk import BaseOperator, conf
+from airflow.providers.common.compat.sdk import AirflowTaskTimeout, BaseOperator, conf
 
+from airflow_provider_sim.exceptions import SimRunTimeoutError
 from airflow_provider_sim.hooks.sim import SimHook
-from airflow_provider_sim.links.sim import SimRunLink, SimWorkflowLink, push_links
+from airflow_provider_sim.links.sim import SimApprovalLink, SimRunLink, SimWorkflowLink
+from airflow_provider_sim.versions import deferral_timed_out
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_sim.client.blocking import SimClient, WorkflowStream
-    from airflow_provider_sim.client.models import AsyncExecutionResult, WorkflowExecutionResult, WorkflowRun
-    from airflow_provider_sim.watch import RunWatch
+    from airflow_provider_sim.client.blocking import SimClient
+    from airflow_provider_sim.client.models import AsyncExecutionResult, WorkflowRun
+    from airflow_provider_sim.operators.task_run import TaskRun
+    from airflow_provider_sim.output import OutputRules
+    from airflow_provider_sim.watch import OnPaused, RunWatch
 
-RUN_ID_KEY = "run_id"
-JOB_ID_KEY = "job_id"
 OUTPUT_KEY = "output"
 
-SEVEN_DAYS = 7 * 24 * 3600.0
-"""Seconds; the longest that Sim lets a run take."""
+_BACKSTOP = timedelta(minutes=5)
+"""After the trigger's own deadline, in case that no triggerer was there to keep it."""
 
 
 class SimExecuteWorkflowOperator(BaseOperator):
@@ -36,10 +38,16 @@ class SimExecuteWorkflowOperator(BaseOperator):
     holding its worker; with ``deferrable`` it frees the worker and waits in the triggerer. With ``stream`` the
     workflow's text appears in the task log while it runs.
 
-    A run that fails or is cancelled fails the task, which Airflow retries as usual with a new run. What no retry can
-    mend (wrong key, workflow unknown or not deployed, input that Sim refuses, usage limit) fails it at once.
+    A try starts at most one run. The run's id is written down before anything is sent, so that a try which follows a
+    dead worker or a lost answer finds the run: it goes on with a run that still goes on, and takes the output of one
+    that has completed. Only a run that failed or was cancelled is followed by another.
 
-    XComs: ``return_value``, ``run_id``, ``run_url``, ``workflow_url``, and ``job_id`` on the legacy API.
+    A run that fails or is cancelled fails the task, which Airflow retries as usual with a new run. What no retry can
+    mend (wrong key, workflow unknown or not deployed, input that Sim refuses, usage limit) fails it at once. A run that
+    is no longer wanted, because the task was killed, cleared, marked or out of time, is cancelled.
+
+    XComs: ``return_value``, ``run_id``, ``run_url``, ``workflow_url``, ``approval_url``, ``output_is_display_copy``,
+    and ``job_id`` on the legacy API.
 
     :param workflow_id: the workflow: the last part of its address in Sim's editor. (templated)
     :param input: the fields of the workflow's Start block as a dict; any other JSON value arrives as the field
@@ -51,22 +59,31 @@ class SimExecuteWorkflowOperator(BaseOperator):
     :param deferrable: wait for an asynchronous run in the triggerer, without a worker.
     :param poll_interval: seconds between looks at an asynchronous run.
     :param stream: hold the connection open and write text to the task log as it comes.
-    :param selected_outputs: with ``stream``, the block outputs to stream, as ``Block name.path``; they are part of the
-        output under their block's id. (templated)
+    :param selected_outputs: return these block outputs instead of the workflow's output. With ``stream``, the ones to
+        stream, as ``Block name.path`` or ``block id.path``, under their block's id; otherwise block ids, with or
+        without a path, read raw after the run's end, each under what selected it. (templated)
     :param run_timeout: seconds or timedelta after which the server stops an asynchronous run, 1 s to 7 days.
     :param timeout: seconds or timedelta to wait for the run's end, last look included; default: one hour where the
-        connection is held open, 7 days otherwise. The run itself may go on.
+        connection is held open, 7 days otherwise. ``execution_timeout``, counted from the try's start, ends the waiting
+        as well, in the triggerer too. The run is then cancelled, unless ``cancel_on_kill`` is False.
     :param on_paused: when the run waits for a person: ``wait`` with it, ``fail``, or ``return`` a report with
-        ``context_id`` and ``approval_url``. Pauses that end by themselves are waited for, if the run is asynchronous.
+        ``context_id`` and ``approval_url``. Pauses that end by themselves are always waited for.
     :param check_deployed: ask first whether the workflow is deployed, before an input is sent.
     :param retry_args: settings that go before the connection's for requests that are safe to repeat: ``max_retries``,
         ``initial_delay``, ``max_delay`` (seconds), ``backoff_multiplier``.
+    :param durable: False lets each try start a run of its own, whatever became of the former try's.
+    :param cancel_on_kill: cancel the run when the task is killed, cleared, marked or out of time.
+    :param output_files_dir: a folder for ``ObjectStoragePath``, such as ``s3://conn@bucket/folder``: the output's files
+        are saved there, in a folder of the run's id, and their ``path`` takes the place of their bytes. (templated)
+    :param max_output_bytes: how large the output may be as JSON; default 16 MiB.
+    :param large_outputs: what becomes of a larger one: ``fail``, or ``store`` in ``output_files_dir`` and return
+        ``output_path`` and ``size``.
     :raises SimError: see :mod:`airflow_provider_sim.exceptions`.
     """
 
-    template_fields: Sequence[str] = ("workflow_id", "input", "sim_conn_id", "selected_outputs")
+    template_fields: Sequence[str] = ("workflow_id", "input", "sim_conn_id", "selected_outputs", "output_files_dir")
     template_fields_renderers: ClassVar[dict[str, str]] = {"input": "json"}
-    operator_extra_links = (SimRunLink(), SimWorkflowLink())
+    operator_extra_links = (SimRunLink(), SimWorkflowLink(), SimApprovalLink())
     ui_color = "#ede9fe"
 
     def __init__(
@@ -86,6 +103,11 @@ class SimExecuteWorkflowOperator(BaseOperator):
         on_paused: str = "wait",
         check_deployed: bool = False,
         retry_args: Mapping[str, Any] | None = None,
+        durable: bool = True,
+        cancel_on_kill: bool = True,
+        output_files_dir: str | None = None,
+        max_output_bytes: int | None = None,
+        large_outputs: str = "fail",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -103,7 +125,12 @@ class SimExecuteWorkflowOperator(BaseOperator):
         self.on_paused = on_paused
         self.check_deployed = check_deployed
         self.retry_args = retry_args
-        self._announced: str | None = None
+        self.durable = durable
+        self.cancel_on_kill = cancel_on_kill
+        self.output_files_dir = output_files_dir
+        self.max_output_bytes = max_output_bytes
+        self.large_outputs = large_outputs
+        self._run: TaskRun | None = None
 
     @cached_property
     def hook(self) -> SimHook:
@@ -111,46 +138,90 @@ class SimExecuteWorkflowOperator(BaseOperator):
         return SimHook(self.sim_conn_id, retry_args=self.retry_args)
 
     def execute(self, context: Context) -> Any:
-        """Start the run and, unless told otherwise, see it through to its end."""
-        from airflow_provider_sim.client.dialects.exchange import check_workflow_id
+        """Start the run, or find the one that an earlier try has started, and see it through to its end."""
+        from airflow_provider_sim.operators.task_run import TaskRun
 
-        check_workflow_id(self.workflow_id)
         self._check_arguments()
         with self.hook as hook:
             client = hook.get_conn()
             if self.check_deployed:
                 self._require_deployment(client)
-            started = self._read_stream(context, client) if self.stream else self._start(context, client)
-            if not self.wait_for_completion:
-                return self._leave_running(context, client, started)
-            return self._result(client, self._see_through(client, started))
+            run = self._run = TaskRun(context, self)
+            try:
+                started = run.take_up(client) or run.start(client)
+                if not self.wait_for_completion:
+                    return self._leave_running(context, client, started)
+                ended = self._see_through(client, run, started)
+                if run.died_with_an_earlier_try(ended):
+                    ended = self._see_through(client, run, run.start(client))
+            except AirflowTaskTimeout:
+                at_last = run.last_look()
+                if at_last is None:
+                    raise  # Airflow calls on_kill next
+                ended = at_last
+            except SimRunTimeoutError:
+                run.give_up("its time is up")
+                raise
+            return self._result(context, client, ended)
 
     def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> Any:
         """Go on when the trigger has fired: fetch the run and return its output."""
+        from airflow_provider_sim.operators.task_run import TaskRun
         from airflow_provider_sim.results import read_event
 
-        run_id, job_id = read_event(event, workflow_id=self.workflow_id)
         with self.hook as hook:
             client = hook.get_conn()
-            return self._result(client, client.get_workflow_run(self.workflow_id, run_id, job_id=job_id))
+            try:
+                run_id, job_id = read_event(event, workflow_id=self.workflow_id)
+            except SimRunTimeoutError as error:
+                TaskRun(context, self, run_id=error.run_id).give_up("its time is up")
+                raise
+            return self._result(context, client, client.get_workflow_run(self.workflow_id, run_id, job_id=job_id))
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """Go on after a deferral, also where Airflow itself has ended it."""
+        if deferral_timed_out(next_method, next_kwargs):
+            next_method, next_kwargs = "execute_out_of_time", {}
+        return super().resume_execution(next_method, next_kwargs, context)
+
+    def execute_out_of_time(self, context: Context) -> Any:
+        """Look a last time, since no trigger did in time, and don't leave the run behind."""
+        from airflow_provider_sim.operators.task_run import TaskRun
+        from airflow_provider_sim.watch import not_over_in_time
+
+        with self.hook as hook:
+            client = hook.get_conn()
+            run = TaskRun.of_this_try(context, self, client)
+            ended = run.last_look()
+            if ended is not None:
+                return self._result(context, client, ended)
+            run.give_up("its time is up")
+            raise not_over_in_time(self.workflow_id, run.run_id or "unknown")
+
+    def on_kill(self) -> None:
+        """Cancel the run, also one whose start Sim hasn't answered yet."""
+        if self._run is not None:
+            self._run.kill()
 
     def _check_arguments(self) -> None:
         """Refuse what contradicts itself, once templates are rendered.
 
         :raises SimInputError: says which arguments, and what to choose.
         """
+        from airflow_provider_sim.client.dialects.exchange import check_block_ids, check_workflow_id
         from airflow_provider_sim.exceptions import Outcome, SimInputError
         from airflow_provider_sim.watch import OnPaused
 
-        wrong = None
+        check_workflow_id(self.workflow_id)
+        if self.selected_outputs and not self.stream:
+            check_block_ids(self.selected_outputs)
+        wrong = self._output_rules.wrong()
         if self.on_paused not in list(OnPaused):
             wrong = f"on_paused is {self.on_paused!r}; it can be {', '.join(OnPaused)}"
         elif not self.poll_interval > 0:
             wrong = f"poll_interval is {self.poll_interval!r}; it must be a number of seconds above 0"
         elif self.stream and not self.wait_for_completion:
             wrong = "stream needs wait_for_completion: a stream is held open until the run's end"
-        elif self.selected_outputs and not self.stream:
-            wrong = "selected_outputs takes effect on streams only; set stream=True or leave it out"
         if wrong:
             raise SimInputError(f"{wrong}.", workflow_id=self.workflow_id, outcome=Outcome.NEVER_SENT)
         if self.stream and self.deferrable:
@@ -165,50 +236,8 @@ class SimExecuteWorkflowOperator(BaseOperator):
                 workflow_id=self.workflow_id,
             )
 
-    @property
-    def _is_asynchronous(self) -> bool:
-        return self.async_execution or not self.wait_for_completion or (self.deferrable and not self.stream)
-
-    def _start(self, context: Context, client: SimClient) -> AsyncExecutionResult | WorkflowExecutionResult:
-        """Send the execution; a receipt, or the finished run where it was held open."""
-        started: Any = client.execute_with_retry(
-            self.workflow_id,
-            self.input,
-            timeout=None if self._is_asynchronous else _seconds(self.timeout),
-            async_execution=self._is_asynchronous or None,
-            run_id=lambda: self._new_run_id(context, client),
-            run_timeout=_whole_seconds(self.run_timeout),
-        )
-        if started.run_id and started.run_id != self._announced:  # old servers choose the id themselves
-            self._announce(context, client, started.run_id)
-        job_id = getattr(started, "job_id", None)
-        if job_id and self.do_xcom_push:
-            context["ti"].xcom_push(key=JOB_ID_KEY, value=job_id)
-        return started  # type: ignore[no-any-return]
-
-    def _new_run_id(self, context: Context, client: SimClient) -> str:
-        """Choose the run's id and make it known before anything is sent."""
-        from airflow_provider_sim.client.conversations import new_run_id
-
-        run_id = new_run_id()
-        self._announce(context, client, run_id)
-        return run_id
-
-    def _announce(self, context: Context, client: SimClient, run_id: str) -> None:
-        self._announced = run_id
-        self.log.info("Workflow %s runs as %s.", self.workflow_id, run_id)
-        if self.do_xcom_push:
-            context["ti"].xcom_push(key=RUN_ID_KEY, value=run_id)
-            push_links(
-                context,
-                client.base_url,
-                workflow_id=self.workflow_id,
-                run_id=run_id,
-                workspace_id=self.hook.workspace_of(self.workflow_id),
-            )
-
     def _leave_running(
-        self, context: Context, client: SimClient, started: AsyncExecutionResult | WorkflowExecutionResult
+        self, context: Context, client: SimClient, started: AsyncExecutionResult | WorkflowRun
     ) -> str | None:
         """Return the run's id. A server that held the run open all the same has its output now or never."""
         from airflow_provider_sim.client.models import WorkflowExecutionResult
@@ -219,31 +248,30 @@ class SimExecuteWorkflowOperator(BaseOperator):
                 " run's end, and the run can't be looked up later. Its output is in the XCom %r.",
                 OUTPUT_KEY,
             )
-            output = self._result(client, started)
+            output = self._result(context, client, started)
             if self.do_xcom_push:
                 context["ti"].xcom_push(key=OUTPUT_KEY, value=output)
         return started.run_id
 
-    def _see_through(self, client: SimClient, started: AsyncExecutionResult | WorkflowExecutionResult) -> WorkflowRun:
+    def _see_through(self, client: SimClient, run: TaskRun, started: AsyncExecutionResult | WorkflowRun) -> WorkflowRun:
         """Wait for a run that isn't over yet, here or in the triggerer."""
-        from airflow_provider_sim.client.models import WorkflowExecutionResult
+        from airflow_provider_sim.client.models import WorkflowRun
         from airflow_provider_sim.watch import RunWatch, wait_for_run
 
-        run = started if isinstance(started, WorkflowExecutionResult) else None
-        if run is not None and (run.status.is_terminal or run.run_id is None):
-            return run
-        now = time.time()
+        seen = started if isinstance(started, WorkflowRun) else None
+        if seen is not None and (seen.status.is_terminal or seen.run_id is None):
+            return seen
         watch = RunWatch(
             self.workflow_id,
             started.run_id or "",
             job_id=getattr(started, "job_id", None),
             poll_interval=self.poll_interval,
-            deadline=now + (_seconds(self.timeout) or SEVEN_DAYS),
+            deadline=run.deadline,
             on_paused=self._on_paused,
-            started=now,
+            started=time.time(),
         )
-        if run is not None and watch.saw(run):
-            return run
+        if seen is not None and watch.saw(seen):
+            return seen
         if not self.deferrable:
             return wait_for_run(client, watch)
         return self._look_once(client, watch) or self._defer(watch)
@@ -263,39 +291,31 @@ class SimExecuteWorkflowOperator(BaseOperator):
     def _defer(self, watch: RunWatch) -> NoReturn:
         from airflow_provider_sim.triggers.sim import SimRunTrigger
 
-        self.defer(trigger=SimRunTrigger.of_watch(watch, self.sim_conn_id), method_name="execute_complete")
+        trigger = SimRunTrigger.of_watch(watch, self.sim_conn_id, cancel_on_kill=self.cancel_on_kill)
+        left = None if watch.deadline is None else timedelta(seconds=max(0.0, watch.deadline - time.time())) + _BACKSTOP
+        self.defer(trigger=trigger, method_name="execute_complete", timeout=left)
 
-    def _read_stream(self, context: Context, client: SimClient) -> WorkflowExecutionResult:
-        """Run the workflow with its text in the task log as it comes."""
-        from airflow_provider_sim.operators.stream_log import StreamLog
-
-        stream: Any = client.execute_with_retry(
-            self.workflow_id,
-            self.input,
-            timeout=_seconds(self.timeout),
-            stream=True,
-            selected_outputs=self.selected_outputs,
-            run_id=lambda: self._new_run_id(context, client),
-        )
-        events: WorkflowStream = stream
-        with events:
-            return StreamLog(keep_text=bool(self.selected_outputs)).read(events)
-
-    def _result(self, client: SimClient, run: WorkflowRun) -> Any:
+    def _result(self, context: Context, client: SimClient, run: WorkflowRun) -> Any:
         from airflow_provider_sim.results import task_result
 
-        return task_result(client, run, on_paused=self._on_paused)
+        return task_result(
+            context,
+            client,
+            run,
+            on_paused=self._on_paused,
+            rules=self._output_rules,
+            selected_outputs=None if self.stream else self.selected_outputs,
+            push=self.do_xcom_push,
+        )
 
     @property
-    def _on_paused(self) -> Any:
+    def _output_rules(self) -> OutputRules:
+        from airflow_provider_sim.output import OutputRules
+
+        return OutputRules.given(self.output_files_dir, self.max_output_bytes, self.large_outputs)
+
+    @property
+    def _on_paused(self) -> OnPaused:
         from airflow_provider_sim.watch import OnPaused
 
         return OnPaused(self.on_paused)
-
-
-def _seconds(value: float | timedelta | None) -> float | None:
-    return value.total_seconds() if isinstance(value, timedelta) else value
-
-
-def _whole_seconds(value: float | timedelta | None) -> Any:
-    return int(value.total_seconds()) if isinstance(value, timedelta) else value

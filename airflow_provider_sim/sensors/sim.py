@@ -18,7 +18,8 @@ from airflow.providers.common.compat.sdk import (
 
 from airflow_provider_sim.exceptions import SimError, SimRunError, SimRunTimeoutError
 from airflow_provider_sim.hooks.sim import SimHook
-from airflow_provider_sim.links.sim import SimRunLink, SimWorkflowLink, push_links
+from airflow_provider_sim.links.sim import SimApprovalLink, SimRunLink, SimWorkflowLink, push_links
+from airflow_provider_sim.versions import deferral_timed_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_sim.client.models import WorkflowRun
+    from airflow_provider_sim.output import OutputRules
     from airflow_provider_sim.watch import RunWatch
 
 _BACKSTOP = timedelta(minutes=5)
@@ -48,10 +50,16 @@ class SimJobSensor(BaseSensorOperator):
     :param on_paused: when the run waits for a person: ``wait`` with it, ``fail``, or ``return`` a report with
         ``context_id`` and ``approval_url``. Pauses that end by themselves are always waited for.
     :param retry_args: settings that go before the connection's for requests that are safe to repeat.
+    :param cancel_on_timeout: cancel the run when the sensor's ``timeout`` has passed. Nothing else that happens to the
+        sensor touches the run, which it hasn't started.
+    :param selected_outputs: return the outputs of these blocks instead: block ids, with or without a path. (templated)
+    :param output_files_dir: where to save the output's files, as for ``SimExecuteWorkflowOperator``. (templated)
+    :param max_output_bytes: how large the output may be as JSON; default 16 MiB.
+    :param large_outputs: what becomes of a larger one: ``fail``, or ``store`` in ``output_files_dir``.
     """
 
-    template_fields: Sequence[str] = ("workflow_id", "run_id", "sim_conn_id")
-    operator_extra_links = (SimRunLink(), SimWorkflowLink())
+    template_fields: Sequence[str] = ("workflow_id", "run_id", "sim_conn_id", "selected_outputs", "output_files_dir")
+    operator_extra_links = (SimRunLink(), SimWorkflowLink(), SimApprovalLink())
     ui_color = "#ddd6fe"
 
     def __init__(
@@ -64,6 +72,11 @@ class SimJobSensor(BaseSensorOperator):
         poke_interval: float | timedelta = 10.0,
         on_paused: str = "wait",
         retry_args: Mapping[str, Any] | None = None,
+        cancel_on_timeout: bool = False,
+        selected_outputs: Sequence[str] | None = None,
+        output_files_dir: str | None = None,
+        max_output_bytes: int | None = None,
+        large_outputs: str = "fail",
         **kwargs: Any,
     ) -> None:
         super().__init__(poke_interval=poke_interval, **kwargs)
@@ -73,6 +86,11 @@ class SimJobSensor(BaseSensorOperator):
         self.deferrable = deferrable
         self.on_paused = on_paused
         self.retry_args = retry_args
+        self.cancel_on_timeout = cancel_on_timeout
+        self.selected_outputs = selected_outputs
+        self.output_files_dir = output_files_dir
+        self.max_output_bytes = max_output_bytes
+        self.large_outputs = large_outputs
         self._first_look: float | None = None
 
     @cached_property
@@ -114,7 +132,7 @@ class SimJobSensor(BaseSensorOperator):
             return PokeReturnValue(is_done=False)
         if not self._watch.saw(run):
             return PokeReturnValue(is_done=False)
-        return PokeReturnValue(is_done=True, xcom_value=self._result(lambda: run))
+        return PokeReturnValue(is_done=True, xcom_value=self._result(context, lambda: run))
 
     def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> Any:
         """Go on when the trigger has fired: fetch the run and return its output."""
@@ -123,12 +141,40 @@ class SimJobSensor(BaseSensorOperator):
         try:
             run_id, job_id = read_event(event, workflow_id=self.workflow_id)
         except SimRunTimeoutError as error:
-            raise AirflowSensorTimeout(str(error)) from error
+            raise self._out_of_time() from error
         with self.hook as hook:
             client = hook.get_conn()
-            return self._result(lambda: client.get_workflow_run(self.workflow_id, run_id, job_id=job_id))
+            return self._result(context, lambda: client.get_workflow_run(self.workflow_id, run_id, job_id=job_id))
 
-    def _result(self, run: Callable[[], WorkflowRun]) -> Any:
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """Go on after a deferral, also where Airflow itself has ended it."""
+        if deferral_timed_out(next_method, next_kwargs):
+            next_method, next_kwargs = "execute_out_of_time", {}
+        return super().resume_execution(next_method, next_kwargs, context)
+
+    def execute_out_of_time(self, context: Context) -> Any:
+        """Look a last time, since no trigger did in time."""
+        with self.hook:
+            done = self.poke(context)
+        if done:
+            return done.xcom_value
+        raise self._out_of_time()
+
+    def _out_of_time(self) -> AirflowSensorTimeout:
+        """The error of a run that wasn't over in time; the run is cancelled if the author wants that."""
+        from airflow_provider_sim.client.retry import RetryPolicy
+        from airflow_provider_sim.watch import not_over_in_time
+
+        if self.cancel_on_timeout:
+            patience = RetryPolicy(max_retries=3, initial_delay=1.0)
+            try:
+                with self.hook.new_client(timeout=30.0, retry=patience) as client:
+                    self.log.info("%s", client.stop_workflow_run(self.workflow_id, self.run_id))
+            except SimError as error:
+                self.log.error("Run %s could not be cancelled and may go on: %s", self.run_id, error)
+        return AirflowSensorTimeout(str(not_over_in_time(self.workflow_id, self.run_id)))
+
+    def _result(self, context: Context, run: Callable[[], WorkflowRun]) -> Any:
         """The output of the run, or the report of its pause.
 
         :raises AirflowFailException: the run came to a bad end; another look, or another try, finds the same.
@@ -136,7 +182,15 @@ class SimJobSensor(BaseSensorOperator):
         from airflow_provider_sim.results import task_result
 
         try:
-            return task_result(self.hook.get_conn(), run(), on_paused=self._watch.on_paused)
+            return task_result(
+                context,
+                self.hook.get_conn(),
+                run(),
+                on_paused=self._watch.on_paused,
+                rules=self._output_rules,
+                selected_outputs=self.selected_outputs,
+                push=self.do_xcom_push,
+            )
         except SimRunError as error:
             raise AirflowFailException(str(error)) from error
 
@@ -145,16 +199,25 @@ class SimJobSensor(BaseSensorOperator):
 
         :raises SimInputError: says which argument, and what to choose.
         """
-        from airflow_provider_sim.client.dialects.exchange import check_run_id, check_workflow_id
+        from airflow_provider_sim.client.dialects.exchange import check_block_ids, check_run_id, check_workflow_id
         from airflow_provider_sim.exceptions import Outcome, SimInputError
         from airflow_provider_sim.watch import OnPaused
 
         check_workflow_id(self.workflow_id)
         check_run_id(self.run_id)
+        if self.selected_outputs:
+            check_block_ids(self.selected_outputs)
+        wrong = self._output_rules.wrong()
         if self.on_paused not in list(OnPaused):
-            raise SimInputError(
-                f"on_paused is {self.on_paused!r}; it can be {', '.join(OnPaused)}.", outcome=Outcome.NEVER_SENT
-            )
+            wrong = f"on_paused is {self.on_paused!r}; it can be {', '.join(OnPaused)}"
+        if wrong:
+            raise SimInputError(f"{wrong}.", workflow_id=self.workflow_id, outcome=Outcome.NEVER_SENT)
+
+    @property
+    def _output_rules(self) -> OutputRules:
+        from airflow_provider_sim.output import OutputRules
+
+        return OutputRules.given(self.output_files_dir, self.max_output_bytes, self.large_outputs)
 
     @cached_property
     def _watch(self) -> RunWatch:

@@ -10,7 +10,11 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_sim.exceptions import SimError, SimRunTimeoutError
 from airflow_provider_sim.hooks.sim import SimHook
+from airflow_provider_sim.versions import is_deferred
 from airflow_provider_sim.watch import DEFAULT_POLL_INTERVAL, MAX_FAILED_LOOKS, OnPaused, RunWatch, await_run
+
+_TELLS_OF_KILLS = hasattr(BaseTrigger, "on_kill")
+"""Whether Airflow (3.3 and later) says so when a user has cleared or marked the task."""
 
 FIRST_LOOK_AFTER = 3.0
 """Seconds without an event after the start: the scheduler may not yet have read that the task's first leg is over, and
@@ -32,6 +36,8 @@ class SimRunTrigger(BaseTrigger):
     :param deadline: seconds since the epoch at which to give up; absolute, so that it holds when the trigger moves.
     :param on_paused: ``wait``, ``fail`` or ``return``: the last two fire on a pause that waits for a person.
     :param max_failed_looks: how many looks in a row may fail.
+    :param cancel_on_kill: cancel the run when a user clears or marks the task. Not when the triggerer stops or hands
+        the trigger on.
     """
 
     def __init__(
@@ -44,6 +50,7 @@ class SimRunTrigger(BaseTrigger):
         deadline: float | None = None,
         on_paused: str = "wait",
         max_failed_looks: int = MAX_FAILED_LOOKS,
+        cancel_on_kill: bool = False,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.workflow_id = workflow_id
@@ -54,9 +61,10 @@ class SimRunTrigger(BaseTrigger):
         self.deadline = deadline
         self.on_paused = on_paused
         self.max_failed_looks = max_failed_looks
+        self.cancel_on_kill = cancel_on_kill
 
     @classmethod
-    def of_watch(cls, watch: RunWatch, sim_conn_id: str) -> SimRunTrigger:
+    def of_watch(cls, watch: RunWatch, sim_conn_id: str, *, cancel_on_kill: bool = False) -> SimRunTrigger:
         """The trigger that goes on with a watch begun on a worker."""
         return cls(
             workflow_id=watch.workflow_id,
@@ -67,6 +75,7 @@ class SimRunTrigger(BaseTrigger):
             deadline=watch.deadline,
             on_paused=watch.on_paused.value,
             max_failed_looks=watch.max_failed_looks,
+            cancel_on_kill=cancel_on_kill,
         )
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
@@ -82,6 +91,7 @@ class SimRunTrigger(BaseTrigger):
                 "deadline": self.deadline,
                 "on_paused": self.on_paused,
                 "max_failed_looks": self.max_failed_looks,
+                "cancel_on_kill": self.cancel_on_kill,
             },
         )
 
@@ -105,9 +115,32 @@ class SimRunTrigger(BaseTrigger):
             event = self._event("timeout")
         except SimError as error:
             event = self._event("error", message=str(error))
+        except asyncio.CancelledError:
+            if not _TELLS_OF_KILLS and self.cancel_on_kill and not await is_deferred(self.task_instance):
+                await self._cancel()
+            raise
         else:
             event = self._event(run.status.value)
         yield event
+
+    async def on_kill(self) -> None:
+        """Cancel the run: a user has cleared or marked the task (Airflow 3.3 and later)."""
+        if self.cancel_on_kill:
+            await self._cancel()
+
+    async def _cancel(self) -> None:
+        from airflow_provider_sim.client.retry import RetryPolicy
+
+        patience = RetryPolicy(max_retries=5, initial_delay=0.5, max_delay=2.0, max_elapsed=10.0)
+        try:
+            async with SimHook(self.sim_conn_id).get_async_conn() as client:
+                achieved = await client.stop_workflow_run(
+                    self.workflow_id, self.run_id, job_id=self.job_id, retry=patience
+                )
+        except SimError as error:
+            self.log.error("Run %s could not be cancelled and may go on: %s", self.run_id, error)
+        else:
+            self.log.info("The task was killed by a user. %s", achieved)
 
     def _event(self, status: str, **more: str) -> TriggerEvent:
         ids = {"workflow_id": self.workflow_id, "run_id": self.run_id, "job_id": self.job_id}

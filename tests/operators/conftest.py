@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,19 +15,33 @@ from airflow_provider_sim.triggers import sim as triggers
 
 
 class TaskInstance:
-    """Keeps the XComs that a task pushes, in their order."""
+    """One try of a task instance; keeps the XComs that it pushes, in their order."""
 
-    def __init__(self) -> None:
+    def __init__(self, try_number: int = 1, max_tries: int = 2) -> None:
+        self.dag_id, self.run_id, self.task_id, self.map_index = "a_dag", "manual__2026-01-01", "t", -1
+        self.try_number, self.max_tries = try_number, max_tries
+        self.start_date = datetime.now(tz=UTC)
         self.xcoms: dict[str, Any] = {}
 
     def xcom_push(self, key: str, value: Any) -> None:
         json.dumps(value)  # what an XCom backend does first
         self.xcoms[key] = value
 
+    def xcom_pull(self, *, task_ids: str, key: str, map_indexes: int) -> Any:
+        assert (task_ids, map_indexes) == (self.task_id, self.map_index)
+        return self.xcoms.get(key)
+
+
+class TaskState(dict[str, Any]):
+    """Airflow 3.3's task state store, as a task sees it."""
+
+    def set(self, key: str, value: Any) -> None:
+        self[key] = json.loads(json.dumps(value))
+
 
 @pytest.fixture
 def context() -> dict[str, Any]:
-    return {"ti": TaskInstance()}
+    return {"ti": TaskInstance(), "dag_run": SimpleNamespace(clear_number=0), "task_state_store": TaskState()}
 
 
 @pytest.fixture

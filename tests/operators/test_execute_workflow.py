@@ -204,7 +204,9 @@ class TestRefusals:
             pytest.param({"on_paused": "hope"}, SimInputError, "wait, fail, return", id="unknown on_paused"),
             pytest.param({"poll_interval": 0}, SimInputError, "poll_interval is 0", id="no interval"),
             pytest.param({"run_timeout": 60}, SimInputError, "run_timeout is for asynchronous", id="run_timeout"),
-            pytest.param({"selected_outputs": ["A.b"]}, SimInputError, "streams only", id="selected_outputs"),
+            pytest.param(
+                {"selected_outputs": ["A.b"]}, SimInputError, "names of blocks select nothing", id="selected_outputs"
+            ),
             pytest.param(
                 {"stream": True, "wait_for_completion": False}, SimInputError, "stream needs", id="stream, no wait"
             ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -27,6 +27,7 @@ MAX_BODY_BYTES = 10 * 1024 * 1024
 """Sim refuses larger request bodies with 413; its proxy may cut them without a word."""
 
 _RUN_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_BLOCK_ID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +118,20 @@ def check_run_id(run_id: object) -> str:
             outcome=Outcome.NEVER_SENT,
         )
     return run_id
+
+
+def check_block_ids(selectors: Sequence[object]) -> None:
+    """Refuse selectors of a run's block outputs that would select nothing, which Sim doesn't say.
+
+    :raises SimInputError: one of them doesn't begin with a block's id; block names count in streams only.
+    """
+    for selector in selectors if not isinstance(selectors, str) else [selectors]:
+        if not isinstance(selector, str) or not _BLOCK_ID.match(selector):
+            raise SimInputError(
+                f"selected_outputs holds {selector!r}. Without stream=True it takes the ids of blocks, with or without"
+                " a path (block-id.field): names of blocks select nothing in a run that is over.",
+                outcome=Outcome.NEVER_SENT,
+            )
 
 
 def json_body(value: Mapping[str, Any], *, workflow_id: str) -> bytes:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import re
+from collections.abc import Iterator
 from typing import Any
 
 from airflow_provider_sim.client.dialects import fields
@@ -52,6 +55,13 @@ def run_of(data: Any, *, run_id: str, output: str, duration: str) -> WorkflowRun
     )
 
 
+def died_with_its_connection(run: WorkflowRun) -> bool:
+    """Whether a run has ended as held-open runs do whose caller hangs up; a person's cancelling looks the same."""
+    if run.status is RunStatus.FAILED and run.error is not None:
+        return run.error.code == "CANCELLED" or run.error.message.startswith("Client cancelled request")
+    return run.status is RunStatus.CANCELLED
+
+
 def run_error(error: object, *, code: str | None = None) -> RunError:
     """An error field as the servers of all times fill it: a sentence, an object with one, or nothing."""
     if isinstance(error, dict) and error:
@@ -88,6 +98,26 @@ def pause_in(output: Any) -> Pause | None:
         if output.keys() == {"pausedBlocks", "pauseCount"}:
             return Pause()
     return None
+
+
+_MOST_MARKS = 10
+_CUT = re.compile(r"\.\.\. \[truncated \d+ chars\]\Z")
+
+
+def display_marks(output: Any) -> list[str]:
+    """Where a display copy shows that something was cut or replaced: the first ten paths, such as ``items.3.token``."""
+    return list(itertools.islice(_marks(output, ()), _MOST_MARKS))
+
+
+def _marks(value: Any, path: tuple[str, ...]) -> Iterator[str]:
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from _marks(item, (*path, str(name)))
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            yield from _marks(item, (*path, str(number)))
+    elif isinstance(value, str) and (value in ("[REDACTED]", "[TRUNCATED]") or _CUT.search(value)):
+        yield ".".join(path)
 
 
 def workflow_of(data: Any, *, workflow_id: str | None) -> Workflow:

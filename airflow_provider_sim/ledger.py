@@ -1,0 +1,161 @@
+"""Where a task writes its run's id down before anything is sent, and finds it again when its worker has died since.
+
+Sim takes each run id once and lets the caller choose it. So the order is: choose an id, write it down, send. Whoever
+comes later, a retry, a worker that replaces a dead one, asks Sim for that id first.
+
+Airflow 3.3 and later keep a task's state over its retries; there the id is written into it (:class:`StoredLedger`).
+Before, ids follow from the task instance and its try (:class:`DerivedLedger`): a retry can work out what the former try
+would have called its run, but not whether that try was meant to be undone, so that it takes up a run only if it still
+goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from airflow_provider_sim.client.conversations import new_run_id
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+log = logging.getLogger(__name__)
+
+STATE_KEY = "sim_run"
+"""In the task's state, for one run."""
+
+_RESTARTS_IN_A_TRY = 4
+"""How many ids of one try are looked for: those that refusals have used up, and the one after them."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotedRun:
+    """A run that an earlier try of the task may have started.
+
+    :param job_id: its queue entry, if the server named one.
+    :param undone: the task was cleared since: it is to run afresh.
+    :param only_if_active: it isn't certain that the try was to be gone on with.
+    """
+
+    run_id: str
+    job_id: str | None = None
+    undone: bool = False
+    only_if_active: bool = False
+
+
+class Ledger(Protocol):
+    """What a task needs to know about its runs."""
+
+    def new_run_id(self) -> str:
+        """Choose an id and write it down."""
+
+    def note(self, run_id: str, job_id: str | None) -> None:
+        """Write down what the server calls a run that has its own id, or its queue entry."""
+
+    def former_runs(self) -> Iterator[NotedRun]:
+        """Runs that earlier tries may have started, the likeliest first."""
+
+
+def ledger_of(context: Context, *, durable: bool, workflow_id: str, server: str) -> Ledger:
+    """The ledger that this Airflow can offer.
+
+    :param durable: False keeps nothing.
+    :param server: the base URL; an id means nothing to another server.
+    """
+    if not durable:
+        return NoLedger()
+    store = context.get("task_state_store")
+    if store is None:
+        return DerivedLedger(context["ti"])
+    return StoredLedger(store, context, workflow_id=workflow_id, server=server)
+
+
+class NoLedger:
+    """Keeps nothing: each try starts a run of its own."""
+
+    def new_run_id(self) -> str:
+        """Choose an id at random."""
+        return new_run_id()
+
+    def note(self, run_id: str, job_id: str | None) -> None:
+        """Forget it."""
+
+    def former_runs(self) -> Iterator[NotedRun]:
+        """None."""
+        return iter(())
+
+
+class StoredLedger:
+    """Writes into the task's state, which Airflow keeps over retries, and also when a user clears the task.
+
+    Clearing raises the task's ``max_tries`` and the DAG run's ``clear_number``; a retry raises neither. They are
+    written down with the id, so that a cleared task runs afresh. (Either alone can change without a clearing of this
+    task: the DAG's author may change ``retries``, a user may clear another task.)
+
+    :param store: ``context["task_state_store"]``.
+    """
+
+    def __init__(self, store: Any, context: Context, *, workflow_id: str, server: str) -> None:
+        self._store = store
+        self._ours = {"workflow_id": workflow_id, "server": server}
+        ti, dag_run = context["ti"], context.get("dag_run")
+        self._generation = {
+            "max_tries": getattr(ti, "max_tries", None),
+            "clear_number": getattr(dag_run, "clear_number", None),
+        }
+
+    def new_run_id(self) -> str:
+        """Choose an id at random and write it down."""
+        run_id = new_run_id()
+        self.note(run_id, None)
+        return run_id
+
+    def note(self, run_id: str, job_id: str | None) -> None:
+        """Write it down."""
+        self._store.set(STATE_KEY, {"run_id": run_id, "job_id": job_id, **self._ours, **self._generation})
+
+    def former_runs(self) -> Iterator[NotedRun]:
+        """The one that is written down, if it is of the same workflow and server."""
+        entry = self._store.get(STATE_KEY)
+        if not isinstance(entry, dict) or not isinstance(entry.get("run_id"), str):
+            return
+        if any(entry.get(name) != value for name, value in self._ours.items()):
+            log.info(
+                "Run %s of an earlier try belongs to workflow %s on %s; the task has been changed since.",
+                entry["run_id"],
+                entry.get("workflow_id"),
+                entry.get("server"),
+            )
+            return
+        undone = all(entry.get(name) != value for name, value in self._generation.items())
+        yield NotedRun(entry["run_id"], job_id=entry.get("job_id"), undone=undone)
+
+
+class DerivedLedger:
+    """Works ids out from the task instance and its try; keeps nothing."""
+
+    def __init__(self, ti: Any) -> None:
+        self._names = [str(getattr(ti, name, "")) for name in ("dag_id", "run_id", "task_id", "map_index")]
+        self._try_number = int(getattr(ti, "try_number", 1) or 1)
+        self._chosen = 0
+
+    def new_run_id(self) -> str:
+        """The try's next id."""
+        self._chosen += 1
+        return self._id(self._try_number, self._chosen)
+
+    def note(self, run_id: str, job_id: str | None) -> None:
+        """Nothing can be kept; a server that chooses ids itself can't be asked by the next try."""
+
+    def former_runs(self) -> Iterator[NotedRun]:
+        """Those that the former try would have started, one after the other."""
+        if self._try_number > 1:
+            for number in range(1, _RESTARTS_IN_A_TRY + 1):
+                yield NotedRun(self._id(self._try_number - 1, number), only_if_active=True)
+
+    def _id(self, try_number: int, number: int) -> str:
+        name = "\n".join([*self._names, str(try_number), str(number)])
+        return f"airflow-{uuid.uuid5(uuid.NAMESPACE_URL, name)}"

@@ -1,0 +1,274 @@
+"""The run of one task instance: started once, found again by a later try, made known, and cancelled when not wanted."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import AirflowException
+
+from airflow_provider_sim.client.blocking import WorkflowStream
+from airflow_provider_sim.client.dialects.refusals import tells_of_a_refusal
+from airflow_provider_sim.client.dialects.resources import died_with_its_connection
+from airflow_provider_sim.client.models import AsyncExecutionResult, RunStatus, WorkflowRun
+from airflow_provider_sim.client.retry import RetryPolicy
+from airflow_provider_sim.client.settings import HELD_OPEN_TIMEOUT
+from airflow_provider_sim.exceptions import SimConnectionError, SimError, SimRunNotFoundError, SimStreamError
+from airflow_provider_sim.ledger import NotedRun, ledger_of
+from airflow_provider_sim.links.sim import push_links
+from airflow_provider_sim.operators.stream_log import StreamLog
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_sim.client.blocking import SimClient
+    from airflow_provider_sim.ledger import Ledger
+    from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
+
+RUN_ID_KEY = "run_id"
+JOB_ID_KEY = "job_id"
+
+SEVEN_DAYS = 7 * 24 * 3600.0
+"""Seconds; the longest that Sim lets a run take."""
+
+LAST_WORDS = RetryPolicy(max_retries=3, initial_delay=0.5, max_delay=1.0, max_elapsed=2.0)
+"""Airflow kills a worker 5 s after it has told it to end."""
+LAST_WORDS_TIMEOUT = 3.0
+"""Seconds, for one request of these."""
+
+
+class TaskRun:
+    """The run that one try of a task is about.
+
+    :param operator: with its templates rendered.
+    :param run_id: of a run that is known already.
+    """
+
+    def __init__(self, context: Context, operator: SimExecuteWorkflowOperator, *, run_id: str | None = None) -> None:
+        self.run_id = run_id
+        self.deadline = _deadline(context, operator)
+        self._context = context
+        self._operator = operator
+        self._log = operator.log
+        self._job_id: str | None = None
+        self._ledger: Ledger | None = None
+        self._sent_before: str | None = None
+        self._taken_up = False
+        self._killed = False
+
+    @classmethod
+    def of_this_try(cls, context: Context, operator: SimExecuteWorkflowOperator, client: SimClient) -> TaskRun:
+        """The run that an earlier leg of the same try has started."""
+        ti: Any = context["ti"]
+        run_id = ti.xcom_pull(task_ids=ti.task_id, key=RUN_ID_KEY, map_indexes=ti.map_index)
+        run = cls(context, operator, run_id=run_id)
+        if run_id is None:
+            noted = next(run._open_ledger(client).former_runs(), None)
+            run.run_id = noted.run_id if noted else None
+        return run
+
+    def take_up(self, client: SimClient) -> WorkflowRun | None:
+        """The run that an earlier try has started and that is to be gone on with, if there is one.
+
+        :raises SimError: that can't be found out; then nothing may be started.
+        """
+        for noted in self._open_ledger(client).former_runs():
+            run = self._find(client, noted)
+            if run is None:
+                if not noted.undone and not noted.only_if_active:
+                    self._sent_before = noted.run_id
+                return None
+            if noted.only_if_active and tells_of_a_refusal(run):
+                continue
+            return self._gone_on_with(run, noted)
+        return None
+
+    def _find(self, client: SimClient, noted: NotedRun) -> WorkflowRun | None:
+        try:
+            return client.get_workflow_run(self._operator.workflow_id, noted.run_id, job_id=noted.job_id)
+        except SimRunNotFoundError:
+            if not client.takes_run_ids and not noted.only_if_active:
+                self._log.warning(
+                    "An earlier try may have started run %s, which this server doesn't know. It may be older than"
+                    " v0.7.32 and choose run ids itself; if so, that run, if any, goes on beside the one started now.",
+                    noted.run_id,
+                )
+            return None
+
+    def _gone_on_with(self, run: WorkflowRun, noted: NotedRun) -> WorkflowRun | None:
+        if noted.undone:
+            if not run.status.is_terminal and self._operator.wait_for_completion:
+                self._set(noted.run_id, noted.job_id)
+                self.give_up("the task was cleared since")
+            return None
+        if run.status.is_terminal and (noted.only_if_active or run.status is not RunStatus.COMPLETED):
+            self._log.info("Run %s of an earlier try is %s: starting another.", noted.run_id, run.status)
+            return None
+        self._log.info("An earlier try has started run %s, which is %s: going on with it.", noted.run_id, run.status)
+        self._taken_up = True
+        self._announce(noted.run_id)
+        self._set(noted.run_id, noted.job_id)
+        return run
+
+    def died_with_an_earlier_try(self, run: WorkflowRun) -> bool:
+        """Whether a held-open run of an earlier try, found still going on, has now ended for want of a reader."""
+        if not self._taken_up or self._is_asynchronous or not died_with_its_connection(run):
+            return False
+        self._log.info("Run %s ended with the connection of the earlier try: starting another.", run.run_id)
+        self._taken_up = False
+        return True
+
+    def start(self, client: SimClient) -> AsyncExecutionResult | WorkflowRun:
+        """Send the execution: a receipt, or the finished run where it was held open.
+
+        :raises SimError: it wasn't started, or its fate can't be found out.
+        """
+        operator = self._operator
+        self._open_ledger(client)
+        left = max(1.0, self.deadline - time.time())
+        started: Any = client.execute_with_retry(
+            operator.workflow_id,
+            operator.input,
+            timeout=None if self._is_asynchronous else left,
+            stream=operator.stream or None,
+            selected_outputs=(operator.selected_outputs or None) if operator.stream else None,
+            async_execution=self._is_asynchronous or None,
+            run_id=self._next_run_id,
+            run_timeout=_whole_seconds(operator.run_timeout),
+            deadline=self.deadline,
+        )
+        if isinstance(started, WorkflowStream):
+            return self._read_stream(client, started)
+        self._take_note(started)
+        return started  # type: ignore[no-any-return]
+
+    def _next_run_id(self) -> str:
+        """Choose the next attempt's id and make it known before anything is sent."""
+        if self._killed:
+            raise AirflowException("The task was killed before its run was started.")
+        run_id, self._sent_before = self._sent_before, None
+        if run_id is None:
+            assert self._ledger is not None
+            run_id = self._ledger.new_run_id()
+        self._announce(run_id)
+        return run_id
+
+    def _take_note(self, started: AsyncExecutionResult | WorkflowRun) -> None:
+        """Of the ids that only the server knows."""
+        job_id: str | None = getattr(started, "job_id", None)
+        run_id = started.run_id
+        if run_id and (run_id != self.run_id or job_id):
+            if run_id != self.run_id:
+                self._log.warning(
+                    "The server (before v0.7.32) has chosen the run's id itself: %s. Had this worker died between its"
+                    " answer and this line, the next try would have started a second run.",
+                    run_id,
+                )
+                self._announce(run_id)
+            assert self._ledger is not None
+            self._ledger.note(run_id, job_id)
+            self._set(run_id, job_id)
+        if job_id and self._operator.do_xcom_push:
+            self._context["ti"].xcom_push(key=JOB_ID_KEY, value=job_id)
+
+    def _read_stream(self, client: SimClient, stream: WorkflowStream) -> WorkflowRun:
+        """Put the text into the task log as it comes; where the stream breaks off, ask for the run."""
+        try:
+            with stream:
+                return StreamLog(keep_text=bool(self._operator.selected_outputs)).read(stream)
+        except (SimStreamError, SimConnectionError) as error:
+            assert self.run_id is not None
+            run = client.get_workflow_run(self._operator.workflow_id, self.run_id)
+            if died_with_its_connection(run):
+                raise
+            self._log.warning("%s The run is %s: going on without its text.", error, run.status)
+            return run
+
+    def last_look(self) -> WorkflowRun | None:
+        """The run, if it is over by now."""
+        if self.run_id is None:
+            return None
+        try:
+            with self._operator.hook.new_client(timeout=LAST_WORDS_TIMEOUT, retry=LAST_WORDS) as client:
+                run = client.get_workflow_run(self._operator.workflow_id, self.run_id, job_id=self._job_id)
+        except SimError as error:
+            self._log.warning("A last look at run %s failed: %s", self.run_id, error)
+            return None
+        return run if run.status.is_terminal else None
+
+    def give_up(self, reason: str) -> None:
+        """Cancel the run, unless the author wants it left alone, and say what that achieved."""
+        operator = self._operator
+        if self.run_id is None:
+            return
+        if not operator.cancel_on_kill:
+            self._log.info("Run %s goes on, although %s: cancel_on_kill is False.", self.run_id, reason)
+            return
+        self._log.info("Cancelling run %s: %s.", self.run_id, reason)
+        try:
+            with operator.hook.new_client(timeout=LAST_WORDS_TIMEOUT, retry=LAST_WORDS) as client:
+                achieved = client.stop_workflow_run(operator.workflow_id, self.run_id, job_id=self._job_id)
+        except SimError as error:
+            self._log.error("Run %s could not be cancelled and may go on: %s", self.run_id, error)
+        else:
+            self._log.info("%s", achieved)
+
+    def kill(self) -> None:
+        """Cancel the run and start no other; called in the middle of whatever the worker was doing."""
+        self._killed = True
+        self.give_up("the task is killed")
+
+    @property
+    def _is_asynchronous(self) -> bool:
+        return _is_asynchronous(self._operator)
+
+    def _open_ledger(self, client: SimClient) -> Ledger:
+        if self._ledger is None:
+            operator = self._operator
+            self._ledger = ledger_of(
+                self._context, durable=operator.durable, workflow_id=operator.workflow_id, server=client.base_url
+            )
+        return self._ledger
+
+    def _announce(self, run_id: str) -> None:
+        operator = self._operator
+        self._set(run_id, None)
+        self._log.info("Workflow %s runs as %s.", operator.workflow_id, run_id)
+        if operator.do_xcom_push:
+            self._context["ti"].xcom_push(key=RUN_ID_KEY, value=run_id)
+            push_links(
+                self._context,
+                operator.hook.get_conn().base_url,
+                workflow_id=operator.workflow_id,
+                run_id=run_id,
+                workspace_id=operator.hook.workspace_of(operator.workflow_id),
+            )
+
+    def _set(self, run_id: str, job_id: str | None) -> None:
+        self.run_id, self._job_id = run_id, job_id
+
+
+def _is_asynchronous(operator: SimExecuteWorkflowOperator) -> bool:
+    wanted = operator.async_execution or not operator.wait_for_completion
+    return wanted or (operator.deferrable and not operator.stream)
+
+
+def _deadline(context: Context, operator: SimExecuteWorkflowOperator) -> float:
+    """Seconds since the epoch at which the try is to give up: by its own timeout, or by the task's, from its start."""
+    patience = seconds(operator.timeout) or (SEVEN_DAYS if _is_asynchronous(operator) else HELD_OPEN_TIMEOUT)
+    deadline = time.time() + patience
+    limit: timedelta | None = operator.execution_timeout
+    began: datetime | None = getattr(context["ti"], "start_date", None)
+    if limit is None:
+        return deadline
+    return min(deadline, (began.timestamp() if began else time.time()) + limit.total_seconds())
+
+
+def seconds(value: float | timedelta | None) -> float | None:
+    """A duration in seconds."""
+    return value.total_seconds() if isinstance(value, timedelta) else value
+
+
+def _whole_seconds(value: float | timedelta | None) -> Any:
+    return int(value.total_seconds()) if isinstance(value, timedelta) else value

@@ -1,0 +1,164 @@
+"""What becomes of a run's output on its way into an XCom: files are saved, what is too large is stored or refused."""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from airflow_provider_sim.client.dialects.files import OutputFile, map_files
+from airflow_provider_sim.exceptions import Outcome, SimError, SimOutputError
+
+log = logging.getLogger(__name__)
+
+DEFAULT_MAX_OUTPUT_BYTES = 16 * 1024 * 1024
+"""As JSON. A metadata database may take more, but every look at the XCom then moves it."""
+
+LARGE_OUTPUTS = ("fail", "store")
+
+Fetch = Callable[[str], Iterator[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class OutputRules:
+    """What the DAG author wants done with outputs.
+
+    :param folder: where files and large outputs go: a path or URL for ``ObjectStoragePath``; None saves no files.
+    :param max_bytes: how large an output may be as JSON.
+    :param large: ``fail``, or ``store`` in ``folder``.
+    """
+
+    folder: str | None = None
+    max_bytes: int = DEFAULT_MAX_OUTPUT_BYTES
+    large: str = "fail"
+
+    @classmethod
+    def given(cls, folder: str | None, max_bytes: int | None, large: str) -> OutputRules:
+        """The rules of an operator's arguments, which leave the default to us."""
+        return cls(folder, DEFAULT_MAX_OUTPUT_BYTES if max_bytes is None else max_bytes, large)
+
+    def wrong(self) -> str | None:
+        """Say what can't work, if anything."""
+        if self.large not in LARGE_OUTPUTS:
+            return f"large_outputs is {self.large!r}; it can be {', '.join(LARGE_OUTPUTS)}"
+        if isinstance(self.max_bytes, bool) or not isinstance(self.max_bytes, int) or self.max_bytes < 1:
+            return f"max_output_bytes is {self.max_bytes!r}; it must be a whole number above 0"
+        if self.large == "store" and not self.folder:
+            return "large_outputs='store' needs output_files_dir, where they are to be stored"
+        return None
+
+
+class OutputDelivery:
+    """One run's output on its way.
+
+    :param fetch: gets a file by its address, without the API key, which is for Sim alone.
+    """
+
+    def __init__(self, rules: OutputRules, *, workflow_id: str, run_id: str, fetch: Fetch) -> None:
+        self._rules = rules
+        self._workflow_id = workflow_id
+        self._run_id = run_id
+        self._fetch = fetch
+        self._names = {"output.json"}
+
+    def deliver(self, output: Any) -> Any:
+        """Return the output as the task's result.
+
+        :raises SimOutputError: a file can't be saved, or the output is too large.
+        """
+        if self._rules.folder:
+            output = map_files(output, self._save)
+        encoded = json.dumps(output, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+        size = f"{len(encoded):,} bytes"
+        if len(encoded) <= self._rules.max_bytes:
+            return output
+        if self._rules.large == "store":
+            path = self._write("output.json", iter([encoded]))
+            log.info("The output of run %s is %s and stored at %s.", self._run_id, size, path)
+            return {"output_path": path, "size": len(encoded)}
+        raise self._error(
+            f"The output of {self._run} is {size} as JSON, more than max_output_bytes ({self._rules.max_bytes:,}). Set"
+            " large_outputs='store' and output_files_dir to get its path instead, let the workflow return less, or"
+            " raise max_output_bytes"
+        )
+
+    def _save(self, file: OutputFile) -> dict[str, Any]:
+        """Save a file; its path takes the place of its bytes."""
+        name = unused_name(self._names, file.name)
+        try:
+            path = self._write(name, self._content(file))
+        except SimError as error:
+            if isinstance(error, SimOutputError):
+                raise
+            raise self._unsaved(file, str(error)) from error
+        log.info("Saved the file %r of run %s at %s.", file.name, self._run_id, path)
+        return {**{key: value for key, value in file.value.items() if key != "base64"}, "path": path}
+
+    def _content(self, file: OutputFile) -> Iterator[bytes]:
+        if file.base64 is not None:
+            try:
+                return iter([base64.b64decode(file.base64, validate=True)])
+            except ValueError as error:
+                raise self._unsaved(file, f"its bytes can't be decoded ({error}).") from error
+        if file.url is None:
+            raise self._unsaved(file, "Sim gives neither its bytes nor its address.")
+        return self._fetch(file.url)
+
+    def _write(self, name: str, content: Iterator[bytes]) -> str:
+        from airflow.providers.common.compat.sdk import ObjectStoragePath
+
+        try:
+            folder = ObjectStoragePath(self._rules.folder or "") / self._run_id.replace(":", "_")
+            folder.mkdir(parents=True, exist_ok=True)
+            path = folder / name
+            with path.open("wb") as target:
+                for piece in content:
+                    target.write(piece)
+        except SimError:
+            raise
+        except Exception as error:  # each storage has its own
+            raise self._error(
+                f"Could not write {name!r} of {self._run} into output_files_dir {self._rules.folder!r}:"
+                f" {type(error).__name__}: {error}"
+            ) from error
+        return str(path)
+
+    @property
+    def _run(self) -> str:
+        return f"run {self._run_id!r} of workflow {self._workflow_id!r}"
+
+    def _unsaved(self, file: OutputFile, why: str) -> SimOutputError:
+        return self._error(
+            f"Could not save the file {file.name!r} of {self._run}: {why} Sim opens a file's address for five minutes,"
+            " and on servers with local storage for logged-in people only. Hold the run open (neither async_execution"
+            " nor deferrable), so that files come within the output, or let the workflow write them to your own storage"
+        )
+
+    def _error(self, what: str) -> SimOutputError:
+        return SimOutputError(
+            f"{what}. The run itself completed; a retry of the task takes its output again, clearing the task runs it"
+            " afresh.",
+            workflow_id=self._workflow_id,
+            run_id=self._run_id,
+            outcome=Outcome.RAN,
+        )
+
+
+def unused_name(taken: set[str], wanted: str) -> str:
+    """A name in the run's folder that no other file has, and add it to ``taken``.
+
+    :param wanted: a name from outside; a path in it leads nowhere.
+    """
+    base = PurePosixPath(wanted.replace("\\", "/")).name
+    if base in ("", ".", ".."):
+        base = "file"
+    name, number = base, 1
+    while name in taken:
+        number += 1
+        name = f"{PurePosixPath(base).stem}-{number}{PurePosixPath(base).suffix}"
+    taken.add(name)
+    return name

@@ -1,0 +1,40 @@
+"""What differs between Airflow's versions and isn't covered by ``airflow.providers.common.compat``."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+
+def deferral_timed_out(next_method: str, next_kwargs: Mapping[str, Any] | None) -> bool:
+    """Whether Airflow resumes a task only to fail it, because its deferral's own timeout has passed."""
+    return next_method == "__fail__" and (next_kwargs or {}).get("error") == "Trigger timeout"
+
+
+async def is_deferred(task_instance: Any) -> bool:
+    """Whether a trigger's task still waits for it, asked for when the trigger is cancelled.
+
+    Before Airflow 3.3 a cancelled trigger isn't told why: a triggerer that stops or hands its triggers on cancels them
+    as well as a user does who clears the task; only then is the task no longer deferred.
+    """
+    return str(await asyncio.to_thread(_state_of, task_instance)).rpartition(".")[2].lower() == "deferred"
+
+
+def _state_of(task_instance: Any) -> Any:
+    names = {name: getattr(task_instance, name) for name in ("dag_id", "task_id", "run_id", "map_index")}
+    try:
+        from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+    except ImportError:  # Airflow 2
+        from airflow.models.taskinstance import TaskInstance
+        from airflow.utils.session import create_session
+
+        with create_session() as session:
+            return session.query(TaskInstance.state).filter_by(**names).scalar()
+    states = RuntimeTaskInstance.get_task_states(
+        dag_id=names["dag_id"],
+        task_ids=[names["task_id"]],
+        run_ids=[names["run_id"]],
+        map_index=names["map_index"],
+    )
+    return states.get(names["run_id"], {}).get(names["task_id"])

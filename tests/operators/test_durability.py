@@ -1,0 +1,494 @@
+"""A run is never lost, never doubled, never left running: tries that die, are repeated, cleared and killed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import threading
+from datetime import timedelta
+from types import SimpleNamespace
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowException, AirflowSensorTimeout, AirflowTaskTimeout, TaskDeferred
+
+from airflow_provider_sim import watch
+from airflow_provider_sim.client.blocking import SimClient
+from airflow_provider_sim.exceptions import SimRunCancelledError, SimRunTimeoutError
+from airflow_provider_sim.ledger import STATE_KEY
+from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
+from airflow_provider_sim.sensors.sim import SimJobSensor
+from airflow_provider_sim.triggers.sim import SimRunTrigger
+from tests.operators.conftest import TaskInstance, fire
+
+pytestmark = pytest.mark.usefixtures("connection")
+
+MODES = {
+    "held open": {},
+    "asynchronous": {"async_execution": True},
+    "deferrable": {"deferrable": True},
+    "streamed": {"stream": True},
+    "not waiting": {"wait_for_completion": False},
+}
+
+
+class Killed(BaseException):
+    """What SIGKILL does to a worker, as far as the code goes: nothing runs after it."""
+
+
+@pytest.fixture(params=MODES, ids=[mode.replace(" ", "-") for mode in MODES])
+def mode(request):
+    return MODES[request.param]
+
+
+@pytest.fixture
+def slow(emulator):
+    """A workflow that takes until the test says otherwise."""
+    duration = SimpleNamespace(seconds=60.0)
+    emulator.workflow("slow_one", duration=lambda given: duration.seconds)(lambda given: {"done": True})
+    return duration
+
+
+def operator(**arguments):
+    return SimExecuteWorkflowOperator(
+        **{"task_id": "t", "workflow_id": "slow_one", "poll_interval": 0.02, "retry_args": {"initial_delay": 0.01}}
+        | arguments
+    )
+
+
+def next_try(context, *, cleared=False):
+    """The context of the try that follows, by Airflow itself or because a user has cleared the task."""
+    ti = context["ti"]
+    clear_number = context["dag_run"].clear_number
+    if cleared:
+        return {
+            **context,
+            "ti": TaskInstance(ti.try_number + 1, max_tries=ti.try_number + ti.max_tries),
+            "dag_run": SimpleNamespace(clear_number=clear_number + 1),
+        }
+    return {**context, "ti": TaskInstance(ti.try_number + 1, max_tries=ti.max_tries)}
+
+
+def die_waiting(context, monkeypatch, **arguments):
+    """One try whose worker dies while it waits for the run that it has started."""
+    with monkeypatch.context() as patch:
+        patch.setattr(watch, "wait_for_run", lambda *_: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            operator(async_execution=True, **arguments).execute(context)
+
+
+class TestWrittenDownFirst:
+    def test_in_every_mode_before_the_server_has_heard_of_the_run(self, emulator, context, run_task, mode, slow):
+        slow.seconds = 0.05
+        at_start = []
+        emulator.on_start("slow_one", lambda run: at_start.append(dict(context["task_state_store"][STATE_KEY])))
+        run_task(operator(**mode))
+        [entry] = at_start
+        assert entry["run_id"] == emulator.runs[0].run_id
+        assert entry["workflow_id"] == "slow_one"
+
+    def test_an_attempt_after_a_refusal_has_its_new_id_written_down_too(
+        self, emulator, context, run_task, monkeypatch, slow
+    ):
+        slow.seconds = 0.0
+        emulator.state.limits.concurrent_runs = 0
+        at_start = []
+        emulator.on_start("slow_one", lambda run: at_start.append(context["task_state_store"][STATE_KEY]["run_id"]))
+        emulator.on_request(lambda _: setattr(emulator.state.limits, "concurrent_runs", None))
+        no_sleep(monkeypatch)
+        run_task(operator(check_deployed=False))
+        assert at_start == [emulator.runs[-1].run_id]
+
+    def test_what_is_written_down_holds_no_key(self, emulator, context, run_task, slow):
+        slow.seconds = 0.0
+        run_task(operator())
+        assert emulator.api_key not in json.dumps(context["task_state_store"])
+
+
+class TestTheNextTry:
+    def test_goes_on_with_a_run_that_goes_on(self, emulator, context, run_task, monkeypatch, slow, mode):
+        die_waiting(context, monkeypatch)
+        context.update(next_try(context))
+        emulator.on_request(lambda request: setattr(slow, "seconds", 0.0))
+        result = run_task(operator(**mode))
+        [run] = emulator.runs
+        assert result == (run.run_id if "wait_for_completion" in mode else {"done": True})
+        assert context["ti"].xcoms["run_id"] == run.run_id
+
+    def test_takes_the_output_of_a_run_that_has_completed(self, emulator, context, run_task, monkeypatch, slow, mode):
+        die_waiting(context, monkeypatch)
+        slow.seconds = 0.0
+        context.update(next_try(context))
+        result = run_task(operator(**mode))
+        assert result in ({"done": True}, emulator.runs[0].run_id)
+        assert len(emulator.runs) == 1
+
+    @pytest.mark.parametrize("end", ["failed", "cancelled"])
+    def test_starts_another_after_one_that_did_not(self, emulator, context, run_task, monkeypatch, slow, end):
+        die_waiting(context, monkeypatch)
+        emulator.runs[0].cancel() if end == "cancelled" else emulator.runs[0].sweep()
+        slow.seconds = 0.0
+        context.update(next_try(context))
+        assert run_task(operator(async_execution=True)) == {"done": True}
+        assert [run.status for run in emulator.runs] == [end, "completed"]
+
+    def test_sends_an_id_that_the_server_never_heard_of(self, emulator, context, run_task, slow):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("airflow_provider_sim.client.blocking.SimClient.execute_with_retry", killed_after_the_id)
+            with pytest.raises(Killed):
+                operator().execute(context)
+        noted = context["task_state_store"][STATE_KEY]["run_id"]
+        assert emulator.runs == []
+        slow.seconds = 0.0
+        context.update(next_try(context))
+        assert run_task(operator()) == {"done": True}
+        assert [run.run_id for run in emulator.runs] == [noted]
+
+    def test_starts_nothing_where_it_cannot_find_out(self, emulator, context, monkeypatch, slow, connection):
+        die_waiting(context, monkeypatch)
+        context.update(next_try(context))
+        emulator.state.limits.admission_gate = 0  # executions alone pass it
+        task = operator(retry_args={"max_retries": 0})
+        monkeypatch.setattr(
+            "airflow_provider_sim.client.blocking.SimClient.get_workflow_run",
+            lambda *_, **__: (_ for _ in ()).throw(SimRunTimeoutError("no answer")),
+        )
+        with pytest.raises(SimRunTimeoutError, match="no answer"):
+            task.execute(context)
+        assert len(emulator.runs) == 1
+
+    def test_of_another_workflow_starts_its_own(self, emulator, context, run_task, monkeypatch, slow):
+        die_waiting(context, monkeypatch)
+        context.update(next_try(context))
+        run_task(operator(workflow_id="echo_plain"))
+        assert [run.workflow_id for run in emulator.runs] == ["slow_one", "echo_plain"]
+
+    def test_starts_its_own_where_the_author_says_so(self, emulator, context, run_task, monkeypatch, slow):
+        die_waiting(context, monkeypatch, durable=False)
+        slow.seconds = 0.0
+        context.update(next_try(context))
+        run_task(operator(durable=False))
+        assert len(emulator.runs) == 2
+        assert context["task_state_store"] == {}
+
+    def test_runs_a_held_open_run_anew_that_died_with_its_reader(
+        self, emulator, context, run_task, monkeypatch, slow, caplog
+    ):
+        die_waiting(context, monkeypatch)
+        context.update(next_try(context))
+
+        def notice(request):  # Sim sees only now that the first worker has hung up
+            if request.method == "GET":
+                emulator.runs[0].cancel()
+                slow.seconds = 0.0
+
+        emulator.on_request(notice)
+        assert run_task(operator()) == {"done": True}
+        assert [run.status for run in emulator.runs] == ["cancelled", "completed"]
+
+
+def killed_after_the_id(self, *_, run_id, **__):
+    run_id()
+    raise Killed
+
+
+class TestCleared:
+    def test_a_completed_task_runs_afresh(self, emulator, context, run_task, slow, mode):
+        slow.seconds = 0.0
+        run_task(operator(**mode))
+        context.update(next_try(context, cleared=True))
+        run_task(operator(**mode))
+        assert len(emulator.runs) == 2
+
+    def test_a_run_that_still_goes_on_is_cancelled_first(self, emulator, context, run_task, monkeypatch, slow):
+        """Where the triggerer that should have done it was dead, too."""
+        die_waiting(context, monkeypatch)
+        context.update(next_try(context, cleared=True))
+        emulator.on_start("slow_one", lambda run: setattr(slow, "seconds", 0.0))
+        run_task(operator(async_execution=True))
+        assert [run.status for run in emulator.runs] == ["cancelled", "completed"]
+
+    @pytest.mark.parametrize("options", [{"cancel_on_kill": False}, {"wait_for_completion": False}], ids=str)
+    def test_or_left_alone_where_the_author_wants_that(self, emulator, context, monkeypatch, slow, options):
+        die_waiting(context, monkeypatch)
+        context.update(next_try(context, cleared=True))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(watch, "wait_for_run", lambda *_: (_ for _ in ()).throw(Killed))
+            with contextlib.suppress(Killed):
+                operator(async_execution=True, **options).execute(context)
+        assert [run.status for run in emulator.runs] == ["running", "running"]
+
+    @pytest.mark.parametrize("changed", ["max_tries", "clear_number"])
+    def test_a_change_of_retries_or_the_clearing_of_another_task_is_none(
+        self, emulator, context, run_task, monkeypatch, slow, changed
+    ):
+        die_waiting(context, monkeypatch)
+        slow.seconds = 0.0
+        context.update(next_try(context))
+        if changed == "max_tries":
+            context["ti"].max_tries += 5
+        else:
+            context["dag_run"] = SimpleNamespace(clear_number=1)
+        run_task(operator(async_execution=True))
+        assert len(emulator.runs) == 1
+
+
+class TestBeforeAirflow33:
+    """No store: ids follow from the try."""
+
+    @pytest.fixture(autouse=True)
+    def _no_store(self, context):
+        del context["task_state_store"]
+
+    def test_the_next_try_goes_on_with_a_run_that_goes_on(self, emulator, context, run_task, monkeypatch, slow):
+        die_waiting(context, monkeypatch)
+        context.update(next_try(context))
+        emulator.on_request(lambda request: setattr(slow, "seconds", 0.0))
+        assert run_task(operator(async_execution=True)) == {"done": True}
+        assert len(emulator.runs) == 1
+
+    def test_but_not_with_one_that_is_over(self, emulator, context, run_task, monkeypatch, slow):
+        die_waiting(context, monkeypatch)
+        slow.seconds = 0.0
+        context.update(next_try(context))
+        run_task(operator(async_execution=True))
+        assert len(emulator.runs) == 2, "the former try may have completed, and the task been cleared"
+
+    def test_the_same_try_has_the_same_id(self, emulator, context, run_task, slow):
+        slow.seconds = 0.0
+        run_task(operator())
+        run_task(operator())
+        assert len(emulator.runs) == 1, "the server takes each id once, and the run is found"
+
+    def test_ids_that_refusals_have_used_up_are_passed_over(self, emulator, context, run_task, monkeypatch, slow):
+        emulator.state.limits.concurrent_runs = 0
+        lift = emulator.state.request_listeners.append
+        lift(lambda request: request.status == 429 and setattr(emulator.state.limits, "concurrent_runs", None))
+        no_sleep(monkeypatch)
+        die_waiting(context, monkeypatch)
+        assert [run.status for run in emulator.runs] == ["failed", "running"]
+        context.update(next_try(context))
+        found = emulator.runs[1].run_id
+        emulator.on_request(lambda request: found in request.path and setattr(slow, "seconds", 0.0))
+        assert run_task(operator(async_execution=True)) == {"done": True}
+        assert len(emulator.runs) == 2
+
+    def test_other_task_instances_have_other_ids(self, emulator, context, run_task, slow):
+        slow.seconds = 0.0
+        for number in range(3):
+            context["ti"].map_index = number
+            run_task(operator())
+        assert len({run.run_id for run in emulator.runs}) == 3
+
+
+@pytest.mark.emulator(profile="v0.6.40")
+class TestServersThatChooseIdsThemselves:
+    def test_the_next_try_finds_the_run_by_what_the_server_called_it(
+        self, emulator, context, run_task, monkeypatch, slow, caplog
+    ):
+        die_waiting(context, monkeypatch)
+        context.update(next_try(context))
+        emulator.on_request(lambda request: setattr(slow, "seconds", 0.0))
+        assert run_task(operator(async_execution=True)) == {"done": True}
+        assert len(emulator.runs) == 1
+
+    def test_what_they_cannot_promise_is_said(self, context, run_task, slow, capfd):
+        slow.seconds = 0.0
+        run_task(operator(async_execution=True))
+        assert "has chosen the run's id itself" in "".join(capfd.readouterr())
+
+
+class TestKilled:
+    def test_a_waiting_worker_cancels_its_run(self, emulator, context, slow):
+        task = operator(async_execution=True)
+        emulator.on_request(lambda request: request.method == "GET" and emulator.runs and kill(task))
+        with pytest.raises(SimRunCancelledError):
+            task.execute(context)
+        assert [run.status for run in emulator.runs] == ["cancelled"]
+
+    @pytest.mark.parametrize("options", [{}, {"stream": True}, {"async_execution": True}], ids=str)
+    def test_also_before_sim_has_answered(self, emulator, context, slow, options):
+        task = operator(**options)
+        emulator.on_start("slow_one", lambda run: kill(task))
+        with pytest.raises(Exception, match="cancel"):
+            task.execute(context)
+        assert [run.status for run in emulator.runs] == ["cancelled"]
+
+    def test_it_is_left_alone_where_the_author_wants_that(self, emulator, context, monkeypatch, slow):
+        task = operator(async_execution=True, cancel_on_kill=False)
+        monkeypatch.setattr(watch, "wait_for_run", lambda *_: task.on_kill() or (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            task.execute(context)
+        assert [run.status for run in emulator.runs] == ["running"]
+
+    def test_no_other_attempt_is_made(self, emulator, context, monkeypatch, slow):
+        emulator.state.limits.concurrent_runs = 0
+        task = operator(async_execution=True)
+        no_sleep(monkeypatch, task.on_kill)
+        with pytest.raises(AirflowException, match="killed before its run was started"):
+            task.execute(context)
+        assert [run.status for run in emulator.runs] == ["failed"], "the refusal's trace"
+
+    def test_the_log_says_what_cancelling_achieved(self, emulator, context, slow, capfd):
+        emulator.state.redis = False
+        task = operator(async_execution=True)
+        emulator.on_request(lambda request: request.method == "GET" and emulator.runs and kill(task))
+        with pytest.raises(SimRunCancelledError):
+            task.execute(context)
+        assert "is cancelled (Sim's word: already_cancelled)" in "".join(capfd.readouterr())
+
+    @pytest.mark.emulator(profile="v0.3.10")
+    def test_the_log_says_so_where_a_server_cannot_cancel(self, emulator, context, monkeypatch, slow, capfd):
+        task = operator(async_execution=True)
+        monkeypatch.setattr(watch, "wait_for_run", lambda *_: task.on_kill() or (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            task.execute(context)
+        assert "could not be cancelled and may go on" in "".join(capfd.readouterr())
+
+
+def kill(task):
+    """Call ``on_kill`` as Airflow does, but from beside the server, which couldn't answer otherwise."""
+    threading.Thread(target=task.on_kill).start()
+
+
+def no_sleep(monkeypatch, do=lambda: None):
+    """Let clients wait for nothing between attempts; the first time, something else happens meanwhile."""
+    once = iter([do])
+    monkeypatch.setattr(SimClient, "_sleep", staticmethod(lambda _: next(once, lambda: None)()))
+
+
+async def stopped(trigger):
+    """Let a trigger begin to wait, and stop it as a triggerer does that stops itself."""
+    waiting = asyncio.ensure_future(anext(trigger.run()))
+    await asyncio.sleep(0.05)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+
+
+class TestTriggerKilled:
+    @pytest.fixture
+    def trigger(self, emulator, context, slow):
+        with pytest.raises(TaskDeferred) as deferral:
+            operator(deferrable=True).execute(context)
+        return deferral.value.trigger
+
+    def test_a_user_s_clearing_cancels_the_run(self, emulator, trigger):
+        asyncio.run(trigger.on_kill())
+        assert [run.status for run in emulator.runs] == ["cancelled"]
+
+    def test_a_stopping_triggerer_does_not(self, emulator, trigger):
+        asyncio.run(stopped(trigger))
+        assert [run.status for run in emulator.runs] == ["running"]
+
+    @pytest.mark.parametrize(("state", "status"), [("deferred", "running"), (None, "cancelled")])
+    def test_before_airflow_3_3_the_task_s_state_tells_them_apart(self, emulator, trigger, monkeypatch, state, status):
+        monkeypatch.setattr("airflow_provider_sim.triggers.sim._TELLS_OF_KILLS", False)
+        monkeypatch.setattr("airflow_provider_sim.versions._state_of", lambda ti: state)
+        trigger.task_instance = None
+        asyncio.run(stopped(trigger))
+        assert [run.status for run in emulator.runs] == [status]
+
+    def test_a_sensor_s_trigger_never_cancels(self, emulator, context, slow):
+        run_id = operator(wait_for_completion=False).execute(context)
+        with pytest.raises(TaskDeferred) as deferral:
+            SimJobSensor(task_id="s", workflow_id="slow_one", run_id=run_id, deferrable=True).execute(context)
+        asyncio.run(deferral.value.trigger.on_kill())
+        assert [run.status for run in emulator.runs] == ["running"]
+
+    def test_a_trigger_of_an_earlier_release_is_taken(self):
+        trigger = SimRunTrigger(workflow_id="w", run_id="r", sim_conn_id="c", job_id=None, poll_interval=1.0)
+        assert trigger.cancel_on_kill is False
+
+
+class TestDeadlines:
+    @pytest.mark.parametrize("options", [{"async_execution": True}, {"deferrable": True}], ids=str)
+    @pytest.mark.parametrize("limit", ["timeout", "execution_timeout"])
+    def test_a_run_that_outlasts_them_is_cancelled(self, emulator, run_task, slow, options, limit):
+        with pytest.raises(SimRunTimeoutError):
+            run_task(operator(**options, **{limit: timedelta(seconds=0.3)}))
+        assert [run.status for run in emulator.runs] == ["cancelled"]
+
+    def test_or_left_alone(self, emulator, run_task, slow):
+        with pytest.raises(SimRunTimeoutError):
+            run_task(operator(async_execution=True, timeout=0.2, cancel_on_kill=False))
+        assert [run.status for run in emulator.runs] == ["running"]
+
+    def test_the_task_s_own_limit_counts_from_the_try_s_start_in_the_triggerer_too(self, context, slow):
+        context["ti"].start_date -= timedelta(minutes=10)
+        with pytest.raises(TaskDeferred) as deferral:
+            operator(deferrable=True, execution_timeout=timedelta(minutes=15)).execute(context)
+        left = deferral.value.trigger.deadline - context["ti"].start_date.timestamp()
+        assert left == pytest.approx(15 * 60)
+
+    def test_a_held_open_run_is_not_waited_for_longer(self, emulator, run_task, slow):
+        with pytest.raises(SimRunTimeoutError):
+            run_task(operator(timeout=1.0))
+        assert [run.status for run in emulator.runs] == ["cancelled"]
+
+    @pytest.mark.parametrize("ended", [True, False])
+    def test_airflow_s_own_alarm_is_preceded_by_a_last_look(self, emulator, context, monkeypatch, slow, ended):
+        def alarm(*_):
+            slow.seconds = 0.0 if ended else 60.0
+            raise AirflowTaskTimeout("too long")
+
+        monkeypatch.setattr(watch, "wait_for_run", alarm)
+        task = operator(async_execution=True)
+        if ended:
+            assert task.execute(context) == {"done": True}
+            return
+        with pytest.raises(AirflowTaskTimeout):
+            task.execute(context)
+        task.on_kill()  # what Airflow does next
+        assert [run.status for run in emulator.runs] == ["cancelled"]
+
+    @pytest.mark.parametrize("ended", [True, False])
+    def test_a_deferral_that_airflow_ended_is_looked_at_and_not_left_behind(self, emulator, context, slow, ended):
+        task = operator(deferrable=True)
+        with pytest.raises(TaskDeferred):
+            task.execute(context)
+        slow.seconds = 0.0 if ended else 60.0
+        resume = {"next_method": "__fail__", "next_kwargs": {"error": "Trigger timeout"}, "context": context}
+        if ended:
+            assert operator(deferrable=True).resume_execution(**resume) == {"done": True}
+            return
+        with pytest.raises(SimRunTimeoutError):
+            operator(deferrable=True).resume_execution(**resume)
+        assert [run.status for run in emulator.runs] == ["cancelled"]
+
+    def test_without_xcoms_the_run_is_found_in_the_task_s_state(self, emulator, context, slow):
+        with pytest.raises(TaskDeferred):
+            operator(deferrable=True, do_xcom_push=False).execute(context)
+        resume = {"next_method": "__fail__", "next_kwargs": {"error": "Trigger timeout"}, "context": context}
+        with pytest.raises(SimRunTimeoutError, match=emulator.runs[0].run_id):
+            operator(deferrable=True, do_xcom_push=False).resume_execution(**resume)
+        assert [run.status for run in emulator.runs] == ["cancelled"]
+
+    @pytest.mark.parametrize(("options", "status"), [({}, "running"), ({"cancel_on_timeout": True}, "cancelled")])
+    @pytest.mark.parametrize("by_airflow", [True, False])
+    def test_a_sensor_cancels_if_asked(self, emulator, context, monkeypatch, slow, options, status, by_airflow):
+        run_id = operator(wait_for_completion=False).execute(context)
+        sensor = SimJobSensor(
+            task_id="s", workflow_id="slow_one", run_id=run_id, deferrable=True, timeout=0.1, **options
+        )
+        with pytest.raises(TaskDeferred) as deferral:
+            sensor.execute(context)
+        monkeypatch.setattr("airflow_provider_sim.triggers.sim.FIRST_LOOK_AFTER", 0.01)
+        resume = {"next_method": "__fail__", "next_kwargs": {"error": "Trigger timeout"}}
+        if not by_airflow:
+            resume = {"next_method": "execute_complete", "next_kwargs": {"event": fire(deferral.value.trigger)}}
+        with pytest.raises(AirflowSensorTimeout, match=run_id):
+            sensor.resume_execution(**resume, context=context)
+        assert [run.status for run in emulator.runs] == [status]
+
+
+class TestLogs:
+    def test_going_on_with_a_run_is_said(self, emulator, context, run_task, monkeypatch, slow, capfd):
+        logging.getLogger().setLevel(logging.INFO)
+        die_waiting(context, monkeypatch)
+        slow.seconds = 0.0
+        context.update(next_try(context))
+        run_task(operator(async_execution=True))
+        run_id = emulator.runs[0].run_id
+        assert f"An earlier try has started run {run_id}, which is completed: going on" in "".join(capfd.readouterr())
