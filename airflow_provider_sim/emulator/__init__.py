@@ -15,9 +15,10 @@ except ImportError as error:  # Airflow 2
         " pip install 'airflow-provider-sim[emulator]'"
     ) from error
 
+from airflow_provider_sim.emulator.orders import Hold, Match, Order
 from airflow_provider_sim.emulator.server import SimEmulator
 from airflow_provider_sim.emulator.workflows import BlockError, Pausing, ResponseBlock
 
-__all__ = ["BlockError", "Pausing", "ResponseBlock", "SimEmulator"]
+__all__ = ["BlockError", "Hold", "Match", "Order", "Pausing", "ResponseBlock", "SimEmulator"]
 
 del starlette, uvicorn

@@ -79,6 +79,13 @@ class Bucket:
         """Whole seconds until then, as in the header."""
         return max(0, -int(-(self.reset - self._clock.now()) // 1))
 
+    def emptied(self) -> Bucket:
+        """A bucket like this one, without tokens until this one's are due."""
+        self._refill()
+        bucket = Bucket(self.per_minute, self._clock)
+        bucket._tokens, bucket._filled = 0, self._filled
+        return bucket
+
     def _refill(self) -> None:
         windows = int((self._clock.now() - self._filled) // WINDOW)
         if windows > 0:

@@ -27,6 +27,8 @@ class Run:
     :param timeout: seconds after which the server stops it; infinite for never.
     :param stuck: its server died: it never ends, unless somebody sweeps or cancels it.
     :param refused: the words with which the start was refused; such a run never runs but has used its id up.
+    :param failing: the error that it ends with, whatever its workflow does.
+    :param unseen_looks: how many looks at it don't find it; ``unseen_seconds``: for how long at least.
     """
 
     run_id: str
@@ -43,6 +45,9 @@ class Run:
     context_id: str = field(default_factory=lambda: str(uuid.uuid4()))
     request_id: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
     stuck: bool = False
+    failing: BlockError | None = None
+    unseen_looks: int = 0
+    unseen_seconds: float = 0.0
     swept_at: float | None = None
     cancelled_at: float | None = None
     resumed_at: float | None = None
@@ -76,7 +81,7 @@ class Run:
         if not self._decided:
             self._decided = True
             try:
-                self._outcome = self.workflow.body(self.input)
+                self._outcome = self.failing or self.workflow.body(self.input)
             except BlockError as error:
                 self._outcome = error
         return self._outcome
@@ -161,6 +166,11 @@ class Run:
         if self.timed_out:
             return f"Execution timed out after {self.timeout:g} seconds", "TIMEOUT"
         return f"{self.outcome.block}: {self.outcome.message}", "EXECUTION_FAILED"
+
+    @property
+    def error_status(self) -> int:
+        """The HTTP status by which the legacy API's held-open answer tells of the error."""
+        return self.outcome.status if isinstance(self.outcome, BlockError) else 500
 
     @property
     def job_error(self) -> str | None:
@@ -275,6 +285,22 @@ class Run:
         """End it, if it hasn't ended."""
         if not self.is_over:
             self.cancelled_at = self.now()
+
+    def abandon(self) -> None:
+        """Its caller has hung up: end it, if there still is a server that sees it."""
+        if not self.stuck and self.status in ("queued", "running"):
+            self.cancel()
+
+    @property
+    def is_hidden(self) -> bool:
+        """Whether nobody finds it yet."""
+        return self.unseen_looks > 0 or self.now() < self.created_at + self.unseen_seconds
+
+    def hides(self) -> bool:
+        """Whether this look doesn't find it."""
+        hidden = self.is_hidden
+        self.unseen_looks = max(0, self.unseen_looks - 1)
+        return hidden
 
     def sweep(self) -> None:
         """End it as Sim's hourly cleanup ends runs whose server died: as failed, and without an error in the log."""

@@ -16,11 +16,15 @@ from starlette.applications import Starlette
 from airflow_provider_sim.emulator.app import application
 from airflow_provider_sim.emulator.builtin import workflows_of_file
 from airflow_provider_sim.emulator.clock import Clock
+from airflow_provider_sim.emulator.connections import Connections
+from airflow_provider_sim.emulator.exchange import SeenRequest, Stage
+from airflow_provider_sim.emulator.faults import fault_named
 from airflow_provider_sim.emulator.keys import KeyRing
 from airflow_provider_sim.emulator.limits import Limits
+from airflow_provider_sim.emulator.orders import Count, Hold, Match, Order
 from airflow_provider_sim.emulator.profiles import profile_named
 from airflow_provider_sim.emulator.runs import Run
-from airflow_provider_sim.emulator.state import SeenRequest, State
+from airflow_provider_sim.emulator.state import State
 from airflow_provider_sim.emulator.workflows import Body, Workflow
 
 DEFAULT_API_KEY = "sk-sim-emulator-personal-key"
@@ -65,6 +69,7 @@ class SimEmulator:
         self._application: Starlette | None = None
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
+        self._connections = Connections()
         self.clock: Clock
         self.state: State
         self.reset()
@@ -74,7 +79,10 @@ class SimEmulator:
 
     def reset(self) -> None:
         """Become a new server at the same address: forget runs, requests, settings, and workflows made by tests."""
-        address = "" if self._application is None else self.state.base_url
+        address = ""
+        if self._application is not None:
+            address = self.state.base_url
+            self.state.orders.undo()
         self.clock = Clock()
         self.state = State(
             profile=self._profile,
@@ -124,6 +132,68 @@ class SimEmulator:
         """Do something whenever a request was answered."""
         self.state.request_listeners.append(do)
 
+    def fault(
+        self,
+        name: str,
+        *,
+        match: Match | str | None = None,
+        times: int | None = 1,
+        after: int = 0,
+        lasting: float | None = None,
+        **parameters: Any,
+    ) -> Order:
+        """Let something go wrong, with requests to come; ``docs/emulator.md`` lists what.
+
+        ::
+
+            with sim.fault("drop_after_accept", match="execute") as order:
+                ...  # the next execution gets no answer
+            assert order.struck == 1
+
+        :param match: with which requests: an operation such as ``execute``, or a :class:`Match`; None for any.
+        :param times: with how many of them; None for all.
+        :param after: how many of them pass unharmed first.
+        :param lasting: for how many seconds of the emulator's clock, at most.
+        :returns: what can be undone, and is at the end of a ``with`` block.
+        :raises ValueError: there is no such fault, or it has no such parameter or value.
+        """
+        order = Order(fault_named(name, parameters), Match.of(match), Count(times, after, lasting))
+        self.state.orders.add(order)
+        return order
+
+    def hold(
+        self,
+        match: Match | str | None = None,
+        *,
+        when: Stage = "before",
+        times: int | None = 1,
+        after: int = 0,
+        proxied: bool = False,
+    ) -> Hold:
+        """Let requests to come wait inside the server until they are released.
+
+        ::
+
+            with sim.hold("execute", when="accepted") as hold:
+                ...  # in another thread or process, somebody executes a workflow
+                hold.wait_until_held()
+                ...  # now the run is started, and its caller doesn't know
+
+        :param match: which requests, as for :meth:`fault`; the same for ``times`` and ``after``.
+        :param when: they wait ``before`` anything is done; once they are ``accepted``: carried out, a held-open run
+            begun; or when the answer is ``done``, and nothing of it sent.
+        :param proxied: that a caller hangs up isn't seen; else it ends the waiting: nothing is done that isn't done,
+            and a held-open run is cancelled.
+        """
+        hold = Hold(Match.of(match), Count(times, after), when=when, proxied=proxied)
+        self.state.orders.add(hold)
+        return hold
+
+    def restart(self) -> None:
+        """Die and come back: runs that go on stay so for ever, queued ones are forgotten, connections are cut."""
+        self.state.restart()
+        self._connections.cut_all()
+
     def cancel(self, run_id: str) -> None:
         """Cancel a run, as somebody in Sim's UI would."""
         self.state.runs[run_id].cancel()
@@ -133,7 +203,7 @@ class SimEmulator:
         self.state.runs[run_id].resume(answer)
 
     def clear(self) -> None:
-        """Forget runs and requests; workflows and settings stay."""
+        """Forget runs, requests and orders; workflows and settings stay."""
         self.state.clear()
 
     def start(self) -> Self:
@@ -146,12 +216,14 @@ class SimEmulator:
         listener.bind(("127.0.0.1", self._port))
         listener.listen(1024)
         self.state.base_url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        self._application = application(self.state)
+        self._application = application(self.state, self._connections)
         config = uvicorn.Config(
             self._application,
             log_level="warning",
             access_log=False,
             lifespan="off",
+            http=self._connections.protocol(),
+            proxy_headers=False,
             timeout_keep_alive=75,
             ws="none",
         )

@@ -10,22 +10,13 @@ from typing import Any
 
 from airflow_provider_sim.emulator.builtin import builtin_workflows
 from airflow_provider_sim.emulator.clock import Clock
+from airflow_provider_sim.emulator.exchange import SeenRequest, Trouble
 from airflow_provider_sim.emulator.keys import Key, KeyRing
 from airflow_provider_sim.emulator.limits import Bucket, Limits
+from airflow_provider_sim.emulator.orders import Orders
 from airflow_provider_sim.emulator.profiles import Profile
 from airflow_provider_sim.emulator.runs import COST, Run
 from airflow_provider_sim.emulator.workflows import Workflow
-
-
-@dataclass(frozen=True, slots=True)
-class SeenRequest:
-    """One request that the server answered; the key's value is left out."""
-
-    method: str
-    path: str
-    headers: Mapping[str, str]
-    body: bytes
-    status: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +27,14 @@ class Refused(Exception):
     :param message: Sim's words.
     :param code: v2's detail code.
     :param retry_after: seconds, where v2 says so.
+    :param run_id: the run that there may be nevertheless.
     """
 
     status: int
     message: str
     code: str | None = None
     retry_after: int | None = None
+    run_id: str | None = None
 
 
 @dataclass(slots=True)
@@ -59,6 +52,7 @@ class State:
     keys: KeyRing
     limits: Limits
     workspace_id: str
+    orders: Orders = field(init=False)
     base_url: str = ""
     queue_delay: float = 0.0
     resume_delay: float = 0.0
@@ -76,6 +70,7 @@ class State:
     def __post_init__(self) -> None:
         """Deploy the workflows that every emulator has."""
         self.created_at = self.clock.now()
+        self.orders = Orders(self.clock)
         for workflow in builtin_workflows():
             self.add(workflow)
 
@@ -91,11 +86,16 @@ class State:
         return self.workflows.get(workflow_id) if key.workspace_id == self.workspace_id else None
 
     def find_run(self, workflow_id: str, run_id: str, key: Key) -> Run | None:
-        """The run, if it is of this workflow and the key may see it."""
-        run = self.runs.get(run_id)
+        """The run, if it is of this workflow and the key may see it; this is a look at it."""
+        run = self.look_at(run_id)
         if run is None or run.workflow_id != workflow_id or key.workspace_id != self.workspace_id:
             return None
         return run
+
+    def look_at(self, run_id: str) -> Run | None:
+        """The run, unless there is none, or it isn't to be found yet."""
+        run = self.runs.get(run_id)
+        return None if run is None or run.hides() else run
 
     def personal_key_refused(self, key: Key) -> bool:
         """Whether the key is a personal one and the workspace takes none."""
@@ -103,7 +103,7 @@ class State:
 
     def listed(self) -> Iterator[Run]:
         """The runs that lists show, oldest first: those that have left the queue."""
-        return (run for run in self.runs.values() if run.status != "queued")
+        return (run for run in self.runs.values() if run.status != "queued" and not run.is_hidden)
 
     def start(
         self,
@@ -115,14 +115,22 @@ class State:
         run_id: str,
         bucket: Bucket,
         timeout: int | None = None,
+        trouble: Trouble | None = None,
     ) -> Run:
         """Start a run.
 
         :param bucket: the execution bucket that it spends.
         :param timeout: seconds that the caller asked for.
-        :raises Refused: a limit is reached; the run id is used up by it.
+        :param trouble: what is to go wrong.
+        :raises Refused: a limit is reached, and the run id used up by it; or an asynchronous run may not be queued.
         """
         limits = self.limits
+        trouble = trouble or Trouble()
+        unsure = None
+        if trouble.enqueued is not None and mode == "async":
+            unsure = Refused(503, "Async execution queue acceptance could not be confirmed", AMBIGUOUS, run_id=run_id)
+            if not trouble.enqueued:
+                raise unsure
         plans = limits.async_timeout if mode == "async" else limits.sync_timeout
         run = Run(
             run_id=run_id,
@@ -134,8 +142,12 @@ class State:
             created_at=self.clock.now(),
             queued_for=self.queue_delay if mode == "async" else 0.0,
             timeout=min(plans, timeout) if timeout else plans,
+            stuck=trouble.stuck,
+            failing=trouble.failing,
+            unseen_looks=trouble.unseen_looks,
+            unseen_seconds=trouble.unseen_seconds,
         )
-        refusal = self._refusal(bucket)
+        refusal = self._refusal(trouble.bucket("execution", bucket), crowded=trouble.limit == "concurrency")
         self.runs[run_id] = run
         if refusal is not None:
             run.refused = refusal.message
@@ -144,10 +156,13 @@ class State:
         limits.usage += COST if limits.billing else 0.0
         for listener in self.start_listeners:
             listener(run)
+        if unsure is not None:
+            raise unsure
         return run
 
-    def _refusal(self, bucket: Bucket) -> Refused | None:
+    def _refusal(self, bucket: Bucket, *, crowded: bool) -> Refused | None:
         limits = self.limits
+        crowded = crowded or (limits.concurrent_runs is not None and self.active_runs() >= limits.concurrent_runs)
         if limits.usage > limits.usage_limit:
             return Refused(
                 402,
@@ -158,7 +173,7 @@ class State:
             return Refused(
                 429, "Rate limit exceeded. Please try again later.", "RATE_LIMIT_EXCEEDED", bucket.retry_after
             )
-        if limits.concurrent_runs is not None and self.active_runs() >= limits.concurrent_runs:
+        if crowded:
             return Refused(
                 429,
                 "Too many concurrent executions are in progress for this billing account."
@@ -177,6 +192,15 @@ class State:
         """Resume a run; the attempt's id resolves to nothing afterwards, as it does in Sim."""
         return run.resume(answer, after=self.resume_delay if run.mode == "async" else 0.0)
 
+    def restart(self) -> None:
+        """Die and come back: runs that go on stay so for ever, queued ones are forgotten."""
+        for run_id, run in list(self.runs.items()):
+            status = run.status
+            if status == "queued":
+                del self.runs[run_id]
+            elif status == "running":
+                run.stuck = True
+
     def record(self, request: SeenRequest) -> None:
         """Keep a request for whoever asserts on it."""
         self.requests.append(request)
@@ -184,13 +208,17 @@ class State:
             listener(request)
 
     def clear(self) -> None:
-        """Forget runs, requests, listeners and what the buckets have lost; workflows and settings stay."""
+        """Forget runs, requests, listeners, orders and what the buckets have lost; workflows and settings stay."""
         self.runs.clear()
         self._active.clear()
         self.requests.clear()
         self.start_listeners.clear()
         self.request_listeners.clear()
+        self.orders.undo()
         self.limits.clear()
+
+
+AMBIGUOUS = "ASYNC_ENQUEUE_AMBIGUOUS"
 
 
 def new_run_id() -> str:

@@ -15,13 +15,17 @@ class BlockError(Exception):
     """Raised by a workflow's function: the block fails, and the run with it.
 
     :param message: what the block says.
+    :param status: of the legacy API's held-open answer; Sim has 400, 429 and 503 for some errors of its own blocks.
     """
 
-    def __init__(self, message: str, *, block: str = "Function", block_type: str = "function") -> None:
+    def __init__(
+        self, message: str, *, block: str = "Function", block_type: str = "function", status: int = 500
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.block = block
         self.block_type = block_type
+        self.status = status
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from airflow_provider_sim.emulator.limits import Bucket
 from airflow_provider_sim.emulator.runs import Run
 from airflow_provider_sim.emulator.state import State, new_run_id
 from airflow_provider_sim.emulator.surfaces.views import cost_of, duration_of, level_of, workflow_facts
-from airflow_provider_sim.emulator.surfaces.wire import answer, state_of
+from airflow_provider_sim.emulator.surfaces.wire import answer, state_of, trouble_of
 from airflow_provider_sim.emulator.workflows import Workflow
 
 Handler = Callable[[Request, State, Key], Awaitable[dict[str, Any]]]
@@ -36,10 +36,11 @@ def _route(path: str) -> Callable[[Handler], Route]:
         async def endpoint(request: Request) -> Response:
             state = state_of(request)
             value = request.headers.get("x-api-key")
-            key = state.keys.find(value)
+            trouble = trouble_of(request)
+            key = None if trouble.keys_down else state.keys.find(value)
             if key is None:
                 return answer(401, {"error": "Invalid API key" if value else "API key required"})
-            bucket = state.limits.endpoint("v1", key.user_id)
+            bucket = trouble.bucket("requests", state.limits.endpoint("v1", key.user_id))
             if not bucket.take():
                 told = {"error": "Rate limit exceeded", "message": "API rate limit exceeded"}
                 waiting = {**_headers(bucket), "retry-after": str(bucket.retry_after)}

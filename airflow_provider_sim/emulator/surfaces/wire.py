@@ -11,13 +11,12 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from airflow_provider_sim.emulator.exchange import SLICE, Exchange, Trouble
 from airflow_provider_sim.emulator.runs import Run
 from airflow_provider_sim.emulator.state import State
 from airflow_provider_sim.emulator.workflows import at_path
 
 MAX_BODY_BYTES = 10 * 1024 * 1024
-_SLICE = 0.02
-"""Seconds between looks at a run that a caller waits for; a test may have moved the clock."""
 
 
 class BodyTooLargeError(Exception):
@@ -28,6 +27,18 @@ def state_of(request: Request) -> State:
     """The server's memory."""
     state: State = request.app.state.sim
     return state
+
+
+def trouble_of(request: Request) -> Trouble:
+    """What is to go wrong with a request."""
+    exchange: Exchange = request.scope["sim.exchange"]
+    return exchange.trouble
+
+
+async def accept(request: Request, run: Run) -> None:
+    """Say that a request has started a run; here it may be held up or cut off."""
+    exchange: Exchange = request.scope["sim.exchange"]
+    await exchange.accept(run)
 
 
 def answer(status: int, body: Any = None, headers: Mapping[str, str] | None = None) -> Response:
@@ -66,9 +77,9 @@ async def see_to_end(request: Request, run: Run) -> bool:
     """
     while run.status in ("queued", "running"):
         rest = run.first_leg_ends_at - run.now()
-        await asyncio.sleep(min(max(rest, 0.0), _SLICE))
+        await asyncio.sleep(min(max(rest, 0.0), SLICE))
         if await request.is_disconnected():
-            run.cancel()
+            run.abandon()
             return False
     return True
 
@@ -98,8 +109,7 @@ async def _frames(state: State, request: Request, run: Run, selected: list[str])
         yield _frame(_last_event(state, run, selected, streamed))
         yield b'data: "[DONE]"\n\n'
     finally:
-        if run.status in ("queued", "running"):  # the reader has hung up
-            run.cancel()
+        run.abandon()  # if it still goes on, the reader has hung up
 
 
 def _frame(value: Mapping[str, Any]) -> bytes:

@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from airflow_provider_sim.emulator.clock import iso
+from airflow_provider_sim.emulator.exchange import Trouble
 from airflow_provider_sim.emulator.files import BadFileError, with_files_stored
 from airflow_provider_sim.emulator.keys import Key
 from airflow_provider_sim.emulator.runs import Run
@@ -21,10 +22,12 @@ from airflow_provider_sim.emulator.surfaces.legacy.gates import (
     route,
 )
 from airflow_provider_sim.emulator.surfaces.wire import (
+    accept,
     answer,
     event_stream,
     see_to_end,
     state_of,
+    trouble_of,
 )
 from airflow_provider_sim.emulator.workflows import Workflow
 
@@ -65,7 +68,7 @@ async def execute(request: Request) -> Response:
     state = state_of(request)
     profile = state.profile
     gate = state.limits.admission_gate
-    if gate is not None and state.in_flight >= gate:
+    if trouble_of(request).limit == "gate" or (gate is not None and state.in_flight >= gate):
         raise Failure(
             429,
             "Too many requests",
@@ -87,7 +90,8 @@ async def execute(request: Request) -> Response:
     streamed = profile.stream and (body.get("stream") is True or request.headers.get("x-stream-response") == "true")
     mode = "async" if asynchronous else "stream" if streamed else "sync"
     sent = {name: value for name, value in body.items() if name not in _TAKEN_OUT}
-    run = _started(state, workflow, sent, mode, key, run_id, timeout)
+    run = _started(state, workflow, sent, mode, key, run_id, timeout, trouble_of(request))
+    await accept(request, run)
     if asynchronous:
         return _receipt(state, run)
     if streamed:
@@ -164,7 +168,14 @@ def _executable(state: State, workflow_id: str, key: Key) -> Workflow:
 
 
 def _started(
-    state: State, workflow: Workflow, sent: dict[str, Any], mode: str, key: Key, run_id: str, timeout: int | None
+    state: State,
+    workflow: Workflow,
+    sent: dict[str, Any],
+    mode: str,
+    key: Key,
+    run_id: str,
+    timeout: int | None,
+    trouble: Trouble,
 ) -> Run:
     try:
         if mode != "async":
@@ -177,10 +188,14 @@ def _started(
             run_id=run_id,
             bucket=state.limits.execution(asynchronous=False),  # here asynchronous ones spend this bucket, too
             timeout=timeout,
+            trouble=trouble,
         )
     except BadFileError as error:
         raise Failure(400, f"File processing failed: {error}") from error
     except Refused as refused:
+        if refused.run_id is not None:
+            unsure = {"code": refused.code, "executionId": refused.run_id}
+            raise Failure(503, refused.message, {"x-execution-id": refused.run_id}, **unsure) from refused
         codes: dict[str, Any] = {"code": _CODES_OF_OLD[refused.status]} if state.profile.error_codes else {}
         raise Failure(refused.status, refused.message, None, **codes) from refused
 
@@ -229,4 +244,4 @@ def _finished(state: State, run: Run) -> Response:
         "startTime": iso(run.started_at),
         "endTime": iso(run.ended_at),
     }
-    return answer(200 if told is None else 408 if told[1] == "TIMEOUT" else 500, body)
+    return answer(200 if told is None else 408 if told[1] == "TIMEOUT" else run.error_status, body)

@@ -18,6 +18,7 @@ from airflow_provider_sim.emulator.surfaces.wire import (
     answer,
     body_of,
     state_of,
+    trouble_of,
 )
 from airflow_provider_sim.emulator.workflows import Workflow
 
@@ -61,7 +62,7 @@ def key_of(request: Request, missing: str, wrong: str | None = None, *, coded: b
     :raises Failure: there is none, or it is none of ours.
     """
     value = request.headers.get("x-api-key")
-    key = state_of(request).keys.find(value)
+    key = None if trouble_of(request).keys_down else state_of(request).keys.find(value)
     if key is None:
         message = (wrong or missing) if value else missing
         raise Failure(401, message, None, **more, **_code_of(message, coded))

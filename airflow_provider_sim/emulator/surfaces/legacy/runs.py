@@ -30,6 +30,7 @@ from airflow_provider_sim.emulator.surfaces.wire import (
     answer,
     page_not_found,
     state_of,
+    trouble_of,
 )
 
 _JOB_WORDS = {
@@ -45,7 +46,7 @@ async def get_job(request: Request) -> Response:
     key = key_of(request, "Unauthorized", "Invalid API key", coded=True)
     state = state_of(request)
     job_id = request.path_params["job_id"]
-    run = state.runs.get(job_id.removeprefix(JOB_PREFIX)) if job_id.startswith(JOB_PREFIX) else None
+    run = state.look_at(job_id.removeprefix(JOB_PREFIX)) if job_id.startswith(JOB_PREFIX) else None
     if run is None or not run.job_is_kept(keep=state.keep_jobs):
         raise Failure(404, "Task not found", code="TASK_NOT_FOUND")
     if key.workspace_id != state.workspace_id:
@@ -111,7 +112,7 @@ def _visible_run(request: Request, profile_has_it: bool) -> Run | None:
     if not profile_has_it:
         return None
     workflow = visible_workflow(request)
-    run = state_of(request).runs.get(request.path_params["run_id"])
+    run = state_of(request).look_at(request.path_params["run_id"])
     if run is None or run.workflow is not workflow:
         raise Failure(404, "Execution not found")
     return run
@@ -155,16 +156,19 @@ async def cancel_execution(request: Request) -> Response:
     before = run.status
     if before in ("completed", "failed"):
         raise Failure(409, f"Execution cannot be cancelled while {before}")
-    run.cancel()
+    lost = None if run.is_over else trouble_of(request).lost_cancel
+    if lost is None:
+        run.cancel()
     again = before == "cancelled"
     reason = "already_cancelled" if again else "recorded" if state.redis or before == "paused" else "queue_cancelled"
+    reason = lost or reason
     body = {
-        "success": True,
+        "success": lost is None,
         "executionId": run.run_id,
         "redisAvailable": again or state.redis,
         "durablyRecorded": reason == "recorded",
         "locallyAborted": False,
-        "pausedCancelled": before == "paused",
+        "pausedCancelled": before == "paused" and lost is None,
         "reason": reason,
     }
     return answer(200, body)

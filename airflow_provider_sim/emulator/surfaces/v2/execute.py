@@ -22,9 +22,11 @@ from airflow_provider_sim.emulator.surfaces.v2.gates import (
     unrecognized,
 )
 from airflow_provider_sim.emulator.surfaces.wire import (
+    accept,
     answer,
     event_stream,
     see_to_end,
+    trouble_of,
 )
 from airflow_provider_sim.emulator.workflows import Workflow
 
@@ -85,7 +87,7 @@ async def execute(call: Call) -> Response:
     """Run a workflow: held open, streamed, or queued."""
     state, request = call.state, call.request
     gate = state.limits.admission_gate
-    if gate is not None and state.in_flight >= gate:
+    if trouble_of(request).limit == "gate" or (gate is not None and state.in_flight >= gate):
         raise Failure(429, "Server is at capacity. Please retry shortly.", None, {"retry-after": "5"})
     body = await json_object(request)
     _check_execution(request, body)
@@ -98,6 +100,7 @@ async def execute(call: Call) -> Response:
         raise Failure(409, "Run ID has already been used", details, {"x-run-id": run_id})
     mode = "async" if body.get("async") else "stream" if body.get("stream") else "sync"
     run = _started(call, workflow, body, mode, run_id)
+    await accept(request, run)
     if mode == "async":
         url = f"{state.base_url}/api/v2/workflows/{workflow.workflow_id}/runs/{run_id}"
         return answer(202, {"data": {"runId": run_id, "statusUrl": url}}, {"x-run-id": run_id})
@@ -135,10 +138,13 @@ def _started(call: Call, workflow: Workflow, body: dict[str, Any], mode: str, ru
             run_id=run_id,
             bucket=state.limits.execution(asynchronous=mode == "async"),
             timeout=body.get("executionTimeoutSeconds"),
+            trouble=trouble_of(call.request),
         )
     except BadFileError as error:
         raise Failure(400, f"File processing failed: {error}") from error
     except Refused as refused:
         details = {"code": refused.code} if refused.code else None
         headers = {} if refused.retry_after is None else {"retry-after": str(refused.retry_after)}
+        if details and refused.run_id is not None:
+            details["runId"] = headers["x-run-id"] = refused.run_id
         raise Failure(refused.status, refused.message, details, headers) from refused

@@ -23,6 +23,7 @@ from airflow_provider_sim.emulator.surfaces.wire import (
     body_of,
     page_not_found,
     state_of,
+    trouble_of,
 )
 from airflow_provider_sim.emulator.workflows import Workflow
 
@@ -124,7 +125,7 @@ def route(
             headers: dict[str, str] = {}
             try:
                 key = _gates(state, request, without_key)
-                bucket = state.limits.endpoint(operation, key.value)
+                bucket = trouble_of(request).bucket("requests", state.limits.endpoint(operation, key.value))
                 allowed = bucket.take()
                 headers = _rate_headers(bucket)
                 if not allowed:
@@ -143,10 +144,13 @@ def route(
 
 
 def _gates(state: State, request: Request, without_key: str) -> Key:
-    address = state.limits.address
-    if state.limits.per_address and not address.take():
+    trouble = trouble_of(request)
+    address = trouble.bucket("address", state.limits.address)
+    if (state.limits.per_address or trouble.limit == "address") and not address.take():
         raise _limited(address, _rate_headers(address))
     value = request.headers.get("x-api-key")
+    if value and trouble.keys_down:
+        raise Failure(503, "Service temporarily unavailable", None, {"retry-after": "5"})
     key = state.keys.find(value)
     if key is None:
         raise Failure(401, "Invalid API key" if value else without_key, None, _CHALLENGE)

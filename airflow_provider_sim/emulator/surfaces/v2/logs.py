@@ -101,7 +101,7 @@ def log_item(state: State, run: Run) -> dict[str, Any]:
 @route("/logs/{run_id}", "GET", "logs.read")
 async def get_log(call: Call) -> Response:
     """One run's log, with its workflow and workspace."""
-    run = call.state.runs.get(call.path("run_id"))
+    run = call.state.look_at(call.path("run_id"))
     if run is None or run.status == "queued" or call.key.workspace_id != call.state.workspace_id:
         raise Failure(404, "Log not found")
     data = log_item(call.state, run)

@@ -27,6 +27,7 @@ from airflow_provider_sim.emulator.surfaces.views import (
 )
 from airflow_provider_sim.emulator.surfaces.wire import (
     answer,
+    trouble_of,
 )
 
 
@@ -110,9 +111,13 @@ async def cancel_run(call: Call) -> Response:
     """Cancel a run; says no more of what it achieved than Sim does."""
     run, redis = call.run(), call.state.redis
     before = run.status
-    run.cancel()
+    lost = None if run.is_over else trouble_of(call.request).lost_cancel
+    if lost is None:
+        run.cancel()
     facts = {"success": True, "redis": redis, "recorded": False, "reason": f"already_{before}"}
-    if before in ("paused", "queued"):
+    if lost is not None:
+        facts |= {"success": False, "reason": lost}
+    elif before in ("paused", "queued"):
         facts |= {"redis": before == "paused" or redis, "recorded": True, "reason": "recorded"}
     elif before == "running":
         facts |= {"recorded": redis, "reason": "recorded" if redis else "already_cancelled"}
@@ -124,7 +129,7 @@ async def cancel_run(call: Call) -> Response:
         "redisAvailable": facts["redis"],
         "durablyRecorded": facts["recorded"],
         "locallyAborted": False,
-        "pausedCancelled": before == "paused",
+        "pausedCancelled": before == "paused" and lost is None,
         "reason": facts["reason"],
     }
     return answer(200, {"data": data})
