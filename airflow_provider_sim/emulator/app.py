@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -11,11 +12,13 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from airflow_provider_sim.emulator import control
 from airflow_provider_sim.emulator.connections import Connections
 from airflow_provider_sim.emulator.exchange import Exchange, asked_of
+from airflow_provider_sim.emulator.faults import HEADER, fault_of_header
 from airflow_provider_sim.emulator.state import State
 from airflow_provider_sim.emulator.surfaces import legacy, v1, v2
-from airflow_provider_sim.emulator.surfaces.wire import empty, page_not_found
+from airflow_provider_sim.emulator.surfaces.wire import answer, empty, page_not_found
 
 API = (*v2.ROUTES, *v1.ROUTES, *legacy.ROUTES)
 
@@ -29,15 +32,20 @@ class Seam:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on."""
-        if scope["type"] != "http":
+        if scope["type"] != "http" or scope["path"].startswith(control.PREFIX):
             await self._app(scope, receive, send)
             return
         state: State = scope["app"].state.sim
         exchange = Exchange(scope, receive, send, state, self._connections)
-        if state.orders.are_any:
-            exchange.asked = asked_of(scope, await exchange.read_body(), API)
-            exchange.faults = state.orders.strike(exchange.asked)
         try:
+            own = [fault_of_header(value.decode("latin-1")) for name, value in scope["headers"] if name == HEADER]
+        except ValueError as error:
+            await exchange.answer(answer(400, {"error": f"{HEADER.decode()}: {error}"}))
+            return
+        try:
+            if own or state.orders.are_any:
+                body = await exchange.read_body()
+                exchange.meet(asked_of(scope, body, API), own)
             await exchange.carry_out(self._app)
         except ClientDisconnect:  # in the middle of its request
             pass
@@ -59,11 +67,16 @@ async def _otherwise(request: Request) -> Response:
     return page_not_found()
 
 
-def application(state: State, connections: Connections) -> Starlette:
-    """Build the server around its memory and its callers' connections."""
+def application(state: State, connections: Connections, reset: Callable[[], None]) -> Starlette:
+    """Build the server.
+
+    :param state: its memory, and ``reset`` what gives it another.
+    :param connections: its callers'.
+    """
     methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
     app = Starlette(
         routes=[
+            *control.ROUTES,
             *API,
             Route("/{path:path}", _otherwise, methods=methods),
         ],
@@ -72,4 +85,5 @@ def application(state: State, connections: Connections) -> Starlette:
     )
     app.router.redirect_slashes = False
     app.state.sim = state
+    app.state.reset = reset
     return app

@@ -244,6 +244,15 @@ class Exchange:
                 self.over = True
         return b"".join(self._body)
 
+    def meet(self, asked: Asked, own: Iterable[Fault]) -> None:
+        """Meet the faults that it is to be struck by.
+
+        :param own: what its own header orders.
+        """
+        self.asked = asked
+        if not self.over:
+            self.faults = [*(fault for fault in own if fault.concerns(asked)), *self.state.orders.strike(asked)]
+
     async def carry_out(self, app: ASGIApp) -> None:
         """Let the server answer; or not."""
         self.scope["sim.exchange"] = self

@@ -17,7 +17,7 @@ from airflow_provider_sim.emulator.surfaces import wire
 from airflow_provider_sim.emulator.surfaces.v2.gates import CODES
 from airflow_provider_sim.emulator.workflows import BlockError
 
-HEADER = "x-sim-emulator-fault"
+HEADER = b"x-sim-emulator-fault"
 
 
 @dataclass

@@ -167,7 +167,7 @@ class Order:
         return {
             "id": self.number,
             "fault": self.fault.name,
-            "parameters": {name: value for name, value in vars(self.fault).items() if not name.startswith("_")},
+            **{name: value for name, value in vars(self.fault).items() if not name.startswith("_")},
             "match": self.match.told(),
             **asdict(self.count),
             "struck": self.struck,

@@ -216,7 +216,7 @@ class SimEmulator:
         listener.bind(("127.0.0.1", self._port))
         listener.listen(1024)
         self.state.base_url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        self._application = application(self.state, self._connections)
+        self._application = application(self.state, self._connections, self.reset)
         config = uvicorn.Config(
             self._application,
             log_level="warning",

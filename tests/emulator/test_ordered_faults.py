@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import logging
+import re
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import requests
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from airflow_provider_sim.emulator import SimEmulator
+from airflow_provider_sim.emulator import Match, SimEmulator
+from airflow_provider_sim.emulator.app import API
+from airflow_provider_sim.emulator.exchange import OPERATIONS
 
 Dialect = Any
 CUT = (requests.ConnectionError, requests.exceptions.ChunkedEncodingError)
@@ -104,6 +112,15 @@ def dialect(request, emulator) -> Dialect:
     return request.param(emulator)
 
 
+@pytest.fixture(autouse=True)
+def _no_noise(monkeypatch):
+    """Whatever goes wrong on order is no mistake of the server's: it logs none."""
+    logged: list[logging.LogRecord] = []
+    monkeypatch.setattr(logging.getLogger("uvicorn.error"), "handle", logged.append)
+    yield
+    assert [record.getMessage() for record in logged] == []
+
+
 @pytest.fixture
 def elsewhere() -> Iterator[Callable[..., Future[Any]]]:
     """Call something in another thread."""
@@ -116,6 +133,7 @@ class Moments:
 
     def __init__(self, sim: SimEmulator) -> None:
         self._condition = threading.Condition()
+        self._sim = sim
         sim.on_request(lambda _: self._tell())
         sim.on_start("slow", lambda _: self._tell())
 
@@ -131,6 +149,13 @@ class Moments:
                     return
                 self._condition.wait(0.01)
         raise AssertionError("it never comes to be so")
+
+    def go_by(self, answer: Future[Any], *, at_least: float) -> None:
+        """Move the emulator's clock on until there is an answer, and see that it took so many of its seconds."""
+        clock = self._sim.clock
+        began = clock.now()
+        self.until(lambda: answer.done() or bool(clock.advance(at_least / 20)))
+        assert clock.now() - began >= at_least
 
 
 @pytest.fixture
@@ -192,6 +217,18 @@ class TestDrops:
         with pytest.raises(CUT):
             dialect.cancel()
         assert dialect.status(dialect.look("slow")) == "cancelled"
+
+
+def everything(connection: socket.socket) -> bytes:
+    """What comes until the other side closes."""
+    return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+def http_body(connection: socket.socket) -> bytes:
+    """The body of the next answer."""
+    with connection.makefile("rb") as reader:
+        head = dict(line.rstrip().split(b": ", 1) for line in itertools.takewhile(bytes.strip, reader) if b": " in line)
+        return reader.read(int(head[b"content-length"]))
 
 
 def by_hand(sim: SimEmulator, line: str, body: object = None) -> socket.socket:
@@ -275,6 +312,573 @@ class TestHolds:
         hold.wait_until_held()
         emulator.reset()
         assert answer.result().status_code == 404
+
+
+@pytest.fixture
+def plain_server(monkeypatch):
+    """A server as on Airflow 2, without the faster parser and loop that Airflow 3 brings."""
+    monkeypatch.setattr("airflow_provider_sim.emulator.connections.AutoHTTPProtocol", H11Protocol)
+    monkeypatch.setitem(sys.modules, "uvloop", None)
+    with SimEmulator() as sim:
+        yield sim
+
+
+class TestOnAPlainServer:
+    """The same cuts, by uvicorn's other parser and Python's own loop."""
+
+    @pytest.mark.parametrize("reset", [False, True])
+    @pytest.mark.parametrize("fault", ["drop_before_accept", "drop_after_accept"])
+    def test_cuts(self, plain_server, fault, reset):
+        plain_server.fault(fault, reset=reset)
+        with by_hand(plain_server, "POST /api/workflows/slow/execute", {"seconds": 60}) as connection:
+            if reset:
+                with pytest.raises(ConnectionResetError):
+                    connection.recv(1)
+            else:
+                assert connection.recv(1) == b""
+
+    def test_half_an_answer(self, plain_server):
+        plain_server.fault("half_answer")
+        with by_hand(plain_server, "POST /api/workflows/echo_plain/execute", {}) as connection:
+            head, _, half = everything(connection).partition(b"\r\n\r\n")
+        assert len(half) == int(re.search(rb"content-length: (\d+)", head)[1]) // 2
+
+    def test_a_stream(self, plain_server):
+        plain_server.fault("cut_stream", frames=0)
+        with by_hand(plain_server, "POST /api/workflows/echo/execute", {"stream": True}) as connection:
+            assert everything(connection).endswith(b"\r\n\r\n")
+
+    def test_a_caller_who_hangs_up(self, plain_server):
+        hold = plain_server.hold(when="accepted")
+        with by_hand(plain_server, "POST /api/workflows/slow/execute", {"seconds": 60}):
+            hold.wait_until_held()
+        hold.wait_until_abandoned()
+
+
+class TestHalfAnswers:
+    """The head and half of the body, then nothing."""
+
+    def test_the_rest_never_comes(self, emulator, dialect):
+        emulator.fault("half_answer")
+        with pytest.raises(CUT):
+            dialect.execute("echo_plain", {"message": "hi"}, mode="sync")
+        assert emulator.runs[0].status == "completed"
+
+    def test_on_the_wire(self, emulator):
+        with by_hand(emulator, "POST /api/workflows/echo_plain/execute", {"message": "hi"}) as connection:
+            whole = http_body(connection)
+        with (
+            emulator.fault("half_answer"),
+            by_hand(emulator, "POST /api/workflows/echo_plain/execute", {"message": "hi"}) as connection,
+        ):
+            head, _, half = everything(connection).partition(b"\r\n\r\n")
+        declared = int(re.search(rb"content-length: (\d+)", head)[1])
+        assert head.startswith(b"HTTP/1.1 200 ")
+        assert len(half) == declared // 2
+        assert abs(declared - len(whole)) < 10, "it is the answer that there would have been"
+
+    def test_of_a_stream(self, emulator, dialect):
+        emulator.fault("half_answer")
+        with pytest.raises(CUT):
+            dialect.execute("echo_plain", mode="stream")
+
+
+class TestDelays:
+    """Time goes by, of the emulator's clock."""
+
+    @pytest.mark.parametrize(("when", "runs"), [("before", 0), ("accepted", 1), ("done", 1)])
+    def test_at_each_stage(self, emulator, dialect, elsewhere, moments, when, runs):
+        order = emulator.fault("delay", seconds=3600, when=when)
+        answer = elsewhere(dialect.execute, "echo")
+        moments.until(lambda: order.struck == 1 and len(emulator.runs) == runs)
+        assert not answer.done()
+        moments.go_by(answer, at_least=3600)
+        assert answer.result().status_code == 202
+
+    @pytest.mark.parametrize(("proxied", "runs"), [(False, 0), (True, 1)])
+    def test_a_caller_with_less_patience(self, emulator, dialect, moments, proxied, runs):
+        order = emulator.fault("delay", seconds=3600, proxied=proxied)
+        with by_hand(emulator, "POST /api/workflows/echo/execute", {}):
+            moments.until(lambda: order.struck == 1)
+        moments.until(lambda: not proxied or emulator.clock.advance(3600) or bool(emulator.requests))
+        moments.until(lambda: [seen.status for seen in emulator.requests] == [None])
+        assert len(emulator.runs) == runs
+
+
+class TestServerErrors:
+    """Answers of 500 and more."""
+
+    @pytest.mark.parametrize(
+        ("status", "code", "words"),
+        [
+            (500, "INTERNAL_ERROR", "Internal server error"),
+            (503, "SERVICE_UNAVAILABLE", "Service temporarily unavailable"),
+        ],
+    )
+    def test_of_sim_s_own_shape(self, emulator, dialect, status, code, words):
+        emulator.fault("server_error", status=status)
+        answer = dialect.execute("echo")
+        assert answer.status_code == status
+        assert answer.json() == {"error": {"code": code, "message": words} if dialect.name == "v2" else words}
+        assert ("retry-after" in answer.headers) == (status == 503 and dialect.name == "v2")
+        assert emulator.runs == []
+
+    def test_its_words_may_be_chosen(self, emulator, dialect):
+        emulator.fault("server_error", message="Failed to queue async execution", code="SOME_CODE")
+        told = dialect.execute("echo").json()
+        if dialect.name == "v2":
+            assert told["error"]["details"] == {"code": "SOME_CODE"}
+        else:
+            assert told == {"error": "Failed to queue async execution", "code": "SOME_CODE"}
+
+    @pytest.mark.parametrize("settings", [{"status": 502}, {"status": 504}, {"status": 503, "page": True}])
+    def test_a_proxy_s_page(self, emulator, dialect, settings):
+        emulator.fault("server_error", **settings)
+        answer = dialect.execute("echo")
+        assert answer.status_code == settings["status"]
+        assert answer.headers["content-type"] == "text/html"
+        assert answer.text.startswith(f"<html>\r\n<head><title>{answer.status_code} {answer.reason}</title>")
+
+    @pytest.mark.parametrize(("proxied", "status"), [(False, "cancelled"), (True, "running")])
+    def test_a_proxy_loses_its_patience_with_a_held_open_run(self, emulator, dialect, moments, proxied, status):
+        emulator.fault("server_error", status=504, when="accepted", proxied=proxied)
+        assert dialect.execute("slow", {"seconds": 600}, mode="sync").status_code == 504
+        moments.until(lambda: emulator.runs[0].status == status)
+
+    def test_after_an_asynchronous_run_is_queued(self, emulator, dialect):
+        emulator.fault("server_error", when="accepted")
+        assert dialect.execute("echo").status_code == 500
+        assert dialect.status(dialect.look()) == "completed"
+
+
+class TestRedirects:
+    """Somewhere else."""
+
+    @pytest.mark.parametrize(
+        ("settings", "location"),
+        [
+            ({}, "https://www.sim.ai{path}"),
+            ({"location": "https://elsewhere.example", "status": 308}, "https://elsewhere.example{path}"),
+            ({"location": "https://elsewhere.example/login"}, "https://elsewhere.example/login"),
+        ],
+    )
+    def test_to_where_it_is_told(self, emulator, dialect, settings, location):
+        emulator.fault("redirect", **settings)
+        answer = dialect.execute("echo")
+        assert answer.status_code == settings.get("status", 301)
+        assert answer.headers["location"] == location.format(path=urlsplit(answer.url).path)
+        assert emulator.runs == []
+
+
+LIMITS = {
+    ("v2", "requests"): ("API rate limit exceeded", {"retryAfter"}, "≤60", False),
+    ("v2", "address"): ("API rate limit exceeded", {"retryAfter"}, "≤60", False),
+    ("v2", "execution"): ("Rate limit exceeded. Please try again later.", "RATE_LIMIT_EXCEEDED", "≤60", True),
+    ("v2", "concurrency"): ("Too many concurrent executions", "EXECUTION_CONCURRENCY_LIMIT", "5", True),
+    ("v2", "gate"): ("Server is at capacity. Please retry shortly.", None, "5", False),
+    ("legacy", "execution"): ("Rate limit exceeded. Please try again later.", None, None, True),
+    ("legacy", "concurrency"): ("Too many concurrent executions", None, None, True),
+    ("legacy", "gate"): ("Too many requests", "ADMISSION_GATE_CAPACITY", "5", False),
+}
+
+
+class TestLimits:
+    """Bursts of 429, of every kind that there is."""
+
+    @pytest.mark.parametrize(("name", "kind"), LIMITS)
+    def test_as_sim_says_it(self, emulator, name, kind):
+        words, code, retry_after, burnt = LIMITS[name, kind]
+        dialect = V2(emulator) if name == "v2" else Legacy(emulator)
+        emulator.fault("rate_limit", kind=kind, times=3)
+        answers = [dialect.execute("echo", run_id=f"r{number}") for number in range(4)]
+        assert [answer.status_code for answer in answers] == [429, 429, 429, 202]
+        refused = answers[0]
+        assert dialect.error(refused).startswith(words)
+        details = refused.json()["error"].get("details") if name == "v2" else refused.json()
+        assert set(details) == code if isinstance(code, set) else (details or {}).get("code") == code
+        waiting = refused.headers.get("retry-after")
+        assert 0 <= int(waiting) <= 60 if retry_after == "≤60" else waiting == retry_after
+        assert ("x-ratelimit-limit" in refused.headers) == (name == "v2")
+        if kind in ("requests", "address"):
+            assert refused.headers["x-ratelimit-remaining"] == "0"
+        assert dialect.execute("echo", run_id="r0").status_code == (409 if burnt else 202)
+        assert [run.refused is not None for run in emulator.runs][:1] == [burnt]
+
+    def test_of_requests_that_start_nothing(self, emulator):
+        emulator.fault("rate_limit", kind="requests", match=Match(surface="v1"))
+        path = f"/v1/logs?workspaceId={emulator.workspace_id}"
+        assert V2(emulator).look().status_code == 404
+        refused = V2(emulator).call("GET", path)
+        assert (refused.status_code, refused.json()["error"]) == (429, "Rate limit exceeded")
+        assert isinstance(refused.json()["retryAfter"], int)
+        assert V2(emulator).call("GET", path).status_code == 200
+
+    def test_a_kind_that_a_request_can_t_meet_waits_for_one_that_can(self, emulator):
+        order = emulator.fault("rate_limit", kind="requests")
+        assert Legacy(emulator).execute("echo").status_code == 202, "the legacy API has no such limit"
+        assert order.struck == 0
+        assert V2(emulator).look().status_code == 429
+
+    def test_the_header_may_be_chosen(self, emulator, dialect):
+        date = "Wed, 21 Oct 2037 07:28:00 GMT"
+        emulator.fault("rate_limit", retry_after=date)
+        assert dialect.execute("echo").headers["retry-after"] == date
+
+    def test_a_hosted_model_s_key_is_limited_and_the_run_has_begun(self, emulator, dialect):
+        emulator.fault("rate_limit", kind="model")
+        answer = dialect.execute("echo_plain", mode="sync")
+        if dialect.name == "v2":
+            assert (answer.status_code, dialect.status(answer)) == (200, "failed")
+        else:
+            assert (answer.status_code, answer.json()["success"]) == (429, False)
+        assert "retry-after" not in answer.headers
+        assert [run.status for run in emulator.runs] == ["failed"]
+        assert dialect.status(dialect.look("echo_plain")) == "failed"
+
+
+class TestAuthOutages:
+    """The store of the keys is away."""
+
+    def test_for_some_requests(self, emulator):
+        emulator.fault("auth_outage", times=2)
+        v2, legacy = V2(emulator), Legacy(emulator)
+        away, wrong = v2.execute("echo"), legacy.execute("echo")
+        assert (away.status_code, away.headers["retry-after"]) == (503, "5")
+        assert away.json()["error"]["code"] == "SERVICE_UNAVAILABLE"
+        assert (wrong.status_code, wrong.json()) == (401, {"error": "Invalid API key"})
+        assert legacy.execute("echo").status_code == 202
+
+    def test_for_some_time(self, emulator, dialect):
+        emulator.fault("auth_outage", times=None, lasting=60)
+        assert {dialect.look().status_code for _ in range(5)} == {503 if dialect.name == "v2" else 401}
+        emulator.clock.advance(61)
+        assert dialect.look().status_code == 404
+
+    @pytest.mark.parametrize(
+        ("path", "body"),
+        [
+            ("/v1/workflows/echo", {"error": "Invalid API key"}),
+            ("/jobs/workflow-execution:r", {"error": "Invalid API key", "code": "INVALID_API_KEY"}),
+            ("/users/me/usage-limits", {"error": "Authentication required", "code": "AUTHENTICATION_REQUIRED"}),
+        ],
+    )
+    def test_each_route_says_it_in_its_words(self, emulator, path, body):
+        emulator.fault("auth_outage")
+        answer = Legacy(emulator).call("GET", path)
+        assert (answer.status_code, answer.json()) == (401, body)
+
+
+class TestRunsThatGoAstray:
+    """What isn't seen in the answer to the start."""
+
+    @pytest.mark.parametrize("started", [True, False])
+    def test_an_ambiguous_enqueue(self, emulator, dialect, started):
+        emulator.fault("ambiguous_enqueue", started=started)
+        answer = dialect.execute("echo")
+        assert answer.status_code == 503
+        assert dialect.error(answer) == "Async execution queue acceptance could not be confirmed"
+        if dialect.name == "v2":
+            assert answer.json()["error"]["details"] == {"code": "ASYNC_ENQUEUE_AMBIGUOUS", "runId": "r"}
+        else:
+            assert (answer.json()["code"], answer.json()["executionId"]) == ("ASYNC_ENQUEUE_AMBIGUOUS", "r")
+        assert answer.headers[dialect.ambiguous_header] == "r"
+        assert "retry-after" not in answer.headers
+        assert dialect.look().status_code == (200 if started else 404)
+        assert dialect.execute("echo").status_code == (409 if started else 202)
+
+    def test_a_held_open_run_isn_t_queued(self, emulator, dialect):
+        order = emulator.fault("ambiguous_enqueue")
+        assert dialect.execute("echo", mode="sync").status_code == 200
+        assert order.struck == 0
+
+    @pytest.mark.parametrize("mode", ["async", "sync", "stream"])
+    def test_a_stuck_run(self, emulator, dialect, elsewhere, moments, mode):
+        emulator.fault("stuck_run")
+        answer = elsewhere(dialect.execute, "echo", mode=mode)
+        moments.until(lambda: bool(emulator.runs))
+        emulator.clock.advance(30 * 24 * 3600)
+        assert dialect.status(dialect.look()) == "running"
+        if mode == "async":
+            assert answer.result().status_code == 202
+        dialect.cancel("echo")
+        answer.result()
+        assert emulator.runs[0].status == "cancelled"
+
+    def test_nobody_sees_that_a_stuck_run_s_caller_hangs_up(self, emulator, moments):
+        emulator.fault("stuck_run")
+        with by_hand(emulator, "POST /api/workflows/echo/execute", {}):
+            moments.until(lambda: bool(emulator.runs))
+        moments.until(lambda: bool(emulator.requests))
+        assert emulator.runs[0].status == "running"
+
+    @pytest.mark.parametrize("when", ["before", "accepted"])
+    def test_a_restart(self, emulator, dialect, elsewhere, moments, when):
+        dialect.execute("slow", {"seconds": 60}, run_id="going_on")
+        dialect.execute("echo", run_id="over")
+        dialect.execute("paused", run_id="paused")
+        emulator.state.queue_delay = 60
+        dialect.execute("echo", run_id="queued")
+        emulator.state.queue_delay = 0
+        held_open = elsewhere(dialect.execute, "slow", {"seconds": 60}, mode="sync", run_id="held_open")
+        moments.until(lambda: len(emulator.runs) == 5)
+        emulator.fault("restart", when=when, match=Match("execute"))
+        for future in (held_open, elsewhere(dialect.execute, "slow", {"seconds": 60}, run_id="last")):
+            with pytest.raises(CUT):
+                future.result()
+        emulator.clock.advance(3600)
+        expected = {"going_on": "running", "over": "completed", "paused": "paused", "held_open": "running"}
+        if when == "accepted":
+            expected["last"] = "running"
+        assert {run.run_id: run.status for run in emulator.runs} == expected
+        assert dialect.look(run_id="queued").status_code == 404
+        assert dialect.execute("echo", run_id="after").status_code == 202
+
+    def test_a_restart_from_python(self, emulator, dialect):
+        with requests.Session() as session, by_hand(emulator, "GET /api/nowhere") as idle:
+            http_body(idle)
+            emulator.restart()
+            assert idle.recv(1) == b""
+            assert session.get(f"{emulator.url}/api/nowhere", timeout=30).status_code == 404
+
+    def test_a_run_that_isn_t_found_at_first(self, emulator, dialect):
+        emulator.fault("transient_404", looks=2)
+        assert dialect.execute("echo").status_code == 202
+        assert emulator_lists(emulator) == []
+        looks = [dialect.look() for _ in range(3)]
+        assert [look.status_code for look in looks] == [404, 404, 200]
+        words = {"v2": "Run not found", "legacy": "Execution not found"}[dialect.name]
+        assert dialect.error(looks[0]) == words
+        assert emulator_lists(emulator) == ["r"]
+
+    def test_a_run_that_isn_t_found_for_a_time(self, emulator, dialect):
+        emulator.fault("transient_404", looks=0, seconds=5)
+        dialect.execute("echo")
+        job = "/jobs/workflow-execution:r"
+        assert [dialect.look().status_code, dialect.call("GET", job).status_code] == [404, 404]
+        emulator.clock.advance(6)
+        assert [dialect.look().status_code, dialect.call("GET", job).status_code] == [200, 200]
+
+    @pytest.mark.parametrize("reason", ["redis_unavailable", "redis_write_failed"])
+    def test_a_lost_cancellation(self, emulator, dialect, reason):
+        dialect.execute("slow", {"seconds": 60})
+        emulator.fault("lost_cancel", reason=reason)
+        lost = dialect.cancel()
+        told = dialect.told(lost)
+        assert (lost.status_code, told["success"], told["reason"]) == (200, False, reason)
+        assert dialect.status(dialect.look("slow")) == "running"
+        assert dialect.told(dialect.cancel())["success"] is True
+        assert dialect.status(dialect.look("slow")) == "cancelled"
+
+    def test_a_cancellation_of_what_is_over_can_t_be_lost(self, emulator):
+        legacy = Legacy(emulator)
+        legacy.execute("echo")
+        emulator.fault("lost_cancel")
+        assert legacy.cancel("echo").status_code == 409
+
+
+def emulator_lists(sim: SimEmulator) -> list[str]:
+    """The runs that the workspace's log shows."""
+    answer = V2(sim).call("GET", f"/v2/logs?workspaceId={sim.workspace_id}")
+    return [item["runId"] for item in answer.json()["data"]]
+
+
+class TestStreams:
+    """Slow ones, and ones that are cut off."""
+
+    AGENT = {"body": {"selectedOutputs": ["Agent.content"]}, "mode": "stream"}
+
+    def test_a_slow_one(self, emulator, dialect, elsewhere, moments):
+        emulator.fault("slow_stream", seconds=60)
+        answer = elsewhere(dialect.execute, "streaming", {"message": "hi"}, **self.AGENT)
+        moments.go_by(answer, at_least=60 * 19)
+        frames = [line.removeprefix("data: ") for line in answer.result().text.split("\n\n") if line]
+        assert (len(frames), json.loads(frames[0])["chunk"], frames[-1]) == (19, "You ", '"[DONE]"')
+
+    @pytest.mark.parametrize("frames", [0, 2])
+    def test_one_that_is_cut_off(self, emulator, dialect, frames):
+        emulator.fault("cut_stream", frames=frames)
+        got = []
+        with (
+            dialect.execute("streaming", {"message": "hi"}, stream=True, **self.AGENT) as answer,
+            pytest.raises(CUT),
+        ):
+            got.extend(line for line in answer.iter_lines(chunk_size=1) if line)
+        assert len(got) == frames
+
+    @pytest.mark.parametrize(("proxied", "status"), [(False, "cancelled"), (True, "completed")])
+    def test_what_becomes_of_the_run(self, emulator, dialect, moments, proxied, status):
+        emulator.workflow("telling", duration=60, chunks=lambda _: ["a ", "b ", "c "], block="Agent")(
+            lambda _: {"content": "a b c"}
+        )
+        emulator.fault("cut_stream", frames=1, proxied=proxied)
+        with dialect.execute("telling", stream=True, **self.AGENT) as answer, pytest.raises(CUT):
+            answer.content  # noqa: B018
+        moments.until(lambda: emulator.runs[0].status != "running" or proxied)
+        emulator.clock.advance(61)
+        assert emulator.runs[0].status == status
+
+    def test_there_is_no_stream(self, emulator, dialect):
+        orders = [emulator.fault("slow_stream", seconds=3600), emulator.fault("cut_stream", frames=0)]
+        assert dialect.execute("echo", mode="sync").status_code == 200
+        assert [order.struck for order in orders] == [0, 0]
+
+
+class TestMatching:
+    """Which requests an order is for."""
+
+    @pytest.mark.parametrize(
+        ("match", "struck"),
+        [
+            (None, [0, 1, 2, 3, 4, 5, 6]),
+            ("execute", [0, 1, 2]),
+            ("run", [3, 4]),
+            ("job", [5]),
+            (Match(surface="v2"), [0, 3]),
+            (Match(surface="legacy"), [1, 2, 4, 5, 6]),
+            (Match(method="GET"), [3, 4, 5, 6]),
+            (Match(path="/api/v2/*"), [0, 3]),
+            (Match(path="*/execute"), [0, 1, 2]),
+            (Match(workflow_id="echo_plain"), [1, 4]),
+            (Match(run_id="b"), [1, 4]),
+            (Match(run_id="c"), [2, 5]),
+            (Match(mode="async"), [0, 1]),
+            (Match(mode="sync", operation="execute"), [2]),
+            (Match("execute", surface="v2", workflow_id="echo_plain"), []),
+            (Match("usage_limits"), [6]),
+        ],
+    )
+    def test_by_what_they_ask_for(self, emulator, match, struck):
+        v2, legacy = V2(emulator), Legacy(emulator)
+        emulator.fault("server_error", match=match, times=None)
+        answers = [
+            v2.execute("echo", run_id="a"),
+            legacy.execute("echo_plain", run_id="b"),
+            legacy.execute("echo", run_id="", body={"executionId": "c"}, mode="sync"),
+            v2.look(run_id="a"),
+            legacy.look("echo_plain", run_id="b"),
+            legacy.call("GET", "/jobs/workflow-execution%3Ac"),
+            legacy.call("GET", "/users/me/usage-limits"),
+        ]
+        assert [number for number, answer in enumerate(answers) if answer.status_code == 500] == struck
+
+    def test_some_of_them(self, emulator, dialect):
+        order = emulator.fault("server_error", match="run", after=2, times=2)
+        assert [dialect.look().status_code for _ in range(6)] == [404, 404, 500, 500, 404, 404]
+        assert (order.struck, order.is_over) == (2, True)
+
+    def test_until_it_is_undone(self, emulator, dialect):
+        order = emulator.fault("server_error", times=None)
+        assert dialect.look().status_code == 500
+        order.undo()
+        assert dialect.look().status_code == 404
+        with emulator.fault("server_error", times=None):
+            assert dialect.look().status_code == 500
+        assert dialect.look().status_code == 404
+
+    def test_several_at_once(self, emulator, dialect):
+        first = emulator.fault("stuck_run")
+        second = emulator.fault("drop_after_accept")
+        with pytest.raises(CUT):
+            dialect.execute("echo")
+        assert (first.struck, second.struck) == (1, 1)
+        assert dialect.status(dialect.look()) == "running"
+        assert emulator.requests[0].faults == ("stuck_run", "drop_after_accept")
+
+    def test_clearing_and_resetting_take_them_back(self, emulator, dialect):
+        for forget in (emulator.clear, emulator.reset):
+            emulator.fault("server_error", times=None)
+            forget()
+            assert dialect.look().status_code == 404
+
+    def test_every_route_has_an_operation(self):
+        assert {route.name for route in API} == set(OPERATIONS)
+
+
+MISTAKES = [
+    ({"name": "typo"}, "there is no fault 'typo'; there are drop_before_accept, "),
+    ({"name": "delay", "second": 1}, "delay has no parameter second; it has seconds, when, proxied"),
+    ({"name": "stuck_run", "x": 1}, "stuck_run has no parameter x; it has none"),
+    ({"name": "delay", "seconds": "long"}, "delay: seconds is a number, not 'long'"),
+    ({"name": "delay", "seconds": -1}, "delay: seconds is a number, not -1"),
+    ({"name": "delay", "when": "later"}, "there is no stage 'later'; there are before, accepted, done"),
+    ({"name": "restart", "when": 1}, "restart: when is a text, not 1"),
+    ({"name": "server_error", "status": 99}, "99 is no status"),
+    ({"name": "server_error", "status": True}, "server_error: status is a whole number, not True"),
+    ({"name": "server_error", "page": 1}, "server_error: page is a truth value, not 1"),
+    ({"name": "redirect", "status": 200}, "200 is no redirect"),
+    ({"name": "rate_limit", "kind": "luck"}, "there is no kind 'luck'; there are execution, "),
+    ({"name": "stuck_run", "match": "excute"}, "match: there is no operation 'excute'; there are billing, "),
+    ({"name": "stuck_run", "match": {"wokflow_id": "x"}}, "match has no wokflow_id; it has operation, surface, "),
+    ({"name": "stuck_run", "match": {"surface": "v3"}}, "match: there is no surface 'v3'; there are legacy, v1, v2"),
+    ({"name": "stuck_run", "match": {"run_id": 3}}, "match: run_id is a text, not 3"),
+    ({"name": "stuck_run", "match": 3}, "match is an operation's name or an object, not 3"),
+    ({"name": "stuck_run", "times": 0}, "times is a whole number from 1 on, not 0"),
+    ({"name": "stuck_run", "after": None}, "after is a whole number from 0 on, not None"),
+    ({"name": "stuck_run", "lasting": 0}, "lasting is a number of seconds, not 0"),
+]
+
+
+class TestMistakes:
+    """An order that makes no sense is refused, not ignored."""
+
+    @pytest.mark.parametrize(("order", "words"), MISTAKES)
+    def test_from_python(self, emulator, order, words):
+        with pytest.raises(ValueError, match=re.escape(words)):
+            emulator.fault(**order)
+
+    @pytest.mark.parametrize(("order", "words"), MISTAKES)
+    def test_over_http(self, emulator, order, words):
+        body = {"fault": order["name"], **{key: value for key, value in order.items() if key != "name"}}
+        answer = requests.post(f"{emulator.url}/__emulator__/faults", json=body, timeout=30)
+        assert answer.status_code == 400
+        assert words in answer.json()["error"]
+
+    @pytest.mark.parametrize(
+        ("header", "words"),
+        [
+            ("typo", "there is no fault 'typo'"),
+            ("", "there is no fault ''"),
+            ("delay; seconds", "'seconds' is no parameter; write name=value"),
+            ("delay; seconds=soon", "delay: seconds is a number, not 'soon'"),
+            ("stuck_run; times=2", "stuck_run has no parameter times"),
+        ],
+    )
+    def test_in_the_header(self, emulator, dialect, header, words):
+        answer = dialect.execute("echo", headers={"X-Sim-Emulator-Fault": header})
+        assert answer.status_code == 400
+        assert answer.json()["error"].startswith(f"x-sim-emulator-fault: {words}")
+        assert emulator.runs == []
+
+    def test_a_hold_at_no_stage(self, emulator):
+        with pytest.raises(ValueError, match="there is no stage 'after'"):
+            emulator.hold(when="after")
+
+
+class TestTheHeader:
+    """A request that orders its own fault."""
+
+    @pytest.mark.parametrize(
+        ("header", "status"),
+        [
+            ("server_error", 500),
+            ("server_error; status=502", 502),
+            ("server_error;status=503;page=true", 503),
+            ('redirect; location="https://elsewhere.example/"; status=302', 302),
+            ("rate_limit; kind=concurrency", 429),
+            ("ambiguous_enqueue; started=false", 503),
+            ("delay; seconds=0.01; when=done;", 202),
+            ("lost_cancel", 202),  # no execution can meet it
+        ],
+    )
+    def test_with_parameters(self, dialect, header, status):
+        assert dialect.execute("echo", headers={"X-Sim-Emulator-Fault": header}).status_code == status
+        assert dialect.execute("echo", run_id="other").status_code == 202
+
+    def test_a_cut_connection(self, emulator, dialect):
+        with pytest.raises(CUT):
+            dialect.execute("echo", headers={"X-Sim-Emulator-Fault": "drop_after_accept"})
+        assert emulator.requests[0].faults == ("drop_after_accept",)
+        assert dialect.look().status_code == 200
 
 
 def test_stopping_a_server_that_holds_requests_makes_no_noise(capfd):
