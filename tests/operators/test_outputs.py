@@ -1,0 +1,264 @@
+"""The output is the output: what a workflow returns is what the task returns, or the task says otherwise."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import logging
+import math
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException
+
+from airflow_provider_sim.client.dialects.resources import display_marks
+from airflow_provider_sim.exceptions import SimInputError, SimOutputError
+from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
+from airflow_provider_sim.output import unused_name
+from airflow_provider_sim.results import DISPLAY_COPY_KEY
+from airflow_provider_sim.sensors.sim import SimJobSensor
+from tests.canned_server import Answer, canned
+
+pytestmark = pytest.mark.usefixtures("connection")
+
+MODES = {
+    "held open": {},
+    "asynchronous": {"async_execution": True},
+    "deferrable": {"deferrable": True},
+    "streamed": {"stream": True},
+}
+
+
+def nested(depth: int) -> object:
+    return {"deeper": nested(depth - 1)} if depth else "the bottom"
+
+
+VALUES = {
+    "a text of 200 kB": {"text": "x" * 200_000},
+    "names that Sim hides": {"access_token": "t", "password": "p", "apiKey": "k", "auth": {"bearer": "b"}},
+    "bytes": {"base64": base64.b64encode(bytes(range(256))).decode()},
+    "unicode": {"ünï": "çödé 漢字 🛫\u0000\u2028"},
+    "60 levels": nested(60),
+    "numbers": {"whole": 2**53 + 1, "half": 0.1, "none": None, "yes": True},
+    "a list": [1, [2, [3]], {"a": []}],
+    "text alone": "hello",
+    "nothing": {},
+}
+
+
+@pytest.fixture(params=MODES, ids=[mode.replace(" ", "-") for mode in MODES])
+def mode(request):
+    return MODES[request.param]
+
+
+@pytest.fixture
+def returns(emulator):
+    """Make a workflow ``returns`` that returns a value, after a moment."""
+
+    def deploy(value):
+        emulator.workflow("returns", duration=0.05, block="Last")(lambda given: value)
+
+    return deploy
+
+
+def operator(**arguments):
+    return SimExecuteWorkflowOperator(**{"task_id": "t", "workflow_id": "returns", "poll_interval": 0.02} | arguments)
+
+
+class TestFidelity:
+    @pytest.mark.parametrize("api_version", ["v2", "legacy"])
+    @pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
+    def test_what_went_in_comes_out(self, run_task, context, connection, returns, api_version, mode, value):
+        connection(extra={"api_version": api_version})
+        returns(value)
+        assert run_task(operator(**mode)) == value
+        assert context["ti"].xcoms[DISPLAY_COPY_KEY] is False
+
+    @pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
+    @pytest.mark.parametrize("options", [{"async_execution": True}, {"deferrable": True}], ids=str)
+    def test_or_is_said_to_be_a_copy(self, run_task, context, emulator, returns, options, value):
+        """Once the queue has forgotten the run, its display copy is all that is left."""
+        returns(value)
+        emulator.state.keep_jobs = False
+        run_task(operator(**options))
+        assert context["ti"].xcoms[DISPLAY_COPY_KEY] is True
+
+    def test_the_log_says_where_a_copy_was_cut_or_replaced(self, run_task, emulator, returns, caplog):
+        returns({"fine": 1, "items": [{"token": "t"}, {"text": "x" * 16_000}], "base64": "QQ=="})
+        emulator.state.keep_jobs = False
+        run_task(operator(async_execution=True))
+        assert "was cut or replaced is at items.0.token, items.1.text, base64" in caplog.text
+
+    def test_no_more_places_than_one_can_read(self):
+        assert len(display_marks([{"token": "[REDACTED]"}] * 1000)) == 10
+
+    def test_the_sensor_returns_the_same(self, run_task, context, returns):
+        returns(VALUES["names that Sim hides"])
+        run_id = operator(wait_for_completion=False).execute(context)
+        sensor = SimJobSensor(task_id="s", workflow_id="returns", run_id=run_id, poke_interval=0.02, deferrable=True)
+        assert run_task(sensor) == VALUES["names that Sim hides"]
+
+    def test_not_a_number_is_not_lost(self, run_task, connection):
+        body = b'{"data": {"runId": "r", "workflowId": "w", "status": "completed", "output": {"x": NaN}}}'
+        with canned(Answer(200, body, {"content-type": "application/json"})) as server:
+            connection(host=server.url)
+            output = run_task(operator(do_xcom_push=False))
+        assert math.isnan(output["x"])
+
+
+class TestSelectedOutputs:
+    def test_blocks_raw_outputs_by_their_ids(self, run_task, emulator, returns, mode):
+        if "stream" in mode:
+            mode = {"async_execution": True, "wait_for_completion": True}
+        returns({"password": "p", "more": {"text": "x" * 20_000}})
+        block = emulator.state.workflows["returns"].block_id
+        output = run_task(operator(selected_outputs=[f"{block}.password", f"{block}.more.text"], **mode))
+        assert output == {f"{block}.password": "p", f"{block}.more.text": "x" * 20_000}
+
+    def test_a_block_that_is_not_there_is_an_error(self, run_task, returns):
+        returns({})
+        other = "00000000-0000-4000-8000-000000000000"
+        with pytest.raises(SimOutputError, match=f"has no block output {other}"):
+            run_task(operator(selected_outputs=[other]))
+
+    def test_names_are_refused_before_anything_is_sent(self, run_task, emulator, returns):
+        returns({})
+        with pytest.raises(SimInputError, match="names of blocks select nothing"):
+            run_task(operator(selected_outputs=["Last.content"]))
+        assert emulator.runs == []
+
+
+def file(name: str, **more: object) -> dict[str, object]:
+    """A file as Sim describes it."""
+    facts = {"id": "file_1", "name": name, "size": 5, "type": "text/plain", "key": f"execution/{name}"}
+    return {**facts, "context": "execution", "url": f"/api/files/serve/{name}", **more}
+
+
+HELLO = {"base64": base64.b64encode(b"hello").decode()}
+
+
+class TestFiles:
+    def test_are_saved_in_a_folder_of_the_run(self, run_task, context, returns, mode, tmp_path):
+        returns({"report": file("a.txt", **HELLO), "more": [file("b.txt", **HELLO), {"text": "kept"}]})
+        output = run_task(operator(output_files_dir=f"file://{tmp_path}", **mode))
+        folder = tmp_path / context["ti"].xcoms["run_id"]
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == {"a.txt": b"hello", "b.txt": b"hello"}
+        assert output["report"]["path"] == f"file://{folder}/a.txt"
+        assert "base64" not in output["report"]
+        assert output["more"][1] == {"text": "kept"}
+
+    def test_without_a_folder_they_stay_in_the_output(self, run_task, returns):
+        returns({"report": file("a.txt", **HELLO)})
+        assert run_task(operator())["report"]["base64"] == HELLO["base64"]
+
+    def test_are_fetched_from_their_address_without_the_key(self, run_task, returns, tmp_path, emulator):
+        with canned(Answer(200, b"by address", {"content-type": "text/plain"})) as storage:
+            returns({"report": file("a.txt", url=f"{storage.url}/bucket/a.txt?signature=secret")})
+            output = run_task(operator(output_files_dir=str(tmp_path)))
+        [got] = storage.requests
+        assert "x-api-key" not in got.headers
+        assert emulator.api_key not in str(got)
+        assert (tmp_path / output["report"]["path"].rpartition("file://")[2]).read_bytes() == b"by address"
+
+    @pytest.mark.parametrize("status", [403, 404, 302])
+    def test_one_that_cannot_be_fetched_fails_with_what_to_do(self, run_task, returns, tmp_path, status):
+        with canned(Answer(status, b"", {"location": "http://127.0.0.1:1/"})) as storage:
+            returns({"report": file("a.txt", url=f"{storage.url}/bucket/a.txt?signature=secret")})
+            with pytest.raises(SimOutputError, match=r"'a\.txt'.*five minutes.*Hold the run open") as caught:
+                run_task(operator(output_files_dir=str(tmp_path)))
+        assert isinstance(caught.value, AirflowFailException)
+        assert "secret" not in str(caught.value)
+
+    def test_on_a_server_with_local_storage_the_bytes_must_be_in_the_output(self, run_task, returns, tmp_path):
+        returns({"report": file("a.txt")})
+        with pytest.raises(SimOutputError, match="for logged-in people only"):
+            run_task(operator(output_files_dir=str(tmp_path)))
+
+    @pytest.mark.parametrize("change", [{"url": "", "base64": "[TRUNCATED]"}, {"base64": "no base64!"}], ids=str)
+    def test_without_bytes_or_address(self, run_task, returns, tmp_path, change):
+        returns({"report": file("a.txt", **change)})
+        with pytest.raises(SimOutputError, match="Could not save the file"):
+            run_task(operator(output_files_dir=str(tmp_path)))
+
+    def test_a_folder_that_cannot_be_written(self, run_task, returns, tmp_path):
+        (tmp_path / "taken").write_text("a file")
+        returns({"report": file("a.txt", **HELLO)})
+        with pytest.raises(SimOutputError, match=r"Could not write 'a\.txt'"):
+            run_task(operator(output_files_dir=str(tmp_path / "taken")))
+
+    @pytest.mark.parametrize(
+        ("wanted", "name"),
+        [
+            ("../../etc/passwd", "passwd"),
+            ("..\\..\\evil.exe", "evil.exe"),
+            ("..", "file"),
+            ("", "file"),
+            ("/", "file"),
+            ("a.txt", "a-2.txt"),
+            ("output.json", "output-2.json"),
+        ],
+    )
+    def test_names_lead_nowhere_else_and_are_used_once(self, wanted, name):
+        assert unused_name({"output.json", "a.txt"}, wanted) == name
+
+    def test_other_objects_are_no_files(self, run_task, returns, tmp_path):
+        value = {"name": "a.txt", "url": "https://example.org/a.txt", "size": 5}
+        returns({"link": value})
+        assert run_task(operator(output_files_dir=str(tmp_path))) == {"link": value}
+
+
+class TestLargeOutputs:
+    def test_fail_with_what_to_do(self, run_task, returns, mode):
+        returns({"text": "x" * 2000})
+        with pytest.raises(SimOutputError, match=r"2,011 bytes.*large_outputs='store'") as caught:
+            run_task(operator(max_output_bytes=1000, **mode))
+        assert isinstance(caught.value, AirflowFailException)
+
+    def test_or_are_stored(self, run_task, returns, mode, tmp_path):
+        value = {"text": "ü" * 2000}
+        returns(value)
+        output = run_task(
+            operator(max_output_bytes=1000, large_outputs="store", output_files_dir=f"file://{tmp_path}", **mode)
+        )
+        path = output["output_path"].removeprefix("file://")
+        with open(path, "rb") as stored:
+            content = stored.read()
+        assert json.loads(content) == value
+        assert output["size"] == len(content)
+
+    def test_small_ones_are_not(self, run_task, returns, tmp_path):
+        returns({"a": 1})
+        assert run_task(operator(large_outputs="store", output_files_dir=str(tmp_path))) == {"a": 1}
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            ({"large_outputs": "hide"}, "it can be fail, store"),
+            ({"large_outputs": "store"}, "needs output_files_dir"),
+            ({"max_output_bytes": 0}, "whole number above 0"),
+            ({"max_output_bytes": 1.5}, "whole number above 0"),
+        ],
+        ids=str,
+    )
+    def test_rules_that_cannot_work_are_refused_before_anything_is_sent(
+        self, run_task, context, emulator, returns, arguments, words
+    ):
+        returns({})
+        for task in (operator(**arguments), SimJobSensor(task_id="s", workflow_id="returns", run_id="r", **arguments)):
+            with pytest.raises(SimInputError, match=words):
+                run_task(task)
+        assert emulator.requests == []
+
+    def test_a_retry_takes_the_same_output_again(self, run_task, context, emulator, returns):
+        returns({"text": "x" * 2000})
+        with contextlib.suppress(SimOutputError):
+            run_task(operator(max_output_bytes=1000))
+        context["ti"].try_number += 1
+        assert run_task(operator()) == {"text": "x" * 2000}
+        assert len(emulator.runs) == 1
+
+
+@pytest.fixture(autouse=True)
+def _information(caplog):
+    caplog.set_level(logging.INFO)
