@@ -6,9 +6,9 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_sim.client.dialects.resources import display_marks
-from airflow_provider_sim.client.models import JobStatus, RunStatus, WorkflowExecutionResult, WorkflowRun
+from airflow_provider_sim.client.models import RunStatus
 from airflow_provider_sim.client.pages import approval_page
-from airflow_provider_sim.exceptions import Outcome, SimError, SimOutputError, SimRunError, SimRunPausedError
+from airflow_provider_sim.exceptions import Outcome, SimError, SimRunError, SimRunPausedError
 from airflow_provider_sim.output import OutputDelivery
 from airflow_provider_sim.watch import OnPaused, not_over_in_time
 
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_sim.client.blocking import SimClient
-    from airflow_provider_sim.output import OutputRules
+    from airflow_provider_sim.client.models import RunOutput, WorkflowRun
+    from airflow_provider_sim.output import Fetch, OutputRules
 
 log = logging.getLogger(__name__)
 
@@ -47,47 +48,37 @@ def task_result(
     :raises SimOutputError: the output is too large, or a file of it can't be saved.
     """
     if run.status is RunStatus.PAUSED:
-        return _paused(client, run, on_paused)
-    run.raise_for_status()
-    workflow_id, run_id = run.workflow_id or "", run.run_id or ""
-    if selected_outputs:
-        output: Any = _block_outputs(client, workflow_id, run_id, selected_outputs)
-        is_copy = False
-    else:
-        if not isinstance(run, WorkflowExecutionResult | JobStatus):
-            run = client.get_workflow_result(workflow_id, run_id)
-            run.raise_for_status()
-        output, is_copy = run.output, run.output_is_display_copy
-    if is_copy:
+        return paused_result(client.base_url, run, on_paused)
+    output = client.get_output(run, selected_outputs)
+    if push:
+        context["ti"].xcom_push(key=DISPLAY_COPY_KEY, value=output.is_display_copy)
+    return delivered(run, output, rules, fetch=client.download_file)
+
+
+def delivered(run: WorkflowRun, output: RunOutput, rules: OutputRules, *, fetch: Fetch) -> Any:
+    """Return an output as the task's result; blocks where files are to be saved.
+
+    :raises SimOutputError: it is too large, or a file of it can't be saved.
+    """
+    if output.is_display_copy:
+        marks = display_marks(output.value)
         log.warning(
             "The output of run %s is Sim's display copy: strings over 15,000 characters are cut, and values under names"
             " such as 'password' or '…token' are replaced. Sim no longer holds the raw output%s.",
-            run_id,
-            f"; what was cut or replaced is at {', '.join(marks)}" if (marks := display_marks(output)) else "",
+            run.run_id,
+            f"; what was cut or replaced is at {', '.join(marks)}" if marks else "",
         )
-    if push:
-        context["ti"].xcom_push(key=DISPLAY_COPY_KEY, value=is_copy)
-    return OutputDelivery(rules, workflow_id=workflow_id, run_id=run_id, fetch=client.download_file).deliver(output)
+    ids = {"workflow_id": run.workflow_id or "", "run_id": run.run_id or ""}
+    return OutputDelivery(rules, **ids, fetch=fetch).deliver(output.value)
 
 
-def _block_outputs(client: SimClient, workflow_id: str, run_id: str, selected: Sequence[str]) -> dict[str, Any]:
-    """The raw outputs of single blocks, by what selected them."""
-    outputs = client.get_workflow_run(workflow_id, run_id, selected_outputs=selected).block_outputs or {}
-    missing = [name for name in selected if name not in outputs]
-    if missing:
-        raise SimOutputError(
-            f"Run {run_id!r} of workflow {workflow_id!r} has no block output {', '.join(missing)}. Without stream=True,"
-            " selected_outputs takes the ids of blocks, with or without a path (block-id.field), not their names.",
-            workflow_id=workflow_id,
-            run_id=run_id,
-            outcome=Outcome.RAN,
-        )
-    return {name: outputs[name] for name in selected}
+def paused_result(base_url: str, run: WorkflowRun, on_paused: OnPaused) -> dict[str, Any]:
+    """Return the report of a paused run, with the address of its approval.
 
-
-def _paused(client: SimClient, run: WorkflowRun, on_paused: OnPaused) -> dict[str, Any]:
+    :raises SimRunPausedError: ``on_paused`` is ``fail``.
+    """
     workflow_id, run_id = run.workflow_id or "", run.run_id or ""
-    url = approval_page(client.base_url, workflow_id, run_id)
+    url = approval_page(base_url, workflow_id, run_id)
     if on_paused is OnPaused.FAIL:
         raise SimRunPausedError(
             f"Run {run_id!r} of workflow {workflow_id!r} waits for a person, and on_paused is 'fail'. Answer it at"

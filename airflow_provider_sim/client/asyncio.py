@@ -29,6 +29,7 @@ from airflow_provider_sim.client.models import (
     JobStatus,
     Page,
     Resumption,
+    RunOutput,
     UsageLimits,
     Workflow,
     WorkflowExecutionResult,
@@ -139,6 +140,10 @@ class AsyncSimClient(BaseClient):
     async def get_workflow_result(self, workflow_id: str, run_id: str, *, job_id: str | None = None) -> WorkflowRun:
         """As :meth:`.SimClient.get_workflow_result`."""
         return await self._hold(self._talk.get_workflow_result(workflow_id, run_id, job_id=job_id))
+
+    async def get_output(self, run: WorkflowRun, selected_outputs: Sequence[str] | None = None) -> RunOutput:
+        """As :meth:`.SimClient.get_output`."""
+        return await self._hold(self._talk.get_output(run, selected_outputs))
 
     async def list_workflow_runs(self, workflow_id: str, **filters: Any) -> Page[WorkflowRun]:
         """As :meth:`.SimClient.list_workflow_runs`."""

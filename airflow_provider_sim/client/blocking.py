@@ -23,6 +23,7 @@ from airflow_provider_sim.client.models import (
     JobStatus,
     Page,
     Resumption,
+    RunOutput,
     UsageLimits,
     Workflow,
     WorkflowExecutionResult,
@@ -213,6 +214,16 @@ class SimClient(BaseClient):
     def get_workflow_result(self, workflow_id: str, run_id: str, *, job_id: str | None = None) -> WorkflowRun:
         """Ask for a completed run with its output: the raw one where the server still has it, else the display copy."""
         return self._hold(self._talk.get_workflow_result(workflow_id, run_id, job_id=job_id))
+
+    def get_output(self, run: WorkflowRun, selected_outputs: Sequence[str] | None = None) -> RunOutput:
+        """Give what a run that is over has returned: the raw output where Sim still has it.
+
+        :param selected_outputs: block ids, with or without a path, whose outputs to give instead, as a dict.
+        :raises SimRunFailedError: it failed.
+        :raises SimRunCancelledError: it was cancelled.
+        :raises SimOutputError: a selector selects nothing.
+        """
+        return self._hold(self._talk.get_output(run, selected_outputs))
 
     def list_workflow_runs(self, workflow_id: str, **filters: Any) -> Page[WorkflowRun]:
         """List one page of a workflow's runs; runs that are only queued are not among them. Takes the v2 API.

@@ -21,6 +21,7 @@ from airflow_provider_sim.client.models import (
     JobStatus,
     Page,
     Resumption,
+    RunOutput,
     RunStatus,
     UsageLimits,
     Workflow,
@@ -36,6 +37,7 @@ from airflow_provider_sim.exceptions import (
     SimError,
     SimInputError,
     SimNotFoundError,
+    SimOutputError,
     SimPermissionError,
     SimRouteMissingError,
     SimRunNotFoundError,
@@ -286,6 +288,18 @@ class Conversations:
             return job
         return (yield from self.get_workflow_run(workflow_id, run_id, include_output=True, job_id=job_id))
 
+    def get_output(self, run: WorkflowRun, selected_outputs: Sequence[str] | None = None) -> Conversation[RunOutput]:
+        """Give what a run that is over has returned, or raise how else it has ended."""
+        run.raise_for_status()
+        workflow_id, run_id = run.workflow_id or "", run.run_id or ""
+        if selected_outputs:
+            run = yield from self.get_workflow_run(workflow_id, run_id, selected_outputs=selected_outputs)
+            return RunOutput(value=_selected(run, selected_outputs))
+        if not isinstance(run, WorkflowExecutionResult | JobStatus):
+            run = yield from self.get_workflow_result(workflow_id, run_id)
+            run.raise_for_status()
+        return RunOutput(value=run.output, is_display_copy=run.output_is_display_copy)
+
     def list_workflow_runs(self, workflow_id: str, **filters: Any) -> Conversation[Page[WorkflowRun]]:
         """List runs; only v2 can."""
         page: Page[WorkflowRun] = yield from self._either(
@@ -396,6 +410,25 @@ class Conversations:
             raise
         self._facts.v2 = True
         return answer
+
+
+def _selected(run: WorkflowRun, selectors: Sequence[str]) -> dict[str, Any]:
+    """The raw outputs of single blocks, by what selected them.
+
+    :raises SimOutputError: a selector has selected nothing, which Sim doesn't say.
+    """
+    outputs = run.block_outputs or {}
+    missing = [name for name in selectors if name not in outputs]
+    if missing:
+        raise SimOutputError(
+            f"Run {run.run_id!r} of workflow {run.workflow_id!r} has no block output {', '.join(missing)}. Without"
+            " stream=True, selected_outputs takes the ids of blocks, with or without a path (block-id.field), not their"
+            " names.",
+            workflow_id=run.workflow_id,
+            run_id=run.run_id,
+            outcome=Outcome.RAN,
+        )
+    return {name: outputs[name] for name in selectors}
 
 
 def _needs_v2(what: str) -> Conversation[Any]:

@@ -157,6 +157,17 @@ class JobStatus(WorkflowRun):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunOutput:
+    """What a completed run has returned.
+
+    :param is_display_copy: it went through Sim's display filter, because Sim no longer holds the raw output.
+    """
+
+    value: Any
+    is_display_copy: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AsyncExecutionResult:
     """The receipt of an asynchronous start.
 

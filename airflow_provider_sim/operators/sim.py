@@ -154,6 +154,7 @@ class SimExecuteWorkflowOperator(BaseOperator):
                 ended = self._see_through(client, run, started)
                 if run.died_with_an_earlier_try(ended):
                     ended = self._see_through(client, run, run.start(client))
+                run.check_time(ended)
             except AirflowTaskTimeout:
                 at_last = run.last_look()
                 if at_last is None:

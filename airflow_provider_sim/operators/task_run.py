@@ -18,6 +18,7 @@ from airflow_provider_sim.exceptions import SimConnectionError, SimError, SimRun
 from airflow_provider_sim.ledger import NotedRun, ledger_of
 from airflow_provider_sim.links.sim import push_links
 from airflow_provider_sim.operators.stream_log import StreamLog
+from airflow_provider_sim.watch import not_over_in_time
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -118,6 +119,14 @@ class TaskRun:
         self._log.info("Run %s ended with the connection of the earlier try: starting another.", run.run_id)
         self._taken_up = False
         return True
+
+    def check_time(self, run: WorkflowRun) -> None:
+        """Pass a run that has ended otherwise than by our hanging up when its time was up.
+
+        :raises SimRunTimeoutError: that is how it has ended.
+        """
+        if not self._is_asynchronous and time.time() >= self.deadline and died_with_its_connection(run):
+            raise not_over_in_time(self._operator.workflow_id, run.run_id or "unknown")
 
     def start(self, client: SimClient) -> AsyncExecutionResult | WorkflowRun:
         """Send the execution: a receipt, or the finished run where it was held open.

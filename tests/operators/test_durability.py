@@ -347,9 +347,24 @@ class TestKilled:
         assert "could not be cancelled and may go on" in "".join(capfd.readouterr())
 
 
+_killers: dict[int, threading.Thread] = {}
+
+
 def kill(task):
-    """Call ``on_kill`` as Airflow does, but from beside the server, which couldn't answer otherwise."""
-    threading.Thread(target=task.on_kill).start()
+    """Call ``on_kill`` once, as Airflow does, but from beside the server, which couldn't answer otherwise."""
+    if id(task) not in _killers:
+        killer = threading.Thread(target=task.on_kill)
+        killer.start()
+        _killers[id(task)] = killer
+
+
+@pytest.fixture(autouse=True)
+def _killers_done(emulator):
+    """Nothing of a test goes on in the next."""
+    yield
+    emulator.state.request_listeners.clear()
+    while _killers:
+        _killers.popitem()[1].join(timeout=30)
 
 
 def no_sleep(monkeypatch, do=lambda: None):
