@@ -401,7 +401,7 @@ class TestTriggerKilled:
     def test_before_airflow_3_3_the_task_s_state_tells_them_apart(self, emulator, trigger, monkeypatch, state, status):
         monkeypatch.setattr("airflow_provider_sim.triggers.sim._TELLS_OF_KILLS", False)
         monkeypatch.setattr("airflow_provider_sim.versions._state_of", lambda ti: state)
-        trigger.task_instance = None
+        trigger._task_instance = object()
         asyncio.run(stopped(trigger))
         assert [run.status for run in emulator.runs] == [status]
 
