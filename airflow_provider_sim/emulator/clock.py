@@ -21,6 +21,11 @@ class Clock:
         self._ahead += seconds
 
 
+def moment(text: str) -> float:
+    """The moment that an ISO 8601 text names."""
+    return datetime.fromisoformat(text).timestamp()
+
+
 def iso(moment: float | None) -> str | None:
     """A moment as Sim writes it: ISO 8601, UTC, milliseconds."""
     if moment is None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-import uuid
 from typing import Any
+
+from airflow_provider_sim.emulator.ids import new_name
 
 MAX_TEXT = 15_000
 MAX_DEPTH = 50
@@ -56,7 +57,7 @@ def _referred(value: Any, run_id: str, place: str) -> Any:
     text = value if isinstance(value, str) else json.dumps(value)
     if len(text) <= MAX_VALUE_BYTES:
         return value
-    name = f"lv_{uuid.uuid4().hex[:12]}"
+    name = f"lv_{new_name(12)}"
     return {
         "__simLargeValueRef": True,
         "version": 1,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import base64
 import binascii
-import uuid
 from collections.abc import Mapping
 from typing import Any
 
+from airflow_provider_sim.emulator.ids import new_name
 from airflow_provider_sim.emulator.workflows import Workflow
 
 MAX_FILE_BYTES = 20 * 1024 * 1024
@@ -46,7 +46,7 @@ def _store(item: Any) -> Any:
         mime = head.removeprefix("data:").removesuffix(";base64") or mime
     if len(content) > MAX_FILE_BYTES:
         raise BadFileError(f"{name} exceeds the maximum file size")
-    file_id = f"file_{uuid.uuid4().hex[:12]}"
+    file_id = f"file_{new_name(12)}"
     return {
         "id": file_id,
         "name": name,

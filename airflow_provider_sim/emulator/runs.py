@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from airflow_provider_sim.emulator.display import with_large_values_referred
+from airflow_provider_sim.emulator.ids import new_id, new_name
 from airflow_provider_sim.emulator.workflows import BlockError, Pausing, ResponseBlock, Workflow, at_path
 
 JOB_RETENTION = 24 * 3600.0
@@ -17,7 +17,7 @@ COST = 0.005
 """US dollars; what every run costs at least."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Run:
     """One run of one workflow.
 
@@ -42,8 +42,8 @@ class Run:
     timeout: float = float("inf")
     trigger: str = "api"
     refused: str | None = None
-    context_id: str = field(default_factory=lambda: str(uuid.uuid4()))
-    request_id: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
+    context_id: str = field(default_factory=new_id)
+    request_id: str = field(default_factory=lambda: new_name(8))
     stuck: bool = False
     failing: BlockError | None = None
     unseen_looks: int = 0
@@ -55,6 +55,7 @@ class Run:
     _outcome: Any = None
     _decided: bool = False
     _after_pause: Any = None
+    _ended_as: str | None = None
 
     @property
     def workflow_id(self) -> str:
@@ -89,20 +90,26 @@ class Run:
     @property
     def status(self) -> str:
         """The run resource's status at this moment."""
-        now = self.now()
         if self.refused is not None:
             return "failed"
         if self.cancelled_at is not None:
             return "cancelled"
         if self.swept_at is not None:
             return "failed"
+        if self._ended_as is not None and not self.stuck:
+            return self._ended_as
+        now = self.now()
         if now < self.started_at:
             return "queued"
         if now < self.first_leg_ends_at:
             return "running"
         if self.timed_out or isinstance(self.outcome, BlockError):
-            return "failed"
-        return "paused" if self.is_paused else "completed"
+            self._ended_as = "failed"
+        elif self.is_paused:
+            return "paused"
+        else:
+            self._ended_as = "completed"
+        return self._ended_as
 
     @property
     def timed_out(self) -> bool:
@@ -278,7 +285,7 @@ class Run:
         """
         self._after_pause = answer
         self.resumed_at = self.now() + after
-        self.attempt_id = str(uuid.uuid4())
+        self.attempt_id = new_id()
         return self.attempt_id
 
     def cancel(self) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import uuid
+import operator
+from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -66,6 +67,7 @@ class State:
     start_listeners: list[Callable[[Run], None]] = field(default_factory=list)
     request_listeners: list[Callable[[SeenRequest], None]] = field(default_factory=list)
     _active: dict[str, Run] = field(default_factory=dict)
+    _by_start: list[Run] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Deploy the workflows that every emulator has."""
@@ -101,9 +103,27 @@ class State:
         """Whether the key is a personal one and the workspace takes none."""
         return key.kind == "personal" and not self.keys.personal_keys_allowed
 
-    def listed(self) -> Iterator[Run]:
-        """The runs that lists show, oldest first: those that have left the queue."""
-        return (run for run in self.runs.values() if run.status != "queued" and not run.is_hidden)
+    def listed(
+        self,
+        *,
+        since: float | None = None,
+        until: float | None = None,
+        newest_first: bool = False,
+        beyond: Run | None = None,
+    ) -> Iterator[Run]:
+        """The runs that lists show, in the order of their starts: those that have left the queue.
+
+        :param since: the moment from which on they have started, and ``until`` which one.
+        :param beyond: only those that come after this one, in the order asked for.
+        """
+        runs = self._by_start
+        first = 0 if since is None else bisect_left(runs, since, key=_start)
+        end = len(runs) if until is None else bisect_left(runs, until, key=_start)
+        if beyond is not None:
+            place = runs.index(beyond)
+            first, end = (first, min(end, place)) if newest_first else (max(first, place + 1), end)
+        places = range(end - 1, first - 1, -1) if newest_first else range(first, end)
+        return (run for run in map(runs.__getitem__, places) if run.status != "queued" and not run.is_hidden)
 
     def start(
         self,
@@ -148,7 +168,7 @@ class State:
             unseen_seconds=trouble.unseen_seconds,
         )
         refusal = self._refusal(trouble.bucket("execution", bucket), crowded=trouble.limit == "concurrency")
-        self.runs[run_id] = run
+        self._keep(run)
         if refusal is not None:
             run.refused = refusal.message
             raise refusal
@@ -159,6 +179,10 @@ class State:
         if unsure is not None:
             raise unsure
         return run
+
+    def _keep(self, run: Run) -> None:
+        self.runs[run.run_id] = run
+        insort(self._by_start, run, key=_start)
 
     def _refusal(self, bucket: Bucket, *, crowded: bool) -> Refused | None:
         limits = self.limits
@@ -198,6 +222,7 @@ class State:
             status = run.status
             if status == "queued":
                 del self.runs[run_id]
+                self._by_start.remove(run)
             elif status == "running":
                 run.stuck = True
 
@@ -210,6 +235,7 @@ class State:
     def clear(self) -> None:
         """Forget runs, requests, listeners, orders and what the buckets have lost; workflows and settings stay."""
         self.runs.clear()
+        self._by_start.clear()
         self._active.clear()
         self.requests.clear()
         self.start_listeners.clear()
@@ -218,9 +244,5 @@ class State:
         self.limits.clear()
 
 
+_start = operator.attrgetter("started_at")
 AMBIGUOUS = "ASYNC_ENQUEUE_AMBIGUOUS"
-
-
-def new_run_id() -> str:
-    """A run id as Sim makes them."""
-    return str(uuid.uuid4())

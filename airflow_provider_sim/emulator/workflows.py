@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from airflow_provider_sim.emulator.ids import new_id
 
 Body = Callable[[dict[str, Any]], Any]
 
@@ -86,13 +89,13 @@ class Workflow:
     description: str = ""
     created_at: float = 0.0
     deployed_at: float | None = None
-    block_id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    block_id: str = field(default_factory=new_id)
     version: int = 1
 
     @property
     def version_id(self) -> str:
         """The id of the deployed version."""
-        return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{self.workflow_id}/{self.version}"))
+        return _version_id(self.workflow_id, self.version)
 
     def seconds(self, given: dict[str, Any]) -> float:
         """How long a run with this input takes."""
@@ -116,6 +119,11 @@ class Workflow:
             if selector.startswith((f"{name}.", f"{name}_")):
                 return selector[len(name) + 1 :].split(".")
         return None
+
+
+@functools.cache
+def _version_id(workflow_id: str, version: int) -> str:
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{workflow_id}/{version}"))
 
 
 def _coerced(value: Any, kind: str) -> Any:

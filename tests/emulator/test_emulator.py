@@ -16,6 +16,7 @@ import pytest
 import requests
 
 from airflow_provider_sim.emulator import BlockError, Pausing, ResponseBlock, SimEmulator
+from airflow_provider_sim.emulator.clock import iso
 from airflow_provider_sim.emulator.limits import PLANS
 from airflow_provider_sim.emulator.profiles import PROFILES
 
@@ -182,6 +183,61 @@ class TestRuns:
         assert shown == [file], "Sim forgets to for asynchronous runs"
         broken = post(emulator, "file_echo", {"input": {"files": [{**file, "data": "data:text/plain;base64,?"}]}})
         assert (broken.status_code, "File processing failed" in broken.text) == (400, True)
+
+
+class TestLists:
+    """Runs in the order of their starts, a page at a time."""
+
+    def ids(self, sim: SimEmulator, **query: object) -> tuple[list[str], str | None]:
+        """The run ids of a page of the log, and the next page's cursor."""
+        words = "&".join(f"{name}={value}" for name, value in query.items())
+        body = get(sim, f"/api/v2/logs?workspaceId={sim.workspace_id}&{words}").json()
+        return [item["runId"] for item in body["data"]], body["nextCursor"]
+
+    def test_pages_in_both_directions_while_runs_come(self, emulator):
+        for number in range(5):
+            post(emulator, "echo", {"async": True}, X_Run_Id=f"r{number}")
+        first, cursor = self.ids(emulator, limit=2)
+        post(emulator, "echo", {"async": True}, X_Run_Id="r5")
+        second, cursor = self.ids(emulator, limit=2, cursor=cursor)
+        third, end = self.ids(emulator, limit=2, cursor=cursor)
+        assert (first, second, third, end) == (["r4", "r3"], ["r2", "r1"], ["r0"], None)
+        first, cursor = self.ids(emulator, limit=4, order="asc")
+        post(emulator, "echo", {"async": True}, X_Run_Id="r6")
+        assert self.ids(emulator, limit=4, order="asc", cursor=cursor) == (["r4", "r5", "r6"], None)
+
+    def test_a_run_that_was_queued_for_longer_has_started_later(self, emulator):
+        for run_id, emulator.state.queue_delay in (("slowly", 60), ("quickly", 0)):
+            post(emulator, "echo", {"async": True}, X_Run_Id=run_id)
+        emulator.clock.advance(61)
+        assert self.ids(emulator, order="asc") == (["quickly", "slowly"], None)
+
+    def test_between_two_moments(self, emulator):
+        moments = []
+        for number in range(3):
+            post(emulator, "echo", {"async": True}, X_Run_Id=f"r{number}")
+            moments.append(iso(emulator.runs[-1].started_at))
+            emulator.clock.advance(10)
+        assert self.ids(emulator, startDate=moments[1])[0] == ["r2", "r1"]
+        assert self.ids(emulator, endDate=moments[1])[0] == ["r1", "r0"]
+        assert self.ids(emulator, startDate=moments[1], endDate=moments[1])[0] == ["r1"]
+        second = re.sub(r"\.\d+Z", "Z", moments[1])
+        assert self.ids(emulator, startDate=second)[0] == ["r2", "r1"], "a moment without milliseconds is one, too"
+        assert self.ids(emulator, startDate=moments[2], endDate=moments[0])[0] == []
+
+    def test_a_page_costs_what_it_shows_and_not_what_there_is(self, emulator):
+        looks = []
+        workflow = emulator.workflow("counted", duration=lambda _: looks.append(1) or 3600.0)
+        workflow(lambda given: given)
+        for _ in range(300):
+            post(emulator, "counted", {"async": True})
+        cost = []
+        for query in ({"limit": 10}, {"limit": 10, "order": "asc"}, {"startDate": "2099-01-01T00:00:00Z"}):
+            looks.clear()
+            self.ids(emulator, **query)
+            cost.append(len(looks))
+        assert max(cost) < 300
+        assert cost[2] == 0
 
 
 class TestKeys:

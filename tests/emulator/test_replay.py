@@ -17,8 +17,8 @@ import pytest
 import requests
 
 from airflow_provider_sim.emulator import SimEmulator
+from airflow_provider_sim.emulator.ids import new_id
 from airflow_provider_sim.emulator.runs import Run
-from airflow_provider_sim.emulator.state import new_run_id
 from tests.recordings import WHERE_MISSING, Recording, recordings
 
 RECORDED = recordings()
@@ -160,7 +160,7 @@ class Replay:
         for workflow_id, name in WORKFLOWS.items():
             listed = workflow_id in path if "/runs" in path else "/logs" not in path or name.startswith("echo")
             for _ in range(count if listed and name != "undeployed" else 0):
-                self._start(workflow_id, new_run_id(), wanted)
+                self._start(workflow_id, new_id(), wanted)
 
     def _workflow_of(self, path: str, body: dict[str, Any]) -> str:
         if "wrong_workflow" in self.recording.name:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -10,10 +11,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from airflow_provider_sim.emulator.clock import iso
+from airflow_provider_sim.emulator.ids import new_id
 from airflow_provider_sim.emulator.keys import Key
 from airflow_provider_sim.emulator.limits import Bucket
 from airflow_provider_sim.emulator.runs import Run
-from airflow_provider_sim.emulator.state import State, new_run_id
+from airflow_provider_sim.emulator.state import State
 from airflow_provider_sim.emulator.surfaces.views import cost_of, duration_of, level_of, workflow_facts
 from airflow_provider_sim.emulator.surfaces.wire import answer, state_of, trouble_of
 from airflow_provider_sim.emulator.workflows import Workflow
@@ -106,7 +108,7 @@ async def get_workflow(request: Request, state: State, key: Key) -> dict[str, An
     workflow = state.find_workflow(request.path_params["workflow_id"], key)
     if workflow is None:
         raise Failure(404, "Workflow not found")
-    inputs = [{"id": new_run_id(), "name": name, "type": kind} for name, kind in (workflow.inputs or {}).items()]
+    inputs = [{"id": new_id(), "name": name, "type": kind} for name, kind in (workflow.inputs or {}).items()]
     return {"data": {**_described(state, workflow), "variables": {}, "inputs": inputs}}
 
 
@@ -116,13 +118,13 @@ async def list_logs(request: Request, state: State, key: Key) -> dict[str, Any]:
     if request.query_params.get("workspaceId") != key.workspace_id:
         raise Failure(403, "Access denied")
     limit = min(int(request.query_params.get("limit", "100")), 1000)
-    runs = list(state.listed())[::-1]
+    runs = list(itertools.islice(state.listed(newest_first=True), limit + 1))
     return {"data": [_log(run) for run in runs[:limit]], "nextCursor": str(limit) if len(runs) > limit else None}
 
 
 def _log(run: Run) -> dict[str, Any]:
     return {
-        "id": new_run_id(),
+        "id": new_id(),
         "workflowId": run.workflow_id,
         "executionId": run.run_id,
         "deploymentVersionId": run.workflow.version_id,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import uuid
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from airflow_provider_sim.emulator.exchange import SLICE, Exchange, Trouble
+from airflow_provider_sim.emulator.ids import new_name
 from airflow_provider_sim.emulator.runs import Run
 from airflow_provider_sim.emulator.state import State
 from airflow_provider_sim.emulator.workflows import at_path
@@ -44,7 +44,7 @@ async def accept(request: Request, run: Run) -> None:
 def answer(status: int, body: Any = None, headers: Mapping[str, str] | None = None) -> Response:
     """A JSON answer, with a request id."""
     content = json.dumps(body, ensure_ascii=False).encode()
-    given = {"x-request-id": uuid.uuid4().hex[:8], "content-type": "application/json", **(headers or {})}
+    given = {"x-request-id": new_name(8), "content-type": "application/json", **(headers or {})}
     return Response(content, status, given)
 
 
@@ -91,7 +91,7 @@ def event_stream(
     given = {
         "content-type": "text/event-stream",
         "cache-control": "no-cache",
-        "x-request-id": uuid.uuid4().hex[:8],
+        "x-request-id": new_name(8),
         **headers,
     }
     return StreamingResponse(_frames(state, request, run, selected), 200, given)

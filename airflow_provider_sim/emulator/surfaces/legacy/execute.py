@@ -10,9 +10,10 @@ from starlette.responses import Response
 from airflow_provider_sim.emulator.clock import iso
 from airflow_provider_sim.emulator.exchange import Trouble
 from airflow_provider_sim.emulator.files import BadFileError, with_files_stored
+from airflow_provider_sim.emulator.ids import new_id
 from airflow_provider_sim.emulator.keys import Key
 from airflow_provider_sim.emulator.runs import Run
-from airflow_provider_sim.emulator.state import Refused, State, new_run_id
+from airflow_provider_sim.emulator.state import Refused, State
 from airflow_provider_sim.emulator.surfaces.legacy.gates import (
     ID,
     JOB_PREFIX,
@@ -107,7 +108,7 @@ async def execute(request: Request) -> Response:
 def _chosen_id(request: Request, body: dict[str, Any], *, allowed: bool) -> str:
     header = request.headers.get("x-execution-id")
     if not allowed:
-        return new_run_id()
+        return new_id()
     if header is not None and not ID.fullmatch(header):
         issue = {
             "path": "X-Execution-Id",
@@ -115,7 +116,7 @@ def _chosen_id(request: Request, body: dict[str, Any], *, allowed: bool) -> str:
         }
         raise Failure(400, "Invalid execution ID header", details=[issue])
     inside = body.get("executionId")
-    return header or (inside if isinstance(inside, str) and ID.fullmatch(inside) else new_run_id())
+    return header or (inside if isinstance(inside, str) and ID.fullmatch(inside) else new_id())
 
 
 def _chosen_timeout(request: Request, *, asynchronous: bool) -> int | None:

@@ -11,8 +11,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from airflow_provider_sim.emulator.ids import new_name
 from airflow_provider_sim.emulator.keys import Key
-from airflow_provider_sim.emulator.state import new_run_id
 from airflow_provider_sim.emulator.surfaces.wire import (
     BodyTooLargeError,
     answer,
@@ -71,10 +71,10 @@ def key_of(request: Request, missing: str, wrong: str | None = None, *, coded: b
 
 def visible_workflow(request: Request) -> Workflow:
     """The path's workflow, for routes that hide what the key may not see."""
-    key = key_of(request, "Unauthorized", requestId=new_run_id()[:8])
+    key = key_of(request, "Unauthorized", requestId=new_name(8))
     workflow = state_of(request).find_workflow(request.path_params["workflow_id"], key)
     if workflow is None:
-        raise Failure(404, "Workflow not found", code="WORKFLOW_NOT_FOUND", requestId=new_run_id()[:8])
+        raise Failure(404, "Workflow not found", code="WORKFLOW_NOT_FOUND", requestId=new_name(8))
     return workflow
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import uuid
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from airflow_provider_sim.emulator.clock import iso
+from airflow_provider_sim.emulator.ids import new_name
 from airflow_provider_sim.emulator.runs import Run
 from airflow_provider_sim.emulator.state import State
 from airflow_provider_sim.emulator.surfaces.legacy.gates import (
@@ -206,4 +206,4 @@ async def resume_poll(request: Request) -> Response:
     """What the operator's cron calls; here timed pauses end by the clock."""
     due = sum(run.resumes_at is not None for run in state_of(request).runs.values())
     counts = {"claimedRows": due, "dispatched": due, "failures": []}
-    return answer(200, {"success": True, "requestId": uuid.uuid4().hex[:21], **counts})
+    return answer(200, {"success": True, "requestId": new_name(21), **counts})

@@ -9,8 +9,9 @@ from starlette.responses import Response
 
 from airflow_provider_sim.emulator.clock import iso
 from airflow_provider_sim.emulator.files import BadFileError, with_files_stored
+from airflow_provider_sim.emulator.ids import new_id
 from airflow_provider_sim.emulator.runs import Run
-from airflow_provider_sim.emulator.state import Refused, new_run_id
+from airflow_provider_sim.emulator.state import Refused
 from airflow_provider_sim.emulator.surfaces.v2.gates import (
     Call,
     Failure,
@@ -94,7 +95,7 @@ async def execute(call: Call) -> Response:
     workflow = call.workflow()
     if not workflow.deployed:
         raise Failure(403, "Workflow is not deployed", {"code": "WORKFLOW_NOT_DEPLOYED"})
-    run_id = request.headers.get("x-run-id") or new_run_id()
+    run_id = request.headers.get("x-run-id") or new_id()
     if run_id in state.runs:
         details = {"code": "RUN_ID_CONFLICT", "runId": run_id}
         raise Failure(409, "Run ID has already been used", details, {"x-run-id": run_id})

@@ -16,7 +16,7 @@ from airflow_provider_sim.emulator.surfaces.v2.gates import (
     check_workspace,
     route,
 )
-from airflow_provider_sim.emulator.surfaces.v2.paging import limit_of, page_of, window_of
+from airflow_provider_sim.emulator.surfaces.v2.paging import limit_of, page_of
 from airflow_provider_sim.emulator.surfaces.views import (
     cost_of,
     duration_of,
@@ -60,19 +60,19 @@ async def list_logs(call: Call) -> Response:
     query = call.request.query_params
     check_workspace(call, query["workspaceId"])
     limit = limit_of(query.get("limit"), default=100, most=1000, clamp=True)
-    window = window_of(query)
     workflows = {name for name in query.get("workflowIds", "").split(",") if name}
     triggers = {name for name in query.get("triggers", "all").split(",") if name}
-    runs = [
-        run
-        for run in call.state.listed()
-        if (not workflows or run.workflow_id in workflows)
-        and ("all" in triggers or run.trigger in triggers)
-        and query.get("level", level_of(run)) == level_of(run)
-        and query.get("runId", run.run_id) == run.run_id
-        and window(run)
-    ]
-    page, following = page_of(call, runs, limit)
+    level, run_id = query.get("level"), query.get("runId")
+
+    def wanted(run: Run) -> bool:
+        return (
+            (not workflows or run.workflow_id in workflows)
+            and ("all" in triggers or run.trigger in triggers)
+            and (level is None or level == level_of(run))
+            and (run_id is None or run_id == run.run_id)
+        )
+
+    page, following = page_of(call, limit, wanted)
     with_output = BOOLEANS.get(query.get("includeFinalOutput", "false"), False)
     items = [
         log_item(call.state, run) | ({"finalOutput": output_shown(call.state, run)} if with_output else {})

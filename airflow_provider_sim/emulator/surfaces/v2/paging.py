@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import re
 from collections.abc import Callable, Mapping
 
-from airflow_provider_sim.emulator.clock import iso
+from airflow_provider_sim.emulator.clock import moment
 from airflow_provider_sim.emulator.runs import Run
 from airflow_provider_sim.emulator.surfaces.v2.gates import (
     Call,
@@ -29,8 +30,35 @@ def limit_of(text: str | None, *, default: int, most: int, clamp: bool) -> int:
     return min(number, most)
 
 
-def window_of(query: Mapping[str, str]) -> Callable[[Run], bool]:
-    """Whether a run began between the query's dates."""
+def page_of(call: Call, limit: int, wanted: Callable[[Run], bool]) -> tuple[list[Run], str | None]:
+    """A page of the runs that are wanted, and the cursor of the next; a cursor holds for its own filters only."""
+    query = dict(call.request.query_params)
+    since, until = _window_of(query)
+    cursor = query.pop("cursor", None)
+    query.pop("limit", None)
+    scope = json.dumps([call.request.url.path, sorted(query.items())])
+    beyond = None if cursor is None else _last_run(call, cursor, scope)
+    newest_first = query.get("order", "desc") == "desc"
+    runs = call.state.listed(since=since, until=until, newest_first=newest_first, beyond=beyond)
+    found = list(itertools.islice(filter(wanted, runs), limit + 1))
+    page = found[:limit]
+    more = len(found) > limit
+    return page, base64.b64encode(json.dumps([scope, page[-1].run_id]).encode()).decode() if more else None
+
+
+def _last_run(call: Call, cursor: str, scope: str) -> Run:
+    """The last run of the page before."""
+    try:
+        told, last_id = json.loads(base64.b64decode(cursor))
+        if told != scope:
+            raise ValueError
+        return call.state.runs[last_id]
+    except (ValueError, TypeError, KeyError):
+        raise Failure(400, "cursor is not a valid pagination cursor. Restart pagination without a cursor.") from None
+
+
+def _window_of(query: Mapping[str, str]) -> tuple[float | None, float | None]:
+    """The moments between which a run has to have begun; the latter is just outside."""
     for name in ("startDate", "endDate"):
         if name in query and not _UTC.fullmatch(query[name]):
             raise issue(
@@ -42,30 +70,5 @@ def window_of(query: Mapping[str, str]) -> Callable[[Run], bool]:
                 pattern=_UTC.pattern,
             )
     first, last = query.get("startDate"), query.get("endDate")
-    return lambda run: (
-        (first is None or str(iso(run.started_at)) >= first) and (last is None or str(iso(run.started_at)) <= last)
-    )
-
-
-def page_of(call: Call, runs: list[Run], limit: int) -> tuple[list[Run], str | None]:
-    """A page of runs and the cursor of the next; a cursor holds for its own filters only."""
-    query = dict(call.request.query_params)
-    cursor = query.pop("cursor", None)
-    query.pop("limit", None)
-    scope = json.dumps([call.request.url.path, sorted(query.items())])
-    if query.get("order", "desc") == "desc":
-        runs.reverse()
-    begin = 0
-    if cursor is not None:
-        try:
-            told, last_id = json.loads(base64.b64decode(cursor))
-            if told != scope:
-                raise ValueError
-            begin = next(number for number, run in enumerate(runs) if run.run_id == last_id) + 1
-        except (ValueError, TypeError, StopIteration):
-            raise Failure(
-                400, "cursor is not a valid pagination cursor. Restart pagination without a cursor."
-            ) from None
-    page = runs[begin : begin + limit]
-    more = begin + limit < len(runs)
-    return page, base64.b64encode(json.dumps([scope, page[-1].run_id]).encode()).decode() if more else None
+    since = None if first is None else moment(first)
+    return since, None if last is None else moment(last) + 0.001  # Sim compares milliseconds

@@ -18,7 +18,7 @@ from airflow_provider_sim.emulator.surfaces.v2.gates import (
     route,
     unrecognized,
 )
-from airflow_provider_sim.emulator.surfaces.v2.paging import limit_of, page_of, window_of
+from airflow_provider_sim.emulator.surfaces.v2.paging import limit_of, page_of
 from airflow_provider_sim.emulator.surfaces.views import (
     cost_of,
     duration_of,
@@ -84,17 +84,17 @@ async def list_runs(call: Call) -> Response:
         message = f"Invalid option: expected one of {options}"
         raise issue("invalid_value", ["status"], message, values=list(_STATUSES))
     limit = limit_of(query.get("limit"), default=50, most=100, clamp=False)
-    window = window_of(query)
+    trigger = query.get("trigger")
     workflow = call.workflow()
-    runs = [
-        run
-        for run in call.state.listed()
-        if run.workflow is workflow
-        and (status is None or run.status == status)
-        and ("trigger" not in query or run.trigger == query["trigger"])
-        and window(run)
-    ]
-    page, following = page_of(call, runs, limit)
+
+    def wanted(run: Run) -> bool:
+        return (
+            run.workflow is workflow
+            and (status is None or run.status == status)
+            and (trigger is None or run.trigger == trigger)
+        )
+
+    page, following = page_of(call, limit, wanted)
     items = [
         {
             **run_facts(run),

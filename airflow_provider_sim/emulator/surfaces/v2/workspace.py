@@ -7,7 +7,7 @@ from typing import Any
 from starlette.responses import Response
 
 from airflow_provider_sim.emulator.clock import iso
-from airflow_provider_sim.emulator.state import new_run_id
+from airflow_provider_sim.emulator.ids import new_id
 from airflow_provider_sim.emulator.surfaces.v2.gates import (
     Call,
     Failure,
@@ -152,7 +152,7 @@ async def import_workflow(call: Call) -> Response:
     inner = exported.get("workflow") if isinstance(exported, dict) else None
     description = str((inner or {}).get("description") or "") if isinstance(inner, dict) else ""
     name = str(body.get("name") or "imported")
-    workflow = Workflow(new_run_id(), lambda given: {"result": given, "stdout": ""}, deployed=False, name=name)
+    workflow = Workflow(new_id(), lambda given: {"result": given, "stdout": ""}, deployed=False, name=name)
     workflow.description = description
     call.state.add(workflow)
     described = workflow_facts(call.state, workflow)
