@@ -10,6 +10,8 @@ from typing import Any
 
 from airflow_provider_sim.emulator.workflows import BlockError, Pausing, ResponseBlock, Workflow
 
+SETTINGS = frozenset(["output", "response", "fail", "stream", "inputs", "duration", "deployed", "description"])
+"""What a file may say of a workflow."""
 _DECLARED = {"message": "string", "count": "number", "payload": "object"}
 
 
@@ -133,16 +135,7 @@ def workflows_of_file(path: Path) -> Iterator[Workflow]:
     for workflow_id, given in tomllib.loads(path.read_text()).items():
         if not isinstance(given, dict):
             raise ValueError(f"{path}: {workflow_id!r} is no table; write [{workflow_id}] and its settings below")
-        unknown = given.keys() - {
-            "output",
-            "response",
-            "fail",
-            "duration",
-            "inputs",
-            "deployed",
-            "description",
-            "stream",
-        }
+        unknown = given.keys() - SETTINGS
         if unknown:
             raise ValueError(f"{path}: [{workflow_id}] has the unknown settings {', '.join(sorted(unknown))}")
         yield _workflow_of(workflow_id, given)

@@ -1,0 +1,186 @@
+"""``docs/emulator.md`` is run: its examples one after the other, its tables against what there is."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from airflow_provider_sim.emulator import Match, SimEmulator, control
+from airflow_provider_sim.emulator.__main__ import main
+from airflow_provider_sim.emulator.builtin import SETTINGS, builtin_workflows
+from airflow_provider_sim.emulator.exchange import OPERATIONS
+from airflow_provider_sim.emulator.faults import FAULTS, RateLimit, fault_of_header, parameters_of
+from airflow_provider_sim.emulator.limits import PLANS
+from airflow_provider_sim.emulator.profiles import PROFILES
+from airflow_provider_sim.emulator.workflows import Workflow
+from scripts import local_airflow
+
+REPO = Path(__file__).parents[2]
+TEXT = (REPO / "docs" / "emulator.md").read_text()
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+FILES = {match[1]: code for kind, code in BLOCKS if kind == "python" and (match := re.match(r"# (\S+\.py)\n", code))}
+"""Examples that are files, by the name in their first line."""
+
+
+def table(heading: str) -> list[list[str]]:
+    """The rows of the table whose head begins so, without the code marks."""
+    found = re.search(rf"^\| {re.escape(heading)} \|.*\n\|[ -|]*\n((?:\|.*\n)+)", TEXT, re.MULTILINE)
+    assert found, f"there is no table of {heading}"
+    return [re.split(r"\s*\|\s*", line)[1:-1] for line in found[1].splitlines()]
+
+
+def names(cell: str) -> list[str]:
+    """What stands between code marks."""
+    return re.findall(r"`([^`]+)`", cell)
+
+
+def test_every_example_is_run_by_some_test():
+    assert {kind for kind, _ in BLOCKS} == {"console", "python", "toml"}
+    assert [kind for kind, _ in BLOCKS].count("console") == 1
+    assert sorted(FILES) == ["dags/letters.py", "tests/conftest.py", "tests/test_letters.py"]
+
+
+def test_the_examples(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    files = [code for kind, code in BLOCKS if kind == "toml"]
+    [toml] = files
+    Path("workflows.toml").write_text(toml)
+    shared: dict[str, object] = {}
+    try:
+        for kind, code in BLOCKS:
+            if kind == "python" and code not in FILES.values():
+                line = TEXT[: TEXT.index(code)].count("\n")
+                exec(compile("\n" * line + code, str(REPO / "docs" / "emulator.md"), "exec"), shared)
+    finally:
+        started = shared.get("sim")
+        if isinstance(started, SimEmulator):
+            started.stop()
+
+
+def test_the_command_line():
+    [shown] = [code for kind, code in BLOCKS if kind == "console"]
+    command, *expected = shown.splitlines()
+    assert command == "$ python -m airflow_provider_sim.emulator"
+    process = subprocess.Popen(
+        [sys.executable, *command.split()[2:], "--port", "0"], stdout=subprocess.PIPE, text=True, cwd=REPO
+    )
+    try:
+        told = [process.stdout.readline().rstrip("\n") for _ in expected]
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
+    told[0] = re.sub(r":\d+ ", ":3000 ", told[0])
+    assert told[:-1] == expected[:-1]
+    assert expected[-1] == "  …"
+
+
+def test_the_options(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert {name for row in table("option") for name in names(row[0])} | {"--help"} == set(
+        re.findall(r"--[\w-]+", capsys.readouterr().out)
+    )
+
+
+def test_the_workflows():
+    assert {name for row in table("workflow") for name in names(row[0])} == {
+        workflow.workflow_id for workflow in builtin_workflows()
+    }
+
+
+def test_the_options_of_a_workflow():
+    told = {name for row in table("option of `sim.workflow`") for name in names(row[0])}
+    own = {"workflow_id", "body", "created_at", "deployed_at", "block_id", "version"}
+    assert told == {field.name for field in fields(Workflow)} - own
+
+
+def test_the_settings_of_a_file():
+    assert {name for row in table("setting") for name in names(row[0])} == SETTINGS
+    assert set().union(*tomllib.loads(next(code for kind, code in BLOCKS if kind == "toml")).values()) == SETTINGS
+
+
+def test_the_plans():
+    rows = {names(row[0])[0]: [float(cell) for cell in row[1:]] for row in table("plan")}
+    assert rows == {
+        plan.name: [
+            plan.sync_per_minute,
+            plan.async_per_minute,
+            plan.endpoint_per_minute,
+            plan.concurrent_runs,
+            plan.sync_timeout,
+            plan.async_timeout,
+            plan.usage_limit,
+        ]
+        for plan in PLANS.values()
+    }
+
+
+def test_the_limits(emulator):
+    for row in table("attribute"):
+        for name in names(row[0]):
+            assert hasattr(emulator.state.limits, name)
+
+
+def test_the_profiles():
+    assert [names(row[0])[0] for row in table("profile")] == list(reversed(PROFILES))
+
+
+def test_the_faults():
+    told = {}
+    for row in table("fault"):
+        [name] = names(row[0])
+        told[name] = names(row[1])
+        fault = fault_of_header("; ".join([name, *told[name]]))
+        assert {key: value for key, value in vars(fault).items() if key in parameters_of(type(fault))} == (
+            parameters_of(type(fault))
+        ), "these are the defaults"
+    assert {name: [part.partition("=")[0] for part in parts] for name, parts in told.items()} == {
+        name: list(parameters_of(kind)) for name, kind in FAULTS.items()
+    }
+
+
+def test_the_kinds_of_limits():
+    kinds = [names(row[0])[0] for row in table("`kind` of `rate_limit`")]
+    assert [RateLimit(kind=kind).kind for kind in kinds] == kinds
+    assert set(kinds) == {*RateLimit._SURFACES, *RateLimit._OF_EXECUTIONS}
+
+
+def test_the_matches():
+    assert names(re.search(r"^`Match\(.*\)`", TEXT, re.MULTILINE)[0]) == [
+        f"Match({', '.join(f'{field.name}=' for field in fields(Match))})"
+    ]
+    told = re.search(r"^- `operation`, on any API: (.*?)\.$", TEXT, re.MULTILINE | re.DOTALL)[1]
+    assert set(names(told)) == set(OPERATIONS.values())
+
+
+def test_the_control_endpoints():
+    told = re.findall(r"`(GET|POST|DELETE) (/__emulator__/[^`]*)`", TEXT)
+    there = {
+        (method, re.sub(r"\{.*?\}", "{id}", route.path))
+        for route in control.ROUTES[:-1]
+        for method in route.methods - {"HEAD"}
+    }
+    assert set(told) == there
+
+
+@pytest.mark.airflow
+def test_the_tests_of_one_s_own_dags(tmp_path):
+    """As a user has them, and on a real Airflow."""
+    for name, code in FILES.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(code)
+    own = local_airflow.environment(tmp_path / "airflow", sim_url="unused", sim_key="unused", dags=tmp_path / "dags")
+    environment = {**os.environ, **own}
+    for command in (["airflow", "db", "migrate"], ["pytest", "-q", "tests"]):
+        ran = subprocess.run(
+            [sys.executable, "-m", *command], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert ran.returncode == 0, ran.stdout + ran.stderr
