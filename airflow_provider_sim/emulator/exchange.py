@@ -18,7 +18,6 @@ from airflow_provider_sim.emulator.workflows import BlockError
 
 if TYPE_CHECKING:
     from airflow_provider_sim.emulator.limits import Bucket
-    from airflow_provider_sim.emulator.runs import Run
     from airflow_provider_sim.emulator.state import State
 
 Stage = Literal["before", "accepted", "done"]
@@ -211,7 +210,6 @@ class Exchange:
 
     :ivar asked: what it asks for; None while nobody has looked.
     :ivar faults: what strikes it.
-    :ivar run: the run that it has started.
     :ivar over: the caller has its answer, or never gets one; what the server still says goes nowhere.
     :ivar proxied: a proxy keeps the connection to the server: that the caller has hung up isn't seen.
     """
@@ -222,7 +220,6 @@ class Exchange:
         self.asked: Asked | None = None
         self.faults: Sequence[Fault] = ()
         self.trouble = Trouble()
-        self.run: Run | None = None
         self.over = False
         self.proxied = False
         self._connections = connections
@@ -264,10 +261,11 @@ class Exchange:
             return
         await app(self.scope, self.receive, self.send)
 
-    async def accept(self, run: Run) -> None:
-        """The server has started a run for this request."""
-        self.run = run
-        await self._reach_acceptance()
+    async def accept(self) -> None:
+        """The server has carried the request out; one that holds it open says so when the run has begun."""
+        if not self._accepted:
+            self._accepted = True
+            await self._reach("accepted")
 
     async def receive(self) -> Message:
         """What the server hears of its caller."""
@@ -281,7 +279,7 @@ class Exchange:
     async def send(self, message: Message) -> None:
         """What the server says to its caller."""
         if message["type"] == "http.response.start":
-            await self._reach_acceptance()
+            await self.accept()
             await self._reach("done")
         said: Message | None = message
         for fault in self.faults:
@@ -341,11 +339,6 @@ class Exchange:
         for fault in self.faults:
             if not self.over:
                 await fault.reach(stage, self)
-
-    async def _reach_acceptance(self) -> None:
-        if not self._accepted:
-            self._accepted = True
-            await self._reach("accepted")
 
     async def _received(self) -> Message:
         message = await self._receive()

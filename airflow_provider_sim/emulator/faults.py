@@ -231,18 +231,16 @@ class RateLimit(Fault):
     kind: str = "execution"
     retry_after: str = ""
 
-    _SURFACES: ClassVar[Mapping[str, tuple[str, ...]]] = {"requests": ("v2", "v1"), "address": ("v2",)}
-    _OF_EXECUTIONS: ClassVar[tuple[str, ...]] = ("execution", "concurrency", "gate", "model")
+    KINDS: ClassVar[tuple[str, ...]] = ("execution", "concurrency", "gate", "requests", "address", "model")
 
     def __post_init__(self) -> None:
-        kinds = (*self._OF_EXECUTIONS, *self._SURFACES)
-        if self.kind not in kinds:
-            raise ValueError(f"there is no kind {self.kind!r}; there are {', '.join(kinds)}")
+        if self.kind not in self.KINDS:
+            raise ValueError(f"there is no kind {self.kind!r}; there are {', '.join(self.KINDS)}")
 
     def concerns(self, asked: Asked) -> bool:
-        if self.kind in self._OF_EXECUTIONS:
-            return asked.operation == "execute"
-        return asked.surface in self._SURFACES[self.kind]
+        if self.kind == "requests":
+            return asked.surface in ("v2", "v1")
+        return asked.surface == "v2" if self.kind == "address" else asked.operation == "execute"
 
     async def reach(self, stage: Stage, exchange: Exchange) -> None:
         if stage != "before":
@@ -254,7 +252,7 @@ class RateLimit(Fault):
             exchange.trouble.limit = self.kind
 
     async def send(self, message: Message, exchange: Exchange) -> Message | None:
-        if self.retry_after and message["type"] == "http.response.start":
+        if self.retry_after and message.get("status") == 429:
             others = [pair for pair in message["headers"] if pair[0] != b"retry-after"]
             return {**message, "headers": [*others, (b"retry-after", self.retry_after.encode("latin-1"))]}
         return message
@@ -410,9 +408,9 @@ def _value(what: str, value: Any, default: Any) -> Any:
             given = json.loads(value)
         except ValueError:
             given = value
-    if kind is float and type(given) is int:
-        given = float(given)
-    if type(given) is not kind or (kind in (int, float) and given < 0):
+    if kind in (float, str) and type(given) is int:
+        given = kind(given)
+    if type(given) is not kind or (kind in (int, float) and not given >= 0):
         raise ValueError(f"{what} is a {_WORDS[kind]}, not {value!r}")
     return given
 

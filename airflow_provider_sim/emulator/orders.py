@@ -277,6 +277,7 @@ class Orders:
         self._clock = clock
         self._numbers = itertools.count(1)
         self._all: dict[int, Order] = {}
+        self._open: list[Order] = []
         self._lock = threading.Lock()
 
     def add(self, order: Order) -> None:
@@ -284,6 +285,7 @@ class Orders:
         with self._lock:
             order.put_in_force(self._clock, next(self._numbers))
             self._all[order.number] = order
+            self._open.append(order)
 
     def __iter__(self) -> Iterator[Order]:
         """All of them, the ones that are over included."""
@@ -293,12 +295,13 @@ class Orders:
     @property
     def are_any(self) -> bool:
         """Whether any may strike."""
-        return bool(self._all) and any(not order.is_over for order in self)
+        return bool(self._open)
 
     def strike(self, asked: Asked) -> list[Fault]:
         """What is to go wrong with a request."""
         with self._lock:
-            struck = [order.strike(asked) for order in self._all.values()]
+            struck = [order.strike(asked) for order in self._open]
+            self._open = [order for order in self._open if not order.is_over]
         return [fault for fault in struck if fault is not None]
 
     def undo(self, chosen: Callable[[Order], bool] = lambda _: True) -> int:

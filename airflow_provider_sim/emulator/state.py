@@ -223,6 +223,7 @@ class State:
             if status == "queued":
                 del self.runs[run_id]
                 self._by_start.remove(run)
+                self._active.pop(run_id, None)
             elif status == "running":
                 run.stuck = True
 

@@ -35,10 +35,10 @@ def trouble_of(request: Request) -> Trouble:
     return exchange.trouble
 
 
-async def accept(request: Request, run: Run) -> None:
-    """Say that a request has started a run; here it may be held up or cut off."""
+async def accept(request: Request) -> None:
+    """Say that a request has started its run; here it may be held up or cut off."""
     exchange: Exchange = request.scope["sim.exchange"]
-    await exchange.accept(run)
+    await exchange.accept()
 
 
 def answer(status: int, body: Any = None, headers: Mapping[str, str] | None = None) -> Response:

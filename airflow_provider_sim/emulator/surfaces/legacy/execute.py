@@ -92,7 +92,7 @@ async def execute(request: Request) -> Response:
     mode = "async" if asynchronous else "stream" if streamed else "sync"
     sent = {name: value for name, value in body.items() if name not in _TAKEN_OUT}
     run = _started(state, workflow, sent, mode, key, run_id, timeout, trouble_of(request))
-    await accept(request, run)
+    await accept(request)
     if asynchronous:
         return _receipt(state, run)
     if streamed:

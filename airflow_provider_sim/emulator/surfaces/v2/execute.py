@@ -101,7 +101,7 @@ async def execute(call: Call) -> Response:
         raise Failure(409, "Run ID has already been used", details, {"x-run-id": run_id})
     mode = "async" if body.get("async") else "stream" if body.get("stream") else "sync"
     run = _started(call, workflow, body, mode, run_id)
-    await accept(request, run)
+    await accept(request)
     if mode == "async":
         url = f"{state.base_url}/api/v2/workflows/{workflow.workflow_id}/runs/{run_id}"
         return answer(202, {"data": {"runId": run_id, "statusUrl": url}}, {"x-run-id": run_id})
