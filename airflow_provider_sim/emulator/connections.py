@@ -37,6 +37,11 @@ class Connection:
             self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
         self._transport.abort()
 
+    def read_on(self) -> None:
+        """Hear the caller hang up; behind a large body uvicorn has stopped reading."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
     def close(self) -> None:
         """Close it once all that was written is sent."""
         if self._transport is not None:

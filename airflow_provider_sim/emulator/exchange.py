@@ -230,7 +230,7 @@ class Exchange:
         self._recorded = False
 
     async def read_body(self) -> bytes:
-        """Read the body before the server does; one that nobody reads would hide the caller's hang-up, too."""
+        """Read the body before the server does."""
         more = True
         while more:
             message = await self._received()
@@ -322,6 +322,7 @@ class Exchange:
 
     async def wait_until(self, ready: Callable[[], bool]) -> None:
         """Wait until something is so, or the caller hangs up."""
+        self._connections.of(self.scope).read_on()
         while not ready() and not self._caller_is_gone():  # noqa: ASYNC110 - another thread makes it so
             await asyncio.sleep(SLICE)
 

@@ -287,7 +287,7 @@ class TestHolds:
         hold.release()
         moments.until(lambda: [run.status for run in emulator.runs] == ["running"])
 
-    def test_a_body_that_nobody_has_read_hides_no_hang_up(self, emulator):
+    def test_a_large_body_hides_no_hang_up(self, emulator):
         hold = emulator.hold("execute")
         with by_hand(emulator, "POST /api/workflows/echo/execute", {"message": "x" * 1_000_000}):
             hold.wait_until_held()
@@ -350,7 +350,7 @@ class TestOnAPlainServer:
 
     def test_a_caller_who_hangs_up(self, plain_server):
         hold = plain_server.hold(when="accepted")
-        with by_hand(plain_server, "POST /api/workflows/slow/execute", {"seconds": 60}):
+        with by_hand(plain_server, "POST /api/workflows/slow/execute", {"seconds": 60, "message": "x" * 1_000_000}):
             hold.wait_until_held()
         hold.wait_until_abandoned()
 
