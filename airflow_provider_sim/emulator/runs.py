@@ -146,9 +146,10 @@ class Run:
             return self.cancelled_at
         if self.swept_at is not None:
             return self.swept_at
-        if self.status in ("queued", "running"):
+        status = self.status
+        if status in ("queued", "running"):
             return None
-        return self.first_leg_ends_at if self.is_paused else self.resumed_at or self.first_leg_ends_at
+        return self.first_leg_ends_at if status == "paused" else self.resumed_at or self.first_leg_ends_at
 
     @property
     def duration_ms(self) -> float | None:

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 
 import pytest
 import requests
@@ -92,12 +91,11 @@ class TestPlans:
 
     def test_the_gate(self, emulator):
         emulator.state.limits.admission_gate = 1
-        thread = threading.Thread(target=post, args=(emulator, "slow", {"input": {"seconds": 1}}))
-        thread.start()
-        until = time.monotonic() + 5
-        while not emulator.runs and time.monotonic() < until:
-            time.sleep(0.01)
-        refused = post_legacy(emulator, "echo")
+        with emulator.hold(when="accepted") as hold:
+            thread = threading.Thread(target=post, args=(emulator, "echo"))
+            thread.start()
+            hold.wait_until_held()
+            refused = post_legacy(emulator, "echo")
         thread.join()
         assert (refused.status_code, refused.json()["code"]) == (429, "ADMISSION_GATE_CAPACITY")
 
@@ -117,6 +115,8 @@ class TestRuns:
     """What a run's caller sees and does."""
 
     def test_hanging_up_on_a_held_open_run_cancels_it(self, emulator):
+        noticed = threading.Event()
+        emulator.on_request(lambda _: noticed.set())
         with pytest.raises(requests.Timeout):
             requests.post(
                 f"{emulator.url}/api/v2/workflows/slow/execute",
@@ -124,9 +124,7 @@ class TestRuns:
                 headers={"X-API-Key": emulator.api_key},
                 timeout=0.2,
             )
-        until = time.monotonic() + 5
-        while emulator.runs[0].status != "cancelled" and time.monotonic() < until:
-            time.sleep(0.01)
+        assert noticed.wait(30)
         assert emulator.runs[0].status == "cancelled"
 
     def test_a_queued_run_is_in_no_list_and_without_a_log(self, emulator):

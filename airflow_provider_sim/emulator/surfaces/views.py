@@ -49,7 +49,8 @@ def level_of(run: Run) -> str:
 
 def duration_of(run: Run) -> int | None:
     """Milliseconds from start to end, as views of a run show them."""
-    return None if run.duration_ms is None else round(run.duration_ms)
+    took = run.duration_ms
+    return None if took is None else round(took)
 
 
 def workflow_facts(state: State, workflow: Workflow) -> dict[str, Any]:

@@ -92,16 +92,17 @@ async def execute(request: Request) -> Response:
     mode = "async" if asynchronous else "stream" if streamed else "sync"
     sent = {name: value for name, value in body.items() if name not in _TAKEN_OUT}
     run = _started(state, workflow, sent, mode, key, run_id, timeout, trouble_of(request))
-    await accept(request)
+    state.in_flight += 1
+    try:
+        await accept(request)
+        if mode == "sync":
+            await see_to_end(request, run)
+    finally:
+        state.in_flight -= 1
     if asynchronous:
         return _receipt(state, run)
     if streamed:
         return event_stream(state, request, run, body.get("selectedOutputs") or [], {})
-    state.in_flight += 1
-    try:
-        await see_to_end(request, run)
-    finally:
-        state.in_flight -= 1
     return _finished(state, run)
 
 

@@ -101,17 +101,18 @@ async def execute(call: Call) -> Response:
         raise Failure(409, "Run ID has already been used", details, {"x-run-id": run_id})
     mode = "async" if body.get("async") else "stream" if body.get("stream") else "sync"
     run = _started(call, workflow, body, mode, run_id)
-    await accept(request)
+    state.in_flight += 1
+    try:
+        await accept(request)
+        if mode == "sync":
+            await see_to_end(request, run)
+    finally:
+        state.in_flight -= 1
     if mode == "async":
         url = f"{state.base_url}/api/v2/workflows/{workflow.workflow_id}/runs/{run_id}"
         return answer(202, {"data": {"runId": run_id, "statusUrl": url}}, {"x-run-id": run_id})
     if mode == "stream":
         return event_stream(state, request, run, body.get("selectedOutputs") or [], {})
-    state.in_flight += 1
-    try:
-        await see_to_end(request, run)
-    finally:
-        state.in_flight -= 1
     result = {
         "runId": run_id,
         "workflowId": workflow.workflow_id,
