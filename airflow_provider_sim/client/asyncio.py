@@ -243,7 +243,10 @@ class AsyncSimClient(BaseClient):
             if isinstance(response, AsyncWorkflowStream):
                 return response
             result = call.read(response)
-            return _stream_of(result) if question.streamed else result
+            if not question.streamed:
+                return result
+            self._say_not_streamed(call.request)
+            return _stream_of(result)
 
         return await tenacity.AsyncRetrying(sleep=self._sleep, **attempts.tenacity())(attempt)
 

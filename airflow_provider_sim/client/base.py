@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Self
 
 from airflow_provider_sim import __version__
@@ -10,6 +11,8 @@ from airflow_provider_sim.client.dialects.exchange import Request, Response, rat
 from airflow_provider_sim.client.models import RateLimitInfo
 from airflow_provider_sim.client.retry import Attempts, Delays, RetryPolicy
 from airflow_provider_sim.client.settings import DEFAULT_BASE_URL, DEFAULT_TIMEOUT, HELD_OPEN_TIMEOUT, ClientSettings
+
+log = logging.getLogger(__name__)
 
 
 class BaseClient:
@@ -119,6 +122,14 @@ class BaseClient:
 
     def _note_rate_limit(self, response: Response) -> None:
         self._rate_limit = rate_limit_info(response) or self._rate_limit
+
+    @staticmethod
+    def _say_not_streamed(request: Request) -> None:
+        log.warning(
+            "This Sim server (before v0.4.9) knows no streams: it ran workflow %s to its end and answered once, with"
+            " the whole output instead of selected ones.",
+            request.workflow_id,
+        )
 
     @staticmethod
     def _is_event_stream(response: Response) -> bool:

@@ -350,8 +350,10 @@ class SimClient(BaseClient):
             if isinstance(response, WorkflowStream):
                 return response
             result = call.read(response)
-            # Refusals apart, servers before v0.4.9 answer with the whole result at once.
-            return WorkflowStream(iter([StreamEnd(result)])) if question.streamed else result
+            if not question.streamed:
+                return result
+            self._say_not_streamed(call.request)
+            return WorkflowStream(iter([StreamEnd(result)]))
 
         return tenacity.Retrying(sleep=self._sleep, **attempts.tenacity())(attempt)
 

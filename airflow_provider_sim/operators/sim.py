@@ -29,6 +29,10 @@ OUTPUT_KEY = "output"
 _BACKSTOP = timedelta(minutes=5)
 """After the trigger's own deadline, in case that no triggerer was there to keep it."""
 
+_HELD_OPEN = (
+    "This Sim server (v0.5.0 to v0.5.15) knows no asynchronous runs: it held the connection open until the run's end"
+)
+
 
 class SimExecuteWorkflowOperator(BaseOperator):
     """Run a deployed workflow and return its output.
@@ -245,9 +249,7 @@ class SimExecuteWorkflowOperator(BaseOperator):
 
         if isinstance(started, WorkflowExecutionResult):
             self.log.warning(
-                "This Sim server (v0.5.0 to v0.5.15) knows no asynchronous runs: it held the connection open until the"
-                " run's end, and the run can't be looked up later. Its output is in the XCom %r.",
-                OUTPUT_KEY,
+                "%s, and the run can't be looked up later. Its output is in the XCom %r.", _HELD_OPEN, OUTPUT_KEY
             )
             output = self._result(context, client, started)
             if self.do_xcom_push:
@@ -256,9 +258,11 @@ class SimExecuteWorkflowOperator(BaseOperator):
 
     def _see_through(self, client: SimClient, run: TaskRun, started: AsyncExecutionResult | WorkflowRun) -> WorkflowRun:
         """Wait for a run that isn't over yet, here or in the triggerer."""
-        from airflow_provider_sim.client.models import WorkflowRun
+        from airflow_provider_sim.client.models import WorkflowExecutionResult, WorkflowRun
         from airflow_provider_sim.watch import RunWatch, wait_for_run
 
+        if isinstance(started, WorkflowExecutionResult) and run.is_asynchronous:
+            self.log.warning("%s.", _HELD_OPEN)
         seen = started if isinstance(started, WorkflowRun) else None
         if seen is not None and (seen.status.is_terminal or seen.run_id is None):
             return seen

@@ -114,7 +114,7 @@ class TaskRun:
 
     def died_with_an_earlier_try(self, run: WorkflowRun) -> bool:
         """Whether a held-open run of an earlier try, found still going on, has now ended for want of a reader."""
-        if not self._taken_up or self._is_asynchronous or not died_with_its_connection(run):
+        if not self._taken_up or self.is_asynchronous or not died_with_its_connection(run):
             return False
         self._log.info("Run %s ended with the connection of the earlier try: starting another.", run.run_id)
         self._taken_up = False
@@ -125,7 +125,7 @@ class TaskRun:
 
         :raises SimRunTimeoutError: that is how it has ended.
         """
-        if not self._is_asynchronous and time.time() >= self.deadline and died_with_its_connection(run):
+        if not self.is_asynchronous and time.time() >= self.deadline and died_with_its_connection(run):
             raise not_over_in_time(self._operator.workflow_id, run.run_id or "unknown")
 
     def start(self, client: SimClient) -> AsyncExecutionResult | WorkflowRun:
@@ -139,10 +139,10 @@ class TaskRun:
         started: Any = client.execute_with_retry(
             operator.workflow_id,
             operator.input,
-            timeout=None if self._is_asynchronous else left,
+            timeout=None if self.is_asynchronous else left,
             stream=operator.stream or None,
             selected_outputs=(operator.selected_outputs or None) if operator.stream else None,
-            async_execution=self._is_asynchronous or None,
+            async_execution=self.is_asynchronous or None,
             run_id=self._next_run_id,
             run_timeout=_whole_seconds(operator.run_timeout),
             deadline=self.deadline,
@@ -229,7 +229,8 @@ class TaskRun:
         self.give_up("the task is killed")
 
     @property
-    def _is_asynchronous(self) -> bool:
+    def is_asynchronous(self) -> bool:
+        """Whether Sim is to queue the run."""
         return _is_asynchronous(self._operator)
 
     def _open_ledger(self, client: SimClient) -> Ledger:

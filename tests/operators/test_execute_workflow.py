@@ -291,9 +291,15 @@ class TestDeferral:
 
 @pytest.mark.emulator(profile="v0.5.0")
 class TestServerWithoutAsyncRuns:
-    def test_the_run_is_held_open_instead(self, run_task):
-        output = run_task(operator(workflow_id="echo_plain", input={"message": "hi"}, async_execution=True))
+    @pytest.mark.parametrize("options", [{"async_execution": True}, {"deferrable": True}], ids=["worker", "triggerer"])
+    def test_the_run_is_held_open_instead_and_that_is_said(self, run_task, options, capfd):
+        output = run_task(operator(workflow_id="echo_plain", input={"message": "hi"}, **options))
         assert output["result"]["message"] == "hi"
+        assert "knows no asynchronous runs: it held the connection open" in "".join(capfd.readouterr())
+
+    def test_who_asks_for_no_asynchronous_run_is_told_nothing(self, run_task, capfd):
+        run_task(operator(workflow_id="echo_plain"))
+        assert "knows no asynchronous runs" not in "".join(capfd.readouterr())
 
     def test_no_wait_keeps_the_output(self, run_task, context, capfd):
         run_task(operator(workflow_id="echo_plain", input={"message": "hi"}, wait_for_completion=False))
