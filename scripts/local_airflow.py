@@ -1,7 +1,8 @@
 """A real Airflow in a folder of its own, with the example DAGs and a Sim connection to an emulator.
 
 The demo shows its reports as a table; the tests run it as a command of its own, which prints them as JSON:
-``python -m scripts.local_airflow --home FOLDER --sim-url URL --sim-key KEY DAG_ID...``
+``python -m scripts.local_airflow --home FOLDER --sim-url URL --sim-key KEY DAG_ID...``. Without a DAG it only makes the
+folder, for copies of it to be used with ``--keep``.
 """
 
 from __future__ import annotations
@@ -124,7 +125,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--sim-url", required=True)
     parser.add_argument("--sim-key", required=True)
     parser.add_argument("--keep", action="store_true", help="use the folder as it is")
-    parser.add_argument("dag_ids", nargs="+")
+    parser.add_argument("dag_ids", metavar="DAG_ID", nargs="*")
     options = parser.parse_args(arguments)
     os.environ.update(environment(options.home, sim_url=options.sim_url, sim_key=options.sim_key, dags=options.dags))
     if not options.keep:
