@@ -24,7 +24,7 @@ def example_sim_async_sensor():
         workflow_id="slow",
         run_id=start.output,
         mode="reschedule",
-        poke_interval=5,
+        poke_interval=10,
         timeout=600,
     )
 

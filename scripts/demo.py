@@ -10,13 +10,9 @@ import argparse
 import contextlib
 import json
 import os
-import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
@@ -144,68 +140,29 @@ def _output_to_log() -> Iterator[None]:
 
 
 def _serve_ui(console: Console, wanted_port: int) -> int:
-    port = _free_port(wanted_port)
-    url = f"http://127.0.0.1:{port}"
     with console.status("Creating Airflow's database"):
         local_airflow.create(HOME)
-    settings = {
-        "AIRFLOW__API__HOST": "127.0.0.1",
-        "AIRFLOW__API__PORT": str(port),
-        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
-        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
-        "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
-        "AIRFLOW__CORE__TEST_CONNECTION": "Enabled",
-    }
     connection = json.loads(os.environ["AIRFLOW_CONN_SIM_DEFAULT"])
-    environment = {**os.environ, **settings}
-    _airflow(environment, "connections", "add", "sim_default", "--conn-json", json.dumps(connection))
-    with LOG.open("w") as log:
-        airflow = subprocess.Popen(
-            [sys.executable, "-m", "airflow", "standalone"],
-            env=environment,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+    _airflow("connections", "add", "sim_default", "--conn-json", json.dumps(connection))
+    port = local_airflow.free_port(wanted_port)
+    with contextlib.ExitStack() as stack, contextlib.suppress(KeyboardInterrupt):
+        running = local_airflow.components(port, LOG, AIRFLOW__CORE__TEST_CONNECTION="Enabled")
         try:
             with console.status("Starting Airflow (up to a minute)"):
-                if not _is_up(f"{url}/api/v2/version", airflow):
-                    console.print(f"[bold red]Airflow did not start[/]; see {_short(LOG)}.")
-                    return 1
-            console.print(f"[bold green]Airflow's UI: {url}[/]  (no login)\n\nTrigger the DAGs tagged [bold]sim[/];")
-            console.print("the connection is under Admin, Connections: sim_default. Ctrl-C stops everything.")
-            airflow.wait()
-        except KeyboardInterrupt:
-            console.print("Stopping.")
-        finally:
-            airflow.send_signal(signal.SIGINT)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                airflow.wait(timeout=30)
+                api_server = stack.enter_context(running)
+        except RuntimeError:
+            console.print(f"[bold red]Airflow did not start[/]; see {_short(LOG)}.")
+            return 1
+        console.print(f"[bold green]Airflow's UI: http://127.0.0.1:{port}[/]  (no login)\n")
+        console.print("Trigger the DAGs tagged [bold]sim[/]; the connection is under Admin, Connections: sim_default.")
+        console.print("Ctrl-C stops everything.")
+        api_server.wait()
+    console.print("Stopped.")
     return 0
 
 
-def _airflow(environment: dict[str, str], *words: str) -> None:
-    command = [sys.executable, "-m", "airflow", *words]
-    subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
-
-
-def _free_port(wanted: int) -> int:
-    for port in (wanted, 0):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(("127.0.0.1", port))
-            return int(probe.getsockname()[1])
-    raise RuntimeError("no free port")
-
-
-def _is_up(url: str, process: subprocess.Popen[bytes], patience: float = 180) -> bool:
-    until = time.monotonic() + patience
-    while time.monotonic() < until and process.poll() is None:
-        with contextlib.suppress(urllib.error.URLError, OSError), urllib.request.urlopen(url, timeout=5) as answer:
-            if answer.status == 200:
-                return True
-        time.sleep(1)
-    return False
+def _airflow(*words: str) -> None:
+    subprocess.run([sys.executable, "-m", "airflow", *words], check=True, capture_output=True, text=True)
 
 
 def _short(path: Path) -> str:

@@ -2,23 +2,34 @@
 
 The demo shows its reports as a table; the tests run it as a command of its own, which prints them as JSON:
 ``python -m scripts.local_airflow --home FOLDER --sim-url URL --sim-key KEY DAG_ID...``. Without a DAG it only makes the
-folder, for copies of it to be used with ``--keep``.
+folder, for copies of it to be used with ``--keep``. With ``--components`` the DAGs run as in production: by a
+scheduler, workers and a triggerer.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 REPO = Path(__file__).resolve().parent.parent
 EXAMPLE_DAGS = REPO / "example_dags"
+
+PATIENCE = 600.0
+"""Seconds until an Airflow that doesn't start, or doesn't end its DAG runs, is given up."""
 
 
 @dataclass(frozen=True)
@@ -67,18 +78,137 @@ def create(home: Path) -> None:
     subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], check=True, capture_output=True, text=True)
 
 
+COMPONENTS = (
+    ("api-server",),
+    ("scheduler", "--skip-serve-logs"),  # its server of logs would listen to the whole network
+    ("dag-processor",),
+    ("triggerer", "--skip-serve-logs"),
+)
+
+
+@contextlib.contextmanager
+def components(port: int, log: Path, **settings: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run all of Airflow's components for a ``with`` block; gives the process of the API server.
+
+    :param port: of the API server and its UI, which takes no login.
+    :param log: where their own output goes.
+    :param settings: further environment variables.
+    :raises RuntimeError: Airflow didn't start.
+    """
+    url = f"http://127.0.0.1:{port}"
+    environment = {
+        **os.environ,
+        "AIRFLOW__API__HOST": "127.0.0.1",
+        "AIRFLOW__API__PORT": str(port),
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+        "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+        **settings,
+    }
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as output, contextlib.ExitStack() as stack:
+        api_server, *_ = [stack.enter_context(_component(words, environment, output)) for words in COMPONENTS]
+        if not _is_up(f"{url}/api/v2/version", api_server):
+            raise RuntimeError(f"Airflow did not start; see {log}")
+        yield api_server
+
+
+@contextlib.contextmanager
+def _component(
+    words: tuple[str, ...], environment: dict[str, str], output: TextIO
+) -> Iterator[subprocess.Popen[bytes]]:
+    command = [sys.executable, "-m", "airflow", *words]
+    process = subprocess.Popen(
+        command, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+    )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def free_port(wanted: int = 0) -> int:
+    """A free port of 127.0.0.1: the wanted one, or any."""
+    for port in (wanted, 0):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return int(probe.getsockname()[1])
+    raise RuntimeError("no free port")
+
+
+def _is_up(url: str, process: subprocess.Popen[bytes]) -> bool:
+    until = time.monotonic() + PATIENCE
+    while time.monotonic() < until and process.poll() is None:
+        with contextlib.suppress(urllib.error.URLError, OSError), urllib.request.urlopen(url, timeout=5) as answer:
+            if answer.status == 200:
+                return True
+        time.sleep(1)
+    return False
+
+
+def schedule_dags(dag_ids: list[str]) -> list[TaskReport]:
+    """Let a running Airflow run DAGs, all at once, and report their tasks when they are over.
+
+    :raises TimeoutError: they weren't in time.
+    """
+    until = time.monotonic() + PATIENCE
+    runs = {dag_id: _trigger(dag_id, until) for dag_id in dag_ids}
+    return [report for dag_id, run_id in runs.items() for report in _await(dag_id, run_id, until)]
+
+
+def _trigger(dag_id: str, until: float) -> str:
+    from airflow.api.common.trigger_dag import trigger_dag
+    from airflow.exceptions import DagNotFound
+    from airflow.utils.types import DagRunTriggeredByType
+
+    while time.monotonic() < until:
+        with contextlib.suppress(DagNotFound):  # until the DAG processor has read it
+            run = trigger_dag(dag_id, triggered_by=DagRunTriggeredByType.TEST)
+            assert run is not None
+            return str(run.run_id)
+        time.sleep(1)
+    raise TimeoutError(f"Airflow didn't find {dag_id!r}")
+
+
+def _await(dag_id: str, run_id: str, until: float) -> list[TaskReport]:
+    from airflow.models.dagrun import DagRun
+    from airflow.utils.session import create_session
+
+    dag = _dag(dag_id)
+    while time.monotonic() < until:
+        with create_session() as session:
+            [run] = DagRun.find(dag_id=dag_id, run_id=run_id, session=session)
+            if run.state in ("success", "failed"):
+                return _reports(dag, run)
+        time.sleep(1)
+    raise TimeoutError(f"{dag_id} wasn't over in {PATIENCE:.0f} s")
+
+
 def run_dag(dag_id: str) -> list[TaskReport]:
     """Run one DAG to its end in this process and report its tasks, in the order of their start.
 
     :raises LookupError: there is no such DAG, or a DAG file can't be read.
     """
+    dag = _dag(dag_id)
+    return _reports(dag, dag.test())
+
+
+def _dag(dag_id: str) -> Any:
     from airflow.dag_processing.dagbag import DagBag
 
     bag = DagBag(dag_folder=os.environ["AIRFLOW__CORE__DAGS_FOLDER"])
     if bag.import_errors or dag_id not in bag.dags:
         raise LookupError(f"DAG {dag_id!r} can't be run: {bag.import_errors or 'there is none of this name'}")
-    dag = bag.dags[dag_id]
-    finished = dag.test()
+    return bag.dags[dag_id]
+
+
+def _reports(dag: Any, finished: Any) -> list[TaskReport]:
     instances = sorted(finished.get_task_instances(), key=lambda ti: (ti.start_date is None, ti.start_date))
     return [_report(dag.get_task(ti.task_id), ti) for ti in instances]
 
@@ -125,12 +255,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--sim-url", required=True)
     parser.add_argument("--sim-key", required=True)
     parser.add_argument("--keep", action="store_true", help="use the folder as it is")
+    parser.add_argument("--components", action="store_true", help="run the DAGs by Airflow's components, all at once")
     parser.add_argument("dag_ids", metavar="DAG_ID", nargs="*")
     options = parser.parse_args(arguments)
     os.environ.update(environment(options.home, sim_url=options.sim_url, sim_key=options.sim_key, dags=options.dags))
     if not options.keep:
         create(options.home)
-    reports = [report for dag_id in options.dag_ids for report in run_dag(dag_id)]
+    if options.components:
+        with components(free_port(), options.home / "components.log"):
+            reports = schedule_dags(options.dag_ids)
+    else:
+        reports = [report for dag_id in options.dag_ids for report in run_dag(dag_id)]
     print(json.dumps([asdict(report) for report in reports], default=str))
     return 0
 

@@ -45,7 +45,8 @@ class SimJobSensor(BaseSensorOperator):
         server works, too. (templated)
     :param sim_conn_id: the Airflow connection of type Sim. (templated)
     :param deferrable: wait in the triggerer, without a worker.
-    :param poke_interval: seconds or timedelta between looks, in all modes.
+    :param poke_interval: seconds or timedelta between looks, in all modes. With ``mode="reschedule"`` not below 10:
+        Airflow notices the end of a look's process up to 5 seconds late, and fails a task that is started again before.
     :param timeout: seconds or timedelta to wait; then the sensor times out, and the run may go on.
     :param on_paused: when the run waits for a person: ``wait`` with it, ``fail``, or ``return`` a report with
         ``context_id`` and ``approval_url``. Pauses that end by themselves are always waited for.
