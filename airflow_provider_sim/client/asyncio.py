@@ -270,7 +270,7 @@ class AsyncSimClient(BaseClient):
             if question.streamed and self._is_event_stream(head):
                 return AsyncWorkflowStream(self._events(answer, request, wait), answer.aclose)
             try:
-                return replace(head, body=await answer.aread())
+                return self._without_key(replace(head, body=await answer.aread()))
             finally:
                 await answer.aclose()
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:

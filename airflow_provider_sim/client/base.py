@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any, Self
 
 from airflow_provider_sim import __version__
@@ -122,6 +123,13 @@ class BaseClient:
 
     def _note_rate_limit(self, response: Response) -> None:
         self._rate_limit = rate_limit_info(response) or self._rate_limit
+
+    def _without_key(self, response: Response) -> Response:
+        """An error answer as its words may be shown: proxies exist that throw the request's headers back."""
+        key = self._settings.api_key.encode()
+        if response.status < 400 or key not in response.body:
+            return response
+        return replace(response, body=response.body.replace(key, b"***"))
 
     @staticmethod
     def _say_not_streamed(request: Request) -> None:

@@ -375,7 +375,7 @@ class SimClient(BaseClient):
             self._note_rate_limit(head)
             if question.streamed and self._is_event_stream(head):
                 return WorkflowStream(self._events(answer, request, wait), answer.close)
-            return replace(head, body=answer.content)
+            return self._without_key(replace(head, body=answer.content))
         except OSError as error:
             raise _fault(request, self.base_url, wait, error) from error
 

@@ -23,7 +23,10 @@ FAULTS = {
     "redirect": Answer(302, b"", {"location": "https://elsewhere.example.com/login"}),
     "no stream": Answer(200, b"data: x\n\n", {"content-type": "text/event-stream"}),
     # Servers and proxies that throw the request's own headers back
-    "mirror": Answer(400, {"error": {"code": "BAD_REQUEST", "message": "Bad header", "details": {"code": "HEADER"}}}),
+    "mirror": Answer(400, {"error": {"code": "BAD_REQUEST", "message": f"Bad header x-api-key: {KEY}"}}),
+    "mirror in details": Answer(
+        400, {"error": {"code": "BAD_REQUEST", "message": "Bad header", "details": [{"path": ["x"], "message": KEY}]}}
+    ),
 }
 
 
