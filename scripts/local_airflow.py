@@ -28,7 +28,7 @@ from typing import Any, TextIO
 REPO = Path(__file__).resolve().parent.parent
 EXAMPLE_DAGS = REPO / "example_dags"
 
-PATIENCE = 600.0
+PATIENCE = 300.0
 """Seconds until an Airflow that doesn't start, or doesn't end its DAG runs, is given up."""
 
 

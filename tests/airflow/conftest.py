@@ -45,45 +45,50 @@ class Ran:
         return json.loads(value)
 
 
-def airflow(home: Path, sim_url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run_in(home: Path, sim: SimEmulator, *arguments: str, **connections: dict[str, Any]) -> Ran:
+    """Run DAGs to their end.
+
+    :param arguments: the DAGs, and options of ``scripts.local_airflow``.
+    :param connections: further connections, by their ids.
+    """
+    ran = _airflow(home, sim.url, "--keep", *arguments, **connections)
+    *_, last = ran.stdout.splitlines()
+    reports = [TaskReport(**fields) for fields in json.loads(last)]
+    return Ran(home, f"{ran.stdout}\n{ran.stderr}", {_name(report): report for report in reports}, sim)
+
+
+def _airflow(
+    home: Path, sim_url: str, *arguments: str, **connections: dict[str, Any]
+) -> subprocess.CompletedProcess[str]:
     """Run ``scripts.local_airflow`` without anything of whoever runs the tests; fail with what it said."""
     own = ("AIRFLOW", "SIM_")
     environment = {n: v for n, v in os.environ.items() if not n.startswith(own) and not n.lower().endswith("_proxy")}
+    for conn_id, fields in connections.items():
+        environment[f"AIRFLOW_CONN_{conn_id.upper()}"] = json.dumps({"conn_type": "sim", **fields})
     command = [sys.executable, "-m", "scripts.local_airflow", "--home", home, "--sim-url", sim_url, "--sim-key", KEY]
     ran = subprocess.run([*command, *arguments], cwd=REPO, env=environment, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, f"{ran.stdout[-5000:]}\n{ran.stderr[-5000:]}"
     return ran
 
 
+def _name(report: TaskReport) -> str:
+    name = f"{report.dag_id}.{report.task_id}".removeprefix("example_sim_")
+    return name if report.map_index < 0 else f"{name}[{report.map_index}]"
+
+
 @pytest.fixture(scope="session")
 def new_home(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Make an Airflow folder whose database is as new: it is migrated once and copied then."""
     folder = tmp_path_factory.mktemp("airflow")
-    airflow(folder / "first", "http://127.0.0.1:9")
+    first = folder / "first"
+    _airflow(first, "http://127.0.0.1:9")
 
     def make(name: str) -> Path:
         home = folder / name
         home.mkdir()
-        shutil.copy(folder / "first" / "airflow.db", home)
+        shutil.copy(first / "airflow.db", home)
+        # Without settings, each of Airflow's components would make secrets of its own.
+        (home / "airflow.cfg").write_text((first / "airflow.cfg").read_text().replace(str(first), str(home)))
         return home
 
     return make
-
-
-@pytest.fixture(scope="session")
-def run_dags(new_home: Callable[[str], Path]) -> Callable[..., Ran]:
-    """Run DAGs to their end."""
-
-    def run(name: str, sim: SimEmulator, *arguments: str) -> Ran:
-        home = new_home(name)
-        ran = airflow(home, sim.url, "--keep", *arguments)
-        *_, last = ran.stdout.splitlines()
-        reports = [TaskReport(**fields) for fields in json.loads(last)]
-        return Ran(home, f"{ran.stdout}\n{ran.stderr}", {_name(report): report for report in reports}, sim)
-
-    return run
-
-
-def _name(report: TaskReport) -> str:
-    name = f"{report.dag_id}.{report.task_id}".removeprefix("example_sim_")
-    return name if report.map_index < 0 else f"{name}[{report.map_index}]"

@@ -13,7 +13,7 @@ import pytest
 from airflow_provider_sim.emulator import SimEmulator
 from airflow_provider_sim.emulator.profiles import PROFILES
 from scripts.demo import DAG_IDS
-from tests.airflow.conftest import KEY, Ran
+from tests.airflow.conftest import KEY, Ran, run_in
 
 pytestmark = pytest.mark.airflow
 
@@ -32,12 +32,12 @@ CANT_BE_FOUND = {
 
 
 @pytest.fixture(scope="module")
-def runs(request, run_dags) -> Iterator[dict[str, Future[Ran]]]:
+def runs(request, new_home) -> Iterator[dict[str, Future[Ran]]]:
     """All examples, in one process for each of the server versions that are asked for."""
 
     def run(name: str) -> Ran:
         with SimEmulator(profile=name, api_key=KEY) as sim:
-            return run_dags(name, sim, *DAG_IDS)
+            return run_in(new_home(name), sim, *DAG_IDS)
 
     wanted = {item.callspec.params["ran"] for item in request.session.items if "ran" in item.fixturenames}
     with ThreadPoolExecutor(AT_ONCE) as pool:
