@@ -1,0 +1,545 @@
+"""An Airflow as people run it: a scheduler, an API server, triggerers and workers as processes that can be killed.
+
+:mod:`scripts.local_airflow` runs tasks in the calling process, which is quicker; here each has one of its own, the
+metadata database is PostgreSQL where its server is installed, and nothing listens but on 127.0.0.1.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import psutil
+import requests
+import sqlalchemy
+
+from scripts.local_airflow import REPO
+
+START_PATIENCE = 240.0
+"""Seconds, on a machine that is busy with something else."""
+STOP_PATIENCE = 20.0
+_TITLE = "airflow worker -- "
+
+SETTINGS = {
+    "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+    "AIRFLOW__CORE__UNIT_TEST_MODE": "False",
+    "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+    "AIRFLOW__CORE__PARALLELISM": "8",
+    "AIRFLOW__CORE__MAX_ACTIVE_TASKS_PER_DAG": "64",
+    "AIRFLOW__CORE__MAX_ACTIVE_RUNS_PER_DAG": "256",
+    "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+    "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+    "AIRFLOW__API__WORKERS": "1",
+    "AIRFLOW__DAG_PROCESSOR__DISABLE_BUNDLE_VERSIONING": "True",
+    "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "600",
+    "AIRFLOW__DAG_PROCESSOR__PARSING_PROCESSES": "1",
+    # A death is noticed within seconds, as far as a busy machine's hiccups allow.
+    "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "2",
+    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "10",
+    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "2",
+    "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.5",
+    "AIRFLOW__SCHEDULER__TRIGGER_TIMEOUT_CHECK_INTERVAL": "2",
+    "AIRFLOW__SCHEDULER__PARSING_CLEANUP_INTERVAL": "600",
+    "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "1",
+    "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "8",
+    "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TaskInstance:
+    """A row of Airflow's table; the id changes with every try."""
+
+    id: str
+    dag_id: str
+    run_id: str
+    task_id: str
+    map_index: int
+    state: str | None
+    try_number: int
+
+    @property
+    def is_over(self) -> bool:
+        """Whether Airflow does nothing more with it by itself."""
+        return self.state in ("success", "failed", "skipped", "upstream_failed", "removed")
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """The processes that one try of a task consists of.
+
+    :param supervisor: the executor's process, which speaks with Airflow.
+    :param runner: the child that runs the task's code.
+    """
+
+    supervisor: psutil.Process
+    runner: psutil.Process
+
+    def freeze(self) -> None:
+        """Let the task's code do nothing more; what is sent to it stays unread."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            self.runner.suspend()
+
+    def kill(self, *, node: bool = True) -> None:
+        """SIGKILL the task's code and its children.
+
+        :param node: the supervisor, too, as when the machine is lost or its memory runs out.
+        """
+        self.freeze()  # so that the supervisor can't be at anything else than watching it
+        doomed = [*self._below(), self.runner]
+        if node:
+            doomed.insert(0, self.supervisor)
+        for process in doomed:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
+    def _below(self) -> list[psutil.Process]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return self.runner.children(recursive=True)
+        return []
+
+
+class RealAirflow:
+    """A real Airflow between ``with`` and its end.
+
+    :param home: its folder, made anew; logs and configuration are there.
+    :param dags: the folder with the DAG files.
+    :param connections: by connection id, as Airflow's JSON form has them.
+    :param database: ``postgresql``, ``sqlite``, or None for PostgreSQL where a server is installed.
+    :param triggerers: how many.
+    :param settings: environment variables beside, or instead of, :data:`SETTINGS`.
+    :raises RuntimeError: a part of it doesn't start; the message says where its log is.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        dags: Path,
+        *,
+        connections: Mapping[str, Mapping[str, Any]] | None = None,
+        database: str | None = None,
+        triggerers: int = 1,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
+        self.home = home
+        self.database = database or ("postgresql" if postgresql_programs() else "sqlite")
+        self._wanted_triggerers = triggerers
+        self._dags = dags
+        self._connections = connections or {}
+        self._settings = settings or {}
+        self._stack = contextlib.ExitStack()
+        self._session = requests.Session()
+        self._session.trust_env = False
+        self._parts: dict[str, subprocess.Popen[bytes]] = {}
+        self.triggerers: list[subprocess.Popen[bytes]] = []
+
+    # --- starting and stopping -----------------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        """Start all of it."""
+        with contextlib.ExitStack() as stack:
+            self._start(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop all of it; tasks that run are killed."""
+        self._stack.close()
+
+    def _start(self, stack: contextlib.ExitStack) -> None:
+        shutil.rmtree(self.home, ignore_errors=True)
+        (self.home / "logs").mkdir(parents=True)
+        if self.database == "postgresql":
+            uri = stack.enter_context(_postgresql(self.home / "postgresql.log"))
+        else:
+            uri = f"sqlite:///{self.home / 'airflow.db'}"
+        port = _free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        self.environment = self._environment(uri)
+        self._engine = sqlalchemy.create_engine(uri, pool_pre_ping=True)
+        stack.callback(self._engine.dispose)
+        stack.callback(self._session.close)
+        self._airflow("db", "migrate")
+        stack.callback(self._stop)
+        self._run("api-server", "api-server", "--host", "127.0.0.1", "--port", str(port))
+        self._run("scheduler", "scheduler", "--skip-serve-logs")
+        self._run("dag-processor", "dag-processor")
+        for _ in range(self._wanted_triggerers):
+            self.start_triggerer(wait=False)
+        self._wait_until_healthy()
+
+    def _environment(self, uri: str) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW_", "SIM_"))}
+        for name in [name for name in kept if name.lower().endswith("_proxy")]:
+            del kept[name]
+        named = {f"AIRFLOW_CONN_{name.upper()}": json.dumps(value) for name, value in self._connections.items()}
+        return {
+            **kept,
+            **SETTINGS,
+            "AIRFLOW_HOME": str(self.home),
+            "AIRFLOW__CORE__DAGS_FOLDER": str(self._dags),
+            "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{self.url}/execution/",
+            "AIRFLOW__API__BASE_URL": self.url,
+            "AIRFLOW__API__SECRET_KEY": secrets.token_hex(16),
+            "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_hex(32),
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": uri,
+            "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(self.home / "logs"),
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(REPO), os.environ.get("PYTHONPATH")])),
+            **named,
+            **self._settings,
+        }
+
+    def _airflow(self, *words: str) -> None:
+        with (self.home / f"{'-'.join(words)}.log").open("wb") as log:
+            command = [sys.executable, "-m", "airflow", *words]
+            ended = subprocess.run(command, env=self.environment, stdout=log, stderr=log, cwd=self.home)
+        if ended.returncode:
+            raise RuntimeError(f"airflow {' '.join(words)} failed; see {log.name}")
+
+    def _run(self, name: str, *words: str) -> subprocess.Popen[bytes]:
+        log = (self.home / f"{name}.log").open("wb")
+        with log:
+            self._parts[name] = subprocess.Popen(
+                [*_DIES_WITH_US, sys.executable, "-m", "airflow", *words],
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=self.home,
+                start_new_session=True,
+            )
+        return self._parts[name]
+
+    def _wait_until_healthy(self) -> None:
+        def is_healthy() -> bool:
+            with contextlib.suppress(requests.RequestException):
+                health = self._session.get(f"{self.url}/api/v2/monitor/health", timeout=10).json()
+                wanted = ["scheduler", "dag_processor", *(["triggerer"] if self._wanted_triggerers else [])]
+                return (
+                    all((health.get(part) or {}).get("status") == "healthy" for part in wanted)
+                    and self.live_triggerers() >= self._wanted_triggerers
+                    and self._has_dags()
+                )
+            return False
+
+        self.wait_until(is_healthy, START_PATIENCE, "Airflow to be up")
+
+    def _has_dags(self) -> bool:
+        """Whether every DAG file has been read.
+
+        :raises RuntimeError: one can't be.
+        """
+        broken = self.query("SELECT filename, stacktrace FROM import_error")
+        if broken:
+            raise RuntimeError("\n".join(f"{row.filename}: {row.stacktrace}" for row in broken))
+        files = {row.relative_fileloc for row in self.query("SELECT DISTINCT relative_fileloc FROM dag")}
+        return files >= {path.name for path in self._dags.glob("*.py")}
+
+    def _stop(self) -> None:
+        """End what was started: first the parts, then whatever of this Airflow still runs."""
+        for part in self._parts.values():
+            with contextlib.suppress(ProcessLookupError):
+                part.terminate()
+        until = time.monotonic() + STOP_PATIENCE
+        self._kill_workers()  # or the scheduler waits for their tasks
+        for part in self._parts.values():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                part.wait(timeout=max(0.1, until - time.monotonic()))
+        for process in self._processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        for part in self._parts.values():
+            part.wait(timeout=STOP_PATIENCE)
+
+    def _processes(self) -> Iterator[psutil.Process]:
+        """Every process of this Airflow, orphans included."""
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get("AIRFLOW_HOME") == str(self.home):
+                    yield process
+
+    def _kill_workers(self) -> None:
+        for process in self._processes():
+            with contextlib.suppress(psutil.Error):
+                if " ".join(process.cmdline()).startswith(_TITLE):
+                    process.kill()
+
+    # --- triggerers ----------------------------------------------------------------------------------------------
+
+    def start_triggerer(self, *, wait: bool = True) -> subprocess.Popen[bytes]:
+        """Start one more triggerer.
+
+        :param wait: until it has reported to Airflow.
+        """
+        before = self.live_triggerers() if wait else 0
+        triggerer = self._run(f"triggerer-{len(self.triggerers) + 1}", "triggerer", "--skip-serve-logs")
+        self.triggerers.append(triggerer)
+        if wait:
+            self.wait_until(lambda: self.live_triggerers() > before, START_PATIENCE, "a triggerer to report")
+        return triggerer
+
+    def stop_triggerer(self, triggerer: subprocess.Popen[bytes]) -> None:
+        """Stop a triggerer as an upgrade would, by SIGTERM."""
+        triggerer.terminate()
+        triggerer.wait(timeout=START_PATIENCE)
+
+    def kill_triggerer(self, triggerer: subprocess.Popen[bytes]) -> None:
+        """SIGKILL a triggerer and the process that runs its triggers."""
+        below = psutil.Process(triggerer.pid).children(recursive=True)
+        triggerer.kill()
+        for process in below:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        triggerer.wait(timeout=START_PATIENCE)
+
+    def live_triggerers(self) -> int:
+        """How many triggerers have reported within the last seconds and run."""
+        rows = self.query("SELECT latest_heartbeat FROM job WHERE job_type = 'TriggererJob' AND state = 'running'")
+        threshold = float(self.environment["AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD"])
+        return sum(_age(row.latest_heartbeat) < threshold for row in rows)
+
+    # --- DAG runs and task instances -----------------------------------------------------------------------------
+
+    def trigger(self, dag_id: str, conf: Mapping[str, Any] | None = None) -> str:
+        """Start a DAG run; its id."""
+        run_id = f"{dag_id}-{secrets.token_hex(4)}"
+        self.api(
+            "POST", f"/dags/{dag_id}/dagRuns", {"dag_run_id": run_id, "logical_date": None, "conf": dict(conf or {})}
+        )
+        return run_id
+
+    def task_instances(self, run_id: str | None = None) -> list[TaskInstance]:
+        """The task instances of a DAG run, or of all."""
+        where = "" if run_id is None else " WHERE run_id = :run_id"
+        rows = self.query(
+            "SELECT id, dag_id, run_id, task_id, map_index, state, try_number FROM task_instance" + where,
+            run_id=run_id,
+        )
+        return [TaskInstance(_uuid(row.id), *row[1:]) for row in rows]
+
+    def task_instance(self, run_id: str, task_id: str, map_index: int = -1) -> TaskInstance:
+        """One task instance, as it is now.
+
+        :raises LookupError: there is none.
+        """
+        for ti in self.task_instances(run_id):
+            if (ti.task_id, ti.map_index) == (task_id, map_index):
+                return ti
+        raise LookupError(f"DAG run {run_id} has no task instance {task_id}[{map_index}]")
+
+    def wait_for(
+        self, run_id: str, task_id: str, *states: str, patience: float = 120, map_index: int = -1
+    ) -> TaskInstance:
+        """Wait until a task instance is in one of the states, and return it."""
+        found: list[TaskInstance] = []
+
+        def is_there() -> bool:
+            with contextlib.suppress(LookupError):
+                found[:] = [self.task_instance(run_id, task_id, map_index)]
+            return bool(found) and found[0].state in states
+
+        try:
+            self.wait_until(is_there, patience, f"{run_id} {task_id} to be {' or '.join(states)}")
+        except TimeoutError as error:
+            raise TimeoutError(f"{error}; it is {found[0].state if found else 'not there'}") from None
+        return found[0]
+
+    def xcom(self, ti: TaskInstance, key: str = "return_value") -> Any:
+        """What a task instance has pushed; None if it hasn't."""
+        place = f"{_path(ti)}/xcomEntries/{key}?map_index={ti.map_index}&stringify=false"
+        with contextlib.suppress(LookupError):
+            return self.api("GET", place)["value"]
+        return None
+
+    def log(self, ti: TaskInstance) -> str:
+        """The log of all tries of a task instance, as its lines of JSON."""
+        folder = self.home / "logs" / f"dag_id={ti.dag_id}" / f"run_id={ti.run_id}" / f"task_id={ti.task_id}"
+        if ti.map_index >= 0:
+            folder /= f"map_index={ti.map_index}"
+        return "".join(path.read_text() for path in sorted(folder.glob("attempt=*.log*")))
+
+    def clear(self, ti: TaskInstance) -> None:
+        """Clear a task instance, as the button in Airflow's UI does."""
+        task: Any = ti.task_id if ti.map_index < 0 else [ti.task_id, ti.map_index]
+        body = {"dry_run": False, "dag_run_id": ti.run_id, "task_ids": [task], "only_failed": False}
+        self.api("POST", f"/dags/{ti.dag_id}/clearTaskInstances", body)
+
+    def mark(self, ti: TaskInstance, state: str) -> None:
+        """Mark a task instance as ``failed`` or ``success``, as the buttons in Airflow's UI do."""
+        place = _path(ti) if ti.map_index < 0 else f"{_path(ti)}/{ti.map_index}"
+        self.api("PATCH", place, {"new_state": state})
+
+    # --- workers -------------------------------------------------------------------------------------------------
+
+    def worker(self, ti: TaskInstance) -> Worker | None:
+        """The processes of a task instance's present try; None where it has none.
+
+        Both carry the try's id in their titles, and it is another id at the next try.
+        """
+        runner = next(_titled(f"{_TITLE}{ti.id}"), None)
+        if runner is None:
+            return None
+        with contextlib.suppress(psutil.NoSuchProcess):
+            supervisor = runner.parent()
+            if supervisor is not None and ti.id in " ".join(supervisor.cmdline()):
+                return Worker(supervisor, runner)
+        return None
+
+    # --- talking to it -------------------------------------------------------------------------------------------
+
+    def api(self, method: str, path: str, body: Any = None) -> Any:
+        """Ask Airflow's REST API.
+
+        :param path: below ``/api/v2``.
+        :raises LookupError: there is no such thing.
+        :raises RuntimeError: it was refused.
+        """
+        answer = self._ask(method, path, body)
+        if answer.status_code == 401:
+            token = self._session.get(f"{self.url}/auth/token", timeout=60).json()["access_token"]
+            self._session.headers["Authorization"] = f"Bearer {token}"
+            answer = self._ask(method, path, body)
+        if answer.status_code == 404:
+            raise LookupError(f"{method} {path}: {answer.text}")
+        if not answer.ok:
+            raise RuntimeError(f"{method} {path} answered {answer.status_code}: {answer.text}")
+        return answer.json() if answer.content else None
+
+    def _ask(self, method: str, path: str, body: Any) -> requests.Response:
+        return self._session.request(method, f"{self.url}/api/v2{path}", json=body, timeout=60)
+
+    def query(self, sql: str, **parameters: Any) -> list[Any]:
+        """Read from the metadata database, as nobody but a test should."""
+        with self._engine.connect() as connection:
+            return list(connection.execute(sqlalchemy.text(sql), parameters))
+
+    def wait_until(self, condition: Callable[[], bool], patience: float, what: str, *, pause: float = 0.25) -> None:
+        """Ask again and again.
+
+        :raises TimeoutError: it took longer than ``patience`` seconds.
+        :raises RuntimeError: a part of this Airflow has ended by itself.
+        """
+        until = time.monotonic() + patience
+        while not condition():
+            for name, part in self._parts.items():
+                if part.poll() is not None and part not in self.triggerers:
+                    raise RuntimeError(f"Airflow's {name} ended with {part.returncode}; see {self.home / name}.log")
+            if time.monotonic() > until:
+                raise TimeoutError(f"Waited {patience:.0f} s for {what}; Airflow's logs are in {self.home}")
+            time.sleep(pause)
+
+
+_DIES_WITH_US = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
+"""Nothing stays behind where whoever uses this module is killed itself."""
+
+
+def postgresql_programs() -> Path | None:
+    """The folder of a PostgreSQL server's programs, where one is installed."""
+    on_path = shutil.which("initdb")
+    packaged = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
+    return Path(on_path).parent if on_path else packaged[-1].parent if packaged else None
+
+
+@contextlib.contextmanager
+def _postgresql(log: Path) -> Iterator[str]:
+    """A PostgreSQL of one's own on a free port; the URI of its empty database."""
+    programs = postgresql_programs()
+    if programs is None:
+        raise RuntimeError("No PostgreSQL server is installed; Debian's package is called postgresql.")
+    # It refuses to serve root; and its folder is a short path that its user may enter.
+    owner: dict[str, Any] = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.geteuid() == 0 else {}
+    with tempfile.TemporaryDirectory(prefix="airflow-postgresql-", ignore_cleanup_errors=True) as folder:
+        if owner:
+            shutil.chown(folder, "postgres", "postgres")
+        port = _free_port()
+        data = f"{folder}/data"
+        how: dict[str, Any] = {"cwd": folder, **owner, "stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT}
+        with log.open("wb") as output:
+            subprocess.run(
+                [programs / "initdb", "-D", data, "-U", "airflow", "-A", "trust", "-E", "UTF8", "--no-locale", "-N"],
+                check=True,
+                stdout=output,
+                **how,
+            )
+            settings = {
+                "listen_addresses": "127.0.0.1",
+                "port": port,
+                "unix_socket_directories": folder,
+                "fsync": "off",
+                "synchronous_commit": "off",
+                "full_page_writes": "off",
+                "max_connections": 300,
+            }
+            flags = [flag for name, value in settings.items() for flag in ("-c", f"{name}={value}")]
+            command = [*_DIES_WITH_US, programs / "postgres", "-D", data, *flags]
+            server = subprocess.Popen(command, stdout=output, start_new_session=True, **how)
+        try:
+            uri = f"postgresql+psycopg2://airflow@127.0.0.1:{port}"
+            _create_database(f"{uri}/postgres", server, log)
+            yield f"{uri}/airflow"
+        finally:
+            server.send_signal(signal.SIGINT)  # without waiting for its clients
+            server.wait(timeout=60)
+
+
+def _create_database(uri: str, server: subprocess.Popen[bytes], log: Path) -> None:
+    engine = sqlalchemy.create_engine(uri, isolation_level="AUTOCOMMIT", poolclass=sqlalchemy.NullPool)
+    until = time.monotonic() + 60
+    while True:
+        try:
+            with engine.connect() as connection:
+                connection.execute(sqlalchemy.text("CREATE DATABASE airflow"))
+            return
+        except sqlalchemy.exc.OperationalError:
+            if server.poll() is not None or time.monotonic() > until:
+                raise RuntimeError(f"PostgreSQL doesn't start; see {log}") from None
+            time.sleep(0.1)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _titled(title: str) -> Iterator[psutil.Process]:
+    """The processes with a title; read by hand, as psutil takes ten times as long for all of them."""
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            with contextlib.suppress(OSError, psutil.NoSuchProcess):
+                words = (folder / "cmdline").read_bytes()
+                if words.rstrip(b"\0 ").decode(errors="replace") == title:
+                    yield psutil.Process(int(folder.name))
+
+
+def _path(ti: TaskInstance) -> str:
+    return f"/dags/{ti.dag_id}/dagRuns/{ti.run_id}/taskInstances/{ti.task_id}"
+
+
+def _uuid(value: Any) -> str:
+    """An id as Airflow's processes write it; SQLite keeps it without hyphens."""
+    return str(value if isinstance(value, uuid.UUID) else uuid.UUID(str(value)))
+
+
+def _age(moment: Any) -> float:
+    """Seconds since a moment of the database."""
+    then = moment if isinstance(moment, datetime) else datetime.fromisoformat(str(moment))
+    return (datetime.now(UTC) - (then if then.tzinfo else then.replace(tzinfo=UTC))).total_seconds()
