@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export UV_PYTHON_DOWNLOADS := never
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo demo-ui test check lint types test-airflow test-sdk coverage build lock clean help
+.PHONY: demo demo-ui test check lint types test-airflow chaos chaos-small test-sdk coverage build lock clean help
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -29,6 +29,12 @@ test: $(STAMP) ## The fast tests
 
 test-airflow: $(STAMP) ## Example DAGs on a real Airflow
 	@$(BIN)/python -m pytest -m airflow
+
+chaos: $(STAMP) ## Kill workers and triggerers of a real Airflow, 200 times; show what becomes of the runs
+	@$(BIN)/python -m scripts.chaos
+
+chaos-small: $(STAMP) ## The same, each point once
+	@$(BIN)/python -m scripts.chaos --small
 
 test-sdk: $(STAMP) ## The official SDKs against the emulator
 	@$(BIN)/python -m pytest -m sdk
@@ -57,4 +63,4 @@ lock: ## Pin the development environment anew, by versions and hashes
 		--group dev --extra emulator pyproject.toml -o requirements-dev.lock
 
 clean: ## Remove what the targets made
-	@rm -rf $(VENV) .demo dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* *.egg-info
+	@rm -rf $(VENV) .demo .chaos dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* *.egg-info

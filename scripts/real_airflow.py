@@ -147,7 +147,7 @@ class RealAirflow:
         self._session = requests.Session()
         self._session.trust_env = False
         self._parts: dict[str, subprocess.Popen[bytes]] = {}
-        self.triggerers: list[subprocess.Popen[bytes]] = []
+        self._triggerers: list[str] = []
 
     # --- starting and stopping -----------------------------------------------------------------------------------
 
@@ -214,19 +214,17 @@ class RealAirflow:
         if ended.returncode:
             raise RuntimeError(f"airflow {' '.join(words)} failed; see {log.name}")
 
-    def _run(self, name: str, *words: str) -> subprocess.Popen[bytes]:
-        log = (self.home / f"{name}.log").open("wb")
-        with log:
+    def _run(self, name: str, *words: str, **environment: str) -> None:
+        with (self.home / f"{name}.log").open("wb") as log:
             self._parts[name] = subprocess.Popen(
                 [*_DIES_WITH_US, sys.executable, "-m", "airflow", *words],
-                env=self.environment,
+                env={**self.environment, **environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=self.home,
                 start_new_session=True,
             )
-        return self._parts[name]
 
     def _wait_until_healthy(self) -> None:
         def is_healthy() -> bool:
@@ -235,7 +233,7 @@ class RealAirflow:
                 wanted = ["scheduler", "dag_processor", *(["triggerer"] if self._wanted_triggerers else [])]
                 return (
                     all((health.get(part) or {}).get("status") == "healthy" for part in wanted)
-                    and self.live_triggerers() >= self._wanted_triggerers
+                    and len(self.live_triggerers()) >= self._wanted_triggerers
                     and self._has_dags()
                 )
             return False
@@ -284,25 +282,32 @@ class RealAirflow:
 
     # --- triggerers ----------------------------------------------------------------------------------------------
 
-    def start_triggerer(self, *, wait: bool = True) -> subprocess.Popen[bytes]:
-        """Start one more triggerer.
+    @property
+    def triggerers(self) -> list[str]:
+        """The names of the triggerers that run, by which :meth:`waiting_in` names them, too."""
+        return [name for name, part in self._parts.items() if name in self._triggerers and part.poll() is None]
+
+    def start_triggerer(self, *, wait: bool = True) -> str:
+        """Start one more triggerer; its name.
 
         :param wait: until it has reported to Airflow.
         """
-        before = self.live_triggerers() if wait else 0
-        triggerer = self._run(f"triggerer-{len(self.triggerers) + 1}", "triggerer", "--skip-serve-logs")
-        self.triggerers.append(triggerer)
+        name = f"triggerer-{len(self._triggerers) + 1}"
+        self._triggerers.append(name)
+        # Airflow's table of jobs holds the user's name and nothing else that could tell two of a machine apart.
+        self._run(name, "triggerer", "--skip-serve-logs", LOGNAME=name)
         if wait:
-            self.wait_until(lambda: self.live_triggerers() > before, START_PATIENCE, "a triggerer to report")
-        return triggerer
+            self.wait_until(lambda: name in self.live_triggerers(), START_PATIENCE, f"{name} to report")
+        return name
 
-    def stop_triggerer(self, triggerer: subprocess.Popen[bytes]) -> None:
+    def stop_triggerer(self, name: str) -> None:
         """Stop a triggerer as an upgrade would, by SIGTERM."""
-        triggerer.terminate()
-        triggerer.wait(timeout=START_PATIENCE)
+        self._parts[name].terminate()
+        self._parts[name].wait(timeout=START_PATIENCE)
 
-    def kill_triggerer(self, triggerer: subprocess.Popen[bytes]) -> None:
+    def kill_triggerer(self, name: str) -> None:
         """SIGKILL a triggerer and the process that runs its triggers."""
+        triggerer = self._parts[name]
         below = psutil.Process(triggerer.pid).children(recursive=True)
         triggerer.kill()
         for process in below:
@@ -310,17 +315,29 @@ class RealAirflow:
                 process.kill()
         triggerer.wait(timeout=START_PATIENCE)
 
-    def live_triggerers(self) -> int:
-        """How many triggerers have reported within the last seconds and run."""
-        rows = self.query("SELECT latest_heartbeat FROM job WHERE job_type = 'TriggererJob' AND state = 'running'")
+    def live_triggerers(self) -> set[str]:
+        """The triggerers that Airflow takes for alive."""
+        rows = self.query(
+            "SELECT unixname, latest_heartbeat FROM job WHERE job_type = 'TriggererJob' AND state = 'running'"
+        )
         threshold = float(self.environment["AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD"])
-        return sum(_age(row.latest_heartbeat) < threshold for row in rows)
+        return {row.unixname for row in rows if _age(row.latest_heartbeat) < threshold}
+
+    def waiting_in(self, run_id: str) -> dict[str, int]:
+        """How many deferred tasks of a DAG run wait in which triggerer; those in none aren't counted."""
+        rows = self.query(
+            "SELECT j.unixname, count(*) FROM task_instance t JOIN trigger g ON t.trigger_id = g.id"
+            " JOIN job j ON g.triggerer_id = j.id WHERE t.run_id = :run_id AND t.state = 'deferred'"
+            " GROUP BY j.unixname",
+            run_id=run_id,
+        )
+        return {row[0]: row[1] for row in rows}
 
     # --- DAG runs and task instances -----------------------------------------------------------------------------
 
-    def trigger(self, dag_id: str, conf: Mapping[str, Any] | None = None) -> str:
+    def trigger(self, dag_id: str, conf: Mapping[str, Any] | None = None, *, run_id: str | None = None) -> str:
         """Start a DAG run; its id."""
-        run_id = f"{dag_id}-{secrets.token_hex(4)}"
+        run_id = run_id or f"{dag_id}-{secrets.token_hex(4)}"
         self.api(
             "POST", f"/dags/{dag_id}/dagRuns", {"dag_run_id": run_id, "logical_date": None, "conf": dict(conf or {})}
         )
@@ -431,6 +448,12 @@ class RealAirflow:
         with self._engine.connect() as connection:
             return list(connection.execute(sqlalchemy.text(sql), parameters))
 
+    @property
+    def version(self) -> str:
+        """Airflow's version."""
+        version: str = self.api("GET", "/version")["version"]
+        return version
+
     def wait_until(self, condition: Callable[[], bool], patience: float, what: str, *, pause: float = 0.25) -> None:
         """Ask again and again.
 
@@ -440,7 +463,7 @@ class RealAirflow:
         until = time.monotonic() + patience
         while not condition():
             for name, part in self._parts.items():
-                if part.poll() is not None and part not in self.triggerers:
+                if part.poll() is not None and name not in self._triggerers:
                     raise RuntimeError(f"Airflow's {name} ended with {part.returncode}; see {self.home / name}.log")
             if time.monotonic() > until:
                 raise TimeoutError(f"Waited {patience:.0f} s for {what}; Airflow's logs are in {self.home}")

@@ -1,0 +1,248 @@
+"""Kill workers and triggerers of a real Airflow at the worst moments, and show what becomes of the Sim runs.
+
+``python -m scripts.chaos`` kills each way of running a workflow at each point and at random, 200 times in all, then two
+triggerers under 50 deferred tasks each; beside it the official SDK in a ``@task`` and HttpOperator. It prints tables
+and exits with 1 if one of the provider's cells is wrong. ``--small`` does each once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from airflow_provider_sim.emulator import SimEmulator
+from scripts.crash_trials import OTHERS, OURS, HerdReport, Mode, Point, Trial, Trials, kill_triggerer_under
+from scripts.local_airflow import REPO
+from scripts.real_airflow import RealAirflow
+
+HOME = REPO / ".chaos" / "airflow"
+SDK = REPO / ".chaos" / "sdk"
+DAGS = REPO / "scripts" / "chaos_dags"
+SDK_LOCK = REPO / "tests" / "sdk" / "requirements-0.2.1.txt"
+TRIALS, OTHERS_TRIALS, HERD = 200, 15, 50
+SMALL_HERD = 10
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run all, print the tables; 1 if one of the provider's trials is wrong."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--trials", type=int, default=TRIALS, help="kills under the provider's tasks (default: 200)")
+    parser.add_argument("--others", type=int, default=OTHERS_TRIALS, help="kills under each other way (default: 15)")
+    parser.add_argument("--small", action="store_true", help="each point once, a triggerer under 10 tasks")
+    parser.add_argument("--seed", type=int, help="to draw the same trials again")
+    parser.add_argument("--at-once", type=int, default=10, help="trials at the same time (default: 10)")
+    parser.add_argument(
+        "--database", choices=["postgresql", "sqlite"], help="default: PostgreSQL where it is installed"
+    )
+    parser.add_argument("--only", help="the DAG ids of the ways to try, by commas")
+    options = parser.parse_args(arguments)
+    seed = random.randrange(10**6) if options.seed is None else options.seed
+    herd = SMALL_HERD if options.small else HERD
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    console = Console(width=None if sys.stdout.isatty() else 180)
+    only = options.only.split(",") if options.only else None
+    modes = [mode for mode in [*OURS, *OTHERS] if only is None or mode.dag_id in only]
+    chance = random.Random(seed)
+    wanted = draw(
+        [mode for mode in modes if mode.ours], trials=0 if options.small else options.trials, chance=chance
+    ) + draw(
+        [mode for mode in modes if not mode.ours],
+        trials=0 if options.small else options.others * sum(not mode.ours for mode in modes),
+        chance=chance,
+    )
+    began = time.monotonic()
+    with SimEmulator() as sim:
+        settings = {
+            "CHAOS_SIM_URL": sim.url,
+            "CHAOS_SIM_KEY": sim.api_key,
+            "CHAOS_SDK": str(_install_sdk(SDK)),
+            "CHAOS_DEFERRED": str(herd),
+            "AIRFLOW__CORE__PARALLELISM": str(options.at_once + 4),
+        }
+        connections = {
+            "sim_default": {"conn_type": "sim", "host": sim.url, "password": sim.api_key},
+            "sim_http": {"conn_type": "http", "host": sim.url, "extra": {"X-API-Key": sim.api_key}},
+        }
+        with RealAirflow(HOME, DAGS, connections=connections, database=options.database, settings=settings) as airflow:
+            console.print(f"Airflow {airflow.version} on {airflow.database}, {len(wanted)} trials, seed {seed}")
+            trials = _run(console, Trials(airflow, sim, chance=chance, at_once=options.at_once), wanted)
+            herds = []
+            if only is None or "deferrable" in only:
+                for one_of_two in (False, True):
+                    herds.append(kill_triggerer_under(airflow, sim, tasks=herd, one_of_two=one_of_two))
+    _keep(HOME / "report.json", seed, trials)
+    return _tell(console, modes, trials, herds, seconds=time.monotonic() - began)
+
+
+def draw(modes: Sequence[Mode], *, trials: int, chance: random.Random) -> list[tuple[Mode, Point]]:
+    """Each point of each mode once; the rest, up to ``trials``, half at any time and half at random points."""
+    cells = [(mode, point) for mode in modes for point in mode.plans()]
+    more: list[tuple[Mode, Point]] = []
+    while cells and len(cells) + len(more) < trials:
+        anywhere = (chance.choice(list(modes)), Point.ANY)
+        more.append(anywhere if chance.random() < 0.5 else chance.choice(cells))
+    drawn = cells + more
+    chance.shuffle(drawn)
+    return drawn
+
+
+def _install_sdk(folder: Path) -> Path:
+    """Put the official SDK where its tasks find it, apart from what Airflow itself imports."""
+    uv = Path(sys.executable).parent / "uv"
+    command = [uv, "pip", "install", "--quiet", "--require-hashes", "--python", sys.executable]
+    subprocess.run([*command, "--target", folder, "-r", SDK_LOCK], check=True)
+    return folder
+
+
+def _run(console: Console, trials: Trials, wanted: Sequence[tuple[Mode, Point]]) -> list[Trial]:
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    done = []
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        step = progress.add_task("Killing workers", total=len(wanted))
+        for trial in trials.run(wanted):
+            done.append(trial)
+            progress.update(step, advance=1)
+            if trial.mode.ours and not _is_right(trial):
+                progress.console.print(f"[red]{trial.name}[/] {trial.point}: {_described(trial)}")
+    return done
+
+
+def _is_right(trial: Trial) -> bool:
+    return trial.verdict is not None and not trial.verdict.faults and not trial.plan
+
+
+def _described(trial: Trial) -> str:
+    faults = trial.verdict.faults if trial.verdict else []
+    return ", ".join(faults + ([f"never came to {trial.plan[0]}"] if trial.plan else []))
+
+
+def _tell(
+    console: Console, modes: Sequence[Mode], trials: Sequence[Trial], herds: Sequence[HerdReport], *, seconds: float
+) -> int:
+    console.print(_points_table(modes, trials))
+    console.print(_sums_table(modes, trials))
+    if herds:
+        console.print(_herds_table(herds))
+    wrong = [trial for trial in trials if trial.mode.ours and not _is_right(trial)]
+    bad_herds = [herd for herd in herds if any(verdict.faults for verdict in herd.verdicts)]
+    kills = sum(trial.kills for trial in trials if trial.mode.ours)
+    console.print(f"{kills} workers of the provider's tasks killed, {seconds:.0f} s in all.")
+    if wrong or bad_herds:
+        console.print(
+            f"[bold red]Wrong: {len(wrong)} trials, {len(bad_herds)} triggerer kills.[/] Logs: {HOME.relative_to(REPO)}"
+        )
+        return 1
+    console.print("[bold green]No run of the provider's was lost, doubled or left running.[/]")
+    return 0
+
+
+def _points_table(modes: Sequence[Mode], trials: Sequence[Trial]) -> Table:
+    """How many trials of each point were right."""
+    table = Table(title="Right trials, by the moment of the worker's SIGKILL", box=box.MARKDOWN, title_justify="left")
+    table.add_column("way")
+    for point in Point:
+        table.add_column(point.value, justify="right")
+    for mode in modes:
+        cells = []
+        for point in Point:
+            of_cell = [trial for trial in trials if (trial.mode, trial.point) == (mode, point)]
+            right = sum(_is_right(trial) for trial in of_cell)
+            colour = "green" if right == len(of_cell) else "red"
+            cells.append(f"[{colour}]{right} of {len(of_cell)}[/]" if of_cell else "")
+        table.add_row(mode.title, *cells)
+    return table
+
+
+def _sums_table(modes: Sequence[Mode], trials: Sequence[Trial]) -> Table:
+    """What the trials of each way came to."""
+    names = [
+        "trials",
+        "kills",
+        "succeeded",
+        "runs",
+        "cancelled",
+        "doubled",
+        "lost",
+        "two at once",
+        "left running",
+        "wrong output",
+    ]
+    table = Table(title="Trials, by what came of them", box=box.MARKDOWN, title_justify="left")
+    table.add_column("way")
+    for name in names:
+        table.add_column(name, justify="right")
+    for mode in modes:
+        of_mode = [trial for trial in trials if trial.mode == mode and trial.verdict]
+        verdicts = [trial.verdict for trial in of_mode if trial.verdict]
+        faults = [sum(name in verdict.faults for verdict in verdicts) for name in names[5:]]
+        sums = [
+            len(of_mode),
+            sum(trial.kills for trial in of_mode),
+            sum(verdict.succeeded for verdict in verdicts),
+            sum(verdict.runs for verdict in verdicts),
+            sum(verdict.cancelled for verdict in verdicts),
+        ]
+        table.add_row(mode.title, *map(str, sums), *(f"[red]{count}[/]" if count else "0" for count in faults))
+    return table
+
+
+def _herds_table(herds: Iterable[HerdReport]) -> Table:
+    """What came of the deferred tasks."""
+    table = Table(title="Deferred tasks under a triggerer's SIGKILL", box=box.MARKDOWN, title_justify="left")
+    for name in ("killed", "deferred", "in the killed one", "all waited for again after", "succeeded", "runs", "wrong"):
+        table.add_column(name, justify="left" if name == "killed" else "right")
+    for herd in herds:
+        verdicts = herd.verdicts
+        wrong = sum(bool(verdict.faults) for verdict in verdicts)
+        table.add_row(
+            herd.title,
+            str(herd.tasks),
+            str(herd.hit),
+            f"{herd.seconds:.0f} s",
+            str(sum(verdict.succeeded for verdict in verdicts)),
+            str(sum(verdict.runs for verdict in verdicts)),
+            f"[red]{wrong}[/]" if wrong else "0",
+        )
+    return table
+
+
+def _keep(path: Path, seed: int, trials: Sequence[Trial]) -> None:
+    """Write down each trial, for whoever looks for the cause of a wrong one."""
+    told: list[dict[str, Any]] = [
+        {
+            "name": trial.name,
+            "point": trial.point,
+            "node": trial.node,
+            "seconds": trial.seconds,
+            "kills": trial.kills,
+            "runs": trial.verdict and trial.verdict.runs,
+            "faults": _described(trial),
+        }
+        for trial in trials
+    ]
+    path.write_text(json.dumps({"seed": seed, "trials": told}, indent=1))
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("NO_PROXY", "*")
+    sys.exit(main())

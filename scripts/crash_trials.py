@@ -1,0 +1,420 @@
+"""Trials of what becomes of a Sim run when the worker of its task is killed.
+
+Each trial is one DAG run with a workflow of its own, of the same name. The emulator runs in this process, and tells of
+each request while its answer isn't out yet: that is when a worker is killed, or frozen until the answer has reached it
+and killed then. What the emulator has seen in the end says what the task is worth.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import random
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from airflow_provider_sim.emulator import SimEmulator
+from airflow_provider_sim.emulator.runs import Run
+from airflow_provider_sim.emulator.state import SeenRequest
+from scripts.real_airflow import RealAirflow, TaskInstance, Worker
+
+PATIENCE = 240.0
+"""Seconds for a trial; Airflow takes some to notice each death."""
+_ON_ITS_WAY = 0.5
+"""Seconds in which an answer reaches a frozen worker."""
+
+
+class Point(StrEnum):
+    """When a worker is killed."""
+
+    BEFORE = "before the POST"
+    ACCEPTED = "accepted, unanswered"
+    ANSWERED = "answered, unstored"
+    WAITING = "waiting"
+    FETCHING = "fetching"
+    RETURNING = "before the return"
+    RETURNED = "returned, unnoted"
+    ANY = "at any time"
+
+
+@dataclass(frozen=True, slots=True)
+class Mode:
+    """One way of running a workflow.
+
+    :param dag_id: its DAG.
+    :param task_ids: in their order; the last one returns the output.
+    :param held_open: the connection is the run's life: Sim cancels the run when the worker dies.
+    :param ours: whether it is the provider's, whose trials must all be right.
+    """
+
+    dag_id: str
+    title: str
+    task_ids: Sequence[str] = ("run",)
+    held_open: bool = False
+    ours: bool = True
+
+    def plans(self) -> dict[Point, list[Point]]:
+        """The kills for each point; an output is fetched only by a retry where the connection was held open."""
+        plans = {point: [point] for point in Point}
+        if self.held_open:
+            for point in (Point.FETCHING, Point.RETURNING):
+                plans[point] = [Point.ANSWERED, point]
+                if not self.ours:
+                    del plans[point]
+        return plans
+
+
+OURS = [
+    Mode("held_open", "held open", held_open=True),
+    Mode("stream", "stream", held_open=True),
+    Mode("asynchronous", "asynchronous, waiting worker"),
+    Mode("deferrable", "deferrable"),
+    Mode("fire_and_forget", "fire and forget + sensor", ("run", "wait")),
+]
+OTHERS = [
+    Mode("sdk_held_open", "@task, SDK 0.2.1, held open", held_open=True, ours=False),
+    Mode("sdk_asynchronous", "@task, SDK 0.2.1, asynchronous", ours=False),
+    Mode("http_held_open", "HttpOperator, held open", held_open=True, ours=False),
+    Mode("http_asynchronous", "HttpOperator + HttpSensor", ("run", "wait", "fetch"), ours=False),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a trial has come to.
+
+    :param runs: how many the emulator saw for the task.
+    :param cancelled: how many of them Sim cancelled, as it does when the caller of a held-open one hangs up.
+    :param doubled: a run was started though a former one had not come to nothing.
+    :param lost: a run went to its end, or goes on, and its output isn't the task's.
+    :param two_at_once: two runs were alive at the same time.
+    :param left_running: a run still goes on though the task is over.
+    """
+
+    succeeded: bool
+    right_output: bool
+    runs: int
+    cancelled: int
+    doubled: bool
+    lost: bool
+    two_at_once: bool
+    left_running: bool
+
+    @property
+    def faults(self) -> list[str]:
+        """What is wrong, in words; empty if nothing is."""
+        told = {
+            "failed": not self.succeeded,
+            "doubled": self.doubled,
+            "lost": self.lost,
+            "two at once": self.two_at_once,
+            "left running": self.left_running,
+            "wrong output": self.succeeded and not self.right_output,
+        }
+        return [fault for fault, there in told.items() if there]
+
+
+def judge(runs: Sequence[Run], *, succeeded: bool, output: Any, now: float) -> Verdict:
+    """Judge one task by the runs that were started for it.
+
+    A second run is right only after the first has come to nothing, as Sim's hanging up on a held-open one does.
+
+    :param output: the task's XCom.
+    :param now: by the emulator's clock.
+    """
+    lives = [(run.created_at, run.ended_at if run.is_over else None, run.status) for run in runs]
+    fruitless = [status in ("cancelled", "failed") for _, _, status in lives]
+    taken = [run for run in runs if run.status == "completed" and run.outcome == output]
+    return Verdict(
+        succeeded=succeeded,
+        right_output=len(taken) == 1,
+        runs=len(runs),
+        cancelled=sum(status == "cancelled" for _, _, status in lives),
+        doubled=not all(fruitless[:-1]),
+        lost=any(not barren and run not in taken for run, barren in zip(runs, fruitless, strict=True)),
+        two_at_once=any(
+            next_start < (now if end is None else end) for (_, end, _), (next_start, _, _) in itertools.pairwise(lives)
+        ),
+        left_running=any(not run.is_over for run in runs),
+    )
+
+
+@dataclass(slots=True)
+class Trial:
+    """One DAG run on its way; ``verdict`` is there once it is over.
+
+    :param plan: the kills that are still to come.
+    :param node: whether the worker's supervisor is killed, too, or the task's own process alone.
+    :param seconds: how long the workflow takes.
+    """
+
+    name: str
+    mode: Mode
+    point: Point
+    plan: list[Point]
+    node: bool
+    seconds: float
+    after: float = 0.0
+    kills: int = 0
+    began: float = field(default_factory=time.monotonic)
+    seen_working_at: float | None = None
+    verdict: Verdict | None = None
+    lock: threading.RLock = field(default_factory=threading.RLock)
+
+
+class Executioner:
+    """Kills the workers of trials at their points, told by the emulator's own thread."""
+
+    def __init__(self, airflow: RealAirflow, sim: SimEmulator) -> None:
+        self._airflow = airflow
+        self._sim = sim
+        self._trials: dict[str, Trial] = {}
+        self._path = re.compile(r"/(?:api/(?:v2/)?workflows/)?(?:returned/)?([\w-]+)")
+        sim.on_request(self._on_request)
+        sim.state.start_listeners.append(self._on_start)
+
+    def watch(self, trial: Trial) -> None:
+        """Deploy a trial's workflow and be ready for its requests."""
+        started: list[int] = []
+
+        def body(given: dict[str, Any]) -> Any:
+            started.append(1)
+            return {"result": {"trial": given.get("trial"), "run": len(started)}}
+
+        self._sim.workflow(trial.name, duration=trial.seconds)(body)
+        self._trials[trial.name] = trial
+
+    def kill_now(self, trial: Trial) -> bool:
+        """Kill whatever worker the trial has; whether there was one."""
+        with trial.lock:
+            worker = self.worker_of(trial)
+            if worker is None:
+                return False
+            worker.kill(node=trial.node)
+            self._note(trial)
+            return True
+
+    def worker_of(self, trial: Trial) -> Worker | None:
+        """The worker that a trial has at the moment; its tasks run one after the other."""
+        for ti in self._airflow.task_instances(trial.name):
+            if ti.state in ("queued", "running") and (worker := self._airflow.worker(ti)):
+                return worker
+        return None
+
+    def _note(self, trial: Trial) -> None:
+        trial.plan.pop(0)
+        trial.kills += 1
+
+    def _kill_once_answered(self, trial: Trial, is_answered: Callable[[], bool]) -> None:
+        """Freeze the worker, and kill it when its answer has reached it."""
+        worker = self.worker_of(trial)
+        if worker is None:
+            return
+        worker.freeze()
+        self._note(trial)
+
+        def wait_and_kill() -> None:
+            until = time.monotonic() + 60
+            while not is_answered() and time.monotonic() < until:
+                time.sleep(0.1)
+            time.sleep(_ON_ITS_WAY)
+            worker.kill(node=trial.node)
+
+        threading.Thread(target=wait_and_kill, daemon=True).start()
+
+    def _on_start(self, run: Run) -> None:
+        trial = self._trials.get(run.workflow_id)
+        if trial is None:
+            return
+        with trial.lock:
+            point = trial.plan[0] if trial.plan else None
+            if point is Point.ACCEPTED:
+                self.kill_now(trial)
+            elif point is Point.ANSWERED:
+                self._kill_once_answered(trial, lambda: not trial.mode.held_open or run.is_over)
+            elif point is Point.WAITING and trial.mode.held_open:
+                threading.Timer(trial.seconds * random.uniform(0.2, 0.7), self.kill_now, [trial]).start()
+
+    def _on_request(self, request: SeenRequest) -> None:
+        """Come to know of a request whose answer is about to be sent."""
+        trial = self._trial_of(request.path.partition("?")[0])
+        if trial is None:
+            return
+        with trial.lock:
+            if not trial.plan or trial.plan[0] not in self._points_of(request, trial):
+                return
+            if trial.plan[0] is Point.RETURNING:
+                self._kill_once_answered(trial, lambda: True)
+            else:
+                self.kill_now(trial)
+
+    def _points_of(self, request: SeenRequest, trial: Trial) -> set[Point]:
+        """The points that a request marks."""
+        path, _, query = request.path.partition("?")
+        if path.startswith("/returned/"):
+            return {Point.RETURNED}
+        if "/jobs/" in path or "includeOutput=true" in query:
+            return {Point.FETCHING, Point.RETURNING}
+        if request.method == "GET" and path.endswith(f"/workflows/{trial.name}"):
+            return {Point.BEFORE}
+        run = self._sim.state.runs.get(path.rpartition("/")[2])
+        return {Point.WAITING} if run is not None and not run.is_over and not trial.mode.held_open else set()
+
+    def _trial_of(self, path: str) -> Trial | None:
+        if "/jobs/" in path:
+            run = self._sim.state.runs.get(
+                path.rpartition("/")[2].replace("%3A", ":").removeprefix("workflow-execution:")
+            )
+            return None if run is None else self._trials.get(run.workflow_id)
+        found = self._path.match(path)
+        return self._trials.get(found[1]) if found else None
+
+
+class Trials:
+    """Runs trials, some at once, until all are judged.
+
+    :param at_once: how many.
+    """
+
+    def __init__(self, airflow: RealAirflow, sim: SimEmulator, *, chance: random.Random, at_once: int) -> None:
+        self._airflow = airflow
+        self._sim = sim
+        self._chance = chance
+        self._at_once = at_once
+        self._executioner = Executioner(airflow, sim)
+        self._number = 0
+
+    def run(self, wanted: Sequence[tuple[Mode, Point]]) -> Iterator[Trial]:
+        """Give each trial as it ends."""
+        waiting = list(wanted)
+        active: list[Trial] = []
+        while waiting or active:
+            while waiting and len(active) < self._at_once:
+                active.append(self._begin(*waiting.pop(0)))
+            for trial in list(active):
+                if self._is_over(trial):
+                    active.remove(trial)
+                    if trial.point is Point.ANY and not trial.kills:
+                        waiting.append((trial.mode, trial.point))  # it was over first
+                    else:
+                        yield trial
+            time.sleep(0.25)
+
+    def _begin(self, mode: Mode, point: Point) -> Trial:
+        self._number += 1
+        chance = self._chance
+        short = mode.held_open or point in (Point.FETCHING, Point.RETURNING, Point.RETURNED)
+        seconds = chance.uniform(2, 4) if short else chance.choice([chance.uniform(3, 6), chance.uniform(14, 22)])
+        trial = Trial(
+            name=f"{mode.dag_id}-{self._number:03}",
+            mode=mode,
+            point=point,
+            plan=list(mode.plans()[point]),
+            node=chance.random() < 0.7,
+            seconds=seconds,
+            after=chance.uniform(0, seconds + 2.5),
+        )
+        self._executioner.watch(trial)
+        self._airflow.trigger(mode.dag_id, run_id=trial.name)
+        return trial
+
+    def _is_over(self, trial: Trial) -> bool:
+        """Look at a trial, kill its worker if its hour has come, and judge it once it is over."""
+        tis = self._airflow.task_instances(trial.name)
+        if trial.plan and self._is_due(trial):
+            self._executioner.kill_now(trial)
+        late = time.monotonic() - trial.began > PATIENCE
+        if not late and (not tis or not all(ti.is_over for ti in tis)):
+            return False
+        trial.verdict = self._judge(trial, tis)
+        return True
+
+    def _is_due(self, trial: Trial) -> bool:
+        """Whether the trial is to be killed by the clock, counted from the first sight of its worker."""
+        if trial.plan[0] is Point.BEFORE and not trial.mode.ours:
+            return True  # nothing is asked before: as soon as there is a worker
+        if trial.plan[0] is not Point.ANY:
+            return False
+        if trial.seen_working_at is None:
+            if self._executioner.worker_of(trial) is None:
+                return False
+            trial.seen_working_at = time.monotonic()
+        return time.monotonic() - trial.seen_working_at >= trial.after
+
+    def _judge(self, trial: Trial, tis: Sequence[TaskInstance]) -> Verdict:
+        succeeded = bool(tis) and all(ti.state == "success" for ti in tis)
+        last = next((ti for ti in tis if ti.task_id == trial.mode.task_ids[-1]), None)
+        output = self._airflow.xcom(last) if last and succeeded else None
+        runs = runs_of(self._sim, trial.name)
+        until = time.monotonic() + 3
+        while not all(run.is_over for run in runs) and time.monotonic() < until:
+            time.sleep(0.1)  # Sim takes a moment to notice that a caller has hung up
+        return judge(runs, succeeded=succeeded, output=output, now=self._sim.clock.now())
+
+
+@dataclass(frozen=True, slots=True)
+class HerdReport:
+    """What became of many deferred tasks whose triggerer was killed.
+
+    :param hit: how many waited in the triggerer that was killed.
+    :param seconds: from the kill until all of them were waited for again.
+    """
+
+    title: str
+    tasks: int
+    hit: int
+    seconds: float
+    verdicts: Sequence[Verdict]
+
+
+def kill_triggerer_under(airflow: RealAirflow, sim: SimEmulator, *, tasks: int, one_of_two: bool) -> HerdReport:
+    """Defer many tasks, kill a triggerer, let what is left of Airflow go on, and let the runs end.
+
+    :param one_of_two: a second triggerer takes over; otherwise the only one dies, and another is started.
+    """
+    name = f"deferred_herd-{'two' if one_of_two else 'one'}"
+    released = threading.Event()
+    body = lambda given: {"result": {"number": given["number"]}}  # noqa: E731
+    sim.workflow(name, duration=lambda _: 0.0 if released.is_set() else float("inf"))(body)
+    if one_of_two:
+        airflow.start_triggerer()
+    airflow.trigger("deferred_herd", run_id=name)
+
+    def all_wait() -> bool:
+        return sum(airflow.waiting_in(name).values()) == tasks
+
+    try:
+        airflow.wait_until(all_wait, PATIENCE * 2, f"{tasks} tasks to be deferred")
+        victim, hit = max(airflow.waiting_in(name).items(), key=lambda item: item[1])
+        killed_at = time.monotonic()
+        airflow.kill_triggerer(victim)
+        if not one_of_two:
+            airflow.start_triggerer()
+        airflow.wait_until(
+            lambda: all_wait() and victim not in airflow.waiting_in(name), PATIENCE, "the triggers to be taken over"
+        )
+        seconds = time.monotonic() - killed_at
+        time.sleep(5)  # some looks at runs that go on
+    finally:
+        released.set()
+    with contextlib.suppress(TimeoutError):
+        airflow.wait_until(
+            lambda: all(ti.is_over for ti in airflow.task_instances(name)), PATIENCE * 2, "the tasks to end", pause=1
+        )
+    verdicts = []
+    for ti in airflow.task_instances(name):
+        output = airflow.xcom(ti) if ti.state == "success" else None
+        runs = [run for run in runs_of(sim, name) if run.input.get("number") == ti.map_index]
+        verdicts.append(judge(runs, succeeded=ti.state == "success", output=output, now=sim.clock.now()))
+    title = "one of two triggerers" if one_of_two else "the only triggerer, another started"
+    return HerdReport(title, tasks, hit, seconds, verdicts)
+
+
+def runs_of(sim: SimEmulator, workflow_id: str) -> list[Run]:
+    """The runs of a workflow, in the order of their start."""
+    return [run for run in sim.runs if run.workflow_id == workflow_id]
