@@ -1,0 +1,203 @@
+"""What happens to a run in Sim when its task is no longer wanted, or only moves: on a real Airflow, process by process.
+
+All cases are played at once, as far as the machine goes; the tests look at what came of each.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from airflow_provider_sim.emulator import SimEmulator
+from scripts.crash_trials import runs_of
+from scripts.real_airflow import RealAirflow
+
+pytestmark = [pytest.mark.airflow, pytest.mark.filterwarnings("default")]
+
+DAGS = Path(__file__).parent / "dags"
+PLACES = ["waiting", "held_open", "deferred"]
+PATIENCE = 180
+AT_ONCE = 6
+SETTLED = 4.0
+"""Seconds in which a run would be cancelled, if anybody were to."""
+
+UNWANTED = {
+    "clear": "success",
+    "mark failed": "failed",
+    "mark success": "success",
+    "task timeout": "failed",
+    "run timeout": "failed",
+}
+"""What can happen to a task whose run is no longer wanted then, and how the task ends."""
+MOVED = ["triggerer restart", "redistribution"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a case.
+
+    :param fates: the status of each run once the task had settled, in the order of their start.
+    :param state: the task's in the end.
+    """
+
+    fates: list[str]
+    state: str | None
+    log: str
+
+
+class Stage:
+    """An Airflow and a Sim server, and how to play a case on them."""
+
+    def __init__(self, airflow: RealAirflow, sim: SimEmulator) -> None:
+        self._airflow = airflow
+        self._sim = sim
+
+    def play(self, event: str, place: str, cancel: bool) -> Outcome:
+        """Start a task, let the event happen to it, and look at its runs until the task has ended."""
+        ends = threading.Event()
+        name = self.begin(event, place, cancel, ends)
+        self.do(event, name)
+        if event == "end":
+            ends.set()
+        if event == "clear":
+            self._await(lambda: self._is_on_its_second_try(name, place), f"{name} to start anew")
+        else:
+            self._airflow.wait_for(name, "run", UNWANTED.get(event, "success"), patience=PATIENCE)
+        self._await(lambda: not self._has_worker(name) or event == "clear", f"the worker of {name} to be gone")
+        time.sleep(SETTLED)
+        fates = [run.status for run in runs_of(self._sim, name)]
+        ends.set()
+        ti = self._airflow.wait_for(name, "run", "success", "failed", patience=PATIENCE)
+        return Outcome(fates, ti.state, self._airflow.log(ti))
+
+    def begin(self, event: str, place: str, cancel: bool, ends: threading.Event) -> str:
+        """Start a task and wait until it waits for its run; the run goes on until told to end."""
+        limit = f"_{event.replace(' ', '_')}" if event.endswith("timeout") else ""
+        name = f"{event.replace(' ', '-')}-{place}-{'cancel' if cancel else 'leave'}"
+        self._sim.workflow(name, duration=lambda _: 0.0 if ends.is_set() else float("inf"))(lambda given: {"done": 1})
+        self._airflow.trigger(f"{place}{limit}_{'cancel' if cancel else 'leave'}", run_id=name)
+        self._await(lambda: bool(runs_of(self._sim, name)), f"a run of {name}")
+        if place == "deferred":
+            self._await(lambda: bool(self._airflow.waiting_in(name)), f"{name} to wait in a triggerer")
+            self._await_looks(name)
+        else:
+            self._airflow.wait_for(name, "run", "running", "failed", patience=PATIENCE)
+        return name
+
+    def do(self, event: str, name: str) -> None:
+        """What a user's click does; the timeouts come by themselves."""
+        ti = self._airflow.task_instance(name, "run")
+        if event == "clear":
+            self._airflow.clear(ti)
+        elif event.startswith("mark "):
+            self._airflow.mark(ti, event.removeprefix("mark "))
+
+    def move(self, event: str) -> dict[bool, Outcome]:
+        """Let deferred tasks lose their triggerer, and look at their runs before they end."""
+        ends = threading.Event()
+        names = {cancel: self.begin(event, "deferred", cancel, ends) for cancel in (True, False)}
+        victims = self._airflow.triggerers
+        if event == "redistribution":
+            self._airflow.start_triggerer()
+            for victim in victims:
+                self._airflow.kill_triggerer(victim)
+        else:
+            for victim in victims:
+                self._airflow.stop_triggerer(victim)
+            self._airflow.start_triggerer()
+
+        def is_taken_over() -> bool:
+            by = [self._airflow.waiting_in(name) for name in names.values()]
+            return all(by) and not any(victim in places for victim in victims for places in by)
+
+        self._await(is_taken_over, "another triggerer to take over")
+        for name in names.values():
+            self._await_looks(name)
+        fates = {cancel: [run.status for run in runs_of(self._sim, name)] for cancel, name in names.items()}
+        ends.set()
+        outcomes = {}
+        for cancel, name in names.items():
+            ti = self._airflow.wait_for(name, "run", "success", "failed", patience=PATIENCE)
+            outcomes[cancel] = Outcome(fates[cancel], ti.state, self._airflow.log(ti))
+        return outcomes
+
+    def _await_looks(self, name: str) -> None:
+        """Wait until the trigger has looked at the run."""
+        seen = len(self._sim.requests)
+        self._await(
+            lambda: any(f"/{name}/runs/" in request.path for request in self._sim.requests[seen:]), f"looks at {name}"
+        )
+
+    def _is_on_its_second_try(self, name: str, place: str) -> bool:
+        ti = self._airflow.task_instance(name, "run")
+        return ti.try_number == 2 and ti.state == ("deferred" if place == "deferred" else "running")
+
+    def _has_worker(self, name: str) -> bool:
+        return self._airflow.worker(self._airflow.task_instance(name, "run")) is not None
+
+    def _await(self, condition, what: str) -> None:
+        self._airflow.wait_until(condition, PATIENCE, what)
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory):
+    with SimEmulator() as sim:
+        connections = {"sim_default": {"conn_type": "sim", "host": sim.url, "password": sim.api_key}}
+        settings = {"AIRFLOW__CORE__PARALLELISM": str(2 * AT_ONCE)}
+        home = tmp_path_factory.mktemp("airflow") / "home"
+        with RealAirflow(home, DAGS, connections=connections, settings=settings) as airflow:
+            yield Stage(airflow, sim)
+
+
+@pytest.fixture(scope="module")
+def unwanted(stage):
+    """The outcome of each case in which the run is no longer wanted, or its error."""
+    cases = [*itertools.product(UNWANTED, PLACES, (True, False)), *(("end", place, True) for place in PLACES)]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return dict(zip(cases, [pool.submit(stage.play, *case) for case in cases], strict=True))
+
+
+@pytest.fixture(scope="module")
+def moved(stage, unwanted):
+    """The outcome of each case in which only the triggerer changes; one after the other."""
+    return {event: stage.move(event) for event in MOVED}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("event", UNWANTED)
+def test_a_run_that_is_no_longer_wanted_is_cancelled(unwanted, event, place):
+    outcome = unwanted[event, place, True].result()
+    assert outcome.fates[0] == "cancelled"
+    assert outcome.state == UNWANTED[event]
+    assert len(outcome.fates) == (2 if event == "clear" else 1), "a cleared task runs afresh"
+    assert "cancelled" in outcome.log, "the log says what cancelling achieved"
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("event", UNWANTED)
+def test_its_author_can_have_it_left_alone(unwanted, event, place):
+    outcome = unwanted[event, place, False].result()
+    assert outcome.state == UNWANTED[event]
+    # Sim itself cancels a run whose caller hangs up.
+    assert outcome.fates[0] == ("cancelled" if place == "held_open" else "running")
+
+
+@pytest.mark.parametrize("cancel", [True, False])
+@pytest.mark.parametrize("event", MOVED)
+def test_a_run_that_is_only_waited_for_elsewhere_is_left_alone(moved, event, cancel):
+    outcome = moved[event][cancel]
+    assert outcome.fates == ["running"]
+    assert outcome.state == "success"
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_nothing_is_cancelled_after_a_normal_end(unwanted, place):
+    outcome = unwanted["end", place, True].result()
+    assert outcome.fates == ["completed"]
+    assert outcome.state == "success"
