@@ -27,7 +27,7 @@ from rich.table import Table
 from airflow_provider_sim.emulator import SimEmulator
 from scripts.crash_trials import OTHERS, OURS, HerdReport, Mode, Point, Trial, Trials, kill_triggerer_under
 from scripts.local_airflow import REPO
-from scripts.real_airflow import RealAirflow
+from scripts.real_airflow import RealAirflow, Victim
 
 HOME = REPO / ".chaos" / "airflow"
 SDK = REPO / ".chaos" / "sdk"
@@ -35,6 +35,8 @@ DAGS = REPO / "scripts" / "chaos_dags"
 SDK_LOCK = REPO / "tests" / "sdk" / "requirements-0.2.1.txt"
 TRIALS, OTHERS_TRIALS, HERD = 200, 15, 50
 SMALL_HERD = 10
+TELLING = (Point.ACCEPTED, Point.ANSWERED)
+"""What is enough to show how the others fare."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,13 +59,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     only = options.only.split(",") if options.only else None
     modes = [mode for mode in [*OURS, *OTHERS] if only is None or mode.dag_id in only]
     chance = random.Random(seed)
-    wanted = draw(
-        [mode for mode in modes if mode.ours], trials=0 if options.small else options.trials, chance=chance
-    ) + draw(
-        [mode for mode in modes if not mode.ours],
-        trials=0 if options.small else options.others * sum(not mode.ours for mode in modes),
-        chance=chance,
-    )
+    ours, others = ([mode for mode in modes if mode.ours is whose] for whose in (True, False))
+    if options.small:
+        wanted = draw(ours, trials=0, chance=chance) + draw(others, trials=0, chance=chance, points=TELLING)
+    else:
+        wanted = draw(ours, trials=options.trials, chance=chance)
+        wanted += draw(others, trials=options.others * len(others), chance=chance)
     began = time.monotonic()
     with SimEmulator() as sim:
         settings = {
@@ -88,9 +89,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return _tell(console, modes, trials, herds, seconds=time.monotonic() - began)
 
 
-def draw(modes: Sequence[Mode], *, trials: int, chance: random.Random) -> list[tuple[Mode, Point]]:
+def draw(
+    modes: Sequence[Mode], *, trials: int, chance: random.Random, points: Iterable[Point] = tuple(Point)
+) -> list[tuple[Mode, Point]]:
     """Each point of each mode once; the rest, up to ``trials``, half at any time and half at random points."""
-    cells = [(mode, point) for mode in modes for point in mode.plans()]
+    cells = [(mode, point) for mode in modes for point in mode.plans() if point in points]
     more: list[tuple[Mode, Point]] = []
     while cells and len(cells) + len(more) < trials:
         anywhere = (chance.choice(list(modes)), Point.ANY)
@@ -128,12 +131,12 @@ def _run(console: Console, trials: Trials, wanted: Sequence[tuple[Mode, Point]])
 
 
 def _is_right(trial: Trial) -> bool:
-    return trial.verdict is not None and not trial.verdict.faults and not trial.plan
+    return trial.verdict is not None and not trial.verdict.faults and trial.missed is None
 
 
 def _described(trial: Trial) -> str:
     faults = trial.verdict.faults if trial.verdict else []
-    return ", ".join(faults + ([f"never came to {trial.plan[0]}"] if trial.plan else []))
+    return ", ".join(faults + ([f"never came to: {trial.missed}"] if trial.missed else []))
 
 
 def _tell(
@@ -141,6 +144,7 @@ def _tell(
 ) -> int:
     console.print(_points_table(modes, trials))
     console.print(_sums_table(modes, trials))
+    console.print(_victims_table([trial for trial in trials if trial.mode.ours]))
     if herds:
         console.print(_herds_table(herds))
     wrong = [trial for trial in trials if trial.mode.ours and not _is_right(trial)]
@@ -206,6 +210,18 @@ def _sums_table(modes: Sequence[Mode], trials: Sequence[Trial]) -> Table:
     return table
 
 
+def _victims_table(trials: Sequence[Trial]) -> Table:
+    """How many of the provider's trials were right, by what was killed."""
+    table = Table(title="The provider's trials, by what was killed", box=box.MARKDOWN, title_justify="left")
+    for name in ("killed", "trials", "kills", "right"):
+        table.add_column(name, justify="left" if name == "killed" else "right")
+    for victim in Victim:
+        of_victim = [trial for trial in trials if trial.victim is victim]
+        right = sum(_is_right(trial) for trial in of_victim)
+        table.add_row(victim, str(len(of_victim)), str(sum(trial.kills for trial in of_victim)), str(right))
+    return table
+
+
 def _herds_table(herds: Iterable[HerdReport]) -> Table:
     """What came of the deferred tasks."""
     table = Table(title="Deferred tasks under a triggerer's SIGKILL", box=box.MARKDOWN, title_justify="left")
@@ -232,7 +248,7 @@ def _keep(path: Path, seed: int, trials: Sequence[Trial]) -> None:
         {
             "name": trial.name,
             "point": trial.point,
-            "node": trial.node,
+            "victim": trial.victim,
             "seconds": trial.seconds,
             "kills": trial.kills,
             "runs": trial.verdict and trial.verdict.runs,

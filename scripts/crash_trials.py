@@ -21,7 +21,7 @@ from typing import Any
 from airflow_provider_sim.emulator import SimEmulator
 from airflow_provider_sim.emulator.runs import Run
 from airflow_provider_sim.emulator.state import SeenRequest
-from scripts.real_airflow import RealAirflow, TaskInstance, Worker
+from scripts.real_airflow import RealAirflow, TaskInstance, Victim, Worker
 
 PATIENCE = 240.0
 """Seconds for a trial; Airflow takes some to notice each death."""
@@ -149,7 +149,7 @@ class Trial:
     """One DAG run on its way; ``verdict`` is there once it is over.
 
     :param plan: the kills that are still to come.
-    :param node: whether the worker's supervisor is killed, too, or the task's own process alone.
+    :param victim: which of the worker's processes die.
     :param seconds: how long the workflow takes.
     """
 
@@ -157,7 +157,7 @@ class Trial:
     mode: Mode
     point: Point
     plan: list[Point]
-    node: bool
+    victim: Victim
     seconds: float
     after: float = 0.0
     kills: int = 0
@@ -165,6 +165,12 @@ class Trial:
     seen_working_at: float | None = None
     verdict: Verdict | None = None
     lock: threading.RLock = field(default_factory=threading.RLock)
+
+    @property
+    def missed(self) -> Point | None:
+        """The point that it never came to; whether there is a worker at any time is left to chance."""
+        left = [point for point in self.plan if point is not Point.ANY or not self.kills]
+        return left[0] if left else None
 
 
 class Executioner:
@@ -195,7 +201,7 @@ class Executioner:
             worker = self.worker_of(trial)
             if worker is None:
                 return False
-            worker.kill(node=trial.node)
+            worker.kill(trial.victim)
             self._note(trial)
             return True
 
@@ -209,6 +215,7 @@ class Executioner:
     def _note(self, trial: Trial) -> None:
         trial.plan.pop(0)
         trial.kills += 1
+        trial.seen_working_at = None
 
     def _kill_once_answered(self, trial: Trial, is_answered: Callable[[], bool]) -> None:
         """Freeze the worker, and kill it when its answer has reached it."""
@@ -223,7 +230,7 @@ class Executioner:
             while not is_answered() and time.monotonic() < until:
                 time.sleep(0.1)
             time.sleep(_ON_ITS_WAY)
-            worker.kill(node=trial.node)
+            worker.kill(trial.victim)
 
         threading.Thread(target=wait_and_kill, daemon=True).start()
 
@@ -314,8 +321,8 @@ class Trials:
             name=f"{mode.dag_id}-{self._number:03}",
             mode=mode,
             point=point,
-            plan=list(mode.plans()[point]),
-            node=chance.random() < 0.7,
+            plan=mode.plans()[point] + [Point.ANY] * (chance.random() < 0.2),
+            victim=chance.choices(list(Victim), [6, 2, 2])[0],
             seconds=seconds,
             after=chance.uniform(0, seconds + 2.5),
         )

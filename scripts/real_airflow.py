@@ -21,6 +21,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -80,6 +81,16 @@ class TaskInstance:
         return self.state in ("success", "failed", "skipped", "upstream_failed", "removed")
 
 
+class Victim(StrEnum):
+    """Which of a worker's processes die."""
+
+    MACHINE = "all processes"
+    """As when the machine is lost or its memory runs out."""
+    TASK = "the task's own"
+    SUPERVISOR = "its supervisor"
+    """The task's code goes on until it has something to say to Airflow."""
+
+
 @dataclass(frozen=True, slots=True)
 class Worker:
     """The processes that one try of a task consists of.
@@ -96,18 +107,18 @@ class Worker:
         with contextlib.suppress(psutil.NoSuchProcess):
             self.runner.suspend()
 
-    def kill(self, *, node: bool = True) -> None:
-        """SIGKILL the task's code and its children.
-
-        :param node: the supervisor, too, as when the machine is lost or its memory runs out.
-        """
+    def kill(self, victim: Victim = Victim.MACHINE) -> None:
+        """SIGKILL the task's processes, or some of them."""
         self.freeze()  # so that the supervisor can't be at anything else than watching it
-        doomed = [*self._below(), self.runner]
-        if node:
+        doomed = [] if victim is Victim.SUPERVISOR else [*self._below(), self.runner]
+        if victim is not Victim.TASK:
             doomed.insert(0, self.supervisor)
         for process in doomed:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
+        if victim is Victim.SUPERVISOR:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                self.runner.resume()
 
     def _below(self) -> list[psutil.Process]:
         with contextlib.suppress(psutil.NoSuchProcess):
