@@ -318,13 +318,22 @@ class RealAirflow:
 
     def kill_triggerer(self, name: str) -> None:
         """SIGKILL a triggerer and the process that runs its triggers."""
-        triggerer = self._parts[name]
-        below = psutil.Process(triggerer.pid).children(recursive=True)
-        triggerer.kill()
-        for process in below:
+        self._signal_triggerer(name, signal.SIGKILL)
+        self._parts[name].wait(timeout=START_PATIENCE)
+
+    def freeze_triggerer(self, name: str) -> None:
+        """Let a triggerer do nothing, as on a machine that hangs, so that Airflow takes it for dead."""
+        self._signal_triggerer(name, signal.SIGSTOP)
+
+    def thaw_triggerer(self, name: str) -> None:
+        """Let a frozen triggerer go on."""
+        self._signal_triggerer(name, signal.SIGCONT)
+
+    def _signal_triggerer(self, name: str, number: signal.Signals) -> None:
+        triggerer = psutil.Process(self._parts[name].pid)
+        for process in [triggerer, *triggerer.children(recursive=True)]:
             with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-        triggerer.wait(timeout=START_PATIENCE)
+                process.send_signal(number)
 
     def live_triggerers(self) -> set[str]:
         """The triggerers that Airflow takes for alive."""

@@ -35,7 +35,8 @@ UNWANTED = {
     "run timeout": "failed",
 }
 """What can happen to a task whose run is no longer wanted then, and how the task ends."""
-MOVED = ["triggerer restart", "redistribution"]
+MOVED = ["triggerer restart", "triggerer killed", "redistribution"]
+"""What can happen to a triggerer; redistributed is what waits in one that hangs, and goes on later."""
 
 
 @dataclass(frozen=True)
@@ -103,13 +104,15 @@ class Stage:
         ends = threading.Event()
         names = {cancel: self.begin(event, "deferred", cancel, ends) for cancel in (True, False)}
         victims = self._airflow.triggerers
-        if event == "redistribution":
+        if event == "triggerer killed":
             self._airflow.start_triggerer()
-            for victim in victims:
-                self._airflow.kill_triggerer(victim)
-        else:
-            for victim in victims:
-                self._airflow.stop_triggerer(victim)
+        for victim in victims:
+            {
+                "triggerer restart": self._airflow.stop_triggerer,
+                "triggerer killed": self._airflow.kill_triggerer,
+                "redistribution": self._airflow.freeze_triggerer,
+            }[event](victim)
+        if event != "triggerer killed":
             self._airflow.start_triggerer()
 
         def is_taken_over() -> bool:
@@ -117,6 +120,10 @@ class Stage:
             return all(by) and not any(victim in places for victim in victims for places in by)
 
         self._await(is_taken_over, "another triggerer to take over")
+        if event == "redistribution":
+            for victim in victims:
+                self._airflow.thaw_triggerer(victim)
+            time.sleep(SETTLED)
         for name in names.values():
             self._await_looks(name)
         fates = {cancel: [run.status for run in runs_of(self._sim, name)] for cancel, name in names.items()}
