@@ -124,9 +124,19 @@ class SimRunTrigger(BaseTrigger):
         yield event
 
     async def on_kill(self) -> None:
-        """Cancel the run: a user has cleared or marked the task (Airflow 3.3 and later)."""
-        if self.cancel_on_kill:
+        """Cancel the run: a user has cleared or marked the task (Airflow 3.3 and later).
+
+        Airflow (3.3.2) calls this as well in a triggerer that hung, when it goes on and finds its triggers handed on.
+        """
+        if self.cancel_on_kill and not await self._is_waited_for_elsewhere():
             await self._cancel()
+
+    async def _is_waited_for_elsewhere(self) -> bool:
+        try:
+            return await is_deferred(self.task_instance)
+        except Exception as error:  # whatever Airflow's processes have to say to each other
+            self.log.warning("Airflow doesn't say whether the task still waits: %s Taking it for killed.", error)
+            return False
 
     async def _cancel(self) -> None:
         from airflow_provider_sim.client.retry import RetryPolicy

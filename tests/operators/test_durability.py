@@ -389,7 +389,19 @@ class TestTriggerKilled:
             operator(deferrable=True).execute(context)
         return deferral.value.trigger
 
-    def test_a_user_s_clearing_cancels_the_run(self, emulator, trigger):
+    @pytest.mark.parametrize("state", [None, "scheduled", "failed", "success"])
+    def test_a_user_s_clearing_or_marking_cancels_the_run(self, emulator, trigger, monkeypatch, state):
+        monkeypatch.setattr("airflow_provider_sim.versions._state_of", lambda ti: state)
+        asyncio.run(trigger.on_kill())
+        assert [run.status for run in emulator.runs] == ["cancelled"]
+
+    def test_a_triggerer_that_hung_leaves_what_another_one_waits_for(self, emulator, trigger, monkeypatch):
+        monkeypatch.setattr("airflow_provider_sim.versions._state_of", lambda ti: "deferred")
+        asyncio.run(trigger.on_kill())
+        assert [run.status for run in emulator.runs] == ["running"]
+
+    def test_where_airflow_doesn_t_tell_it_is_taken_for_a_kill(self, emulator, trigger):
+        trigger.task_instance = None
         asyncio.run(trigger.on_kill())
         assert [run.status for run in emulator.runs] == ["cancelled"]
 
