@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     seed = random.randrange(10**6) if options.seed is None else options.seed
     herd = SMALL_HERD if options.small else HERD
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    console = Console(width=None if sys.stdout.isatty() else 180)
+    console = Console(width=None if sys.stdout.isatty() else 150)
     only = options.only.split(",") if options.only else None
     modes = [mode for mode in [*OURS, *OTHERS] if only is None or mode.dag_id in only]
     chance = random.Random(seed)
@@ -172,7 +172,7 @@ def _points_table(modes: Sequence[Mode], trials: Sequence[Trial]) -> Table:
             of_cell = [trial for trial in trials if (trial.mode, trial.point) == (mode, point)]
             right = sum(_is_right(trial) for trial in of_cell)
             colour = "green" if right == len(of_cell) else "red"
-            cells.append(f"[{colour}]{right} of {len(of_cell)}[/]" if of_cell else "")
+            cells.append(f"[{colour}]{right}/{len(of_cell)}[/]" if of_cell else "")
         table.add_row(mode.title, *cells)
     return table
 
@@ -225,7 +225,7 @@ def _victims_table(trials: Sequence[Trial]) -> Table:
 def _herds_table(herds: Iterable[HerdReport]) -> Table:
     """What came of the deferred tasks."""
     table = Table(title="Deferred tasks under a triggerer's SIGKILL", box=box.MARKDOWN, title_justify="left")
-    for name in ("killed", "deferred", "in the killed one", "all waited for again after", "succeeded", "runs", "wrong"):
+    for name in ("killed", "deferred", "in the killed one", "taken over after", "succeeded", "runs", "wrong"):
         table.add_column(name, justify="left" if name == "killed" else "right")
     for herd in herds:
         verdicts = herd.verdicts

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from airflow_provider_sim.emulator import SimEmulator
+from airflow_provider_sim.emulator import Hold, Match, SimEmulator
 from airflow_provider_sim.emulator.runs import Run
 from airflow_provider_sim.emulator.state import SeenRequest
 from scripts.real_airflow import RealAirflow, TaskInstance, Victim, Worker
@@ -32,14 +32,23 @@ _ON_ITS_WAY = 0.5
 class Point(StrEnum):
     """When a worker is killed."""
 
-    BEFORE = "before the POST"
-    ACCEPTED = "accepted, unanswered"
-    ANSWERED = "answered, unstored"
+    BEFORE = "before POST"
+    """The id is written down, and nothing sent."""
+    LATE = "on its way"
+    """The POST is sent, and reaches Sim only when the next try has asked for the run."""
+    ACCEPTED = "accepted"
+    """Sim has started the run, and not answered."""
+    ANSWERED = "answered"
+    """The answer has arrived, and wasn't read."""
     WAITING = "waiting"
+    """Sim is asked whether the run is over, or the connection is open."""
     FETCHING = "fetching"
-    RETURNING = "before the return"
-    RETURNED = "returned, unnoted"
-    ANY = "at any time"
+    """Sim is asked for the output."""
+    IN_HAND = "in hand"
+    """The output has arrived, and wasn't read."""
+    RETURNED = "returned"
+    """The task's code is through, and Airflow doesn't know."""
+    ANY = "any time"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +71,7 @@ class Mode:
         """The kills for each point; an output is fetched only by a retry where the connection was held open."""
         plans = {point: [point] for point in Point}
         if self.held_open:
-            for point in (Point.FETCHING, Point.RETURNING):
+            for point in (Point.FETCHING, Point.IN_HAND):
                 plans[point] = [Point.ANSWERED, point]
                 if not self.ours:
                     del plans[point]
@@ -72,15 +81,15 @@ class Mode:
 OURS = [
     Mode("held_open", "held open", held_open=True),
     Mode("stream", "stream", held_open=True),
-    Mode("asynchronous", "asynchronous, waiting worker"),
+    Mode("asynchronous", "async, waiting worker"),
     Mode("deferrable", "deferrable"),
-    Mode("fire_and_forget", "fire and forget + sensor", ("run", "wait")),
+    Mode("fire_and_forget", "fire and forget, sensor", ("run", "wait")),
 ]
 OTHERS = [
-    Mode("sdk_held_open", "@task, SDK 0.2.1, held open", held_open=True, ours=False),
-    Mode("sdk_asynchronous", "@task, SDK 0.2.1, asynchronous", ours=False),
+    Mode("sdk_held_open", "SDK 0.2.1, held open", held_open=True, ours=False),
+    Mode("sdk_asynchronous", "SDK 0.2.1, async", ours=False),
     Mode("http_held_open", "HttpOperator, held open", held_open=True, ours=False),
-    Mode("http_asynchronous", "HttpOperator + HttpSensor", ("run", "wait", "fetch"), ours=False),
+    Mode("http_asynchronous", "HttpOperator, HttpSensor", ("run", "wait", "fetch"), ours=False),
 ]
 
 
@@ -163,6 +172,8 @@ class Trial:
     kills: int = 0
     began: float = field(default_factory=time.monotonic)
     seen_working_at: float | None = None
+    late: Hold | None = None
+    asked_anew: bool = False
     verdict: Verdict | None = None
     lock: threading.RLock = field(default_factory=threading.RLock)
 
@@ -194,6 +205,10 @@ class Executioner:
 
         self._sim.workflow(trial.name, duration=trial.seconds)(body)
         self._trials[trial.name] = trial
+        if trial.plan[0] is Point.LATE:
+            sent = Match(operation="execute", workflow_id=trial.name)
+            trial.late = self._sim.hold(sent, proxied=True)
+            threading.Thread(target=self._kill_once_held, args=[trial, trial.late], daemon=True).start()
 
     def kill_now(self, trial: Trial) -> bool:
         """Kill whatever worker the trial has; whether there was one."""
@@ -234,6 +249,16 @@ class Executioner:
 
         threading.Thread(target=wait_and_kill, daemon=True).start()
 
+    def _kill_once_held(self, trial: Trial, hold: Hold) -> None:
+        """Kill the worker whose request is on its way; it arrives when the next try has asked, or sent its own."""
+        hold.wait_until_held(PATIENCE)
+        with trial.lock:
+            self.kill_now(trial)
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline and not trial.asked_anew:
+            time.sleep(0.02)
+        hold.release()
+
     def _on_start(self, run: Run) -> None:
         trial = self._trials.get(run.workflow_id)
         if trial is None:
@@ -253,9 +278,10 @@ class Executioner:
         if trial is None:
             return
         with trial.lock:
+            trial.asked_anew = trial.asked_anew or trial.kills > 0
             if not trial.plan or trial.plan[0] not in self._points_of(request, trial):
                 return
-            if trial.plan[0] is Point.RETURNING:
+            if trial.plan[0] is Point.IN_HAND:
                 self._kill_once_answered(trial, lambda: True)
             else:
                 self.kill_now(trial)
@@ -266,7 +292,7 @@ class Executioner:
         if path.startswith("/returned/"):
             return {Point.RETURNED}
         if "/jobs/" in path or "includeOutput=true" in query:
-            return {Point.FETCHING, Point.RETURNING}
+            return {Point.FETCHING, Point.IN_HAND}
         if request.method == "GET" and path.endswith(f"/workflows/{trial.name}"):
             return {Point.BEFORE}
         run = self._sim.state.runs.get(path.rpartition("/")[2])
@@ -315,7 +341,7 @@ class Trials:
     def _begin(self, mode: Mode, point: Point) -> Trial:
         self._number += 1
         chance = self._chance
-        short = mode.held_open or point in (Point.FETCHING, Point.RETURNING, Point.RETURNED)
+        short = mode.held_open or point in (Point.FETCHING, Point.IN_HAND, Point.RETURNED)
         seconds = chance.uniform(2, 4) if short else chance.choice([chance.uniform(3, 6), chance.uniform(14, 22)])
         trial = Trial(
             name=f"{mode.dag_id}-{self._number:03}",

@@ -34,7 +34,7 @@ from scripts.local_airflow import REPO
 
 START_PATIENCE = 240.0
 """Seconds, on a machine that is busy with something else."""
-STOP_PATIENCE = 20.0
+STOP_PATIENCE = 60.0
 _TITLE = "airflow worker -- "
 
 SETTINGS = {
@@ -263,18 +263,14 @@ class RealAirflow:
         return files >= {path.name for path in self._dags.glob("*.py")}
 
     def _stop(self) -> None:
-        """End what was started: first the parts, then whatever of this Airflow still runs."""
+        """Kill all of it; there is nothing to be kept."""
         for part in self._parts.values():
-            with contextlib.suppress(ProcessLookupError):
-                part.terminate()
-        until = time.monotonic() + STOP_PATIENCE
-        self._kill_workers()  # or the scheduler waits for their tasks
-        for part in self._parts.values():
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                part.wait(timeout=max(0.1, until - time.monotonic()))
-        for process in self._processes():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+            part.kill()  # first, so that none of them starts another process
+        while left := list(self._processes()):
+            for process in left:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            psutil.wait_procs(left, timeout=5)
         for part in self._parts.values():
             part.wait(timeout=STOP_PATIENCE)
 
@@ -284,12 +280,6 @@ class RealAirflow:
             with contextlib.suppress(psutil.Error):
                 if process.environ().get("AIRFLOW_HOME") == str(self.home):
                     yield process
-
-    def _kill_workers(self) -> None:
-        for process in self._processes():
-            with contextlib.suppress(psutil.Error):
-                if " ".join(process.cmdline()).startswith(_TITLE):
-                    process.kill()
 
     # --- triggerers ----------------------------------------------------------------------------------------------
 

@@ -35,8 +35,8 @@ UNWANTED = {
     "run timeout": "failed",
 }
 """What can happen to a task whose run is no longer wanted then, and how the task ends."""
-MOVED = ["triggerer restart", "triggerer killed", "redistribution"]
-"""What can happen to a triggerer; redistributed is what waits in one that hangs, and goes on later."""
+MOVED = ["triggerer restarted", "triggerer killed", "triggerer hung"]
+"""How a task's triggerer can go away while the task waits; one that hangs comes back when another has taken over."""
 
 
 @dataclass(frozen=True)
@@ -99,40 +99,45 @@ class Stage:
         elif event.startswith("mark "):
             self._airflow.mark(ti, event.removeprefix("mark "))
 
-    def move(self, event: str) -> dict[bool, Outcome]:
-        """Let deferred tasks lose their triggerer, and look at their runs before they end."""
+    def move(self) -> dict[bool, dict[str, Outcome]]:
+        """Let two deferred tasks lose their triggerer in each way, and look at their runs each time."""
         ends = threading.Event()
-        names = {cancel: self.begin(event, "deferred", cancel, ends) for cancel in (True, False)}
-        victims = self._airflow.triggerers
-        if event == "triggerer killed":
-            self._airflow.start_triggerer()
-        for victim in victims:
-            {
-                "triggerer restart": self._airflow.stop_triggerer,
-                "triggerer killed": self._airflow.kill_triggerer,
-                "redistribution": self._airflow.freeze_triggerer,
-            }[event](victim)
-        if event != "triggerer killed":
-            self._airflow.start_triggerer()
+        names = {cancel: self.begin("moved", "deferred", cancel, ends) for cancel in (True, False)}
+        fates: dict[str, dict[bool, list[str]]] = {}
+        for event in MOVED:
+            self._lose_triggerer(event, list(names.values()))
+            fates[event] = {cancel: [run.status for run in runs_of(self._sim, name)] for cancel, name in names.items()}
+        ends.set()
+        ended = {
+            cancel: self._airflow.wait_for(name, "run", "success", "failed", patience=PATIENCE)
+            for cancel, name in names.items()
+        }
+        return {
+            cancel: {event: Outcome(fates[event][cancel], ti.state, self._airflow.log(ti)) for event in MOVED}
+            for cancel, ti in ended.items()
+        }
+
+    def _lose_triggerer(self, event: str, names: list[str]) -> None:
+        """Take the triggerer away and wait until another one looks at the runs."""
+        (victim,) = self._airflow.triggerers
+        take_away = {
+            "triggerer restarted": self._airflow.stop_triggerer,
+            "triggerer killed": self._airflow.kill_triggerer,
+            "triggerer hung": self._airflow.freeze_triggerer,
+        }[event]
+        take_away(victim)
+        self._airflow.start_triggerer()
 
         def is_taken_over() -> bool:
-            by = [self._airflow.waiting_in(name) for name in names.values()]
-            return all(by) and not any(victim in places for victim in victims for places in by)
+            by = [self._airflow.waiting_in(name) for name in names]
+            return all(by) and not any(victim in places for places in by)
 
         self._await(is_taken_over, "another triggerer to take over")
-        if event == "redistribution":
-            for victim in victims:
-                self._airflow.thaw_triggerer(victim)
+        if event == "triggerer hung":
+            self._airflow.thaw_triggerer(victim)
             time.sleep(SETTLED)
-        for name in names.values():
+        for name in names:
             self._await_looks(name)
-        fates = {cancel: [run.status for run in runs_of(self._sim, name)] for cancel, name in names.items()}
-        ends.set()
-        outcomes = {}
-        for cancel, name in names.items():
-            ti = self._airflow.wait_for(name, "run", "success", "failed", patience=PATIENCE)
-            outcomes[cancel] = Outcome(fates[cancel], ti.state, self._airflow.log(ti))
-        return outcomes
 
     def _await_looks(self, name: str) -> None:
         """Wait until the trigger has looked at the run."""
@@ -172,8 +177,8 @@ def unwanted(stage):
 
 @pytest.fixture(scope="module")
 def moved(stage, unwanted):
-    """The outcome of each case in which only the triggerer changes; one after the other."""
-    return {event: stage.move(event) for event in MOVED}
+    """The outcome of each case in which only the triggerer changes, when all others are over."""
+    return stage.move()
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -198,7 +203,7 @@ def test_its_author_can_have_it_left_alone(unwanted, event, place):
 @pytest.mark.parametrize("cancel", [True, False])
 @pytest.mark.parametrize("event", MOVED)
 def test_a_run_that_is_only_waited_for_elsewhere_is_left_alone(moved, event, cancel):
-    outcome = moved[event][cancel]
+    outcome = moved[cancel][event]
     assert outcome.fates == ["running"]
     assert outcome.state == "success"
 
