@@ -17,11 +17,7 @@ async def is_deferred(task_instance: Any) -> bool:
 
     Before Airflow 3.3 a cancelled trigger isn't told why: a triggerer that stops or hands its triggers on cancels them
     as well as a user does who clears the task; only then is the task no longer deferred.
-
-    :param task_instance: None outside a triggerer, where no user can have done anything.
     """
-    if task_instance is None:
-        return True
     return str(await asyncio.to_thread(_state_of, task_instance)).rpartition(".")[2].lower() == "deferred"
 
 

@@ -116,12 +116,16 @@ class SimRunTrigger(BaseTrigger):
         except SimError as error:
             event = self._event("error", message=str(error))
         except asyncio.CancelledError:
-            if not _TELLS_OF_KILLS and self.cancel_on_kill and not await is_deferred(self.task_instance):
+            if not _TELLS_OF_KILLS and self.cancel_on_kill and await self._was_killed():
                 await self._cancel()
             raise
         else:
             event = self._event(run.status.value)
         yield event
+
+    async def _was_killed(self) -> bool:
+        """Whether a user has ended the waiting, as far as Airflow before 3.3 tells."""
+        return self.task_instance is not None and not await is_deferred(self.task_instance)
 
     async def on_kill(self) -> None:
         """Cancel the run: a user has cleared or marked the task (Airflow 3.3 and later).
