@@ -21,6 +21,21 @@ async def is_deferred(task_instance: Any) -> bool:
     return str(await asyncio.to_thread(_state_of, task_instance)).rpartition(".")[2].lower() == "deferred"
 
 
+async def push_xcoms(task_instance: Any, xcoms: Mapping[str, Any]) -> None:
+    """Push XComs of a trigger's task as a worker would (Airflow 3.3).
+
+    ``TaskSuccessEvent`` could carry them, but Airflow 3.3.2 stores those as JSON text, and that is what a later task
+    then pulls.
+    """
+    from airflow.sdk.execution_time.xcom import XCom
+
+    names = {name: getattr(task_instance, name) for name in ("dag_id", "task_id", "run_id", "map_index")}
+    if names["map_index"] is None:
+        names["map_index"] = -1
+    for key, value in xcoms.items():
+        await asyncio.to_thread(XCom.set, key=key, value=value, **names)
+
+
 def _state_of(task_instance: Any) -> Any:
     names = {name: getattr(task_instance, name) for name in ("dag_id", "task_id", "run_id", "map_index")}
     try:

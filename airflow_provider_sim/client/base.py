@@ -77,6 +77,11 @@ class BaseClient:
         return self._talk.speaks_v2
 
     @property
+    def settings(self) -> ClientSettings:
+        """What the client is made of, for another of the same server and key."""
+        return self._settings
+
+    @property
     def takes_run_ids(self) -> bool:
         """Whether the server is known to take the caller's run id, so that the same id starts no second run."""
         return self._talk.takes_run_ids

@@ -48,12 +48,20 @@ class SimApprovalLink(_XComLink):
     url_key = APPROVAL_URL_KEY
 
 
-def push_links(context: Context, base_url: str, *, workflow_id: str, run_id: str, workspace_id: str | None) -> None:
-    """Push the addresses as XComs, for the buttons and for other tasks; before the task waits, so that they are there.
+def link_xcoms(base_url: str, *, workflow_id: str, run_id: str, workspace_id: str | None) -> dict[str, str]:
+    """The addresses as XComs, for the buttons and for other tasks.
 
     :param workspace_id: None leads to pages that look it up for whoever is logged in.
     """
-    ti = context["ti"]
-    ti.xcom_push(key=RUN_URL_KEY, value=run_page(base_url, workflow_id, run_id, workspace_id))
-    ti.xcom_push(key=WORKFLOW_URL_KEY, value=workflow_page(base_url, workflow_id, workspace_id))
-    ti.xcom_push(key=APPROVAL_URL_KEY, value=approval_page(base_url, workflow_id, run_id))
+    return {
+        RUN_URL_KEY: run_page(base_url, workflow_id, run_id, workspace_id),
+        WORKFLOW_URL_KEY: workflow_page(base_url, workflow_id, workspace_id),
+        APPROVAL_URL_KEY: approval_page(base_url, workflow_id, run_id),
+    }
+
+
+def push_links(context: Context, base_url: str, *, workflow_id: str, run_id: str, workspace_id: str | None) -> None:
+    """Push the addresses before the task waits, so that they are there while it does; as :func:`link_xcoms`."""
+    links = link_xcoms(base_url, workflow_id=workflow_id, run_id=run_id, workspace_id=workspace_id)
+    for key, url in links.items():
+        context["ti"].xcom_push(key=key, value=url)

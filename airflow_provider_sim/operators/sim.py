@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout, BaseOperator, conf
 
+from airflow_provider_sim.ending import trigger_arguments
 from airflow_provider_sim.exceptions import SimRunTimeoutError
 from airflow_provider_sim.hooks.sim import SimHook
 from airflow_provider_sim.links.sim import SimApprovalLink, SimRunLink, SimWorkflowLink
@@ -82,6 +83,9 @@ class SimExecuteWorkflowOperator(BaseOperator):
     :param max_output_bytes: how large the output may be as JSON; default 16 MiB.
     :param large_outputs: what becomes of a larger one: ``fail``, or ``store`` in ``output_files_dir`` and return
         ``output_path`` and ``size``.
+    :param end_from_trigger: with ``deferrable``, end in the triggerer when the run has completed, without a second
+        worker process (Airflow 3.3 and later). A run that fails, is cancelled or is paused still takes one, so that
+        the task log says what happened.
     :raises SimError: see :mod:`airflow_provider_sim.exceptions`.
     """
 
@@ -112,6 +116,7 @@ class SimExecuteWorkflowOperator(BaseOperator):
         output_files_dir: str | None = None,
         max_output_bytes: int | None = None,
         large_outputs: str = "fail",
+        end_from_trigger: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -134,6 +139,7 @@ class SimExecuteWorkflowOperator(BaseOperator):
         self.output_files_dir = output_files_dir
         self.max_output_bytes = max_output_bytes
         self.large_outputs = large_outputs
+        self.end_from_trigger = end_from_trigger
         self._run: TaskRun | None = None
 
     @cached_property
@@ -296,7 +302,8 @@ class SimExecuteWorkflowOperator(BaseOperator):
     def _defer(self, watch: RunWatch) -> NoReturn:
         from airflow_provider_sim.triggers.sim import SimRunTrigger
 
-        trigger = SimRunTrigger.of_watch(watch, self.sim_conn_id, cancel_on_kill=self.cancel_on_kill)
+        how = {"cancel_on_kill": self.cancel_on_kill, **trigger_arguments(self)}
+        trigger = SimRunTrigger.of_watch(watch, self.sim_conn_id, **how)
         left = None if watch.deadline is None else timedelta(seconds=max(0.0, watch.deadline - time.time())) + _BACKSTOP
         self.defer(trigger=trigger, method_name="execute_complete", timeout=left)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -16,6 +17,7 @@ from airflow.providers.common.compat.sdk import (
     conf,
 )
 
+from airflow_provider_sim.ending import trigger_arguments
 from airflow_provider_sim.exceptions import SimError, SimRunError, SimRunTimeoutError
 from airflow_provider_sim.hooks.sim import SimHook
 from airflow_provider_sim.links.sim import SimApprovalLink, SimRunLink, SimWorkflowLink, push_links
@@ -57,6 +59,11 @@ class SimJobSensor(BaseSensorOperator):
     :param output_files_dir: where to save the output's files, as for ``SimExecuteWorkflowOperator``. (templated)
     :param max_output_bytes: how large the output may be as JSON; default 16 MiB.
     :param large_outputs: what becomes of a larger one: ``fail``, or ``store`` in ``output_files_dir``.
+    :param start_from_trigger: start in the triggerer, without a worker (Airflow 3.3 and later; before, the sensor
+        defers from a worker). Each such task takes the whole serialised DAG into the triggerer: right for narrow DAGs,
+        wrong for ones with hundreds of tasks.
+    :param end_from_trigger: end in the triggerer when the run has completed, without a worker (Airflow 3.3 and later).
+        A run that fails, is cancelled or is paused still takes one, so that the task log says what happened.
     """
 
     template_fields: Sequence[str] = ("workflow_id", "run_id", "sim_conn_id", "selected_outputs", "output_files_dir")
@@ -78,6 +85,8 @@ class SimJobSensor(BaseSensorOperator):
         output_files_dir: str | None = None,
         max_output_bytes: int | None = None,
         large_outputs: str = "fail",
+        start_from_trigger: bool = False,
+        end_from_trigger: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(poke_interval=poke_interval, **kwargs)
@@ -92,7 +101,45 @@ class SimJobSensor(BaseSensorOperator):
         self.output_files_dir = output_files_dir
         self.max_output_bytes = max_output_bytes
         self.large_outputs = large_outputs
+        self.end_from_trigger = end_from_trigger
         self._first_look: float | None = None
+        if start_from_trigger:
+            self._start_in_triggerer()
+
+    def _start_in_triggerer(self) -> None:
+        """Tell Airflow to start the task in the triggerer; where it can't render templates there, defer instead."""
+        from airflow.triggers.base import BaseTrigger, StartTriggerArgs
+
+        self.deferrable = True
+        templates = [_template_for_triggerer(value) for value in (self.workflow_id, self.run_id, self.sim_conn_id)]
+        why_not = None
+        if not hasattr(BaseTrigger, "on_kill"):
+            why_not = "start_from_trigger needs Airflow 3.3: the triggerer of earlier versions renders no templates"
+        elif None in templates:
+            why_not = (
+                "start_from_trigger can't pull XComs of mapped tasks, and of others only by templates with"
+                " map_indexes=-1, because Airflow's triggerer can't"
+            )
+        if why_not:
+            words = f"{why_not}. The sensor {self.task_id!r} starts on a worker and defers from there."
+            warnings.warn(words, UserWarning, stacklevel=3)
+            return
+        workflow_id, run_id, sim_conn_id = templates
+        self.start_from_trigger = True
+        self.start_trigger_args = StartTriggerArgs(
+            trigger_cls="airflow_provider_sim.triggers.sim.SimRunTrigger",
+            trigger_kwargs={
+                "workflow_id": workflow_id,
+                "run_id": run_id,
+                "sim_conn_id": sim_conn_id,
+                "poll_interval": self.poke_interval,
+                "timeout": self.timeout,
+                "on_paused": self.on_paused,
+                **trigger_arguments(self),
+            },
+            next_method="execute_complete",
+            timeout=timedelta(seconds=self.timeout) + _BACKSTOP,
+        )
 
     @cached_property
     def hook(self) -> SimHook:
@@ -237,10 +284,24 @@ class SimJobSensor(BaseSensorOperator):
         from airflow_provider_sim.triggers.sim import SimRunTrigger
 
         self.defer(
-            trigger=SimRunTrigger.of_watch(self._watch, self.sim_conn_id),
+            trigger=SimRunTrigger.of_watch(self._watch, self.sim_conn_id, **trigger_arguments(self)),
             method_name="execute_complete",
             timeout=timedelta(seconds=self.timeout) + _BACKSTOP,
         )
+
+
+def _template_for_triggerer(value: Any) -> str | None:
+    """An argument as text that the triggerer (3.3) can render; None where it can't.
+
+    It can pull the XCom of one task instance, but not the list that a pull without ``map_indexes`` asks for first: the
+    trigger would then wait for ever.
+    """
+    operator = getattr(value, "operator", None)
+    if operator is not None and not getattr(operator, "is_mapped", False):
+        return f"{{{{ ti.xcom_pull(task_ids={operator.task_id!r}, key={value.key!r}, map_indexes=-1) }}}}"
+    if not isinstance(value, str) or ("xcom_pull" in value and "map_indexes" not in value):
+        return None
+    return value
 
 
 def _first_look(context: Context) -> float | None:

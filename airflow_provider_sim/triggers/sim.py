@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import Any
+import time
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
-from airflow.triggers.base import BaseTrigger, TriggerEvent
+from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 
+from airflow_provider_sim.client.models import RunStatus
 from airflow_provider_sim.exceptions import SimError, SimRunTimeoutError
 from airflow_provider_sim.hooks.sim import SimHook
-from airflow_provider_sim.versions import is_deferred
+from airflow_provider_sim.links.sim import link_xcoms
+from airflow_provider_sim.versions import is_deferred, push_xcoms
 from airflow_provider_sim.watch import DEFAULT_POLL_INTERVAL, MAX_FAILED_LOOKS, OnPaused, RunWatch, await_run
+
+if TYPE_CHECKING:
+    from airflow_provider_sim.client.asyncio import AsyncSimClient
+    from airflow_provider_sim.client.models import WorkflowRun
 
 _TELLS_OF_KILLS = hasattr(BaseTrigger, "on_kill")
 """Whether Airflow (3.3 and later) says so when a user has cleared or marked the task."""
+
+TASKS_END_IN_TRIGGERERS = _TELLS_OF_KILLS
+"""Whether a trigger of this Airflow (3.3 and later) can push XComs, and so end a task."""
 
 FIRST_LOOK_AFTER = 3.0
 """Seconds without an event after the start: the scheduler may not yet have read that the task's first leg is over, and
@@ -26,7 +37,8 @@ class SimRunTrigger(BaseTrigger):
 
     The event holds ids and a status only: ``{"status": ..., "workflow_id": ..., "run_id": ..., "job_id": ...}``, where
     the status is the run's (``completed``, ``failed``, ``cancelled``, ``paused``), or ``timeout``, or ``error`` with a
-    ``message``. The task fetches everything else.
+    ``message``. The task fetches everything else. With ``end_from_trigger`` a completed run needs no task for that: the
+    trigger fetches the output and ends the task. Everything else is for a worker, whose log then says it.
 
     :param workflow_id: the workflow.
     :param run_id: the run.
@@ -38,6 +50,10 @@ class SimRunTrigger(BaseTrigger):
     :param max_failed_looks: how many looks in a row may fail.
     :param cancel_on_kill: cancel the run when a user clears or marks the task. Not when the triggerer stops or hands
         the trigger on.
+    :param timeout: seconds from the task's start, instead of ``deadline``, for tasks that start in the triggerer.
+    :param end_from_trigger: end the task here when the run has completed.
+    :param selected_outputs: with ``end_from_trigger``, as for ``SimJobSensor``; so are ``output_files_dir``,
+        ``max_output_bytes``, ``large_outputs`` and ``do_xcom_push``.
     """
 
     def __init__(
@@ -51,6 +67,13 @@ class SimRunTrigger(BaseTrigger):
         on_paused: str = "wait",
         max_failed_looks: int = MAX_FAILED_LOOKS,
         cancel_on_kill: bool = False,
+        timeout: float | None = None,
+        end_from_trigger: bool = False,
+        selected_outputs: Sequence[str] | None = None,
+        output_files_dir: str | None = None,
+        max_output_bytes: int | None = None,
+        large_outputs: str = "fail",
+        do_xcom_push: bool = True,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.workflow_id = workflow_id
@@ -62,9 +85,16 @@ class SimRunTrigger(BaseTrigger):
         self.on_paused = on_paused
         self.max_failed_looks = max_failed_looks
         self.cancel_on_kill = cancel_on_kill
+        self.timeout = timeout
+        self.end_from_trigger = end_from_trigger
+        self.selected_outputs = selected_outputs
+        self.output_files_dir = output_files_dir
+        self.max_output_bytes = max_output_bytes
+        self.large_outputs = large_outputs
+        self.do_xcom_push = do_xcom_push
 
     @classmethod
-    def of_watch(cls, watch: RunWatch, sim_conn_id: str, *, cancel_on_kill: bool = False) -> SimRunTrigger:
+    def of_watch(cls, watch: RunWatch, sim_conn_id: str, **how: Any) -> SimRunTrigger:
         """The trigger that goes on with a watch begun on a worker."""
         return cls(
             workflow_id=watch.workflow_id,
@@ -75,7 +105,7 @@ class SimRunTrigger(BaseTrigger):
             deadline=watch.deadline,
             on_paused=watch.on_paused.value,
             max_failed_looks=watch.max_failed_looks,
-            cancel_on_kill=cancel_on_kill,
+            **how,
         )
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
@@ -92,6 +122,13 @@ class SimRunTrigger(BaseTrigger):
                 "on_paused": self.on_paused,
                 "max_failed_looks": self.max_failed_looks,
                 "cancel_on_kill": self.cancel_on_kill,
+                "timeout": self.timeout,
+                "end_from_trigger": self.end_from_trigger,
+                "selected_outputs": self.selected_outputs,
+                "output_files_dir": self.output_files_dir,
+                "max_output_bytes": self.max_output_bytes,
+                "large_outputs": self.large_outputs,
+                "do_xcom_push": self.do_xcom_push,
             },
         )
 
@@ -102,15 +139,18 @@ class SimRunTrigger(BaseTrigger):
             self.run_id,
             job_id=self.job_id,
             poll_interval=self.poll_interval,
-            deadline=self.deadline,
+            deadline=self._deadline(),
             on_paused=OnPaused(self.on_paused),
             max_failed_looks=self.max_failed_looks,
         )
+        ending: TriggerEvent | None = None
         try:
             async with SimHook(self.sim_conn_id).get_async_conn() as client:
-                # The worker has looked just before it deferred.
-                await asyncio.sleep(watch.first_pause(FIRST_LOOK_AFTER))
+                if self.timeout is None:  # the worker has looked just before it deferred
+                    await asyncio.sleep(watch.first_pause(FIRST_LOOK_AFTER))
                 run = await await_run(client, watch)
+                if self.end_from_trigger and run.status is RunStatus.COMPLETED:
+                    ending = await self._ending(client, run)
         except SimRunTimeoutError:
             event = self._event("timeout")
         except SimError as error:
@@ -120,8 +160,40 @@ class SimRunTrigger(BaseTrigger):
                 await self._cancel()
             raise
         else:
-            event = self._event(run.status.value)
+            event = ending or self._event(run.status.value)
         yield event
+
+    def _deadline(self) -> float | None:
+        """Seconds since the epoch; the same in whichever triggerer."""
+        if self.timeout is None:
+            return self.deadline
+        began: datetime | None = getattr(self.task_instance, "start_date", None)
+        return (began.timestamp() if began else time.time()) + self.timeout
+
+    async def _ending(self, client: AsyncSimClient, run: WorkflowRun) -> TriggerEvent | None:
+        """The task's success, with what a worker would have pushed; None where a worker has to say what is wrong."""
+        from airflow_provider_sim.client.blocking import SimClient
+        from airflow_provider_sim.output import OutputRules
+        from airflow_provider_sim.results import DISPLAY_COPY_KEY, delivered
+
+        if not TASKS_END_IN_TRIGGERERS:
+            self.log.info("end_from_trigger needs Airflow 3.3; a worker ends the task.")
+            return None
+        rules = OutputRules.given(self.output_files_dir, self.max_output_bytes, self.large_outputs)
+        try:
+            output = await client.get_output(run, self.selected_outputs)
+            fetch = SimClient.from_settings(client.settings).download_file
+            result = await asyncio.to_thread(delivered, run, output, rules, fetch=fetch)
+        except SimError as error:
+            self.log.warning("%s A worker goes on with it.", error)
+            return None
+        if self.do_xcom_push:
+            xcoms = {"return_value": result, DISPLAY_COPY_KEY: output.is_display_copy}
+            if self.timeout is not None:  # no worker has been there before
+                links = link_xcoms(client.base_url, workflow_id=self.workflow_id, run_id=self.run_id, workspace_id=None)
+                xcoms.update(links)
+            await push_xcoms(self.task_instance, xcoms)
+        return TaskSuccessEvent()
 
     async def _was_killed(self) -> bool:
         """Whether a user has ended the waiting, as far as Airflow before 3.3 tells."""

@@ -1,0 +1,213 @@
+"""Tasks that end in the triggerer, and sensors that start there."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from airflow.providers.common.compat.sdk import DAG, TaskDeferred
+from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
+
+from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
+from airflow_provider_sim.sensors.sim import SimJobSensor
+from airflow_provider_sim.triggers import sim as triggers
+from tests.operators.conftest import TaskInstance
+
+pytestmark = pytest.mark.usefixtures("connection")
+
+
+@pytest.fixture(autouse=True)
+def _no_pause_before_the_first_look(monkeypatch):
+    monkeypatch.setattr(triggers, "FIRST_LOOK_AFTER", 0.01)
+
+
+@pytest.fixture
+def adds(emulator):
+    emulator.workflow("adds", duration=0.1)(lambda given: {"sum": 3, "password": "p"})
+    return "adds"
+
+
+@pytest.fixture(autouse=True)
+def pushed(monkeypatch):
+    """What triggers push, by what name."""
+    xcoms = {}
+
+    async def push(task_instance, given):
+        json.dumps(given)
+        xcoms.update(given)
+
+    monkeypatch.setattr(triggers, "push_xcoms", push)
+    return xcoms
+
+
+def event_of(trigger: BaseTrigger) -> TriggerEvent:
+    """The trigger's one event, in another process than the one that made it."""
+    _, arguments = trigger.serialize()
+    rebuilt = triggers.SimRunTrigger(**json.loads(json.dumps(arguments)))
+    rebuilt._task_instance = trigger._task_instance
+
+    async def events():
+        return [event async for event in rebuilt.run()]
+
+    [event] = asyncio.run(events())
+    return event
+
+
+def deferred(task, context) -> BaseTrigger:
+    with pytest.raises(TaskDeferred) as deferral:
+        task.execute(context)
+    return deferral.value.trigger
+
+
+def operator(**arguments):
+    return SimExecuteWorkflowOperator(
+        **{"task_id": "t", "workflow_id": "adds", "deferrable": True, "poll_interval": 0.02, "end_from_trigger": True}
+        | arguments
+    )
+
+
+@pytest.fixture
+def start(adds, context):
+    """Start a run as another task would."""
+
+    def start_run(workflow_id=adds):
+        return operator(workflow_id=workflow_id, wait_for_completion=False).execute(context)
+
+    return start_run
+
+
+def sensor(run_id, **arguments):
+    return SimJobSensor(
+        **{"task_id": "s", "workflow_id": "adds", "run_id": run_id, "poke_interval": 0.02, "deferrable": True}
+        | arguments
+    )
+
+
+class TestEndFromTrigger:
+    def test_the_operator_s_task_is_ended_with_what_a_worker_would_have_pushed(self, context, adds, pushed):
+        event = event_of(deferred(operator(), context))
+        assert isinstance(event, TaskSuccessEvent)
+        assert pushed == {"return_value": {"sum": 3, "password": "p"}, "output_is_display_copy": False}
+
+    def test_the_sensor_s_too(self, context, start, pushed):
+        event = event_of(deferred(sensor(start(), end_from_trigger=True), context))
+        assert isinstance(event, TaskSuccessEvent)
+        assert pushed["return_value"] == {"sum": 3, "password": "p"}
+
+    def test_the_payload_that_airflow_logs_holds_no_output(self, context, adds):
+        assert "sum" not in str(event_of(deferred(operator(), context)).payload)
+
+    def test_a_display_copy_is_said_to_be_one(self, context, adds, emulator, pushed):
+        emulator.state.keep_jobs = False
+        event_of(deferred(operator(), context))
+        assert pushed["output_is_display_copy"] is True
+
+    def test_no_xcoms_where_the_author_wants_none(self, context, adds, pushed):
+        event = event_of(deferred(operator(do_xcom_push=False), context))
+        assert isinstance(event, TaskSuccessEvent)
+        assert pushed == {}
+
+    def test_files_are_saved(self, context, emulator, tmp_path, pushed):
+        value = {"id": "f", "name": "a.txt", "size": 2, "type": "text/plain", "key": "k", "context": "execution"}
+        emulator.workflow("adds", duration=0.1)(lambda given: {"file": {**value, "base64": "aGk="}})
+        event_of(deferred(operator(output_files_dir=f"file://{tmp_path}"), context))
+        path = pushed["return_value"]["file"]["path"].removeprefix("file://")
+        with open(path) as saved:
+            assert saved.read() == "hi"
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            pytest.param({"workflow_id": "failing_later"}, id="a failed run"),
+            pytest.param({"max_output_bytes": 5}, id="an output that is too large"),
+            pytest.param({"workflow_id": "paused_later", "on_paused": "return"}, id="a pause"),
+            pytest.param({"timeout": 0.05, "workflow_id": "slow", "input": {"seconds": 60}}, id="out of time"),
+        ],
+    )
+    def test_what_a_worker_has_to_say_is_left_to_it(self, context, adds, emulator, arguments):
+        emulator.workflow("failing_later", duration=0.1)(emulator.state.workflows["failing"].body)
+        emulator.workflow("paused_later", duration=0.1)(
+            lambda given: emulator.state.workflows["paused"].body({"message": ""})
+        )
+        event = event_of(deferred(operator(**arguments), context))
+        assert not isinstance(event, TaskSuccessEvent)
+        assert event.payload["run_id"] == emulator.runs[0].run_id
+
+    def test_earlier_airflow_leaves_it_to_a_worker_and_says_so(self, context, adds, monkeypatch, capfd):
+        monkeypatch.setattr(triggers, "TASKS_END_IN_TRIGGERERS", False)
+        event = event_of(deferred(operator(), context))
+        assert event.payload["status"] == "completed"
+        assert "end_from_trigger needs Airflow 3.3" in "".join(capfd.readouterr())
+
+    def test_without_it_a_worker_ends_the_task(self, context, adds):
+        event = event_of(deferred(operator(end_from_trigger=False), context))
+        assert event.payload["status"] == "completed"
+
+
+@pytest.mark.skipif(not hasattr(BaseTrigger, "on_kill"), reason="came with Airflow 3.3")
+class TestStartFromTrigger:
+    def trigger(self, sensor, ti) -> BaseTrigger:
+        """What Airflow makes of the task without running it, its templates rendered."""
+        assert sensor.start_from_trigger is True
+        args = sensor.start_trigger_args
+        assert args.trigger_cls == "airflow_provider_sim.triggers.sim.SimRunTrigger"
+        trigger = triggers.SimRunTrigger(**json.loads(json.dumps(args.trigger_kwargs)))
+        trigger._task_instance = ti
+        return trigger
+
+    def test_it_ends_there_with_output_and_links(self, start, emulator, pushed):
+        run_id = start()
+        task = sensor(run_id, start_from_trigger=True, end_from_trigger=True)
+        event = event_of(self.trigger(task, TaskInstance()))
+        assert isinstance(event, TaskSuccessEvent)
+        assert pushed["return_value"] == {"sum": 3, "password": "p"}
+        assert pushed["approval_url"] == f"{emulator.url}/resume/adds/{run_id}"
+        assert {"run_url", "workflow_url"} <= set(pushed)
+
+    def test_or_on_a_worker(self, context, start):
+        task = sensor(start(), start_from_trigger=True)
+        event = event_of(self.trigger(task, TaskInstance()))
+        assert task.execute_complete(context, event.payload) == {"sum": 3, "password": "p"}
+
+    def test_the_time_counts_from_the_task_s_start_in_whichever_triggerer(self, start, emulator):
+        emulator.workflow("adds", duration=60)(lambda given: {})
+        ti = TaskInstance()
+        ti.start_date = datetime.now(tz=UTC) - timedelta(seconds=100)
+        task = sensor(start(), start_from_trigger=True, timeout=100.2)
+        assert event_of(self.trigger(task, ti)).payload["status"] == "timeout"
+
+    def test_airflow_s_own_timeout_comes_later(self):
+        task = sensor("r", start_from_trigger=True, timeout=100)
+        assert task.start_trigger_args.timeout > timedelta(seconds=100)
+
+    def test_the_output_of_another_task_becomes_the_template_that_pulls_it(self):
+        with DAG("d"):
+            start = operator(task_id="start", wait_for_completion=False)
+            task = sensor(start.output, start_from_trigger=True)
+        pull = "ti.xcom_pull(task_ids='start', key='return_value', map_indexes=-1)"
+        assert task.start_trigger_args.trigger_kwargs["run_id"] == f"{{{{ {pull} }}}}"
+        assert task.upstream_task_ids == {"start"}
+
+    def test_what_the_triggerer_cannot_pull_is_left_to_a_worker(self):
+        with DAG("d"):
+            starts = SimExecuteWorkflowOperator.partial(task_id="start", workflow_id="w").expand(input=[1, 2])
+            for number, run_id in enumerate([starts.output, "{{ ti.xcom_pull('start') }}"]):
+                with pytest.warns(UserWarning, match="map_indexes=-1.*defers from there"):
+                    task = SimJobSensor(task_id=f"s{number}", workflow_id="w", run_id=run_id, start_from_trigger=True)
+                assert task.start_from_trigger is False
+                assert task.deferrable is True
+
+    def test_its_templates_are_among_the_trigger_s_attributes(self):
+        task = sensor("{{ x }}", start_from_trigger=True, end_from_trigger=True)
+        given = set(task.start_trigger_args.trigger_kwargs)
+        assert set(task.template_fields) <= given
+        assert all(hasattr(triggers.SimRunTrigger("w", "r"), name) for name in given)
+
+    def test_earlier_airflow_defers_from_a_worker_and_says_so(self, monkeypatch):
+        monkeypatch.delattr(BaseTrigger, "on_kill")
+        with pytest.warns(UserWarning, match=r"needs Airflow 3\.3.*defers from there"):
+            task = sensor("r", start_from_trigger=True, deferrable=False)
+        assert task.start_from_trigger is False
+        assert task.deferrable is True
