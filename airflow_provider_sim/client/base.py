@@ -109,7 +109,7 @@ class BaseClient:
             question.new_run_id,
             patient_with=question.patient_with,
             deadline=question.deadline,
-            delays=delays,
+            delays=question.delays or delays,
         )
 
     def _headers(self, request: Request) -> dict[str, str]:

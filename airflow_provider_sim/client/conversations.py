@@ -30,7 +30,7 @@ from airflow_provider_sim.client.models import (
     WorkflowStatus,
     Workspace,
 )
-from airflow_provider_sim.client.retry import NO_RETRY, RetryPolicy
+from airflow_provider_sim.client.retry import NO_RETRY, Delays, RetryPolicy
 from airflow_provider_sim.client.settings import ClientSettings
 from airflow_provider_sim.exceptions import (
     Outcome,
@@ -64,6 +64,7 @@ class Ask:
     :param streamed: the answer is read as it comes.
     :param patient_with: errors that pass by themselves here, beside those that do everywhere.
     :param deadline: seconds since the epoch after which it is not asked again.
+    :param delays: a patience of its own, whatever the conversation's other questions have spent.
     """
 
     call: Call[Any]
@@ -73,6 +74,7 @@ class Ask:
     streamed: bool = False
     patient_with: tuple[type[SimError], ...] = ()
     deadline: float | None = None
+    delays: Delays | None = None
 
 
 Conversation = Generator[Ask, Any, T]

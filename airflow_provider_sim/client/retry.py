@@ -66,6 +66,11 @@ class RetryPolicy:
         """The same policy but for those settings that are given and not None."""
         return replace(self, **{name: value for name, value in changes.items() if value is not None})  # type: ignore[arg-type]
 
+    @property
+    def longest_delay(self) -> float:
+        """Seconds that a delay can take, unless Sim asks for more."""
+        return self.max_delay * (1 + self.jitter)
+
     def delay(self, error: SimError, repetition: int, *, chance: Callable[[], float] = random.random) -> float:
         """Seconds to wait before a repetition.
 

@@ -10,11 +10,12 @@ never sent; refused for a reason that passes      sent again by :mod:`.retry`, a
 refused for another reason; ran                   the error, or the run
 unknown: no or half an answer, 499, 500, 502 …    look for the run: found, take it up; not found, the same id again
 ``ASYNC_ENQUEUE_AMBIGUOUS``                       look for a minute: found, take it up; not found, a new id
-run id used before                                look: a run, take it up; a refusal's trace, or nothing, a new id
+run id used before                                the same; a refusal's trace: a new id
 ================================================  ===================================================================
 
 Where the server chooses its ids itself (the legacy API before v0.7.32), or isn't known not to, "not found" proves
-nothing: the error is raised, and the run isn't started a second time.
+nothing: the error is raised, and the run isn't started a second time. The same holds where the caller's deadline cuts
+that minute short.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from airflow_provider_sim.client.models import (
     WorkflowExecutionResult,
     WorkflowRun,
 )
-from airflow_provider_sim.client.retry import RetryPolicy
+from airflow_provider_sim.client.retry import Delays, RetryPolicy
 from airflow_provider_sim.exceptions import (
     Outcome,
     SimError,
@@ -47,8 +48,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-AMBIGUITY_ENDS_AFTER = 60.0
-"""Seconds after which a run that Sim couldn't confirm, and doesn't know, was never queued."""
+UNTIL_NO_DOUBT = RetryPolicy(max_retries=1000, initial_delay=1.0, max_delay=10.0, max_elapsed=60.0)
+"""Looks for a run whose id Sim has taken: one that it doesn't know after a minute was never queued."""
 
 
 def submit(
@@ -124,22 +125,20 @@ def _look_for(
 
     :raises SimError: the request's own error, if that can't be found out.
     """
-    if error.code == AMBIGUOUS_ENQUEUE:
-        patience = retry.adjusted(max_retries=1000, max_delay=10.0, max_elapsed=AMBIGUITY_ENDS_AFTER)
-    else:
-        patience = retry.adjusted(max_retries=max(2, retry.max_retries))
+    how: dict[str, Any] = {"retry": retry.adjusted(max_retries=max(2, retry.max_retries))}
+    looked = Delays()
+    if _uses_the_id_up(error):  # another id comes next, and nothing but this look keeps it from being a second run
+        how = {"retry": UNTIL_NO_DOUBT, "delays": looked}
     assert error.run_id is not None
     try:
         return (
             yield from talk.get_workflow_run(
-                workflow_id,
-                error.run_id,
-                retry=patience,
-                patient_with=(SimRunNotFoundError,),
-                deadline=deadline,
+                workflow_id, error.run_id, patient_with=(SimRunNotFoundError,), deadline=deadline, **how
             )
         )
-    except SimRunNotFoundError:
+    except SimRunNotFoundError as blind:
+        if _uses_the_id_up(error) and looked.spent < UNTIL_NO_DOUBT.max_elapsed - UNTIL_NO_DOUBT.longest_delay:
+            raise error from blind
         return None
     except SimError as blind:
         raise error from blind

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -211,6 +212,29 @@ class TestAmbiguousQueue:
         assert first != second, "Sim keeps the claim on an id whose fate it doesn't know"
         assert 45 <= sum(client.sleeps) <= 60
 
+    def test_what_was_waited_before_does_not_shorten_that_minute(self, connect, api):
+        busy = replace(api.busy, headers={"retry-after": "50"})
+        answers = [("/execute", answer) for answer in (busy, api.ambiguous, api.ambiguous, api.accepted)]
+        with canned(NO_JOB, (api.run_path, api.unknown_run), *answers) as server:
+            _, client = submit(connect, server, api)
+        assert len(set(starts(server))) == 4
+        assert sum(client.sleeps) >= 50 + 2 * 45
+
+    def test_a_deadline_within_that_minute_leaves_it_open(self, connect, api):
+        answers = [("/execute", api.ambiguous), ("/execute", api.accepted)]
+        with (
+            canned(NO_JOB, (api.run_path, api.unknown_run), *answers) as server,
+            pytest.raises(SimServerError, match="can't say whether it has queued the run"),
+        ):
+            submit(connect, server, api, deadline=time.time() + 5)
+        assert len(starts(server)) == 1
+
+    def test_a_server_that_chooses_ids_itself_names_the_run(self, connect):
+        ambiguous = replace(Legacy.ambiguous, body={**Legacy.ambiguous.body, "executionId": "its-own"})
+        with canned(("/its-own", Legacy.run("queued")), NO_JOB, ("/execute", ambiguous)) as server:
+            submit(connect, server, Legacy)
+        assert len(starts(server)) == 1
+
 
 class TestIdUsedBefore:
     @pytest.mark.parametrize("status", ["running", "completed", "failed"])
@@ -231,6 +255,24 @@ class TestIdUsedBefore:
             submit(connect, server, api)
         first, second = starts(server)
         assert first != second
+
+    def test_a_run_that_is_not_there_at_once_is_waited_for(self, connect, api):
+        """Sim takes the id before the queue shows the run."""
+        looks = [(api.run_path, answer) for answer in [api.unknown_run] * 6 + [api.run("running")]]
+        with canned(NO_JOB, *looks, ("/execute", api.id_used)) as server:
+            taken, client = submit(connect, server, api)
+        assert taken.run_id == "r"
+        assert len(starts(server)) == 1
+        assert 20 <= sum(client.sleeps) <= 60
+
+    def test_a_deadline_before_it_can_be_there_leaves_it_open(self, connect, api):
+        answers = [("/execute", api.id_used), ("/execute", api.accepted)]
+        with (
+            canned(NO_JOB, (api.run_path, api.unknown_run), *answers) as server,
+            pytest.raises(SimRunIdConflictError),
+        ):
+            submit(connect, server, api, deadline=time.time() + 5)
+        assert len(starts(server)) == 1
 
     def test_an_id_of_the_caller_s_own_is_not_exchanged(self, connect, api):
         with (

@@ -6,7 +6,12 @@ from typing import Any
 
 from airflow_provider_sim.client.dialects import fields
 from airflow_provider_sim.client.dialects.exchange import Request, Response, error_of, path_of, read_json
-from airflow_provider_sim.client.dialects.refusals import Refusal, refusal_error, unreadable_error
+from airflow_provider_sim.client.dialects.refusals import (
+    AMBIGUOUS_ENQUEUE,
+    Refusal,
+    refusal_error,
+    unreadable_error,
+)
 from airflow_provider_sim.client.dialects.resources import pause_in, run_error, run_of, run_status, workflow_of
 from airflow_provider_sim.client.models import (
     AsyncExecutionResult,
@@ -122,8 +127,8 @@ def _refusal_in(body: Any, request: Request, response: Response) -> SimError | N
         error.worth_repeating = _REPEATS_OF_401
     if error.retry_after is None:
         error.retry_after = fields.number(body, "retryAfterSeconds")
-    if isinstance(error, SimRunIdConflictError):
-        error.run_id = fields.text(body, "executionId") or error.run_id
+    if isinstance(error, SimRunIdConflictError) or error.code == AMBIGUOUS_ENQUEUE:
+        error.run_id = fields.text(body, "executionId") or error.run_id  # the server's own, where it takes none
     return error
 
 
