@@ -152,11 +152,17 @@ class Conversations:
     ) -> Conversation[Any]:
         """Start a workflow: its result, the receipt of an asynchronous start, or the transport's stream."""
         check_execution(stream, selected_outputs, async_execution, run_timeout)
-        ids = run_id if callable(run_id) else new_run_id
-        first_id = run_id if isinstance(run_id, str) else ids()
+        more = run_id if callable(run_id) else new_run_id
+        sent_id = run_id if isinstance(run_id, str) else more()
+
+        def another_id() -> str:
+            nonlocal sent_id
+            sent_id = more()
+            return sent_id
+
         how: dict[str, Any] = {
             "retry": retry,
-            "new_run_id": None if isinstance(run_id, str) else ids,
+            "new_run_id": None if isinstance(run_id, str) else another_id,
             "timeout": timeout,
             "streamed": stream,
             "deadline": deadline,
@@ -164,11 +170,11 @@ class Conversations:
 
         def call(dialect: Any) -> Call[Any]:
             if stream:
-                started = dialect.execute_stream(workflow_id, input, run_id=first_id, selected_outputs=selected_outputs)
+                started = dialect.execute_stream(workflow_id, input, run_id=sent_id, selected_outputs=selected_outputs)
             elif async_execution:
-                started = dialect.execute_async(workflow_id, input, run_id=first_id, run_timeout=run_timeout)
+                started = dialect.execute_async(workflow_id, input, run_id=sent_id, run_timeout=run_timeout)
             else:
-                started = dialect.execute(workflow_id, input, run_id=first_id)
+                started = dialect.execute(workflow_id, input, run_id=sent_id)
             result: Call[Any] = started
             return result
 
