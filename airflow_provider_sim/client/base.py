@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import replace
 from typing import Any, Self
 
@@ -14,6 +15,9 @@ from airflow_provider_sim.client.retry import Attempts, Delays, RetryPolicy
 from airflow_provider_sim.client.settings import DEFAULT_BASE_URL, DEFAULT_TIMEOUT, HELD_OPEN_TIMEOUT, ClientSettings
 
 log = logging.getLogger(__name__)
+
+SHORTEST_TIMEOUT = 1.0
+"""Seconds to wait for an answer although the deadline has passed."""
 
 
 class BaseClient:
@@ -124,6 +128,8 @@ class BaseClient:
     def _timeouts(self, request: Request, question: Ask) -> tuple[float, float]:
         """Seconds to wait for a connection and for the answer."""
         wait = question.timeout or (HELD_OPEN_TIMEOUT if request.held_open else self._settings.timeout)
+        if request.held_open and question.deadline is not None:
+            wait = min(wait, max(SHORTEST_TIMEOUT, question.deadline - time.time()))
         return min(wait, self._settings.timeout), wait
 
     def _note_rate_limit(self, response: Response) -> None:

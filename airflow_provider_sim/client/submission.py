@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
@@ -80,7 +81,8 @@ def submit(
             if run is not None and not tells_of_a_refusal(run):
                 log.warning("%s The run is there and %s: going on with it.", error, run.status)
                 return (yield from _taken_up(talk, workflow_id, run, receipt=bool(options.get("async_execution"))))
-            if repetition > retry.max_retries or not _may_be_sent_again(talk, error, run):
+            out_of_time = deadline is not None and time.time() >= deadline
+            if repetition > retry.max_retries or out_of_time or not _may_be_sent_again(talk, error, run):
                 raise
             if run is None and not _uses_the_id_up(error):
                 current = error.run_id or current

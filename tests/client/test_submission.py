@@ -312,6 +312,23 @@ class TestTime:
             submit(connect, server, api, deadline=time.time() - 1)
         assert len(starts(server)) == 1
 
+    def test_nothing_is_sent_again_after_it_either(self, connect, lost):
+        with (
+            canned(NO_JOB, (V2.run_path, V2.unknown_run), ("/execute", lost), ("/execute", V2.accepted)) as server,
+            pytest.raises((SimConnectionError, SimServerError)),
+        ):
+            submit(connect, server, V2, deadline=time.time() - 1)
+        assert len(starts(server)) == 1
+
+    def test_a_held_open_answer_is_not_waited_for_longer(self, connect, api):
+        """Of the second attempt, too, whatever the first one left of the time."""
+        time_is_up = {"timeout": 20, "deadline": time.time() + 1, "initial_delay": 0.01}
+        answers = [("/execute", replace(api.busy, headers={})), ("/execute", replace(api.finished, delay=20))]
+        with canned(NO_JOB, (api.run_path, api.run("running")), *answers) as server:
+            taken, _ = submit(connect, server, api, asynchronous=False, **time_is_up)
+        assert taken.status is RunStatus.RUNNING
+        assert len(starts(server)) == 2
+
     def test_one_patience_for_all_questions_together(self, connect):
         with canned(NO_JOB, (V2.run_path, Answer(500, b"")), ("/execute", V2.busy), ("/execute", V2.broke)) as server:
             client = connect(server.url, api_version="v2", retry=patience(max_elapsed=7, initial_delay=4, jitter=0))
