@@ -37,6 +37,7 @@ class SimError(AirflowException):
     :param status: HTTP status of the answer, if there was one.
     :param request_id: Sim's ``x-request-id``, for its support.
     :param retry_after: seconds that Sim asked to wait.
+    :param usual_wait: seconds worth waiting at first where Sim doesn't say.
     :param workflow_id: the workflow concerned.
     :param run_id: the run concerned.
     :param outcome: what the server has done.
@@ -57,6 +58,7 @@ class SimError(AirflowException):
         status: int | None = None,
         request_id: str | None = None,
         retry_after: float | None = None,
+        usual_wait: float = 0.0,
         workflow_id: str | None = None,
         run_id: str | None = None,
         outcome: Outcome = Outcome.UNKNOWN,
@@ -69,6 +71,7 @@ class SimError(AirflowException):
         self.status = status
         self.request_id = request_id
         self.retry_after = retry_after
+        self.usual_wait = usual_wait
         self.workflow_id = workflow_id
         self.run_id = run_id
         self.outcome = outcome

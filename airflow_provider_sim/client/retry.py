@@ -36,7 +36,7 @@ class RetryPolicy:
     """How often and how patiently a request is repeated.
 
     :param max_retries: repetitions after the first attempt.
-    :param initial_delay: seconds before the first repetition.
+    :param initial_delay: seconds before the first repetition; more where Sim's reason is known to last longer.
     :param max_delay: seconds that the growing delay stops at. What Sim asks for by Retry-After goes first.
     :param backoff_multiplier: by how much the delay grows.
     :param jitter: share by which a delay is changed at random, so that many tasks don't come back at once.
@@ -79,7 +79,8 @@ class RetryPolicy:
         """
         if error.retry_after:
             return error.retry_after * (1 + self.jitter * chance())  # never before the time that Sim names
-        grown = min(self.max_delay, self.initial_delay * self.backoff_multiplier ** min(repetition - 1, 64))
+        first = max(self.initial_delay, error.usual_wait)
+        grown = min(self.max_delay, first * self.backoff_multiplier ** min(repetition - 1, 64))
         return grown * (1 + self.jitter * (2 * chance() - 1))
 
 

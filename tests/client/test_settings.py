@@ -82,6 +82,14 @@ def test_the_delay_grows_to_its_limit_and_varies_by_a_quarter():
     assert policy.delay(error, 10_000, chance=lambda: 0.5) == 30
 
 
+def test_the_delay_is_longer_where_the_reason_is_known_to_last():
+    policy = RetryPolicy()
+    full = SimRateLimitError("x", usual_wait=20.0)
+    assert [policy.delay(full, n, chance=lambda: 0.5) for n in (1, 2, 3)] == [20, 30, 30]
+    assert sum(policy.delay(full, n, chance=lambda: 0.0) for n in (1, 2, 3)) >= 60, "when Sim fills the bucket"
+    assert RetryPolicy(max_delay=2.0).delay(full, 1, chance=lambda: 0.5) == 2, "as the author wants it"
+
+
 def test_what_sim_asks_for_goes_first_and_is_never_undercut():
     policy, error = RetryPolicy(max_delay=2), SimRateLimitError("x", retry_after=42)
     assert policy.delay(error, 1, chance=lambda: 0.0) == 42

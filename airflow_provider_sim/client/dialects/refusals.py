@@ -70,6 +70,13 @@ _ADVICE_429 = {
     " max_active_tis_per_dag) or raise the plan",
     "ADMISSION_GATE_CAPACITY": "the server has too much to do at the moment",
 }
+_USUAL_WAIT_429 = {
+    "EXECUTION_CONCURRENCY_LIMIT": 5.0,
+    "RATE_LIMIT_EXCEEDED": 20.0,
+    "ADMISSION_GATE_CAPACITY": 5.0,
+}
+"""Seconds. The legacy API mostly doesn't say how long to wait; it fills the bucket of executions once a minute, which
+three repetitions then outlast."""
 
 
 def tells_of_a_refusal(run: WorkflowRun) -> bool:
@@ -137,6 +144,7 @@ def refusal_error(request: Request, response: Response, refusal: Refusal) -> Sim
             return error(
                 SimRateLimitError,
                 _ADVICE_429.get(detail or "", "too many requests with this key or from this address"),
+                usual_wait=_USUAL_WAIT_429.get(detail or "", 0.0),
                 run_id_spent=detail in ("EXECUTION_CONCURRENCY_LIMIT", "RATE_LIMIT_EXCEEDED"),
             )
         case 503 if detail == AMBIGUOUS_ENQUEUE:
