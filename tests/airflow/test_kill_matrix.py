@@ -198,6 +198,8 @@ def test_its_author_can_have_it_left_alone(unwanted, event, place):
     assert outcome.state == UNWANTED[event]
     # Sim itself cancels a run whose caller hangs up.
     assert outcome.fates[0] == ("cancelled" if place == "held_open" else "running")
+    # A task that is cleared while it runs is gone on with; one that is deferred runs afresh.
+    assert len(outcome.fates) == (2 if event == "clear" and place != "waiting" else 1)
 
 
 @pytest.mark.parametrize("cancel", [True, False])
