@@ -9,7 +9,7 @@ from scripts.real_airflow import REPO, RealAirflow
 
 pytestmark = [pytest.mark.airflow, pytest.mark.filterwarnings("default")]
 
-DAGS = REPO / "tests" / "airflow" / "dags_without_workers"
+DAGS = REPO / "tests" / "airflow" / "dags_triggerer_alone"
 ENDS = {
     "sensed": ("success", "success"),
     "started_only": ("success", "success"),
