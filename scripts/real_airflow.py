@@ -233,8 +233,8 @@ class RealAirflow:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                cwd=self.home,
                 start_new_session=True,
+                cwd=self.home,
             )
 
     def _wait_until_healthy(self) -> None:
@@ -275,10 +275,12 @@ class RealAirflow:
             part.wait(timeout=STOP_PATIENCE)
 
     def _processes(self) -> Iterator[psutil.Process]:
-        """Every process of this Airflow, orphans included."""
+        """Every process of this Airflow, orphans included: workers hide their environment behind their title."""
+        sessions = {part.pid for part in self._parts.values()}
         for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
-                if process.environ().get("AIRFLOW_HOME") == str(self.home):
+            with contextlib.suppress(psutil.Error, ProcessLookupError):
+                ours = os.getsid(process.pid) in sessions or process.environ().get("AIRFLOW_HOME") == str(self.home)
+                if ours and process.status() != psutil.STATUS_ZOMBIE:
                     yield process
 
     # --- triggerers ----------------------------------------------------------------------------------------------
