@@ -52,6 +52,9 @@ _NEVER_SENT = (
     httpx.InvalidURL,
 )
 
+_READ_APART_BYTES = 64 * 1024
+"""Larger answers are read in a thread: a page of a thousand runs takes tens of milliseconds."""
+
 # httpx's own 5 s close every connection between two polls.
 _LIMITS = httpx.Limits(max_connections=50, max_keepalive_connections=50, keepalive_expiry=120)
 
@@ -145,9 +148,17 @@ class AsyncSimClient(BaseClient):
         """As :meth:`.SimClient.get_output`."""
         return await self._hold(self._talk.get_output(run, selected_outputs))
 
-    async def list_workflow_runs(self, workflow_id: str, **filters: Any) -> Page[WorkflowRun]:
+    async def list_workflow_runs(
+        self, workflow_id: str, *, retry: RetryPolicy | None = None, **filters: Any
+    ) -> Page[WorkflowRun]:
         """As :meth:`.SimClient.list_workflow_runs`."""
-        return await self._hold(self._talk.list_workflow_runs(workflow_id, **filters))
+        return await self._hold(self._talk.list_workflow_runs(workflow_id, retry=retry, **filters))
+
+    async def list_logs(
+        self, workspace_id: str, *, retry: RetryPolicy | None = None, **filters: Any
+    ) -> Page[WorkflowRun]:
+        """As :meth:`.SimClient.list_logs`."""
+        return await self._hold(self._talk.list_logs(workspace_id, retry=retry, **filters))
 
     async def cancel_workflow_run(self, workflow_id: str, run_id: str) -> Cancellation:
         """As :meth:`.SimClient.cancel_workflow_run`."""
@@ -242,7 +253,10 @@ class AsyncSimClient(BaseClient):
             response = await self._exchange(call.request, question)
             if isinstance(response, AsyncWorkflowStream):
                 return response
-            result = call.read(response)
+            if len(response.body) > _READ_APART_BYTES:
+                result = await asyncio.to_thread(call.read, response)
+            else:
+                result = call.read(response)
             if not question.streamed:
                 return result
             self._say_not_streamed(call.request)
@@ -253,7 +267,7 @@ class AsyncSimClient(BaseClient):
     async def _exchange(self, request: Request, question: Ask) -> Response | AsyncWorkflowStream:
         connect, wait = self._timeouts(request, question)
         try:
-            http = self._open_http()
+            http = await self._open_http()
             answer = await http.send(
                 http.build_request(
                     request.method,
@@ -266,7 +280,7 @@ class AsyncSimClient(BaseClient):
             )
             headers = {name.lower(): value for name, value in answer.headers.items()}
             head = Response(answer.status_code, headers, b"")
-            self._note_rate_limit(head)
+            self._note_rate_limit(request, head)
             if question.streamed and self._is_event_stream(head):
                 return AsyncWorkflowStream(self._events(answer, request, wait), answer.aclose)
             try:
@@ -286,11 +300,14 @@ class AsyncSimClient(BaseClient):
             raise _fault(request, self.base_url, wait, error) from error
         reader.finish()
 
-    def _open_http(self) -> httpx.AsyncClient:
-        if self._http is None:
+    async def _open_http(self) -> httpx.AsyncClient:
+        if self._http is not None:
+            return self._http
+        verify = await asyncio.to_thread(_tls, self._settings.verify)
+        if self._http is None:  # still: another request may have opened it meanwhile
             # Sim's key is all the identity that a request may carry: no cookies, nothing from a .netrc file.
             self._http = httpx.AsyncClient(
-                verify=_tls(self._settings.verify),
+                verify=verify,
                 limits=_LIMITS,
                 follow_redirects=False,
                 cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),

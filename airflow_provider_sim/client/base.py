@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Self
 
@@ -29,6 +30,7 @@ class BaseClient:
     :param timeout: seconds to wait for an answer; held-open executions have their own.
     :param verify: whether to verify TLS certificates, or the path of a CA bundle to do it with.
     :param retry: for requests that are safe to repeat; an execution is repeated by ``execute_with_retry`` only.
+    :ivar on_rate_limit: called with whatever an answer tells of a rate limit.
     :raises SimConfigurationError: one of them can't work.
     """
 
@@ -43,6 +45,7 @@ class BaseClient:
         retry: RetryPolicy | None = None,
     ) -> None:
         self._rate_limit: RateLimitInfo | None = None
+        self.on_rate_limit: Callable[[RateLimitInfo], None] | None = None
         self._use(
             ClientSettings(
                 api_key=api_key,
@@ -132,8 +135,13 @@ class BaseClient:
             wait = min(wait, max(SHORTEST_TIMEOUT, question.deadline - time.time()))
         return min(wait, self._settings.timeout), wait
 
-    def _note_rate_limit(self, response: Response) -> None:
-        self._rate_limit = rate_limit_info(response) or self._rate_limit
+    def _note_rate_limit(self, request: Request, response: Response) -> None:
+        told = rate_limit_info(response, bucket=request.bucket)
+        if told is None:
+            return
+        self._rate_limit = told
+        if self.on_rate_limit is not None:
+            self.on_rate_limit(told)
 
     def _without_key(self, response: Response) -> Response:
         """An error answer as its words may be shown: proxies exist that throw the request's headers back."""

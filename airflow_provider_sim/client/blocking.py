@@ -225,13 +225,29 @@ class SimClient(BaseClient):
         """
         return self._hold(self._talk.get_output(run, selected_outputs))
 
-    def list_workflow_runs(self, workflow_id: str, **filters: Any) -> Page[WorkflowRun]:
+    def list_workflow_runs(
+        self, workflow_id: str, *, retry: RetryPolicy | None = None, **filters: Any
+    ) -> Page[WorkflowRun]:
         """List one page of a workflow's runs; runs that are only queued are not among them. Takes the v2 API.
 
+        :param retry: other than the client's policy.
         :param filters: ``status`` (one of pending, running, completed, failed, cancelled, paused), ``trigger``,
-            ``start_date`` and ``end_date`` (ISO 8601 with Z), ``limit`` (1 to 100), ``cursor``, ``order`` (desc, asc).
+            ``start_date`` and ``end_date`` (ISO 8601 with Z, or seconds since the epoch), ``limit`` (1 to 100),
+            ``cursor``, ``order`` (desc, asc).
         """
-        return self._hold(self._talk.list_workflow_runs(workflow_id, **filters))
+        return self._hold(self._talk.list_workflow_runs(workflow_id, retry=retry, **filters))
+
+    def list_logs(self, workspace_id: str, *, retry: RetryPolicy | None = None, **filters: Any) -> Page[WorkflowRun]:
+        """List one page of a workspace's runs; runs that are only queued are not among them. Takes the v2 API.
+
+        A run that waits for a person is ``pending`` here; :meth:`get_workflow_run` calls it ``paused``.
+
+        :param retry: other than the client's policy.
+        :param filters: ``workflow_ids`` and ``triggers`` (iterables), ``level`` (info, error), ``start_date`` and
+            ``end_date`` (ISO 8601 with Z, or seconds since the epoch; both count by a run's start), ``run_id``,
+            ``include_output``, ``limit`` (1 to 1000), ``cursor``, ``order`` (desc, asc).
+        """
+        return self._hold(self._talk.list_logs(workspace_id, retry=retry, **filters))
 
     def cancel_workflow_run(self, workflow_id: str, run_id: str) -> Cancellation:
         """Ask for a run to be cancelled; only its status tells whether it was.
@@ -372,7 +388,7 @@ class SimClient(BaseClient):
             )
             headers = {name.lower(): value for name, value in answer.headers.items()}
             head = Response(answer.status_code, headers, b"")
-            self._note_rate_limit(head)
+            self._note_rate_limit(request, head)
             if question.streamed and self._is_event_stream(head):
                 return WorkflowStream(self._events(answer, request, wait), answer.close)
             return self._without_key(replace(head, body=answer.content))

@@ -308,10 +308,23 @@ class Conversations:
             run.raise_for_status()
         return RunOutput(value=run.output, is_display_copy=run.output_is_display_copy)
 
-    def list_workflow_runs(self, workflow_id: str, **filters: Any) -> Conversation[Page[WorkflowRun]]:
-        """List runs; only v2 can."""
+    def list_workflow_runs(
+        self, workflow_id: str, *, retry: RetryPolicy | None = None, **filters: Any
+    ) -> Conversation[Page[WorkflowRun]]:
+        """List runs of a workflow; only v2 can."""
         page: Page[WorkflowRun] = yield from self._either(
-            lambda: ask(v2.list_runs(workflow_id, **filters)), lambda: _needs_v2("list runs with their status")
+            lambda: ask(v2.list_runs(workflow_id, **filters), retry=retry),
+            lambda: _needs_v2("list runs with their status"),
+        )
+        return page
+
+    def list_logs(
+        self, workspace_id: str, *, retry: RetryPolicy | None = None, **filters: Any
+    ) -> Conversation[Page[WorkflowRun]]:
+        """List runs of a workspace; only v2 can."""
+        page: Page[WorkflowRun] = yield from self._either(
+            lambda: ask(v2.list_logs(workspace_id, **filters), retry=retry),
+            lambda: _needs_v2("list runs with their status"),
         )
         return page
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
@@ -102,6 +103,14 @@ class WorkflowRun:
     ended_at: str | None = None
     duration_ms: float | None = None
     cost_usd: float | None = None
+
+    @property
+    def began(self) -> float | None:
+        """When it started, in seconds since the epoch; moves by some milliseconds in a run's first moments."""
+        try:
+            return None if self.started_at is None else datetime.fromisoformat(self.started_at).timestamp()
+        except (ValueError, OverflowError):
+            return None
 
     def raise_for_status(self) -> None:
         """Pass a run that completed, is paused or still goes on.
@@ -244,12 +253,15 @@ class Workspace:
 class RateLimitInfo:
     """What the last answer with rate-limit headers said of its bucket.
 
+    :param bucket: the bucket's name in Sim, such as ``workflows.runs.read`` or ``logs.list``; ``address`` is the one
+        that all requests to v2 from one address share, and which only tells of itself when it is empty.
     :param limit: the bucket's capacity, twice the plan's rate per minute.
     :param remaining: requests left in it.
     :param reset: when it is refilled, seconds since the epoch.
     :param retry_after: seconds to wait, when the answer was a refusal.
     """
 
+    bucket: str | None = None
     limit: int | None = None
     remaining: int | None = None
     reset: float | None = None

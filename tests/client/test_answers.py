@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from urllib.parse import parse_qsl
 
 import pytest
 
 from airflow_provider_sim.client.dialects import legacy, v2
-from airflow_provider_sim.client.dialects.exchange import Response
-from airflow_provider_sim.client.models import AsyncExecutionResult, RunStatus, WorkflowExecutionResult
+from airflow_provider_sim.client.dialects.exchange import Response, rate_limit_info
+from airflow_provider_sim.client.models import AsyncExecutionResult, RunStatus, WorkflowExecutionResult, WorkflowRun
 from airflow_provider_sim.client.stream import (
     StreamBlockError,
     StreamChunk,
@@ -17,7 +18,7 @@ from airflow_provider_sim.client.stream import (
     StreamProgress,
     StreamReader,
 )
-from airflow_provider_sim.exceptions import SimError, SimResponseError, SimStreamError
+from airflow_provider_sim.exceptions import SimError, SimInputError, SimResponseError, SimStreamError
 
 
 def answer(body: object, status: int = 200) -> Response:
@@ -311,3 +312,50 @@ def test_paths_are_encoded_and_unset_queries_left_out():
     assert v2.list_runs("w", status="failed", limit=5).request.path.endswith("/runs?status=failed&limit=5")
     asked = v2.get_run("w", "r", include_output=True, selected_outputs=["b-1.x", "b-2"]).request.path
     assert asked.endswith("?includeOutput=true&selectedOutputs=b-1.x%2Cb-2")
+
+
+def test_a_workspace_s_log():
+    asked = v2.list_logs(
+        "space",
+        workflow_ids=["w-1", "w-2"],
+        triggers=["api"],
+        start_date=1_800_000_000.0004,
+        end_date="2027-02-01T00:00Z",
+    ).request
+    query = dict(parse_qsl(asked.path.partition("?")[2], strict_parsing=True))
+    assert query == {
+        "workspaceId": "space",
+        "workflowIds": "w-1,w-2",
+        "triggers": "api",
+        "startDate": "2027-01-15T08:00:00.000Z",
+        "endDate": "2027-02-01T00:00Z",
+    }
+    assert v2.list_logs("space", workflow_ids=[], triggers=[]).request.path == "/api/v2/logs?workspaceId=space"
+    with pytest.raises(SimInputError):
+        v2.list_logs("space", run_id="no id")
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "bucket"),
+    [
+        pytest.param(200, {"x-ratelimit-limit": "600"}, "logs.list", id="an answer"),
+        pytest.param(429, {"x-ratelimit-limit": "60", "retry-after": "5"}, "logs.list", id="refused by its own"),
+        pytest.param(429, {"x-ratelimit-limit": "600", "retry-after": "60"}, "address", id="refused by the address's"),
+        pytest.param(503, {"retry-after": "5"}, "logs.list", id="nothing but a wait"),
+    ],
+)
+def test_the_bucket_that_an_answer_tells_of(status, headers, bucket):
+    assert rate_limit_info(Response(status, headers, b""), bucket="logs.list").bucket == bucket
+
+
+@pytest.mark.parametrize(
+    ("started_at", "began"),
+    [
+        ("2027-01-15T08:00:00.250Z", 1_800_000_000.25),
+        ("2027-01-15T09:00:00+01:00", 1_800_000_000.0),
+        ("yesterday", None),
+        (None, None),
+    ],
+)
+def test_when_a_run_began(started_at, began):
+    assert WorkflowRun(run_id="r", status=RunStatus.RUNNING, started_at=started_at).began == began

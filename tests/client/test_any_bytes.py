@@ -19,6 +19,7 @@ CALLS = {
     "v2 stream": lambda: v2.execute_stream("w", {}, run_id=None, selected_outputs=None),
     "v2 run": lambda: v2.get_run("w", "r", include_output=True),
     "v2 runs": lambda: v2.list_runs("w"),
+    "v2 logs": lambda: v2.list_logs("space"),
     "v2 cancel": lambda: v2.cancel_run("w", "r"),
     "v2 resume": lambda: v2.resume_run("w", "r", "c", None),
     "v2 workflow": lambda: v2.get_workflow("w"),

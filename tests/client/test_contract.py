@@ -213,6 +213,11 @@ class TestNewServers:
         assert [run.run_id for run in (*first.items, *second.items)] == [run.run_id for run in sim.runs[4::-1]]
         assert second.next_cursor is None, "a queued run is in no list"
         assert client.list_workflow_runs("echo", status="failed").items == ()
+        log = client.list_logs(sim.workspace_id, workflow_ids=["echo"], triggers=["api"], order="asc", limit=1000)
+        assert [run.run_id for run in log.items] == [run.run_id for run in sim.runs[:5]]
+        assert {run.status for run in log.items} == {RunStatus.COMPLETED}
+        later = client.list_logs(sim.workspace_id, start_date=log.items[2].began, end_date=log.items[3].began)
+        assert [run.run_id for run in later.items] == [run.run_id for run in sim.runs[3:1:-1]]
         assert client.list_workspaces().items[0].workspace_id == sim.workspace_id
 
     @pytest.mark.parametrize("profile", [name for name in EVERYWHERE if name.id in ON_V2], indirect=True)

@@ -146,10 +146,10 @@ class TestRunsOfOldServers:
             connect(server.url, api_version="legacy").cancel_workflow_run("w", "r")
         assert caught.value.run_id == "r"
 
-    @pytest.mark.parametrize("method", ["list_workflow_runs", "list_workspaces"])
+    @pytest.mark.parametrize("method", ["list_workflow_runs", "list_logs", "list_workspaces"])
     def test_what_takes_v2(self, connect, method):
         with canned(V2_OFF) as server, pytest.raises(SimUnsupportedError, match="takes Sim's v2 API"):
-            getattr(connect(server.url), method)(*(["w"] if "runs" in method else []))
+            getattr(connect(server.url), method)(*([] if method == "list_workspaces" else ["w"]))
 
 
 class TestResults:

@@ -53,6 +53,8 @@ def call_of(recording: Recording) -> Call[Any]:
             return legacy.get_job(job_id)
         case ("GET", "runs", _):
             return v2.list_runs(workflow_id)
+        case ("GET", "logs", "v2"):
+            return v2.list_logs("space")
         case ("GET", "status", _) if "billing" not in path:
             return legacy.get_workflow_status(workflow_id)
         case ("GET", "usage-limits", _):

@@ -26,6 +26,14 @@ U = TypeVar("U")
 MAX_BODY_BYTES = 10 * 1024 * 1024
 """Sim refuses larger request bodies with 413; its proxy may cut them without a word."""
 
+RATE_WINDOW = 60.0
+"""Seconds; a bucket is refilled all at once each time they have passed, by half its capacity (sim-api D.1)."""
+
+ADDRESS_BUCKET = "address"
+"""Every request to v2 spends it, whatever the key, on every server; no answer tells how full it is."""
+
+ADDRESS_CAPACITY = 600
+
 _RUN_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _BLOCK_ID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
@@ -39,6 +47,7 @@ class Request:
     :param subject: what this is about, for messages: ``start workflow 'wf-1'``.
     :param repeatable: sending it twice does no harm.
     :param held_open: the answer comes only when the run is over.
+    :param bucket: the rate bucket that it spends beside the address's; None on the legacy API, which meters nothing.
     """
 
     method: str
@@ -50,6 +59,7 @@ class Request:
     held_open: bool = False
     workflow_id: str | None = None
     run_id: str | None = None
+    bucket: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,15 +267,20 @@ def retry_after(response: Response, *, now: Callable[[], float] | None = None) -
     return max(0.0, moment.timestamp() - current)
 
 
-def rate_limit_info(response: Response) -> RateLimitInfo | None:
-    """What the answer says of a rate-limit bucket; None if it says nothing (the legacy API never does)."""
+def rate_limit_info(response: Response, *, bucket: str | None = None) -> RateLimitInfo | None:
+    """What the answer says of a rate-limit bucket; None if it says nothing (the legacy API never does).
+
+    :param bucket: the one that the request spends.
+    """
     limit = _whole(response.headers.get("x-ratelimit-limit"))
     remaining = _whole(response.headers.get("x-ratelimit-remaining"))
     reset = _moment(response.headers.get("x-ratelimit-reset"))
     wait = retry_after(response)
     if limit is remaining is reset is wait is None:
         return None
-    return RateLimitInfo(limit=limit, remaining=remaining, reset=reset, retry_after=wait)
+    if response.status == 429 and limit == ADDRESS_CAPACITY:
+        bucket = ADDRESS_BUCKET  # the words are the same as those of the operation's own bucket
+    return RateLimitInfo(bucket=bucket, limit=limit, remaining=remaining, reset=reset, retry_after=wait)
 
 
 def _whole(value: str | None) -> int | None:
@@ -284,6 +299,16 @@ def _moment(value: str | None) -> float | None:
         return datetime.fromisoformat(value.strip()).timestamp()
     except (ValueError, OverflowError):
         return None
+
+
+def utc(moment: str | float) -> str:
+    """A moment as v2 takes it in a query: ISO 8601 with Z.
+
+    :param moment: that already, or seconds since the epoch.
+    """
+    if isinstance(moment, str):
+        return moment
+    return datetime.fromtimestamp(moment, tz=UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def under_run_id(request: Request, header: str, run_id: str) -> Request:

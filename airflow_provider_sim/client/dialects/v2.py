@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from airflow_provider_sim.client.dialects import fields
@@ -17,6 +17,7 @@ from airflow_provider_sim.client.dialects.exchange import (
     path_of,
     read_json,
     under_run_id,
+    utc,
 )
 from airflow_provider_sim.client.dialects.refusals import Refusal, refusal_error, unreadable_error
 from airflow_provider_sim.client.dialects.resources import (
@@ -40,6 +41,20 @@ from airflow_provider_sim.client.models import (
 from airflow_provider_sim.exceptions import Outcome, SimError, SimResponseError, SimV2OffError
 
 T = TypeVar("T")
+
+EXECUTE_BUCKET = "workflows.execute"
+RUN_BUCKET = "workflows.runs.read"
+RUNS_BUCKET = "workflows.runs.list"
+LOGS_BUCKET = "logs.list"
+WORKFLOW_BUCKET = "workflows.read"
+"""The rate buckets that calls spend: each operation has one of its own, for each key and for each user."""
+
+RUNS_PAGE = 100
+LOGS_PAGE = 1000
+"""The most that one answer lists."""
+
+LISTED_STATUSES = frozenset({RunStatus.RUNNING, RunStatus.PENDING, RunStatus.PAUSED})
+"""The statuses of runs that aren't over by which a workflow's runs can be listed; ``queued`` is none of them."""
 
 _GATE_MESSAGE = "Not found"
 """What every route answers while v2 is off; a missing workflow or run is named in the message."""
@@ -93,6 +108,7 @@ def get_run(
         subject=f"read run {run_id!r} of workflow {workflow_id!r}",
         workflow_id=workflow_id,
         run_id=run_id,
+        bucket=RUN_BUCKET,
     )
     return _call(request, _read_run)
 
@@ -102,8 +118,8 @@ def list_runs(
     *,
     status: str | None = None,
     trigger: str | None = None,
-    start_date: str | None = None,
-    end_date: str | None = None,
+    start_date: str | float | None = None,
+    end_date: str | float | None = None,
     limit: int | None = None,
     cursor: str | None = None,
     order: str | None = None,
@@ -112,8 +128,8 @@ def list_runs(
     query = {
         "status": status,
         "trigger": trigger,
-        "startDate": start_date,
-        "endDate": end_date,
+        "startDate": _utc(start_date),
+        "endDate": _utc(end_date),
         "limit": limit,
         "cursor": cursor,
         "order": order,
@@ -123,8 +139,49 @@ def list_runs(
         path_of("v2", "workflows", check_workflow_id(workflow_id), "runs", query=query),
         subject=f"list the runs of workflow {workflow_id!r}",
         workflow_id=workflow_id,
+        bucket=RUNS_BUCKET,
     )
     return Call(request, lambda response: _read_page(request, response, _run))
+
+
+def list_logs(
+    workspace_id: str,
+    *,
+    workflow_ids: Iterable[str] | None = None,
+    triggers: Iterable[str] | None = None,
+    level: str | None = None,
+    start_date: str | float | None = None,
+    end_date: str | float | None = None,
+    run_id: str | None = None,
+    include_output: bool = False,
+    limit: int | None = None,
+    cursor: str | None = None,
+    order: str | None = None,
+) -> Call[Page[WorkflowRun]]:
+    """List the runs of a workspace, newest first unless ``order`` is ``asc``; runs that are only queued are not listed.
+
+    The statuses are those of Sim's log: a run that waits for a person is ``pending`` there, not ``paused``.
+    """
+    query = {
+        "workspaceId": workspace_id,
+        "workflowIds": ",".join(map(check_workflow_id, workflow_ids)) if workflow_ids else None,
+        "triggers": ",".join(triggers) if triggers else None,
+        "level": level,
+        "startDate": _utc(start_date),
+        "endDate": _utc(end_date),
+        "runId": None if run_id is None else check_run_id(run_id),
+        "includeFinalOutput": "true" if include_output else None,
+        "limit": limit,
+        "cursor": cursor,
+        "order": order,
+    }
+    request = Request(
+        "GET",
+        path_of("v2", "logs", query=query),
+        subject=f"list the runs of workspace {workspace_id!r}",
+        bucket=LOGS_BUCKET,
+    )
+    return Call(request, lambda response: _read_page(request, response, _logged_run))
 
 
 def cancel_run(workflow_id: str, run_id: str) -> Call[Cancellation]:
@@ -135,6 +192,7 @@ def cancel_run(workflow_id: str, run_id: str) -> Call[Cancellation]:
         subject=f"cancel run {run_id!r} of workflow {workflow_id!r}",
         workflow_id=workflow_id,
         run_id=run_id,
+        bucket="workflows.runs.cancel",
     )
     return _call(request, _read_cancellation)
 
@@ -154,6 +212,7 @@ def resume_run(workflow_id: str, run_id: str, context_id: str, input: Any) -> Ca
         held_open=True,
         workflow_id=workflow_id,
         run_id=run_id,
+        bucket="workflows.runs.resume",
     )
     return _call(request, _read_resumption)
 
@@ -165,13 +224,14 @@ def get_workflow(workflow_id: str) -> Call[Workflow]:
         path_of("v2", "workflows", check_workflow_id(workflow_id)),
         subject=f"read workflow {workflow_id!r}",
         workflow_id=workflow_id,
+        bucket=WORKFLOW_BUCKET,
     )
     return _call(request, _read_workflow)
 
 
 def list_workspaces() -> Call[Page[Workspace]]:
     """List the workspaces that the key may see: a workspace key sees its own only."""
-    request = Request("GET", path_of("v2", "workspaces"), subject="list the workspaces")
+    request = Request("GET", path_of("v2", "workspaces"), subject="list the workspaces", bucket="workspaces.list")
     return Call(request, lambda response: _read_page(request, response, _workspace))
 
 
@@ -199,6 +259,7 @@ def _execute(
         repeatable=False,
         held_open="async" not in controls,
         workflow_id=workflow_id,
+        bucket=EXECUTE_BUCKET,
     )
 
     def under(run_id: str) -> Call[T]:
@@ -328,6 +389,14 @@ def _read_workflow(request: Request, response: Response, data: Any) -> Workflow:
 
 def _run(data: Any) -> WorkflowRun | None:
     return run_of(data, run_id="runId", output="output", duration="durationMs")
+
+
+def _logged_run(data: Any) -> WorkflowRun | None:
+    return run_of(data, run_id="runId", output="finalOutput", duration="totalDurationMs")
+
+
+def _utc(moment: str | float | None) -> str | None:
+    return None if moment is None else utc(moment)
 
 
 def _workspace(data: Any) -> Workspace | None:
