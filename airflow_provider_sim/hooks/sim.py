@@ -66,7 +66,7 @@ class SimHook(BaseHook):
 
     @property
     def workspace_id(self) -> str | None:
-        """The workspace that the connection names, once :meth:`get_conn` has read it."""
+        """The workspace that the connection names, once :meth:`get_conn` or :meth:`get_async_settings` has read it."""
         return self._workspace_id
 
     def workspace_of(self, workflow_id: str) -> str | None:
@@ -118,11 +118,12 @@ class SimHook(BaseHook):
         """
         return self._async_client()
 
-    @asynccontextmanager
-    async def _async_client(self) -> AsyncIterator[AsyncSimClient]:
-        from airflow.providers.common.compat.connection import get_async_connection, get_async_extra_dejson
+    async def get_async_settings(self) -> ClientSettings:
+        """Return what a client is made of, for those that share one on an event loop.
 
-        from airflow_provider_sim.client.asyncio import AsyncSimClient
+        :raises SimConfigurationError: there is no such connection, or it can't work.
+        """
+        from airflow.providers.common.compat.connection import get_async_connection, get_async_extra_dejson
 
         try:
             connection = self._checked(await get_async_connection(self.sim_conn_id))
@@ -130,8 +131,13 @@ class SimHook(BaseHook):
             raise
         except Exception as error:
             raise self._unknown_connection(error) from error
-        settings = self._settings(connection, await get_async_extra_dejson(connection))
-        async with AsyncSimClient.from_settings(settings) as client:
+        return self._settings(connection, await get_async_extra_dejson(connection))
+
+    @asynccontextmanager
+    async def _async_client(self) -> AsyncIterator[AsyncSimClient]:
+        from airflow_provider_sim.client.asyncio import AsyncSimClient
+
+        async with AsyncSimClient.from_settings(await self.get_async_settings()) as client:
             yield client
 
     def close(self) -> None:

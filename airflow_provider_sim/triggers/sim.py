@@ -15,7 +15,8 @@ from airflow_provider_sim.exceptions import SimError, SimRunTimeoutError
 from airflow_provider_sim.hooks.sim import SimHook
 from airflow_provider_sim.links.sim import link_xcoms
 from airflow_provider_sim.versions import is_deferred, push_xcoms
-from airflow_provider_sim.watch import DEFAULT_POLL_INTERVAL, MAX_FAILED_LOOKS, OnPaused, RunWatch, await_run
+from airflow_provider_sim.watch import DEFAULT_POLL_INTERVAL, MAX_FAILED_LOOKS, OnPaused, RunWatch
+from airflow_provider_sim.watch.watcher import watcher_of
 
 if TYPE_CHECKING:
     from airflow_provider_sim.client.asyncio import AsyncSimClient
@@ -133,7 +134,7 @@ class SimRunTrigger(BaseTrigger):
         )
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Look at the run until there is something to tell; one event."""
+        """Wait, with all triggers of this process, until there is something to tell; one event."""
         watch = RunWatch(
             self.workflow_id,
             self.run_id,
@@ -145,11 +146,14 @@ class SimRunTrigger(BaseTrigger):
         )
         ending: TriggerEvent | None = None
         try:
-            async with SimHook(self.sim_conn_id).get_async_conn() as client:
-                if self.timeout is None:  # the worker has looked just before it deferred
-                    await asyncio.sleep(watch.first_pause(FIRST_LOOK_AFTER))
-                run = await await_run(client, watch)
-                if self.end_from_trigger and run.status is RunStatus.COMPLETED:
+            hook = SimHook(self.sim_conn_id)
+            watcher = watcher_of(await hook.get_async_settings())
+            if self.timeout is None:  # the worker has looked just before it deferred
+                run = await watcher.wait(watch, least=FIRST_LOOK_AFTER, workspace_id=hook.workspace_id)
+            else:
+                run = await watcher.wait(watch, look_soon=True, workspace_id=hook.workspace_id)
+            if self.end_from_trigger and run.status is RunStatus.COMPLETED:
+                async with watcher.lend() as client:
                     ending = await self._ending(client, run)
         except SimRunTimeoutError:
             event = self._event("timeout")

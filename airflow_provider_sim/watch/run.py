@@ -1,8 +1,4 @@
-"""Waiting for a run, for whoever has to: workers that hold on, sensors that look now and then, triggers.
-
-What a look at a run means is decided in one place, :class:`RunWatch`, without I/O; :func:`wait_for_run` and
-:func:`await_run` only look and sleep.
-"""
+"""What a look at a run means: :class:`RunWatch` decides, without I/O; the functions below it only look and sleep."""
 
 from __future__ import annotations
 
@@ -16,7 +12,13 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_sim.client.models import RunStatus, WorkflowRun
 from airflow_provider_sim.client.retry import NO_RETRY
-from airflow_provider_sim.exceptions import Outcome, SimError, SimRunNotFoundError, SimRunTimeoutError
+from airflow_provider_sim.exceptions import (
+    Outcome,
+    SimError,
+    SimRateLimitError,
+    SimRunNotFoundError,
+    SimRunTimeoutError,
+)
 
 if TYPE_CHECKING:
     from airflow_provider_sim.client.asyncio import AsyncSimClient
@@ -83,7 +85,7 @@ class RunWatch:
 
     def saw(self, run: WorkflowRun) -> bool:
         """Take note of a look; return whether the waiting is over."""
-        self._failed_looks, self._asked_to_wait = 0, 0.0
+        self.looked()
         status = run.server_status or run.status.value
         if status != self._last_status:
             log.info("Run %s of workflow %s is %s.", self.run_id, self.workflow_id, _described(run, status))
@@ -93,11 +95,19 @@ class RunWatch:
             return not alone and self.on_paused is not OnPaused.WAIT
         return run.status.is_terminal
 
+    def looked(self) -> None:
+        """Take note of a look that brought nothing new."""
+        self._failed_looks, self._asked_to_wait = 0, 0.0
+
     def missed(self, error: SimError) -> None:
-        """Take note of a look that failed.
+        """Take note of a look that failed. One that Sim has no time for only costs time.
 
         :raises SimError: the same, if looking again is no use.
         """
+        if isinstance(error, SimRateLimitError):
+            self._asked_to_wait = error.retry_after or 0.0
+            log.info("%s Looking again later.", error)
+            return
         if isinstance(error, SimRunNotFoundError) and self._clock() < self._started + NOT_FOUND_GRACE:
             log.info("Run %s is not known to the server yet.", self.run_id)
             return
@@ -112,12 +122,13 @@ class RunWatch:
         left = self.poll_interval if self.deadline is None else self.deadline - self._clock()
         return max(least, min(self.poll_interval, left))
 
-    def pause(self) -> float:
+    def pause(self, *, jitter: float = _JITTER) -> float:
         """Return the seconds until the next look; the last one falls on the deadline.
 
+        :param jitter: share by which it is longer at random, so that many don't look at once.
         :raises SimRunTimeoutError: the deadline has passed.
         """
-        rest = max(self.poll_interval, self._asked_to_wait) * (1 + _JITTER * random.random())  # noqa: S311
+        rest = max(self.poll_interval, self._asked_to_wait) * (1 + jitter * random.random())  # noqa: S311
         if self.deadline is None:
             return rest
         left = self.deadline - self._clock()

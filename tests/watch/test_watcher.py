@@ -1,0 +1,510 @@
+"""What comes of waiting with others: ends, pauses, faults, deadlines, comings and goings, in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+
+import httpx
+import pytest
+
+from airflow_provider_sim.client.models import RunStatus
+from airflow_provider_sim.client.settings import ClientSettings
+from airflow_provider_sim.emulator.profiles import profile_named
+from airflow_provider_sim.exceptions import (
+    SimAuthenticationError,
+    SimRunNotFoundError,
+    SimRunTimeoutError,
+    SimServerError,
+)
+from airflow_provider_sim.watch import OnPaused, RunWatch
+from airflow_provider_sim.watch.watcher import KEPT_OPEN, watcher_of
+from tests.virtual_time import now
+from tests.watch.conftest import together
+
+FLOW = "flow"
+
+
+def deploy(scene, count=5, **how):
+    """Deploy one workflow and start some runs of it."""
+    scene.sim.deploy(FLOW)
+    return [scene.sim.start(FLOW, f"run-{number}", 45, **how) for number in range(count)]
+
+
+def statuses(scene):
+    """By run id, the status or the error's class that its waiting ended in."""
+    return {
+        run_id: getattr(outcome, "status", None) if not isinstance(outcome, Exception) else type(outcome)
+        for run_id, outcome in scene.outcomes.items()
+    }
+
+
+class TestEnds:
+    def test_each_run_s_own(self, play):
+        async def script(scene):
+            scene.sim.deploy(FLOW)
+            starts = [
+                scene.sim.start(FLOW, "well", 42),
+                scene.sim.start(FLOW, "badly", 43, end="failed"),
+                scene.sim.start(FLOW, "stopped", 1000),
+            ]
+            waits = [asyncio.ensure_future(scene.wait(started)) for started in starts]
+            await asyncio.sleep(44)
+            starts[2].cancel()
+            await together(*waits)
+
+        scene = play(script)
+        assert statuses(scene) == {
+            "well": RunStatus.COMPLETED,
+            "badly": RunStatus.FAILED,
+            "stopped": RunStatus.CANCELLED,
+        }
+        assert max(scene.delays.values()) < 10.1
+
+    def test_no_event_in_the_first_seconds(self, play):
+        """The others' looks find the ends at once; the scheduler must not hear of it so soon."""
+
+        async def script(scene):
+            starts = deploy(scene)
+            others = asyncio.ensure_future(together(*(scene.wait(started) for started in starts)))
+            await asyncio.sleep(9)
+            late = now()
+            await scene.wait(scene.sim.start(FLOW, "over-already", 0.1), least=3)
+            assert 3 <= now() - late < 3.01
+            await others
+
+        play(script)
+
+    def test_two_wait_for_one_run(self, play):
+        async def script(scene):
+            [started] = deploy(scene, 1)
+
+            async def wait(interval):
+                watch = RunWatch(FLOW, started.run_id, poll_interval=interval, clock=now)
+                return await scene.watcher.wait(watch)
+
+            runs = await asyncio.gather(wait(10), wait(10), wait(30))
+            assert {run.status for run in runs} == {RunStatus.COMPLETED}
+            assert scene.sim.sent() <= 8
+
+        play(script)
+
+    def test_more_runs_at_one_moment_than_a_page_holds(self, play):
+        async def script(scene):
+            scene.sim.deploy(FLOW)
+            scene.sim.crowd([FLOW], 3000, lambda number: 5)
+            started = [scene.sim.start(FLOW, f"run-{number}", 65, ago=5) for number in range(3)]
+            await together(*(scene.wait(run) for run in started))
+
+        scene = play(script)
+        assert max(scene.delays.values()) < 20
+        assert scene.sim.sent() < 60
+
+    def test_runs_that_something_else_has_started(self, play):
+        """Logs are filtered by what starts runs; a schedule's run isn't among those of the API at first."""
+
+        async def script(scene):
+            starts = deploy(scene, 10)
+            for started in starts[::2]:
+                started.trigger = "schedule"
+            await together(*(scene.wait(started) for started in starts))
+
+        scene = play(script)
+        assert set(statuses(scene).values()) == {RunStatus.COMPLETED}
+        assert scene.sim.sent("/runs/") <= 6
+        assert scene.sim.sent("triggers=api%2Cschedule") >= 3
+
+    def test_a_job_s_id(self, play):
+        async def script(scene):
+            starts = deploy(scene, 5)
+            watches = [
+                RunWatch(FLOW, f"workflow-execution:{started.run_id}", poll_interval=10, clock=now)
+                for started in starts
+            ]
+            runs = await asyncio.gather(*(scene.watcher.wait(watch) for watch in watches))
+            assert [run.run_id for run in runs] == [started.run_id for started in starts]
+            assert scene.sim.sent("/runs/") <= 6, "once read, it is found in lists by its own id"
+
+        play(script)
+
+
+class TestQueues:
+    def test_queued_runs_are_in_no_list(self, play):
+        async def script(scene):
+            starts = deploy(scene, 20, queued=300)
+            await together(*(scene.wait(started) for started in starts))
+
+        scene = play(script)
+        assert set(statuses(scene).values()) == {RunStatus.COMPLETED}
+        assert max(scene.delays.values()) < 10.1
+        assert scene.sim.sent("/runs/") <= 20 * 5, "read now and then, for whoever is cancelled in the queue"
+
+    def test_cancelled_in_the_queue(self, play):
+        async def script(scene):
+            starts = deploy(scene, 3, queued=3000)
+            waits = [asyncio.ensure_future(scene.wait(started)) for started in starts]
+            await asyncio.sleep(200)
+            starts[0].cancel()
+            await waits[0]
+            for wait in waits:
+                wait.cancel()
+
+        scene = play(script)
+        assert statuses(scene) == {"run-0": RunStatus.CANCELLED}
+        assert scene.delays["run-0"] <= 130
+
+    def test_an_id_that_no_run_has(self, play):
+        """As after a refused start; the others are watched all the same."""
+
+        async def script(scene):
+            starts = deploy(scene, 5)
+            scene.sim.forget(starts[0])
+            await together(*(scene.wait(started) for started in starts))
+
+        scene = play(script)
+        assert statuses(scene).pop("run-0") is SimRunNotFoundError
+        assert len(scene.delays) == 5
+
+
+class TestPauses:
+    @pytest.mark.parametrize("others", [0, 5])
+    @pytest.mark.parametrize("on_paused", [OnPaused.FAIL, OnPaused.RETURN])
+    def test_for_a_person(self, play, others, on_paused):
+        """Logs call it pending; only the run itself tells that it is paused, and by what."""
+
+        async def script(scene):
+            starts = deploy(scene, others)
+            paused = scene.sim.start(FLOW, "paused", 15, end="paused") if others else None
+            if paused is None:
+                scene.sim.deploy(FLOW)
+                paused = scene.sim.start(FLOW, "paused", 15, end="paused")
+            await together(scene.wait(paused, on_paused=on_paused), *(scene.wait(started) for started in starts))
+
+        scene = play(script)
+        run = scene.outcomes["paused"]
+        assert (run.status, run.paused.kind) == (RunStatus.PAUSED, "human")
+
+    def test_waited_for_until_it_is_answered(self, play):
+        async def script(scene):
+            starts = [*deploy(scene), scene.sim.start(FLOW, "paused", 15, end="paused")]
+            waits = asyncio.ensure_future(together(*(scene.wait(started) for started in starts)))
+            await asyncio.sleep(600)
+            assert "paused" not in scene.outcomes
+            read = scene.sim.sent("/runs/paused")
+            scene.sim.state.runs["paused"].resume({})
+            await waits
+            assert read <= 60, "alone by then: read at each interval"
+
+        scene = play(script)
+        assert statuses(scene)["paused"] is RunStatus.COMPLETED
+
+    def test_while_others_go_on_it_is_read_once(self, play):
+        async def script(scene):
+            scene.sim.deploy(FLOW)
+            starts = [scene.sim.start(FLOW, f"run-{number}", 600) for number in range(5)]
+            paused = scene.sim.start(FLOW, "paused", 15, end="paused")
+            waits = asyncio.ensure_future(together(*(scene.wait(started) for started in [*starts, paused])))
+            await asyncio.sleep(590)
+            paused.resume({})
+            await waits
+
+        scene = play(script)
+        assert statuses(scene)["paused"] is RunStatus.COMPLETED
+        assert scene.sim.sent("/runs/paused") == 1
+
+    def test_a_timer_s_pause_is_waited_for(self, play):
+        async def script(scene):
+            starts = deploy(scene)
+            timed = scene.sim.start(FLOW, "timed", 15, end="paused", pause=100)
+            await together(scene.wait(timed, on_paused=OnPaused.FAIL), *(scene.wait(started) for started in starts))
+
+        assert statuses(play(script))["timed"] is RunStatus.COMPLETED
+
+
+class TestFaults:
+    def test_a_list_that_fails_now_and_then(self, play):
+        async def script(scene):
+            starts = deploy(scene)
+            scene.sim.refuse("/logs?", status=500, times=2)
+            await together(*(scene.wait(started, max_failed_looks=2) for started in starts))
+
+        scene = play(script)
+        assert set(statuses(scene).values()) == {RunStatus.COMPLETED}
+
+    def test_a_list_that_fails_counts_for_each_run_that_it_concerns(self, play):
+        async def script(scene):
+            starts = deploy(scene)
+            scene.sim.refuse("/logs?", status=500, times=1)
+            await together(*(scene.wait(started, max_failed_looks=number % 2) for number, started in enumerate(starts)))
+
+        scene = play(script)
+        assert statuses(scene) == {
+            "run-0": RunStatus.COMPLETED,  # read by itself, for the dialect
+            "run-1": RunStatus.COMPLETED,
+            "run-2": SimServerError,
+            "run-3": RunStatus.COMPLETED,
+            "run-4": SimServerError,
+        }
+
+    def test_a_list_that_always_fails_is_done_without(self, play):
+        async def script(scene):
+            scene.sim.deploy(FLOW)
+            scene.sim.refuse("/logs?", status=503)
+            starts = [scene.sim.start(FLOW, f"run-{number}", 400) for number in range(5)]
+            await together(*(scene.wait(started) for started in starts))
+
+        scene = play(script)
+        assert set(statuses(scene).values()) == {RunStatus.COMPLETED}
+        assert scene.sim.sent("/logs?") <= 15, "tried again each minute"
+
+    @pytest.mark.parametrize("status", [400, 403, 404])
+    def test_a_list_that_is_refused_is_done_without(self, play, status):
+        async def script(scene):
+            starts = deploy(scene)
+            scene.sim.refuse("/logs?", "/runs?", status=status)
+            await together(*(scene.wait(started, max_failed_looks=0) for started in starts))
+
+        scene = play(script)
+        assert set(statuses(scene).values()) == {RunStatus.COMPLETED}
+        assert scene.sim.sent("/logs?") == 1
+
+    def test_a_run_that_can_t_be_read_harms_no_other(self, play):
+        async def script(scene):
+            scene.sim.deploy(FLOW, "broken")
+            starts = [scene.sim.start(FLOW, "run-0", 300), scene.sim.start(FLOW, "run-1", 300)]
+            broken = scene.sim.start("broken", "broken", 45)
+            scene.sim.refuse("broken", status=500)
+            await together(*(scene.wait(started) for started in [*starts, broken]))
+
+        scene = play(script)
+        assert statuses(scene)["broken"] is SimServerError, "ten looks failed in a row"
+        assert statuses(scene)["run-0"] is RunStatus.COMPLETED
+
+    def test_a_wrong_key_is_told_to_all_at_once(self, play):
+        async def script(scene):
+            starts = deploy(scene)
+            waits = asyncio.ensure_future(together(*(scene.wait(started) for started in starts)))
+            await asyncio.sleep(15)
+            scene.sim.refuse("/api", status=401)
+            await waits
+            assert now() - started_at < 21
+
+        async def timed(scene):
+            nonlocal started_at
+            started_at = now()
+            await script(scene)
+
+        started_at = 0.0
+        assert set(statuses(play(timed)).values()) == {SimAuthenticationError}
+
+    def test_refusals_for_too_many_requests_cost_time_only(self, play):
+        async def script(scene):
+            starts = deploy(scene)
+            scene.sim.refuse("/api", status=429, times=20)
+            await together(*(scene.wait(started, max_failed_looks=0) for started in starts))
+
+        assert set(statuses(play(script)).values()) == {RunStatus.COMPLETED}
+
+    def test_a_request_that_hangs_holds_nothing_else_up(self, play):
+        async def script(scene):
+            scene.sim.deploy(FLOW, "hangs")
+            answer = scene.sim._answer
+            hangs = scene.sim.start("hangs", "hangs", 45)
+
+            async def hang(request: httpx.Request) -> httpx.Response:
+                if "hangs" in str(request.url):
+                    await asyncio.sleep(600)
+                return await answer(request)
+
+            scene.watcher._client.transport = httpx.MockTransport(hang)
+            starts = [scene.sim.start(FLOW, f"run-{number}", 45 + number) for number in range(5)]
+            await together(*(scene.wait(started) for started in [*starts, hangs]))
+
+        scene = play(script)
+        assert max(delay for run_id, delay in scene.delays.items() if run_id != "hangs") < 20
+
+    def test_v2_is_switched_off_meanwhile(self, play):
+        async def script(scene):
+            starts = deploy(scene)
+            waits = asyncio.ensure_future(together(*(scene.wait(started) for started in starts)))
+            await asyncio.sleep(15)
+            scene.sim.state.profile = profile_named("v0.8-legacy")
+            await waits
+
+        scene = play(script)
+        assert set(statuses(scene).values()) == {RunStatus.COMPLETED}
+
+    def test_an_answer_that_nobody_expected_is_told_and_not_waited_out(self, play, monkeypatch, caplog):
+        def saw(self, run):
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(RunWatch, "saw", saw)
+
+        async def script(scene):
+            await together(*(scene.wait(started) for started in deploy(scene)))
+
+        assert set(statuses(play(script)).values()) == {ZeroDivisionError}
+        assert "couldn't make sense" in caplog.text
+
+
+class TestWorkspaces:
+    def test_the_connection_s_word_spares_the_look_up(self, play):
+        async def script(scene):
+            await together(*(scene.wait(started, workspace_id="space") for started in deploy(scene)))
+
+        scene = play(script)
+        assert len(scene.delays) == 5
+        assert scene.sim.sent("/workflows/flow") == 1, "what settles the dialect"
+
+    @pytest.mark.parametrize("wrong", ["nowhere", "99999999-2222-4333-8444-555555555555"])
+    def test_a_wrong_word_is_corrected(self, play, wrong):
+        async def script(scene):
+            await together(*(scene.wait(started, workspace_id=wrong) for started in deploy(scene)))
+
+        scene = play(script)
+        assert set(statuses(scene).values()) == {RunStatus.COMPLETED}
+        assert max(scene.delays.values()) < 10.1
+        assert scene.sim.sent("workspaceId=space") >= 2
+
+    def test_a_workflow_whose_workspace_nobody_tells(self, play):
+        async def script(scene):
+            starts = deploy(scene)
+            fault = scene.sim.fault
+
+            def no_workflow(request):
+                if request.url.path.endswith("/workflows/flow"):
+                    return httpx.Response(500)
+                return fault(request)
+
+            scene.sim.fault = no_workflow
+            await together(*(scene.wait(started) for started in starts))
+
+        scene = play(script)
+        assert set(statuses(scene).values()) == {RunStatus.COMPLETED}
+        assert scene.sim.sent("/logs?") == 0
+        assert scene.sim.sent("/runs?status=running") >= 2, "a workflow's own list needs no workspace"
+
+
+class TestDeadlines:
+    def test_one_last_look(self, play):
+        async def script(scene):
+            scene.sim.deploy(FLOW)
+            starts = [scene.sim.start(FLOW, f"run-{number}", 50 if number else 29.5) for number in range(3)]
+            await together(*(scene.wait(started, interval=20, deadline=now() + 30) for started in starts))
+
+        scene = play(script)
+        assert scene.outcomes["run-0"].status is RunStatus.COMPLETED, "it ended after the last regular look"
+        assert isinstance(scene.outcomes["run-1"], SimRunTimeoutError)
+        assert "last seen running" in str(scene.outcomes["run-1"])
+
+    def test_a_queued_run_s_last_look_is_a_read(self, play):
+        async def script(scene):
+            starts = deploy(scene, 3, queued=3000)
+            await together(*(scene.wait(started, deadline=now() + 95) for started in starts))
+            assert 95 <= now() - started_at < 97
+
+        async def timed(scene):
+            nonlocal started_at
+            started_at = now()
+            await script(scene)
+
+        started_at = 0.0
+        scene = play(timed)
+        assert "last seen queued" in str(scene.outcomes["run-0"])
+
+    def test_where_rate_limits_allow_no_last_look(self, play):
+        async def script(scene):
+            starts = deploy(scene, 3)
+            scene.sim.refuse("/api", status=429)
+            await together(*(scene.wait(started, deadline=now() + 30) for started in starts))
+
+        assert set(statuses(play(script)).values()) == {SimRunTimeoutError}
+
+
+class TestComingAndGoing:
+    def test_who_leaves_takes_only_their_own_run_along(self, play):
+        async def script(scene):
+            starts = deploy(scene)
+            waits = [asyncio.ensure_future(scene.wait(started)) for started in starts]
+            await asyncio.sleep(15)
+            waits[0].cancel()
+            await together(*waits[1:])
+
+        scene = play(script)
+        assert statuses(scene).keys() == {f"run-{number}" for number in range(1, 5)}
+
+    def test_connections_are_kept_for_who_comes_next_and_closed_at_last(self, play):
+        async def script(scene):
+            scene.sim.deploy(FLOW)
+            closed = []
+
+            async def close(really_close=scene.watcher._client.close):
+                closed.append(now())
+                await really_close()
+
+            scene.watcher._client.close = close
+            for number in range(3):
+                await scene.wait(scene.sim.start(FLOW, f"run-{number}", 5))
+                await asyncio.sleep(KEPT_OPEN - 1)
+            assert not closed
+            await asyncio.sleep(2)
+            assert len(closed) == 1
+            await scene.wait(scene.sim.start(FLOW, "another", 5))
+            assert scene.outcomes["another"].status is RunStatus.COMPLETED
+
+        play(script)
+
+    def test_the_loop_s_end_closes_everything(self, play):
+        async def script(scene):
+            closing = []
+
+            async def close():
+                closing.append(scene)
+
+            scene.watcher._client.close = close
+            waits = [asyncio.ensure_future(scene.wait(started)) for started in deploy(scene)]
+            await asyncio.sleep(15)
+            scene.closing = closing
+            del waits
+
+        assert play(script).closing
+
+    def test_each_run_s_lines_go_to_whoever_waits_for_it(self, play, caplog):
+        caplog.set_level(logging.INFO, "airflow_provider_sim")
+        task = contextvars.ContextVar("task", default="nobody")
+        lines = []
+
+        class Keep(logging.Handler):
+            def emit(self, record):
+                lines.append((task.get(), record.getMessage()))
+
+        async def script(scene):
+            async def one(started):
+                task.set(started.run_id)
+                await scene.wait(started)
+
+            await asyncio.gather(*(asyncio.create_task(one(started)) for started in deploy(scene)))
+
+        handler = Keep()
+        logging.getLogger("airflow_provider_sim").addHandler(handler)
+        try:
+            play(script)
+        finally:
+            logging.getLogger("airflow_provider_sim").removeHandler(handler)
+        for number in range(5):
+            own = [line for name, line in lines if name == f"run-{number}"]
+            assert own == [
+                f"Run run-{number} of workflow flow is running.",
+                f"Run run-{number} of workflow flow is completed.",
+            ]
+
+    def test_one_for_each_loop_server_and_key(self):
+        async def main():
+            one = watcher_of(ClientSettings("key", "http://sim", timeout=5))
+            assert watcher_of(ClientSettings("key", "http://sim", timeout=50)) is one
+            assert watcher_of(ClientSettings("another", "http://sim")) is not one
+            assert watcher_of(ClientSettings("key", "http://another")) is not one
+            return one
+
+        assert asyncio.run(main()) is not asyncio.run(main())
