@@ -40,6 +40,7 @@ class V2:
         503, {"error": {"code": "SERVICE_UNAVAILABLE", "message": "Async execution queue acceptance could not be"
                         " confirmed", "details": {"code": "ASYNC_ENQUEUE_AMBIGUOUS", "runId": "r"}}}
     )  # fmt: skip
+    down = Answer(503, {"error": {"code": "SERVICE_UNAVAILABLE", "message": "Usage admission is unavailable"}})
     busy = Answer(
         429, {"error": {"code": "RATE_LIMITED", "message": "Too many concurrent executions",
                         "details": {"code": "EXECUTION_CONCURRENCY_LIMIT"}}}, {"retry-after": "5"}
@@ -65,6 +66,7 @@ class Legacy:
     ambiguous = Answer(
         503, {"error": "Async execution queue acceptance could not be confirmed", "code": "ASYNC_ENQUEUE_AMBIGUOUS"}
     )
+    down = Answer(503, {"error": "Service temporarily at capacity"})
     busy = Answer(429, {"error": "Too many concurrent executions are in progress"})
 
     @staticmethod
@@ -323,7 +325,7 @@ class TestTime:
     def test_a_held_open_answer_is_not_waited_for_longer(self, connect, api):
         """Of the second attempt, too, whatever the first one left of the time."""
         time_is_up = {"timeout": 20, "deadline": time.time() + 1, "initial_delay": 0.01}
-        answers = [("/execute", replace(api.busy, headers={})), ("/execute", replace(api.finished, delay=20))]
+        answers = [("/execute", api.down), ("/execute", replace(api.finished, delay=20))]
         with canned(NO_JOB, (api.run_path, api.run("running")), *answers) as server:
             taken, _ = submit(connect, server, api, asynchronous=False, **time_is_up)
         assert taken.status is RunStatus.RUNNING
