@@ -47,6 +47,7 @@ class SimError(AirflowException):
     """
 
     default_code: ClassVar[str] = "SIM_ERROR"
+    default_outcome: ClassVar[Outcome] = Outcome.UNKNOWN
     passes_by_itself: ClassVar[bool] = False
 
     def __init__(
@@ -61,7 +62,7 @@ class SimError(AirflowException):
         usual_wait: float = 0.0,
         workflow_id: str | None = None,
         run_id: str | None = None,
-        outcome: Outcome = Outcome.UNKNOWN,
+        outcome: Outcome | None = None,
         run_id_spent: bool = False,
         worth_repeating: float | None = None,
     ) -> None:
@@ -74,7 +75,7 @@ class SimError(AirflowException):
         self.usual_wait = usual_wait
         self.workflow_id = workflow_id
         self.run_id = run_id
-        self.outcome = outcome
+        self.outcome = outcome or self.default_outcome
         self.run_id_spent = run_id_spent
         self.worth_repeating = (inf if self.passes_by_itself else 0) if worth_repeating is None else worth_repeating
 
@@ -87,6 +88,7 @@ class SimConfigurationError(SimPermanentError):
     """The connection or the client's settings can't work; nothing was sent."""
 
     default_code = "CONFIGURATION_ERROR"
+    default_outcome = Outcome.NEVER_SENT
 
 
 class SimInputError(SimPermanentError):

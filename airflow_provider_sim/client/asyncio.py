@@ -21,7 +21,7 @@ import tenacity
 from airflow_provider_sim.client import faults
 from airflow_provider_sim.client.base import BaseClient
 from airflow_provider_sim.client.conversations import Ask, Conversation, given
-from airflow_provider_sim.client.dialects.exchange import Request, Response
+from airflow_provider_sim.client.dialects.exchange import Request, Response, streaming
 from airflow_provider_sim.client.dialects.files import check_file_answer, file_request
 from airflow_provider_sim.client.models import (
     AsyncExecutionResult,
@@ -297,7 +297,7 @@ class AsyncSimClient(BaseClient):
                 for event in reader.feed(piece):
                     yield event
         except httpx.HTTPError as error:
-            raise _fault(request, self.base_url, wait, error) from error
+            raise _fault(streaming(request), self.base_url, wait, error) from error
         reader.finish()
 
     async def _open_http(self) -> httpx.AsyncClient:

@@ -15,7 +15,7 @@ import tenacity
 from airflow_provider_sim.client import faults
 from airflow_provider_sim.client.base import BaseClient
 from airflow_provider_sim.client.conversations import Ask, Conversation, RunId, given
-from airflow_provider_sim.client.dialects.exchange import Request, Response
+from airflow_provider_sim.client.dialects.exchange import Request, Response, streaming
 from airflow_provider_sim.client.dialects.files import check_file_answer, file_request
 from airflow_provider_sim.client.models import (
     AsyncExecutionResult,
@@ -401,7 +401,7 @@ class SimClient(BaseClient):
             for piece in answer.iter_content(None if answer.raw.chunked else _PIECE_BYTES):
                 yield from reader.feed(piece)
         except requests.RequestException as error:
-            raise _fault(request, self.base_url, wait, error) from error
+            raise _fault(streaming(request), self.base_url, wait, error) from error
         reader.finish()
 
     def _open_session(self) -> requests.Session:

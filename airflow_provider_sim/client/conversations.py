@@ -314,7 +314,7 @@ class Conversations:
         """List runs of a workflow; only v2 can."""
         page: Page[WorkflowRun] = yield from self._either(
             lambda: ask(v2.list_runs(workflow_id, **filters), retry=retry),
-            lambda: _needs_v2("list runs with their status"),
+            lambda: _needs_v2(f"list the runs of workflow {workflow_id!r}"),
         )
         return page
 
@@ -324,7 +324,7 @@ class Conversations:
         """List runs of a workspace; only v2 can."""
         page: Page[WorkflowRun] = yield from self._either(
             lambda: ask(v2.list_logs(workspace_id, **filters), retry=retry),
-            lambda: _needs_v2("list runs with their status"),
+            lambda: _needs_v2(f"list the runs of workspace {workspace_id!r}"),
         )
         return page
 

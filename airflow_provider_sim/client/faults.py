@@ -34,12 +34,18 @@ def unreachable(request: Request, base_url: str, cause: BaseException) -> SimErr
 
 def timed_out(request: Request, base_url: str, timeout: float) -> SimError:
     """No answer came in time."""
-    advice = (
-        "Hanging up cancels a run that Sim holds open; use async_execution=True or deferrable=True for long runs, or a"
-        " longer timeout"
-        if request.held_open
-        else "Sim may be overloaded; the connection's extra 'timeout' sets how long to wait"
-    )
+    if request.held_open:
+        advice = (
+            "Hanging up cancels a run that Sim holds open; use async_execution=True or deferrable=True for long runs,"
+            " or a longer timeout"
+        )
+    elif request.repeatable:
+        advice = "Sim may be overloaded; the connection's extra 'timeout' sets how long to wait"
+    else:
+        advice = (
+            "Sim may be overloaded, or it is v0.5.0 to v0.5.15, which runs the workflow before it answers; the"
+            " connection's extra 'timeout' sets how long to wait"
+        )
     return error_of(SimTimeoutError, request, None, f"no answer from {base_url} within {timeout:g} s. {advice}")
 
 
@@ -65,5 +71,6 @@ def innermost_reason(cause: BaseException) -> str:
         if inner is None:
             break
         cause = inner
-    words = " ".join(str(part) for part in cause.args if isinstance(part, str | int)) or type(cause).__name__
+    words = " ".join(part for part in cause.args if isinstance(part, str))
+    words = words or {"IncompleteRead": "it was closed too early"}.get(type(cause).__name__, type(cause).__name__)
     return words.split(">: ")[-1][:300]

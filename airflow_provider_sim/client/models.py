@@ -121,7 +121,9 @@ class WorkflowRun:
         name = f"Run {self.run_id!r} of workflow {self.workflow_id!r}"
         facts: dict[str, Any] = {"workflow_id": self.workflow_id, "run_id": self.run_id, "outcome": Outcome.RAN}
         if self.status is RunStatus.CANCELLED:
-            raise SimRunCancelledError(f"{name} was cancelled before it completed.", **facts)
+            raise SimRunCancelledError(
+                f"{name} was cancelled before it completed. A retry, or clearing the task, starts another.", **facts
+            )
         if self.status is RunStatus.FAILED:
             code = self.error.code if self.error else None
             raise SimRunFailedError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -44,7 +45,7 @@ class ClientSettings:
     def __post_init__(self) -> None:
         """Normalise the base URL, and refuse what can't work."""
         _check_api_key(self.api_key)
-        object.__setattr__(self, "base_url", _checked_base_url(self.base_url))
+        object.__setattr__(self, "base_url", _checked_base_url(self.base_url, self.api_key))
         if self.api_version not in API_VERSIONS:
             raise _wrong(f"api_version is {self.api_version!r}; it can be {', '.join(API_VERSIONS)}")
         if isinstance(self.timeout, bool) or not isinstance(self.timeout, int | float) or not self.timeout > 0:
@@ -72,23 +73,25 @@ def _check_api_key(api_key: Any) -> None:
         )
 
 
-def _checked_base_url(base_url: Any) -> str:
+def _checked_base_url(base_url: Any, api_key: str) -> str:
     if not isinstance(base_url, str):
         raise _wrong(f"the base URL is {base_url!r}, not text")
     advice = f"give it as in {DEFAULT_BASE_URL} or http://sim.internal:3000/prefix"
+    # A key, or a name and password, that went into the wrong field.
+    shown = repr(re.sub("//[^/]*@", "//***@", base_url.replace(api_key, "***")))
     try:
         parts = urlsplit(base_url.strip())
         host, _ = parts.hostname, parts.port
-    except ValueError as error:
-        raise _wrong(f"the base URL {base_url!r} can't be read ({error}); {advice}") from None
+    except ValueError:
+        raise _wrong(f"the base URL {shown} can't be read: its host or port is wrong; {advice}") from None
     if parts.username is not None or parts.password is not None:
         raise _wrong(
             f"the base URL holds a user name or password; {advice}, and put the API key into the password field"
         )
     if parts.scheme not in ("http", "https") or not host or any(sign.isspace() for sign in base_url.strip()):
-        raise _wrong(f"the base URL {base_url!r} is no http or https address; {advice}")
+        raise _wrong(f"the base URL {shown} is no http or https address; {advice}")
     if parts.query or parts.fragment:
-        raise _wrong(f"the base URL {base_url!r} holds a query or fragment; {advice}")
+        raise _wrong(f"the base URL {shown} holds a query or fragment; {advice}")
     return base_url.strip().rstrip("/")
 
 

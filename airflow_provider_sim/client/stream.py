@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from airflow_provider_sim.client.dialects import fields
+from airflow_provider_sim.client.dialects.exchange import LOST_STREAM
 from airflow_provider_sim.client.dialects.resources import pause_in, run_error
 from airflow_provider_sim.client.models import RunStatus, WorkflowExecutionResult
 from airflow_provider_sim.exceptions import Outcome, SimStreamError
@@ -101,10 +102,7 @@ class StreamReader:
         :raises SimStreamError: the run's end hasn't been told: the connection was cut.
         """
         if not self._ended:
-            raise self._error(
-                "the stream stopped before the run's end. Sim cancels a streamed run when its reader is gone; look at"
-                " the run before starting another, and use an asynchronous execution for long runs"
-            )
+            raise self._error(f"the stream stopped before the run's end. {LOST_STREAM}")
 
     def _hold(self, piece: bytes) -> None:
         self._line.append(piece)

@@ -185,9 +185,9 @@ class SimHook(BaseHook):
 
     def _unknown_connection(self, error: Exception) -> SimConfigurationError:
         return SimConfigurationError(
-            f"There is no Airflow connection {self.sim_conn_id!r} ({type(error).__name__}). Add one of type Sim in the"
-            f" UI, or with: airflow connections add {self.sim_conn_id} --conn-type sim --conn-host https://www.sim.ai"
-            " --conn-password <API key>"
+            f"There is no Airflow connection {self.sim_conn_id!r}, or it can't be read ({type(error).__name__}). Add"
+            f" one of type Sim in the UI, or with: airflow connections add {self.sim_conn_id} --conn-type sim"
+            " --conn-host https://www.sim.ai --conn-password <API key>"
         )
 
     def _checked(self, connection: Connection) -> Connection:

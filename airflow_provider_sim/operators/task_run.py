@@ -188,7 +188,10 @@ class TaskRun:
                 return StreamLog(keep_text=bool(self._operator.selected_outputs)).read(stream)
         except (SimStreamError, SimConnectionError) as error:
             assert self.run_id is not None
-            run = client.get_workflow_run(self._operator.workflow_id, self.run_id)
+            try:
+                run = client.get_workflow_run(self._operator.workflow_id, self.run_id)
+            except SimError as blind:
+                raise error from blind
             if died_with_its_connection(run):
                 raise
             self._log.warning("%s The run is %s: going on without its text.", error, run.status)

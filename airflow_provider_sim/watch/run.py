@@ -141,8 +141,9 @@ def not_over_in_time(workflow_id: str, run_id: str, last_status: str | None = No
     """The error for a run that was not over at the deadline."""
     seen = f" (last seen {last_status})" if last_status else ""
     return SimRunTimeoutError(
-        f"Run {run_id!r} of workflow {workflow_id!r} wasn't over when the time to wait for it was up{seen}. It may go"
-        " on in Sim: look at its log there, and cancel it or wait for it with a SimJobSensor before starting another.",
+        f"Run {run_id!r} of workflow {workflow_id!r} wasn't over when the time to wait for it was up{seen}. Unless"
+        " the task's log says that it was cancelled, it may go on in Sim: cancel it there, or wait for it with a"
+        " SimJobSensor, before starting another. Give it a longer timeout, or let Sim keep one by run_timeout.",
         workflow_id=workflow_id,
         run_id=run_id,
         outcome=Outcome.RAN,

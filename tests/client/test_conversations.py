@@ -201,7 +201,7 @@ class TestResponseBlocks:
         assert caught.value.outcome is Outcome.UNKNOWN
 
     def test_a_proxy_s_page_is_no_result(self, connect):
-        with pytest.raises(SimServerError, match="something before Sim"):
+        with pytest.raises(SimServerError, match="may be down or overloaded"):
             self.execute(connect, Answer(404, {"error": "Execution not found"}), 502, b"<html>Bad Gateway</html>")
 
 

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import datetime
-import ssl
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from airflow_provider_sim.exceptions import (
     Outcome,
@@ -21,6 +15,7 @@ from airflow_provider_sim.exceptions import (
     SimTimeoutError,
 )
 from tests.canned_server import Answer, CannedServer, canned, closed_port
+from tests.certificates import self_signed
 
 DONE = Answer(200, {"data": {"runId": "r", "workflowId": "wf-1", "status": "completed", "output": {"a": 1}}})
 
@@ -71,9 +66,17 @@ def test_no_answer_in_time(connect):
         with pytest.raises(SimTimeoutError, match=r"within 0\.2 s.*cancels a run.*deferrable") as caught:
             client.execute_with_retry("wf-1", timeout=0.2, max_retries=2)
         assert caught.value.code == "TIMEOUT"
+        assert f"Whether run {caught.value.run_id!r} was started isn't known" in str(caught.value)
         with pytest.raises(SimTimeoutError, match="'timeout'"):
             connect(server.url, api_version="v2", timeout=0.2).get_usage_limits()
     assert [got.method for got in server.requests] == ["POST", *["GET"] * 3, *["GET"] * 4], "the run is asked for"
+
+
+def test_no_receipt_in_time(connect):
+    with canned(Answer(delay=1.0)) as server:
+        client = connect(server.url, api_version="v2", timeout=0.2)
+        with pytest.raises(SimTimeoutError, match=r"v0\.5\.0 to v0\.5\.15, which runs the workflow before it answers"):
+            client.execute_workflow("wf-1", async_execution=True)
 
 
 @pytest.mark.parametrize(
@@ -135,9 +138,10 @@ def test_a_stream_that_breaks(connect):
     whole = b'data: {"blockId":"b","chunk":"Once"}\n\n' + b"x" * 100
     with canned(stream(whole, cut=60)) as server:
         client = connect(server.url, api_version="v2")
-        events = client.events(client.execute_workflow("wf-1", stream=True))
-        with pytest.raises(SimConnectionError, match="broke before the whole answer"):
+        events = client.events(client.execute_workflow("wf-1", stream=True, run_id="mine"))
+        with pytest.raises(SimConnectionError, match=r"read the stream of run 'mine'.*broke before") as caught:
             list(events)
+    assert caught.value.outcome is Outcome.RAN
 
 
 def test_a_stream_of_something_else(connect):
@@ -150,34 +154,15 @@ def test_a_stream_of_something_else(connect):
 # --- TLS -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory) -> Path:
-    """A self-signed certificate for 127.0.0.1 and its key, in one file."""
-    import ipaddress
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "sim.test")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
-        .sign(key, hashes.SHA256())
-    )
-    path = tmp_path_factory.mktemp("tls") / "server.pem"
-    path.write_bytes(
-        made.public_bytes(serialization.Encoding.PEM)
-        + key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return path
+@pytest.fixture
+def certificate(tmp_path) -> Path:
+    """Where the server's certificate lies."""
+    return tmp_path / "server.pem"
 
 
 @pytest.fixture
 def tls_server(certificate):
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate)
-    with CannedServer(DONE, tls=context) as server:
+    with CannedServer(DONE, tls=self_signed(certificate)) as server:
         yield server
 
 

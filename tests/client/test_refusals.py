@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from airflow_provider_sim.client.retry import NO_RETRY
 from airflow_provider_sim.exceptions import (
     Outcome,
     SimAuthenticationError,
@@ -135,6 +136,8 @@ ROWS = {
                      SimResponseError, {"code": "INVALID_JSON", "outcome": Outcome.UNKNOWN}, 3, False),
     "a proxy's limit": ("legacy", True, Answer(429, b"slow down"), SimRateLimitError, {"outcome": Outcome.REFUSED},
                         3, True),
+    "a proxy's size limit": ("v2", False, Answer(413, b"<html>Too large</html>", {"content-type": "text/html"}),
+                             SimInputError, {"code": "PAYLOAD_TOO_LARGE", "outcome": Outcome.REFUSED}, 1, None),
 }  # fmt: skip
 
 
@@ -181,6 +184,38 @@ def test_sim_s_words_and_the_request_id_are_in_the_message(connect):
     assert "Only on Tuesdays" in str(caught.value)
     assert "request abc12345" in str(caught.value)
     assert caught.value.request_id == "abc12345"
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ("v2 request bucket", r"ask less often .*, and asks to wait 7 s\. \[HTTP"),
+        ("v2 execution bucket", "executions per minute are used up.*, and asks to wait 42 s"),
+        ("v2 concurrency", "runs at once is used up.*, and asks to wait 5 s"),
+        ("v2 gate", "the server has as much to do as it can.*, and asks to wait 5 s"),
+        ("legacy bucket", r"executions per minute are used up.*try again later'\. \[HTTP"),
+        ("legacy concurrency", r"runs at once is used up.*in progress'\. \[HTTP"),
+        ("legacy gate", "the server has as much to do as it can.*, and asks to wait 5 s"),
+        ("a proxy's limit", "a proxy before Sim takes no more requests"),
+        ("legacy not queued", "has started nothing"),
+        ("v2 unavailable", "has done nothing; try again later.*, and asks to wait 5 s"),
+        ("v2 ambiguous queue", "can't say whether it has queued the run.*Whether run '.+' was started isn't known"),
+        ("v2 proxy gave up", "a web page: Sim may be down or overloaded.*Whether run '.+' was started"),
+    ],
+)
+def test_a_message_says_which_limit_it_was_and_how_long_to_wait(connect, row, words):
+    version, asynchronous, answer, kind, *_ = ROWS[row]
+    with canned(answer) as server, pytest.raises(kind, match=words):
+        connect(server.url, api_version=version).execute_workflow("wf-1", async_execution=asynchronous)
+
+
+def test_v1_s_bucket_is_one_of_requests(connect):
+    told = {"error": "Rate limit exceeded", "message": "API rate limit exceeded", "retryAfter": 1_790_000_000_000}
+    with canned(Answer(429, told, {"retry-after": "9"})) as server:
+        client = connect(server.url, api_version="legacy")
+        with pytest.raises(SimRateLimitError, match=r"ask less often.*asks to wait 9 s") as caught:
+            client.get_workflow("wf-1", retry=NO_RETRY)
+    assert (caught.value.detail_code, caught.value.retry_after, caught.value.run_id_spent) == (None, 9.0, False)
 
 
 def test_validation_issues_are_in_the_message(connect):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
 from airflow.providers.common.compat.sdk import Connection
 
-from airflow_provider_sim.exceptions import SimConfigurationError
+from airflow_provider_sim.exceptions import Outcome, SimConfigurationError
 from airflow_provider_sim.hooks.sim import SimHook
 
 KEY = "sk-sim-hook-test-key"
@@ -151,6 +152,28 @@ def test_retry_args_of_another_kind_are_refused(connect):
 def test_an_unknown_connection_says_how_to_add_one():
     with pytest.raises(SimConfigurationError, match="airflow connections add sim_nowhere --conn-type sim"):
         SimHook("sim_nowhere").get_conn()
+
+
+def test_an_unknown_connection_says_so_on_an_event_loop_too():
+    async def enter() -> None:
+        async with SimHook("sim_nowhere").get_async_conn():
+            pytest.fail("there is no such connection")
+
+    with pytest.raises(
+        SimConfigurationError, match="no Airflow connection 'sim_nowhere', or it can't be read"
+    ) as caught:
+        asyncio.run(enter())
+    assert caught.value.outcome is Outcome.NEVER_SENT
+
+
+@pytest.mark.parametrize("fields", [{"conn_type": "http"}, {"password": ""}], ids=["another type", "no key"])
+def test_a_connection_that_cannot_work_says_so_on_an_event_loop_too(connect, fields):
+    async def enter() -> None:
+        async with connect(**fields).get_async_conn():
+            pytest.fail("it cannot work")
+
+    with pytest.raises(SimConfigurationError, match=r"of type 'http'|no API key"):
+        asyncio.run(enter())
 
 
 def test_one_client_until_closed(connect):

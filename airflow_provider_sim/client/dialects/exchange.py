@@ -47,6 +47,7 @@ class Request:
     :param subject: what this is about, for messages: ``start workflow 'wf-1'``.
     :param repeatable: sending it twice does no harm.
     :param held_open: the answer comes only when the run is over.
+    :param begun: the answer has begun to come as a stream: the run was started.
     :param bucket: the rate bucket that it spends beside the address's; None on the legacy API, which meters nothing.
     """
 
@@ -57,6 +58,7 @@ class Request:
     body: bytes | None = None
     repeatable: bool = True
     held_open: bool = False
+    begun: bool = False
     workflow_id: str | None = None
     run_id: str | None = None
     bucket: str | None = None
@@ -193,8 +195,8 @@ def _why_no_json(response: Response) -> str:
     if is_html(response):
         return "the answer is a web page, not JSON: the base URL may lead to a proxy, a login page or another site"
     if not response.body.strip():
-        return "the answer is empty"
-    return "the answer is no JSON, or was cut short"
+        return "the answer is empty; a proxy before Sim may have lost it"
+    return "the answer is no JSON, or was cut short on its way; a proxy before Sim may have failed"
 
 
 def refuse_redirect(request: Request, response: Response) -> None:
@@ -234,11 +236,17 @@ def error_of(
     """Build an error that says what was tried, what happened, and where to look it up.
 
     :param what: the middle of the sentence: what happened, and what to do next.
-    :param outcome: default: unknown if the request may have had an effect, refused otherwise.
+    :param outcome: default: ran if the request's stream has begun, unknown if the request may have had an effect,
+        refused otherwise.
     :param facts: further attributes of :class:`~airflow_provider_sim.exceptions.SimError`.
     """
     if outcome is None:
-        outcome = Outcome.REFUSED if request.repeatable else Outcome.UNKNOWN
+        outcome = Outcome.REFUSED if request.repeatable else Outcome.RAN if request.begun else Outcome.UNKNOWN
+    sentences = [f"Could not {request.subject}: {what.rstrip('.')}."]
+    if request.begun:
+        sentences.append(f"{LOST_STREAM}.")
+    elif outcome is Outcome.UNKNOWN and not request.repeatable:
+        sentences.append(_fate_unknown(request))
     where = ""
     if response is not None:
         facts.setdefault("status", response.status)
@@ -247,7 +255,26 @@ def error_of(
         where = f" [HTTP {response.status}" + (f", request {response.request_id}]" if response.request_id else "]")
     facts.setdefault("workflow_id", request.workflow_id)
     facts.setdefault("run_id", request.run_id)
-    return kind(f"Could not {request.subject}: {what.rstrip('.')}.{where}", outcome=outcome, **facts)
+    return kind(" ".join(sentences) + where, outcome=outcome, **facts)
+
+
+LOST_STREAM = (
+    "Sim cancels a streamed run when its reader is gone; look at the run before starting another, and use an"
+    " asynchronous execution for long runs"
+)
+
+
+def streaming(request: Request) -> Request:
+    """The same execution request, once its stream has begun."""
+    subject = f"read the stream of run {request.run_id!r} of workflow {request.workflow_id!r}"
+    return replace(request, subject=subject, begun=True)
+
+
+def _fate_unknown(request: Request) -> str:
+    run = f"run {request.run_id!r}" if request.run_id else "a run"
+    if request.path.endswith("/execute"):
+        return f"Whether {run} was started isn't known; look for it in Sim's logs before you start another."
+    return f"Whether it was done all the same isn't known; look at {run} in Sim before you try again."
 
 
 def retry_after(response: Response, *, now: Callable[[], float] | None = None) -> float | None:

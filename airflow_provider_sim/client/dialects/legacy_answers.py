@@ -83,7 +83,7 @@ _SAID_BEFORE_A_RUN = {
 error answers of a held-open execution prove nothing."""
 
 _DETAIL_CODES = {
-    "Rate limit exceeded": "RATE_LIMIT_EXCEEDED",
+    "Rate limit exceeded.": "RATE_LIMIT_EXCEEDED",  # of executions; v1's buckets of requests say it without the dot
     "Too many concurrent executions": "EXECUTION_CONCURRENCY_LIMIT",
     "Personal API keys are not allowed": "PERSONAL_API_KEYS_DISABLED",
 }
@@ -121,19 +121,23 @@ def _refusal_in(body: Any, request: Request, response: Response) -> SimError | N
         for issue in fields.sequence(body, "details")
         if (text := fields.text(issue, "message")) is not None
     )
-    refusal = Refusal(message, detail_code or fields.text(body, "code"), issues)
+    wait = fields.number(body, "retryAfterSeconds")
+    refusal = Refusal(message, detail_code or fields.text(body, "code"), issues, wait)
     error = refusal_error(request, response, refusal)
     if response.status == 401:
         error.worth_repeating = _REPEATS_OF_401
-    if error.retry_after is None:
-        error.retry_after = fields.number(body, "retryAfterSeconds")
     if isinstance(error, SimRunIdConflictError) or error.code == AMBIGUOUS_ENQUEUE:
         error.run_id = fields.text(body, "executionId") or error.run_id  # the server's own, where it takes none
     return error
 
 
 def _unexpected(request: Request, response: Response) -> SimError:
-    return error_of(SimResponseError, request, response, "the answer is JSON, but not what Sim answers here")
+    return error_of(
+        SimResponseError,
+        request,
+        response,
+        "the answer is JSON, but not what Sim answers here; the base URL may lead to another program",
+    )
 
 
 def read_execution(request: Request, response: Response) -> WorkflowExecutionResult:

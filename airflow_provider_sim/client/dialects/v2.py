@@ -316,7 +316,12 @@ def _refused(request: Request, response: Response) -> SimError:
 
 
 def _unexpected(request: Request, response: Response) -> SimError:
-    return error_of(SimResponseError, request, response, "the answer is JSON, but not what Sim's v2 API answers here")
+    return error_of(
+        SimResponseError,
+        request,
+        response,
+        "the answer is JSON, but not what Sim's v2 API answers here; the base URL may lead to another program",
+    )
 
 
 def _read_page(request: Request, response: Response, item: Callable[[Any], T | None]) -> Page[T]:
