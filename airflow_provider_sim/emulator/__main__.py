@@ -35,13 +35,13 @@ def main(arguments: list[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         print(f"Can't start: {error}", file=sys.stderr)
         return 1
+    stopped = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopped.set())
     print(f"Sim {options.profile} at {emulator.url}  key {emulator.api_key}\n\nWorkflows:")
     for workflow in emulator.state.workflows.values():
         print(f"  {workflow.workflow_id:<16} {workflow.description}")
     print("\nCtrl-C stops it.", flush=True)
-    stopped = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopped.set())
     stopped.wait()
     emulator.stop()
     return 0

@@ -15,6 +15,7 @@ import pytest
 import requests
 
 from airflow_provider_sim.emulator import BlockError, Pausing, ResponseBlock, SimEmulator
+from airflow_provider_sim.emulator.builtin import builtin_workflows
 from airflow_provider_sim.emulator.clock import iso
 from airflow_provider_sim.emulator.limits import PLANS
 from airflow_provider_sim.emulator.profiles import PROFILES
@@ -398,7 +399,21 @@ class TestCommandLine:
         process.send_signal(how)
         _, err = process.communicate(timeout=20)
         assert (process.returncode, err) == (0, "")
-        assert "  echo " in told
+
+    def test_it_lists_its_workflows_and_those_of_the_file(self, tmp_path):
+        path = tmp_path / "workflows.toml"
+        path.write_text('[greet]\ndescription = "greets"\n')
+        process = self.start("--port", "0", "--workflows", str(path))
+        first, *listed, empty = iter(process.stdout.readline, "Ctrl-C stops it.\n")
+        process.terminate()
+        process.communicate(timeout=20)
+        assert re.fullmatch(r"Sim v0\.8 at http://127\.0\.0\.1:\d+  key sk-sim-emulator-personal-key\n", first)
+        assert listed[:2] == ["\n", "Workflows:\n"]
+        told = dict(line.split(maxsplit=1) for line in listed[2:])
+        expected = {workflow.workflow_id: f"{workflow.description}\n" for workflow in builtin_workflows()}
+        assert told == {**expected, "greet": "greets\n"}
+        assert empty == "\n"
+        assert process.returncode == 0
 
     def test_a_taken_port(self):
         with socket.socket() as taken:
@@ -414,6 +429,25 @@ class TestCommandLine:
         _, err = process.communicate(timeout=20)
         assert process.returncode == 1
         assert "none.toml" in err
+
+    @pytest.mark.parametrize(
+        ("text", "words"),
+        [("[greet\n", "line 1"), ("greet = 1\n", "'greet' is no table"), ("[greet]\nouput = 1\n", "settings ouput")],
+    )
+    def test_a_file_that_makes_no_sense(self, tmp_path, text, words):
+        path = tmp_path / "workflows.toml"
+        path.write_text(text)
+        process = self.start("--port", "0", "--workflows", str(path))
+        told, err = process.communicate(timeout=20)
+        assert (process.returncode, told) == (1, "")
+        assert err.startswith("Can't start: ")
+        assert words in err
+
+    def test_an_unknown_version(self):
+        process = self.start("--profile", "v9")
+        _, err = process.communicate(timeout=20)
+        assert process.returncode == 2
+        assert "v0.3.10" in err
 
 
 def test_the_emulator_and_the_client_share_no_code():

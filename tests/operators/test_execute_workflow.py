@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from datetime import timedelta
 
@@ -121,6 +122,15 @@ class TestOutputs:
         )
         [text] = [value for value in output.values() if isinstance(value, str)]
         assert text.split()[0] in caplog.text
+
+    def test_a_stream_can_t_defer_and_says_so(self, run_task, capfd, caplog):
+        caplog.set_level(logging.INFO)
+        run_task(operator(workflow_id="streaming", input={"message": "x"}, stream=True, deferrable=True))
+        assert "deferrable has no effect" in "".join(capfd.readouterr())
+
+    def test_check_deployed_passes_what_is_deployed(self, run_task):
+        output = run_task(operator(workflow_id="echo_plain", input={"message": "hi"}, check_deployed=True))
+        assert output["result"]["message"] == "hi"
 
     def test_check_deployed_asks_before_it_sends(self, run_task, emulator):
         with pytest.raises(SimWorkflowNotDeployedError, match="press Deploy"):
@@ -251,6 +261,11 @@ class TestXComs:
 
 
 class TestDeferral:
+    def test_a_failed_look_before_it_doesn_t_fail_the_task(self, context, emulator):
+        with emulator.fault("server_error", match="run", status=502) as order, pytest.raises(TaskDeferred):
+            operator(workflow_id="slow", input={"seconds": 60}, deferrable=True).execute(context)
+        assert order.struck == 1
+
     def test_a_run_that_is_over_already_never_defers(self, context, emulator):
         @emulator.workflow("instant", duration=0)
         def instant(input):
@@ -313,3 +328,13 @@ def test_cancelling_on_a_server_that_cannot_says_so(emulator, connection):
 
     with SimHook() as hook, pytest.raises(SimUnsupportedError, match=r"came with v0\.5\.44"):
         hook.get_conn().cancel_workflow_run("slow", "r")
+
+
+@pytest.mark.emulator(profile="v0.3.10")
+def test_killing_a_deferred_task_on_a_server_that_cannot_cancel_says_so(context, capfd):
+    with pytest.raises(TaskDeferred) as deferral:
+        operator(workflow_id="slow", input={"seconds": 60}, deferrable=True).execute(context)
+    trigger = deferral.value.trigger
+    trigger.task_instance = None
+    asyncio.run(trigger.on_kill())
+    assert "could not be cancelled and may go on" in "".join(capfd.readouterr())

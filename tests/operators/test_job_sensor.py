@@ -90,6 +90,40 @@ def test_a_pause_may_be_returned(run_task, start, deferrable):
     assert report["approval_url"].endswith(f"/resume/paused/{run_id}")
 
 
+def test_an_on_paused_that_there_is_not_is_refused(run_task, emulator):
+    with pytest.raises(SimInputError, match="wait, fail, return"):
+        run_task(sensor(workflow_id="slow", run_id="r", on_paused="hope"))
+    assert emulator.requests == []
+
+
+def test_do_xcom_push_false_pushes_nothing(run_task, context, start):
+    run_id = start("echo_plain", {"message": "hi"})
+    assert run_task(sensor(workflow_id="echo_plain", run_id=run_id, do_xcom_push=False))["result"]["message"] == "hi"
+    assert context["ti"].xcoms == {}
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_deferral_that_airflow_ended_is_followed_by_a_last_look(context, emulator, start, ended):
+    run_id = start("slow", {"seconds": 60, "message": "hi"})
+    task = sensor(workflow_id="slow", run_id=run_id, deferrable=True)
+    emulator.clock.advance(61 if ended else 0)
+    resume = {"next_method": "__fail__", "next_kwargs": {"error": "Trigger timeout"}, "context": context}
+    if ended:
+        assert task.resume_execution(**resume)["result"]["message"] == "hi"
+        return
+    with pytest.raises(AirflowSensorTimeout, match=run_id):
+        task.resume_execution(**resume)
+
+
+@pytest.mark.emulator(profile="v0.3.10")
+def test_a_run_that_can_t_be_cancelled_at_the_timeout_is_said_to_go_on(run_task, start, capfd):
+    run_id = start("slow", {"seconds": 60})
+    task = sensor(workflow_id="slow", run_id=run_id, deferrable=True, timeout=0.1, cancel_on_timeout=True)
+    with pytest.raises(AirflowSensorTimeout):
+        run_task(task)
+    assert "could not be cancelled and may go on" in "".join(capfd.readouterr())
+
+
 def test_the_deferral_ends_after_the_trigger_s_own_deadline(context, start):
     run_id = start("slow", {"seconds": 60})
     with pytest.raises(TaskDeferred) as deferral:
