@@ -280,6 +280,7 @@ class SimExecuteWorkflowOperator(BaseOperator):
             deadline=run.deadline,
             on_paused=self._on_paused,
             started=time.time(),
+            base_url=client.base_url,
         )
         if seen is not None and watch.saw(seen):
             return seen

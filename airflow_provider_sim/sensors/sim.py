@@ -278,6 +278,7 @@ class SimJobSensor(BaseSensorOperator):
             deadline=time.time() + self.timeout,
             on_paused=OnPaused(self.on_paused),
             started=self._first_look,
+            base_url=self.hook.get_conn().base_url,
         )
 
     def _defer(self) -> None:

@@ -147,7 +147,9 @@ class SimRunTrigger(BaseTrigger):
         ending: TriggerEvent | None = None
         try:
             hook = SimHook(self.sim_conn_id)
-            watcher = watcher_of(await hook.get_async_settings())
+            settings = await hook.get_async_settings()
+            watch.base_url = settings.base_url
+            watcher = watcher_of(settings)
             if self.timeout is None:  # the worker has looked just before it deferred
                 run = await watcher.wait(watch, least=FIRST_LOOK_AFTER, workspace_id=hook.workspace_id)
             else:

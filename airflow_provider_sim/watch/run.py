@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from airflow_provider_sim.client.models import RunStatus, WorkflowRun
+from airflow_provider_sim.client.pages import approval_page
 from airflow_provider_sim.client.retry import NO_RETRY
 from airflow_provider_sim.exceptions import (
     Outcome,
@@ -54,6 +55,7 @@ class RunWatch:
     :param on_paused: for pauses that wait for a person; those that end by themselves are always waited for.
     :param max_failed_looks: how many looks in a row may fail.
     :param started: seconds since the epoch when the run was started or first looked for.
+    :param base_url: the server, for the address in the log at which a person answers a pause.
     :param clock: seconds since the epoch.
     """
 
@@ -68,6 +70,7 @@ class RunWatch:
         on_paused: OnPaused = OnPaused.WAIT,
         max_failed_looks: int = MAX_FAILED_LOOKS,
         started: float | None = None,
+        base_url: str | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.workflow_id = workflow_id
@@ -77,6 +80,7 @@ class RunWatch:
         self.deadline = deadline
         self.on_paused = on_paused
         self.max_failed_looks = max_failed_looks
+        self.base_url = base_url
         self._clock = clock
         self._started = clock() if started is None else started
         self._failed_looks = 0
@@ -88,12 +92,20 @@ class RunWatch:
         self.looked()
         status = run.server_status or run.status.value
         if status != self._last_status:
-            log.info("Run %s of workflow %s is %s.", self.run_id, self.workflow_id, _described(run, status))
+            log.info("Run %s of workflow %s is %s.", self.run_id, self.workflow_id, self._described(run, status))
             self._last_status = status
         if run.status is RunStatus.PAUSED:
             alone = run.paused is not None and run.paused.resumes_alone
             return not alone and self.on_paused is not OnPaused.WAIT
         return run.status.is_terminal
+
+    def _described(self, run: WorkflowRun, status: str) -> str:
+        if run.status is not RunStatus.PAUSED:
+            return status
+        if run.paused is not None and run.paused.resumes_alone:
+            return f"{status} until {run.paused.resume_at or 'a time set in the workflow'}, when it goes on by itself"
+        where = f" at {approval_page(self.base_url, self.workflow_id, self.run_id)}" if self.base_url else ""
+        return f"{status} until a person answers it{where}"
 
     def looked(self) -> None:
         """Take note of a look that brought nothing new."""
@@ -148,14 +160,6 @@ def not_over_in_time(workflow_id: str, run_id: str, last_status: str | None = No
         run_id=run_id,
         outcome=Outcome.RAN,
     )
-
-
-def _described(run: WorkflowRun, status: str) -> str:
-    if run.paused is None:
-        return status
-    if run.paused.resumes_alone:
-        return f"{status} until {run.paused.resume_at or 'a time set in the workflow'}, when it goes on by itself"
-    return f"{status} until a person answers it"
 
 
 def wait_for_run(client: SimClient, watch: RunWatch, *, sleep: Callable[[float], None] | None = None) -> WorkflowRun:

@@ -187,7 +187,7 @@ class TestPauses:
         assert report["approval_url"] == f"{emulator.url}/resume/paused/{run.run_id}"
 
     @pytest.mark.parametrize("options", MODES.values(), ids=[mode.replace(" ", "-") for mode in MODES])
-    def test_wait_goes_on_until_a_person_has_answered(self, run_task, emulator, options, monkeypatch):
+    def test_wait_goes_on_until_a_person_has_answered(self, run_task, emulator, options, monkeypatch, caplog):
         from airflow_provider_sim import watch
 
         def answer(self, run, saw=watch.RunWatch.saw):
@@ -198,6 +198,8 @@ class TestPauses:
         monkeypatch.setattr(watch.RunWatch, "saw", answer)
         output = run_task(operator(workflow_id="paused", input={"message": "x"}, **options))
         assert output["result"]["approved"] is True
+        where = f"{emulator.url}/resume/paused/{emulator.runs[0].run_id}"
+        assert f"until a person answers it at {where}" in caplog.text
 
 
 class TestRefusals:
