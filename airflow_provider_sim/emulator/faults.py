@@ -106,7 +106,7 @@ class ServerError(Fault):
 
     :param status: any other is as good.
     :param when: ``before`` anything is done, or once the request is ``accepted``.
-    :param page: the body is a proxy's web page; else of Sim's own shape, which only 500 and 503 have.
+    :param page: the body is a proxy's web page; else of Sim's own shape, where Sim itself gives this status.
     :param message: Sim's words.
     :param code: Sim's detail code.
     :param proxied: a held-open run goes on, although its caller has this answer.
@@ -132,7 +132,8 @@ class ServerError(Fault):
             await exchange.answer(self._page() if self.page or self.status not in CODES else self._told(exchange.asked))
 
     def _page(self) -> Response:
-        title = html.escape(f"{self.status} {HTTPStatus(self.status).phrase}")
+        named = self.status in list(HTTPStatus)  # proxies have more: 499, 520
+        title = html.escape(f"{self.status} {HTTPStatus(self.status).phrase if named else 'Error'}")
         page = f"<html>\r\n<head><title>{title}</title></head>\r\n<body>\r\n<center><h1>{title}</h1></center>\r\n"
         return Response(f"{page}</body>\r\n</html>\r\n", self.status, {"content-type": "text/html"})
 

@@ -413,6 +413,7 @@ class TestServerErrors:
         [
             (500, "INTERNAL_ERROR", "Internal server error"),
             (503, "SERVICE_UNAVAILABLE", "Service temporarily unavailable"),
+            (499, "CLIENT_CLOSED_REQUEST", "Internal server error"),
         ],
     )
     def test_of_sim_s_own_shape(self, emulator, dialect, status, code, words):
@@ -431,13 +432,16 @@ class TestServerErrors:
         else:
             assert told == {"error": "Failed to queue async execution", "code": "SOME_CODE"}
 
-    @pytest.mark.parametrize("settings", [{"status": 502}, {"status": 504}, {"status": 503, "page": True}])
+    @pytest.mark.parametrize(
+        "settings", [{"status": 502}, {"status": 504}, {"status": 520}, {"status": 499, "page": True}, {"page": True}]
+    )
     def test_a_proxy_s_page(self, emulator, dialect, settings):
         emulator.fault("server_error", **settings)
         answer = dialect.execute("echo")
-        assert answer.status_code == settings["status"]
+        assert answer.status_code == settings.get("status", 500)
         assert answer.headers["content-type"] == "text/html"
-        assert answer.text.startswith(f"<html>\r\n<head><title>{answer.status_code} {answer.reason}</title>")
+        title = f"{answer.status_code} {answer.reason or 'Error'}"
+        assert answer.text.startswith(f"<html>\r\n<head><title>{title}</title>")
 
     @pytest.mark.parametrize(("proxied", "status"), [(False, "cancelled"), (True, "running")])
     def test_a_proxy_loses_its_patience_with_a_held_open_run(self, emulator, dialect, moments, proxied, status):
