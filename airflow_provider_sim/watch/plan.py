@@ -217,13 +217,6 @@ class Crowd:
             self._coarsen()
         self._reckon()
 
-    def forget(self, before: float) -> None:
-        """Forget what was before all watched runs."""
-        gone = bisect_right(self._known, before, key=attrgetter("end"))
-        if gone:
-            del self._known[:gone]
-            self._reckon()
-
     def between(self, start: float, end: float) -> float:
         """How many runs a list from ``start`` to ``end`` would hold; where that isn't known, as many as elsewhere."""
         if end <= start:
@@ -242,20 +235,18 @@ class Crowd:
         self._usual = sum(stretch.others for stretch in self._known) / time if time else 0.0
 
     def _coarsen(self) -> None:
-        """Halve the number of stretches, where two touch."""
+        """Put stretches that touch together, two by two, in the older half."""
+        half = len(self._known) // 2
         coarse: list[_Stretch] = []
-        open_to_more = False
-        for stretch in self._known:
-            if open_to_more and coarse[-1].end == stretch.start:
-                last = coarse[-1]
-                coarse[-1] = _Stretch(
-                    last.start, stretch.end, last.listed + stretch.listed, last.others + stretch.others
+        for number, stretch in enumerate(self._known[:half]):
+            if number % 2 and coarse[-1].end == stretch.start:
+                last = coarse.pop()
+                coarse.append(
+                    _Stretch(last.start, stretch.end, last.listed + stretch.listed, last.others + stretch.others)
                 )
-                open_to_more = False
             else:
                 coarse.append(stretch)
-                open_to_more = True
-        self._known = coarse
+        self._known[:half] = coarse
 
 
 @dataclass(slots=True)
@@ -467,9 +458,12 @@ class _Planner(Generic[T]):
         best, least = 0, float(sum(window.cost for window in windows))
         total = least
         lists: Counter[tuple[str, RunStatus]] = Counter()
-        reads = 0.0
+        reads, runs = 0.0, 0
         for number, window in enumerate(windows, 1):
             total -= window.cost
+            runs += len(window.targets)
+            if total + runs / RUNS_PAGE >= least:
+                break
             for target in window.targets:
                 if target.status in LISTED_STATUSES and target.status is not None:
                     lists[target.workflow_id, target.status] += 1
@@ -479,8 +473,6 @@ class _Planner(Generic[T]):
             cost = total + reads + sum(self._pages_of(pair, count) for pair, count in lists.items())
             if cost < least:
                 best, least = number, cost
-            if reads + len(lists) >= least:
-                break
         return best
 
     def _list(self, targets: list[T], due: set[T]) -> None:
@@ -498,6 +490,7 @@ class _Planner(Generic[T]):
             if self._pages_of(pair, len(members)) >= len(members) or not self._take(RUNS_BUCKET):
                 alone += members
             else:
+                members.sort(key=attrgetter("earliest"))
                 self._scan(members, listed=pair)
         self.read([target for target in alone if target in due])
 
@@ -514,7 +507,6 @@ class _Planner(Generic[T]):
             self._scan(window.targets, workspace_id=window.workspace_id)
 
     def _scan(self, targets: list[T], **source: Any) -> None:
-        targets.sort(key=attrgetter("earliest"))
         end = max(target.latest for target in targets)
         self.plan.steps.append(Scan(targets, end=end if end < inf else None, **source))
         self.served.update(targets)

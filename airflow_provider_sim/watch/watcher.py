@@ -276,36 +276,30 @@ class Watcher:
         known.speaks_v2 = self._client.speaks_v2
         known.closed = {name: until for name, until in known.closed.items() if until > now}
         due: list[_Waiting] = []
-        near: list[_Waiting] = []
         wanted: list[_Waiting] = []
-        too_late: list[_Waiting] = []
-        following = oldest = inf
+        following = inf
         for waiting in self._waiting:
-            oldest = min(oldest, waiting.earliest)
             if waiting.busy:
                 continue
-            deadline = waiting.watch.deadline
-            if deadline is not None and now > deadline + LAST_LOOK_PATIENCE:
-                too_late.append(waiting)
-                continue
-            if waiting.read_at <= now:
+            due_at, read_at = waiting.due, waiting.read_at
+            if read_at <= now:
                 wanted.append(waiting)
-            else:
-                following = min(following, waiting.read_at)
-            if waiting.due <= now:
+            elif read_at < following:
+                following = read_at
+            if due_at <= now:
                 due.append(waiting)
-            else:
-                following = min(following, waiting.due)
-                if waiting.due <= now + NEAR * waiting.interval:
-                    near.append(waiting)
-        for waiting in too_late:
-            waiting.read_at = inf
-            self._next_look(waiting)  # there is none
+            elif due_at < following:
+                following = due_at
         self._held_back = False
         if not due and not wanted:
             return following - now
-        for crowd in known.crowds.values():
-            crowd.forget(oldest)
+        if self._give_up(now, {*due, *wanted}):
+            return 0.0
+        near = [
+            waiting
+            for waiting in self._waiting
+            if now < waiting.due <= now + NEAR * waiting.interval and not waiting.busy
+        ]
         chosen = plan(
             due,
             near,
@@ -321,6 +315,14 @@ class Watcher:
         waits = [self._budgets.wait(bucket) for bucket in chosen.waits_for]
         self._held_back = not all(waiting.busy for waiting in (*due, *wanted))
         return min([following - now, *waits])
+
+    def _give_up(self, now: float, overdue: Iterable[_Waiting]) -> bool:
+        """Wait no longer for last looks that rate limits hold up for too long; return whether there were any."""
+        too_late = [waiting for waiting in overdue if now > (waiting.watch.deadline or inf) + LAST_LOOK_PATIENCE]
+        for waiting in too_late:
+            waiting.read_at = inf
+            self._next_look(waiting)  # there is none
+        return bool(too_late)
 
     # --- asking --------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,398 @@
+"""What it takes to watch many runs: requests, what each plan's limits allow, and the cost of one process.
+
+``python -m benchmarks.watching``: three tables. The first two are counted at the emulator in virtual time and come out
+the same on every machine. The third is measured over real sockets, one process for the emulator and one for each way
+of watching in turn: this package's triggers, one poller for each run over a shared client, and one poller for each run
+that opens a session for each poll.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import json
+import logging
+import multiprocessing
+import os
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+
+from airflow_provider_sim.emulator import SimEmulator
+from airflow_provider_sim.emulator.workflows import Workflow
+from airflow_provider_sim.watch import RunWatch, await_run
+from airflow_provider_sim.watch.budget import AddressBudget, Budgets
+from airflow_provider_sim.watch.watcher import Watcher
+from tests.virtual_time import VirtualSim, now, run
+
+FLOWS = [f"flow-{number}" for number in range(10)]
+HOUR = 3600.0
+PLANS = {"free": (10, 30), "pro": (50, 100), "team": (200, 200), "enterprise": (1000, 500), None: (2000, 300)}
+"""Runs at once, and requests a minute for one operation; on a self-hosted server from one address."""
+
+Wait = Callable[[RunWatch], Awaitable[Any]]
+
+
+# --- in virtual time ---------------------------------------------------------------------------------------------
+
+
+class Counted(NamedTuple):
+    """What a scene took.
+
+    :param most_in_a_look: requests within one interval, after the first look.
+    :param late: seconds from a run's end until it was known, at worst.
+    """
+
+    requests: int
+    most_in_a_look: int
+    refused: int
+    late: float
+
+
+def by_watcher(sim: VirtualSim) -> Wait:
+    """All runs share one poll."""
+    return Watcher(sim.client(), clock=now, budgets=Budgets(now, AddressBudget(now))).wait
+
+
+def by_pollers(sim: VirtualSim) -> Wait:
+    """Each run is looked at by itself, over one client."""
+    client = sim.client(api_version="v2")
+    return lambda watch: await_run(client, watch)
+
+
+def play(
+    by: Callable[[VirtualSim], Wait],
+    *,
+    runs: int,
+    seconds: float,
+    interval: float,
+    start_within: float = 20.0,
+    others: Callable[[int], float] | None = None,
+    with_old_run: bool = False,
+    plan: str | None = None,
+) -> Counted:
+    """Start runs of ten workflows and wait for each.
+
+    :param seconds: how long each run takes.
+    :param others: how many seconds ago each of 20,000 other runs of these workflows has started.
+    :param with_old_run: one of six hours is among them.
+    """
+
+    async def main() -> Counted:
+        sim = VirtualSim(plan=plan)
+        sim.deploy(*FLOWS)
+        if others is not None:
+            sim.crowd(FLOWS, 20_000, others)
+        wait = by(sim)
+        late = 0.0
+
+        async def one(number: int, ago: float, takes: float) -> None:
+            nonlocal late
+            await asyncio.sleep(number * start_within / runs)
+            started = sim.start(FLOWS[number % 10], f"run-{number}", takes, ago=ago)
+            await asyncio.sleep(1)
+            await wait(RunWatch(started.workflow_id, started.run_id, poll_interval=interval, clock=now))
+            late = max(late, now() - (started.ended_at or 0.0))
+
+        waits = [one(number, 0.0, seconds + number * 7 % 30) for number in range(runs)]
+        if with_old_run:
+            waits[0] = one(0, 6 * HOUR, 6 * HOUR + seconds)
+        await asyncio.gather(*waits)
+        begun = sim.requests[0][0]
+        looks = [0] * 10_000
+        for when, _, _ in sim.requests:
+            looks[int((when - begun) // interval)] += 1
+        return Counted(len(sim.requests), max(looks[1:]), sim.refused, late)
+
+    return run(main())
+
+
+def requests_table(runs: int) -> Table:
+    """How many requests it takes."""
+    table = Table(title=f"{runs:,} runs of 10 workflows, five minutes each, looked at every 5 s")
+    for name in ("what else goes on", "way", "requests", "% of the pollers'", "most in 5 s", "latest end seen after"):
+        table.add_column(name, justify="left" if name in ("what else goes on", "way") else "right")
+    scenes: dict[str, dict[str, Any]] = {
+        "nothing": {},
+        "20,000 other runs of them in six hours, and one of six hours": {
+            "others": lambda number: 6 * HOUR * number / 20_000,
+            "with_old_run": True,
+        },
+        "20,000 other runs of them in the last five minutes, and one of six hours": {
+            "others": lambda number: 300 * number / 20_000,
+            "with_old_run": True,
+        },
+    }
+    pollers = play(by_pollers, runs=runs, seconds=300, interval=5)
+    table.add_row("nothing", "one poller for each run", *_counted(pollers, pollers))
+    for words, facts in scenes.items():
+        counted = play(by_watcher, runs=runs, seconds=300, interval=5, **facts)
+        table.add_row(words, "watcher", *_counted(counted, pollers))
+    return table
+
+
+def _counted(counted: Counted, pollers: Counted) -> list[str]:
+    share = f"{100 * counted.requests / pollers.requests:.2f}"
+    return [f"{counted.requests:,}", share, f"{counted.most_in_a_look:,}", f"{counted.late:.1f} s"]
+
+
+def plans_table() -> Table:
+    """What each plan's limits allow."""
+    table = Table(title="As many runs as a plan allows at once, looked at every 10 s")
+    for name in ("plan", "runs at once", "requests a minute", "way", "requests", "429s", "latest end seen after"):
+        table.add_column(name, justify="left" if name in ("plan", "way") else "right")
+    for plan, (runs, rate) in PLANS.items():
+        for way, by in (("watcher", by_watcher), ("one poller for each run", by_pollers)):
+            counted = play(by, runs=runs, seconds=150, interval=10, start_within=10, plan=plan)
+            cells = [f"{counted.requests:,}", f"{counted.refused:,}", f"{counted.late:.1f} s"]
+            table.add_row(plan or "self-hosted", f"{runs:,}", f"{rate:,}", way, *cells)
+        held = f"(pollers hold {rate * 10 // 60:,} runs)"
+        table.add_row("", held, "", "", "", "", "", end_section=True)
+    return table
+
+
+# --- over real sockets -------------------------------------------------------------------------------------------
+
+
+class Cost(NamedTuple):
+    """What watching cost a process, from the first look on.
+
+    :param stall: seconds of processor time that the event loop's longest callback took.
+    :param lag: seconds by which a sleeping task woke up too late at worst, whatever the machine was busy with.
+    :param ends_missed: of the runs that ended in time to be seen within two intervals.
+    """
+
+    requests: int
+    processor: float
+    stall: float
+    lag: float
+    kilobytes: float
+    ends_missed: int
+
+
+def _serve(pipe: Connection, runs: int, ending: int, ends_after: float) -> None:
+    logging.disable()
+    with SimEmulator() as sim:
+        sim.state.limits.per_address = False  # else the pollers would soon be refused
+        key = sim.state.keys.find(sim.api_key)
+        assert key is not None
+        for name in FLOWS:
+            sim.state.add(Workflow(name, lambda given: {}, duration=lambda given: float(given["seconds"])))
+        for number in range(runs):
+            sim.state.start(
+                sim.state.workflows[FLOWS[number % 10]],
+                {"seconds": ends_after if number < ending else 100_000},
+                mode="async",
+                key=key,
+                run_id=f"run-{number}",
+                bucket=sim.state.limits.asynchronous,
+            )
+        pipe.send((sim.url, sim.api_key))
+        while pipe.recv():
+            pipe.send(len(sim.requests))
+
+
+@contextmanager
+def serving(runs: int, ending: int, ends_after: float) -> Iterator[tuple[str, str, Callable[[], int]]]:
+    """An emulator in another process, with runs that go on; its address, its key, and how many requests it has seen."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_serve, args=(there, runs, ending, ends_after))
+    process.start()
+
+    def seen() -> int:
+        here.send(True)
+        return int(here.recv())
+
+    try:
+        yield (*here.recv(), seen)
+    finally:
+        here.send(False)
+        process.join()
+
+
+async def by_trigger(url: str, key: str, number: int, interval: float) -> None:
+    """As Airflow does: a trigger for each run."""
+    from airflow_provider_sim.triggers.sim import SimRunTrigger
+
+    trigger = SimRunTrigger(FLOWS[number % 10], f"run-{number}", poll_interval=interval)
+    async for _ in trigger.run():
+        pass
+
+
+async def by_shared_client(url: str, key: str, number: int, interval: float) -> None:
+    """A poller for each run, all over one client."""
+    client = _shared(url, key)
+    await asyncio.sleep(interval * number % interval)
+    await await_run(client, RunWatch(FLOWS[number % 10], f"run-{number}", poll_interval=interval))
+
+
+async def by_session_for_each_poll(url: str, key: str, number: int, interval: float) -> None:
+    """A poller for each run, and a session for each poll."""
+    import aiohttp
+
+    await asyncio.sleep(interval * (number % 100) / 100)
+    address = f"{url}/api/v2/workflows/{FLOWS[number % 10]}/runs/run-{number}"
+    while True:
+        async with aiohttp.ClientSession(headers={"X-API-Key": key}) as session, session.get(address) as answer:
+            if (await answer.json())["data"]["status"] == "completed":
+                return
+        await asyncio.sleep(interval)
+
+
+_clients: dict[str, Any] = {}
+
+
+def _shared(url: str, key: str) -> Any:
+    from airflow_provider_sim.client.asyncio import AsyncSimClient
+
+    return _clients.setdefault(url, AsyncSimClient(key, url, api_version="v2"))
+
+
+WAYS = {
+    "watcher": by_trigger,
+    "pollers, shared client": by_shared_client,
+    "pollers, a session each time": by_session_for_each_poll,
+}
+
+
+def _resident() -> int:
+    """Bytes of memory that this process holds."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _watch(pipe: Connection, way: str, url: str, key: str, runs: int, ending: int, interval: float) -> None:
+    os.environ["AIRFLOW_CONN_SIM_DEFAULT"] = json.dumps({"conn_type": "sim", "host": url, "password": key})
+    logging.disable()
+    asyncio.run(_watch_all(pipe, WAYS[way], url, key, runs, ending, interval))
+
+
+async def _watch_all(pipe: Connection, way: Any, url: str, key: str, runs: int, ending: int, interval: float) -> None:
+    loop = asyncio.get_running_loop()
+    worst = {"stall": 0.0, "lag": 0.0}
+    _measure_callbacks(worst)
+    ended = 0
+
+    async def one(number: int) -> None:
+        nonlocal ended
+        await way(url, key, number, interval)
+        ended += 1
+
+    async def tick() -> None:
+        while True:
+            asleep = loop.time()
+            await asyncio.sleep(0.01)
+            worst["lag"] = max(worst["lag"], loop.time() - asleep - 0.01)
+
+    tasks = [asyncio.create_task(one(number)) for number in range(runs - runs // 10, runs)]
+    await asyncio.sleep(1.5 * interval)  # what all runs share is not a single run's cost
+    gc.collect()
+    before = _resident()
+    for number in range(runs - runs // 10):
+        tasks.append(asyncio.create_task(one(number)))
+        if number % 100 == 0:
+            await asyncio.sleep(0.02)
+    seconds = await asyncio.to_thread(pipe.recv)
+    gc.collect()
+    grown = _resident() - before
+    ticker = asyncio.create_task(tick())
+    await asyncio.sleep(0.1)  # a callback's time is noted at its end: this one's has the garbage collection in it
+    worst.update(stall=0.0, lag=0.0)
+    began, spent = time.monotonic(), time.process_time()
+    await asyncio.sleep(seconds)
+    spent, began = time.process_time() - spent, time.monotonic() - began
+    facts = dict(worst)
+    pipe.send((spent / began, facts["stall"], facts["lag"], grown / (runs * 0.9) / 1024, ending - ended))
+    for task in (ticker, *tasks):
+        task.cancel()
+    await asyncio.gather(ticker, *tasks, return_exceptions=True)
+
+
+def _measure_callbacks(worst: dict[str, float]) -> None:
+    """Note how much processor time the loop's callbacks take: other processes don't show in that."""
+    really_run = asyncio.Handle._run
+
+    def measured(handle: asyncio.Handle) -> None:
+        began = time.thread_time()
+        really_run(handle)
+        worst["stall"] = max(worst["stall"], time.thread_time() - began)
+
+    asyncio.Handle._run = measured  # type: ignore[method-assign]
+
+
+def cost(way: str, runs: int, *, interval: float, seconds: float) -> Cost:
+    """Watch runs for some time, of which a tenth ends at one moment in the middle."""
+    context = multiprocessing.get_context("spawn")
+    settled = 6 + 4 * interval
+    ending = runs // 10
+    with serving(runs, ending, settled + seconds / 2) as (url, key, seen):
+        here, there = context.Pipe()
+        process = context.Process(target=_watch, args=(there, way, url, key, runs, ending, interval))
+        process.start()
+        time.sleep(settled)
+        before = seen()
+        here.send(seconds)
+        measured = here.recv()
+        requests = seen() - before
+        process.join(timeout=60)
+        return Cost(requests, *measured)
+
+
+def cost_table(sizes: dict[str, list[int]], interval: float, seconds: float) -> Table:
+    """What one process spends."""
+    table = Table(title=f"One process, {seconds:.0f} s, every {interval:.0f} s; a tenth of the runs ends at one moment")
+    table.add_column("way")
+    for name in (
+        "runs",
+        "requests",
+        "% of a core",
+        "longest callback",
+        "latest wake-up",
+        "memory for each run",
+        "ends not yet seen",
+    ):
+        table.add_column(name, justify="right")
+    for way, counts in sizes.items():
+        for runs in counts:
+            found = cost(way, runs, interval=interval, seconds=seconds)
+            table.add_row(
+                way,
+                f"{runs:,}",
+                f"{found.requests:,}",
+                f"{100 * found.processor:.1f}",
+                f"{1000 * found.stall:.0f} ms",
+                f"{1000 * found.lag:.0f} ms",
+                f"{found.kilobytes:.1f} kB",
+                f"{found.ends_missed:,}",
+            )
+    return table
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure, and print the tables."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.watching", description=__doc__)
+    parser.add_argument("--runs", type=int, default=10_000, help="for the third table's watcher (default: 10000)")
+    parser.add_argument("--seconds", type=float, default=60, help="for each of its lines (default: 60)")
+    parser.add_argument("--only", choices=["requests", "plans", "cost"], help="one table instead of three")
+    given = parser.parse_args(arguments)
+    logging.disable()
+    console = Console(width=150)
+    if given.only in (None, "requests"):
+        console.print(requests_table(1000))
+    if given.only in (None, "plans"):
+        console.print(plans_table())
+    if given.only in (None, "cost"):
+        few = max(100, given.runs // 10)
+        sizes = {"watcher": [few, given.runs], **{way: [few] for way in WAYS if way != "watcher"}}
+        console.print(cost_table(sizes, 10.0, given.seconds))
+
+
+if __name__ == "__main__":
+    main()
