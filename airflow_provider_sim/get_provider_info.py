@@ -18,6 +18,9 @@ def get_provider_info() -> dict[str, object]:
         "sensors": [{"integration-name": "Sim", "python-modules": ["airflow_provider_sim.sensors.sim"]}],
         "hooks": [{"integration-name": "Sim", "python-modules": ["airflow_provider_sim.hooks.sim"]}],
         "triggers": [{"integration-name": "Sim", "python-modules": ["airflow_provider_sim.triggers.sim"]}],
+        "task-decorators": [
+            {"name": "sim_workflow", "class-name": "airflow_provider_sim.decorators.sim.sim_workflow_task"}
+        ],
         "extra-links": [
             "airflow_provider_sim.links.sim.SimRunLink",
             "airflow_provider_sim.links.sim.SimWorkflowLink",

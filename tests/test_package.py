@@ -49,7 +49,8 @@ def test_every_named_module_is_there(key):
 
 def test_every_named_class_is_there():
     info = get_provider_info()
-    for path in [*info["extra-links"], info["connection-types"][0]["hook-class-name"]]:
+    decorators = [entry["class-name"] for entry in info["task-decorators"]]
+    for path in [*info["extra-links"], *decorators, info["connection-types"][0]["hook-class-name"]]:
         module, _, name = path.rpartition(".")
         assert hasattr(importlib.import_module(module), name)
 
@@ -61,6 +62,7 @@ from airflow.providers.common.compat.sdk import BaseOperator, BaseSensorOperator
 before = set(sys.modules)
 from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
 from airflow_provider_sim.sensors.sim import SimJobSensor
+import airflow_provider_sim.decorators.sim
 SimExecuteWorkflowOperator(task_id="t", workflow_id="w"), SimJobSensor(task_id="s", workflow_id="w", run_id="r")
 new = {name.split(".")[0] for name in set(sys.modules) - before}
 print(sorted(new & {"requests", "httpx", "tenacity", "urllib3", "aiohttp"}))

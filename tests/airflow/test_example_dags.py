@@ -94,6 +94,10 @@ def test_every_task_ends_as_it_should(ran, finds_runs):
         "streaming.count_words": "success",
         "sync.answer": "success",
         "sync.publish": "success",
+        "taskflow.outline": "success",
+        "taskflow.chapters": "success",
+        "taskflow.write[0]": "success",
+        "taskflow.write[1]": "success",
     }
     if not finds_runs:
         expected |= CANT_BE_FOUND
@@ -111,6 +115,8 @@ def test_outputs(ran, finds_runs, profile):
     text = "You wrote: Tell me of the sea.\nHere is what I think of it.\nIt could be said in fewer words.\n"
     agent = ran.sim.state.workflows["streaming"].block_id
     story = {agent: text} if profile.stream else {"content": text, "model": "emulated", "tokens": {"total": 21}}
+    titles = [f"An outline on the sea, chapter {number}" for number in (1, 2)]
+    written = [plain({"message": title, "payload": {"tone": "plain"}}) for title in titles]
     expected = {
         "async_sensor.done": slept,
         "async_sensor.publish": f"The run ended well with {slept}",
@@ -126,6 +132,9 @@ def test_outputs(ran, finds_runs, profile):
         "streaming.count_words": 21 if profile.stream else 24,
         "sync.answer": {"data": echo, "status": 200, "headers": {"Content-Type": "application/json"}},
         "sync.publish": f"Sim says: {echo}",
+        "taskflow.outline": plain({"message": "An outline on the sea", "payload": {"asked_by": "AIRFLOW-RUN"}}),
+        "taskflow.chapters": titles,
+        **{f"taskflow.write[{index}]": output for index, output in enumerate(written)},
     }
     if not finds_runs:
         expected |= dict.fromkeys(CANT_BE_FOUND)
@@ -135,13 +144,15 @@ def test_outputs(ran, finds_runs, profile):
 def test_each_task_starts_one_run_and_each_retry_one_more(ran, profile):
     queued = "async" if profile.receipt else "sync"
     streamed = "stream" if profile.stream else "sync"
-    assert Counter((run.workflow_id, run.mode) for run in ran.sim.runs) == {
-        ("slow", queued): 2,
-        ("echo_plain", queued): 4,
-        ("failing", "sync"): 2,
-        ("streaming", streamed): 1,
-        ("echo", "sync"): 1,
-    }
+    assert Counter((run.workflow_id, run.mode) for run in ran.sim.runs) == Counter(
+        {
+            ("slow", queued): 2,
+            ("echo_plain", queued): 6,
+            ("failing", "sync"): 2,
+            ("streaming", streamed): 1,
+            ("echo", "sync"): 1,
+        }
+    ) + Counter([("echo_plain", "sync")])
 
 
 def test_xcoms_name_the_runs(ran, profile, finds_runs):
@@ -153,9 +164,16 @@ def test_xcoms_name_the_runs(ran, profile, finds_runs):
         "mapped.review[0]",
         "mapped.review[1]",
         "mapped.review[2]",
+        "taskflow.write[0]",
+        "taskflow.write[1]",
     }
     named = {name: report.run_id for name, report in ran.reports.items() if report.run_id}
-    assert set(named) == asynchronous | {"errors_and_usage.judge", "streaming.story", "sync.answer"}
+    assert set(named) == asynchronous | {
+        "errors_and_usage.judge",
+        "streaming.story",
+        "sync.answer",
+        "taskflow.outline",
+    }
     in_sim = {run.run_id for run in ran.sim.runs}
     right = {name for name, run_id in named.items() if run_id in in_sim}
     assert right >= (set(named) if profile.run_ids else asynchronous if finds_runs else set())
@@ -171,8 +189,10 @@ def test_streamed_text_is_in_the_task_log(ran, profile):
 
 
 def test_a_run_that_was_held_open_instead_is_said_to_have_been(ran, finds_runs):
-    six_tasks = 0 if finds_runs else 6
-    assert ran.printed.count("knows no asynchronous runs: it held the connection open until the run's end") == six_tasks
+    eight_tasks = 0 if finds_runs else 8
+    assert (
+        ran.printed.count("knows no asynchronous runs: it held the connection open until the run's end") == eight_tasks
+    )
 
 
 def test_a_sensor_that_cant_find_a_run_says_why_and_where_its_output_is(ran, finds_runs):

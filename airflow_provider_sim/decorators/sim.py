@@ -1,0 +1,77 @@
+"""``@task.sim_workflow``: a function returns the input, the workflow's output is the task's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from airflow.providers.common.compat.sdk import (
+    SET_DURING_EXECUTION,
+    DecoratedOperator,
+    context_merge,
+    determine_kwargs,
+    task_decorator_factory,
+)
+
+from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context, TaskDecorator
+
+
+class _SimWorkflowDecoratedOperator(DecoratedOperator, SimExecuteWorkflowOperator):
+    """Runs a workflow with what a function returns.
+
+    The function is called at the beginning of each try, also of one that goes on with a run of an earlier try, but not
+    after a deferral. What it returns is sent as it is: templates in it, which may come from elsewhere, aren't rendered.
+
+    :param python_callable: the function.
+    :param op_args: its positional arguments. (templated)
+    :param op_kwargs: its named arguments. (templated)
+    """
+
+    template_fields: Sequence[str] = (*DecoratedOperator.template_fields, *SimExecuteWorkflowOperator.template_fields)
+    template_fields_renderers: ClassVar[dict[str, str]] = {
+        **DecoratedOperator.template_fields_renderers,
+        **SimExecuteWorkflowOperator.template_fields_renderers,
+    }
+    custom_operator_name = "@task.sim_workflow"
+    overwrite_rtif_after_execution = True
+
+    def __init__(
+        self,
+        *,
+        python_callable: Callable[..., Any],
+        op_args: Collection[Any] | None = None,
+        op_kwargs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            python_callable=python_callable, op_args=op_args, op_kwargs=op_kwargs, input=SET_DURING_EXECUTION, **kwargs
+        )
+
+    def execute(self, context: Context) -> Any:
+        """Call the function, and run the workflow with what it returns."""
+        context_merge(context, self.op_kwargs)
+        arguments = determine_kwargs(self.python_callable, self.op_args, context)
+        self.input = self.python_callable(*self.op_args, **arguments)
+        return super().execute(context)
+
+
+def sim_workflow_task(
+    python_callable: Callable[..., Any] | None = None, *, multiple_outputs: bool | None = None, **kwargs: Any
+) -> TaskDecorator:
+    """Turn a function into a task that runs a workflow with what the function returns, and returns its output.
+
+    :param python_callable: the function.
+    :param multiple_outputs: push each key of the output as an XCom of its own, too. The function's annotations don't
+        decide it, since they are about the input.
+    :param kwargs: the arguments of :class:`~airflow_provider_sim.operators.sim.SimExecuteWorkflowOperator` but
+        ``input``, and what every task takes.
+    """
+    return task_decorator_factory(
+        python_callable=python_callable,
+        multiple_outputs=bool(multiple_outputs),
+        decorated_operator_class=_SimWorkflowDecoratedOperator,
+        **kwargs,
+    )
