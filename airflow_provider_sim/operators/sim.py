@@ -56,7 +56,9 @@ class SimExecuteWorkflowOperator(BaseOperator):
 
     :param workflow_id: the workflow: the last part of its address in Sim's editor. (templated)
     :param input: the fields of the workflow's Start block as a dict; any other JSON value arrives as the field
-        ``input``. (templated)
+        ``input``. A path object (``pathlib.Path``, ``ObjectStoragePath``), bytes, an open file or a
+        :class:`~airflow_provider_sim.input.SimFile` in a field, or in a field's list, is sent as a file, for fields of
+        type ``file[]``: up to 20 MiB each and 7.5 MiB in all. (templated)
     :param sim_conn_id: the Airflow connection of type Sim. (templated)
     :param async_execution: let Sim queue the run instead of holding the connection open.
     :param wait_for_completion: False starts an asynchronous run and returns its run id, to be waited for with
@@ -76,6 +78,8 @@ class SimExecuteWorkflowOperator(BaseOperator):
     :param check_deployed: ask first whether the workflow is deployed, before an input is sent.
     :param retry_args: settings that go before the connection's for requests that are safe to repeat: ``max_retries``,
         ``initial_delay``, ``max_delay`` (seconds), ``backoff_multiplier``.
+    :param unconverted_files: what becomes of files in the input of an asynchronous run, for which Sim doesn't convert
+        them: ``fail`` before anything is sent, or ``send`` them as objects with their bytes as base64 text.
     :param durable: False lets each try start a run of its own, whatever became of the former try's.
     :param cancel_on_kill: cancel the run when the task is killed, cleared, marked or out of time.
     :param output_files_dir: a folder for ``ObjectStoragePath``, such as ``s3://conn@bucket/folder``: the output's files
@@ -111,6 +115,7 @@ class SimExecuteWorkflowOperator(BaseOperator):
         on_paused: str = "wait",
         check_deployed: bool = False,
         retry_args: Mapping[str, Any] | None = None,
+        unconverted_files: str = "fail",
         durable: bool = True,
         cancel_on_kill: bool = True,
         output_files_dir: str | None = None,
@@ -134,6 +139,7 @@ class SimExecuteWorkflowOperator(BaseOperator):
         self.on_paused = on_paused
         self.check_deployed = check_deployed
         self.retry_args = retry_args
+        self.unconverted_files = unconverted_files
         self.durable = durable
         self.cancel_on_kill = cancel_on_kill
         self.output_files_dir = output_files_dir
@@ -221,6 +227,7 @@ class SimExecuteWorkflowOperator(BaseOperator):
         """
         from airflow_provider_sim.client.dialects.exchange import check_block_ids, check_workflow_id
         from airflow_provider_sim.exceptions import Outcome, SimInputError
+        from airflow_provider_sim.input import UNCONVERTED_FILES
         from airflow_provider_sim.watch import OnPaused
 
         check_workflow_id(self.workflow_id)
@@ -229,6 +236,8 @@ class SimExecuteWorkflowOperator(BaseOperator):
         wrong = self._output_rules.wrong()
         if self.on_paused not in list(OnPaused):
             wrong = f"on_paused is {self.on_paused!r}; it can be {', '.join(OnPaused)}"
+        elif self.unconverted_files not in UNCONVERTED_FILES:
+            wrong = f"unconverted_files is {self.unconverted_files!r}; it can be {', '.join(UNCONVERTED_FILES)}"
         elif not self.poll_interval > 0:
             wrong = f"poll_interval is {self.poll_interval!r}; it must be a number of seconds above 0"
         elif self.stream and not self.wait_for_completion:

@@ -15,6 +15,7 @@ from airflow_provider_sim.client.models import AsyncExecutionResult, RunStatus, 
 from airflow_provider_sim.client.retry import RetryPolicy
 from airflow_provider_sim.client.settings import HELD_OPEN_TIMEOUT
 from airflow_provider_sim.exceptions import SimConnectionError, SimError, SimRunNotFoundError, SimStreamError
+from airflow_provider_sim.input import ready_input
 from airflow_provider_sim.ledger import NotedRun, ledger_of
 from airflow_provider_sim.links.sim import push_links
 from airflow_provider_sim.operators.stream_log import StreamLog
@@ -134,11 +135,17 @@ class TaskRun:
         :raises SimError: it wasn't started, or its fate can't be found out.
         """
         operator = self._operator
+        input = ready_input(
+            operator.input,
+            workflow_id=operator.workflow_id,
+            asynchronous=self.is_asynchronous,
+            unconverted_files=operator.unconverted_files,
+        )
         self._open_ledger(client)
         left = max(1.0, self.deadline - time.time())
         started: Any = client.execute_with_retry(
             operator.workflow_id,
-            operator.input,
+            input,
             timeout=None if self.is_asynchronous else left,
             stream=operator.stream or None,
             selected_outputs=(operator.selected_outputs or None) if operator.stream else None,

@@ -13,6 +13,7 @@ import pytest
 from airflow_provider_sim.emulator import SimEmulator
 from airflow_provider_sim.emulator.profiles import PROFILES
 from scripts.demo import DAG_IDS
+from scripts.local_airflow import EXAMPLE_DAGS
 from tests.airflow.conftest import KEY, Ran, run_in
 
 pytestmark = pytest.mark.airflow
@@ -85,6 +86,9 @@ def test_every_task_ends_as_it_should(ran, finds_runs):
         "errors_and_usage.has_room": "success",
         "errors_and_usage.judge": "failed",
         "errors_and_usage.fall_back": "success",
+        "files.read": "success",
+        "files.compare": "success",
+        "files.names": "success",
         "mapped.tickets": "success",
         "mapped.review[0]": "success",
         "mapped.review[1]": "success",
@@ -108,6 +112,9 @@ def test_outputs(ran, finds_runs, profile):
     outputs = {name: told(report.output) for name, report in ran.reports.items()}
     for start in ("async_sensor.start", "deferrable.start"):
         assert outputs.pop(start) == ran.reports[start].run_id
+    [file] = outputs.pop("files.read")["result"]
+    assert file["size"] == (EXAMPLE_DAGS / "example_sim_files.py").stat().st_size
+    assert outputs.pop("files.compare")
     slept = {"result": {"slept": 3.0, "message": "take your time"}, "stdout": ""}
     summary = {"result": {"slept": 2.0, "message": "AIRFLOW-RUN"}, "stdout": ""}
     echo = {"echo": {"message": "Good morning, it is AIRFLOW-RUN", "count": 3, "payload": ""}, "ok": True}
@@ -125,6 +132,7 @@ def test_outputs(ran, finds_runs, profile):
         "errors_and_usage.has_room": True,
         "errors_and_usage.judge": None,
         "errors_and_usage.fall_back": "Sim could not judge; a person will",
+        "files.names": ["example_sim_files.py (text/x-python)", "tickets.csv (text/csv)"],
         "mapped.tickets": tickets,
         **{f"mapped.review[{index}]": plain(ticket) for index, ticket in enumerate(tickets)},
         "mapped.report": "ticket 17, ticket 42, ticket 99",
@@ -152,7 +160,7 @@ def test_each_task_starts_one_run_and_each_retry_one_more(ran, profile):
             ("streaming", streamed): 1,
             ("echo", "sync"): 1,
         }
-    ) + Counter([("echo_plain", "sync")])
+    ) + Counter([("echo_plain", "sync"), ("file_echo", "sync"), ("file_echo", streamed)])
 
 
 def test_xcoms_name_the_runs(ran, profile, finds_runs):
@@ -170,6 +178,8 @@ def test_xcoms_name_the_runs(ran, profile, finds_runs):
     named = {name: report.run_id for name, report in ran.reports.items() if report.run_id}
     assert set(named) == asynchronous | {
         "errors_and_usage.judge",
+        "files.read",
+        "files.compare",
         "streaming.story",
         "sync.answer",
         "taskflow.outline",

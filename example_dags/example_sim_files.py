@@ -1,0 +1,36 @@
+"""Send files: a path object in a field is read when the task runs, and arrives as a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from airflow.providers.common.compat.sdk import dag, task  # on Airflow 3 alone: from airflow.sdk import dag, task
+
+from airflow_provider_sim.input import SimFile
+from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
+
+
+# [START files]
+@dag(dag_id="example_sim_files", schedule=None, catchup=False, tags=["sim"])
+def example_sim_files():
+    SimExecuteWorkflowOperator(
+        task_id="read",
+        workflow_id="file_echo",
+        input={"files": Path(__file__)},  # or an ObjectStoragePath("s3://…"); "files" is a field of type file[]
+    )
+
+    @task.sim_workflow(workflow_id="file_echo", stream=True)
+    def compare(day: str) -> dict:
+        table = SimFile(f"day,tickets\n{day},17\n".encode(), name="tickets.csv")
+        return {"files": [Path(__file__), table]}
+
+    @task
+    def names(output: dict) -> list[str]:
+        return [f"{file['name']} ({file['type']})" for file in output["result"]]
+
+    names(compare("monday"))
+
+
+# [END files]
+
+example_sim_files()

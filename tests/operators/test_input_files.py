@@ -1,0 +1,182 @@
+"""Files in a task's input, against the emulator, which stores them as Sim does."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from airflow.providers.common.compat.sdk import DAG, ObjectStoragePath
+
+from airflow_provider_sim.client.dialects.files import FilesOfRequest
+from airflow_provider_sim.exceptions import SimInputError
+from airflow_provider_sim.input import SimFile
+from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
+
+pytestmark = pytest.mark.usefixtures("connection")
+
+ASYNCHRONOUS = {
+    "async_execution": {"async_execution": True},
+    "deferrable": {"deferrable": True},
+    "no wait": {"wait_for_completion": False},
+}
+
+
+@pytest.fixture(autouse=True)
+def _reads_files(emulator):
+    def describe(given):
+        keys = ("name", "type", "size")
+        return {"files": [{key: file[key] for key in keys} for file in given["files"]], "note": given["note"]}
+
+    emulator.workflow("reads_files", inputs={"files": "file[]", "note": "string"})(describe)
+
+
+@pytest.fixture(params=["v2", "legacy"])
+def api_version(request, connection):
+    connection(extra={"api_version": request.param})
+
+
+@pytest.fixture
+def report(tmp_path):
+    path = tmp_path / "report.pdf"
+    path.write_bytes(b"%PDF-1")
+    return path
+
+
+def operator(files, **arguments):
+    fields = {"task_id": "t", "workflow_id": "reads_files", "poll_interval": 0.02, "input": {"files": files}}
+    return SimExecuteWorkflowOperator(**(fields | arguments))
+
+
+PDF = {"name": "report.pdf", "type": "application/pdf", "size": 6}
+
+
+@pytest.mark.usefixtures("api_version")
+@pytest.mark.parametrize("stream", [False, True], ids=["held open", "streamed"])
+def test_a_path_arrives_as_a_file(run_task, report, stream):
+    output = run_task(operator(report, input={"files": report, "note": "/etc/passwd"}, stream=stream))
+    assert output == {"files": [PDF], "note": "/etc/passwd"}
+
+
+@pytest.mark.parametrize(
+    ("make", "arrives"),
+    [
+        pytest.param(lambda path: [path, path], [PDF, PDF], id="a list"),
+        pytest.param(lambda path: ObjectStoragePath(f"file://{path}"), [PDF], id="an ObjectStoragePath"),
+        pytest.param(lambda path: path.open("rb"), [PDF], id="an open file"),
+        pytest.param(lambda path: path.open(), [PDF], id="an open text file"),
+        pytest.param(
+            lambda path: b"abc", [{"name": "file", "type": "application/octet-stream", "size": 3}], id="bytes"
+        ),
+        pytest.param(
+            lambda path: io.BytesIO(b"abc"),
+            [{"name": "file", "type": "application/octet-stream", "size": 3}],
+            id="an open file without a name",
+        ),
+        pytest.param(
+            lambda path: SimFile(b"a,b", name="t.csv"), [{"name": "t.csv", "type": "text/csv", "size": 3}], id="named"
+        ),
+        pytest.param(lambda path: SimFile(str(path)), [PDF], id="a SimFile of a path as text"),
+        pytest.param(
+            lambda path: SimFile(path, name="x", mime="text/x-mine"),
+            [{"name": "x", "type": "text/x-mine", "size": 6}],
+            id="with a type of the author's",
+        ),
+    ],
+)
+def test_whatever_is_meant_as_a_file(run_task, report, make, arrives):
+    task = operator(None)
+    task.input = {"files": make(report)}
+    assert run_task(task)["files"] == arrives
+
+
+def test_its_object_is_sim_s():
+    file = FilesOfRequest("w").add("files", "a.txt", "text/plain", b"hi")
+    assert file == {"type": "file", "data": "data:text/plain;base64,aGk=", "name": "a.txt", "mime": "text/plain"}
+
+
+def test_a_string_is_never_read(run_task, report, emulator):
+    run_task(operator(None, workflow_id="no_input_format", input={"files": str(report)}))
+    assert emulator.runs[0].input == {"files": str(report)}
+
+
+def test_an_input_that_is_a_file_arrives_as_the_field_input(run_task, report, emulator):
+    emulator.workflow("reads_input", inputs={"input": "file[]"})(lambda given: given["input"][0]["name"])
+    assert run_task(operator(None, workflow_id="reads_input", input=report)) == "report.pdf"
+
+
+def test_a_file_s_source_and_name_are_templates():
+    with DAG("a_dag") as dag:
+        task = operator([SimFile("/in/{{ x }}.pdf", name="{{ x }}")], task_id="rendered")
+    task.render_template_fields({"x": "monday", "dag": dag})
+    [file] = task.input["files"]
+    assert (file.source, file.name) == ("/in/monday.pdf", "monday")
+
+
+class TestRefusals:
+    def refused(self, run_task, emulator, task, match):
+        with pytest.raises(SimInputError, match=match) as caught:
+            run_task(task)
+        assert not [request for request in emulator.requests if request.method == "POST"]
+        assert caught.value.workflow_id == "reads_files"
+
+    @pytest.mark.parametrize("mode", ASYNCHRONOUS.values(), ids=ASYNCHRONOUS)
+    def test_an_asynchronous_run_doesn_t_get_files(self, run_task, emulator, report, mode):
+        self.refused(run_task, emulator, operator(report, **mode), r"files in 'files'.*stream=True.*address as text")
+
+    def test_nor_those_that_the_author_wrote_as_sim_takes_them(self, run_task, emulator):
+        by_hand = {"type": "url", "data": "https://example.com/a.pdf", "name": "a.pdf"}
+        self.refused(run_task, emulator, operator([by_hand], async_execution=True), "files in 'files'")
+
+    def test_unless_the_author_asks_for_it(self, run_task, emulator, report):
+        task = operator(
+            report, workflow_id="no_input_format", input={"f": report}, deferrable=True, unconverted_files="send"
+        )
+        run_task(task)
+        assert emulator.runs[0].input["f"]["data"] == "data:application/pdf;base64,JVBERi0x"
+
+    def test_what_else_the_author_asks_for(self, run_task, emulator):
+        self.refused(run_task, emulator, operator(b"", unconverted_files="drop"), "unconverted_files is 'drop'")
+
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_a_stream_that_defers_is_held_open_all_the_same(self, run_task, report, stream):
+        task = operator(report, input={"files": report, "note": ""}, stream=True, deferrable=stream)
+        assert run_task(task)["files"] == [PDF]
+
+    def test_a_nested_file(self, run_task, emulator, report):
+        task = operator(None, input={"case": {"papers": [report]}})
+        self.refused(run_task, emulator, task, r"at case\['papers'\]\[0\] of the input.*only in the Start block's own")
+
+    def test_a_file_over_20_mib(self, run_task, emulator, tmp_path):
+        path = tmp_path / "big"
+        with path.open("wb") as file:
+            file.truncate(20 * 1024 * 1024 + 1)
+        self.refused(run_task, emulator, operator(path), "'big' in the field 'files' is larger than 20 MiB")
+
+    def test_files_over_10_mib_in_one_request(self, run_task, emulator):
+        four = bytes(4 * 1024 * 1024)
+        self.refused(run_task, emulator, operator([four, four]), r"are 10\.7 MiB as base64; .* 10 MiB, which is 7\.5")
+
+    @pytest.mark.parametrize(("path", "says"), [("nowhere.pdf", "FileNotFoundError"), (".", "IsADirectoryError")])
+    def test_a_file_that_can_t_be_read(self, run_task, emulator, tmp_path, path, says):
+        self.refused(run_task, emulator, operator(tmp_path / path), says)
+
+
+def test_a_storage_s_own_trouble_is_for_a_retry(run_task):
+    class Flaky:
+        name = "x"
+
+        def read(self, size):
+            raise OSError("the bucket sleeps")
+
+    task = operator(None)
+    task.input = {"files": Flaky()}
+    with pytest.raises(OSError, match="sleeps"):
+        run_task(task)
+
+
+def test_what_the_ui_shows_of_a_file_holds_no_bytes():
+    assert str(SimFile(b"secret", name="a.txt")) == "SimFile('a.txt')"
+    assert str(SimFile(Path("/in/b.txt"))) == "SimFile('b.txt')"
+    json.dumps(str(SimFile(b"")))
