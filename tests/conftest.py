@@ -1,9 +1,8 @@
-"""What every test has: an environment of its own, and an emulator for who asks for one."""
+"""What every test has: an environment of its own; the emulator is the one of the package's pytest plugin."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,8 +11,7 @@ if TYPE_CHECKING:
     from airflow_provider_sim.emulator import SimEmulator
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "emulator(**settings): the settings of the test's emulator, as SimEmulator's")
+pytest_plugins = ["pytester"]
 
 
 @pytest.fixture(autouse=True)
@@ -29,24 +27,7 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     forget_servers()
 
 
-@pytest.fixture(scope="session")
-def _emulators() -> Iterator[dict[str, SimEmulator]]:
-    """The emulators that were needed so far, by their settings; starting and stopping them takes longer than a test."""
-    started: dict[str, SimEmulator] = {}
-    yield started
-    for sim in started.values():
-        sim.stop()
-
-
 @pytest.fixture
-def emulator(request: pytest.FixtureRequest, _emulators: dict[str, SimEmulator]) -> SimEmulator:
-    """A Sim server as new, by the marker ``emulator`` one of another version or plan."""
-    from airflow_provider_sim.emulator import SimEmulator
-
-    marker = request.node.get_closest_marker("emulator")
-    settings = marker.kwargs if marker else {}
-    name = repr(sorted(settings.items()))
-    if name not in _emulators:
-        _emulators[name] = SimEmulator(**settings).start()
-    _emulators[name].reset()
-    return _emulators[name]
+def emulator(sim_emulator: SimEmulator) -> SimEmulator:
+    """The fixture that users have, under the name that it has in this repository's tests."""
+    return sim_emulator

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import socket
 import threading
 from collections.abc import Callable
@@ -106,6 +107,21 @@ class SimEmulator:
     def runs(self) -> list[Run]:
         """All runs, in the order of their start."""
         return list(self.state.runs.values())
+
+    def runs_of(self, workflow_id: str) -> list[Run]:
+        """A workflow's runs, in the order of their start."""
+        return [run for run in self.runs if run.workflow_id == workflow_id]
+
+    def inputs_of(self, workflow_id: str) -> list[dict[str, Any]]:
+        """The inputs of a workflow's runs, in the order of their start; one of them means that it was run once."""
+        return [run.input for run in self.runs_of(workflow_id)]
+
+    def connection(self, **fields: Any) -> str:
+        """The Airflow connection to this server, as JSON for ``AIRFLOW_CONN_…``.
+
+        :param fields: further ones, or others: ``password``, ``extra`` …
+        """
+        return json.dumps({"conn_type": "sim", "host": self.url, "password": self.api_key, **fields})
 
     @property
     def requests(self) -> list[SeenRequest]:

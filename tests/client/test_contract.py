@@ -19,7 +19,7 @@ from airflow_provider_sim.exceptions import (
 )
 
 pytestmark = pytest.mark.usefixtures("emulator")
-EVERYWHERE = [pytest.param(name, marks=pytest.mark.emulator(profile=name), id=name) for name in PROFILES]
+EVERYWHERE = [pytest.param(name, marks=pytest.mark.sim_emulator(profile=name), id=name) for name in PROFILES]
 ON_V2 = [name for name, profile in PROFILES.items() if profile.v2_on]
 CANT_CANCEL = [name for name, profile in PROFILES.items() if not profile.cancel]
 

@@ -60,7 +60,7 @@ class TestPlans:
             sim.clock.advance(60)
             assert sim.state.limits.sync.remaining == plan.sync_per_minute, "one minute's worth, not all of it"
 
-    @pytest.mark.emulator(plan="free")
+    @pytest.mark.sim_emulator(plan="free")
     def test_the_request_bucket_of_each_operation(self, emulator):
         run_id = post(emulator, "echo").json()["data"]["runId"]
         path = f"/api/v2/workflows/echo/runs/{run_id}"
@@ -72,7 +72,7 @@ class TestPlans:
         assert get(emulator, "/api/v2/workspaces").status_code == 200, "another operation has another bucket"
         assert get(emulator, "/api/users/me/usage-limits").status_code == 200, "the legacy API has none"
 
-    @pytest.mark.emulator(plan="free")
+    @pytest.mark.sim_emulator(plan="free")
     def test_runs_at_once(self, emulator):
         body = {"input": {"seconds": 60}, "async": True}
         answers = [post(emulator, "slow", body) for _ in range(11)]
@@ -100,7 +100,7 @@ class TestPlans:
         thread.join()
         assert (refused.status_code, refused.json()["code"]) == (429, "ADMISSION_GATE_CAPACITY")
 
-    @pytest.mark.emulator(plan="free")
+    @pytest.mark.sim_emulator(plan="free")
     def test_money(self, emulator):
         for _ in range(3):
             post(emulator, "echo")
@@ -374,7 +374,7 @@ class TestServer:
         assert expected[1] in answer.headers["content-type"]
 
     def test_without_starlette_it_says_what_to_install(self):
-        code = "import sys; sys.modules['starlette'] = None; import airflow_provider_sim.emulator"
+        code = "import sys; sys.modules['starlette'] = None; from airflow_provider_sim.emulator import SimEmulator"
         ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert ran.returncode == 1
         assert "pip install 'airflow-provider-sim[emulator]'" in ran.stderr

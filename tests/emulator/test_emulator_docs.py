@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -20,13 +19,10 @@ from airflow_provider_sim.emulator.faults import FAULTS, RateLimit, fault_of_hea
 from airflow_provider_sim.emulator.limits import PLANS
 from airflow_provider_sim.emulator.profiles import PROFILES
 from airflow_provider_sim.emulator.workflows import Workflow
-from scripts import local_airflow
 
 REPO = Path(__file__).parents[2]
 TEXT = (REPO / "docs" / "emulator.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
-FILES = {match[1]: code for kind, code in BLOCKS if kind == "python" and (match := re.match(r"# (\S+\.py)\n", code))}
-"""Examples that are files, by the name in their first line."""
 
 
 def table(heading: str) -> list[list[str]]:
@@ -44,7 +40,6 @@ def names(cell: str) -> list[str]:
 def test_every_example_is_run_by_some_test():
     assert {kind for kind, _ in BLOCKS} == {"console", "python", "toml"}
     assert [kind for kind, _ in BLOCKS].count("console") == 1
-    assert sorted(FILES) == ["dags/letters.py", "tests/conftest.py", "tests/test_letters.py"]
 
 
 def test_the_examples(tmp_path, monkeypatch):
@@ -55,7 +50,7 @@ def test_the_examples(tmp_path, monkeypatch):
     shared: dict[str, object] = {}
     try:
         for kind, code in BLOCKS:
-            if kind == "python" and code not in FILES.values():
+            if kind == "python":
                 line = TEXT[: TEXT.index(code)].count("\n")
                 exec(compile("\n" * line + code, str(REPO / "docs" / "emulator.md"), "exec"), shared)
     finally:
@@ -166,19 +161,3 @@ def test_the_control_endpoints():
         for method in route.methods - {"HEAD"}
     }
     assert set(told) == there
-
-
-@pytest.mark.airflow
-def test_the_tests_of_one_s_own_dags(tmp_path):
-    """As a user has them, and on a real Airflow."""
-    for name, code in FILES.items():
-        path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(code)
-    own = local_airflow.environment(tmp_path / "airflow", sim_url="unused", sim_key="unused", dags=tmp_path / "dags")
-    environment = {**os.environ, **own}
-    for command in (["airflow", "db", "migrate"], ["pytest", "-q", "tests"]):
-        ran = subprocess.run(
-            [sys.executable, "-m", *command], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
-        )
-        assert ran.returncode == 0, ran.stdout + ran.stderr

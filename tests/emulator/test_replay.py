@@ -333,7 +333,7 @@ def _form(value: str) -> str:
 def _cases() -> Iterator[Any]:
     for recording in RECORDED:
         profile = "v0.8-legacy" if recording.name.startswith("v2off_") else "v0.8"
-        yield pytest.param(recording, id=recording.name, marks=pytest.mark.emulator(profile=profile))
+        yield pytest.param(recording, id=recording.name, marks=pytest.mark.sim_emulator(profile=profile))
 
 
 @pytest.mark.parametrize("recording", list(_cases()))

@@ -36,7 +36,7 @@ def test_fine(test, emulator):
 @pytest.mark.parametrize(
     "profile",
     [
-        pytest.param(name, marks=pytest.mark.emulator(profile=name))
+        pytest.param(name, marks=pytest.mark.sim_emulator(profile=name))
         for name, found in PROFILES.items()
         if not found.v2_on
     ],
@@ -47,14 +47,14 @@ def test_fine_on_a_server_without_v2(test, emulator, profile):
     assert "legacy API; v2 is switched off or not there" in words
 
 
-@pytest.mark.parametrize("profile", [pytest.param(n, marks=pytest.mark.emulator(profile=n)) for n in PROFILES])
+@pytest.mark.parametrize("profile", [pytest.param(n, marks=pytest.mark.sim_emulator(profile=n)) for n in PROFILES])
 def test_wrong_key(test, emulator, profile):
     fine, words = test(emulator.url)
     assert not fine
     assert words.startswith("The server answers, but the API key is wrong.")
 
 
-@pytest.mark.emulator(profile="v0.8-legacy")
+@pytest.mark.sim_emulator(profile="v0.8-legacy")
 def test_v2_off(test, emulator):
     fine, words = test(emulator.url, emulator.api_key, api_version="v2")
     assert not fine

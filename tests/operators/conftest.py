@@ -49,10 +49,8 @@ def connection(emulator, monkeypatch):
     """The connection ``sim_default`` to the emulator; call it to change it."""
 
     def connect(**fields: Any) -> None:
-        value = {"conn_type": "sim", "host": emulator.url, "password": emulator.api_key, **fields}
-        monkeypatch.setenv("AIRFLOW_CONN_SIM_DEFAULT", json.dumps(value))
+        monkeypatch.setenv("AIRFLOW_CONN_SIM_DEFAULT", emulator.connection(**fields))
 
-    connect()
     return connect
 
 

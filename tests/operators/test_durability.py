@@ -282,7 +282,7 @@ class TestBeforeAirflow33:
         assert len({run.run_id for run in emulator.runs}) == 3
 
 
-@pytest.mark.emulator(profile="v0.6.40")
+@pytest.mark.sim_emulator(profile="v0.6.40")
 class TestServersThatChooseIdsThemselves:
     def test_the_next_try_finds_the_run_by_what_the_server_called_it(
         self, emulator, context, run_task, monkeypatch, slow, caplog
@@ -338,7 +338,7 @@ class TestKilled:
             task.execute(context)
         assert "is cancelled (Sim's word: already_cancelled)" in "".join(capfd.readouterr())
 
-    @pytest.mark.emulator(profile="v0.3.10")
+    @pytest.mark.sim_emulator(profile="v0.3.10")
     def test_the_log_says_so_where_a_server_cannot_cancel(self, emulator, context, monkeypatch, slow, capfd):
         task = operator(async_execution=True)
         monkeypatch.setattr(watch, "wait_for_run", lambda *_: task.on_kill() or (_ for _ in ()).throw(Killed))

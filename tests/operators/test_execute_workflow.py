@@ -306,7 +306,7 @@ class TestDeferral:
             operator(workflow_id="w").execute_complete(context, event)
 
 
-@pytest.mark.emulator(profile="v0.5.0")
+@pytest.mark.sim_emulator(profile="v0.5.0")
 class TestServerWithoutAsyncRuns:
     @pytest.mark.parametrize("options", [{"async_execution": True}, {"deferrable": True}], ids=["worker", "triggerer"])
     def test_the_run_is_held_open_instead_and_that_is_said(self, run_task, options, capfd):
@@ -324,7 +324,7 @@ class TestServerWithoutAsyncRuns:
         assert "knows no asynchronous runs" in "".join(capfd.readouterr())
 
 
-@pytest.mark.emulator(profile="v0.3.10")
+@pytest.mark.sim_emulator(profile="v0.3.10")
 def test_cancelling_on_a_server_that_cannot_says_so(emulator, connection):
     from airflow_provider_sim.hooks.sim import SimHook
 
@@ -332,7 +332,7 @@ def test_cancelling_on_a_server_that_cannot_says_so(emulator, connection):
         hook.get_conn().cancel_workflow_run("slow", "r")
 
 
-@pytest.mark.emulator(profile="v0.3.10")
+@pytest.mark.sim_emulator(profile="v0.3.10")
 def test_killing_a_deferred_task_on_a_server_that_cannot_cancel_says_so(context, capfd):
     with pytest.raises(TaskDeferred) as deferral:
         operator(workflow_id="slow", input={"seconds": 60}, deferrable=True).execute(context)

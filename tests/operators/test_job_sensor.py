@@ -115,7 +115,7 @@ def test_a_deferral_that_airflow_ended_is_followed_by_a_last_look(context, emula
         task.resume_execution(**resume)
 
 
-@pytest.mark.emulator(profile="v0.3.10")
+@pytest.mark.sim_emulator(profile="v0.3.10")
 def test_a_run_that_can_t_be_cancelled_at_the_timeout_is_said_to_go_on(run_task, start, capfd):
     run_id = start("slow", {"seconds": 60})
     task = sensor(workflow_id="slow", run_id=run_id, deferrable=True, timeout=0.1, cancel_on_timeout=True)
@@ -131,7 +131,7 @@ def test_the_deferral_ends_after_the_trigger_s_own_deadline(context, start):
     assert deferral.value.timeout.total_seconds() > 100
 
 
-@pytest.mark.emulator(profile="v0.3.10")
+@pytest.mark.sim_emulator(profile="v0.3.10")
 def test_an_old_server_s_job_id_works(run_task, start, deferrable):
     job_id = start("slow", {"seconds": 0.2, "message": "hi"})
     assert "hi" in str(run_task(sensor(workflow_id="slow", run_id=job_id, deferrable=deferrable)))
@@ -178,7 +178,7 @@ def test_a_rescheduled_sensor_looks_again_for_a_run_just_started_and_gives_one_u
         look(seconds_ago=100)
 
 
-@pytest.mark.emulator(profile="v0.5.0")
+@pytest.mark.sim_emulator(profile="v0.5.0")
 def test_a_server_without_a_queue_cannot_know_the_run_later(context):
     with SimHook() as hook, pytest.raises(SimRunNotFoundError, match="XCom 'output' of the task that started it"):
         hook.get_conn().get_workflow_run("slow", "nowhere")
