@@ -303,6 +303,18 @@ def test_key_and_server_can_be_changed(connect):
     assert client.base_url == second.url
 
 
+def test_the_environment_says_which_proxy_leads_to_which_server(connect, monkeypatch):
+    with canned(V2_DONE) as proxy, canned(V2_DONE) as near:
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        client = connect("http://sim.invalid", api_version="v2")
+        client.execute_workflow("w")
+        client.set_base_url(near.url)
+        client.execute_workflow("w")
+    assert [got.path for got in proxy.requests] == ["http://sim.invalid/api/v2/workflows/w/execute"]
+    assert [got.path for got in near.requests] == ["/api/v2/workflows/w/execute"]
+
+
 def test_nothing_but_the_key_tells_who_we_are(connect, monkeypatch, tmp_path):
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login me password secret\n")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from airflow_provider_sim.client import asyncio
 from airflow_provider_sim.exceptions import (
     Outcome,
     SimConnectionError,
@@ -179,6 +180,12 @@ def test_a_certificate_that_nobody_trusts(connect, tls_server):
 def test_verify_says_what_is_trusted(connect, tls_server, certificate, how):
     verify = str(certificate) if how == "bundle" else False
     assert connect(tls_server.url, api_version="v2", verify=verify).execute_workflow("wf-1").output == {"a": 1}
+
+
+def test_the_environment_says_what_is_trusted(connect, tls_server, certificate, monkeypatch):
+    monkeypatch.setattr(asyncio, "_tls", asyncio._tls.__wrapped__)  # which reads it once
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+    assert connect(tls_server.url, api_version="v2").execute_workflow("wf-1").output == {"a": 1}
 
 
 def test_a_ca_bundle_that_isnt_there(connect, tls_server):
