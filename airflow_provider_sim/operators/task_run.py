@@ -175,6 +175,8 @@ class TaskRun:
         job_id: str | None = getattr(started, "job_id", None)
         run_id = started.run_id
         if run_id and (run_id != self.run_id or job_id):
+            assert self._ledger is not None
+            self._ledger.note(run_id, job_id)
             if run_id != self.run_id:
                 self._log.warning(
                     "The server (before v0.7.32) has chosen the run's id itself: %s. Had this worker died between its"
@@ -182,8 +184,6 @@ class TaskRun:
                     run_id,
                 )
                 self._announce(run_id)
-            assert self._ledger is not None
-            self._ledger.note(run_id, job_id)
             self._set(run_id, job_id)
         if job_id and self._operator.do_xcom_push:
             self._context["ti"].xcom_push(key=JOB_ID_KEY, value=job_id)

@@ -11,11 +11,17 @@ from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowException, AirflowSensorTimeout, AirflowTaskTimeout, TaskDeferred
+from airflow.providers.common.compat.sdk import (
+    AirflowException,
+    AirflowFailException,
+    AirflowSensorTimeout,
+    AirflowTaskTimeout,
+    TaskDeferred,
+)
 
 from airflow_provider_sim import watch
 from airflow_provider_sim.client.blocking import SimClient
-from airflow_provider_sim.exceptions import SimRunCancelledError, SimRunTimeoutError
+from airflow_provider_sim.exceptions import SimConnectionError, SimRunCancelledError, SimRunTimeoutError, SimStreamError
 from airflow_provider_sim.ledger import STATE_KEY
 from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
 from airflow_provider_sim.sensors.sim import SimJobSensor
@@ -292,6 +298,24 @@ class TestServersThatChooseIdsThemselves:
         emulator.on_request(lambda request: setattr(slow, "seconds", 0.0))
         assert run_task(operator(async_execution=True)) == {"done": True}
         assert len(emulator.runs) == 1
+
+    def test_it_is_written_down_before_it_is_made_known(self, emulator, context, run_task, monkeypatch, slow):
+        def push(self, key, value):
+            if emulator.runs:
+                raise Killed
+
+        with monkeypatch.context() as patch:
+            patch.setattr(type(context["ti"]), "xcom_push", push)
+            with pytest.raises(Killed):
+                operator(async_execution=True).execute(context)
+        assert context["task_state_store"][STATE_KEY]["run_id"] == emulator.runs[0].run_id
+
+    def test_a_stream_that_is_cut_off_does_not_fail_the_task_for_good(self, emulator, context, slow):
+        slow.seconds = 0.0
+        emulator.fault("cut_stream", frames=0)
+        with pytest.raises((SimStreamError, SimConnectionError)) as caught:
+            operator(stream=True).execute(context)
+        assert not isinstance(caught.value, AirflowFailException), "the run can't be asked for, but another be started"
 
     def test_what_they_cannot_promise_is_said(self, context, run_task, slow, capfd):
         slow.seconds = 0.0
