@@ -114,6 +114,7 @@ class BaseClient:
             question.call,
             question.retry or self._settings.retry,
             question.new_run_id,
+            before_attempt=question.before_attempt,
             patient_with=question.patient_with,
             deadline=question.deadline,
             delays=question.delays or delays,

@@ -166,7 +166,8 @@ class SimClient(BaseClient):
         :param max_delay: seconds that the growing delay stops at.
         :param backoff_multiplier: by how much the delay grows.
         :param options: as for :meth:`execute_workflow`, and ``deadline``: seconds since the epoch after which nothing
-            is tried again.
+            is tried again; ``before_attempt``: called when an attempt is about to be sent, which it can keep from that
+            by raising.
         :raises SimError: the last attempt's error.
         """
         policy = self._settings.retry.adjusted(

@@ -60,6 +60,7 @@ class Ask:
 
     :param retry: other than the client's own policy.
     :param new_run_id: for attempts that must not use the former run id.
+    :param before_attempt: called when it is about to be sent, each time; what it raises ends the conversation.
     :param timeout: seconds, other than the client's own.
     :param streamed: the answer is read as it comes.
     :param patient_with: errors that pass by themselves here, beside those that do everywhere.
@@ -70,6 +71,7 @@ class Ask:
     call: Call[Any]
     retry: RetryPolicy | None = None
     new_run_id: Callable[[], str] | None = None
+    before_attempt: Callable[[], None] | None = None
     timeout: float | None = None
     streamed: bool = False
     patient_with: tuple[type[SimError], ...] = ()
@@ -148,6 +150,7 @@ class Conversations:
         run_id: RunId | None = None,
         run_timeout: int | None = None,
         deadline: float | None = None,
+        before_attempt: Callable[[], None] | None = None,
         retry: RetryPolicy = NO_RETRY,
     ) -> Conversation[Any]:
         """Start a workflow: its result, the receipt of an asynchronous start, or the transport's stream."""
@@ -163,6 +166,7 @@ class Conversations:
         how: dict[str, Any] = {
             "retry": retry,
             "new_run_id": None if isinstance(run_id, str) else another_id,
+            "before_attempt": before_attempt,
             "timeout": timeout,
             "streamed": stream,
             "deadline": deadline,

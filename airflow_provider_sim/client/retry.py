@@ -114,6 +114,7 @@ class Attempts(Generic[T]):
     :param policy: how often and how patiently.
     :param new_run_id: gives the run id of each attempt that must not use the former one; without it, such an attempt
         isn't made.
+    :param before_attempt: called when an attempt is about to be sent; it isn't, if this raises.
     :param patient_with: errors that pass by themselves here, beside those that do everywhere.
     :param deadline: seconds since the epoch after which no attempt begins.
     :param delays: what the former questions have spent of the policy's patience.
@@ -125,6 +126,7 @@ class Attempts(Generic[T]):
         policy: RetryPolicy,
         new_run_id: Callable[[], str] | None = None,
         *,
+        before_attempt: Callable[[], None] | None = None,
         patient_with: tuple[type[SimError], ...] = (),
         deadline: float | None = None,
         delays: Delays | None = None,
@@ -133,6 +135,7 @@ class Attempts(Generic[T]):
         self._refused = False
         self._policy = policy
         self._new_run_id = new_run_id
+        self._before_attempt = before_attempt
         self._patient_with = patient_with
         self._deadline = deadline
         self._delays = delays or Delays()
@@ -143,6 +146,8 @@ class Attempts(Generic[T]):
         if self._refused and self._call.renew and self._new_run_id:
             self._call = self._call.renew(self._new_run_id())
         self._refused = False
+        if self._before_attempt:
+            self._before_attempt()
         return self._call
 
     def tenacity(self) -> dict[str, Any]:

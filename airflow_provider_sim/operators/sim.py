@@ -158,11 +158,11 @@ class SimExecuteWorkflowOperator(BaseOperator):
         from airflow_provider_sim.operators.task_run import TaskRun
 
         self._check_arguments()
+        run = self._run = TaskRun(context, self)
         with self.hook as hook:
             client = hook.get_conn()
             if self.check_deployed:
                 self._require_deployment(client)
-            run = self._run = TaskRun(context, self)
             try:
                 started = run.take_up(client) or run.start(client)
                 if not self.wait_for_completion:
@@ -208,7 +208,7 @@ class SimExecuteWorkflowOperator(BaseOperator):
 
         with self.hook as hook:
             client = hook.get_conn()
-            run = TaskRun.of_this_try(context, self, client)
+            run = self._run = TaskRun.of_this_try(context, self, client)
             ended = run.last_look()
             if ended is not None:
                 return self._result(context, client, ended)

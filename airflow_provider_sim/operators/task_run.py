@@ -54,6 +54,7 @@ class TaskRun:
         self._operator = operator
         self._log = operator.log
         self._job_id: str | None = None
+        self._asked_for: NotedRun | None = None
         self._ledger: Ledger | None = None
         self._sent_before: str | None = None
         self._taken_up = False
@@ -87,6 +88,9 @@ class TaskRun:
         return None
 
     def _find(self, client: SimClient, noted: NotedRun) -> WorkflowRun | None:
+        if not noted.undone or self._operator.wait_for_completion:
+            self._asked_for = noted  # the task may be killed before there is an answer
+        self._stop_if_killed()
         try:
             return client.get_workflow_run(self._operator.workflow_id, noted.run_id, job_id=noted.job_id)
         except SimRunNotFoundError:
@@ -101,7 +105,6 @@ class TaskRun:
     def _gone_on_with(self, run: WorkflowRun, noted: NotedRun) -> WorkflowRun | None:
         if noted.undone:
             if not run.status.is_terminal and self._operator.wait_for_completion:
-                self._set(noted.run_id, noted.job_id)
                 self.give_up("the task was cleared since")
             return None
         if run.status.is_terminal and (noted.only_if_active or run.status is not RunStatus.COMPLETED):
@@ -143,26 +146,49 @@ class TaskRun:
         )
         self._open_ledger(client)
         left = max(1.0, self.deadline - time.time())
-        started: Any = client.execute_with_retry(
-            operator.workflow_id,
-            input,
-            timeout=None if self.is_asynchronous else left,
-            stream=operator.stream or None,
-            selected_outputs=(operator.selected_outputs or None) if operator.stream else None,
-            async_execution=self.is_asynchronous or None,
-            run_id=self._next_run_id,
-            run_timeout=_whole_seconds(operator.run_timeout),
-            deadline=self.deadline,
-        )
+        try:
+            started: Any = client.execute_with_retry(
+                operator.workflow_id,
+                input,
+                timeout=None if self.is_asynchronous else left,
+                stream=operator.stream or None,
+                selected_outputs=(operator.selected_outputs or None) if operator.stream else None,
+                async_execution=self.is_asynchronous or None,
+                run_id=self._next_run_id,
+                run_timeout=_whole_seconds(operator.run_timeout),
+                deadline=self.deadline,
+                before_attempt=self._refuse_if_killed,
+            )
+        except SimError:
+            self._stop_if_killed()
+            raise
         if isinstance(started, WorkflowStream):
             return self._read_stream(client, started)
         self._take_note(started)
+        if not (isinstance(started, WorkflowRun) and started.status.is_terminal):
+            self._stop_if_killed()
         return started  # type: ignore[no-any-return]
+
+    def _refuse_if_killed(self) -> None:
+        """Start nothing more: Airflow calls ``on_kill`` in the midst of things, and lets them go on for some seconds.
+
+        :raises AirflowException: the task was killed.
+        """
+        if self._killed:
+            raise AirflowException("The task was killed before its run was started.")
+
+    def _stop_if_killed(self) -> None:
+        """Cancel what could not yet be cancelled when the task was killed.
+
+        :raises AirflowException: the task was killed.
+        """
+        if self._killed:
+            self.give_up("the task was killed meanwhile")
+            raise AirflowException("The task was killed while its run was being started or looked for.")
 
     def _next_run_id(self) -> str:
         """Choose the next attempt's id and make it known before anything is sent."""
-        if self._killed:
-            raise AirflowException("The task was killed before its run was started.")
+        self._refuse_if_killed()
         run_id, self._sent_before = self._sent_before, None
         if run_id is None:
             assert self._ledger is not None
@@ -192,6 +218,7 @@ class TaskRun:
         """Put the text into the task log as it comes; where the stream breaks off, ask for the run."""
         try:
             with stream:
+                self._stop_if_killed()
                 return StreamLog(keep_text=bool(self._operator.selected_outputs)).read(stream)
         except (SimStreamError, SimConnectionError) as error:
             assert self.run_id is not None
@@ -219,17 +246,20 @@ class TaskRun:
     def give_up(self, reason: str) -> None:
         """Cancel the run, unless the author wants it left alone, and say what that achieved."""
         operator = self._operator
-        if self.run_id is None:
+        run_id, job_id = self.run_id, self._job_id
+        if run_id is None and self._asked_for is not None:
+            run_id, job_id = self._asked_for.run_id, self._asked_for.job_id
+        if run_id is None:
             return
         if not operator.cancel_on_kill:
-            self._log.info("Run %s goes on, although %s: cancel_on_kill is False.", self.run_id, reason)
+            self._log.info("Run %s goes on, although %s: cancel_on_kill is False.", run_id, reason)
             return
-        self._log.info("Cancelling run %s: %s.", self.run_id, reason)
+        self._log.info("Cancelling run %s: %s.", run_id, reason)
         try:
             with operator.hook.new_client(timeout=LAST_WORDS_TIMEOUT, retry=LAST_WORDS) as client:
-                achieved = client.stop_workflow_run(operator.workflow_id, self.run_id, job_id=self._job_id)
+                achieved = client.stop_workflow_run(operator.workflow_id, run_id, job_id=job_id)
         except SimError as error:
-            self._log.error("Run %s could not be cancelled and may go on: %s", self.run_id, error)
+            self._log.error("Run %s could not be cancelled and may go on: %s", run_id, error)
         else:
             self._log.info("%s", achieved)
 

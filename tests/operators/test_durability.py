@@ -26,6 +26,7 @@ from airflow_provider_sim.ledger import STATE_KEY
 from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
 from airflow_provider_sim.sensors.sim import SimJobSensor
 from airflow_provider_sim.triggers.sim import SimRunTrigger
+from tests.canned_server import closed_port
 from tests.operators.conftest import TaskInstance, fire
 
 pytestmark = pytest.mark.usefixtures("connection")
@@ -335,7 +336,62 @@ class TestKilled:
     def test_also_before_sim_has_answered(self, emulator, context, slow, options):
         task = operator(**options)
         emulator.on_start("slow_one", lambda run: kill(task))
-        with pytest.raises(Exception, match="cancel"):
+        with pytest.raises(Exception, match=r"cancel|killed"):
+            task.execute(context)
+        assert [run.status for run in emulator.runs] == ["cancelled"]
+
+    @pytest.mark.parametrize("options", [{"stream": True}, {"async_execution": True}], ids=str)
+    def test_also_before_sim_has_looked_at_the_start(self, emulator, context, monkeypatch, slow, options):
+        """What on_kill asks Sim to cancel isn't there yet; Airflow lets the worker go on for some seconds."""
+        no_sleep(monkeypatch)
+        task = operator(**options)
+        in_the_midst(emulator.hold("execute"), task.on_kill)
+        with pytest.raises(AirflowException, match="killed while its run was being started"):
+            task.execute(context)
+        assert [run.status for run in emulator.runs] == ["cancelled"]
+
+    @pytest.mark.parametrize("moment", ["xcom_push", "get_workflow_status"])
+    def test_nothing_is_started_that_was_not_sent_yet(self, emulator, context, monkeypatch, slow, moment):
+        """Airflow calls on_kill between two steps of the task, which then goes on."""
+        no_sleep(monkeypatch)
+        task = operator(async_execution=True, check_deployed=True)
+        place = type(context["ti"]) if moment == "xcom_push" else SimClient
+        original = getattr(place, moment)
+        monkeypatch.setattr(place, moment, lambda *args, **kwargs: (task.on_kill(), original(*args, **kwargs))[1])
+        with pytest.raises(AirflowException, match="killed before its run was started"):
+            task.execute(context)
+        assert emulator.runs == []
+
+    @pytest.mark.parametrize(
+        "fault", [{"name": "drop_before_accept"}, {"name": "server_error", "status": 502}], ids=str
+    )
+    def test_nothing_is_sent_a_second_time(self, emulator, context, monkeypatch, slow, fault):
+        task = operator(async_execution=True)
+        emulator.fault(match="execute", **fault)
+        no_sleep(monkeypatch, task.on_kill)
+        with pytest.raises(AirflowException, match="killed before its run was started"):
+            task.execute(context)
+        assert emulator.runs == []
+
+    def test_nor_where_the_server_could_not_be_reached(self, context, monkeypatch, connection):
+        task = operator(async_execution=True)
+        connection(host=f"http://127.0.0.1:{closed_port()}", extra={"workspace_id": "w"})
+        no_sleep(monkeypatch, task.on_kill)
+        with pytest.raises(AirflowException, match="killed before its run was started"):
+            task.execute(context)
+
+    @pytest.mark.parametrize("moment", ["get", "get_workflow_run"])
+    def test_an_earlier_try_s_run_is_cancelled_although_it_was_not_taken_up_yet(
+        self, emulator, context, monkeypatch, slow, moment
+    ):
+        die_waiting(context, monkeypatch)
+        context.update(next_try(context))
+        task = operator(async_execution=True)
+        place = type(context["task_state_store"]) if moment == "get" else SimClient
+        original = getattr(place, moment)
+        once = iter([task.on_kill])
+        monkeypatch.setattr(place, moment, lambda *args, **kwargs: (next(once, int)(), original(*args, **kwargs))[1])
+        with pytest.raises((AirflowException, SimRunCancelledError)):
             task.execute(context)
         assert [run.status for run in emulator.runs] == ["cancelled"]
 
@@ -389,6 +445,19 @@ def _killers_done(emulator):
     emulator.state.request_listeners.clear()
     while _killers:
         _killers.popitem()[1].join(timeout=30)
+
+
+def in_the_midst(hold, do):
+    """Do something in another thread while a request is held."""
+
+    def wait_and_do():
+        with hold:
+            hold.wait_until_held()
+            do()
+
+    killer = threading.Thread(target=wait_and_do)
+    killer.start()
+    _killers[id(hold)] = killer
 
 
 def no_sleep(monkeypatch, do=lambda: None):
