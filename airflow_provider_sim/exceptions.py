@@ -215,6 +215,12 @@ class SimOutputError(SimPermanentError):
     default_code = "OUTPUT_ERROR"
 
 
+class SimDeploymentError(SimError):
+    """Sim took a deployment, and hasn't made it live."""
+
+    default_code = "DEPLOYMENT_ERROR"
+
+
 class SimRunError(SimError):
     """A run didn't come to a good end."""
 

@@ -14,7 +14,16 @@ def get_provider_info() -> dict[str, object]:
                 "tags": ["service"],
             }
         ],
-        "operators": [{"integration-name": "Sim", "python-modules": ["airflow_provider_sim.operators.sim"]}],
+        "operators": [
+            {
+                "integration-name": "Sim",
+                "python-modules": [
+                    "airflow_provider_sim.operators.sim",
+                    "airflow_provider_sim.operators.runs",
+                    "airflow_provider_sim.operators.deployments",
+                ],
+            }
+        ],
         "sensors": [{"integration-name": "Sim", "python-modules": ["airflow_provider_sim.sensors.sim"]}],
         "hooks": [{"integration-name": "Sim", "python-modules": ["airflow_provider_sim.hooks.sim"]}],
         "triggers": [{"integration-name": "Sim", "python-modules": ["airflow_provider_sim.triggers.sim"]}],

@@ -298,6 +298,14 @@ def answered_before(bench: Bench) -> None:
         bench.ask("resume_workflow_run", "paused", "my-run-1", context_id=context_id, input={"approved": True})
 
 
+def deployed_in_vain(bench: Bench) -> None:
+    """Deploy a workflow whose deployment Sim can't make live."""
+    from airflow_provider_sim.operators.deployments import SimDeployWorkflowOperator
+
+    bench.emulator().state.workflows["undeployed"].activation_error = "Webhook registration failed"
+    SimDeployWorkflowOperator(task_id="t", workflow_id="undeployed").execute(_context())
+
+
 def looked_at_with_rates_used_up(bench: Bench) -> None:
     """A question to v1, whose bucket is empty."""
     emptied("endpoint")(bench.emulator(extra=LEGACY))
@@ -410,6 +418,9 @@ GROUPS: dict[str, dict[str, Case]] = {
         "it waits for a person": task("paused", input={"message": "this"}, on_paused="fail", **ASYNC),
         "its output is over `max_output_bytes`": task(input={"message": "x" * 100}, max_output_bytes=50),
         "it wasn't over in time": task("slow", input={"seconds": 60}, timeout=timedelta(seconds=0.1), **ASYNC),
+    },
+    "The deployment came to no good end": {
+        "Sim can't make it live": deployed_in_vain,
     },
 }
 """By kind, and by what is wrong."""

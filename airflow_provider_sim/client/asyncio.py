@@ -26,6 +26,7 @@ from airflow_provider_sim.client.dialects.files import check_file_answer, file_r
 from airflow_provider_sim.client.models import (
     AsyncExecutionResult,
     Cancellation,
+    Deployment,
     JobStatus,
     Page,
     Resumption,
@@ -206,6 +207,24 @@ class AsyncSimClient(BaseClient):
     async def get_workflow(self, workflow_id: str, *, retry: RetryPolicy | None = None) -> Workflow:
         """As :meth:`.SimClient.get_workflow`."""
         return await self._hold(self._talk.get_workflow(workflow_id, retry=retry))
+
+    async def get_deployment(self, workflow_id: str) -> Deployment:
+        """As :meth:`.SimClient.get_deployment`."""
+        return await self._hold(self._talk.get_deployment(workflow_id))
+
+    async def deploy_workflow(
+        self, workflow_id: str, *, name: str | None = None, description: str | None = None
+    ) -> Deployment:
+        """As :meth:`.SimClient.deploy_workflow`."""
+        return await self._hold(self._talk.deploy_workflow(workflow_id, name=name, description=description))
+
+    async def undeploy_workflow(self, workflow_id: str) -> Deployment:
+        """As :meth:`.SimClient.undeploy_workflow`."""
+        return await self._hold(self._talk.undeploy_workflow(workflow_id))
+
+    async def rollback_workflow(self, workflow_id: str, version: int | None = None) -> Deployment:
+        """As :meth:`.SimClient.rollback_workflow`."""
+        return await self._hold(self._talk.rollback_workflow(workflow_id, version))
 
     async def list_workspaces(self) -> Page[Workspace]:
         """As :meth:`.SimClient.list_workspaces`."""

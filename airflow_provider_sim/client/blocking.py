@@ -20,6 +20,7 @@ from airflow_provider_sim.client.dialects.files import check_file_answer, file_r
 from airflow_provider_sim.client.models import (
     AsyncExecutionResult,
     Cancellation,
+    Deployment,
     JobStatus,
     Page,
     Resumption,
@@ -316,6 +317,32 @@ class SimClient(BaseClient):
         :param retry: other than the client's policy.
         """
         return self._hold(self._talk.get_workflow(workflow_id, retry=retry))
+
+    def get_deployment(self, workflow_id: str) -> Deployment:
+        """Ask what of a workflow is live, and how its last deploying goes. Takes the v2 API."""
+        return self._hold(self._talk.get_deployment(workflow_id))
+
+    def deploy_workflow(
+        self, workflow_id: str, *, name: str | None = None, description: str | None = None
+    ) -> Deployment:
+        """Ask for a workflow's draft to be made live, as a new version; Sim does it in the background. Takes v2.
+
+        :param name: of the version, up to 100 characters.
+        :param description: of the version.
+        :raises SimPermissionError: it takes an admin's personal key; workspace keys may not.
+        """
+        return self._hold(self._talk.deploy_workflow(workflow_id, name=name, description=description))
+
+    def undeploy_workflow(self, workflow_id: str) -> Deployment:
+        """Take a workflow's live version back. Takes v2, and the key that :meth:`deploy_workflow` takes."""
+        return self._hold(self._talk.undeploy_workflow(workflow_id))
+
+    def rollback_workflow(self, workflow_id: str, version: int | None = None) -> Deployment:
+        """Ask for an earlier version to be made live. Takes v2, and the key that :meth:`deploy_workflow` takes.
+
+        :param version: its number; default: the one before the live one.
+        """
+        return self._hold(self._talk.rollback_workflow(workflow_id, version))
 
     def list_workspaces(self) -> Page[Workspace]:
         """List the workspaces that the key may see. Takes the v2 API."""

@@ -18,6 +18,7 @@ from airflow_provider_sim.client.dialects.exchange import Call
 from airflow_provider_sim.client.models import (
     AsyncExecutionResult,
     Cancellation,
+    Deployment,
     JobStatus,
     Page,
     Resumption,
@@ -381,6 +382,37 @@ class Conversations:
                 lambda: ask(legacy.get_workflow(workflow_id), retry=retry),
             )
         )
+
+    def get_deployment(self, workflow_id: str) -> Conversation[Deployment]:
+        """Ask what of a workflow is live; only v2 tells how a deploying goes."""
+        deployment: Deployment = yield from self._either(
+            lambda: ask(v2.get_deployment(workflow_id)), lambda: _needs_v2("deploy workflows")
+        )
+        return deployment
+
+    def deploy_workflow(
+        self, workflow_id: str, *, name: str | None = None, description: str | None = None
+    ) -> Conversation[Deployment]:
+        """Ask for a workflow's draft to be made live; only v2 can."""
+        deployment: Deployment = yield from self._either(
+            lambda: ask(v2.deploy(workflow_id, name=name, description=description)),
+            lambda: _needs_v2("deploy workflows"),
+        )
+        return deployment
+
+    def undeploy_workflow(self, workflow_id: str) -> Conversation[Deployment]:
+        """Take a workflow's live version back; only v2 can."""
+        deployment: Deployment = yield from self._either(
+            lambda: ask(v2.undeploy(workflow_id)), lambda: _needs_v2("undeploy workflows")
+        )
+        return deployment
+
+    def rollback_workflow(self, workflow_id: str, version: int | None = None) -> Conversation[Deployment]:
+        """Ask for an earlier version to be made live; only v2 can."""
+        deployment: Deployment = yield from self._either(
+            lambda: ask(v2.rollback(workflow_id, version)), lambda: _needs_v2("roll workflows back")
+        )
+        return deployment
 
     def list_workspaces(self) -> Conversation[Page[Workspace]]:
         """List the workspaces that the key may see; only v2 can."""

@@ -225,6 +225,54 @@ class WorkflowStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DeploymentAttempt:
+    """The last deploying, or rolling back, of a workflow, which Sim brings to its end in the background.
+
+    :param attempt_id: Sim's id of it.
+    :param version: the version that it is to make live.
+    :param status: Sim's word, such as ``active`` once it has succeeded.
+    :param readiness: of the parts that it takes, ``webhooks``, ``schedules`` and ``mcp``.
+    :param error: why it failed, in Sim's words.
+    """
+
+    attempt_id: str | None
+    version: int | None
+    status: str | None
+    readiness: dict[str, str] = field(default_factory=dict)
+    error: str | None = None
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it is over, and in vain."""
+        return self.error is not None or (self.status or "").lower() in ("failed", "error", "cancelled")
+
+    @property
+    def is_active(self) -> bool:
+        """Whether it is over, and what it deployed is live."""
+        return self.status == "active" and not self.has_failed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployment:
+    """What of a workflow is live, and what is about to be.
+
+    :param version: the live version's number; None if none is live, or where the server doesn't tell.
+    :param deployed_at: ISO 8601 UTC.
+    :param needs_redeployment: the draft has changed since; None where the server doesn't tell.
+    :param latest_attempt: None where none was made since the workflow was last undeployed, or on v1.
+    :param warnings: Sim's own.
+    """
+
+    workflow_id: str
+    is_deployed: bool
+    version: int | None = None
+    deployed_at: str | None = None
+    needs_redeployment: bool | None = None
+    latest_attempt: DeploymentAttempt | None = None
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkflowInput:
     """One declared input of a workflow's Start block."""
 

@@ -65,6 +65,20 @@ class Pausing:
 
 
 @dataclass(slots=True)
+class DeploymentAttempt:
+    """A deploying or rolling back of a workflow.
+
+    :param status: ``activating``, a word of ours since the recordings show only the end; then ``active`` or ``failed``.
+    """
+
+    action: str
+    version: int
+    requested_at: float
+    status: str = "activating"
+    error: str | None = None
+
+
+@dataclass(slots=True)
 class Workflow:
     """One workflow.
 
@@ -75,6 +89,9 @@ class Workflow:
     :param duration: seconds that a run takes, or what says so by the input.
     :param chunks: the text that its agent block streams, by the input.
     :param block: the name of the block that makes the output.
+    :param notes: name and description of versions, by their numbers.
+    :param activation: seconds that it takes to make a deployment live.
+    :param activation_error: why that fails, if it is to fail.
     """
 
     workflow_id: str
@@ -91,11 +108,40 @@ class Workflow:
     deployed_at: float | None = None
     block_id: str = field(default_factory=new_id)
     version: int = 1
+    versions: int = 1
+    notes: dict[int, dict[str, Any]] = field(default_factory=dict)
+    activation: float = 0.0
+    activation_error: str = ""
+    attempt: DeploymentAttempt | None = None
 
     @property
     def version_id(self) -> str:
         """The id of the deployed version."""
-        return _version_id(self.workflow_id, self.version)
+        return self.id_of_version(self.version)
+
+    def id_of_version(self, version: int) -> str:
+        """The id of a version."""
+        return _version_id(self.workflow_id, version)
+
+    def begin_deployment(self, action: str, version: int, now: float) -> None:
+        """Make a version live, now or when its activation is over."""
+        self.attempt = DeploymentAttempt(action, version, now)
+        self.settle_deployment(now)
+
+    def settle_deployment(self, now: float) -> None:
+        """Make the version live whose activation is over by now."""
+        attempt = self.attempt
+        if attempt is None or attempt.status != "activating" or now < attempt.requested_at + self.activation:
+            return
+        if self.activation_error:
+            attempt.status, attempt.error = "failed", self.activation_error
+            return
+        attempt.status, self.version = "active", attempt.version
+        self.deployed, self.deployed_at = True, now
+
+    def undeploy(self) -> None:
+        """Take the deployed version back."""
+        self.deployed, self.deployed_at, self.attempt = False, None, None
 
     def seconds(self, given: dict[str, Any]) -> float:
         """How long a run with this input takes."""

@@ -31,6 +31,9 @@ CANT_BE_FOUND = {
 }
 """What an example can't do where a run that is over can't be looked up later."""
 
+CANT_BE_DEPLOYED = {"deploy.deploy": "failed", "deploy.trial": "upstream_failed", "deploy.go_back": "failed"}
+"""What an example can't do without v2."""
+
 
 @pytest.fixture(scope="module")
 def runs(request, new_home) -> Iterator[dict[str, Future[Ran]]]:
@@ -75,7 +78,7 @@ def told(value: Any) -> Any:
     return re.sub(r"manual__[^'\"]+", "AIRFLOW-RUN", value) if isinstance(value, str) else value
 
 
-def test_every_task_ends_as_it_should(ran, finds_runs):
+def test_every_task_ends_as_it_should(ran, finds_runs, profile):
     expected = {
         "async_sensor.start": "success",
         "async_sensor.done": "success",
@@ -86,6 +89,11 @@ def test_every_task_ends_as_it_should(ran, finds_runs):
         "errors_and_usage.has_room": "success",
         "errors_and_usage.judge": "failed",
         "errors_and_usage.fall_back": "success",
+        "cancel.start": "success",
+        "cancel.cancel": "success",
+        "deploy.deploy": "success",
+        "deploy.trial": "success",
+        "deploy.go_back": "skipped",
         "files.read": "success",
         "files.compare": "success",
         "files.names": "success",
@@ -105,13 +113,23 @@ def test_every_task_ends_as_it_should(ran, finds_runs):
     }
     if not finds_runs:
         expected |= CANT_BE_FOUND
+    if not profile.cancel:
+        expected["cancel.cancel"] = "failed"
+    if not profile.v2_on:
+        expected |= CANT_BE_DEPLOYED
     assert {name: report.state for name, report in ran.reports.items()} == expected
 
 
 def test_outputs(ran, finds_runs, profile):
     outputs = {name: told(report.output) for name, report in ran.reports.items()}
-    for start in ("async_sensor.start", "deferrable.start"):
+    for start in ("async_sensor.start", "cancel.start", "deferrable.start"):
         assert outputs.pop(start) == ran.reports[start].run_id
+    cancelled = outputs.pop("cancel.cancel")
+    assert (cancelled and cancelled["status"]) == (
+        ("cancelled" if finds_runs else "completed") if profile.cancel else None
+    )
+    deployed = outputs.pop("deploy.deploy")
+    assert (deployed and deployed["version"]) == (2 if profile.v2_on else None)
     [file] = outputs.pop("files.read")["result"]
     assert file["size"] == (EXAMPLE_DAGS / "example_sim_files.py").stat().st_size
     assert outputs.pop("files.compare")
@@ -132,6 +150,8 @@ def test_outputs(ran, finds_runs, profile):
         "errors_and_usage.has_room": True,
         "errors_and_usage.judge": None,
         "errors_and_usage.fall_back": "Sim could not judge; a person will",
+        "deploy.trial": plain({"message": "does it work?"}) if profile.v2_on else None,
+        "deploy.go_back": None,
         "files.names": ["example_sim_files.py (text/x-python)", "tickets.csv (text/csv)"],
         "mapped.tickets": tickets,
         **{f"mapped.review[{index}]": plain(ticket) for index, ticket in enumerate(tickets)},
@@ -154,19 +174,22 @@ def test_each_task_starts_one_run_and_each_retry_one_more(ran, profile):
     streamed = "stream" if profile.stream else "sync"
     assert Counter((run.workflow_id, run.mode) for run in ran.sim.runs) == Counter(
         {
-            ("slow", queued): 2,
+            ("slow", queued): 3,
             ("echo_plain", queued): 6,
             ("failing", "sync"): 2,
             ("streaming", streamed): 1,
             ("echo", "sync"): 1,
         }
-    ) + Counter([("echo_plain", "sync"), ("file_echo", "sync"), ("file_echo", streamed)])
+    ) + Counter(
+        [("file_echo", "sync"), ("file_echo", streamed), *[("echo_plain", "sync")] * (2 if profile.v2_on else 1)]
+    )
 
 
 def test_xcoms_name_the_runs(ran, profile, finds_runs):
     """All of them where the server takes the id that we choose; before, those that it tells by itself."""
     asynchronous = {
         "async_sensor.start",
+        "cancel.start",
         "deferrable.summary",
         "deferrable.start",
         "mapped.review[0]",
@@ -176,7 +199,8 @@ def test_xcoms_name_the_runs(ran, profile, finds_runs):
         "taskflow.write[1]",
     }
     named = {name: report.run_id for name, report in ran.reports.items() if report.run_id}
-    assert set(named) == asynchronous | {
+    held_open = {"deploy.trial"} if profile.v2_on else set()
+    assert set(named) == asynchronous | held_open | {
         "errors_and_usage.judge",
         "files.read",
         "files.compare",
@@ -199,9 +223,9 @@ def test_streamed_text_is_in_the_task_log(ran, profile):
 
 
 def test_a_run_that_was_held_open_instead_is_said_to_have_been(ran, finds_runs):
-    eight_tasks = 0 if finds_runs else 8
+    nine_tasks = 0 if finds_runs else 9
     assert (
-        ran.printed.count("knows no asynchronous runs: it held the connection open until the run's end") == eight_tasks
+        ran.printed.count("knows no asynchronous runs: it held the connection open until the run's end") == nine_tasks
     )
 
 

@@ -59,6 +59,12 @@ def call_of(recording: Recording) -> Call[Any]:
             return legacy.get_workflow_status(workflow_id)
         case ("GET", "usage-limits", _):
             return legacy.get_usage_limits()
+        case ("GET", "deployment", _):
+            return v2.get_deployment(workflow_id)
+        case ("POST", "deploy", _):
+            return v2.deploy(workflow_id)
+        case ("DELETE", "deploy", _):
+            return v2.undeploy(workflow_id)
         case ("GET", "workspaces", "v2"):
             return v2.list_workspaces()
         case ("GET", found, "workflows"):
@@ -106,7 +112,7 @@ def _told(value: Any) -> str:
     if facts.get("paused"):
         pause = facts["paused"]
         told.append(f"paused by {pause.kind}{'' if pause.context_id else ', no context'}")
-    for name in ("accepted", "reason", "is_deployed"):
+    for name in ("accepted", "reason", "is_deployed", "version"):
         if facts.get(name) is not None:
             told.append(f"{name} {facts[name]}")
     for name in ("job_id", "cost_usd", "attempt_id", "next_cursor", "workspace_id", "plan"):

@@ -30,6 +30,8 @@ from airflow_provider_sim.client.dialects.resources import (
 from airflow_provider_sim.client.models import (
     AsyncExecutionResult,
     Cancellation,
+    Deployment,
+    DeploymentAttempt,
     Page,
     Resumption,
     RunStatus,
@@ -229,6 +231,35 @@ def get_workflow(workflow_id: str) -> Call[Workflow]:
     return _call(request, _read_workflow)
 
 
+def get_deployment(workflow_id: str) -> Call[Deployment]:
+    """Ask what of a workflow is live, and how its last deploying goes."""
+    return _deployment_call("GET", workflow_id, "deployment", "read the deployment of", "read")
+
+
+def deploy(workflow_id: str, *, name: str | None = None, description: str | None = None) -> Call[Deployment]:
+    """Make a version of a workflow's draft and ask for it to be made live.
+
+    :param name: of the version, up to 100 characters.
+    """
+    given = {"name": name, "description": description}
+    body = {key: value for key, value in given.items() if value is not None}
+    return _deployment_call("POST", workflow_id, "deploy", "deploy", "deploy", body=body)
+
+
+def undeploy(workflow_id: str) -> Call[Deployment]:
+    """Take a workflow's live version back; harmless where there is none."""
+    return _deployment_call("DELETE", workflow_id, "deploy", "undeploy", "undeploy")
+
+
+def rollback(workflow_id: str, version: int | None = None) -> Call[Deployment]:
+    """Ask for an earlier version to be made live.
+
+    :param version: default: the one before the live one.
+    """
+    body = {} if version is None else {"version": version}
+    return _deployment_call("POST", workflow_id, "rollback", "roll back", "rollback", body=body)
+
+
 def list_workspaces() -> Call[Page[Workspace]]:
     """List the workspaces that the key may see: a workspace key sees its own only."""
     request = Request("GET", path_of("v2", "workspaces"), subject="list the workspaces", bucket="workspaces.list")
@@ -267,6 +298,28 @@ def _execute(
         return Call(request, lambda response: read(request, response, _read_data(request, response)), renew=under)
 
     return under(run_id) if run_id is not None else _call(plain, read)
+
+
+def _deployment_call(
+    method: str,
+    workflow_id: str,
+    route: str,
+    verb: str,
+    operation: str,
+    *,
+    body: Mapping[str, Any] | None = None,
+) -> Call[Deployment]:
+    request = Request(
+        method,
+        path_of("v2", "workflows", check_workflow_id(workflow_id), route),
+        subject=f"{verb} workflow {workflow_id!r}",
+        headers={} if body is None else {"Content-Type": "application/json"},
+        body=None if body is None else json_body(body, workflow_id=workflow_id),
+        repeatable=body is None,
+        workflow_id=workflow_id,
+        bucket=f"workflows.{'deployment.read' if operation == 'read' else operation}",
+    )
+    return _call(request, _read_deployment)
 
 
 def _call(request: Request, read: Callable[[Request, Response, Any], T]) -> Call[T]:
@@ -390,6 +443,31 @@ def _read_resumption(request: Request, response: Response, data: Any) -> Resumpt
 
 def _read_workflow(request: Request, response: Response, data: Any) -> Workflow:
     return workflow_of(data, workflow_id=request.workflow_id)
+
+
+def _read_deployment(request: Request, response: Response, data: Any) -> Deployment:
+    is_deployed = fields.flag(data, "isDeployed")
+    if is_deployed is None:
+        raise _unexpected(request, response)
+    attempt = fields.mapping(data, "latestDeploymentAttempt")
+    error = attempt.get("error")
+    return Deployment(
+        workflow_id=fields.text(data, "id") or request.workflow_id or "",
+        is_deployed=is_deployed,
+        version=fields.whole(fields.mapping(data, "activeDeployment"), "version"),
+        deployed_at=fields.text(data, "deployedAt"),
+        needs_redeployment=fields.flag(data, "needsRedeployment"),
+        latest_attempt=DeploymentAttempt(
+            attempt_id=fields.text(attempt, "id"),
+            version=fields.whole(attempt, "version"),
+            status=fields.text(attempt, "status"),
+            readiness={name: str(state) for name, state in fields.mapping(attempt, "readiness").items()},
+            error=run_error(error).message if error else None,
+        )
+        if attempt
+        else None,
+        warnings=tuple(str(warning) for warning in fields.sequence(data, "warnings")),
+    )
 
 
 def _run(data: Any) -> WorkflowRun | None:

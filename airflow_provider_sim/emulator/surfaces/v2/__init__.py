@@ -25,6 +25,7 @@ ROUTES: list[Route] = [
     workspace.get_deployment,
     workspace.deploy,
     workspace.undeploy,
+    workspace.rollback,
     workspace.list_versions,
     workspace.list_workspaces,
     workspace.billing_status,

@@ -21,8 +21,9 @@ from airflow_provider_sim.emulator.surfaces.views import (
 )
 from airflow_provider_sim.emulator.surfaces.wire import (
     answer,
+    body_of,
 )
-from airflow_provider_sim.emulator.workflows import Workflow
+from airflow_provider_sim.emulator.workflows import DeploymentAttempt, Workflow
 
 
 @route("/workflows/{workflow_id}", "GET", "workflows.read")
@@ -71,32 +72,42 @@ def _deployment(workflow: Workflow) -> dict[str, Any]:
         "version": workflow.version,
         "deployedAt": iso(workflow.deployed_at),
     }
-    attempt = {
-        "id": workflow.version_id,
-        "deploymentVersionId": workflow.version_id,
-        "version": workflow.version,
-        "action": "deploy",
-        "status": "active",
-        "isCurrent": True,
-        "readiness": {"webhooks": "ready", "schedules": "ready", "mcp": "ready"},
-        "requestedAt": iso(workflow.deployed_at),
-        "activatedAt": iso(workflow.deployed_at),
-        "error": None,
-    }
     return {
         "id": workflow.workflow_id,
         "isDeployed": workflow.deployed,
         "deployedAt": iso(workflow.deployed_at),
         "warnings": [],
         "activeDeployment": version if workflow.deployed else None,
-        "latestDeploymentAttempt": attempt if workflow.deployed else None,
+        "latestDeploymentAttempt": _attempt(workflow),
+    }
+
+
+def _attempt(workflow: Workflow) -> dict[str, Any] | None:
+    if workflow.attempt is None and not workflow.deployed:
+        return None
+    began = workflow.deployed_at or 0.0
+    attempt = workflow.attempt or DeploymentAttempt("deploy", workflow.version, began, "active")
+    readiness = {"active": "ready", "activating": "pending"}.get(attempt.status, attempt.status)
+    return {
+        "id": workflow.id_of_version(attempt.version),
+        "deploymentVersionId": workflow.id_of_version(attempt.version),
+        "version": attempt.version,
+        "action": attempt.action,
+        "status": attempt.status,
+        "isCurrent": True,
+        "readiness": {"webhooks": readiness, "schedules": readiness, "mcp": readiness},
+        "requestedAt": iso(attempt.requested_at),
+        "activatedAt": iso(workflow.deployed_at) if attempt.status == "active" else None,
+        "error": None if attempt.error is None else {"message": attempt.error},
     }
 
 
 @route("/workflows/{workflow_id}/deployment", "GET", "workflows.deployment.read")
 async def get_deployment(call: Call) -> Response:
     """Whether a workflow is deployed, and how."""
-    return answer(200, {"data": {**_deployment(call.workflow()), "needsRedeployment": False}})
+    workflow = call.workflow()
+    workflow.settle_deployment(call.state.clock.now())
+    return answer(200, {"data": {**_deployment(workflow), "needsRedeployment": False}})
 
 
 def _require_personal_key(call: Call) -> None:
@@ -106,15 +117,25 @@ def _require_personal_key(call: Call) -> None:
         )
 
 
+async def _optional_body(call: Call) -> dict[str, Any]:
+    return await json_object(call.request) if await body_of(call.request) else {}
+
+
+def _deploying(call: Call, workflow: Workflow, action: str, version: int) -> Response:
+    workflow.begin_deployment(action, version, call.state.clock.now())
+    warnings = ["Deployment activation completed, and post-activation notifications are queued."]
+    return answer(200, {"data": {**_deployment(workflow), "warnings": warnings, "version": version}})
+
+
 @route("/workflows/{workflow_id}/deploy", "POST", "workflows.deploy")
 async def deploy(call: Call) -> Response:
     """Deploy a workflow."""
     workflow = call.workflow()
     _require_personal_key(call)
-    workflow.version += workflow.deployed
-    workflow.deployed, workflow.deployed_at = True, call.state.clock.now()
-    warnings = ["Deployment activation completed, and post-activation notifications are queued."]
-    return answer(200, {"data": {**_deployment(workflow), "warnings": warnings, "version": workflow.version}})
+    body = await _optional_body(call)
+    workflow.versions += workflow.attempt is not None or workflow.deployed
+    workflow.notes[workflow.versions] = {key: body.get(key) for key in ("name", "description")}
+    return _deploying(call, workflow, "deploy", workflow.versions)
 
 
 @route("/workflows/{workflow_id}/deploy", "DELETE", "workflows.undeploy")
@@ -122,25 +143,39 @@ async def undeploy(call: Call) -> Response:
     """Take a workflow's deployment back."""
     workflow = call.workflow()
     _require_personal_key(call)
-    workflow.deployed, workflow.deployed_at = False, None
+    workflow.undeploy()
     return answer(200, {"data": _deployment(workflow)})
+
+
+@route("/workflows/{workflow_id}/rollback", "POST", "workflows.rollback")
+async def rollback(call: Call) -> Response:
+    """Make an earlier version live again; by default the one before."""
+    workflow = call.workflow()
+    _require_personal_key(call)
+    body = await _optional_body(call)
+    version = body.get("version", workflow.version - 1)
+    if not isinstance(version, int) or not 1 <= version <= workflow.versions:
+        raise Failure(404, "Deployment version not found")
+    return _deploying(call, workflow, "rollback", version)
 
 
 @route("/workflows/{workflow_id}/versions", "GET", "workflows.versions.list", query=("limit", "cursor"))
 async def list_versions(call: Call) -> Response:
     """A workflow's deployed versions."""
     workflow = call.workflow()
-    version = {
-        "id": workflow.version_id,
-        "version": workflow.version,
-        "name": None,
-        "description": None,
-        "isActive": workflow.deployed,
-        "createdAt": iso(workflow.created_at),
-        "deployedBy": "The Emulator",
-        "latestOperationStatus": "active",
-    }
-    return answer(200, {"data": [version], "nextCursor": None})
+    versions = [
+        {
+            "id": workflow.id_of_version(version),
+            "version": version,
+            **(workflow.notes.get(version) or {"name": None, "description": None}),
+            "isActive": workflow.deployed and version == workflow.version,
+            "createdAt": iso(workflow.created_at),
+            "deployedBy": "The Emulator",
+            "latestOperationStatus": "active",
+        }
+        for version in range(workflow.versions, 0, -1)
+    ]
+    return answer(200, {"data": versions, "nextCursor": None})
 
 
 @route("/workflows/import", "POST", "workflows.import")

@@ -1,0 +1,134 @@
+"""Promote Sim workflows: deploy them, take them back, go back to an earlier version."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import BaseOperator
+
+from airflow_provider_sim.hooks.sim import SimHook
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_sim.client.blocking import SimClient
+    from airflow_provider_sim.client.models import Deployment
+
+ACTIONS = ("deploy", "undeploy", "rollback")
+
+
+class SimDeployWorkflowOperator(BaseOperator):
+    """Deploy a workflow's draft, take the deployment back, or go back to an earlier version.
+
+    It takes a server with the v2 API, and a personal API key of somebody who is an admin of the workspace: a workspace
+    key may run workflows, but not deploy them. Returns ``workflow_id``, ``is_deployed``, ``version`` and
+    ``deployed_at`` as they are then.
+
+    :param workflow_id: the workflow: the last part of its address in Sim's editor. (templated)
+    :param action: ``deploy`` the draft as a new version, ``undeploy``, or ``rollback``. (templated)
+    :param version: the version to go back to, a number; default: the one before the live one. Name it where the task
+        has retries, since each try would go back by one. (templated)
+    :param version_name: what to call the new version, up to 100 characters. (templated)
+    :param description: what the new version brings. (templated)
+    :param sim_conn_id: the Airflow connection of type Sim. (templated)
+    :param wait_for_completion: wait until the version is live; Sim does that in the background.
+    :param poll_interval: seconds between looks.
+    :param timeout: seconds or timedelta to wait at most.
+    :param retry_args: as for :class:`~airflow_provider_sim.operators.sim.SimExecuteWorkflowOperator`.
+    :raises SimPermissionError: the key may not do this.
+    :raises SimUnsupportedError: the server has no v2 API.
+    :raises SimDeploymentError: Sim couldn't make the version live, or hasn't in time.
+    """
+
+    template_fields: Sequence[str] = (
+        "workflow_id",
+        "action",
+        "version",
+        "version_name",
+        "description",
+        "sim_conn_id",
+    )
+    ui_color = "#ede9fe"
+
+    def __init__(
+        self,
+        *,
+        workflow_id: str,
+        action: str = "deploy",
+        version: int | str | None = None,
+        version_name: str | None = None,
+        description: str | None = None,
+        sim_conn_id: str = SimHook.default_conn_name,
+        wait_for_completion: bool = True,
+        poll_interval: float = 2.0,
+        timeout: float | timedelta = 300.0,
+        retry_args: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.workflow_id = workflow_id
+        self.action = action
+        self.version = version
+        self.version_name = version_name
+        self.description = description
+        self.sim_conn_id = sim_conn_id
+        self.wait_for_completion = wait_for_completion
+        self.poll_interval = poll_interval
+        self.timeout = timeout
+        self.retry_args = retry_args
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Ask for it, and wait until it is so."""
+        from airflow_provider_sim.watch.deployment import wait_for_deployment
+
+        version = self._checked_version()
+        with SimHook(self.sim_conn_id, retry_args=self.retry_args) as hook:
+            client = hook.get_conn()
+            deployment = self._ask(client, version)
+            for warning in deployment.warnings:
+                self.log.info("Sim says: %s", warning)
+            if self.wait_for_completion and self.action != "undeploy":
+                patience = self.timeout.total_seconds() if isinstance(self.timeout, timedelta) else self.timeout
+                deployment = wait_for_deployment(
+                    client, deployment, poll_interval=self.poll_interval, deadline=time.time() + patience
+                )
+        live = "not deployed" if deployment.version is None else f"live in version {deployment.version}"
+        self.log.info("Workflow %s is %s.", self.workflow_id, live)
+        return {
+            "workflow_id": deployment.workflow_id,
+            "is_deployed": deployment.is_deployed,
+            "version": deployment.version,
+            "deployed_at": deployment.deployed_at,
+        }
+
+    def _ask(self, client: SimClient, version: int | None) -> Deployment:
+        if self.action == "undeploy":
+            return client.undeploy_workflow(self.workflow_id)
+        if self.action == "rollback":
+            return client.rollback_workflow(self.workflow_id, version)
+        return client.deploy_workflow(self.workflow_id, name=self.version_name, description=self.description)
+
+    def _checked_version(self) -> int | None:
+        """The version as a number, which templates give as text.
+
+        :raises SimInputError: the arguments contradict themselves.
+        """
+        from airflow_provider_sim.exceptions import Outcome, SimInputError
+
+        wrong = None
+        if self.action not in ACTIONS:
+            wrong = f"action is {self.action!r}; it can be {', '.join(ACTIONS)}"
+        elif self.version is not None and self.action != "rollback":
+            wrong = f"version goes with action='rollback', not with {self.action!r}, which takes the draft"
+        elif self.version is not None and not str(self.version).isdecimal():
+            wrong = f"version is {self.version!r}; it must be the number of a deployed version"
+        elif (self.version_name or self.description) and self.action != "deploy":
+            wrong = f"version_name and description are those of a new version; action is {self.action!r}"
+        elif not self.poll_interval > 0:
+            wrong = f"poll_interval is {self.poll_interval!r}; it must be a number of seconds above 0"
+        if wrong:
+            raise SimInputError(f"{wrong}.", workflow_id=self.workflow_id, outcome=Outcome.NEVER_SENT)
+        return None if self.version is None else int(self.version)

@@ -1,0 +1,82 @@
+"""SimCancelRunOperator against the emulator."""
+
+from __future__ import annotations
+
+import pytest
+
+from airflow_provider_sim.exceptions import SimInputError, SimRunNotFoundError, SimRunTimeoutError, SimUnsupportedError
+from airflow_provider_sim.operators.runs import SimCancelRunOperator
+from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
+
+pytestmark = pytest.mark.usefixtures("connection")
+
+
+@pytest.fixture(params=["v2", "legacy"])
+def api_version(request, connection):
+    connection(extra={"api_version": request.param})
+
+
+@pytest.fixture
+def start(run_task):
+    """Start a run and don't wait for it."""
+
+    def start_run(**given):
+        return run_task(
+            SimExecuteWorkflowOperator(task_id="t", workflow_id="slow", input=given, wait_for_completion=False)
+        )
+
+    return start_run
+
+
+def operator(run_id, **arguments):
+    return SimCancelRunOperator(
+        **{"task_id": "c", "workflow_id": "slow", "run_id": run_id, "poll_interval": 0.02} | arguments
+    )
+
+
+@pytest.mark.usefixtures("api_version")
+def test_the_run_is_cancelled(run_task, start, emulator):
+    run_id = start(seconds=60)
+    result = run_task(operator(run_id))
+    assert (result["run_id"], result["status"]) == (run_id, "cancelled")
+    assert emulator.runs[0].status == "cancelled"
+
+
+@pytest.mark.usefixtures("api_version")
+def test_a_run_that_is_over_is_left_as_it_is(run_task, start, emulator):
+    run_id = start(seconds=60)
+    run_task(operator(run_id))
+    assert run_task(operator(run_id))["status"] == "cancelled"
+    emulator.workflow("quick")(lambda given: {})
+    done = SimExecuteWorkflowOperator(task_id="t", workflow_id="quick")
+    run_task(done)
+    result = run_task(operator(emulator.runs[-1].run_id, workflow_id="quick"))
+    assert result["status"] == "completed"
+
+
+def test_a_run_that_goes_on_in_spite_of_it_fails_the_task(run_task, start, emulator, monkeypatch):
+    run_id = start(seconds=60)
+    monkeypatch.setattr(type(emulator.runs[0]), "cancel", lambda run: None)
+    with pytest.raises(SimRunTimeoutError):
+        run_task(operator(run_id, timeout=0.1))
+
+
+def test_it_needn_t_wait(run_task, start):
+    assert run_task(operator(start(seconds=60), wait_for_completion=False))["status"] in ("cancelled", "running")
+
+
+def test_an_unknown_run_is_said_to_be_one(run_task):
+    with pytest.raises(SimRunNotFoundError):
+        run_task(operator("no-such-run", retry_args={"max_retries": 0}))
+
+
+def test_what_can_t_be_a_run_s_id_is_refused(run_task, emulator):
+    with pytest.raises(SimInputError):
+        run_task(operator("a run"))
+    assert not emulator.requests
+
+
+@pytest.mark.emulator(profile="v0.5.16")
+def test_a_server_that_cannot_cancel_is_said_to_be_one(run_task, start):
+    with pytest.raises(SimUnsupportedError, match=r"no way to cancel"):
+        run_task(operator(start(seconds=60)))

@@ -1,0 +1,149 @@
+"""SimDeployWorkflowOperator against the emulator."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from airflow_provider_sim.client.asyncio import AsyncSimClient
+from airflow_provider_sim.exceptions import (
+    SimDeploymentError,
+    SimInputError,
+    SimNotFoundError,
+    SimPermissionError,
+    SimUnsupportedError,
+)
+from airflow_provider_sim.operators.deployments import SimDeployWorkflowOperator
+
+pytestmark = pytest.mark.usefixtures("connection")
+
+
+@pytest.fixture
+def workflow(emulator):
+    """A workflow that isn't deployed."""
+    return emulator.state.workflows["undeployed"]
+
+
+@pytest.fixture
+def change(run_task):
+    """Run the operator."""
+
+    def run(**arguments):
+        return run_task(
+            SimDeployWorkflowOperator(
+                **{"task_id": "d", "workflow_id": "undeployed", "poll_interval": 0.02} | arguments
+            )
+        )
+
+    return run
+
+
+def looks(emulator) -> int:
+    return sum(request.path.endswith("/deployment") for request in emulator.requests)
+
+
+def test_a_draft_is_deployed(change, workflow):
+    result = change(version_name="first", description="for the tests")
+    assert (result["workflow_id"], result["is_deployed"], result["version"]) == ("undeployed", True, 1)
+    assert workflow.deployed
+    assert workflow.notes[1] == {"name": "first", "description": "for the tests"}
+
+
+def test_it_waits_until_the_version_is_live(change, workflow, emulator):
+    change()
+    workflow.activation = 0.05
+    assert change()["version"] == 2
+    assert looks(emulator) >= 1
+
+
+def test_it_needn_t_wait(change, workflow, emulator):
+    change()
+    workflow.activation = 60
+    result = change(wait_for_completion=False)
+    assert (result["is_deployed"], result["version"]) == (True, 1)
+    assert looks(emulator) == 0
+
+
+def test_a_deployment_that_fails_fails_the_task_with_sim_s_words(change, workflow):
+    change()
+    workflow.activation_error = "a webhook could not be registered"
+    with pytest.raises(
+        SimDeploymentError, match=r"of version 2 of .* failed: Sim says 'a webhook could not .*Version 1 is live"
+    ):
+        change()
+
+
+def test_one_that_is_not_live_in_time_fails_it_too(change, workflow):
+    workflow.activation = 60
+    with pytest.raises(SimDeploymentError, match=r"isn't live yet.*No version is live"):
+        change(timeout=0.05)
+
+
+def test_undeployed(change, workflow):
+    change()
+    assert change(action="undeploy") == {
+        "workflow_id": "undeployed",
+        "is_deployed": False,
+        "version": None,
+        "deployed_at": None,
+    }
+    assert not workflow.deployed
+
+
+@pytest.mark.parametrize(("version", "live"), [(None, 2), ("1", 1), (2, 2)])
+def test_rolled_back(change, workflow, version, live):
+    for _ in range(3):
+        change()
+    assert change(action="rollback", version=version)["version"] == live
+    assert workflow.version == live
+    assert change()["version"] == 4
+
+
+def test_to_a_version_that_is_not_there(change):
+    with pytest.raises(SimNotFoundError, match="version"):
+        change(action="rollback", version=7)
+
+
+def test_a_workspace_key_may_not_and_is_told_what_may(change, connection, emulator, workflow):
+    connection(password=emulator.workspace_key)
+    for action in ("deploy", "undeploy", "rollback"):
+        with pytest.raises(SimPermissionError, match="a workspace key may not do this; put a personal key"):
+            change(action=action)
+    assert not workflow.deployed
+
+
+def test_a_server_without_v2_is_said_to_be_one(change, connection):
+    connection(extra={"api_version": "legacy"})
+    with pytest.raises(SimUnsupportedError, match="Could not deploy workflows: that takes Sim's v2 API"):
+        change()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"action": "promote"}, "it can be deploy, undeploy, rollback"),
+        ({"version": 3}, "goes with action='rollback'"),
+        ({"action": "rollback", "version": "latest"}, "must be the number"),
+        ({"action": "undeploy", "version_name": "x"}, "those of a new version"),
+        ({"poll_interval": 0}, "above 0"),
+        ({"workflow_id": ""}, "workflow"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_refused_before_anything_is_sent(change, emulator, arguments, says):
+    with pytest.raises(SimInputError, match=says):
+        change(**arguments)
+    assert not emulator.requests
+
+
+def test_the_asyncio_client_does_the_same(emulator):
+    async def talk():
+        async with AsyncSimClient(emulator.api_key, base_url=emulator.url) as client:
+            await client.deploy_workflow("undeployed", name="a")
+            second = await client.deploy_workflow("undeployed")
+            first = await client.rollback_workflow("undeployed")
+            live = await client.get_deployment("undeployed")
+            gone = await client.undeploy_workflow("undeployed")
+            return second.version, first.version, live.version, live.needs_redeployment, gone.is_deployed
+
+    assert asyncio.run(talk()) == (2, 1, 1, False, False)
