@@ -30,6 +30,7 @@ def get_provider_info() -> dict[str, object]:
         "task-decorators": [
             {"name": "sim_workflow", "class-name": "airflow_provider_sim.decorators.sim.sim_workflow_task"}
         ],
+        "cli": ["airflow_provider_sim.cli.definition.get_sim_cli_commands"],
         "extra-links": [
             "airflow_provider_sim.links.sim.SimRunLink",
             "airflow_provider_sim.links.sim.SimWorkflowLink",

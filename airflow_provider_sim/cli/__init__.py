@@ -1,0 +1,1 @@
+"""``airflow sim …`` and ``python -m airflow_provider_sim …``."""

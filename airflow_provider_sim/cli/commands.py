@@ -1,0 +1,253 @@
+"""What the commands do. Each ends in ``SystemExit``, since Airflow's CLI takes no note of what a command returns."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+from airflow_provider_sim.cli import show
+from airflow_provider_sim.client.blocking import SimClient, WorkflowStream
+from airflow_provider_sim.client.conversations import new_run_id
+from airflow_provider_sim.client.models import AsyncExecutionResult, RunStatus, WorkflowRun
+from airflow_provider_sim.client.retry import NO_RETRY
+from airflow_provider_sim.client.settings import DEFAULT_BASE_URL, ClientSettings
+from airflow_provider_sim.client.stream import StreamChunk, StreamEnd
+from airflow_provider_sim.exceptions import SimError, SimInputError, SimRateLimitError, SimUnsupportedError
+from airflow_provider_sim.watch import OnPaused, RunWatch, wait_for_run
+
+STOPPING_TIMEOUT = 10.0
+"""Seconds for each question while a run is being cancelled after Ctrl-C."""
+
+
+class Exit(IntEnum):
+    """What a command's end means to a script; 2 is argparse's."""
+
+    FINE = 0
+    ERROR = 1
+    NOT_SO = 3
+    PAUSED = 4
+    INTERRUPTED = 130
+
+
+Does = Callable[[Any, "_Server"], Exit]
+
+
+class _Server:
+    """The client, and the workspace that its connection names."""
+
+    def __init__(self, client: SimClient, workspace_id: str | None) -> None:
+        self.client = client
+        self._workspace_id = workspace_id
+
+    def workspace(self) -> str:
+        """The workspace to look at when none is named.
+
+        :raises SimInputError: there is more than one.
+        """
+        if self._workspace_id:
+            return self._workspace_id
+        spaces = self.client.list_workspaces().items
+        if len(spaces) != 1:
+            names = ", ".join(f"{space.workspace_id} ({space.name})" for space in spaces)
+            raise SimInputError(f"The key sees {len(spaces)} workspaces; choose one by --workspace: {names}.")
+        return spaces[0].workspace_id
+
+
+def _command(does: Does) -> Callable[[Any], None]:
+    """Give a command its client; its errors are sentences, and its end an exit code."""
+
+    @functools.wraps(does)
+    def carry_out(arguments: Any) -> None:
+        _quiet()
+        try:
+            with _server(arguments.conn_id) as server:
+                code = does(arguments, server)
+        except SimError as error:
+            show.error(arguments, error)
+            code = Exit.ERROR
+        except KeyboardInterrupt:
+            code = Exit.INTERRUPTED
+        sys.stdout.flush()
+        sys.exit(int(code))
+
+    return carry_out
+
+
+def _quiet() -> None:
+    """Our log goes to stderr, and only what somebody should know."""
+    ours = logging.getLogger("airflow_provider_sim")
+    if not any(isinstance(handler, show.LogLines) for handler in ours.handlers):
+        ours.addHandler(show.LogLines())
+    ours.propagate = False
+    ours.setLevel(logging.WARNING)
+
+
+@contextmanager
+def _server(conn_id: str | None) -> Iterator[_Server]:
+    """The server that the connection names, or else the environment."""
+    key = os.environ.get("SIM_API_KEY", "")
+    if conn_id is None and key:
+        settings = ClientSettings(api_key=key, base_url=os.environ.get("SIM_BASE_URL") or DEFAULT_BASE_URL)
+        with SimClient.from_settings(settings) as client:
+            yield _Server(client, None)
+        return
+    from airflow_provider_sim.hooks.sim import SimHook
+
+    with SimHook(conn_id or SimHook.default_conn_name) as hook:
+        client = hook.get_conn()
+        yield _Server(client, hook.workspace_id)
+
+
+@_command
+def check(arguments: Any, server: _Server) -> Exit:
+    """Say whom the connection leads to."""
+    client = server.client
+    try:
+        spaces = client.list_workspaces().items
+    except SimUnsupportedError:
+        spaces = ()
+    usage = client.get_usage_limits()
+    show.account(arguments, client.base_url, bool(client.speaks_v2), spaces, usage)
+    return Exit.FINE
+
+
+@_command
+def run(arguments: Any, server: _Server) -> Exit:
+    """Run a workflow."""
+    given, run_id = _input(arguments.input), new_run_id()
+    deadline = None if arguments.timeout is None else time.time() + arguments.timeout
+    try:
+        with show.waiting(arguments, f"Running {arguments.workflow_id} ({run_id})"):
+            ended = _start(arguments, server.client, given, run_id, deadline)
+            if isinstance(ended, AsyncExecutionResult):
+                run_id = ended.run_id
+                if arguments.no_wait:
+                    show.receipt(arguments, ended)
+                    return Exit.FINE
+                ended = _wait(arguments, server.client, ended, deadline)
+    except KeyboardInterrupt:
+        _stop(arguments, server.client, run_id)
+        return Exit.INTERRUPTED
+    except SimError as error:
+        if error.run_id and deadline is not None and time.time() >= deadline:
+            _stop(arguments, server.client, error.run_id)
+        raise
+    return _show(arguments, ended)
+
+
+def _input(text: str | None) -> Any:
+    if text is None:
+        return None
+    try:
+        return json.loads(Path(text[1:]).read_text() if text.startswith("@") else text)
+    except (OSError, ValueError) as error:
+        raise SimInputError(
+            f"The --input can't be read as JSON: {error}. In a shell: --input '{{\"a\": 1}}'."
+        ) from None
+
+
+def _start(
+    arguments: Any, client: SimClient, given: Any, run_id: str, deadline: float | None
+) -> WorkflowRun | AsyncExecutionResult:
+    options: dict[str, Any] = {"run_id": run_id, "deadline": deadline}
+    if arguments.async_execution or arguments.no_wait:
+        options["async_execution"] = True
+    elif arguments.stream:
+        options |= {"stream": True, "selected_outputs": arguments.select}
+    started = client.execute_with_retry(arguments.workflow_id, given, **options)
+    if not isinstance(started, WorkflowStream):
+        return started
+    with started:
+        for event in started:
+            if isinstance(event, StreamChunk):
+                show.text(arguments, event.text)
+            elif isinstance(event, StreamEnd):
+                show.text(arguments, "\n")
+                return event.result
+    raise AssertionError("a stream without an end raises SimStreamError")
+
+
+def _wait(arguments: Any, client: SimClient, receipt: AsyncExecutionResult, deadline: float | None) -> WorkflowRun:
+    watch = RunWatch(
+        receipt.workflow_id,
+        receipt.run_id,
+        job_id=receipt.job_id,
+        poll_interval=arguments.poll_interval,
+        deadline=deadline,
+        on_paused=OnPaused.RETURN,
+    )
+    ended = wait_for_run(client, watch)
+    if ended.status is not RunStatus.COMPLETED:
+        return ended
+    return client.get_workflow_result(receipt.workflow_id, receipt.run_id, job_id=receipt.job_id)
+
+
+def _stop(arguments: Any, client: SimClient, run_id: str) -> None:
+    """Cancel a run from a client of its own: the other one may be in the middle of an answer."""
+    with SimClient(
+        client.settings.api_key,
+        client.base_url,
+        api_version=client.settings.api_version,
+        timeout=min(STOPPING_TIMEOUT, client.settings.timeout),
+        verify=client.settings.verify,
+        retry=NO_RETRY,
+    ) as own:
+        try:
+            show.remark(str(own.stop_workflow_run(arguments.workflow_id, run_id)))
+        except SimError as error:
+            show.remark(f"Run {run_id} could not be cancelled. {error}")
+
+
+def _show(arguments: Any, ended: WorkflowRun) -> Exit:
+    """Show a run; say by the exit code how it ended."""
+    show.one_run(arguments, ended)
+    if ended.status in (RunStatus.FAILED, RunStatus.CANCELLED):
+        return Exit.NOT_SO
+    return Exit.PAUSED if ended.status is RunStatus.PAUSED else Exit.FINE
+
+
+@_command
+def status(arguments: Any, server: _Server) -> Exit:
+    """Show a run."""
+    found = server.client.get_workflow_run(arguments.workflow_id, arguments.run_id)
+    if found.status is RunStatus.COMPLETED:
+        found = server.client.get_workflow_result(arguments.workflow_id, arguments.run_id)
+    return _show(arguments, found)
+
+
+@_command
+def watch(arguments: Any, server: _Server) -> Exit:
+    """Show the latest runs."""
+    client = server.client
+    if arguments.workflow:
+        look = functools.partial(client.list_workflow_runs, arguments.workflow, limit=arguments.limit)
+    else:
+        look = functools.partial(client.list_logs, arguments.workspace or server.workspace(), limit=arguments.limit)
+    if arguments.once or not show.is_watched(arguments):
+        show.runs(arguments, look().items)
+        return Exit.FINE
+    with show.live() as screen:
+        while True:
+            wait = arguments.interval
+            try:
+                screen.update(show.table(look().items), refresh=True)
+            except SimRateLimitError as error:
+                wait = max(wait, error.retry_after or 0.0)
+            time.sleep(wait)
+
+
+@_command
+def cancel(arguments: Any, server: _Server) -> Exit:
+    """Cancel a run."""
+    done = server.client.stop_workflow_run(arguments.workflow_id, arguments.run_id)
+    show.cancellation(arguments, done)
+    return Exit.FINE if done.status is RunStatus.CANCELLED else Exit.NOT_SO

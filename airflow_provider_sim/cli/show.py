@@ -1,0 +1,215 @@
+"""How the commands show things: tables for people, one JSON value on stdout for scripts; remarks go to stderr.
+
+rich is Airflow's own, not one of this package's requirements.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from airflow_provider_sim.client.models import (
+    AsyncExecutionResult,
+    Cancellation,
+    RateLimit,
+    UsageLimits,
+    WorkflowRun,
+    Workspace,
+)
+from airflow_provider_sim.exceptions import SimError
+
+_COLOURS = {"completed": "green", "failed": "red", "cancelled": "yellow", "paused": "magenta", "running": "cyan"}
+
+
+def _out() -> Console:
+    return Console(highlight=False)
+
+
+def _err() -> Console:
+    return Console(stderr=True, highlight=False)
+
+
+class LogLines(logging.Handler):
+    """Log messages as remarks."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print the message."""
+        remark(record.getMessage())
+
+
+def remark(words: str) -> None:
+    """Say something beside the result."""
+    _err().print(Text(words, "yellow"), soft_wrap=True)
+
+
+def error(arguments: Any, error: SimError) -> None:
+    """Say what went wrong."""
+    _err().print(Text.assemble(("Error: ", "bold red"), str(error)), soft_wrap=True)
+    if _wants_json(arguments):
+        _print_json({"error": {"code": error.code, "message": str(error), "run_id": error.run_id}})
+
+
+def text(arguments: Any, piece: str) -> None:
+    """Print a piece of a stream's text."""
+    if not _wants_json(arguments):
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+
+
+@contextmanager
+def waiting(arguments: Any, words: str) -> Iterator[None]:
+    """Say on a terminal that something goes on; a stream says so by itself."""
+    if arguments.stream and not _wants_json(arguments):
+        yield
+        return
+    with _err().status(words):
+        yield
+
+
+def account(arguments: Any, base_url: str, speaks_v2: bool, spaces: Sequence[Workspace], usage: UsageLimits) -> None:
+    """Show whom the connection leads to."""
+    api = "v2" if speaks_v2 else "legacy"
+    if _wants_json(arguments):
+        _print_json(
+            {"base_url": base_url, "api": api, "workspaces": [asdict(space) for space in spaces], **asdict(usage)}
+        )
+        return
+    used = "unknown" if usage.current_period_cost_usd is None else f"US$ {usage.current_period_cost_usd:.2f}"
+    rows = {
+        "Server": base_url,
+        "API": api if speaks_v2 else "legacy; v2 is switched off or not there",
+        "Workspaces": "\n".join(f"{space.name or 'without a name'}  {space.workspace_id}" for space in spaces) or "?",
+        "Plan": usage.plan or "?",
+        "Used": used
+        if usage.limit_usd is None
+        else f"{used} of {usage.limit_usd:.2f} ({usage.percent_used or 0:.0f} %)",
+        "Held open": _bucket(usage.sync),
+        "Asynchronous": _bucket(usage.asynchronous),
+    }
+    _print_rows(rows)
+
+
+def _bucket(limit: RateLimit | None) -> str:
+    if limit is None:
+        return "?"
+    return f"{limit.remaining} of {limit.max_burst} runs left, {limit.requests_per_minute} a minute are added"
+
+
+def receipt(arguments: Any, started: AsyncExecutionResult) -> None:
+    """Show the receipt of a run that isn't waited for."""
+    if _wants_json(arguments):
+        _print_json({"run_id": started.run_id, "workflow_id": started.workflow_id, "status": started.status.value})
+    else:
+        _out().print(started.run_id)
+
+
+def one_run(arguments: Any, run: WorkflowRun) -> None:
+    """Show a run."""
+    if _wants_json(arguments):
+        _print_json(_as_json(run))
+        return
+    _print_rows(
+        {
+            "Run": run.run_id or "?",
+            "Workflow": run.workflow_id or "?",
+            "Status": _status(run),
+            "Started": run.started_at or "",
+            "Took": _seconds(run),
+            "Cost": _cost(run),
+            "Error": str(run.error or ""),
+        }
+    )
+    if run.output is not None:
+        _out().print(Text(json.dumps(run.output, indent=2, ensure_ascii=False)), soft_wrap=True)
+    if run.output_is_display_copy:
+        remark("This is Sim's display copy: long texts are cut, secrets replaced.")
+
+
+def runs(arguments: Any, found: Sequence[WorkflowRun]) -> None:
+    """Show a list of runs."""
+    if _wants_json(arguments):
+        _print_json([_as_json(run) for run in found])
+    else:
+        _out().print(table(found))
+
+
+def table(found: Sequence[WorkflowRun]) -> Table:
+    """A list of runs as a table."""
+    shown = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("Run", "Workflow", "Status", "Trigger", "Started"):
+        shown.add_column(name, overflow="fold")
+    for name in ("Took", "US$"):
+        shown.add_column(name, justify="right", no_wrap=True)
+    for run in found:
+        started = (run.started_at or "")[:19].replace("T", " ")
+        cells = (run.run_id or "", run.workflow_id or "")
+        shown.add_row(*map(Text, cells), _status(run), run.trigger or "", started, _seconds(run), _cost(run))
+    return shown
+
+
+def is_watched(arguments: Any) -> bool:
+    """Whether somebody looks at a terminal."""
+    return not _wants_json(arguments) and _out().is_terminal
+
+
+def live() -> Live:
+    """A table that is drawn anew."""
+    return Live(console=_out(), auto_refresh=False)
+
+
+def cancellation(arguments: Any, done: Cancellation) -> None:
+    """Show what a cancellation has achieved."""
+    if _wants_json(arguments):
+        _print_json(asdict(done))
+    else:
+        _out().print(str(done), soft_wrap=True, markup=False)
+
+
+def _wants_json(arguments: Any) -> bool:
+    return bool(arguments.output)
+
+
+def _as_json(run: WorkflowRun) -> dict[str, Any]:
+    names = ("run_id", "workflow_id", "status", "trigger", "started_at", "ended_at", "duration_ms", "cost_usd")
+    return {
+        **{name: getattr(run, name) for name in names},
+        "error": run.error and asdict(run.error),
+        "output": run.output,
+        "output_is_display_copy": run.output_is_display_copy,
+    }
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, ensure_ascii=False, default=str))
+
+
+def _print_rows(rows: Mapping[str, str | Text]) -> None:
+    shown = Table.grid(padding=(0, 2))
+    shown.add_column(style="bold", no_wrap=True)
+    shown.add_column(overflow="fold")
+    for name, value in rows.items():
+        if value:
+            shown.add_row(name, value if isinstance(value, Text) else Text(value))
+    _out().print(shown)
+
+
+def _status(run: WorkflowRun) -> Text:
+    return Text(run.server_status or run.status.value, _COLOURS.get(run.status.value, ""))
+
+
+def _seconds(run: WorkflowRun) -> str:
+    return "" if run.duration_ms is None else f"{run.duration_ms / 1000:.1f} s"
+
+
+def _cost(run: WorkflowRun) -> str:
+    return "" if run.cost_usd is None else f"{run.cost_usd:.4f}"

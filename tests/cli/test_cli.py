@@ -1,0 +1,218 @@
+"""The commands, mostly in this process; and ``docs/cli.md``, whose lines they print."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from airflow_provider_sim.__main__ import main
+from airflow_provider_sim.cli import show
+from airflow_provider_sim.cli.commands import Exit
+from airflow_provider_sim.cli.definition import COMMANDS
+from tests.canned_server import closed_port
+
+TEXT = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
+[SHOWN] = re.findall(r"^```console\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+EXAMPLES = [example.split("\n", 1) for example in re.split(r"^\$ ", SHOWN, flags=re.MULTILINE) if example]
+
+
+@pytest.fixture
+def sim(emulator, monkeypatch, capsys):
+    """Carry a command out; its exit code, stdout and stderr."""
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def call(*words: str) -> SimpleNamespace:
+        with pytest.raises(SystemExit) as ended:
+            main([*words])
+        told = capsys.readouterr()
+        return SimpleNamespace(code=ended.value.code, out=told.out, err=told.err)
+
+    return call
+
+
+def parsed(ran):
+    """The one JSON value that a command prints."""
+    return json.loads(ran.out)
+
+
+def told(text: str) -> str:
+    """A text without what differs from one time to the next."""
+    text = re.sub(r"airflow-[0-9a-f-]{36}", "RUN", text)
+    text = re.sub(r"127\.0\.0\.1:\d+|request \w{8}", "X", text)
+    return "\n".join(line.rstrip() for line in text.splitlines() if not re.match(r"(Started|Took|Cost) ", line))
+
+
+@pytest.mark.sim_emulator(plan="free")
+@pytest.mark.parametrize(("command", "expected"), EXAMPLES, ids=[command for command, _ in EXAMPLES])
+def test_the_page(sim, command, expected):
+    words, _, filtered = command.partition(" | ")
+    airflow, name, *arguments = shlex.split(words)
+    assert (airflow, name) == ("airflow", "sim")
+    ran = sim(*arguments)
+    printed = parsed(ran)["status"] if filtered else ran.out + ran.err
+    assert told(printed) == told(expected)
+
+
+def test_the_page_has_every_command_and_option():
+    commands = re.findall(r"^\| `(\w+)[^`]*` \| ", TEXT, re.MULTILINE)
+    assert commands == [command.name for command in COMMANDS]
+    rows = re.findall(r"^\| (`--.*?) \| (.*?) \|", TEXT, re.MULTILINE)
+    shown = {(name, of.strip("`")) for names, of in rows for name in re.findall(r"`(--[\w-]+)`", names)}
+    there = {
+        (flag, "all" if flag in ("--json", "--conn-id") else command.name)
+        for command in COMMANDS
+        for option in command.options
+        for flag in option.flags
+        if flag.startswith("-")
+    }
+    assert shown == there
+
+
+def test_the_page_has_every_exit_code():
+    codes = re.findall(r"^\| (\d+) \|", TEXT, re.MULTILINE)
+    assert [int(code) for code in codes] == sorted([*Exit, 2])
+
+
+@pytest.mark.sim_emulator(profile="v0.8-legacy")
+def test_check_tells_the_legacy_api(sim):
+    assert "legacy; v2 is switched off" in sim("check").out
+    assert parsed(sim("check", "--json"))["api"] == "legacy"
+
+
+def test_run_reads_a_file_and_says_how_it_ended(sim, emulator, tmp_path):
+    given = tmp_path / "input.json"
+    given.write_text('{"message": "from a file"}')
+    ran = sim("run", "echo_plain", "--json", "--input", f"@{given}")
+    assert (ran.code, parsed(ran)["output"]["result"]["message"]) == (0, "from a file")
+    assert sim("run", "failing").code == Exit.NOT_SO
+    assert sim("run", "paused", "--async", "--poll-interval", "0.01").code == Exit.PAUSED
+    assert emulator.inputs_of("echo_plain") == [{"message": "from a file", "count": 0, "payload": ""}]
+
+
+@pytest.mark.parametrize("given", ["{", "@/nowhere/at/all"])
+def test_input_that_is_no_json_starts_nothing(sim, emulator, given):
+    ran = sim("run", "echo", "--json", "--input", given)
+    assert (ran.code, parsed(ran)["error"]["code"]) == (Exit.ERROR, "INVALID_INPUT")
+    assert "can't be read as JSON" in ran.err
+    assert emulator.runs == []
+
+
+def test_text_is_printed_as_it_comes(sim):
+    ran = sim("run", "streaming", "--input", '{"message": "hi"}', "--stream", "--select", "Agent.content")
+    assert ran.code == 0
+    assert ran.out.startswith("You wrote: hi.\n")
+
+
+def test_a_run_that_is_not_over_in_time_is_cancelled(sim, emulator):
+    ran = sim("run", "slow", "--async", "--timeout", "0.05", "--poll-interval", "0.01")
+    assert ran.code == Exit.ERROR
+    assert "wasn't over when the time to wait for it was up" in ran.err
+    assert [run.status for run in emulator.runs] == ["cancelled"]
+
+
+def test_status_and_cancel(sim, emulator):
+    run_id = sim("run", "slow", "--no-wait").out.strip()
+    assert parsed(sim("status", "slow", run_id, "--json"))["status"] == "running"
+    ran = sim("cancel", "slow", run_id, "--json")
+    assert (ran.code, parsed(ran)["status"]) == (0, "cancelled")
+    assert sim("status", "slow", run_id).code == Exit.NOT_SO
+    assert sim("cancel", "slow", run_id).code == 0
+    done = parsed(sim("run", "echo_plain", "--json"))["run_id"]
+    assert sim("cancel", "echo_plain", done).code == Exit.NOT_SO
+    assert '"result"' in sim("status", "echo_plain", done).out
+
+
+def test_watch_looks_once_where_nobody_watches(sim):
+    for name in ("echo", "failing"):
+        sim("run", name)
+    table = sim("watch").out
+    assert re.search(r"failing +failed .*\n.* echo +completed ", table)
+    assert [run["workflow_id"] for run in parsed(sim("watch", "--workflow", "echo", "--json"))] == ["echo"]
+
+
+def test_watch_draws_the_table_until_ctrl_c(sim, emulator, monkeypatch):
+    looks = []
+
+    def rest(seconds: float) -> None:
+        looks.append(seconds)
+        if len(looks) == 1:
+            emulator.fault("rate_limit", kind="requests", retry_after="7", match="logs")
+        if len(looks) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("airflow_provider_sim.cli.commands.time", SimpleNamespace(sleep=rest))
+    monkeypatch.setattr("airflow_provider_sim.client.blocking.SimClient._sleep", staticmethod(lambda seconds: None))
+    monkeypatch.setattr(show, "_out", lambda: Console(force_terminal=True, width=100))
+    sim("run", "echo")
+    ran = sim("watch", "--interval", "5")
+    assert (ran.code, looks[0]) == (Exit.INTERRUPTED, 5)
+    assert "echo" in ran.out
+
+
+@pytest.mark.sim_emulator(profile="v0.8-legacy")
+def test_watch_takes_v2(sim):
+    ran = sim("watch")
+    assert ran.code == Exit.ERROR
+    assert "takes Sim's v2 API" in ran.err
+
+
+def test_the_environment_goes_before_the_default_connection_and_after_a_named_one(sim, emulator, monkeypatch):
+    monkeypatch.setenv("SIM_API_KEY", emulator.api_key)
+    monkeypatch.setenv("SIM_BASE_URL", f"http://127.0.0.1:{closed_port()}")
+    monkeypatch.setattr("airflow_provider_sim.client.blocking.SimClient._sleep", staticmethod(lambda seconds: None))
+    assert sim("check").code == Exit.ERROR
+    assert sim("check", "--conn-id", "sim_default").code == 0
+    ran = sim("check", "--conn-id", "nowhere")
+    assert "There is no Airflow connection 'nowhere'" in ran.err
+    assert "Traceback" not in ran.err
+
+
+def test_ctrl_c_cancels_the_run(emulator):
+    environment = {**os.environ, "SIM_API_KEY": emulator.api_key, "SIM_BASE_URL": emulator.url}
+    with emulator.hold("execute", when="accepted", proxied=True) as hold:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "airflow_provider_sim", "run", "slow"],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            hold.wait_until_held(timeout=60)
+        finally:
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=60)
+    assert process.returncode == Exit.INTERRUPTED, err
+    [run] = emulator.runs
+    assert f"Run {run.run_id} is cancelled" in err
+    assert (out, run.status, "Traceback" in err) == ("", "cancelled", False)
+
+
+def test_airflow_has_the_commands(emulator, tmp_path):
+    """With Airflow's own log, which must not get between a script and its JSON."""
+    environment = {**os.environ, "AIRFLOW_HOME": str(tmp_path), "AIRFLOW__CORE__LOAD_EXAMPLES": "False"}
+    command = [sys.executable, "-m", "airflow", "sim", "check", "--json"]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout)["base_url"] == emulator.url
+
+
+def test_what_airflow_reads_imports_nothing_heavy():
+    code = """
+import sys
+from airflow_provider_sim.cli.definition import get_sim_cli_commands, parser
+parser()
+print(sorted({name.split(".")[0] for name in sys.modules} & {"rich", "requests", "httpx", "tenacity", "airflow"}))
+"""
+    ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert ran.stdout.strip() == "[]"
