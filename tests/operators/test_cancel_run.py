@@ -76,7 +76,7 @@ def test_what_can_t_be_a_run_s_id_is_refused(run_task, emulator):
     assert not emulator.requests
 
 
-@pytest.mark.emulator(profile="v0.5.16")
+@pytest.mark.sim_emulator(profile="v0.5.16")
 def test_a_server_that_cannot_cancel_is_said_to_be_one(run_task, start):
     with pytest.raises(SimUnsupportedError, match=r"no way to cancel"):
         run_task(operator(start(seconds=60)))
