@@ -56,7 +56,10 @@ class Ledger(Protocol):
         """Write down what the server calls a run that has its own id, or its queue entry."""
 
     def former_runs(self) -> Iterator[NotedRun]:
-        """Runs that earlier tries may have started, the likeliest first."""
+        """Runs that earlier tries may have started, the latest first."""
+
+    def last_run_id(self) -> str | None:
+        """The id under which this try has started its run, in an earlier leg; as far as that can be known."""
 
 
 def ledger_of(context: Context, *, durable: bool, workflow_id: str, server: str) -> Ledger:
@@ -86,6 +89,9 @@ class NoLedger:
     def former_runs(self) -> Iterator[NotedRun]:
         """None."""
         return iter(())
+
+    def last_run_id(self) -> None:
+        """Forgotten."""
 
 
 class StoredLedger:
@@ -133,6 +139,10 @@ class StoredLedger:
         undone = all(entry.get(name) != value for name, value in self._generation.items())
         yield NotedRun(entry["run_id"], job_id=entry.get("job_id"), undone=undone)
 
+    def last_run_id(self) -> str | None:
+        """What is written down."""
+        return next((noted.run_id for noted in self.former_runs()), None)
+
 
 class DerivedLedger:
     """Works ids out from the task instance and its try; keeps nothing."""
@@ -151,10 +161,17 @@ class DerivedLedger:
         """Nothing can be kept; a server that chooses ids itself can't be asked by the next try."""
 
     def former_runs(self) -> Iterator[NotedRun]:
-        """Those that the former try would have started, one after the other."""
-        if self._try_number > 1:
+        """Those that the former tries would have started.
+
+        A try that has gone on with an earlier one's run has none of its own, and ids that were refused leave gaps.
+        """
+        for try_number in range(self._try_number - 1, 0, -1):
             for number in range(1, _RESTARTS_IN_A_TRY + 1):
-                yield NotedRun(self._id(self._try_number - 1, number), only_if_active=True)
+                yield NotedRun(self._id(try_number, number), only_if_active=True)
+
+    def last_run_id(self) -> str:
+        """The try's first id, which is the one of its run unless that was refused."""
+        return self._id(self._try_number, 1)
 
     def _id(self, try_number: int, number: int) -> str:
         name = "\n".join([*self._names, str(try_number), str(number)])

@@ -49,6 +49,7 @@ OPERATIONS = {
     "get_deployment": "deployment",
     "deploy": "deploy",
     "undeploy": "undeploy",
+    "rollback": "rollback",
     "list_versions": "versions",
     "list_workspaces": "workspaces",
     "billing_status": "billing",

@@ -67,8 +67,7 @@ class TaskRun:
         run_id = ti.xcom_pull(task_ids=ti.task_id, key=RUN_ID_KEY, map_indexes=ti.map_index)
         run = cls(context, operator, run_id=run_id)
         if run_id is None:
-            noted = next(run._open_ledger(client).former_runs(), None)
-            run.run_id = noted.run_id if noted else None
+            run.run_id = run._open_ledger(client).last_run_id()
         return run
 
     def take_up(self, client: SimClient) -> WorkflowRun | None:
@@ -78,13 +77,13 @@ class TaskRun:
         """
         for noted in self._open_ledger(client).former_runs():
             run = self._find(client, noted)
-            if run is None:
-                if not noted.undone and not noted.only_if_active:
-                    self._sent_before = noted.run_id
-                return None
-            if noted.only_if_active and tells_of_a_refusal(run):
+            if noted.only_if_active and (run is None or tells_of_a_refusal(run)):
                 continue
-            return self._gone_on_with(run, noted)
+            if run is not None:
+                return self._gone_on_with(run, noted)
+            if not noted.undone:
+                self._sent_before = noted.run_id
+            return None
         return None
 
     def _find(self, client: SimClient, noted: NotedRun) -> WorkflowRun | None:

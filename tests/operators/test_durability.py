@@ -262,6 +262,36 @@ class TestBeforeAirflow33:
         run_task(operator(async_execution=True))
         assert len(emulator.runs) == 2, "the former try may have completed, and the task been cleared"
 
+    def test_one_that_two_workers_have_left_behind_is_found_by_the_third(
+        self, emulator, context, run_task, monkeypatch, slow
+    ):
+        for _ in range(2):
+            die_waiting(context, monkeypatch)
+            context.update(next_try(context))
+        end_when_found(emulator, slow)
+        assert run_task(operator(async_execution=True)) == {"done": True}
+        assert len(emulator.runs) == 1, "the third try asks for the first one's run, which the second one went on with"
+
+    def test_an_id_that_left_no_trace_hides_none_after_it(self, emulator, context, run_task, monkeypatch, slow):
+        emulator.fault("server_error", status=503, match="execute")
+        no_sleep(monkeypatch)
+        die_waiting(context, monkeypatch)
+        context.update(next_try(context))
+        end_when_found(emulator, slow)
+        assert run_task(operator(async_execution=True)) == {"done": True}
+        assert len(emulator.runs) == 1
+
+    def test_a_deferral_that_airflow_ended_finds_its_own_run(self, emulator, context, monkeypatch, slow):
+        die_waiting(context, monkeypatch)
+        emulator.runs[0].cancel()
+        context.update(next_try(context))
+        with pytest.raises(TaskDeferred):
+            operator(deferrable=True, do_xcom_push=False).execute(context)
+        resume = {"next_method": "__fail__", "next_kwargs": {"error": "Trigger timeout"}, "context": context}
+        with pytest.raises(SimRunTimeoutError, match=emulator.runs[1].run_id):
+            operator(deferrable=True, do_xcom_push=False).resume_execution(**resume)
+        assert [run.status for run in emulator.runs] == ["cancelled", "cancelled"]
+
     def test_the_same_try_has_the_same_id(self, emulator, context, run_task, slow):
         slow.seconds = 0.0
         run_task(operator())
@@ -276,8 +306,7 @@ class TestBeforeAirflow33:
         die_waiting(context, monkeypatch)
         assert [run.status for run in emulator.runs] == ["failed", "running"]
         context.update(next_try(context))
-        found = emulator.runs[1].run_id
-        emulator.on_request(lambda request: found in request.path and setattr(slow, "seconds", 0.0))
+        end_when_found(emulator, slow)
         assert run_task(operator(async_execution=True)) == {"done": True}
         assert len(emulator.runs) == 2
 
@@ -287,6 +316,12 @@ class TestBeforeAirflow33:
             context["ti"].map_index = number
             run_task(operator())
         assert len({run.run_id for run in emulator.runs}) == 3
+
+
+def end_when_found(emulator, slow):
+    """Let the run end once it was asked for, and found going on."""
+    run_id = emulator.runs[-1].run_id
+    emulator.on_request(lambda request: run_id in request.path and setattr(slow, "seconds", 0.0))
 
 
 @pytest.mark.sim_emulator(profile="v0.6.40")
