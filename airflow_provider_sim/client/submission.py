@@ -77,9 +77,10 @@ def submit(
         except SimError as error:
             if not _may_have_started(error):
                 raise
+            log.warning("%s Asking Sim for run %s.", error, error.run_id)
             run = yield from _look_for(talk, workflow_id, error, retry, deadline)
             if run is not None and not tells_of_a_refusal(run):
-                log.warning("%s The run is there and %s: going on with it.", error, run.status)
+                log.warning("The run is there and %s: going on with it.", run.status)
                 return (yield from _taken_up(talk, workflow_id, run, receipt=bool(options.get("async_execution"))))
             out_of_time = deadline is not None and time.time() >= deadline
             if repetition > retry.max_retries or out_of_time or not _may_be_sent_again(talk, error, run):
@@ -90,9 +91,7 @@ def submit(
                 current = more()
             else:
                 raise
-            log.warning(
-                "%s The run isn't there: starting it as %s (%d of %d).", error, current, repetition, retry.max_retries
-            )
+            log.warning("The run isn't there: starting it as %s (%d of %d).", current, repetition, retry.max_retries)
         else:
             return started
 
