@@ -17,18 +17,26 @@ KEY = "sk-sim-a-key-that-nobody-may-see"
 class Face:
     """One client whose methods are called as if they blocked.
 
+    :param meanwhile: what happens instead of a sleep, by its seconds.
     :ivar sleeps: seconds that were to be slept between attempts; none of them are.
     """
 
-    def __init__(self, kind: str, url: str, **settings: Any) -> None:
+    def __init__(
+        self, kind: str, url: str, *, meanwhile: Callable[[float], object] = lambda _: None, **settings: Any
+    ) -> None:
         self.sleeps: list[float] = []
         self.kind = kind
+        self._meanwhile = meanwhile
         self._runner = asyncio.Runner() if kind == "asyncio" else None
         self.client: Any = (AsyncSimClient if self._runner else SimClient)(settings.pop("key", KEY), url, **settings)
-        self.client._sleep = self._sleep_async if self._runner else self.sleeps.append
+        self.client._sleep = self._sleep_async if self._runner else self._sleep
+
+    def _sleep(self, seconds: float) -> None:
+        self.sleeps.append(seconds)
+        self._meanwhile(seconds)
 
     async def _sleep_async(self, seconds: float) -> None:
-        self.sleeps.append(seconds)
+        self._sleep(seconds)
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self.client, name)
