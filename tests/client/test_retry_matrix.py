@@ -265,7 +265,7 @@ ROWS: dict[str, Row] = {
         fault("rate_limit", kind="address"), {"v2 / *": Ends("AB", 1, DONE, waits=(60,))}
     ),
     "429, a proxy's": Row(
-        fault("server_error", status=429, page=True), {"* / *": AGAIN_SOON}, says="before Sim limits"
+        fault("server_error", status=429, page=True), {"* / *": AGAIN_SOON}, says="a proxy before Sim"
     ),
     "429, with a time to wait": Row(
         fault("rate_limit", kind="concurrency", retry_after="42"), {"* / *": Ends("AB", 1, DONE, waits=(42,))}
@@ -454,7 +454,7 @@ def cells() -> Iterator[Any]:
         for server, profile in SERVERS.items():
             for mode in MODES:
                 if row.ends(server, mode) is not None:
-                    marks = pytest.mark.emulator(profile=profile)
+                    marks = pytest.mark.sim_emulator(profile=profile)
                     yield pytest.param(row, server, mode, marks=marks, id=f"{name}-{server}-{mode}")
 
 
