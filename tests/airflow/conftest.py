@@ -8,7 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +74,14 @@ def _airflow(
 def _name(report: TaskReport) -> str:
     name = f"{report.dag_id}.{report.task_id}".removeprefix("example_sim_")
     return name if report.map_index < 0 else f"{name}[{report.map_index}]"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _unmeasured() -> Iterator[None]:
+    """Let Airflow's processes run at their own pace under coverage, too, which would learn little from them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+        yield
 
 
 @pytest.fixture(scope="session")
