@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -29,7 +30,11 @@ HOME = REPO / ".demo" / "airflow"
 LOG = REPO / ".demo" / "demo.log"
 DAG_IDS = sorted(path.stem for path in EXAMPLE_DAGS.glob("example_sim_*.py"))
 OUTPUT_SHOWN = 160
-FAILS_ON_PURPOSE = {("example_sim_errors_and_usage", "judge")}
+ON_PURPOSE = {
+    ("example_sim_errors_and_usage", "judge"): "failed",
+    ("example_sim_deploy", "go_back"): "skipped",  # there is nothing to go back from
+}
+"""How those tasks end that don't succeed."""
 
 
 def main() -> int:
@@ -94,7 +99,7 @@ def _show_runs(console: Console, sim_url: str) -> int:
 
 
 def _is_as_expected(report: TaskReport) -> bool:
-    return report.state == ("failed" if (report.dag_id, report.task_id) in FAILS_ON_PURPOSE else "success")
+    return report.state == ON_PURPOSE.get((report.dag_id, report.task_id), "success")
 
 
 def _show_dag(console: Console, dag_id: str, reports: list[TaskReport]) -> None:
@@ -108,7 +113,7 @@ def _show_dag(console: Console, dag_id: str, reports: list[TaskReport]) -> None:
         name = report.task_id if report.map_index < 0 else f"{report.task_id}[{report.map_index}]"
         told = Text.assemble((name, "cyan"), f"  {report.mode}")
         if report.state != "success":
-            on_purpose = " on purpose" if (report.dag_id, report.task_id) in FAILS_ON_PURPOSE else ""
+            on_purpose = " on purpose" if _is_as_expected(report) else ""
             told.append(f"  {report.state}{on_purpose}", "yellow" if on_purpose else "red")
         if report.run_id:
             told.append(f"\nrun {report.run_id}", "dim")
@@ -145,6 +150,8 @@ def _serve_ui(console: Console, wanted_port: int) -> int:
     connection = json.loads(os.environ["AIRFLOW_CONN_SIM_DEFAULT"])
     _airflow("connections", "add", "sim_default", "--conn-json", json.dumps(connection))
     port = local_airflow.free_port(wanted_port)
+    for number in (signal.SIGINT, signal.SIGTERM):  # however it was started and is told to end, it ends Airflow, too
+        signal.signal(number, signal.default_int_handler)
     with contextlib.ExitStack() as stack, contextlib.suppress(KeyboardInterrupt):
         running = local_airflow.components(port, LOG, AIRFLOW__CORE__TEST_CONNECTION="Enabled")
         try:
