@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ pytest_plugins = ["pytester"]
 
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No key, server or proxy of whoever runs the tests, and nothing known of any server."""
+    """No key, server or proxy of whoever runs the tests, nothing known of any server, and a log as it is at first."""
     from airflow_provider_sim.client.conversations import forget_servers
 
     for name in list(os.environ):
@@ -25,6 +26,10 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"):
         monkeypatch.delenv(name, raising=False)
     forget_servers()
+    log = logging.getLogger("airflow_provider_sim")  # the command line sends it to stderr
+    log.handlers.clear()
+    log.propagate = True
+    log.setLevel(logging.NOTSET)
 
 
 @pytest.fixture
