@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -162,8 +162,8 @@ class SimRunTrigger(BaseTrigger):
         except SimError as error:
             event = self._event("error", message=str(error))
         except asyncio.CancelledError:
-            if not _TELLS_OF_KILLS and self.cancel_on_kill and await self._was_killed():
-                await self._cancel()
+            if not _TELLS_OF_KILLS and self.cancel_on_kill:
+                await _to_the_end(self._cancel_if(self._was_killed()))
             raise
         else:
             event = ending or self._event(run.status.value)
@@ -210,15 +210,19 @@ class SimRunTrigger(BaseTrigger):
 
         Airflow (3.3.2) calls this as well in a triggerer that hung, when it goes on and finds its triggers handed on.
         """
-        if self.cancel_on_kill and not await self._is_waited_for_elsewhere():
+        if self.cancel_on_kill:
+            await _to_the_end(self._cancel_if(self._waits_nowhere()))
+
+    async def _cancel_if(self, unwanted: Coroutine[Any, Any, bool]) -> None:
+        if await unwanted:
             await self._cancel()
 
-    async def _is_waited_for_elsewhere(self) -> bool:
+    async def _waits_nowhere(self) -> bool:
         try:
-            return await is_deferred(self.task_instance)
+            return not await is_deferred(self.task_instance)
         except Exception as error:  # whatever Airflow's processes have to say to each other
             self.log.warning("Airflow doesn't say whether the task still waits: %s Taking it for killed.", error)
-            return False
+            return True
 
     async def _cancel(self) -> None:
         from airflow_provider_sim.client.retry import RetryPolicy
@@ -237,3 +241,22 @@ class SimRunTrigger(BaseTrigger):
     def _event(self, status: str, **more: str) -> TriggerEvent:
         ids = {"workflow_id": self.workflow_id, "run_id": self.run_id, "job_id": self.job_id}
         return TriggerEvent({"status": status, **ids, **more})
+
+
+_under_way: set[asyncio.Future[None]] = set()
+"""So that nobody takes for garbage what is left to itself."""
+
+
+async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Do something to its end, however often the trigger is cancelled meanwhile.
+
+    Airflow (3.3.2) cancels a trigger again about once a second until it is gone, also within ``on_kill``.
+    """
+    doing = asyncio.ensure_future(work)
+    _under_way.add(doing)
+    doing.add_done_callback(_under_way.discard)
+    while not doing.done():
+        try:
+            await asyncio.shield(doing)
+        except asyncio.CancelledError:
+            continue

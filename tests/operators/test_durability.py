@@ -533,6 +533,29 @@ class TestTriggerKilled:
         asyncio.run(trigger.on_kill())
         assert [run.status for run in emulator.runs] == ["cancelled"]
 
+    @pytest.mark.parametrize("tells", [True, False])
+    def test_airflow_cancels_again_and_again_and_the_run_is_cancelled_all_the_same(
+        self, emulator, trigger, monkeypatch, tells
+    ):
+        """Airflow 3.3.2 cancels the trigger once a second until it is gone, while Sim takes longer."""
+        monkeypatch.setattr("airflow_provider_sim.triggers.sim._TELLS_OF_KILLS", tells)
+        monkeypatch.setattr("airflow_provider_sim.versions._state_of", lambda ti: "failed")
+        trigger._task_instance = object()
+
+        async def impatient():
+            ending = asyncio.ensure_future(trigger.on_kill() if tells else anext(trigger.run()))
+            with emulator.hold("cancel") as hold:
+                await asyncio.sleep(0.05)
+                ending.cancel()
+                await asyncio.to_thread(hold.wait_until_held)
+                for _ in range(5):
+                    ending.cancel()
+                    await asyncio.sleep(0.01)
+            await asyncio.wait([ending])
+
+        asyncio.run(impatient())
+        assert [run.status for run in emulator.runs] == ["cancelled"]
+
     def test_a_stopping_triggerer_does_not(self, emulator, trigger):
         asyncio.run(stopped(trigger))
         assert [run.status for run in emulator.runs] == ["running"]

@@ -24,5 +24,13 @@ for place, how in PLACES.items():
         for cancel in (True, False):
             with DAG(f"{place}{limit}_{'cancel' if cancel else 'leave'}", schedule=None):
                 SimExecuteWorkflowOperator(
-                    task_id="run", workflow_id="{{ run_id }}", cancel_on_kill=cancel, retries=0, **how, **seconds
+                    task_id="run",
+                    workflow_id="{{ run_id }}",
+                    cancel_on_kill=cancel,
+                    retries=0,
+                    retry_delay=timedelta(
+                        seconds=1
+                    ),  # a running task that is cleared may go on as a retry all the same
+                    **how,
+                    **seconds,
                 )
