@@ -6,7 +6,8 @@ The decision rests on what the server has done, not on the HTTP status alone:
 outcome      again?
 ===========  ==============================================================================================
 never sent   yes
-refused      yes, where the reason passes by itself; under a new run id, as refusals may use the old one up
+refused      yes, where the reason passes by itself; under a new run id where the refusal has used the old one up, and
+             only there: should an earlier attempt arrive after all, its id must still be the same
 unknown      only requests that do no harm when repeated; of an execution, :mod:`.submission` finds the fate out
 ran          never
 ===========  ==============================================================================================
@@ -132,7 +133,7 @@ class Attempts(Generic[T]):
         delays: Delays | None = None,
     ) -> None:
         self._call = call
-        self._refused = False
+        self._run_id_spent = False
         self._policy = policy
         self._new_run_id = new_run_id
         self._before_attempt = before_attempt
@@ -142,10 +143,9 @@ class Attempts(Generic[T]):
 
     def next_call(self) -> Call[T]:
         """What to send now; chosen only now, so that a new run id is one that is sent."""
-        # A refusal may have used the id up even where it doesn't say so (429, 402); a new one is always right.
-        if self._refused and self._call.renew and self._new_run_id:
+        if self._run_id_spent and self._call.renew and self._new_run_id:
             self._call = self._call.renew(self._new_run_id())
-        self._refused = False
+        self._run_id_spent = False
         if self._before_attempt:
             self._before_attempt()
         return self._call
@@ -196,7 +196,7 @@ class Attempts(Generic[T]):
         log.warning(
             "%s Trying again in %.1f s (%d of %d).", error, wait, state.attempt_number, self._policy.max_retries
         )
-        self._refused = error is not None and error.outcome is Outcome.REFUSED
+        self._run_id_spent = error is not None and error.run_id_spent
 
 
 def _error_of(state: RetryCallState) -> SimError | None:

@@ -6,7 +6,7 @@ up if it is there, and send the request again only where that can't start a seco
 ================================================  ===================================================================
 outcome                                           then
 ================================================  ===================================================================
-never sent; refused for a reason that passes      sent again by :mod:`.retry`, after a refusal under a new id
+never sent; refused for a reason that passes      sent again by :mod:`.retry`; under a new id if this one is used up
 refused for another reason; ran                   the error, or the run
 unknown: no or half an answer, 499, 500, 502 …    look for the run: found, take it up; not found, the same id again
 ``ASYNC_ENQUEUE_AMBIGUOUS``                       look for a minute: found, take it up; not found, a new id

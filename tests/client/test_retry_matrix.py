@@ -149,6 +149,11 @@ def no_money(sim: SimEmulator) -> None:
     sim.state.limits.usage_limit = -1.0
 
 
+def no_key(sim: SimEmulator) -> None:
+    """The key is none any more."""
+    sim.state.keys._by_value.clear()
+
+
 def no_personal_keys(sim: SimEmulator) -> None:
     sim.state.keys.personal_keys_allowed = False
 
@@ -229,8 +234,10 @@ def lost(what: str, error: type[SimError], **how: Any) -> dict[str, Row]:
     return {name: replace(row, servers=("v2", "legacy"), modes=("sync", "async")) for name, row in rows.items()}
 
 
-AGAIN = Ends("AB", 1, DONE, waits=(5,))
-AGAIN_SOON = Ends("AB", 1, DONE, waits=(1,))
+ANEW = Ends("AB", 1, DONE, waits=(5,))
+AGAIN = Ends("AA", 1, DONE, waits=(5,))
+AGAIN_SOON = Ends("AA", 1, DONE, waits=(1,))
+ADMISSION_IS_AWAY = "Usage admission is temporarily unavailable. Please retry."
 
 
 ROWS: dict[str, Row] = {
@@ -248,7 +255,7 @@ ROWS: dict[str, Row] = {
         {"v2 / *": Ends("AB", 1, DONE, waits=(60,)), "legacy known old / *": Ends("ABCD", 1, DONE, waits=(20, 30, 30))},
     ),
     "429, too many runs": Row(
-        fault("rate_limit", kind="concurrency"), {"* / *": AGAIN}, says="number of runs at once is used up"
+        fault("rate_limit", kind="concurrency"), {"* / *": ANEW}, says="number of runs at once is used up"
     ),
     "429, too many runs for too long": Row(
         fault("rate_limit", kind="concurrency", times=None),
@@ -259,10 +266,10 @@ ROWS: dict[str, Row] = {
     ),
     "429, the gate": Row(fault("rate_limit", kind="gate"), {"* / *": AGAIN}),
     "429, too many requests": Row(
-        fault("rate_limit", kind="requests"), {"v2 / *": Ends("AB", 1, DONE, waits=(60,))}, says="too many requests"
+        fault("rate_limit", kind="requests"), {"v2 / *": Ends("AA", 1, DONE, waits=(60,))}, says="too many requests"
     ),
     "429, too many requests from an address": Row(
-        fault("rate_limit", kind="address"), {"v2 / *": Ends("AB", 1, DONE, waits=(60,))}
+        fault("rate_limit", kind="address"), {"v2 / *": Ends("AA", 1, DONE, waits=(60,))}
     ),
     "429, a proxy's": Row(
         fault("server_error", status=429, page=True), {"* / *": AGAIN_SOON}, says="a proxy before Sim"
@@ -290,21 +297,28 @@ ROWS: dict[str, Row] = {
     "500, not queued": Row(fault("server_error", message="Failed to queue async execution"), {"* / async": AGAIN_SOON}),
     "503, the keys are away": Row(fault("auth_outage"), {"v2 / *": AGAIN}),
     "503, the keys are away for three attempts": Row(
-        fault("auth_outage", times=3), {"v2 / *": Ends("ABCD", 1, DONE, waits=(5, 5, 5))}
+        fault("auth_outage", times=3), {"v2 / *": Ends("AAAA", 1, DONE, waits=(5, 5, 5))}
     ),
     "503, the keys are away for four": Row(
-        fault("auth_outage", times=4), {"v2 / *": Ends("ABCD", 0, SimServerError, waits=(5, 5, 5))}
+        fault("auth_outage", times=4), {"v2 / *": Ends("AAAA", 0, SimServerError, waits=(5, 5, 5))}
     ),
     "401, the keys are away": Row(
         fault("auth_outage"), {"legacy known old / *": AGAIN_SOON}, says="doesn't accept the API key"
     ),
     "401, the keys are away for two attempts": Row(
-        fault("auth_outage", times=2), {"legacy known old / *": Ends("ABC", 1, DONE, waits=(1, 2))}
+        fault("auth_outage", times=2), {"legacy known old / *": Ends("AAA", 1, DONE, waits=(1, 2))}
     ),
     "401, the keys are away for three": Row(
-        fault("auth_outage", times=3), {"legacy known old / *": Ends("ABC", 0, SimAuthenticationError, waits=(1, 2))}
+        fault("auth_outage", times=3), {"legacy known old / *": Ends("AAA", 0, SimAuthenticationError, waits=(1, 2))}
     ),
     # --- refused for good
+    "401, a wrong key": Row(
+        no_key,
+        {
+            "v2 / *": Ends("A", 0, SimAuthenticationError),
+            "legacy known old / *": Ends("AAA", 0, SimAuthenticationError, waits=(1, 2)),
+        },
+    ),
     "402": Row(no_money, {"* / *": Ends("A", 0, SimUsageLimitError)}),
     "403, not deployed": Row(nothing, {"* / *": Ends("A", 0, SimWorkflowNotDeployedError)}, "undeployed"),
     "403, personal keys": Row(no_personal_keys, {"* / *": Ends("A", 0, SimPermissionError)}),
@@ -326,6 +340,14 @@ ROWS: dict[str, Row] = {
             "legacy / *": Ends("A", 0, SimConnectionError, waits=LOOKS),
             "old / *": Ends("A", 0, SimConnectionError, waits=LOOKS * 2),
         },
+    ),
+    "cut, then 503": Row(  # the first may still be on its way
+        both(fault("drop_before_accept"), fault("server_error", status=503, message=ADMISSION_IS_AWAY, after=1)),
+        {"v2 known / *": Ends("AAA", 1, DONE, waits=None)},
+    ),
+    "cut, then the gate": Row(
+        both(fault("drop_before_accept"), fault("rate_limit", kind="gate", after=1)),
+        {"v2 known / *": Ends("AAA", 1, DONE, waits=None)},
     ),
     "cut, the run begun": Row(both(seen_at_once, fault("drop_after_accept")), begun(SimConnectionError), "slow"),
     "cut, the run begun behind a proxy": Row(

@@ -61,6 +61,7 @@ _SURELY_NOT_QUEUED = "Failed to queue async execution"
 
 _TRACES = (
     "Account suspended",
+    _SURELY_NOT_QUEUED,
     "File processing failed",
     "Rate limit exceeded",
     "Too many concurrent executions",
