@@ -118,11 +118,18 @@ def read_event(event: Mapping[str, Any] | None, *, workflow_id: str) -> tuple[st
     if status == "timeout":
         raise not_over_in_time(workflow_id, run_id)
     if status == "error":
-        raise SimRunError(
-            f"Lost sight of run {run_id!r} of workflow {workflow_id!r} while waiting for it: {event.get('message')} The"
-            " run may go on in Sim.",
-            **facts,
-        )
+        raise lost_sight(workflow_id, run_id, event.get("message"))
     if status not in {"completed", "failed", "cancelled", "paused"}:
         raise SimError(f"The trigger's event has the unknown status {status!r}: {event!r}.", **facts)
     return run_id, job_id if isinstance(job_id, str) else None
+
+
+def lost_sight(workflow_id: str, run_id: str, why: object) -> SimRunError:
+    """The error for a run that was started and can't be looked at any more; the task's next try asks for it again."""
+    return SimRunError(
+        f"Lost sight of run {run_id!r} of workflow {workflow_id!r} while waiting for it: {why} The run may go on in"
+        " Sim.",
+        workflow_id=workflow_id,
+        run_id=run_id,
+        outcome=Outcome.RAN,
+    )

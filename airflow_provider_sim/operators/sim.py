@@ -191,9 +191,13 @@ class SimExecuteWorkflowOperator(BaseOperator):
             try:
                 run_id, job_id = read_event(event, workflow_id=self.workflow_id)
             except SimRunTimeoutError as error:
-                TaskRun(context, self, run_id=error.run_id).give_up("its time is up")
+                self._run = TaskRun(context, self, run_id=error.run_id)
+                self._run.give_up("its time is up")
                 raise
-            return self._result(context, client, client.get_workflow_run(self.workflow_id, run_id, job_id=job_id))
+            self._run = TaskRun(context, self, run_id=run_id)
+            with self._run.to_be_found():
+                run = client.get_workflow_run(self.workflow_id, run_id, job_id=job_id)
+            return self._result(context, client, run)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Go on after a deferral, also where Airflow itself has ended it."""
@@ -293,9 +297,10 @@ class SimExecuteWorkflowOperator(BaseOperator):
         )
         if seen is not None and watch.saw(seen):
             return seen
-        if not self.deferrable:
-            return wait_for_run(client, watch)
-        return self._look_once(client, watch) or self._defer(watch)
+        with run.to_be_found():
+            if not self.deferrable:
+                return wait_for_run(client, watch)
+            return self._look_once(client, watch) or self._defer(watch)
 
     def _look_once(self, client: SimClient, watch: RunWatch) -> WorkflowRun | None:
         """Look before deferring: a request, which saves two starts of a process for runs that are over already."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,7 @@ from airflow_provider_sim.input import ready_input
 from airflow_provider_sim.ledger import NotedRun, ledger_of
 from airflow_provider_sim.links.sim import push_links
 from airflow_provider_sim.operators.stream_log import StreamLog
+from airflow_provider_sim.results import lost_sight
 from airflow_provider_sim.watch import not_over_in_time
 
 if TYPE_CHECKING:
@@ -122,6 +125,17 @@ class TaskRun:
         self._log.info("Run %s ended with the connection of the earlier try: starting another.", run.run_id)
         self._taken_up = False
         return True
+
+    @contextmanager
+    def to_be_found(self) -> Iterator[None]:
+        """Leave a run that Sim has taken and knows no more, as after a restart, to the next try, which sends it again.
+
+        :raises SimRunError: that is so.
+        """
+        try:
+            yield
+        except SimRunNotFoundError as error:
+            raise lost_sight(self._operator.workflow_id, self.run_id or "unknown", error) from error
 
     def check_time(self, run: WorkflowRun) -> None:
         """Pass a run that has ended otherwise than by our hanging up when its time was up.

@@ -21,7 +21,13 @@ from airflow.providers.common.compat.sdk import (
 
 from airflow_provider_sim import watch
 from airflow_provider_sim.client.blocking import SimClient
-from airflow_provider_sim.exceptions import SimConnectionError, SimRunCancelledError, SimRunTimeoutError, SimStreamError
+from airflow_provider_sim.exceptions import (
+    SimConnectionError,
+    SimRunCancelledError,
+    SimRunError,
+    SimRunTimeoutError,
+    SimStreamError,
+)
 from airflow_provider_sim.ledger import STATE_KEY
 from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
 from airflow_provider_sim.sensors.sim import SimJobSensor
@@ -580,6 +586,47 @@ class TestTriggerKilled:
         assert trigger.cancel_on_kill is False
 
 
+class TestForgottenBySim:
+    @pytest.fixture(autouse=True)
+    def _no_grace(self, monkeypatch, emulator, slow):
+        monkeypatch.setattr("airflow_provider_sim.watch.run.NOT_FOUND_GRACE", 0.0)
+        emulator.state.queue_delay = 60.0
+        slow.seconds = 0.0
+        yield
+        emulator.state.queue_delay = 0.0
+
+    @pytest.mark.parametrize("options", [{"async_execution": True}, {"deferrable": True}], ids=str)
+    def test_a_run_that_a_restart_lost_in_the_queue_is_sent_again_by_the_next_try(
+        self, emulator, context, run_task, monkeypatch, options
+    ):
+        def forget():
+            emulator.restart()
+            emulator.state.queue_delay = 0.0
+
+        def a_try():
+            try:
+                operator(**options).execute(context)
+            except TaskDeferred as deferral:
+                forget()
+                operator(**options).execute_complete(context, fire(deferral.trigger))
+
+        with monkeypatch.context() as patch:
+            wait = watch.wait_for_run
+            patch.setattr(watch, "wait_for_run", lambda *args: (forget(), wait(*args))[1])
+            with pytest.raises(SimRunError, match="Lost sight of run") as lost:
+                a_try()
+        assert not isinstance(lost.value, AirflowFailException), "which would use up all retries"
+        assert emulator.runs == []
+        context.update(next_try(context))
+        assert run_task(operator(**options)) == {"done": True}
+        assert [run.run_id for run in emulator.runs] == [lost.value.run_id]
+
+    def test_also_when_it_is_forgotten_between_the_trigger_s_look_and_the_worker_s(self, emulator, context):
+        event = {"status": "completed", "workflow_id": "slow_one", "run_id": "gone", "job_id": None}
+        with pytest.raises(SimRunError, match="Lost sight of run 'gone'"):
+            operator(deferrable=True).execute_complete(context, event)
+
+
 class TestDeadlines:
     @pytest.mark.parametrize("options", [{"async_execution": True}, {"deferrable": True}], ids=str)
     @pytest.mark.parametrize("limit", ["timeout", "execution_timeout"])
@@ -633,6 +680,25 @@ class TestDeadlines:
             return
         with pytest.raises(SimRunTimeoutError):
             operator(deferrable=True).resume_execution(**resume)
+        assert [run.status for run in emulator.runs] == ["cancelled"]
+
+    def test_airflow_s_own_alarm_while_a_late_run_is_cancelled_leaves_nothing_behind(
+        self, emulator, context, monkeypatch, slow
+    ):
+        with pytest.raises(TaskDeferred) as deferral:
+            operator(deferrable=True).execute(context)
+        ids = deferral.value.trigger.serialize()[1]
+        event = {"status": "timeout", **{name: ids[name] for name in ("workflow_id", "run_id", "job_id")}}
+        task = operator(deferrable=True)
+
+        def alarm(*_, **__):
+            raise AirflowTaskTimeout("too long")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(SimClient, "stop_workflow_run", alarm)
+            with pytest.raises(AirflowTaskTimeout):
+                task.execute_complete(context, event)
+        task.on_kill()  # what Airflow does next
         assert [run.status for run in emulator.runs] == ["cancelled"]
 
     def test_without_xcoms_the_run_is_found_in_the_task_s_state(self, emulator, context, slow):
