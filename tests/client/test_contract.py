@@ -206,6 +206,7 @@ class TestNewServers:
     def test_lists(self, client, sim):
         for number in range(5):
             client.execute_workflow("echo", {"count": number})
+            sim.clock.advance(1)  # moments are told in milliseconds, and two runs could share one
         sim.state.queue_delay = 60
         client.execute_workflow("echo", async_execution=True)
         first = client.list_workflow_runs("echo", limit=2)
