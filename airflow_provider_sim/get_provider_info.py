@@ -21,10 +21,16 @@ def get_provider_info() -> dict[str, object]:
                     "airflow_provider_sim.operators.sim",
                     "airflow_provider_sim.operators.runs",
                     "airflow_provider_sim.operators.deployments",
+                    "airflow_provider_sim.operators.usage",
                 ],
             }
         ],
-        "sensors": [{"integration-name": "Sim", "python-modules": ["airflow_provider_sim.sensors.sim"]}],
+        "sensors": [
+            {
+                "integration-name": "Sim",
+                "python-modules": ["airflow_provider_sim.sensors.sim", "airflow_provider_sim.sensors.usage"],
+            }
+        ],
         "hooks": [{"integration-name": "Sim", "python-modules": ["airflow_provider_sim.hooks.sim"]}],
         "triggers": [{"integration-name": "Sim", "python-modules": ["airflow_provider_sim.triggers.sim"]}],
         "task-decorators": [

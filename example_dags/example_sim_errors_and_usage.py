@@ -6,19 +6,14 @@ from datetime import timedelta
 
 from airflow.providers.common.compat.sdk import dag, task  # on Airflow 3 alone: from airflow.sdk import dag, task
 
-from airflow_provider_sim.hooks.sim import SimHook
 from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
+from airflow_provider_sim.operators.usage import SimUsageLimitsOperator
 
 
 # [START errors_and_usage]
 @dag(dag_id="example_sim_errors_and_usage", schedule=None, catchup=False, tags=["sim"])
 def example_sim_errors_and_usage():
-    @task.short_circuit
-    def has_room() -> bool:
-        with SimHook() as hook:
-            limits = hook.get_conn().get_usage_limits()
-        return limits.percent_used is None or limits.percent_used < 90
-
+    has_room = SimUsageLimitsOperator(task_id="has_room", warn_at=75, skip_at=90)  # what follows is then skipped, too
     judge = SimExecuteWorkflowOperator(
         task_id="judge",
         workflow_id="failing",
@@ -31,7 +26,7 @@ def example_sim_errors_and_usage():
     def fall_back() -> str:
         return "Sim could not judge; a person will"
 
-    has_room() >> judge >> fall_back()
+    has_room >> judge >> fall_back()
 
 
 # [END errors_and_usage]

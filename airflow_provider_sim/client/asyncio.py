@@ -25,6 +25,7 @@ from airflow_provider_sim.client.dialects.exchange import Request, Response, str
 from airflow_provider_sim.client.dialects.files import check_file_answer, file_request
 from airflow_provider_sim.client.models import (
     AsyncExecutionResult,
+    BillingStatus,
     Cancellation,
     Deployment,
     JobStatus,
@@ -233,6 +234,10 @@ class AsyncSimClient(BaseClient):
     async def get_usage_limits(self) -> UsageLimits:
         """As :meth:`.SimClient.get_usage_limits`."""
         return await self._hold(self._talk.get_usage_limits())
+
+    async def get_billing_status(self) -> BillingStatus:
+        """As :meth:`.SimClient.get_billing_status`."""
+        return await self._hold(self._talk.get_billing_status())
 
     async def close(self) -> None:
         """Close all connections; the client may be used again and then opens others."""

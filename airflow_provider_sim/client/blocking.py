@@ -19,6 +19,7 @@ from airflow_provider_sim.client.dialects.exchange import Request, Response, str
 from airflow_provider_sim.client.dialects.files import check_file_answer, file_request
 from airflow_provider_sim.client.models import (
     AsyncExecutionResult,
+    BillingStatus,
     Cancellation,
     Deployment,
     JobStatus,
@@ -351,6 +352,10 @@ class SimClient(BaseClient):
     def get_usage_limits(self) -> UsageLimits:
         """Ask for limits and usage of the key's owner; for a workspace key, of whoever made it."""
         return self._hold(self._talk.get_usage_limits())
+
+    def get_billing_status(self) -> BillingStatus:
+        """Ask for plan, billing period and credits of the key's owner. Takes the v2 API."""
+        return self._hold(self._talk.get_billing_status())
 
     # --- carrying it out -----------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from airflow_provider_sim.client.dialects import legacy, v2
 from airflow_provider_sim.client.dialects.exchange import Call
 from airflow_provider_sim.client.models import (
     AsyncExecutionResult,
+    BillingStatus,
     Cancellation,
     Deployment,
     JobStatus,
@@ -440,6 +441,13 @@ class Conversations:
     def get_usage_limits(self) -> Conversation[UsageLimits]:
         """Ask for limits and usage, by the route that all servers have and that costs nothing."""
         return (yield from ask(legacy.get_usage_limits()))
+
+    def get_billing_status(self) -> Conversation[BillingStatus]:
+        """Ask for plan, period and credits; only v2 tells them."""
+        status: BillingStatus = yield from self._either(
+            lambda: ask(v2.get_billing_status()), lambda: _needs_v2("read the billing status")
+        )
+        return status
 
     def _either(
         self, on_v2: Callable[[], Conversation[T]], on_legacy: Callable[[], Conversation[T]]

@@ -361,6 +361,31 @@ class UsageLimits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BillingStatus:
+    """How the account that pays stands, in Sim's credits, of which 200 are a US dollar.
+
+    :param account_status: Sim's word: ``active``, ``limit_exceeded``, ``billing_blocked``.
+    :param period_start: ISO 8601 UTC, as ``period_end``.
+    :param credits_used: None, as the other figures, where the key may not know: workspace keys, and who isn't owner.
+    """
+
+    plan: str | None
+    account_status: str | None
+    period_start: str | None
+    period_end: str | None
+    credits_used: float | None = None
+    credits_limit: float | None = None
+    credits_remaining: float | None = None
+
+    @property
+    def percent_used(self) -> float | None:
+        """Credits used in percent of the limit; None where one of them isn't known."""
+        if not self.credits_limit or self.credits_used is None:
+            return None
+        return 100.0 * self.credits_used / self.credits_limit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cancellation:
     """What a cancel request achieved.
 

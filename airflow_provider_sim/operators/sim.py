@@ -76,6 +76,8 @@ class SimExecuteWorkflowOperator(BaseOperator):
     :param on_paused: when the run waits for a person: ``wait`` with it, ``fail``, or ``return`` a report with
         ``context_id`` and ``approval_url``. Pauses that end by themselves are always waited for.
     :param check_deployed: ask first whether the workflow is deployed, before an input is sent.
+    :param check_usage_before: ask first how much of the account's usage limit is used, and fail before an input is sent
+        at this many percent or more.
     :param retry_args: settings that go before the connection's for requests that are safe to repeat: ``max_retries``,
         ``initial_delay``, ``max_delay`` (seconds), ``backoff_multiplier``.
     :param unconverted_files: what becomes of files in the input of an asynchronous run, for which Sim doesn't convert
@@ -114,6 +116,7 @@ class SimExecuteWorkflowOperator(BaseOperator):
         timeout: float | timedelta | None = None,
         on_paused: str = "wait",
         check_deployed: bool = False,
+        check_usage_before: float | None = None,
         retry_args: Mapping[str, Any] | None = None,
         unconverted_files: str = "fail",
         durable: bool = True,
@@ -138,6 +141,7 @@ class SimExecuteWorkflowOperator(BaseOperator):
         self.timeout = timeout
         self.on_paused = on_paused
         self.check_deployed = check_deployed
+        self.check_usage_before = check_usage_before
         self.retry_args = retry_args
         self.unconverted_files = unconverted_files
         self.durable = durable
@@ -163,6 +167,8 @@ class SimExecuteWorkflowOperator(BaseOperator):
             client = hook.get_conn()
             if self.check_deployed:
                 self._require_deployment(client)
+            if self.check_usage_before is not None:
+                self._require_room(client, self.check_usage_before)
             try:
                 started = run.take_up(client) or run.start(client)
                 if not self.wait_for_completion:
@@ -259,6 +265,11 @@ class SimExecuteWorkflowOperator(BaseOperator):
                 f"Workflow {self.workflow_id!r} has no live deployment. Open it in Sim and press Deploy.",
                 workflow_id=self.workflow_id,
             )
+
+    def _require_room(self, client: SimClient, percent: float) -> None:
+        from airflow_provider_sim.usage import Usage
+
+        Usage.ask(client).require_below(percent, workflow_id=self.workflow_id)
 
     def _leave_running(
         self, context: Context, client: SimClient, started: AsyncExecutionResult | WorkflowRun

@@ -55,7 +55,9 @@ def call_of(recording: Recording) -> Call[Any]:
             return v2.list_runs(workflow_id)
         case ("GET", "logs", "v2"):
             return v2.list_logs("space")
-        case ("GET", "status", _) if "billing" not in path:
+        case ("GET", "status", "billing"):
+            return v2.get_billing_status()
+        case ("GET", "status", _):
             return legacy.get_workflow_status(workflow_id)
         case ("GET", "usage-limits", _):
             return legacy.get_usage_limits()

@@ -29,6 +29,7 @@ from airflow_provider_sim.client.dialects.resources import (
 )
 from airflow_provider_sim.client.models import (
     AsyncExecutionResult,
+    BillingStatus,
     Cancellation,
     Deployment,
     DeploymentAttempt,
@@ -260,6 +261,14 @@ def rollback(workflow_id: str, version: int | None = None) -> Call[Deployment]:
     return _deployment_call("POST", workflow_id, "rollback", "roll back", "rollback", body=body)
 
 
+def get_billing_status() -> Call[BillingStatus]:
+    """Ask for plan, period and credits of the key's owner."""
+    request = Request(
+        "GET", path_of("v2", "billing", "status"), subject="read the billing status", bucket="billing.status"
+    )
+    return _call(request, _read_billing)
+
+
 def list_workspaces() -> Call[Page[Workspace]]:
     """List the workspaces that the key may see: a workspace key sees its own only."""
     request = Request("GET", path_of("v2", "workspaces"), subject="list the workspaces", bucket="workspaces.list")
@@ -467,6 +476,22 @@ def _read_deployment(request: Request, response: Response, data: Any) -> Deploym
         if attempt
         else None,
         warnings=tuple(str(warning) for warning in fields.sequence(data, "warnings")),
+    )
+
+
+def _read_billing(request: Request, response: Response, data: Any) -> BillingStatus:
+    period, credits = fields.mapping(data, "period"), fields.mapping(data, "credits")
+    word = fields.text(data, "status")
+    if word is None:
+        raise _unexpected(request, response)
+    return BillingStatus(
+        plan=fields.text(data, "plan"),
+        account_status=word,
+        period_start=fields.text(period, "start"),
+        period_end=fields.text(period, "end"),
+        credits_used=fields.number(credits, "used"),
+        credits_limit=fields.number(credits, "limit"),
+        credits_remaining=fields.number(credits, "remaining"),
     )
 
 

@@ -1,0 +1,72 @@
+"""Look at the account's limits before work is begun."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperator
+
+from airflow_provider_sim.hooks.sim import SimHook
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+USAGE_KEY = "usage"
+"""XCom: the figures, also where the task is skipped or fails."""
+
+
+class SimUsageLimitsOperator(BaseOperator):
+    """Return the account's limits and usage, and warn, skip or fail when too much is used.
+
+    The figures are those of the key's owner; for a workspace key, of whoever made it. Returns ``percent_used``,
+    ``plan``, ``usd`` (``used`` and ``limit``, US dollars), ``credits`` (``used``, ``limit``, ``remaining``; None where
+    the server or the key doesn't tell them), ``period`` (``start`` and ``end``, ISO 8601 UTC), ``account_status`` and
+    ``rate_limits``. They are the XCom ``usage``, too, also where the task is skipped or fails.
+
+    :param warn_at: percent of the limit from which on the task log warns.
+    :param skip_at: percent from which on the task is skipped, and with it what follows.
+    :param fail_at: percent from which on the task fails, without retries; goes before ``skip_at``.
+    :param sim_conn_id: the Airflow connection of type Sim. (templated)
+    :param retry_args: as for :class:`~airflow_provider_sim.operators.sim.SimExecuteWorkflowOperator`.
+    :raises SimUsageLimitError: ``fail_at`` is reached.
+    """
+
+    template_fields: Sequence[str] = ("sim_conn_id",)
+    ui_color = "#ede9fe"
+
+    def __init__(
+        self,
+        *,
+        warn_at: float | None = None,
+        skip_at: float | None = None,
+        fail_at: float | None = None,
+        sim_conn_id: str = SimHook.default_conn_name,
+        retry_args: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.warn_at = warn_at
+        self.skip_at = skip_at
+        self.fail_at = fail_at
+        self.sim_conn_id = sim_conn_id
+        self.retry_args = retry_args
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Ask for the figures and judge them."""
+        from airflow_provider_sim.usage import Usage
+
+        with SimHook(self.sim_conn_id, retry_args=self.retry_args) as hook:
+            usage = Usage.ask(hook.get_conn())
+        figures = usage.as_dict()
+        if self.do_xcom_push:
+            context["ti"].xcom_push(key=USAGE_KEY, value=figures)
+        if self.fail_at is not None:
+            usage.require_below(self.fail_at)
+        if self.skip_at is not None and usage.percent >= self.skip_at:
+            raise AirflowSkipException(f"{usage} The task is skipped from {self.skip_at:g} % on.")
+        if self.warn_at is not None and usage.percent >= self.warn_at:
+            self.log.warning("%s", usage)
+        else:
+            self.log.info("%s", usage)
+        return figures

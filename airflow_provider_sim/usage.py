@@ -1,0 +1,92 @@
+"""How much of an account's usage limit is used: in US dollars, as all servers tell it, and in credits, as v2 does."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_sim.exceptions import Outcome, SimError, SimUsageLimitError
+
+if TYPE_CHECKING:
+    from airflow_provider_sim.client.blocking import SimClient
+    from airflow_provider_sim.client.models import BillingStatus, UsageLimits
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Limits and usage of the key's owner; for a workspace key, of whoever made it.
+
+    :param billing: None where v2 is off, or can't tell at the moment.
+    """
+
+    limits: UsageLimits
+    billing: BillingStatus | None
+
+    @classmethod
+    def ask(cls, client: SimClient) -> Usage:
+        """Ask Sim.
+
+        :raises SimError: it can't be found out.
+        """
+        limits = client.get_usage_limits()
+        try:
+            return cls(limits, client.get_billing_status())
+        except SimError:
+            return cls(limits, None)
+
+    @property
+    def percent(self) -> float:
+        """How much is used, in percent of the limit, by the figure that is the higher; 0 where there is no limit."""
+        known = [self.limits.percent_used, self.billing.percent_used if self.billing else None]
+        used = max((percent for percent in known if percent is not None), default=0.0)
+        return max(used, 100.0) if self._is_refused else used
+
+    @property
+    def _is_refused(self) -> bool:
+        return self.billing is not None and self.billing.account_status in ("limit_exceeded", "billing_blocked")
+
+    def require_below(self, percent: float, *, workflow_id: str | None = None) -> None:
+        """Pass an account that has room.
+
+        :param percent: how much may be used, in percent of the limit.
+        :raises SimUsageLimitError: it is used.
+        """
+        if self.percent >= percent:
+            raise SimUsageLimitError(
+                f"{self} The task is to run below {percent:g} %. Raise the limit in Sim, or wait for the next billing"
+                " period, as SimUsageSensor does.",
+                workflow_id=workflow_id,
+                outcome=Outcome.NEVER_SENT,
+            )
+
+    def __str__(self) -> str:
+        """One sentence for a log."""
+        usd = f"${self.limits.current_period_cost_usd or 0:.2f} of ${self.limits.limit_usd or 0:.2f}"
+        words = f"{self.percent:.1f} % of the account's usage limit is used: {usd}"
+        if self.billing is not None and self.billing.credits_limit is not None:
+            words += f", {self.billing.credits_used or 0:g} of {self.billing.credits_limit:g} credits"
+        if self.billing is not None and self.billing.account_status not in (None, "active"):
+            words += f"; Sim says {self.billing.account_status!r}"
+        return f"{words}."
+
+    def as_dict(self) -> dict[str, Any]:
+        """The figures for an XCom."""
+        limits, billing = self.limits, self.billing
+        return {
+            "percent_used": self.percent,
+            "plan": limits.plan,
+            "usd": {"used": limits.current_period_cost_usd, "limit": limits.limit_usd},
+            "credits": {
+                "used": billing.credits_used,
+                "limit": billing.credits_limit,
+                "remaining": billing.credits_remaining,
+            }
+            if billing and billing.credits_limit is not None
+            else None,
+            "period": {"start": billing.period_start, "end": billing.period_end} if billing else None,
+            "account_status": billing.account_status if billing else None,
+            "rate_limits": {
+                "sync": asdict(limits.sync) if limits.sync else None,
+                "async": asdict(limits.asynchronous) if limits.asynchronous else None,
+            },
+        }
