@@ -37,6 +37,7 @@ def get_provider_info() -> dict[str, object]:
             {"name": "sim_workflow", "class-name": "airflow_provider_sim.decorators.sim.sim_workflow_task"}
         ],
         "cli": ["airflow_provider_sim.cli.definition.get_sim_cli_commands"],
+        "notifications": ["airflow_provider_sim.notifications.sim.SimNotifier"],
         "extra-links": [
             "airflow_provider_sim.links.sim.SimRunLink",
             "airflow_provider_sim.links.sim.SimWorkflowLink",

@@ -50,7 +50,8 @@ def test_every_named_module_is_there(key):
 def test_every_named_class_is_there():
     info = get_provider_info()
     decorators = [entry["class-name"] for entry in info["task-decorators"]]
-    for path in [*info["extra-links"], *decorators, info["connection-types"][0]["hook-class-name"]]:
+    others = [*info["notifications"], *info["cli"], info["connection-types"][0]["hook-class-name"]]
+    for path in [*info["extra-links"], *decorators, *others]:
         module, _, name = path.rpartition(".")
         assert hasattr(importlib.import_module(module), name)
 
@@ -63,6 +64,8 @@ before = set(sys.modules)
 from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
 from airflow_provider_sim.sensors.sim import SimJobSensor
 import airflow_provider_sim.decorators.sim
+from airflow_provider_sim.notifications.sim import SimNotifier
+SimNotifier(workflow_id="w")
 SimExecuteWorkflowOperator(task_id="t", workflow_id="w"), SimJobSensor(task_id="s", workflow_id="w", run_id="r")
 new = {name.split(".")[0] for name in set(sys.modules) - before}
 print(sorted(new & {"requests", "httpx", "tenacity", "urllib3", "aiohttp"}))

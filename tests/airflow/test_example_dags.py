@@ -102,6 +102,8 @@ def test_every_task_ends_as_it_should(ran, finds_runs, profile):
         "mapped.review[1]": "success",
         "mapped.review[2]": "success",
         "mapped.report": "success",
+        "notifier.load": "failed",
+        "notifier.go_on": "success",
         "streaming.story": "success",
         "streaming.count_words": "success",
         "sync.answer": "success",
@@ -156,6 +158,8 @@ def test_outputs(ran, finds_runs, profile):
         "mapped.tickets": tickets,
         **{f"mapped.review[{index}]": plain(ticket) for index, ticket in enumerate(tickets)},
         "mapped.report": "ticket 17, ticket 42, ticket 99",
+        "notifier.load": None,
+        "notifier.go_on": "the agent has been told",
         "streaming.story": story,
         "streaming.count_words": 21 if profile.stream else 24,
         "sync.answer": {"data": echo, "status": 200, "headers": {"Content-Type": "application/json"}},
@@ -175,7 +179,7 @@ def test_each_task_starts_one_run_and_each_retry_one_more(ran, profile):
     assert Counter((run.workflow_id, run.mode) for run in ran.sim.runs) == Counter(
         {
             ("slow", queued): 3,
-            ("echo_plain", queued): 6,
+            ("echo_plain", queued): 7,
             ("failing", "sync"): 2,
             ("streaming", streamed): 1,
             ("echo", "sync"): 1,
@@ -243,3 +247,10 @@ def test_a_sensor_that_cant_find_a_run_says_why_and_where_its_output_is(ran, fin
 
 def test_the_failing_run_s_error_is_in_the_log(ran):
     assert ran.printed.count("boom: this one fails") >= 2, "once for each try"
+
+
+def test_the_failure_was_told(ran):
+    told = [given for given in ran.sim.inputs_of("echo_plain") if "failed" in str(given["message"])]
+    assert [(given["message"], given["count"]) for given in told] == [
+        ("example_sim_notifier.load failed: column 'price' holds text", 1)
+    ]

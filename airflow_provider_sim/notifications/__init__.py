@@ -1,0 +1,1 @@
+"""Notifiers that run Sim workflows."""

@@ -1,0 +1,153 @@
+"""Run a Sim workflow when a task or a DAG has failed, or succeeded."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import time
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.notifier import BaseNotifier
+
+from airflow_provider_sim.hooks.sim import SimHook
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_sim.client.retry import RetryPolicy
+
+log = logging.getLogger(__name__)
+
+MAX_EXCEPTION_LENGTH = 10_000
+"""Characters of an exception that are sent."""
+
+
+class SimNotifier(BaseNotifier):
+    """Starts a workflow and doesn't wait for it, so that an agent can look at what has happened.
+
+    The workflow's input says what it was: ``dag_id``, ``dag_run_id``, ``task_id``, ``map_index``, ``try_number``,
+    ``state``, ``exception`` (its type and message, masked as in logs), ``log_url`` and, for a DAG's callback, Airflow's
+    ``reason``; None where Airflow doesn't tell. Sim drops those that the workflow's Start block doesn't declare.
+
+    It never fails the callback: what goes wrong is a warning in the log.
+
+    ::
+
+        SimExecuteWorkflowOperator(..., on_failure_callback=SimNotifier(workflow_id="..."))
+
+    :param workflow_id: the workflow to run (templated).
+    :param input: further fields of the input, or others in the place of those above (templated).
+    :param sim_conn_id: the connection (templated).
+    :param timeout: seconds to wait for Sim's answer; nothing is tried again after them.
+    """
+
+    template_fields = ("workflow_id", "input", "sim_conn_id")
+
+    def __init__(
+        self,
+        *,
+        workflow_id: str,
+        input: Mapping[str, Any] | None = None,
+        sim_conn_id: str = SimHook.default_conn_name,
+        timeout: float = 5.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.workflow_id = workflow_id
+        self.input = dict(input or {})
+        self.sim_conn_id = sim_conn_id
+        self.timeout = timeout
+
+    def __call__(self, *args: Any) -> None:
+        """Start the workflow.
+
+        :param args: the context.
+        """
+        with self._never_failing():
+            # Rendering writes into the notifier, and the next task's callback needs the templates.
+            super(SimNotifier, copy.copy(self)).__call__(*args)
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        """Start the workflow on an event loop, as Airflow's triggerer does for deadlines."""
+        with self._never_failing():
+            yield from super().__await__()
+
+    def notify(self, context: Context) -> None:
+        """Start the workflow."""
+        with (
+            self._never_failing(),
+            SimHook(self.sim_conn_id) as hook,
+            hook.new_client(timeout=self.timeout, retry=_patience()) as client,
+        ):
+            self._say_started(
+                client.execute_with_retry(self.workflow_id, self._input(context), **self._options()),
+            )
+
+    async def async_notify(self, context: Context) -> None:
+        """Start the workflow, on an event loop."""
+        from dataclasses import replace
+
+        from airflow_provider_sim.client.asyncio import AsyncSimClient
+
+        with self._never_failing():
+            settings = await SimHook(self.sim_conn_id).get_async_settings()
+            settings = replace(settings, timeout=min(self.timeout, settings.timeout), retry=_patience())
+            async with AsyncSimClient.from_settings(settings) as client:
+                self._say_started(
+                    await client.execute_with_retry(self.workflow_id, self._input(context), **self._options())
+                )
+
+    def _options(self) -> dict[str, Any]:
+        return {"async_execution": True, "timeout": self.timeout, "deadline": time.time() + self.timeout}
+
+    def _input(self, context: Mapping[str, Any]) -> dict[str, Any]:
+        return {**_told(context), **self.input}
+
+    def _say_started(self, started: Any) -> None:
+        log.info("Workflow %s runs as %s, to look at it.", self.workflow_id, started.run_id)
+
+    @contextmanager
+    def _never_failing(self) -> Iterator[None]:
+        """What goes wrong is told by the log only."""
+        try:
+            yield
+        except Exception as error:
+            log.warning("Workflow %s was not started to look at it: %s", self.workflow_id, error)
+
+
+sim_notification = SimNotifier
+
+
+def _patience() -> RetryPolicy:
+    from airflow_provider_sim.client.retry import RetryPolicy
+
+    return RetryPolicy(max_retries=1, max_delay=1.0, max_retry_after=1.0)
+
+
+def _told(context: Mapping[str, Any]) -> dict[str, Any]:
+    """What a callback's context tells, as JSON."""
+    ti, dag_run = context.get("ti"), context.get("dag_run")
+    task, dag = context.get("task"), context.get("dag")
+    state = getattr(ti, "state", None) or getattr(dag_run, "state", None)
+    return {
+        "dag_id": getattr(ti, "dag_id", None) or getattr(dag, "dag_id", None),
+        "dag_run_id": context.get("run_id") or getattr(ti, "run_id", None) or getattr(dag_run, "run_id", None),
+        "task_id": getattr(ti, "task_id", None) or getattr(task, "task_id", None),
+        "map_index": getattr(ti, "map_index", None),
+        "try_number": getattr(ti, "try_number", None),
+        "state": None if state is None else str(getattr(state, "value", state)),
+        "exception": _exception(context.get("exception")),
+        "log_url": getattr(ti, "log_url", None),
+        "reason": context.get("reason"),
+    }
+
+
+def _exception(error: Any) -> str | None:
+    if error is None:
+        return None
+    from airflow.providers.common.compat.sdk import redact
+
+    text = f"{type(error).__name__}: {error}" if isinstance(error, BaseException) else str(error)
+    return str(redact(text))[:MAX_EXCEPTION_LENGTH]

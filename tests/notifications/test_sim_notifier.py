@@ -1,0 +1,130 @@
+"""A callback that starts a workflow, and that nothing makes fail."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from types import SimpleNamespace
+
+import pytest
+from airflow.providers.common.compat.sdk import DAG
+
+from airflow_provider_sim.notifications import sim as notifications
+from airflow_provider_sim.notifications.sim import MAX_EXCEPTION_LENGTH, SimNotifier, sim_notification
+
+
+@pytest.fixture
+def context():
+    """What Airflow tells a task's callback."""
+    return {
+        "ti": SimpleNamespace(
+            dag_id="loads",
+            run_id="manual__1",
+            task_id="load",
+            map_index=-1,
+            try_number=2,
+            state="failed",
+            log_url="http://log",
+        ),
+        "run_id": "manual__1",
+        "exception": ValueError("no such column"),
+    }
+
+
+@pytest.fixture
+def agent(emulator):
+    """The workflow that looks at failures; the inputs that it was given."""
+    emulator.workflow("agent")(lambda given: {"advice": "look at the column"})
+    return lambda: emulator.inputs_of("agent")
+
+
+TOLD = {
+    "dag_id": "loads",
+    "dag_run_id": "manual__1",
+    "task_id": "load",
+    "map_index": -1,
+    "try_number": 2,
+    "state": "failed",
+    "exception": "ValueError: no such column",
+    "log_url": "http://log",
+    "reason": None,
+}
+
+
+def test_the_workflow_is_told_of_the_task(agent, emulator, context):
+    SimNotifier(workflow_id="agent")(context)
+    assert agent() == [TOLD]
+    assert [run.mode for run in emulator.runs] == ["async"]
+
+
+def test_on_an_event_loop(agent, context):
+    async def main() -> None:
+        await SimNotifier(workflow_id="agent", context=context)
+
+    asyncio.run(main())
+    assert agent() == [TOLD]
+
+
+def test_fields_are_templated_anew_for_each_callback(agent, context):
+    notifier = SimNotifier(
+        workflow_id="{{ ti.log_url and 'agent' }}", input={"state": "{{ ti.task_id }} {{ exception }}"}
+    )
+    notifier(dict(context))
+    context["ti"].task_id = "another"
+    notifier(dict(context))
+    assert [given["state"] for given in agent()] == ["load no such column", "another no such column"]
+
+
+def test_of_a_dag_and_of_nothing(agent):
+    notifier = SimNotifier(workflow_id="agent")
+    notifier({"dag": DAG("loads", schedule=None), "run_id": "manual__1", "reason": "task_failure"})
+    notifier({"exception": "x" * 2 * MAX_EXCEPTION_LENGTH})
+    of_dag, of_nothing = agent()
+    assert {name: value for name, value in of_dag.items() if value} == {
+        "dag_id": "loads",
+        "dag_run_id": "manual__1",
+        "reason": "task_failure",
+    }
+    assert len(of_nothing["exception"]) == MAX_EXCEPTION_LENGTH
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"workflow_id": "nowhere"}, "doesn't exist"),
+        ({"workflow_id": "agent", "sim_conn_id": "nowhere"}, "no Airflow connection 'nowhere'"),
+        ({"workflow_id": "{{ 1 / 0 }}"}, "division by zero"),
+        ({"workflow_id": "agent", "input": {"a": {1, 2}}}, "JSON"),
+    ],
+)
+@pytest.mark.parametrize("awaited", [False, True])
+def test_it_never_fails_the_callback(agent, context, caplog, arguments, words, awaited):
+    caplog.set_level(logging.WARNING)
+
+    async def wait() -> None:
+        await SimNotifier(**arguments, context=context)
+
+    if awaited:
+        asyncio.run(wait())
+    else:
+        SimNotifier(**arguments)(context)
+    assert words in caplog.text
+    assert agent() == []
+
+
+@pytest.mark.parametrize("fault", ["server_error", "drop_after_accept"])
+def test_it_is_told_once_whatever_becomes_of_the_answer(agent, emulator, context, fault):
+    with emulator.fault(fault, match="execute") as order:
+        SimNotifier(workflow_id="agent")(context)
+    assert (order.struck, len(agent())) == (1, 1)
+
+
+def test_a_server_that_does_not_answer_is_not_waited_for(agent, emulator, context, caplog):
+    with emulator.hold("execute", times=None):
+        SimNotifier(workflow_id="agent", timeout=0.05)(context)
+    assert "was not started to look at it" in caplog.text
+    assert agent() == []
+
+
+def test_the_alias():
+    assert sim_notification is notifications.SimNotifier
