@@ -32,7 +32,12 @@ def get_provider_info() -> dict[str, object]:
             }
         ],
         "hooks": [{"integration-name": "Sim", "python-modules": ["airflow_provider_sim.hooks.sim"]}],
-        "triggers": [{"integration-name": "Sim", "python-modules": ["airflow_provider_sim.triggers.sim"]}],
+        "triggers": [
+            {
+                "integration-name": "Sim",
+                "python-modules": ["airflow_provider_sim.triggers.sim", "airflow_provider_sim.triggers.usage"],
+            }
+        ],
         "task-decorators": [
             {"name": "sim_workflow", "class-name": "airflow_provider_sim.decorators.sim.sim_workflow_task"}
         ],

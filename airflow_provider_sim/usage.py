@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict, dataclass
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_sim.exceptions import Outcome, SimError, SimUsageLimitError
+from airflow_provider_sim.exceptions import Outcome, SimError, SimInputError, SimUsageLimitError
 
 if TYPE_CHECKING:
-    from airflow_provider_sim.client.blocking import SimClient
     from airflow_provider_sim.client.models import BillingStatus, UsageLimits
+
+log = logging.getLogger(__name__)
+
+MAX_FAILED_LOOKS = 10
+"""In a row; one bad answer must not end a wait of days."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,18 +27,6 @@ class Usage:
 
     limits: UsageLimits
     billing: BillingStatus | None
-
-    @classmethod
-    def ask(cls, client: SimClient) -> Usage:
-        """Ask Sim.
-
-        :raises SimError: it can't be found out.
-        """
-        limits = client.get_usage_limits()
-        try:
-            return cls(limits, client.get_billing_status())
-        except SimError:
-            return cls(limits, None)
 
     @property
     def percent(self) -> float:
@@ -90,3 +84,50 @@ class Usage:
                 "async": asdict(limits.asynchronous) if limits.asynchronous else None,
             },
         }
+
+
+class UsageWatch:
+    """Decides, look by look, whether there is room.
+
+    :param below: percent of the limit.
+    """
+
+    def __init__(self, below: float) -> None:
+        self.below = below
+        self._failed_looks = 0
+
+    def saw(self, usage: Usage) -> bool:
+        """Take note of a look; return whether the waiting is over."""
+        self._failed_looks = 0
+        ends = usage.billing.period_end if usage.billing else None
+        log.info("%s%s", usage, f" The period ends at {ends}." if ends else "")
+        return usage.percent < self.below
+
+    def missed(self, error: SimError) -> None:
+        """Take note of a look that failed.
+
+        :raises SimError: the same, if looking again is no use.
+        """
+        self._failed_looks += 1
+        if self._failed_looks > min(error.worth_repeating, MAX_FAILED_LOOKS):
+            raise error
+        log.warning("%s Looking again (%d failed in a row).", error, self._failed_looks)
+
+
+def percent(name: str, value: Any) -> float | None:
+    """An argument as a percentage; templates give text.
+
+    :raises SimInputError: it is none.
+    """
+    if value is None:
+        return None
+    try:
+        number = float("nan") if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = float("nan")
+    if not (isfinite(number) and number > 0):
+        raise SimInputError(
+            f"{name} is {value!r}; it must be percent of the usage limit, a number above 0, as in 90.",
+            outcome=Outcome.NEVER_SENT,
+        )
+    return number

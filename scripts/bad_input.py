@@ -322,6 +322,8 @@ GROUPS: dict[str, dict[str, Case]] = {
         "input over 10 MiB": task(input={"text": "x" * 11_000_000}),
         "input with a field that the legacy API obeys": task(input={"stream": True}, connection={"extra": LEGACY}),
         "arguments that contradict each other": task(stream=True, wait_for_completion=False),
+        "`check_usage_before` is no percentage": task(check_usage_before="most"),
+        "more is used than `check_usage_before`": emulated(spent, check_usage_before=90),
         "`run_id` of a sensor is no id": asked("get_workflow_run", "echo_plain", "../jobs"),
         "unknown connection id": task(sim_conn_id="sim_prod"),
         "connection of another type": connected(conn_type="http"),

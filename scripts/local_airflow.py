@@ -234,7 +234,7 @@ def mode_of(task: Any) -> str:
     """How a Sim task waits, in a few words."""
     arguments = {**vars(task), **getattr(task, "partial_kwargs", {})}
     kind = task.task_type
-    if kind == "SimJobSensor":
+    if kind in ("SimJobSensor", "SimUsageSensor"):
         return "sensor, deferred" if arguments.get("deferrable") else f"sensor, {arguments.get('mode', 'poke')}"
     if kind != "SimExecuteWorkflowOperator":
         return "Python"

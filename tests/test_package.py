@@ -58,15 +58,21 @@ def test_every_named_class_is_there():
 
 def test_parsing_a_dag_loads_no_http_library_that_airflow_has_not_loaded():
     code = """
-import sys, airflow.sdk
+import importlib, sys, airflow.sdk
 from airflow.providers.common.compat.sdk import BaseOperator, BaseSensorOperator, BaseHook, conf, dag, task
 before = set(sys.modules)
+from airflow_provider_sim.get_provider_info import get_provider_info
+info = get_provider_info()
+for module in [name for kind in ("operators", "sensors") for name in info[kind][0]["python-modules"]]:
+    importlib.import_module(module)
 from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
 from airflow_provider_sim.sensors.sim import SimJobSensor
+from airflow_provider_sim.sensors.usage import SimUsageSensor
 import airflow_provider_sim.decorators.sim
 from airflow_provider_sim.notifications.sim import SimNotifier
 SimNotifier(workflow_id="w")
 SimExecuteWorkflowOperator(task_id="t", workflow_id="w"), SimJobSensor(task_id="s", workflow_id="w", run_id="r")
+SimUsageSensor(task_id="u", deferrable=True)
 new = {name.split(".")[0] for name in set(sys.modules) - before}
 print(sorted(new & {"requests", "httpx", "tenacity", "urllib3", "aiohttp"}))
 """

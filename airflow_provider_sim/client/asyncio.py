@@ -239,6 +239,10 @@ class AsyncSimClient(BaseClient):
         """As :meth:`.SimClient.get_billing_status`."""
         return await self._hold(self._talk.get_billing_status())
 
+    async def get_usage(self) -> tuple[UsageLimits, BillingStatus | None]:
+        """As :meth:`.SimClient.get_usage`."""
+        return await self._hold(self._talk.get_usage())
+
     async def close(self) -> None:
         """Close all connections; the client may be used again and then opens others."""
         if self._http is not None:

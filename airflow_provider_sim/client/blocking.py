@@ -357,6 +357,10 @@ class SimClient(BaseClient):
         """Ask for plan, billing period and credits of the key's owner. Takes the v2 API."""
         return self._hold(self._talk.get_billing_status())
 
+    def get_usage(self) -> tuple[UsageLimits, BillingStatus | None]:
+        """Ask for both: :meth:`get_usage_limits` and :meth:`get_billing_status`, None where it can't be had."""
+        return self._hold(self._talk.get_usage())
+
     # --- carrying it out -----------------------------------------------------------------------------------------
 
     def set_base_url(self, base_url: str) -> None:

@@ -449,6 +449,14 @@ class Conversations:
         )
         return status
 
+    def get_usage(self) -> Conversation[tuple[UsageLimits, BillingStatus | None]]:
+        """Ask for limits and usage, and for plan, period and credits where the server tells them at the moment."""
+        limits = yield from self.get_usage_limits()
+        try:
+            return limits, (yield from self.get_billing_status())
+        except SimError:
+            return limits, None
+
     def _either(
         self, on_v2: Callable[[], Conversation[T]], on_legacy: Callable[[], Conversation[T]]
     ) -> Conversation[T]:

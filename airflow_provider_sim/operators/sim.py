@@ -77,7 +77,7 @@ class SimExecuteWorkflowOperator(BaseOperator):
         ``context_id`` and ``approval_url``. Pauses that end by themselves are always waited for.
     :param check_deployed: ask first whether the workflow is deployed, before an input is sent.
     :param check_usage_before: ask first how much of the account's usage limit is used, and fail before an input is sent
-        at this many percent or more.
+        at this many percent or more. A run that goes on from an earlier try is gone on with all the same.
     :param retry_args: settings that go before the connection's for requests that are safe to repeat: ``max_retries``,
         ``initial_delay``, ``max_delay`` (seconds), ``backoff_multiplier``.
     :param unconverted_files: what becomes of files in the input of an asynchronous run, for which Sim doesn't convert
@@ -165,17 +165,13 @@ class SimExecuteWorkflowOperator(BaseOperator):
         run = self._run = TaskRun(context, self)
         with self.hook as hook:
             client = hook.get_conn()
-            if self.check_deployed:
-                self._require_deployment(client)
-            if self.check_usage_before is not None:
-                self._require_room(client, self.check_usage_before)
             try:
-                started = run.take_up(client) or run.start(client)
+                started = run.take_up(client) or self._start(client, run)
                 if not self.wait_for_completion:
                     return self._leave_running(context, client, started)
                 ended = self._see_through(client, run, started)
                 if run.died_with_an_earlier_try(ended):
-                    ended = self._see_through(client, run, run.start(client))
+                    ended = self._see_through(client, run, self._start(client, run))
                 run.check_time(ended)
             except AirflowTaskTimeout:
                 at_last = run.last_look()
@@ -238,9 +234,11 @@ class SimExecuteWorkflowOperator(BaseOperator):
         from airflow_provider_sim.client.dialects.exchange import check_block_ids, check_workflow_id
         from airflow_provider_sim.exceptions import Outcome, SimInputError
         from airflow_provider_sim.input import UNCONVERTED_FILES
+        from airflow_provider_sim.usage import percent
         from airflow_provider_sim.watch import OnPaused
 
         check_workflow_id(self.workflow_id)
+        percent("check_usage_before", self.check_usage_before)
         if self.selected_outputs and not self.stream:
             check_block_ids(self.selected_outputs)
         wrong = self._output_rules.wrong()
@@ -257,6 +255,14 @@ class SimExecuteWorkflowOperator(BaseOperator):
         if self.stream and self.deferrable:
             self.log.info("stream holds the connection open, so the task keeps its worker; deferrable has no effect.")
 
+    def _start(self, client: SimClient, run: TaskRun) -> AsyncExecutionResult | WorkflowRun:
+        """Start a run, after the looks that the author wants; a run that goes on already needs none."""
+        if self.check_deployed:
+            self._require_deployment(client)
+        if self.check_usage_before is not None:
+            self._require_room(client)
+        return run.start(client)
+
     def _require_deployment(self, client: SimClient) -> None:
         from airflow_provider_sim.exceptions import SimWorkflowNotDeployedError
 
@@ -266,10 +272,12 @@ class SimExecuteWorkflowOperator(BaseOperator):
                 workflow_id=self.workflow_id,
             )
 
-    def _require_room(self, client: SimClient, percent: float) -> None:
-        from airflow_provider_sim.usage import Usage
+    def _require_room(self, client: SimClient) -> None:
+        from airflow_provider_sim.usage import Usage, percent
 
-        Usage.ask(client).require_below(percent, workflow_id=self.workflow_id)
+        limit = percent("check_usage_before", self.check_usage_before)
+        assert limit is not None
+        Usage(*client.get_usage()).require_below(limit, workflow_id=self.workflow_id)
 
     def _leave_running(
         self, context: Context, client: SimClient, started: AsyncExecutionResult | WorkflowRun

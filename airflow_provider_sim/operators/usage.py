@@ -24,23 +24,24 @@ class SimUsageLimitsOperator(BaseOperator):
     the server or the key doesn't tell them), ``period`` (``start`` and ``end``, ISO 8601 UTC), ``account_status`` and
     ``rate_limits``. They are the XCom ``usage``, too, also where the task is skipped or fails.
 
-    :param warn_at: percent of the limit from which on the task log warns.
-    :param skip_at: percent from which on the task is skipped, and with it what follows.
-    :param fail_at: percent from which on the task fails, without retries; goes before ``skip_at``.
+    :param warn_at: percent of the limit from which on the task log warns. (templated)
+    :param skip_at: percent from which on the task is skipped, and with it what follows. (templated)
+    :param fail_at: percent from which on the task fails, without retries; goes before ``skip_at``. (templated)
     :param sim_conn_id: the Airflow connection of type Sim. (templated)
     :param retry_args: as for :class:`~airflow_provider_sim.operators.sim.SimExecuteWorkflowOperator`.
     :raises SimUsageLimitError: ``fail_at`` is reached.
+    :raises SimInputError: one of the three is no percentage; nothing was asked.
     """
 
-    template_fields: Sequence[str] = ("sim_conn_id",)
+    template_fields: Sequence[str] = ("warn_at", "skip_at", "fail_at", "sim_conn_id")
     ui_color = "#ede9fe"
 
     def __init__(
         self,
         *,
-        warn_at: float | None = None,
-        skip_at: float | None = None,
-        fail_at: float | None = None,
+        warn_at: float | str | None = None,
+        skip_at: float | str | None = None,
+        fail_at: float | str | None = None,
         sim_conn_id: str = SimHook.default_conn_name,
         retry_args: Mapping[str, Any] | None = None,
         **kwargs: Any,
@@ -54,18 +55,21 @@ class SimUsageLimitsOperator(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Ask for the figures and judge them."""
-        from airflow_provider_sim.usage import Usage
+        from airflow_provider_sim.usage import Usage, percent
 
+        warn_at = percent("warn_at", self.warn_at)
+        skip_at = percent("skip_at", self.skip_at)
+        fail_at = percent("fail_at", self.fail_at)
         with SimHook(self.sim_conn_id, retry_args=self.retry_args) as hook:
-            usage = Usage.ask(hook.get_conn())
+            usage = Usage(*hook.get_conn().get_usage())
         figures = usage.as_dict()
         if self.do_xcom_push:
             context["ti"].xcom_push(key=USAGE_KEY, value=figures)
-        if self.fail_at is not None:
-            usage.require_below(self.fail_at)
-        if self.skip_at is not None and usage.percent >= self.skip_at:
-            raise AirflowSkipException(f"{usage} The task is skipped from {self.skip_at:g} % on.")
-        if self.warn_at is not None and usage.percent >= self.warn_at:
+        if fail_at is not None:
+            usage.require_below(fail_at)
+        if skip_at is not None and usage.percent >= skip_at:
+            raise AirflowSkipException(f"{usage} The task is skipped from {skip_at:g} % on.")
+        if warn_at is not None and usage.percent >= warn_at:
             self.log.warning("%s", usage)
         else:
             self.log.info("%s", usage)

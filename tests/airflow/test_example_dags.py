@@ -108,6 +108,8 @@ def test_every_task_ends_as_it_should(ran, finds_runs, profile):
         "streaming.count_words": "success",
         "sync.answer": "success",
         "sync.publish": "success",
+        "usage.room": "success",
+        "usage.digest": "success",
         "taskflow.outline": "success",
         "taskflow.chapters": "success",
         "taskflow.write[0]": "success",
@@ -126,7 +128,10 @@ def test_outputs(ran, finds_runs, profile):
     outputs = {name: told(report.output) for name, report in ran.reports.items()}
     for start in ("async_sensor.start", "cancel.start", "deferrable.start"):
         assert outputs.pop(start) == ran.reports[start].run_id
-    assert outputs.pop("errors_and_usage.has_room")["percent_used"] == 0
+    for look in ("errors_and_usage.has_room", "usage.room"):
+        usage = outputs.pop(look)
+        assert (usage["percent_used"], usage["usd"]["used"]) == (0, 0)
+        assert (usage["credits"] is not None) is profile.v2_on
     cancelled = outputs.pop("cancel.cancel")
     assert (cancelled and cancelled["status"]) == (
         ("cancelled" if finds_runs else "completed") if profile.cancel else None
@@ -158,6 +163,7 @@ def test_outputs(ran, finds_runs, profile):
         "mapped.tickets": tickets,
         **{f"mapped.review[{index}]": plain(ticket) for index, ticket in enumerate(tickets)},
         "mapped.report": "ticket 17, ticket 42, ticket 99",
+        "usage.digest": plain({"message": "the day's digest"}),
         "notifier.load": None,
         "notifier.go_on": "the agent has been told",
         "streaming.story": story,
@@ -185,7 +191,7 @@ def test_each_task_starts_one_run_and_each_retry_one_more(ran, profile):
             ("echo", "sync"): 1,
         }
     ) + Counter(
-        [("file_echo", "sync"), ("file_echo", streamed), *[("echo_plain", "sync")] * (2 if profile.v2_on else 1)]
+        [("file_echo", "sync"), ("file_echo", streamed), *[("echo_plain", "sync")] * (3 if profile.v2_on else 2)]
     )
 
 
@@ -211,6 +217,7 @@ def test_xcoms_name_the_runs(ran, profile, finds_runs):
         "streaming.story",
         "sync.answer",
         "taskflow.outline",
+        "usage.digest",
     }
     in_sim = {run.run_id for run in ran.sim.runs}
     right = {name for name, run_id in named.items() if run_id in in_sim}

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from airflow.providers.common.compat.module_loading import import_string
 from airflow.providers.common.compat.sdk import TaskDeferred
 
 from airflow_provider_sim.triggers import sim as triggers
@@ -73,8 +74,7 @@ def run_task(context, monkeypatch):
 def fire(trigger: Any) -> dict[str, Any]:
     """Run a trigger as another process does: rebuilt from its serialised form, to its one event."""
     path, arguments = trigger.serialize()
-    assert path == "airflow_provider_sim.triggers.sim.SimRunTrigger"
-    rebuilt = triggers.SimRunTrigger(**json.loads(json.dumps(arguments)))
+    rebuilt = import_string(path)(**json.loads(json.dumps(arguments)))
 
     async def events() -> list[Any]:
         return [event async for event in rebuilt.run()]

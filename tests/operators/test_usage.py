@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
-from airflow.providers.common.compat.sdk import AirflowSkipException
+import threading
 
-from airflow_provider_sim.exceptions import SimUsageLimitError
+import pytest
+from airflow.providers.common.compat.sdk import AirflowSensorTimeout, AirflowSkipException, TaskDeferred
+
+from airflow_provider_sim.exceptions import SimError, SimInputError, SimUsageLimitError
 from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
 from airflow_provider_sim.operators.usage import SimUsageLimitsOperator
 from airflow_provider_sim.sensors.usage import SimUsageSensor
+from tests.operators.conftest import fire
 
 pytestmark = [pytest.mark.usefixtures("connection"), pytest.mark.sim_emulator(plan="free")]
 
@@ -85,21 +88,119 @@ def test_an_account_over_its_limit_has_no_room(judge, used):
         judge(fail_at=100)
 
 
-def test_the_sensor_waits_for_room(context, used):
-    sensor = SimUsageSensor(task_id="s", below=90, mode="reschedule")
+@pytest.mark.parametrize("name", ["warn_at", "skip_at", "fail_at"])
+@pytest.mark.parametrize("value", ["lots", "0", -5, True, "nan"])
+def test_what_is_no_percentage_is_refused_before_anything_is_asked(judge, emulator, name, value):
+    with pytest.raises(SimInputError, match=f"{name} is .*percent of the usage limit"):
+        judge(**{name: value})
+    assert not emulator.requests
+
+
+def test_percentages_may_come_from_templates(judge, used):
+    used(80)
+    with pytest.raises(AirflowSkipException):
+        judge(skip_at="80")
+
+
+@pytest.fixture
+def sensor():
+    def make(**arguments):
+        return SimUsageSensor(**{"task_id": "s", "below": 90, "poke_interval": 0.02} | arguments)
+
+    return make
+
+
+def test_the_sensor_looks(context, used, sensor):
     used(90)
-    assert not sensor.poke(context)
+    assert not sensor(mode="reschedule").poke(context)
     used(0)  # the next period
-    seen = sensor.poke(context)
+    seen = sensor(mode="reschedule").poke(context)
     assert seen
     assert seen.xcom_value["percent_used"] == 0
 
 
+@pytest.mark.parametrize("deferrable", [False, True])
+@pytest.mark.parametrize("api_version", ["v2", "legacy"])
+def test_the_sensor_waits_for_room(run_task, used, sensor, connection, deferrable, api_version):
+    connection(extra={"api_version": api_version})
+    used(95)
+    threading.Timer(0.3, used, [10]).start()
+    usage = run_task(sensor(deferrable=deferrable, timeout=20))
+    assert usage["percent_used"] == 10
+    assert (usage["credits"] is None) is (api_version == "legacy")
+
+
+def test_looks_that_fail_do_not_end_the_wait(run_task, used, sensor, emulator, context, connection):
+    connection(extra={"max_retries": 0})
+    used(95)
+    with emulator.fault("server_error", match="usage_limits", times=4) as order:
+        threading.Timer(0.3, used, [10]).start()
+        run_task(sensor(deferrable=True, timeout=20))
+    assert order.struck == 4
+    assert context["event"] == {"status": "room"}
+
+
+def test_a_key_that_is_refused_ends_it(run_task, used, sensor, connection):
+    used(95)
+    task = sensor(deferrable=True)
+    with pytest.raises(TaskDeferred) as deferral:
+        task.execute({})
+    connection(password="sk-sim-wrong")
+    event = fire(deferral.value.trigger)
+    with pytest.raises(SimError, match=r"Lost sight of the usage limit.*doesn't accept the API key"):
+        task.execute_complete({}, event)
+
+
+def test_room_that_is_gone_again_is_waited_for(used, sensor):
+    used(95)
+    with pytest.raises(TaskDeferred):
+        sensor(deferrable=True).execute_complete({}, {"status": "room"})
+
+
+@pytest.mark.parametrize("deferrable", [False, True])
+def test_the_sensor_times_out(run_task, used, sensor, deferrable):
+    used(95)
+    with pytest.raises(AirflowSensorTimeout):
+        run_task(sensor(deferrable=deferrable, timeout=0.1))
+
+
+def test_airflow_s_own_timeout_is_not_without_a_last_look(context, used, sensor):
+    used(95)
+    task = sensor(deferrable=True)
+    how = ("__fail__", {"error": "Trigger timeout"}, context)
+    with pytest.raises(AirflowSensorTimeout, match="90 % of its usage limit or more"):
+        task.resume_execution(*how)
+    used(10)
+    assert task.resume_execution(*how)["percent_used"] == 10
+
+
+def test_the_sensor_refuses_what_is_no_percentage(run_task, sensor):
+    with pytest.raises(SimInputError, match="below is 'all'"):
+        run_task(sensor(below="all"))
+
+
 def test_the_execute_operator_looks_before_it_sends(run_task, used, emulator):
     used(90)
-    task = {"task_id": "t", "workflow_id": "echo_plain"}
+    task = {"task_id": "t", "workflow_id": "echo_plain", "durable": False}
     run_task(SimExecuteWorkflowOperator(check_usage_before=91, **task))
     with pytest.raises(SimUsageLimitError, match="below 90 %") as caught:
         run_task(SimExecuteWorkflowOperator(check_usage_before=90, **task))
     assert caught.value.workflow_id == "echo_plain"
+    assert len(emulator.runs) == 1
+
+
+def test_the_execute_operator_refuses_what_is_no_percentage(run_task, emulator):
+    with pytest.raises(SimInputError, match="check_usage_before is 'some'"):
+        run_task(SimExecuteWorkflowOperator(task_id="t", workflow_id="echo_plain", check_usage_before="some"))
+    assert not emulator.requests
+
+
+def test_a_run_of_an_earlier_try_is_gone_on_with_though_the_room_is_gone(run_task, context, used, emulator):
+    emulator.workflow("brief", duration=0.3)(lambda given: {"done": True})
+    task = {"task_id": "t", "workflow_id": "brief", "async_execution": True, "poll_interval": 0.02}
+    first = SimExecuteWorkflowOperator(check_usage_before=90, wait_for_completion=False, **task)
+    run_task(first)  # and its worker dies
+    used(99)
+    context["ti"].try_number = 2
+    assert run_task(SimExecuteWorkflowOperator(check_usage_before=90, **task)) == {"done": True}
     assert len(emulator.runs) == 1
