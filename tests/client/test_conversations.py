@@ -56,11 +56,12 @@ class TestApiVersion:
         assert asked(server) == ["v2/workflows/w/execute", "workflows/w/execute", "workflows/w/execute"]
 
     def test_the_run_id_that_was_chosen_last_is_the_one_that_is_sent(self, connect):
-        """v2's store of keys is asked before its switch: the attempt after its outage has another id."""
+        """v2 may be switched off between a refusal that has used an id up and the attempt under the next one."""
         ids = iter(["one", "two", "three"])
         chosen: list[str] = []
-        outage = Answer(503, {"error": {"code": "SERVICE_UNAVAILABLE", "message": "Service temporarily unavailable"}})
-        with canned(("/api/v2/", outage), ("/api/v2/", V2_OFF), ("/api/workflows", LEGACY_DONE)) as server:
+        details = {"code": "EXECUTION_CONCURRENCY_LIMIT"}
+        full = Answer(429, {"error": {"code": "RATE_LIMITED", "message": "Too many", "details": details}})
+        with canned(("/api/v2/", full), ("/api/v2/", V2_OFF), ("/api/workflows", LEGACY_DONE)) as server:
             connect(server.url).execute_with_retry("w", run_id=lambda: chosen.append(next(ids)) or chosen[-1])
         assert [got.run_id for got in server.requests] == ["one", "two", "two"]
         assert chosen == ["one", "two"], "what was written down last is what runs"
