@@ -11,7 +11,6 @@ import functools
 import os
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import replace
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Self, TypeVar
 
@@ -21,7 +20,7 @@ import tenacity
 from airflow_provider_sim.client import faults
 from airflow_provider_sim.client.base import BaseClient
 from airflow_provider_sim.client.conversations import Ask, Conversation, given
-from airflow_provider_sim.client.dialects.exchange import Request, Response, streaming
+from airflow_provider_sim.client.dialects.exchange import Body, Request, Response, streaming
 from airflow_provider_sim.client.dialects.files import check_file_answer, file_request
 from airflow_provider_sim.client.models import (
     AsyncExecutionResult,
@@ -312,7 +311,10 @@ class AsyncSimClient(BaseClient):
             if question.streamed and self._is_event_stream(head):
                 return AsyncWorkflowStream(self._events(answer, request, wait), answer.aclose)
             try:
-                return self._without_key(replace(head, body=await answer.aread()))
+                body = Body(request, head)
+                async for piece in answer.aiter_bytes():
+                    body.add(piece)
+                return self._without_key(body.whole())
             finally:
                 await answer.aclose()
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:

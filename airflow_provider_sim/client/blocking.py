@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from http.cookiejar import DefaultCookiePolicy
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, overload
@@ -15,7 +14,7 @@ import tenacity
 from airflow_provider_sim.client import faults
 from airflow_provider_sim.client.base import BaseClient
 from airflow_provider_sim.client.conversations import Ask, Conversation, RunId, given
-from airflow_provider_sim.client.dialects.exchange import Request, Response, streaming
+from airflow_provider_sim.client.dialects.exchange import Body, Request, Response, streaming
 from airflow_provider_sim.client.dialects.files import check_file_answer, file_request
 from airflow_provider_sim.client.models import (
     AsyncExecutionResult,
@@ -435,7 +434,11 @@ class SimClient(BaseClient):
             self._note_rate_limit(request, head)
             if question.streamed and self._is_event_stream(head):
                 return WorkflowStream(self._events(answer, request, wait), answer.close)
-            return self._without_key(replace(head, body=answer.content))
+            body = Body(request, head)
+            with answer:
+                for piece in answer.iter_content(_PIECE_BYTES):
+                    body.add(piece)
+            return self._without_key(body.whole())
         except OSError as error:
             raise _fault(request, self.base_url, wait, error) from error
 

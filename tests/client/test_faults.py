@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import pytest
 
 from airflow_provider_sim.client import asyncio
+from airflow_provider_sim.client.dialects import exchange
 from airflow_provider_sim.exceptions import (
     Outcome,
     SimConnectionError,
@@ -207,3 +209,15 @@ def test_https_where_http_is_spoken(connect):
         with pytest.raises(SimConnectionError, match="https or http") as caught:
             client.execute_workflow("wf-1")
     assert caught.value.outcome is Outcome.NEVER_SENT
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["as-it-is", "gzip"])
+def test_an_answer_without_end_isn_t_read_to_its_end(connect, monkeypatch, packed):
+    monkeypatch.setattr(exchange, "MAX_ANSWER_BYTES", 2**20)
+    body = b'{"data": "' + bytes(40 * 2**20)
+    headers = {"content-type": "application/json"} | ({"content-encoding": "gzip"} if packed else {})
+    with canned(Answer(200, gzip.compress(body, 1) if packed else body, headers=headers)) as server:
+        client = connect(server.url, api_version="v2")
+        with pytest.raises(SimResponseError, match=r"Could not read.*larger than 1 MiB.*return less"):
+            client.get_workflow_run("wf-1", "r")
+    assert len(server.requests) == 1, "it would be as large again"

@@ -26,6 +26,9 @@ U = TypeVar("U")
 MAX_BODY_BYTES = 10 * 1024 * 1024
 """Sim refuses larger request bodies with 413; its proxy may cut them without a word."""
 
+MAX_ANSWER_BYTES = 256 * 1024 * 1024
+"""More than any answer of Sim's, unpacked; what a fault or an attacker sends beyond isn't read."""
+
 RATE_WINDOW = 60.0
 """Seconds; a bucket is refilled all at once each time they have passed, by half its capacity (sim-api D.1)."""
 
@@ -256,6 +259,41 @@ def error_of(
     facts.setdefault("workflow_id", request.workflow_id)
     facts.setdefault("run_id", request.run_id)
     return kind(" ".join(sentences) + where, outcome=outcome, **facts)
+
+
+class Body:
+    """An answer's body as it comes in, piece by piece and unpacked.
+
+    :param request: what is answered.
+    :param head: the answer without its body.
+    """
+
+    def __init__(self, request: Request, head: Response) -> None:
+        self._request = request
+        self._head = head
+        self._pieces: list[bytes] = []
+        self._room = MAX_ANSWER_BYTES
+
+    def add(self, piece: bytes) -> None:
+        """Take a piece.
+
+        :raises SimResponseError: that would be too much; the rest isn't to be read.
+        """
+        self._room -= len(piece)
+        if self._room < 0:
+            raise error_of(
+                SimResponseError,
+                self._request,
+                self._head,
+                f"the answer is larger than {MAX_ANSWER_BYTES // 2**20} MiB, and the rest of it wasn't read. Let the"
+                " workflow return less, or an address in place of the data",
+                worth_repeating=0,
+            )
+        self._pieces.append(piece)
+
+    def whole(self) -> Response:
+        """The answer with all of it."""
+        return replace(self._head, body=b"".join(self._pieces))
 
 
 LOST_STREAM = (
