@@ -293,9 +293,10 @@ class SimClient(BaseClient):
         request, address = file_request(url, self.base_url)
         timeout = self._settings.timeout
         try:
-            with requests.get(
-                address, timeout=timeout, stream=True, allow_redirects=False, verify=self._settings.verify
-            ) as answer:
+            with (
+                _session(address, self._settings.verify) as session,
+                session.get(address, timeout=timeout, stream=True, allow_redirects=False) as answer,
+            ):
                 check_file_answer(request, answer.status_code)
                 yield from answer.iter_content(_PIECE_BYTES)
         except OSError as error:
@@ -453,16 +454,21 @@ class SimClient(BaseClient):
 
     def _open_session(self) -> requests.Session:
         if self._session is None:
-            session = requests.Session()
-            # The environment's proxies and CA bundle, once: requests would look for them before each request, which
-            # takes a third of its time.
-            found = session.merge_environment_settings(self.base_url, {}, None, self._settings.verify, None)
-            session.proxies, session.verify = found["proxies"], found["verify"]
-            # Sim's key is all the identity that a request may carry: no cookies, nothing from a .netrc file.
-            session.trust_env = False
-            session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-            self._session = session
+            self._session = _session(self.base_url, self._settings.verify)
         return self._session
+
+
+def _session(url: str, verify: bool | str) -> requests.Session:
+    """A session for one server."""
+    session = requests.Session()
+    # The environment's proxies and CA bundle, once: requests would look for them before each request, which takes a
+    # third of its time.
+    found = session.merge_environment_settings(url, {}, None, verify, None)
+    session.proxies, session.verify = found["proxies"], found["verify"]
+    # Sim's key is all the identity that a request may carry: no cookies, nothing from a .netrc file.
+    session.trust_env = False
+    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+    return session
 
 
 def _fault(request: Request, base_url: str, wait: float, error: OSError) -> SimError:
