@@ -6,12 +6,14 @@ import base64
 import json
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
 from airflow_provider_sim.client.dialects.files import OutputFile, map_files
 from airflow_provider_sim.exceptions import Outcome, SimError, SimOutputError
+from airflow_provider_sim.large_output import LargeOutput
 
 log = logging.getLogger(__name__)
 
@@ -70,20 +72,25 @@ class OutputDelivery:
 
         :raises SimOutputError: a file can't be saved, or the output is too large.
         """
+        if isinstance(output, LargeOutput):
+            with closing(output):
+                if self._rules.folder:
+                    output = replace(output, rest=map_files(output.rest, self._save))
+                return self._deliver_large(output.size, output.pieces())
         if self._rules.folder:
             output = map_files(output, self._save)
         encoded = json.dumps(output, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
-        size = f"{len(encoded):,} bytes"
-        if len(encoded) <= self._rules.max_bytes:
-            return output
+        return output if len(encoded) <= self._rules.max_bytes else self._deliver_large(len(encoded), iter([encoded]))
+
+    def _deliver_large(self, size: int, pieces: Iterator[bytes]) -> dict[str, Any]:
         if self._rules.large == "store":
-            path = self._write("output.json", iter([encoded]))
-            log.info("The output of run %s is %s and stored at %s.", self._run_id, size, path)
-            return {"output_path": path, "size": len(encoded)}
+            path = self._write("output.json", pieces)
+            log.info("The output of run %s is %s bytes and stored at %s.", self._run_id, f"{size:,}", path)
+            return {"output_path": path, "size": size}
         raise self._error(
-            f"The output of {self._run} is {size} as JSON, more than max_output_bytes ({self._rules.max_bytes:,}). Set"
-            " large_outputs='store' and output_files_dir to get its path instead, let the workflow return less, or"
-            " raise max_output_bytes"
+            f"The output of {self._run} is {size:,} bytes as JSON, more than max_output_bytes"
+            f" ({self._rules.max_bytes:,}). Set large_outputs='store' and output_files_dir to get its path instead, let"
+            " the workflow return less, or raise max_output_bytes"
         )
 
     def _save(self, file: OutputFile) -> dict[str, Any]:

@@ -241,7 +241,7 @@ class SimExecuteWorkflowOperator(BaseOperator):
         percent("check_usage_before", self.check_usage_before)
         if self.selected_outputs and not self.stream:
             check_block_ids(self.selected_outputs)
-        wrong = self._output_rules.wrong()
+        wrong = self.output_rules.wrong()
         if self.on_paused not in list(OnPaused):
             wrong = f"on_paused is {self.on_paused!r}; it can be {', '.join(OnPaused)}"
         elif self.unconverted_files not in UNCONVERTED_FILES:
@@ -349,13 +349,14 @@ class SimExecuteWorkflowOperator(BaseOperator):
             client,
             run,
             on_paused=self._on_paused,
-            rules=self._output_rules,
+            rules=self.output_rules,
             selected_outputs=None if self.stream else self.selected_outputs,
             push=self.do_xcom_push,
         )
 
     @property
-    def _output_rules(self) -> OutputRules:
+    def output_rules(self) -> OutputRules:
+        """What the author wants done with outputs."""
         from airflow_provider_sim.output import OutputRules
 
         return OutputRules.given(self.output_files_dir, self.max_output_bytes, self.large_outputs)

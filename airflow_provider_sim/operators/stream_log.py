@@ -7,6 +7,7 @@ from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from airflow_provider_sim.client.models import RunStatus
 from airflow_provider_sim.client.stream import (
     StreamBlockError,
     StreamChunk,
@@ -14,10 +15,12 @@ from airflow_provider_sim.client.stream import (
     StreamEnd,
     StreamProgress,
 )
+from airflow_provider_sim.large_output import LargeOutput, LongText
 
 if TYPE_CHECKING:
     from airflow_provider_sim.client.blocking import WorkflowStream
     from airflow_provider_sim.client.models import WorkflowExecutionResult
+    from airflow_provider_sim.output import OutputRules
 
 log = logging.getLogger(__name__)
 
@@ -28,20 +31,27 @@ _LINE_LENGTH = 160
 class StreamLog:
     """Writes each block's text line by line; a chunk is mostly a word, and a log line for each couldn't be read.
 
-    :param keep_text: whether the text becomes part of the result: it does where the author selected outputs, which Sim
-        then leaves out of the final output.
+    :param keep: the rules of a result that the text becomes part of: it does where the author selected outputs, which
+        Sim then leaves out of the final output. None where it doesn't.
     """
 
-    def __init__(self, *, keep_text: bool) -> None:
-        self._keep_text = keep_text
+    def __init__(self, *, keep: OutputRules | None) -> None:
+        self._keep = keep
         self._unwritten: defaultdict[str, str] = defaultdict(str)
-        self._texts: defaultdict[str, list[str]] = defaultdict(list)
+        self._texts: dict[str, LongText] = {}
 
     def read(self, stream: WorkflowStream) -> WorkflowExecutionResult:
         """Read a stream to its end and return the run's result.
 
         :raises SimStreamError: it stopped before.
         """
+        try:
+            return self._with_texts(self._read_to_end(stream))
+        finally:
+            for text in self._texts.values():
+                text.close()
+
+    def _read_to_end(self, stream: WorkflowStream) -> WorkflowExecutionResult:
         result: WorkflowExecutionResult | None = None
         for event in stream:
             match event:
@@ -58,11 +68,14 @@ class StreamLog:
         for block_id in list(self._unwritten):
             self._write(block_id)
         assert result is not None, "a stream without an end raises SimStreamError"
-        return self._with_texts(result)
+        return result
 
     def _take(self, block_id: str, text: str) -> None:
-        if self._keep_text:
-            self._texts[block_id].append(text)
+        if self._keep is not None:
+            if block_id not in self._texts:
+                rules = self._keep
+                self._texts[block_id] = LongText(max_bytes=rules.max_bytes, keep=rules.large == "store")
+            self._texts[block_id].add(text)
         self._unwritten[block_id] += text
         if "\n" in text or len(self._unwritten[block_id]) >= _LINE_LENGTH:
             self._write(block_id)
@@ -74,12 +87,16 @@ class StreamLog:
 
     def _void(self, block_id: str) -> None:
         self._write(block_id)
-        self._texts.pop(block_id, None)
+        if block_id in self._texts:
+            self._texts.pop(block_id).close()
         log.info("Block %s begins its text anew.", block_id)
 
     def _with_texts(self, result: WorkflowExecutionResult) -> WorkflowExecutionResult:
-        texts = {block_id: "".join(parts) for block_id, parts in self._texts.items()}
-        if not texts:
+        if not self._texts or result.status is not RunStatus.COMPLETED:
             return result
         rest = result.output if isinstance(result.output, dict) else {}
-        return replace(result, output={**texts, **rest})
+        texts = {block_id: text for block_id, text in self._texts.items() if block_id not in rest}
+        if not any(text.is_large for text in texts.values()):
+            return replace(result, output={**{block_id: text.read() for block_id, text in texts.items()}, **rest})
+        self._texts = {block_id: text for block_id, text in self._texts.items() if block_id in rest}
+        return replace(result, output=LargeOutput(texts, rest))

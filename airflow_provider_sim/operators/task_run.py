@@ -229,14 +229,15 @@ class TaskRun:
 
     def _read_stream(self, client: SimClient, stream: WorkflowStream) -> WorkflowRun:
         """Put the text into the task log as it comes; where the stream breaks off, ask for the run."""
+        operator = self._operator
         try:
             with stream:
                 self._stop_if_killed()
-                return StreamLog(keep_text=bool(self._operator.selected_outputs)).read(stream)
+                return StreamLog(keep=operator.output_rules if operator.selected_outputs else None).read(stream)
         except (SimStreamError, SimConnectionError) as error:
             assert self.run_id is not None
             try:
-                run = client.get_workflow_run(self._operator.workflow_id, self.run_id)
+                run = client.get_workflow_run(operator.workflow_id, self.run_id)
             except SimError as blind:
                 raise error from blind
             if died_with_its_connection(run):

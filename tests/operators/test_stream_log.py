@@ -6,8 +6,9 @@ import json
 import logging
 
 import pytest
+from airflow.providers.common.compat.sdk import ObjectStoragePath
 
-from airflow_provider_sim.exceptions import SimRunFailedError, SimStreamError
+from airflow_provider_sim.exceptions import SimOutputError, SimRunFailedError, SimStreamError
 from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
 from tests.canned_server import Answer, canned
 
@@ -88,6 +89,51 @@ def test_a_text_that_begins_anew_replaces_the_former_one(read, lines):
 def test_a_block_that_is_reset_before_it_said_anything(read, lines):
     output = read({"event": "chunk_reset", "blockId": "b-1"}, END, selected_outputs=["Agent.content"])
     assert (output, lines()) == ({"rest": 1}, ["Block b-1 begins its text anew."])
+
+
+class TestTextsThatAreTooLarge:
+    """Of what an author selected: they don't fill the memory."""
+
+    SELECTED = {"selected_outputs": ["Agent.content"], "max_output_bytes": 20}
+    FRAMES = [*[chunk("Ä\n")] * 10, chunk('"', "b-2"), chunk("\\", "b-2"), END]
+
+    def test_the_task_fails_and_says_how_large_they_are(self, read, lines):
+        with pytest.raises(SimOutputError, match=r"is 72 bytes as JSON, more than max_output_bytes \(20\)"):
+            read(*self.FRAMES, **self.SELECTED)
+        assert lines() == ["Ä"] * 10 + ['"\\']
+
+    def test_or_they_are_stored(self, read, tmp_path):
+        stored = read(*self.FRAMES, **self.SELECTED, output_files_dir=tmp_path.as_uri(), large_outputs="store")
+        assert stored["size"] == 72
+        written = ObjectStoragePath(stored["output_path"]).read_bytes()
+        assert len(written) == 72
+        assert json.loads(written) == {"b-1": "Ä\n" * 10, "b-2": '"\\', "rest": 1}
+
+    def test_files_beside_them_are_saved(self, read, tmp_path):
+        file = {"name": "a.txt", "key": "k", "context": "execution", "size": 2, "base64": "aGk="}
+        end = {"event": "final", "data": {"success": True, "output": {"b-3": file}}}
+        given = {"output_files_dir": tmp_path.as_uri(), "large_outputs": "store"}
+        stored = json.loads(
+            ObjectStoragePath(read(chunk("x" * 30), end, **self.SELECTED, **given)["output_path"]).read_bytes()
+        )
+        assert ObjectStoragePath(stored["b-3"]["path"]).read_bytes() == b"hi"
+
+    @pytest.mark.parametrize("large", ["fail", "store"])
+    def test_one_that_begins_anew_may_become_small(self, read, tmp_path, large):
+        frames = [chunk("x" * 30), chunk("x"), {"event": "chunk_reset", "blockId": "b-1"}, chunk("A"), END]
+        given = {"output_files_dir": tmp_path.as_uri(), "large_outputs": large}
+        assert read(*frames, **{**self.SELECTED, "max_output_bytes": 25}, **given) == {"b-1": "A", "rest": 1}
+
+    def test_one_that_sim_tells_at_the_end_counts_as_told_there(self, read):
+        end = {"event": "final", "data": {"success": True, "output": {"b-1": "short"}}}
+        assert read(chunk("x" * 30), end, **self.SELECTED) == {"b-1": "short"}
+
+    def test_nothing_else_is_in_the_output(self, read, tmp_path):
+        end = {"event": "final", "data": {"success": True, "output": {}}}
+        given = {"output_files_dir": tmp_path.as_uri(), "large_outputs": "store"}
+        stored = read(chunk("x" * 30), end, **self.SELECTED, **given)
+        assert ObjectStoragePath(stored["output_path"]).read_bytes() == b'{"b-1":"' + b"x" * 30 + b'"}'
+        assert stored["size"] == 40
 
 
 def test_a_block_s_error_is_in_the_log_and_the_run_goes_on(read, lines):
