@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export UV_PYTHON_DOWNLOADS := never
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo demo-ui test check lint types test-airflow chaos chaos-small test-sdk coverage build lock clean help
+.PHONY: demo demo-ui test check lint types test-airflow chaos chaos-small bench test-sdk coverage build lock clean help
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -36,6 +36,9 @@ chaos: $(STAMP) ## Kill workers and triggerers of a real Airflow, 200 times; sho
 chaos-small: $(STAMP) ## The same, each point once
 	@$(BIN)/python -m scripts.chaos --small
 
+bench: $(STAMP) ## What the provider costs beside its peers, in tables; Q=imports for one of them
+	@$(BIN)/python -m benchmarks $(Q)
+
 test-sdk: $(STAMP) ## The official SDKs against the emulator
 	@$(BIN)/python -m pytest -m sdk
 
@@ -61,6 +64,8 @@ build: $(STAMP) ## Wheel and sdist into dist/
 lock: ## Pin the development environment anew, by versions and hashes
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
 		--group dev --extra emulator pyproject.toml -o requirements-dev.lock
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
+		--group peers pyproject.toml -o benchmarks/requirements-peers.txt
 
 clean: ## Remove what the targets made
-	@rm -rf $(VENV) .demo .chaos dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* *.egg-info
+	@rm -rf $(VENV) .demo .chaos .bench dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* *.egg-info

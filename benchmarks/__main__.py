@@ -1,0 +1,82 @@
+"""``python -m benchmarks [--markdown] [--smoke] [NAME...]``: see the package's docstring."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import pkgutil
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+from rich.console import Console
+
+import benchmarks
+from benchmarks.table import Table, as_markdown, machine
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
+
+
+def all_benchmarks() -> dict[str, ModuleType]:
+    """The modules of this package that answer questions, by their names."""
+    names = [found.name for found in pkgutil.iter_modules(benchmarks.__path__) if found.name != "__main__"]
+    modules = {name: importlib.import_module(f"benchmarks.{name}") for name in names}
+    return {name: module for name, module in modules.items() if hasattr(module, "measure")}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Answer the questions, one after the other."""
+    known = all_benchmarks()
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="What the provider costs.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(known)}, or how they begin; default: all")
+    parser.add_argument("--markdown", action="store_true", help=f"write the tables into docs/{PAGE.name}, too")
+    parser.add_argument("--smoke", action="store_true", help="tiny, only to see that they run")
+    options = parser.parse_args(arguments)
+    chosen = [name for name in known if not options.names or name.startswith(tuple(options.names))]
+    if not chosen:
+        parser.error(f"there is none of these names; there are {', '.join(known)}")
+    logging.disable()
+    console = Console(width=None if sys.stdout.isatty() else 150)
+    for name in chosen:
+        told = []
+        load = os.getloadavg()[0]
+        for table in known[name].measure(smoke=options.smoke):
+            show(console, table)
+            told.append(section(table))
+        told.append(f"*{machine(load)}*")
+        console.print(f"{machine(load)}\n", style="dim", highlight=False)
+        if options.markdown:
+            PAGE.write_text(with_section(PAGE.read_text(), name, "\n\n".join(told)))
+    return 0
+
+
+def show(console: Console, table: Table) -> None:
+    """Print a table, and what is to be known beside below it."""
+    notes, table.caption = table.caption, None
+    console.print(table)
+    if notes:
+        console.print(f"{notes}\n", style="dim", highlight=False, markup=False)
+    table.caption = notes
+
+
+def section(table: Table) -> str:
+    """A table with its question and notes, as Markdown."""
+    parts = [f"## {table.title}", as_markdown(table), str(table.caption or "")]
+    return "\n\n".join(part for part in parts if part)
+
+
+def with_section(page: str, name: str, text: str) -> str:
+    """The page with a section in its place, or at the end."""
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    text = f"{begin}\n\n{text}\n\n{end}"
+    if begin not in page:
+        return f"{page.rstrip()}\n\n{text}\n"
+    return re.sub(f"{re.escape(begin)}.*?{re.escape(end)}", lambda _: text, page, flags=re.DOTALL)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
