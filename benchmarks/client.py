@@ -1,0 +1,129 @@
+"""What a call costs beside the official SDK, which is for the same server and over the same HTTP library.
+
+All of it happens in one process, as it would in a task: a few calls of one, a few of the other, and so on.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from statistics import median
+from typing import Any, NamedTuple
+
+from benchmarks import peers
+from benchmarks.serving import Server, serving
+from benchmarks.table import Table, new_table, ratio
+
+CALLS = 20
+"""In a row, of one way."""
+TURNS = 60
+FLOW, GIVEN = "echo_plain", {"message": "hi"}
+
+Ways = dict[str, Callable[[], Any]]
+
+
+class Spent(NamedTuple):
+    """What a call took one way, in each turn: seconds of the processor, and on the clock."""
+
+    processor: list[float]
+    clock: list[float]
+
+
+def ways_to_call(server: tuple[str, str], version: str | None, *, asynchronous: bool, v2: bool) -> Ways:
+    """Ours, the SDK's where there is one, and the bare library's, which none of them can do without."""
+    import requests
+
+    from airflow_provider_sim.client.blocking import SimClient
+
+    url, key = server
+    more: dict[str, Any] = {"async_execution": True} if asynchronous else {}
+    ours = SimClient(key, url, api_version="v2" if v2 else "legacy")
+    ways: Ways = {"ours": lambda: ours.execute_workflow(FLOW, GIVEN, **more)}
+    if version is not None:
+        from simstudio import SimStudioClient
+
+        theirs = SimStudioClient(key, url)
+        ways["SDK"] = lambda: theirs.execute_workflow(FLOW, GIVEN, **more)
+    session = requests.Session()
+    session.headers["X-API-Key"] = key
+    address = f"{url}/api/{'v2/' if v2 else ''}workflows/{FLOW}/execute"
+    body: Any = {"input": GIVEN, **({"async": True} if asynchronous else {})} if v2 else GIVEN
+    headers = {"X-Execution-Mode": "async"} if asynchronous and not v2 else {}
+    ways["requests"] = lambda: session.post(address, json=body, headers=headers).json()
+    return ways
+
+
+def call_in_turns(
+    server: tuple[str, str], version: str | None, asynchronous: bool, v2: bool, turns: int
+) -> dict[str, Spent]:
+    """Call each way in turns; the first turn, which opens connections, doesn't count."""
+    import airflow.sdk  # noqa: F401  as in a task: there is much for the garbage collector to look through
+
+    if version is not None:
+        sys.path.insert(0, str(peers.official_sdk(version)))
+    ways = ways_to_call(server, version, asynchronous=asynchronous, v2=v2)
+    spent = {name: Spent([], []) for name in ways}
+    for turn in range(turns + 1):
+        for name, call in ways.items():
+            began, before = time.perf_counter(), time.process_time()
+            for _ in range(CALLS):
+                call()
+            processor, clock = time.process_time() - before, time.perf_counter() - began
+            if turn:
+                spent[name].processor.append(processor / CALLS)
+                spent[name].clock.append(clock / CALLS)
+    return spent
+
+
+def in_own_process(server: Server, version: str | None, *more: Any) -> dict[str, Spent]:
+    """The same where no other version of the SDK was imported."""
+    if version is not None:
+        peers.WORK.mkdir(exist_ok=True)
+        peers.official_sdk(version)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(call_in_turns, (server.url, server.api_key), version, *more).result()
+
+
+def measure(*, smoke: bool = False) -> Iterator[Table]:
+    """Call an emulator in another process."""
+    table = new_table(
+        "What does a call of the blocking client cost, beside the official SDK?",
+        "call",
+        "SDK",
+        "ms of processor time",
+        "the SDK's",
+        "ours / SDK",
+        "requests alone",
+        "calls a second",
+        "the SDK's",
+        "ours / SDK",
+        notes=f"One caller, {CALLS} calls in a row of each way in turns, medians of {TURNS} turns; a ratio is the"
+        " median of the turns' own ratios. Both are over the same version of requests, which takes most of the time;"
+        " what it takes when it is called as its documentation shows is beside.",
+    )
+    with serving() as server:
+        for version, v2 in (("0.2.1", True), ("0.1.2", False)):
+            for asynchronous in (False, True):
+                used = None if smoke else version
+                spent = in_own_process(server, used, asynchronous, v2, 1 if smoke else TURNS)
+                name = f"execute, {'asynchronous' if asynchronous else 'held open'}, {'v2' if v2 else 'legacy'}"
+                table.add_row(name, version, *_figures(spent))
+    yield table
+
+
+def _figures(spent: dict[str, Spent]) -> Iterator[str]:
+    ours, theirs, bare = (spent.get(name, spent["requests"]) for name in ("ours", "SDK", "requests"))
+    for one in (ours, theirs):
+        yield f"{median(one.processor) * 1000:.2f}"
+    yield _ratio(ours.processor, theirs.processor)
+    yield f"{median(bare.processor) * 1000:.2f}"
+    for one in (ours, theirs):
+        yield f"{1 / median(one.clock):.0f}"
+    yield _ratio([1 / seconds for seconds in ours.clock], [1 / seconds for seconds in theirs.clock])
+
+
+def _ratio(ours: list[float], theirs: list[float]) -> str:
+    return ratio(median(one / other for one, other in zip(ours, theirs, strict=True)), 1.0)
