@@ -1,14 +1,13 @@
 """What it takes to watch many runs: requests, what each plan's limits allow, and the cost of one process.
 
-``python -m benchmarks.watching``: three tables. The first two are counted at the emulator in virtual time and come out
-the same on every machine. The third is measured over real sockets, one process for the emulator and one for each way
-of watching in turn: this package's triggers, one poller for each run over a shared client, and one poller for each run
-that opens a session for each poll.
+Three tables. The first two are counted at the emulator in virtual time and come out the same on every machine. The
+third is measured over real sockets, one process for the emulator and one for each way of watching in turn: this
+package's triggers, one poller for each run over a shared client, and one poller for each run that opens a session for
+each poll.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import gc
 import json
@@ -16,24 +15,23 @@ import logging
 import multiprocessing
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
-
-from rich.console import Console
-from rich.table import Table
 
 from airflow_provider_sim.emulator import SimEmulator
 from airflow_provider_sim.emulator.workflows import Workflow
 from airflow_provider_sim.watch import RunWatch, await_run
 from airflow_provider_sim.watch.budget import AddressBudget, Budgets
 from airflow_provider_sim.watch.watcher import Watcher
+from benchmarks.table import Table, new_table
 from tests.virtual_time import VirtualSim, now, run
 
 FLOWS = [f"flow-{number}" for number in range(10)]
 HOUR = 3600.0
-PLANS = {"free": (10, 30), "pro": (50, 100), "team": (200, 200), "enterprise": (1000, 500), None: (2000, 300)}
+SELF_HOSTED = "self-hosted"
+PLANS = {"free": (10, 30), "pro": (50, 100), "team": (200, 200), "enterprise": (1000, 500), SELF_HOSTED: (2000, 300)}
 """Runs at once, and requests a minute for one operation; on a self-hosted server from one address."""
 
 Wait = Callable[[RunWatch], Awaitable[Any]]
@@ -73,7 +71,7 @@ def play(
     seconds: float,
     interval: float,
     start_within: float = 20.0,
-    others: Callable[[int], float] | None = None,
+    others: Sequence[float] = (),
     with_old_run: bool = False,
     plan: str | None = None,
     address_limit: bool = True,
@@ -81,7 +79,7 @@ def play(
     """Start runs of ten workflows and wait for each.
 
     :param seconds: how long each run takes.
-    :param others: how many seconds ago each of 20,000 other runs of these workflows has started.
+    :param others: how many seconds ago each other run of these workflows has started.
     :param with_old_run: one of six hours is among them.
     :param address_limit: whether the server takes 300 requests a minute only from one address.
     """
@@ -90,8 +88,7 @@ def play(
         sim = VirtualSim(plan=plan)
         sim.state.limits.per_address = address_limit
         sim.deploy(*FLOWS)
-        if others is not None:
-            sim.crowd(FLOWS, 20_000, others)
+        sim.crowd(FLOWS, len(others), lambda number: others[number])
         wait = by(sim)
         late = 0.0
 
@@ -115,19 +112,30 @@ def play(
     return run(main())
 
 
-def requests_table(runs: int) -> Table:
+def requests_table(runs: int, others: int) -> Table:
     """How many requests it takes."""
-    table = Table(title=f"{runs:,} runs of 10 workflows, five minutes each, looked at every 5 s")
-    for name in ("what else goes on", "way", "requests", "% of the pollers'", "most in 5 s", "latest end seen after"):
-        table.add_column(name, justify="left" if name in ("what else goes on", "way") else "right")
+    table = new_table(
+        f"How many requests does it take to watch {runs:,} runs?",
+        "what else goes on",
+        "way",
+        "requests",
+        "% of the pollers'",
+        "most in 5 s",
+        "latest end seen after",
+        words=2,
+        notes=f"{runs:,} runs of 10 workflows, five minutes each, looked at every 5 s until each is known to be over;"
+        " in virtual time, and so the same on every machine. The first look, which finds out which workspaces the"
+        " workflows are in, is among the requests, but not in the most in 5 s. Sim's limit of requests from one"
+        " address is off for the pollers, who would be refused.",
+    )
     scenes: dict[str, dict[str, Any]] = {
         "nothing": {},
-        "20,000 other runs of them in six hours, and one of six hours": {
-            "others": lambda number: 6 * HOUR * number / 20_000,
+        f"{others:,} other runs of them in six hours, and one of six hours": {
+            "others": [6 * HOUR * number / others for number in range(others)],
             "with_old_run": True,
         },
-        "20,000 other runs of them in the last five minutes, and one of six hours": {
-            "others": lambda number: 300 * number / 20_000,
+        f"{others:,} other runs of them in the last five minutes, and one of six hours": {
+            "others": [300 * number / others for number in range(others)],
             "with_old_run": True,
         },
     }
@@ -144,18 +152,37 @@ def _counted(counted: Counted, pollers: Counted) -> list[str]:
     return [f"{counted.requests:,}", share, f"{counted.most_in_a_look:,}", f"{counted.late:.1f} s"]
 
 
-def plans_table() -> Table:
+def plans_table(plans: Mapping[str, tuple[int, int]]) -> Table:
     """What each plan's limits allow."""
-    table = Table(title="As many runs as a plan allows at once, looked at every 10 s")
-    for name in ("plan", "runs at once", "requests a minute", "way", "requests", "429s", "latest end seen after"):
-        table.add_column(name, justify="left" if name in ("plan", "way") else "right")
-    for plan, (runs, rate) in PLANS.items():
+    table = new_table(
+        "Can all of a plan's runs be waited for at once?",
+        "plan",
+        "way",
+        "runs at once",
+        "requests a minute",
+        "requests",
+        "429s",
+        "latest end seen after",
+        "runs that the way holds",
+        words=2,
+        notes="As many runs as the plan allows at once, two and a half minutes each, looked at every 10 s, in virtual"
+        " time. Every peer is a poller for each run: HttpSensor, a task that polls with simstudio-sdk, dbt Cloud's"
+        " trigger; here they are patient and wait 429s out. They hold as many runs as the limit has looks in ten"
+        " seconds, and more are refused.",
+    )
+    for plan, (runs, rate) in plans.items():
         for way, by in (("watcher", by_watcher), ("one poller for each run", by_pollers)):
-            counted = play(by, runs=runs, seconds=150, interval=10, start_within=10, plan=plan)
-            cells = [f"{counted.requests:,}", f"{counted.refused:,}", f"{counted.late:.1f} s"]
-            table.add_row(plan or "self-hosted", f"{runs:,}", f"{rate:,}", way, *cells)
-        held = f"(pollers hold {rate * 10 // 60:,} runs)"
-        table.add_row("", held, "", "", "", "", "", end_section=True)
+            counted = play(
+                by,
+                runs=runs,
+                seconds=150,
+                interval=10,
+                start_within=10,
+                plan=None if plan == SELF_HOSTED else plan,
+            )
+            held = f"{runs:,}" if by is by_watcher and not counted.refused else f"{rate * 10 // 60:,}"
+            cells = [f"{counted.requests:,}", f"{counted.refused:,}", f"{counted.late:.1f} s", held]
+            table.add_row(plan, way, f"{runs:,}", f"{rate:,}", *cells, end_section=by is by_pollers)
     return table
 
 
@@ -231,7 +258,7 @@ async def by_trigger(url: str, key: str, number: int, interval: float) -> None:
 async def by_shared_client(url: str, key: str, number: int, interval: float) -> None:
     """A poller for each run, all over one client."""
     client = _shared(url, key)
-    await asyncio.sleep(interval * number % interval)
+    await asyncio.sleep(interval * (number % 100) / 100)
     await await_run(client, RunWatch(FLOWS[number % 10], f"run-{number}", poll_interval=interval))
 
 
@@ -347,11 +374,11 @@ def cost(way: str, runs: int, *, interval: float, seconds: float) -> Cost:
         return Cost(requests, *measured)
 
 
-def cost_table(sizes: dict[str, list[int]], interval: float, seconds: float) -> Table:
+def cost_table(sizes: Mapping[str, Sequence[int]], interval: float, seconds: float) -> Table:
     """What one process spends."""
-    table = Table(title=f"One process, {seconds:.0f} s, every {interval:.0f} s; a tenth of the runs ends at one moment")
-    table.add_column("way")
-    for name in (
+    table = new_table(
+        f"What do {max(map(max, sizes.values())):,} watched runs take of a process?",
+        "way",
         "runs",
         "requests",
         "% of a core",
@@ -359,8 +386,11 @@ def cost_table(sizes: dict[str, list[int]], interval: float, seconds: float) -> 
         "latest wake-up",
         "memory for each run",
         "ends not yet seen",
-    ):
-        table.add_column(name, justify="right")
+        notes=f"A trigger for each run, on one event loop, as in Airflow's triggerer; each looks every {interval:.0f}"
+        f" s, for {seconds:.0f} s, in the middle of which a tenth of the runs ends at one moment. Over sockets, to an"
+        " emulator in another process. The longest callback is in processor time; the latest wake-up is by the clock,"
+        " so that it has in it what else the machine does. Ends not yet seen: at the end, when two intervals are over.",
+    )
     for way, counts in sizes.items():
         for runs in counts:
             found = cost(way, runs, interval=interval, seconds=seconds)
@@ -377,24 +407,13 @@ def cost_table(sizes: dict[str, list[int]], interval: float, seconds: float) -> 
     return table
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Measure, and print the tables."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.watching", description=__doc__)
-    parser.add_argument("--runs", type=int, default=10_000, help="for the third table's watcher (default: 10000)")
-    parser.add_argument("--seconds", type=float, default=60, help="for each of its lines (default: 60)")
-    parser.add_argument("--only", choices=["requests", "plans", "cost"], help="one table instead of three")
-    given = parser.parse_args(arguments)
-    logging.disable()
-    console = Console(width=150)
-    if given.only in (None, "requests"):
-        console.print(requests_table(1000))
-    if given.only in (None, "plans"):
-        console.print(plans_table())
-    if given.only in (None, "cost"):
-        few = max(100, given.runs // 10)
-        sizes = {"watcher": [few, given.runs], **{way: [few] for way in WAYS if way != "watcher"}}
-        console.print(cost_table(sizes, 10.0, given.seconds))
-
-
-if __name__ == "__main__":
-    main()
+def measure(*, smoke: bool = False) -> Iterator[Table]:
+    """Count in virtual time, and measure over sockets."""
+    if smoke:
+        yield requests_table(20, 200)
+        yield plans_table({"free": PLANS["free"]})
+        yield cost_table({"watcher": [20]}, 0.5, 3.0)
+        return
+    yield requests_table(1000, 20_000)
+    yield plans_table(PLANS)
+    yield cost_table({way: [1000, 10_000] if way == "watcher" else [1000] for way in WAYS}, 10.0, 50.0)
