@@ -43,7 +43,7 @@ class Read(NamedTuple):
 def tell_long_stories(sim: SimEmulator) -> None:
     """Deploy a workflow whose agent streams as many chunks as its input says."""
 
-    @sim.workflow("story", block="Agent", chunks=lambda given: (CHUNK for _ in range(given["chunks"])))  # type: ignore[arg-type,return-value]
+    @sim.workflow("story", block="Agent", chunks=lambda given: (CHUNK for _ in range(given["chunks"])))
     def story(given: dict[str, Any]) -> dict[str, Any]:
         return {"content": "too long to be told twice"}
 
@@ -109,7 +109,7 @@ def _operate(url: str, key: str, chunks: int, **arguments: Any) -> str:
     )
     ti = SimpleNamespace(task_id="tell", map_index=-1, try_number=1, start_date=datetime.now(tz=UTC))
     try:
-        output: Any = task.execute({"ti": ti})  # type: ignore[arg-type]
+        output: Any = task.execute({"ti": ti})
     except SimOutputError as error:
         return "fails: " + str(error).partition(" is ")[2].partition(". ")[0].partition("Set ")[0]
     return f"{output['size']:,} bytes stored" if "output_path" in output else "the text"

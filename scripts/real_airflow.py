@@ -274,6 +274,14 @@ class RealAirflow:
         for part in self._parts.values():
             part.wait(timeout=STOP_PATIENCE)
 
+    def processes(self, part: str) -> list[psutil.Process]:
+        """A part's first process, and all below it.
+
+        :param part: ``scheduler``, with its workers and their tasks, ``api-server``, ``dag-processor`` or a triggerer.
+        """
+        first = psutil.Process(self._parts[part].pid)
+        return [first, *first.children(recursive=True)]
+
     def _processes(self) -> Iterator[psutil.Process]:
         """Every process of this Airflow, orphans included: workers hide their environment behind their title."""
         sessions = {part.pid for part in self._parts.values()}

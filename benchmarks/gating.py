@@ -1,0 +1,371 @@
+"""Runs that hold up a task on a real Airflow: what waiting for them costs, and how soon the task begins after them."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from statistics import median, quantiles
+from typing import Any, NamedTuple
+
+import psutil
+import requests
+
+from airflow_provider_sim.emulator import SimEmulator
+from benchmarks import peers
+from benchmarks.serving import Server, serving
+from benchmarks.table import Table, new_table, ratio
+from scripts.real_airflow import RealAirflow
+
+REAL_AIRFLOW = True
+HOME = peers.WORK / "gating"
+DAGS = peers.REPO / "benchmarks" / "gating_dags"
+WORKFLOW = "gated"
+SETTINGS = {
+    # As Airflow comes, but for the room that so many DAG runs need at once.
+    "AIRFLOW__CORE__PARALLELISM": "32",
+    "AIRFLOW__CORE__MAX_ACTIVE_TASKS_PER_DAG": "1000",
+    "AIRFLOW__CORE__MAX_ACTIVE_RUNS_PER_DAG": "1000",
+    "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "5",
+    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "300",
+    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "10",
+    "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "1",
+    "AIRFLOW__SCHEDULER__TRIGGER_TIMEOUT_CHECK_INTERVAL": "15",
+    "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "5",
+    "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "30",
+}
+RUNS, FEW, WIDE = 200, 5, 100
+LEAD, GAP = 60.0, 0.8
+"""Seconds until the first run ends, in which their DAG runs can begin to wait; and from one end to the next."""
+FAR = 100_000.0
+
+
+class Way(NamedTuple):
+    """One way to let a task wait for a run.
+
+    :param starts_it: whether the DAG starts the run itself; otherwise it is there before.
+    """
+
+    title: str
+    dag_id: str
+    starts_it: bool = False
+
+
+IN_TRIGGERER = Way("SimJobSensor, start_ and end_from_trigger", "sensor_in_triggerer")
+DEFERRABLE = Way("SimJobSensor, deferrable", "sensor")
+HTTP = Way("HttpSensor, deferrable, response_check", "http_sensor")
+NOTHING = Way("only the next task", "nothing", starts_it=True)
+SDK = Way("@task that polls with simstudio-sdk 0.2.1", "sdk", starts_it=True)
+WAYS = (
+    IN_TRIGGERER,
+    Way("SimJobSensor, end_from_trigger", "sensor_end_from_trigger"),
+    DEFERRABLE,
+    HTTP,
+    Way("SimExecuteWorkflowOperator, end_from_trigger", "operator_end_from_trigger", starts_it=True),
+    Way("SimExecuteWorkflowOperator, deferrable", "operator", starts_it=True),
+    Way("HttpOperator and HttpSensor, deferrable", "http_operator_and_sensor", starts_it=True),
+    SDK,
+)
+
+
+class Spent(NamedTuple):
+    """Processor time so far, in seconds.
+
+    :param workers: of the task processes and the executor's that start them.
+    """
+
+    workers: float
+    triggerer: float
+    requests: int
+
+    def since(self, before: Spent) -> Spent:
+        """What was added."""
+        return Spent(self.workers - before.workers, self.triggerer - before.triggerer, self.requests - before.requests)
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """DAG runs of one way, each of which waits for a run; their ids are the Sim runs', too, or their number."""
+
+    way: Way
+    ids: Sequence[str]
+
+
+def deploy(sim: SimEmulator) -> None:
+    """Deploy a workflow whose runs end when their input says so."""
+
+    @sim.workflow(WORKFLOW, duration=lambda given: max(0.0, float(given["ends_at"]) - time.time()))
+    def gated(given: Mapping[str, Any]) -> Mapping[str, Any]:
+        return given
+
+
+@contextlib.contextmanager
+def airflow_beside(server: Server, *, wide: int, sdk: bool) -> Iterator[RealAirflow]:
+    """An Airflow that knows the emulator.
+
+    :param wide: sensors in the wide DAGs.
+    :param sdk: whether its tasks can import the official SDK.
+    """
+    connections: dict[str, dict[str, Any]] = {
+        "sim_default": {"conn_type": "sim", "host": server.url, "password": server.api_key},
+        "sim_http": {"conn_type": "http", "host": server.url, "extra": {"X-API-Key": server.api_key}},
+    }
+    known = {"BENCH_SIM_URL": server.url, "BENCH_SIM_KEY": server.api_key, "BENCH_WIDE": str(wide)}
+    if sdk:
+        known["BENCH_SDK"] = str(peers.official_sdk("0.2.1"))
+    with RealAirflow(HOME, DAGS, connections=connections, settings={**SETTINGS, **known}) as airflow:
+        yield airflow
+
+
+def begin(airflow: RealAirflow, server: Server, way: Way, ends_at: Sequence[float]) -> Waiting:
+    """Let as many DAG runs as there are ends wait for a run each."""
+    ids = [f"{way.dag_id}-{len(ends_at)}-{number}" for number in range(len(ends_at))]
+    for sim_run_id, end in zip(ids, ends_at, strict=True):
+        given = {"number": sim_run_id, "ends_at": end}
+        if not way.starts_it:
+            start(server, sim_run_id, given)
+        airflow.trigger(way.dag_id, {**given, "sim_run_id": sim_run_id}, run_id=sim_run_id)
+    return Waiting(way, ids)
+
+
+def finish(airflow: RealAirflow, waiting: Waiting, patience: float) -> None:
+    """Wait until all of them are over.
+
+    :raises RuntimeError: not all have succeeded.
+    """
+
+    def are_over() -> bool:
+        return ends_of_dag_runs(airflow, waiting).total() >= len(waiting.ids)
+
+    airflow.wait_until(are_over, patience, f"{waiting.way.title} to be through", pause=2)
+    states = ends_of_dag_runs(airflow, waiting)
+    if set(states) != {"success"}:
+        raise RuntimeError(f"{waiting.way.title}: {states}; Airflow's logs are in {airflow.home}")
+
+
+def ends_of_dag_runs(airflow: RealAirflow, waiting: Waiting) -> Counter[str]:
+    """How many of their DAG runs are over, by how they ended."""
+    rows = airflow.query(
+        "SELECT run_id, state FROM dag_run WHERE dag_id = :dag_id AND state IN ('success', 'failed')",
+        dag_id=waiting.way.dag_id,
+    )
+    return Counter(row.state for row in rows if row.run_id in waiting.ids)
+
+
+def start(server: Server, run_id: str, given: Mapping[str, Any]) -> None:
+    """Start a run as somebody else does."""
+    requests.post(
+        f"{server.url}/api/v2/workflows/{WORKFLOW}/execute",
+        json={"async": True, "input": given},
+        headers={"X-API-Key": server.api_key, "X-Run-Id": run_id},
+        timeout=60,
+    ).raise_for_status()
+
+
+def delays_of(airflow: RealAirflow, server: Server, waiting: Waiting) -> list[float]:
+    """Seconds from each run's end to the begin of the task that it has held up."""
+    runs = requests.get(f"{server.url}/__emulator__/runs", timeout=60).json()["runs"]
+    ended = {run["input"]["number"]: datetime.fromisoformat(run["ended_at"]) for run in runs if run["ended_at"]}
+    began = airflow.query(
+        "SELECT run_id, start_date FROM task_instance WHERE dag_id = :dag_id AND task_id = 'after'",
+        dag_id=waiting.way.dag_id,
+    )
+    return sorted((row.start_date - ended[row.run_id]).total_seconds() for row in began if row.run_id in waiting.ids)
+
+
+def processes_of(airflow: RealAirflow, waiting: Waiting) -> int:
+    """How many worker processes have started for the waiting; each says so to Airflow, which notes it."""
+    rows = airflow.query(
+        "SELECT run_id FROM log WHERE dag_id = :dag_id AND event = 'running' AND task_id <> 'after'",
+        dag_id=waiting.way.dag_id,
+    )
+    return sum(row.run_id in waiting.ids for row in rows)
+
+
+def spent_by(airflow: RealAirflow, server: Server) -> Spent:
+    """What was spent so far."""
+    scheduler, *below = airflow.processes("scheduler")
+    ended = scheduler.cpu_times()
+    workers = ended.children_user + ended.children_system + sum(map(_times, below))
+    return Spent(workers, sum(map(_times, airflow.processes(airflow.triggerers[-1]))), server.requests())
+
+
+def _times(process: psutil.Process) -> float:
+    """Of a process and of its children that have ended."""
+    try:
+        return float(sum(process.cpu_times()[:4]))
+    except psutil.NoSuchProcess:
+        return 0.0
+
+
+# --- the questions -----------------------------------------------------------------------------------------------
+
+
+def processes_table(airflow: RealAirflow, server: Server, ways: Sequence[Way], runs: int, lead: float) -> Table:
+    """Count worker processes: all ways at once, since nothing is timed."""
+    all_waiting = [begin(airflow, server, way, [time.time() + lead] * runs) for way in ways]
+    for waiting in all_waiting:
+        finish(airflow, waiting, lead + 120 + 20 * runs * len(ways))
+    table = new_table(
+        "How many worker processes does a gated run take?",
+        "way",
+        "starts the run itself",
+        "worker processes",
+        words=2,
+        notes=f"A real Airflow, {airflow.database}: DAG runs that wait for a run each, and then run a task, which isn't"
+        f" counted; the mean of {runs}. Where a way doesn't start the run itself, that comes on top. The HTTP"
+        " provider's sensor doesn't defer where it has to look into the answer, and the SDK has no way to: both hold"
+        " their process for all of the run.",
+    )
+    for waiting in all_waiting:
+        way = waiting.way
+        counted = f"{processes_of(airflow, waiting) / len(waiting.ids):.1f}"
+        table.add_row(way.title, "yes" if way.starts_it else "no", counted)
+    return table
+
+
+def delays_table(
+    airflow: RealAirflow, server: Server, ways: Sequence[Way], runs: int, lead: float, gap: float
+) -> Table:
+    """Let many DAG runs wait in each way, one way after the other."""
+    table = new_table(
+        f"How soon does the next task begin after the run's end, with {runs} sensors?",
+        "way",
+        "median",
+        "99 of 100 within",
+        "s of workers a run",
+        "of HttpSensor's",
+        "s of the triggerer",
+        "requests a run",
+        notes=f"A real Airflow, {airflow.database}, LocalExecutor with {SETTINGS['AIRFLOW__CORE__PARALLELISM']} slots."
+        f" {runs} DAG runs, each of which waits for a run of its own, looking every 5 s, and then runs a task in"
+        f" Python; all are there at the beginning. The first run ends after {lead:.0f} s, and then one every {gap:.1f}"
+        " s, in an order of chance, which is the same for all ways. s are seconds of processor time; what the next task"
+        " takes of a worker is measured alone, and not among them.",
+    )
+    order = random.Random(4).sample(range(runs), runs)
+    before = spent_by(airflow, server)
+    finish(airflow, begin(airflow, server, NOTHING, [0.0] * max(2, runs // 20)), 120 + 10 * runs)
+    next_task = spent_by(airflow, server).since(before).workers / max(2, runs // 20)
+    rows = {}
+    for way in ways:
+        before, first = spent_by(airflow, server), time.time() + lead
+        waiting = begin(airflow, server, way, [first + place * gap for place in order])
+        finish(airflow, waiting, lead + runs * gap + 120 + 10 * runs)
+        spent = spent_by(airflow, server).since(before)
+        workers = max(0.0, spent.workers / runs - next_task)
+        rows[way] = delays_of(airflow, server, waiting), workers, spent
+    for way, (delays, workers, spent) in rows.items():
+        late = quantiles(delays, n=100, method="inclusive")[98]
+        table.add_row(
+            way.title,
+            f"{median(delays):.1f} s",
+            f"{late:.1f} s",
+            f"{workers:.2f}",
+            ratio(workers, rows[HTTP][1]),
+            f"{spent.triggerer / runs:.3f}",
+            f"{spent.requests / runs:.1f}",
+        )
+    return table
+
+
+class Filled(NamedTuple):
+    """What sensors took that all wait in a triggerer of their own.
+
+    :param grown: bytes of memory by which the triggerer has grown, at most.
+    :param seconds: until all were there.
+    """
+
+    grown: int
+    spent: Spent
+    seconds: float
+
+
+def fill(airflow: RealAirflow, server: Server, dag_id: str, sensors: int, *, wide: bool) -> Filled:
+    """Let sensors wait, in one DAG or one in each DAG run, and then stop them.
+
+    :param wide: all are in one DAG.
+    """
+    old = airflow.triggerers[-1]
+    new = airflow.start_triggerer()
+    airflow.stop_triggerer(old)
+    name = f"{dag_id}-fill"
+    for number in range(sensors):
+        start(server, f"{name}-{number}", {"number": f"{name}-{number}", "ends_at": time.time() + FAR})
+    held, before, began = _memory(airflow, new), spent_by(airflow, server), time.monotonic()
+    most = held
+    given = [(name, name)] if wide else [(f"{name}-{number}",) * 2 for number in range(sensors)]
+    for run_id, sim_run_id in given:
+        airflow.trigger(dag_id, {"sim_run_id": sim_run_id}, run_id=run_id)
+
+    def all_wait() -> bool:
+        nonlocal most
+        most = max(most, _memory(airflow, new))
+        there = airflow.query(
+            "SELECT count(*) FROM task_instance t JOIN trigger g ON t.trigger_id = g.id WHERE t.dag_id = :dag_id"
+            " AND t.state = 'deferred' AND g.triggerer_id IS NOT NULL",
+            dag_id=dag_id,
+        )
+        return bool(there[0][0] >= sensors)
+
+    airflow.wait_until(all_wait, 120 + 5 * sensors, f"{dag_id}'s sensors to wait", pause=0.5)
+    seconds = time.monotonic() - began
+    until = time.monotonic() + 10
+    airflow.wait_until(lambda: all_wait() and time.monotonic() > until, 60, "the triggerer to be at rest", pause=0.5)
+    filled = Filled(most - held, spent_by(airflow, server).since(before), seconds)
+    for run_id, _ in given:
+        airflow.api("PATCH", f"/dags/{dag_id}/dagRuns/{run_id}", {"state": "failed"})
+    return filled
+
+
+def _memory(airflow: RealAirflow, part: str) -> int:
+    """Bytes that a part's processes have for themselves."""
+    return sum(process.memory_full_info().uss for process in airflow.processes(part))
+
+
+def width_table(airflow: RealAirflow, server: Server, sensors: int) -> Table:
+    """Fill triggerers with narrow DAGs and with a wide one."""
+    table = new_table(
+        f"What does start_from_trigger take of a triggerer, for {sensors} sensors?",
+        "DAG",
+        "way",
+        "MB of memory",
+        "s of its processor time",
+        "s of workers' processor time",
+        "s until all wait",
+        words=2,
+        notes=f"{sensors} deferred sensors in a triggerer that was started for them, and its largest memory until 10 s"
+        f" after the last of them came. Narrow: {sensors} runs of a DAG of 2 tasks; wide: one run of a DAG of"
+        f" {sensors}. Airflow hands the whole serialised DAG over with each task that is started in the triggerer, and"
+        " with none that was deferred by a worker. So start_from_trigger is for narrow DAGs.",
+    )
+    for width, wide, dag_ids in (
+        ("narrow", False, ("sensor", "sensor_in_triggerer")),
+        ("wide", True, ("wide", "wide_in_triggerer")),
+    ):
+        for words, dag_id in zip(("deferrable", "start_from_trigger"), dag_ids, strict=True):
+            filled = fill(airflow, server, dag_id, sensors, wide=wide)
+            spent = filled.spent
+            cells = (
+                f"{filled.grown / 1e6:.0f}",
+                f"{spent.triggerer:.1f}",
+                f"{spent.workers:.1f}",
+                f"{filled.seconds:.0f}",
+            )
+            table.add_row(width, words, *cells)
+    return table
+
+
+def measure(*, smoke: bool = False) -> Iterator[Table]:
+    """Ask one Airflow all of it."""
+    peers.WORK.mkdir(exist_ok=True)
+    few, runs, wide, lead, gap = (1, 2, 2, 5.0, 1.0) if smoke else (FEW, RUNS, WIDE, LEAD, GAP)
+    ways = [way for way in WAYS if way is not SDK or not smoke]
+    with serving(deploy) as server, airflow_beside(server, wide=wide, sdk=not smoke) as airflow:
+        yield processes_table(airflow, server, ways, few, lead)
+        yield delays_table(airflow, server, [IN_TRIGGERER, DEFERRABLE, HTTP], runs, lead, gap)
+        yield width_table(airflow, server, wide)
