@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export UV_PYTHON_DOWNLOADS := never
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo demo-ui test check lint types test-airflow chaos chaos-small bench test-sdk coverage build lock clean help
+.PHONY: demo demo-ui test check lint types test-airflow chaos chaos-small bench bench-small test-sdk coverage build lock clean help
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -38,6 +38,9 @@ chaos-small: $(STAMP) ## The same, each point once
 
 bench: $(STAMP) ## What the provider costs beside its peers, in tables; Q=imports for one of them
 	@$(BIN)/python -m benchmarks $(Q)
+
+bench-small: $(STAMP) ## The same, tiny and without a real Airflow, only to see that it runs
+	@$(BIN)/python -m benchmarks --smoke
 
 test-sdk: $(STAMP) ## The official SDKs against the emulator
 	@$(BIN)/python -m pytest -m sdk

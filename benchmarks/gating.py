@@ -26,8 +26,8 @@ HOME = peers.WORK / "gating"
 DAGS = peers.REPO / "benchmarks" / "gating_dags"
 WORKFLOW = "gated"
 SETTINGS = {
-    # As Airflow comes, but for the room that so many DAG runs need at once.
-    "AIRFLOW__CORE__PARALLELISM": "32",
+    # As Airflow comes, but for the room that so many DAG runs need at once, and for as many workers as two cores bear.
+    "AIRFLOW__CORE__PARALLELISM": "16",
     "AIRFLOW__CORE__MAX_ACTIVE_TASKS_PER_DAG": "1000",
     "AIRFLOW__CORE__MAX_ACTIVE_RUNS_PER_DAG": "1000",
     "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "5",
@@ -38,7 +38,7 @@ SETTINGS = {
     "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "5",
     "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "30",
 }
-RUNS, FEW, WIDE = 200, 5, 100
+RUNS, FEW, WIDE = 200, 3, 100
 LEAD, GAP = 60.0, 0.8
 """Seconds until the first run ends, in which their DAG runs can begin to wait; and from one end to the next."""
 FAR = 100_000.0
@@ -366,6 +366,6 @@ def measure(*, smoke: bool = False) -> Iterator[Table]:
     few, runs, wide, lead, gap = (1, 2, 2, 5.0, 1.0) if smoke else (FEW, RUNS, WIDE, LEAD, GAP)
     ways = [way for way in WAYS if way is not SDK or not smoke]
     with serving(deploy) as server, airflow_beside(server, wide=wide, sdk=not smoke) as airflow:
-        yield processes_table(airflow, server, ways, few, lead)
+        yield processes_table(airflow, server, ways, few, 1.5 * lead)
         yield delays_table(airflow, server, [IN_TRIGGERER, DEFERRABLE, HTTP], runs, lead, gap)
         yield width_table(airflow, server, wide)

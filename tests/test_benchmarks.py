@@ -11,10 +11,13 @@ import pytest
 from benchmarks.__main__ import all_benchmarks, with_section
 
 REPO = Path(__file__).parents[1]
-QUICK = [name for name, module in all_benchmarks().items() if not hasattr(module, "REAL_AIRFLOW")]
+NAMES = [
+    pytest.param(name, marks=[pytest.mark.airflow] if hasattr(module, "REAL_AIRFLOW") else [])
+    for name, module in all_benchmarks().items()
+]
 
 
-@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize("name", NAMES)
 def test_it_measures(name):
     command = [sys.executable, "-m", "benchmarks", name, "--smoke"]
     ran = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=False)
@@ -23,7 +26,7 @@ def test_it_measures(name):
 
 
 def test_all_questions_have_an_answer():
-    assert {"client", "emulator_capacity", "imports", "stream", "watching"} <= set(all_benchmarks())
+    assert {"client", "emulator_capacity", "gating", "imports", "stream", "watching"} <= set(all_benchmarks())
 
 
 def test_importing_loads_no_http_library(tmp_path):
