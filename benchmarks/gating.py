@@ -27,7 +27,7 @@ DAGS = peers.REPO / "benchmarks" / "gating_dags"
 WORKFLOW = "gated"
 SETTINGS = {
     # As Airflow comes, but for the room that so many DAG runs need at once, and for as many workers as two cores bear.
-    "AIRFLOW__CORE__PARALLELISM": "16",
+    "AIRFLOW__CORE__PARALLELISM": "8",
     "AIRFLOW__CORE__MAX_ACTIVE_TASKS_PER_DAG": "1000",
     "AIRFLOW__CORE__MAX_ACTIVE_RUNS_PER_DAG": "1000",
     "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "5",
@@ -38,7 +38,7 @@ SETTINGS = {
     "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "5",
     "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "30",
 }
-RUNS, FEW, WIDE = 200, 3, 100
+RUNS, FEW, WIDE = 200, 1, 100
 LEAD, GAP = 60.0, 0.8
 """Seconds until the first run ends, in which their DAG runs can begin to wait; and from one end to the next."""
 FAR = 100_000.0

@@ -1,0 +1,33 @@
+"""A DAG for each of the provider's ways to wait for a run; the DAG run's ``conf`` says for which, and when it ends."""
+
+from __future__ import annotations
+
+from airflow.sdk import DAG, task
+
+from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
+from airflow_provider_sim.sensors.sim import SimJobSensor
+
+
+@task
+def after():
+    """What the run holds up."""
+
+
+for name, options in {
+    "sensor": {"deferrable": True},
+    "sensor_end_from_trigger": {"deferrable": True, "end_from_trigger": True},
+    "sensor_in_triggerer": {"start_from_trigger": True, "end_from_trigger": True},
+}.items():
+    with DAG(name, schedule=None):
+        run_id = "{{ dag_run.conf['sim_run_id'] }}"
+        SimJobSensor(task_id="wait", workflow_id="gated", run_id=run_id, poke_interval=5, **options) >> after()
+
+for name, options in {"operator": {}, "operator_end_from_trigger": {"end_from_trigger": True}}.items():
+    with DAG(name, schedule=None):
+        given = {"number": "{{ dag_run.conf['number'] }}", "ends_at": "{{ dag_run.conf['ends_at'] }}"}
+        (
+            SimExecuteWorkflowOperator(
+                task_id="wait", workflow_id="gated", input=given, deferrable=True, poll_interval=5, **options
+            )
+            >> after()
+        )
