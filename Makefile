@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export UV_PYTHON_DOWNLOADS := never
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo demo-ui test check lint types test-airflow chaos chaos-small bench bench-small test-sdk coverage build lock clean help
+.PHONY: demo demo-ui test check lint types test-airflow chaos chaos-small bench bench-small test-sdk coverage docs build lock clean help
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -59,6 +59,9 @@ types: $(STAMP) ## mypy --strict on the package
 	@$(BIN)/mypy
 
 check: lint types test ## What a commit must pass
+
+docs: $(STAMP) ## The documentation as a site, into site/
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 build: $(STAMP) ## Wheel and sdist into dist/
 	@rm -rf dist

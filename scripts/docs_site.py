@@ -1,0 +1,50 @@
+"""A hook of MkDocs: pages made of files that stand elsewhere, so that nothing is written twice.
+
+README, changelog and the guide for contributors become pages; the example DAGs become one, each quoted from its file.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).parent.parent
+PAGES = {"index.md": "README.md", "changelog.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.md"}
+_EXAMPLES = "examples.md"
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the pages."""
+    for page, source in PAGES.items():
+        files.append(File.generated(config, page, content=_moved((ROOT / source).read_text())))
+    files.append(File.generated(config, _EXAMPLES, content=_examples()))
+    return files
+
+
+def on_page_markdown(markdown: str, **_: object) -> str:
+    """Let links to an example's file lead to where it is quoted."""
+    return re.sub(r"\]\((?:\.\./)?example_dags/(\w+)\.py\)", rf"]({_EXAMPLES}#\1)", markdown)
+
+
+def _moved(text: str) -> str:
+    """A page of the top folder, as it reads in ``docs``."""
+    names = {source: page for page, source in PAGES.items()} | {"example_dags": _EXAMPLES}
+    for name, page in names.items():
+        text = text.replace(f"]({name})", f"]({page})")
+    return text.replace("](docs/", "](").replace("](LICENSE)", "](https://www.apache.org/licenses/LICENSE-2.0)")
+
+
+def _examples() -> str:
+    parts = [
+        "# Examples\n",
+        "All of them run against the emulator: `make demo`, or `make demo-ui` to look at them in Airflow.\n",
+    ]
+    for path in sorted((ROOT / "example_dags").glob("*.py")):
+        text = path.read_text()
+        words = ast.get_docstring(ast.parse(text)) or ""
+        parts += [f"## {path.stem}\n", f"{words}\n", f"```python\n{text}```\n"]
+    return "\n".join(parts)
