@@ -66,6 +66,7 @@ docs: $(STAMP) ## The documentation as a site, into site/
 build: $(STAMP) ## Wheel and sdist into dist/
 	@rm -rf dist
 	@$(BIN)/uv build --quiet --python $(BIN)/python
+	@$(BIN)/twine check --strict dist/*
 
 lock: ## Pin the development environment anew, by versions and hashes
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
@@ -74,4 +75,4 @@ lock: ## Pin the development environment anew, by versions and hashes
 		--group peers pyproject.toml -o benchmarks/requirements-peers.txt
 
 clean: ## Remove what the targets made
-	@rm -rf $(VENV) .demo .chaos .bench dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* *.egg-info
+	@rm -rf $(VENV) .demo .chaos .bench dist build site .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* *.egg-info
