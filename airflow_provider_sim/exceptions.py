@@ -169,6 +169,13 @@ class SimRunIdConflictError(SimConflictError):
     default_code = "RUN_ID_CONFLICT"
 
 
+class SimPauseAnsweredError(SimConflictError, SimPermanentError):
+    """There is no pause to answer: somebody else has answered it, or the run is over."""
+
+    default_code = "PAUSE_ANSWERED"
+    default_outcome = Outcome.REFUSED
+
+
 class SimRateLimitError(SimError):
     """Too many requests or too many runs at once; ``detail_code`` says which limit."""
 

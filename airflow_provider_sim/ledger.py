@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 STATE_KEY = "sim_run"
 """In the task's state, for one run."""
 
+ANSWER_KEY = "sim_answer"
+"""In the task's state, for the answer to a pause."""
+
 _RESTARTS_IN_A_TRY = 4
 """How many ids of one try are looked for: those that refusals have used up, and the one after them."""
 
@@ -176,3 +179,36 @@ class DerivedLedger:
     def _id(self, try_number: int, number: int) -> str:
         name = "\n".join([*self._names, str(try_number), str(number)])
         return f"airflow-{uuid.uuid5(uuid.NAMESPACE_URL, name)}"
+
+
+class AnswerLedger:
+    """Keeps which pause of a run a task is about to answer, over its tries (Airflow 3.3); before, it keeps nothing."""
+
+    def __init__(self, context: Context, *, workflow_id: str, run_id: str, server: str) -> None:
+        self._store = context.get("task_state_store")
+        ti, dag_run = context["ti"], context.get("dag_run")
+        self._ours = {
+            "workflow_id": workflow_id,
+            "run_id": run_id,
+            "server": server,
+            "max_tries": getattr(ti, "max_tries", None),
+            "clear_number": getattr(dag_run, "clear_number", None),
+        }
+
+    @property
+    def keeps(self) -> bool:
+        """Whether a later try will know."""
+        return self._store is not None
+
+    def note(self, context_id: str) -> None:
+        """Write it down."""
+        if self._store is not None:
+            self._store.set(ANSWER_KEY, {"context_id": context_id, **self._ours})
+
+    def earlier(self) -> str | None:
+        """The pause point that an earlier try was about to answer, unless the task was cleared since."""
+        entry = self._store.get(ANSWER_KEY) if self._store is not None else None
+        if not isinstance(entry, dict) or any(entry.get(name) != value for name, value in self._ours.items()):
+            return None
+        context_id = entry.get("context_id")
+        return context_id if isinstance(context_id, str) else None

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_sim.client.blocking import SimClient
-    from airflow_provider_sim.client.models import RunOutput, WorkflowRun
+    from airflow_provider_sim.client.models import PausePoint, RunOutput, WorkflowRun
     from airflow_provider_sim.output import Fetch, OutputRules
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ def task_result(
     :raises SimOutputError: the output is too large, or a file of it can't be saved.
     """
     if run.status is RunStatus.PAUSED:
-        return paused_result(client.base_url, run, on_paused)
+        return paused_result(client, run, on_paused)
     output = client.get_output(run, selected_outputs)
     if push:
         context["ti"].xcom_push(key=DISPLAY_COPY_KEY, value=output.is_display_copy)
@@ -72,13 +72,13 @@ def delivered(run: WorkflowRun, output: RunOutput, rules: OutputRules, *, fetch:
     return OutputDelivery(rules, **ids, fetch=fetch).deliver(output.value)
 
 
-def paused_result(base_url: str, run: WorkflowRun, on_paused: OnPaused) -> dict[str, Any]:
-    """Return the report of a paused run, with the address of its approval.
+def paused_result(client: SimClient, run: WorkflowRun, on_paused: OnPaused) -> dict[str, Any]:
+    """Return the report of a paused run: where it is answered, and what a person is shown and asked for.
 
     :raises SimRunPausedError: ``on_paused`` is ``fail``.
     """
     workflow_id, run_id = run.workflow_id or "", run.run_id or ""
-    url = approval_page(base_url, workflow_id, run_id)
+    url = approval_page(client.base_url, workflow_id, run_id)
     if on_paused is OnPaused.FAIL:
         raise SimRunPausedError(
             f"Run {run_id!r} of workflow {workflow_id!r} waits for a person, and on_paused is 'fail'. Answer it at"
@@ -88,14 +88,29 @@ def paused_result(base_url: str, run: WorkflowRun, on_paused: OnPaused) -> dict[
             outcome=Outcome.RAN,
         )
     log.info("Run %s waits for a person: %s", run_id, url)
+    context_id = run.paused.context_id if run.paused else None
+    point = _pause_point(client, workflow_id, run_id, context_id)
     return {
         "status": RunStatus.PAUSED.value,
         "run_id": run_id,
-        "context_id": run.paused.context_id if run.paused else None,
+        "context_id": point.context_id if point else context_id,
+        "question": point.question if point else None,
+        "fields": {field.name: field.type for field in point.fields} if point else {},
         "pause_kind": run.paused.kind if run.paused else None,
         "resume_at": run.paused.resume_at if run.paused else None,
         "approval_url": url,
     }
+
+
+def _pause_point(client: SimClient, workflow_id: str, run_id: str, context_id: str | None) -> PausePoint | None:
+    """The pause at which a run waits, if it is one and Sim tells it."""
+    try:
+        points = client.get_paused_run(workflow_id, run_id).open_points
+    except SimError as error:
+        log.info("What the run asks could not be read: %s", error)
+        return None
+    named = [point for point in points if context_id in (None, point.context_id)]
+    return named[0] if len(named) == 1 else None
 
 
 def read_event(event: Mapping[str, Any] | None, *, workflow_id: str) -> tuple[str, str | None]:

@@ -298,6 +298,16 @@ def answered_before(bench: Bench) -> None:
         bench.ask("resume_workflow_run", "paused", "my-run-1", context_id=context_id, input={"approved": True})
 
 
+def answered_by_somebody_else(bench: Bench) -> None:
+    """Answer, by the operator, a run that somebody else has answered."""
+    from airflow_provider_sim.operators.runs import SimResumeRunOperator
+
+    sim = bench.emulator()
+    bench.ask("execute_workflow", "paused", {"message": "this"}, async_execution=True, run_id="my-run-1")
+    sim.resume("my-run-1", {"approved": False})
+    SimResumeRunOperator(task_id="t", workflow_id="paused", run_id="my-run-1").execute(_context())
+
+
 def deployed_in_vain(bench: Bench) -> None:
     """Deploy a workflow whose deployment Sim can't make live."""
     from airflow_provider_sim.operators.deployments import SimDeployWorkflowOperator
@@ -375,6 +385,7 @@ GROUPS: dict[str, dict[str, Case]] = {
         "cancelling on an old server": asked("cancel_workflow_run", "slow", "airflow-1", profile="v0.3.10"),
         "409: run id used before": run_id_used_before,
         "409: pause answered before": answered_before,
+        "a pause that somebody else has answered": answered_by_somebody_else,
         "413: Sim's own limit": answered(v2(413, "PAYLOAD_TOO_LARGE", "Request body exceeds maximum size")),
     },
     "Sim has too much to do": {

@@ -17,7 +17,11 @@ CLASSES = {
     for name, kind in inspect.getmembers(exceptions, inspect.isclass)
     if issubclass(kind, exceptions.SimError) and name not in ("SimError", "SimPermanentError")
 }
-STARTED_BEFORE = ("409: run id used before", "409: pause answered before")
+STARTED_BEFORE = (
+    "409: run id used before",
+    "409: pause answered before",
+    "a pause that somebody else has answered",
+)
 """Refusals of a second request, whose first one started a run."""
 
 

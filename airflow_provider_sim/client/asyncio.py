@@ -29,6 +29,7 @@ from airflow_provider_sim.client.models import (
     Deployment,
     JobStatus,
     Page,
+    PausedRun,
     Resumption,
     RunOutput,
     UsageLimits,
@@ -170,6 +171,10 @@ class AsyncSimClient(BaseClient):
     ) -> Cancellation:
         """As :meth:`.SimClient.stop_workflow_run`."""
         return await self._hold(self._talk.stop_workflow_run(workflow_id, run_id, job_id=job_id, retry=retry))
+
+    async def get_paused_run(self, workflow_id: str, run_id: str) -> PausedRun:
+        """As :meth:`.SimClient.get_paused_run`."""
+        return await self._hold(self._talk.get_paused_run(workflow_id, run_id))
 
     async def resume_workflow_run(
         self, workflow_id: str, run_id: str, *, context_id: str, input: Any = None

@@ -23,6 +23,7 @@ from airflow_provider_sim.client.models import (
     Deployment,
     JobStatus,
     Page,
+    PausedRun,
     Resumption,
     RunOutput,
     UsageLimits,
@@ -270,6 +271,15 @@ class SimClient(BaseClient):
         :raises SimUnsupportedError: the server is older than v0.5.44.
         """
         return self._hold(self._talk.stop_workflow_run(workflow_id, run_id, job_id=job_id, retry=retry))
+
+    def get_paused_run(self, workflow_id: str, run_id: str) -> PausedRun:
+        """Ask for the points at which a run waits or has waited, with what a person is shown and asked for there.
+
+        Where a server, or the key, can't list them: the one point at which the run waits now, without that.
+
+        :raises SimRunNotFoundError: there is no such run.
+        """
+        return self._hold(self._talk.get_paused_run(workflow_id, run_id))
 
     def resume_workflow_run(self, workflow_id: str, run_id: str, *, context_id: str, input: Any = None) -> Resumption:
         """Answer a human pause; then go on watching the same run.

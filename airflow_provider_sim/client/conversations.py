@@ -22,6 +22,8 @@ from airflow_provider_sim.client.models import (
     Deployment,
     JobStatus,
     Page,
+    PausedRun,
+    PausePoint,
     Resumption,
     RunOutput,
     RunStatus,
@@ -41,6 +43,7 @@ from airflow_provider_sim.exceptions import (
     SimNotFoundError,
     SimOutputError,
     SimPermissionError,
+    SimResponseError,
     SimRouteMissingError,
     SimRunNotFoundError,
     SimUnsupportedError,
@@ -374,6 +377,18 @@ class Conversations:
                 lambda: ask(legacy.resume_run(workflow_id, run_id, context_id, input)),
             )
         )
+
+    def get_paused_run(self, workflow_id: str, run_id: str) -> Conversation[PausedRun]:
+        """Ask for a run's pause points; a server that can't list them tells the one at which the run waits."""
+        try:
+            return (yield from ask(legacy.get_paused_run(workflow_id, run_id)))
+        except (SimNotFoundError, SimUnsupportedError, SimPermissionError, SimResponseError):
+            run = yield from self.get_workflow_run(workflow_id, run_id)
+        pause = run.paused if run.status is RunStatus.PAUSED else None
+        if pause is None or pause.context_id is None:
+            return PausedRun(run_id=run_id)
+        point = PausePoint(context_id=pause.context_id, kind=pause.kind, block_id=pause.block_id)
+        return PausedRun(run_id=run_id, points=(point,))
 
     def get_workflow(self, workflow_id: str, *, retry: RetryPolicy | None = None) -> Conversation[Workflow]:
         """Ask for a workflow's name, workspace and inputs."""

@@ -431,6 +431,47 @@ class Resumption:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PausePoint:
+    """One of the places at which a run waits, or has waited.
+
+    :param context_id: names it when answering it.
+    :param status: Sim's word: ``paused``, ``queued``, ``resuming``, ``resumed``, ``failed``.
+    :param kind: ``human`` or ``time``, as of :class:`Pause`; None where it isn't told.
+    :param question: what the person is shown, as text.
+    :param fields: what the person is asked for.
+    """
+
+    context_id: str
+    status: str | None = None
+    kind: str | None = None
+    block_id: str | None = None
+    question: str | None = None
+    fields: tuple[WorkflowInput, ...] = ()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it waits for a person's answer."""
+        return self.kind != "time" and self.status in ("paused", "failed", None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PausedRun:
+    """All pause points of a run.
+
+    :param resumed_count: how many were answered so far; None where the server doesn't tell.
+    """
+
+    run_id: str
+    points: tuple[PausePoint, ...] = ()
+    resumed_count: int | None = None
+
+    @property
+    def open_points(self) -> tuple[PausePoint, ...]:
+        """Those that wait for a person's answer."""
+        return tuple(point for point in self.points if point.is_open)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Page(Generic[T]):
     """One page of a list.
 

@@ -38,6 +38,7 @@ OPERATIONS = {
     "cancel_execution": "cancel",
     "resume_run": "resume",
     "resume": "resume",
+    "get_paused": "pauses",
     "list_runs": "runs",
     "list_logs": "logs",
     "get_log": "log",

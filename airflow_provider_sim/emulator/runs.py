@@ -216,7 +216,7 @@ class Run:
         if status == "failed":
             return {}
         if status == "paused":
-            return self._pause_output(base_url)
+            return self.pause_output(base_url)
         if status != "completed":
             return None
         value = self._final()
@@ -229,7 +229,13 @@ class Run:
             return self.outcome.then(self._after_pause)
         return self.outcome
 
-    def _pause_output(self, base_url: str) -> dict[str, Any]:
+    @property
+    def has_paused(self) -> bool:
+        """Whether it has come to its pause, now or before."""
+        return isinstance(self.outcome, Pausing) and self.status in ("paused", "completed")
+
+    def pause_output(self, base_url: str) -> dict[str, Any]:
+        """What it shows and asks for at its pause."""
         from airflow_provider_sim.emulator.clock import iso
 
         pausing = self.outcome

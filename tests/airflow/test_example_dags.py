@@ -28,6 +28,8 @@ CANT_BE_FOUND = {
     "async_sensor.done": "failed",
     "async_sensor.publish": "upstream_failed",
     "deferrable.done": "failed",
+    "approval.resume": "failed",
+    "approval.done": "upstream_failed",
 }
 """What an example can't do where a run that is over can't be looked up later."""
 
@@ -80,6 +82,11 @@ def told(value: Any) -> Any:
 
 def test_every_task_ends_as_it_should(ran, finds_runs, profile):
     expected = {
+        "approval.ask": "success",
+        "approval.decide": "success",
+        "approval.answer": "success",
+        "approval.resume": "success",
+        "approval.done": "success",
         "async_sensor.start": "success",
         "async_sensor.done": "success",
         "async_sensor.publish": "success",
@@ -126,6 +133,11 @@ def test_every_task_ends_as_it_should(ran, finds_runs, profile):
 
 def test_outputs(ran, finds_runs, profile):
     outputs = {name: told(report.output) for name, report in ran.reports.items()}
+    asked, resumed = outputs.pop("approval.ask"), outputs.pop("approval.resume")
+    assert (asked["question"], resumed and resumed["status"]) == (
+        ("Approve the plan?", "completed") if finds_runs else (None, None)
+    )
+    assert outputs.pop("approval.decide")["chosen_options"] == ["Approve"]
     for start in ("async_sensor.start", "cancel.start", "deferrable.start"):
         assert outputs.pop(start) == ran.reports[start].run_id
     for look in ("errors_and_usage.has_room", "usage.room"):
@@ -150,7 +162,10 @@ def test_outputs(ran, finds_runs, profile):
     story = {agent: text} if profile.stream else {"content": text, "model": "emulated", "tokens": {"total": 21}}
     titles = [f"An outline on the sea, chapter {number}" for number in (1, 2)]
     written = [plain({"message": title, "payload": {"tone": "plain"}}) for title in titles]
+    approved = {"approved": True, "comment": "by all means"}
     expected = {
+        "approval.answer": approved,
+        "approval.done": {"result": approved, "stdout": ""},
         "async_sensor.done": slept,
         "async_sensor.publish": f"The run ended well with {slept}",
         "deferrable.summary": summary,
@@ -186,6 +201,7 @@ def test_each_task_starts_one_run_and_each_retry_one_more(ran, profile):
         {
             ("slow", queued): 3,
             ("echo_plain", queued): 7,
+            ("paused", queued): 1,
             ("failing", "sync"): 2,
             ("streaming", streamed): 1,
             ("echo", "sync"): 1,
@@ -198,6 +214,8 @@ def test_each_task_starts_one_run_and_each_retry_one_more(ran, profile):
 def test_xcoms_name_the_runs(ran, profile, finds_runs):
     """All of them where the server takes the id that we choose; before, those that it tells by itself."""
     asynchronous = {
+        "approval.ask",
+        "approval.resume",
         "async_sensor.start",
         "cancel.start",
         "deferrable.summary",

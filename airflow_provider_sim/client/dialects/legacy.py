@@ -25,6 +25,7 @@ from airflow_provider_sim.client.models import (
     AsyncExecutionResult,
     Cancellation,
     JobStatus,
+    PausedRun,
     Resumption,
     UsageLimits,
     Workflow,
@@ -44,6 +45,7 @@ __all__ = [
     "execute_stream",
     "get_execution",
     "get_job",
+    "get_paused_run",
     "get_usage_limits",
     "get_workflow",
     "get_workflow_status",
@@ -156,7 +158,7 @@ def resume_run(workflow_id: str, run_id: str, context_id: str, input: Any) -> Ca
     """Answer a human pause."""
     request = Request(
         "POST",
-        path_of("resume", check_workflow_id(workflow_id), check_run_id(run_id), check_run_id(context_id)),
+        path_of("resume", check_workflow_id(workflow_id), check_run_id(run_id), context_id),
         subject=f"resume run {run_id!r} of workflow {workflow_id!r}",
         headers={"Content-Type": "application/json"},
         body=json_body({"input": {} if input is None else input}, workflow_id=workflow_id),
@@ -166,6 +168,18 @@ def resume_run(workflow_id: str, run_id: str, context_id: str, input: Any) -> Ca
         run_id=run_id,
     )
     return _call(request, answers.read_resumption)
+
+
+def get_paused_run(workflow_id: str, run_id: str) -> Call[PausedRun]:
+    """Ask at what points a run waits or has waited, and what for; spends no rate limit."""
+    request = Request(
+        "GET",
+        path_of("resume", check_workflow_id(workflow_id), check_run_id(run_id)),
+        subject=f"read the pauses of run {run_id!r} of workflow {workflow_id!r}",
+        workflow_id=workflow_id,
+        run_id=run_id,
+    )
+    return _call(request, answers.read_paused_run)
 
 
 def get_workflow_status(workflow_id: str) -> Call[WorkflowStatus]:

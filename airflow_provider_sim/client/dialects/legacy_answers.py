@@ -12,11 +12,19 @@ from airflow_provider_sim.client.dialects.refusals import (
     refusal_error,
     unreadable_error,
 )
-from airflow_provider_sim.client.dialects.resources import pause_in, run_error, run_of, run_status, workflow_of
+from airflow_provider_sim.client.dialects.resources import (
+    pause_in,
+    pause_point,
+    run_error,
+    run_of,
+    run_status,
+    workflow_of,
+)
 from airflow_provider_sim.client.models import (
     AsyncExecutionResult,
     Cancellation,
     JobStatus,
+    PausedRun,
     RateLimit,
     Resumption,
     RunStatus,
@@ -307,6 +315,16 @@ def read_resumption(request: Request, response: Response, body: Any) -> Resumpti
         attempt_id=fields.text(body, "executionId"),
         status=run_status(word) if word else RunStatus.QUEUED,
         output=fields.mapping(body).get("output"),
+    )
+
+
+def read_paused_run(request: Request, response: Response, body: Any) -> PausedRun:
+    if not isinstance(fields.mapping(body).get("pausePoints"), list):
+        raise _unexpected(request, response)
+    return PausedRun(
+        run_id=fields.text(body, "executionId") or request.run_id or "",
+        points=tuple(point for entry in fields.sequence(body, "pausePoints") if (point := pause_point(entry))),
+        resumed_count=fields.whole(body, "resumedCount"),
     )
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from airflow_provider_sim.client.dialects import fields
 from airflow_provider_sim.client.models import (
     Pause,
+    PausePoint,
     RunError,
     RunStatus,
     Workflow,
@@ -98,6 +100,41 @@ def pause_in(output: Any) -> Pause | None:
         if output.keys() == {"pausedBlocks", "pauseCount"}:
             return Pause()
     return None
+
+
+def pause_point(entry: Any) -> PausePoint | None:
+    """One pause point, with what it shows and asks for in either of the shapes in which servers tell it."""
+    context_id = fields.text(entry, "contextId")
+    if context_id is None:
+        return None
+    response = fields.mapping(entry, "response")
+    shown = fields.mapping(response, "data") or response
+    asked = fields.sequence(shown, "inputFormat") or fields.sequence(shown, "formFields")
+    return PausePoint(
+        context_id=context_id,
+        status=fields.text(entry, "resumeStatus"),
+        kind=fields.text(entry, "pauseKind"),
+        block_id=fields.text(entry, "blockId"),
+        question=_question(shown),
+        fields=tuple(
+            WorkflowInput(name=name, type=fields.text(field, "type") or "")
+            for field in asked
+            if (name := fields.text(field, "name")) is not None
+        ),
+    )
+
+
+def _question(shown: Mapping[str, Any]) -> str | None:
+    """What a pause shows, as text: a single value alone, several under their names."""
+    said = [
+        (fields.text(part, "name") or "", value)
+        for part in fields.sequence(shown, "responseStructure")
+        if (value := fields.mapping(part).get("value")) not in (None, "")
+    ] or [(name, value) for name, value in fields.mapping(shown, "displayData").items() if value not in (None, "")]
+    texts = [(name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)) for name, value in said]
+    if len(texts) == 1:
+        return texts[0][1]
+    return "\n".join(f"{name}: {text}" for name, text in texts) or None
 
 
 _MOST_MARKS = 10

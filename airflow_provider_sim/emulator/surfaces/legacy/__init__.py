@@ -12,6 +12,7 @@ ROUTES: list[Route] = [
     runs.cancel_execution,
     runs.get_job,
     runs.resume_poll,
+    runs.get_paused,
     runs.resume,
     account.get_status,
     account.get_workflow,

@@ -174,6 +174,40 @@ async def cancel_execution(request: Request) -> Response:
     return answer(200, body)
 
 
+@route("/resume/{workflow_id}/{run_id}", "GET")
+async def get_paused(request: Request) -> Response:
+    """The points at which a run waits, or has waited."""
+    key = key_of(request, "Unauthorized", "Invalid API key")
+    state = state_of(request)
+    run = state.find_run(request.path_params["workflow_id"], request.path_params["run_id"], key)
+    if run is None or not run.has_paused:
+        raise Failure(404, "Paused execution not found")
+    resumed = run.resumed_at is not None
+    status = "paused" if not resumed else "resuming" if run.status == "paused" else "resumed"
+    shown = run.pause_output(state.base_url)
+    point = {
+        "contextId": run.context_id,
+        "blockId": run.context_id,
+        "registeredAt": iso(run.first_leg_ends_at),
+        "resumeStatus": status,
+        "snapshotReady": True,
+        "pauseKind": "human" if run.resumes_at is None else "time",
+        "resumeLinks": shown.get("data", {}).get("_resume"),
+        "response": shown,
+    }
+    detail = {
+        "id": f"pe_{run.run_id}",
+        "workflowId": run.workflow_id,
+        "executionId": run.run_id,
+        "status": status,
+        "totalPauseCount": 1,
+        "resumedCount": int(resumed),
+        "pausedAt": iso(run.first_leg_ends_at),
+        "pausePoints": [point],
+    }
+    return answer(200, detail)
+
+
 @route("/resume/{workflow_id}/{run_id}/{context_id}", "POST")
 async def resume(request: Request) -> Response:
     """Answer a human pause."""
@@ -183,7 +217,7 @@ async def resume(request: Request) -> Response:
     run = state.find_run(request.path_params["workflow_id"], request.path_params["run_id"], key)
     if run is None or run.context_id != request.path_params["context_id"]:
         raise Failure(404, "Paused execution not found")
-    if run.status != "paused":
+    if run.status != "paused" or run.resumed_at is not None:
         raise Failure(409, "Paused execution is not resumable")
     attempt = state.attempt(run, body.get("input", body))
     if run.mode == "async":

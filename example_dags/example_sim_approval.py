@@ -1,0 +1,51 @@
+"""Let a person answer a run's question in Airflow (3.1 and later), and let the run go on with the answer."""
+
+from __future__ import annotations
+
+from airflow.providers.common.compat.sdk import Param, dag, task  # on Airflow 3 alone: from airflow.sdk import ...
+from airflow.providers.standard.operators.hitl import HITLOperator
+
+from airflow_provider_sim.operators.runs import SimResumeRunOperator
+from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
+from airflow_provider_sim.sensors.sim import SimJobSensor
+
+
+# [START approval]
+@dag(dag_id="example_sim_approval", schedule=None, catchup=False, tags=["sim"])
+def example_sim_approval():
+    ask = SimExecuteWorkflowOperator(
+        task_id="ask",
+        workflow_id="paused",
+        input={"message": "the plan"},
+        async_execution=True,
+        poll_interval=1,
+        on_paused="return",  # the report of the pause: run_id, context_id, question, fields, approval_url
+    )
+    decide = HITLOperator(
+        task_id="decide",
+        subject="Sim asks",
+        body="{{ ti.xcom_pull(task_ids='ask')['question'] }}",
+        options=["Approve", "Reject"],
+        params={"comment": Param("", type="string")},
+    )
+
+    @task
+    def answer(decided: dict) -> dict:
+        return {"approved": decided["chosen_options"] == ["Approve"], **decided["params_input"]}
+
+    resume = SimResumeRunOperator(
+        task_id="resume",
+        workflow_id="paused",
+        run_id=ask.output["run_id"],
+        input=answer(decide.output),
+    )
+    done = SimJobSensor(
+        task_id="done", workflow_id="paused", run_id=resume.output["run_id"], deferrable=True, poke_interval=1
+    )
+    ask >> decide
+    resume >> done
+
+
+# [END approval]
+
+example_sim_approval()
