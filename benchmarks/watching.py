@@ -1,9 +1,9 @@
 """What it takes to watch many runs: requests, what each plan's limits allow, and the cost of one process.
 
-Three tables. The first two are counted at the emulator in virtual time and come out the same on every machine. The
-third is measured over real sockets, one process for the emulator and one for each way of watching in turn: this
-package's triggers, one poller for each run over a shared client, and one poller for each run that opens a session for
-each poll.
+Three tables. The first two are counted at the emulator in virtual time and come out the same on every machine, but for
+how long pollers wait after a 429, which has chance in it. The third is measured over real sockets, one process for the
+emulator and one for each way of watching in turn: this package's triggers, one poller for each run over a shared
+client, and one poller for each run that opens a session for each poll.
 """
 
 from __future__ import annotations
