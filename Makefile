@@ -6,7 +6,8 @@ STAMP := $(VENV)/.installed
 export UV_PYTHON_DOWNLOADS := never
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo demo-ui test check lint types test-airflow chaos chaos-small bench bench-small test-sdk coverage docs build lock clean help
+.PHONY: demo demo-ui test check lint types test-airflow chaos chaos-small chaos-events bench bench-small test-sdk coverage docs \
+	build lock clean help
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -35,6 +36,9 @@ chaos: $(STAMP) ## Kill workers and triggerers of a real Airflow, 200 times; sho
 
 chaos-small: $(STAMP) ## The same, each point once
 	@$(BIN)/python -m scripts.chaos --small
+
+chaos-events: $(STAMP) ## Kill the triggerer of a real Airflow 20 times among 2000 runs that end; count the events
+	@$(BIN)/python -m scripts.event_trials
 
 bench: $(STAMP) ## What the provider costs beside its peers, in tables; Q=imports for one of them
 	@$(BIN)/python -m benchmarks $(Q)

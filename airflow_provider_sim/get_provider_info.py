@@ -35,7 +35,11 @@ def get_provider_info() -> dict[str, object]:
         "triggers": [
             {
                 "integration-name": "Sim",
-                "python-modules": ["airflow_provider_sim.triggers.sim", "airflow_provider_sim.triggers.usage"],
+                "python-modules": [
+                    "airflow_provider_sim.triggers.sim",
+                    "airflow_provider_sim.triggers.usage",
+                    "airflow_provider_sim.triggers.events",
+                ],
             }
         ],
         "task-decorators": [

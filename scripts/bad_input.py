@@ -308,6 +308,14 @@ def answered_by_somebody_else(bench: Bench) -> None:
     SimResumeRunOperator(task_id="t", workflow_id="paused", run_id="my-run-1").execute(_context())
 
 
+def watched_for_pauses(bench: Bench) -> None:
+    """A watcher for a status that is no end."""
+    from airflow_provider_sim.triggers.events import SimRunEventTrigger
+
+    bench.server = None
+    SimRunEventTrigger(workflow_ids=["echo_plain"], statuses=["paused"])
+
+
 def deployed_in_vain(bench: Bench) -> None:
     """Deploy a workflow whose deployment Sim can't make live."""
     from airflow_provider_sim.operators.deployments import SimDeployWorkflowOperator
@@ -334,6 +342,7 @@ GROUPS: dict[str, dict[str, Case]] = {
         "arguments that contradict each other": task(stream=True, wait_for_completion=False),
         "`check_usage_before` is no percentage": task(check_usage_before="most"),
         "more is used than `check_usage_before`": emulated(spent, check_usage_before=90),
+        "a watcher for a status that is no end": watched_for_pauses,
         "`run_id` of a sensor is no id": asked("get_workflow_run", "echo_plain", "../jobs"),
         "unknown connection id": task(sim_conn_id="sim_prod"),
         "connection of another type": connected(conn_type="http"),

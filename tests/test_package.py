@@ -73,6 +73,8 @@ from airflow_provider_sim.notifications.sim import SimNotifier
 SimNotifier(workflow_id="w")
 SimExecuteWorkflowOperator(task_id="t", workflow_id="w"), SimJobSensor(task_id="s", workflow_id="w", run_id="r")
 SimUsageSensor(task_id="u", deferrable=True)
+from airflow_provider_sim.triggers.events import SimRunEventTrigger
+SimRunEventTrigger(workflow_ids=["w"]).serialize()
 new = {name.split(".")[0] for name in set(sys.modules) - before}
 print(sorted(new & {"requests", "httpx", "tenacity", "urllib3", "aiohttp"}))
 """

@@ -219,7 +219,7 @@ class SimHook(BaseHook):
             raise SimConfigurationError(f"retry_args are not those of RetryPolicy: {error}.") from None
         return ClientSettings(
             api_key=connection.password or os.environ.get("SIM_API_KEY", ""),
-            base_url=_base_url(connection) or os.environ.get("SIM_BASE_URL") or DEFAULT_BASE_URL,
+            base_url=base_url_of(connection) or os.environ.get("SIM_BASE_URL") or DEFAULT_BASE_URL,
             api_version=str(given.get("api_version", "auto")),
             timeout=_number(given, "timeout", float) if "timeout" in given else DEFAULT_TIMEOUT,
             verify=_verify(given.get("verify", True)),
@@ -252,7 +252,7 @@ def _declared_form() -> dict[str, Any]:
     return form
 
 
-def _base_url(connection: Connection) -> str | None:
+def base_url_of(connection: Connection) -> str | None:
     """The host field, which may hold a whole URL, with the standard fields that a connection URI fills beside it."""
     host: str | None = connection.host
     if not host:

@@ -11,11 +11,12 @@ import asyncio
 import contextvars
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from math import inf
+from typing import TypeVar
 
 from airflow_provider_sim.client.asyncio import AsyncSimClient
 from airflow_provider_sim.client.dialects.exchange import check_run_id, check_workflow_id
@@ -35,6 +36,8 @@ from airflow_provider_sim.exceptions import (
 from airflow_provider_sim.watch.budget import Budgets, address_of
 from airflow_provider_sim.watch.plan import YOUNG, Crowd, Doubt, Known, LookUp, Read, Scan, Step, Target, plan
 from airflow_provider_sim.watch.run import OnPaused, RunWatch
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -168,6 +171,26 @@ class Watcher:
                 yield self._client
         finally:
             self._lent -= 1
+
+    async def ask(self, bucket: str, question: Callable[[AsyncSimClient], Awaitable[T]]) -> T:
+        """Ask a question of one's own, when the server's rate limits leave room for it.
+
+        :param bucket: what it spends.
+        :raises SimError: as the client.
+        """
+        async with self.lend() as client:
+            while self._budgets.room(bucket) <= 0:  # noqa: ASYNC110 - it is time that brings room
+                await asyncio.sleep(min(max(self._budgets.wait(bucket), _BETWEEN_PASSES), SOON))
+            try:
+                with self._budgets.sending(bucket):
+                    return await question(client)
+            except SimRateLimitError as error:
+                self._refused(bucket, error, CLOSED_FOR)
+                raise
+
+    def server_now(self) -> float:
+        """Seconds since the epoch, on the server, as far as it can be known."""
+        return self._budgets.server.now()
 
     def _join(self, watch: RunWatch, least: float, look_soon: bool) -> _Waiting:
         loop = asyncio.get_running_loop()

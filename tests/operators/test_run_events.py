@@ -1,0 +1,385 @@
+"""SimRunEventTrigger in a triggerer of a few lines, which is killed; with Airflow's own shared streams.
+
+What the triggerer has stored and what the trigger has written down outlive it; nothing else does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import logging
+import random
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+import structlog
+
+from airflow_provider_sim.client.blocking import SimClient
+from airflow_provider_sim.exceptions import SimInputError
+from airflow_provider_sim.triggers import events as event_triggers
+from airflow_provider_sim.triggers.events import SimRunEventTrigger
+from airflow_provider_sim.watch import events as streams
+
+pytestmark = pytest.mark.usefixtures("connection")
+shared_stream = pytest.importorskip("airflow.triggers.shared_stream", reason="Airflow before 3.3")
+
+ASSET = "ended runs"
+
+
+class Airflow:
+    """What outlives a triggerer: the events of assets, and their states."""
+
+    def __init__(self):
+        self.stored = []
+        self.state = {}
+
+    def runs(self):
+        return [payload["run_id"] for payload in self.stored]
+
+    def store(self, payload):
+        self.stored.append(json.loads(json.dumps(payload)))
+
+
+class Store:
+    def __init__(self, state):
+        self.state = state
+
+    async def aget(self, key, default=None):
+        return self.state.get(key, default)
+
+    async def aset(self, key, value):
+        await asyncio.sleep(0.01)
+        self.state[key] = json.loads(json.dumps(value))
+
+
+class Stores:
+    def __init__(self, state):
+        self._by_name = {ASSET: Store(state)}
+
+
+class Triggerer:
+    """Runs triggers as Airflow's does: their events are stored a while after they were made, and then confirmed.
+
+    :param triggers: by the names of the Airflows that keep what they have told.
+    """
+
+    def __init__(self, triggers, *, delay=0.05):
+        self.triggers = triggers
+        self.delay = delay
+        self.made = asyncio.Queue()
+        self.tasks = []
+
+    async def __aenter__(self):
+        self.manager = shared_stream.SharedStreamManager(log=structlog.get_logger(), max_subscriber_queue=1024)
+        self.tasks = [asyncio.create_task(self.persist())]
+        for trigger_id, (trigger, airflow) in enumerate(self.triggers):
+            _, arguments = trigger.serialize()
+            trigger = SimRunEventTrigger(**json.loads(json.dumps(arguments)))
+            trigger.asset_state_store = Stores(airflow.state)
+            self.tasks.append(asyncio.create_task(self.run(trigger_id, trigger, airflow)))
+        return self
+
+    async def run(self, trigger_id, trigger, airflow):
+        key = trigger.shared_stream_key()
+        stream = self.manager.subscribe(trigger_id=trigger_id, trigger=trigger, key=key)
+        async for event in trigger.filter_shared_stream(stream):
+            seq = self.manager.bind_pending_event(trigger_id=trigger_id, key=key)
+            self.made.put_nowait((airflow, event.payload, seq))
+
+    async def persist(self):
+        while True:
+            airflow, payload, seq = await self.made.get()
+            await asyncio.sleep(self.delay * random.random())
+            airflow.store(payload)
+            await asyncio.sleep(self.delay * random.random())
+            self.manager.confirm_persisted([seq])
+
+    async def __aexit__(self, *exc_info):
+        """Die: nothing is stored or written down any more."""
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        with contextlib.suppress(BaseException):
+            await self.manager.stop_all()
+        streams._events.clear()
+
+
+@pytest.fixture
+def airflow_api(monkeypatch):
+    """Airflow's REST API, as far as it tells of stored events; give it the Airflow."""
+    servers = []
+
+    def serve(airflow):
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                query = parse_qs(urlsplit(self.path).query)
+                if self.path == "/auth/token":
+                    body = {"access_token": "t-1"}
+                else:
+                    assert self.headers["Authorization"] == "Bearer t-1"
+                    offset = int(query["offset"][0])
+                    told = [{"name": ASSET, "extra": {"from_trigger": True, "payload": p}} for p in airflow.stored]
+                    body = {"asset_events": told[offset : offset + int(query["limit"][0])]}
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(json.dumps(body).encode())
+
+            def log_message(self, *arguments):
+                """Say nothing."""
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        servers.append(server)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        connection = {"conn_type": "http", "host": "127.0.0.1", "port": server.server_port, "schema": "http"}
+        monkeypatch.setenv("AIRFLOW_CONN_AIRFLOW_API", json.dumps(connection))
+
+    yield serve
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def client(emulator):
+    with SimClient(emulator.api_key, base_url=emulator.url) as client:
+        yield client
+
+
+def trigger(**arguments):
+    return SimRunEventTrigger(**{"workflow_ids": ["echo_plain"], "poll_interval": 0.1} | arguments)
+
+
+async def until(condition, seconds=20.0):
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
+def begun(airflow):
+    return until(lambda: event_triggers.POSITION_KEY in airflow.state)
+
+
+def start(client, workflow_id="echo_plain", **given):
+    return client.execute_workflow(workflow_id, given, async_execution=True).run_id
+
+
+def test_it_fires_for_each_run_that_ends_and_says_how(client):
+    airflow = Airflow()
+
+    async def main():
+        start(client, message="before")
+        async with Triggerer([(trigger(workflow_ids=["echo_plain", "failing"]), airflow)]):
+            await begun(airflow)
+            first = await asyncio.to_thread(start, client, message="a")
+            await until(lambda: first in airflow.runs())
+            second = await asyncio.to_thread(start, client, "failing", message="b")
+            await asyncio.to_thread(start, client, "echo", message="of another workflow")
+            await until(lambda: second in airflow.runs())
+            await asyncio.sleep(0.3)
+        return first, second
+
+    first, second = asyncio.run(main())
+    assert airflow.runs() == [first, second]
+    told, failed = airflow.stored
+    assert (told["workflow_id"], told["status"], told["trigger"], told["cost_usd"]) == (
+        "echo_plain",
+        "completed",
+        "api",
+        0.005,
+    )
+    assert told["started_at"].endswith("Z")
+    assert told["duration_ms"] >= 0
+    assert failed["status"] == "failed"
+
+
+def test_runs_that_go_on_when_it_begins_and_pauses_are_seen_to_their_end(client, emulator):
+    airflow = Airflow()
+
+    async def main():
+        old = start(client, "slow", seconds=1.0)
+        asked = start(client, "paused", message="x")
+        async with Triggerer([(trigger(workflow_ids=["slow", "paused"]), airflow)]):
+            await begun(airflow)
+            await until(lambda: old in airflow.runs())
+            assert asked not in airflow.runs(), "a pause is no end"
+            emulator.resume(asked, {"approved": True})
+            await until(lambda: asked in airflow.runs())
+
+    asyncio.run(main())
+    assert len(airflow.stored) == 2
+
+
+def test_filters(client):
+    everything, failures, schedules = Airflow(), Airflow(), Airflow()
+    of_both = {"workflow_ids": ["echo_plain", "failing"]}
+
+    async def main():
+        triggers = [
+            (trigger(**of_both), everything),
+            (trigger(**of_both, statuses=["failed"]), failures),
+            (trigger(**of_both, triggers=["schedule"]), schedules),
+        ]
+        async with Triggerer(triggers):
+            for airflow in (everything, failures, schedules):
+                await begun(airflow)
+            for workflow_id in ("echo_plain", "failing"):
+                await asyncio.to_thread(start, client, workflow_id, message="x")
+            await until(lambda: len(everything.stored) == 2 and len(failures.stored) == 1)
+            await asyncio.sleep(0.3)
+
+    asyncio.run(main())
+    assert (len(everything.stored), len(failures.stored), len(schedules.stored)) == (2, 1, 0)
+    assert all(not airflow.state[event_triggers.POSITION_KEY]["open"] for airflow in (failures, schedules))
+
+
+def test_all_triggers_of_a_connection_share_their_requests(client, emulator):
+    airflows = [Airflow() for _ in range(10)]
+
+    async def main():
+        async with Triggerer([(trigger(poll_interval=0.5), airflow) for airflow in airflows]):
+            for airflow in airflows:
+                await begun(airflow)
+            await asyncio.sleep(0.6)
+            before = len(emulator.requests)
+            await asyncio.sleep(2.0)
+            looks = len(emulator.requests) - before
+            run_id = await asyncio.to_thread(start, client, message="x")
+            await until(lambda: all(run_id in airflow.runs() for airflow in airflows))
+        return looks
+
+    assert asyncio.run(main()) <= 6
+    assert all(len(airflow.stored) == 1 for airflow in airflows)
+
+
+def test_what_ends_while_no_triggerer_runs_is_told_afterwards(client):
+    airflow = Airflow()
+
+    async def main():
+        async with Triggerer([(trigger(), airflow)]):
+            await begun(airflow)
+        missed = [start(client, message=str(number)) for number in range(5)]
+        async with Triggerer([(trigger(), airflow)]):
+            await until(lambda: len(airflow.stored) >= 5)
+            await asyncio.sleep(0.3)
+        return missed
+
+    assert sorted(asyncio.run(main())) == sorted(airflow.runs())
+
+
+@pytest.mark.parametrize("asks_airflow", [True, False])
+def test_twenty_deaths(client, emulator, airflow_api, asks_airflow):
+    """With Airflow's API each run is told once; without, none is missed."""
+    airflow = Airflow()
+    airflow_api(airflow)
+    emulator.workflow("brief", duration=lambda given: given.get("seconds", 0.0))(lambda given: {})
+    how = {"workflow_ids": ["brief"], "airflow_conn_id": "airflow_api" if asks_airflow else None}
+    runs = []
+    done = threading.Event()
+
+    def work():
+        for number in range(200):
+            runs.append(start(client, "brief", seconds=(number % 7) / 10))
+            done.wait(0.03)
+
+    async def main():
+        async with Triggerer([(trigger(**how), airflow)]):
+            await begun(airflow)
+        worker = threading.Thread(target=work)
+        worker.start()
+        chance = random.Random(7)
+        for _ in range(20):
+            async with Triggerer([(trigger(**how), airflow)]):
+                await asyncio.sleep(chance.uniform(0.1, 0.8))
+        await asyncio.to_thread(worker.join)
+        async with Triggerer([(trigger(**how), airflow)]):
+            await until(lambda: set(airflow.runs()) >= set(runs), 60)
+            await asyncio.sleep(0.5)
+
+    asyncio.run(main())
+    assert set(airflow.runs()) == set(runs)
+    if asks_airflow:
+        assert len(airflow.runs()) == len(runs)
+
+
+def test_failures_are_counted_and_not_fatal(client, emulator, caplog, connection):
+    airflow = Airflow()
+    caplog.set_level(logging.WARNING)
+
+    async def main():
+        async with Triggerer([(trigger(), airflow)]):
+            await begun(airflow)
+            with emulator.fault("server_error", match="logs", times=3) as order:
+                await until(lambda: order.struck == 3)
+            connection(password="sk-sim-wrong")
+            await until(lambda: "doesn't accept the API key" in caplog.text)
+            connection()
+            run_id = await asyncio.to_thread(start, client, message="x")
+            await until(lambda: run_id in airflow.runs(), 40)
+
+    asyncio.run(main())
+    assert "failed in a row" in caplog.text
+
+
+def test_a_workflow_that_does_not_exist_keeps_nobody_from_the_others(client, connection, caplog):
+    connection(extra={"workspace_id": None})
+    airflow = Airflow()
+
+    async def main():
+        async with Triggerer([(trigger(workflow_ids=["nowhere", "echo_plain"]), airflow)]):
+            await begun(airflow)
+            run_id = await asyncio.to_thread(start, client, message="x")
+            await until(lambda: run_id in airflow.runs())
+
+    asyncio.run(main())
+    assert "not told until it is there" in caplog.text
+
+
+def test_without_shared_streams_it_runs_alone(client):
+    """As Airflow before 3.3 has it."""
+
+    async def main():
+        alone = trigger()
+        events = alone.run()
+        first = asyncio.create_task(anext(events))
+        await asyncio.sleep(0.5)
+        run_id = await asyncio.to_thread(start, client, message="x")
+        event = await asyncio.wait_for(first, 20)
+        await events.aclose()
+        return run_id, event.payload
+
+    run_id, payload = asyncio.run(main())
+    assert payload["run_id"] == run_id
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"workflow_ids": []}, "workflow_ids"),
+        ({"workflow_ids": [""]}, "workflow_ids"),
+        ({"statuses": ["paused"]}, "statuses"),
+        ({"statuses": []}, "statuses"),
+        ({"triggers": []}, "triggers"),
+        ({"poll_interval": 0}, "poll_interval"),
+    ],
+)
+def test_bad_arguments_are_refused_when_the_dag_is_parsed(arguments, words):
+    with pytest.raises(SimInputError, match=words):
+        trigger(**arguments)
+
+
+def test_serialization_is_complete():
+    given = trigger(workflow_ids="w", statuses="failed", triggers="api", airflow_conn_id="a", sim_conn_id="s")
+    path, arguments = given.serialize()
+    assert path == "airflow_provider_sim.triggers.events.SimRunEventTrigger"
+    assert SimRunEventTrigger(**arguments).serialize() == (path, arguments)
+    assert arguments["workflow_ids"] == ["w"]
+
+
+def test_intervals_apart_share_nothing():
+    keys = [trigger(poll_interval=seconds).shared_stream_key() for seconds in (1.0, 2.0)]
+    assert len(set(keys)) == 2
+    assert next(itertools.pairwise(keys))
