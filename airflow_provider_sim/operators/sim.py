@@ -13,6 +13,7 @@ from airflow.providers.common.compat.sdk import AirflowTaskTimeout, BaseOperator
 from airflow_provider_sim.ending import trigger_arguments
 from airflow_provider_sim.exceptions import SimRunTimeoutError
 from airflow_provider_sim.hooks.sim import SimHook
+from airflow_provider_sim.lineage import RunLineage
 from airflow_provider_sim.links.sim import SimApprovalLink, SimRunLink, SimWorkflowLink
 from airflow_provider_sim.versions import deferral_timed_out
 
@@ -35,7 +36,7 @@ _HELD_OPEN = (
 )
 
 
-class SimExecuteWorkflowOperator(BaseOperator):
+class SimExecuteWorkflowOperator(RunLineage, BaseOperator):
     """Run a deployed workflow and return its output.
 
     There are three ways to run it. By default the connection is held open until the run's end, which suits runs of up
@@ -344,6 +345,7 @@ class SimExecuteWorkflowOperator(BaseOperator):
     def _result(self, context: Context, client: SimClient, run: WorkflowRun) -> Any:
         from airflow_provider_sim.results import task_result
 
+        self._tell_lineage(client, run)
         return task_result(
             context,
             client,

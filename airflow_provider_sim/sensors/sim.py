@@ -20,6 +20,7 @@ from airflow.providers.common.compat.sdk import (
 from airflow_provider_sim.ending import trigger_arguments
 from airflow_provider_sim.exceptions import SimError, SimRunError, SimRunTimeoutError
 from airflow_provider_sim.hooks.sim import SimHook
+from airflow_provider_sim.lineage import RunLineage
 from airflow_provider_sim.links.sim import SimApprovalLink, SimRunLink, SimWorkflowLink, push_links
 from airflow_provider_sim.versions import deferral_timed_out
 
@@ -36,7 +37,7 @@ _BACKSTOP = timedelta(minutes=5)
 """After the trigger's own deadline; Airflow ends a deferral without a last look at the run."""
 
 
-class SimJobSensor(BaseSensorOperator):
+class SimJobSensor(RunLineage, BaseSensorOperator):
     """Wait until a run is over; its output is the sensor's XCom.
 
     A run that fails or is cancelled fails the sensor at once, since looking again can't change it; with ``soft_fail``
@@ -230,10 +231,12 @@ class SimJobSensor(BaseSensorOperator):
         from airflow_provider_sim.results import task_result
 
         try:
+            client, seen = self.hook.get_conn(), run()
+            self._tell_lineage(client, seen)
             return task_result(
                 context,
-                self.hook.get_conn(),
-                run(),
+                client,
+                seen,
                 on_paused=self._watch.on_paused,
                 rules=self._output_rules,
                 selected_outputs=self.selected_outputs,
