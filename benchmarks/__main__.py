@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 from types import ModuleType
 
 from rich.console import Console
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for table in known[name].measure(smoke=options.smoke):
             show(console, table)
             told.append(section(table))
-        told.append(f"*{machine(load)}*")
+        told.append(fill(f"*{machine(load)}*", 120))
         console.print(f"{machine(load)}\n", style="dim", highlight=False)
         if options.markdown:
             PAGE.write_text(with_section(PAGE.read_text(), name, "\n\n".join(told)))
@@ -66,7 +67,7 @@ def show(console: Console, table: Table) -> None:
 
 def section(table: Table) -> str:
     """A table with its question and notes, as Markdown."""
-    parts = [f"## {table.title}", as_markdown(table), str(table.caption or "")]
+    parts = [f"## {table.title}", as_markdown(table), fill(str(table.caption or ""), 120)]
     return "\n\n".join(part for part in parts if part)
 
 
