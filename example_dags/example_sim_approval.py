@@ -26,12 +26,13 @@ def example_sim_approval():
         subject="Sim asks",
         body="{{ ti.xcom_pull(task_ids='ask')['question'] }}",
         options=["Approve", "Reject"],
-        params={"comment": Param("", type="string")},
+        params={"comment": Param(None, type=["null", "string"])},
     )
 
     @task
     def answer(decided: dict) -> dict:
-        return {"approved": decided["chosen_options"] == ["Approve"], **decided["params_input"]}
+        comment = decided["params_input"]["comment"]
+        return {"approved": decided["chosen_options"] == ["Approve"], "comment": comment or ""}
 
     resume = SimResumeRunOperator(
         task_id="resume",
