@@ -5,17 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
-from airflow.providers.common.compat.sdk import AirflowTaskTimeout, BaseOperator, conf
+from airflow.providers.common.compat.sdk import AirflowTaskTimeout, conf
 
 from airflow_provider_sim.ending import trigger_arguments
 from airflow_provider_sim.exceptions import SimRunTimeoutError
 from airflow_provider_sim.hooks.sim import SimHook
 from airflow_provider_sim.lineage import RunLineage
 from airflow_provider_sim.links.sim import SimApprovalLink, SimRunLink, SimWorkflowLink
-from airflow_provider_sim.versions import deferral_timed_out
+from airflow_provider_sim.operators.base import RunsWorkflows
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -23,8 +22,7 @@ if TYPE_CHECKING:
     from airflow_provider_sim.client.blocking import SimClient
     from airflow_provider_sim.client.models import AsyncExecutionResult, WorkflowRun
     from airflow_provider_sim.operators.task_run import TaskRun
-    from airflow_provider_sim.output import OutputRules
-    from airflow_provider_sim.watch import OnPaused, RunWatch
+    from airflow_provider_sim.watch import RunWatch
 
 OUTPUT_KEY = "output"
 
@@ -36,7 +34,7 @@ _HELD_OPEN = (
 )
 
 
-class SimExecuteWorkflowOperator(RunLineage, BaseOperator):
+class SimExecuteWorkflowOperator(RunLineage, RunsWorkflows):
     """Run a deployed workflow and return its output.
 
     There are three ways to run it. By default the connection is held open until the run's end, which suits runs of up
@@ -153,11 +151,6 @@ class SimExecuteWorkflowOperator(RunLineage, BaseOperator):
         self.end_from_trigger = end_from_trigger
         self._run: TaskRun | None = None
 
-    @cached_property
-    def hook(self) -> SimHook:
-        """The hook of the task's connection."""
-        return SimHook(self.sim_conn_id, retry_args=self.retry_args)
-
     def execute(self, context: Context) -> Any:
         """Start the run, or find the one that an earlier try has started, and see it through to its end."""
         from airflow_provider_sim.operators.task_run import TaskRun
@@ -202,12 +195,6 @@ class SimExecuteWorkflowOperator(RunLineage, BaseOperator):
                 run = client.get_workflow_run(self.workflow_id, run_id, job_id=job_id)
             return self._result(context, client, run)
 
-    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Go on after a deferral, also where Airflow itself has ended it."""
-        if deferral_timed_out(next_method, next_kwargs):
-            next_method, next_kwargs = "execute_out_of_time", {}
-        return super().resume_execution(next_method, next_kwargs, context)
-
     def execute_out_of_time(self, context: Context) -> Any:
         """Look a last time, since no trigger did in time, and don't leave the run behind."""
         from airflow_provider_sim.operators.task_run import TaskRun
@@ -236,19 +223,14 @@ class SimExecuteWorkflowOperator(RunLineage, BaseOperator):
         from airflow_provider_sim.exceptions import Outcome, SimInputError
         from airflow_provider_sim.input import UNCONVERTED_FILES
         from airflow_provider_sim.usage import percent
-        from airflow_provider_sim.watch import OnPaused
 
         check_workflow_id(self.workflow_id)
         percent("check_usage_before", self.check_usage_before)
         if self.selected_outputs and not self.stream:
             check_block_ids(self.selected_outputs)
-        wrong = self.output_rules.wrong()
-        if self.on_paused not in list(OnPaused):
-            wrong = f"on_paused is {self.on_paused!r}; it can be {', '.join(OnPaused)}"
-        elif self.unconverted_files not in UNCONVERTED_FILES:
+        wrong = self._wrong_argument()
+        if self.unconverted_files not in UNCONVERTED_FILES:
             wrong = f"unconverted_files is {self.unconverted_files!r}; it can be {', '.join(UNCONVERTED_FILES)}"
-        elif not self.poll_interval > 0:
-            wrong = f"poll_interval is {self.poll_interval!r}; it must be a number of seconds above 0"
         elif self.stream and not self.wait_for_completion:
             wrong = "stream needs wait_for_completion: a stream is held open until the run's end"
         if wrong:
@@ -355,16 +337,3 @@ class SimExecuteWorkflowOperator(RunLineage, BaseOperator):
             selected_outputs=None if self.stream else self.selected_outputs,
             push=self.do_xcom_push,
         )
-
-    @property
-    def output_rules(self) -> OutputRules:
-        """What the author wants done with outputs."""
-        from airflow_provider_sim.output import OutputRules
-
-        return OutputRules.given(self.output_files_dir, self.max_output_bytes, self.large_outputs)
-
-    @property
-    def _on_paused(self) -> OnPaused:
-        from airflow_provider_sim.watch import OnPaused
-
-        return OnPaused(self.on_paused)

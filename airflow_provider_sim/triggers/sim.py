@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
+from airflow.triggers.base import TaskSuccessEvent, TriggerEvent
 
 from airflow_provider_sim.client.models import RunStatus
 from airflow_provider_sim.exceptions import SimError, SimRunTimeoutError
 from airflow_provider_sim.hooks.sim import SimHook
 from airflow_provider_sim.links.sim import link_xcoms
-from airflow_provider_sim.versions import is_deferred, push_xcoms
+from airflow_provider_sim.triggers.base import TELLS_OF_KILLS, WaitsForRuns
+from airflow_provider_sim.versions import push_xcoms
 from airflow_provider_sim.watch import DEFAULT_POLL_INTERVAL, MAX_FAILED_LOOKS, OnPaused, RunWatch
 from airflow_provider_sim.watch.watcher import watcher_of
 
@@ -22,10 +23,7 @@ if TYPE_CHECKING:
     from airflow_provider_sim.client.asyncio import AsyncSimClient
     from airflow_provider_sim.client.models import WorkflowRun
 
-_TELLS_OF_KILLS = hasattr(BaseTrigger, "on_kill")
-"""Whether Airflow (3.3 and later) says so when a user has cleared or marked the task."""
-
-TASKS_END_IN_TRIGGERERS = _TELLS_OF_KILLS
+TASKS_END_IN_TRIGGERERS = TELLS_OF_KILLS
 """Whether a trigger of this Airflow (3.3 and later) can push XComs, and so end a task."""
 
 FIRST_LOOK_AFTER = 3.0
@@ -33,7 +31,7 @@ FIRST_LOOK_AFTER = 3.0
 fails a task that is resumed before."""
 
 
-class SimRunTrigger(BaseTrigger):
+class SimRunTrigger(WaitsForRuns):
     """Fires when a run is over, or paused where that counts.
 
     The event holds ids and a status only: ``{"status": ..., "workflow_id": ..., "run_id": ..., "job_id": ...}``, where
@@ -162,8 +160,7 @@ class SimRunTrigger(BaseTrigger):
         except SimError as error:
             event = self._event("error", message=str(error))
         except asyncio.CancelledError:
-            if not _TELLS_OF_KILLS and self.cancel_on_kill:
-                await _to_the_end(self._cancel_if(self._was_killed()))
+            await self._on_cancelled()
             raise
         else:
             event = ending or self._event(run.status.value)
@@ -201,29 +198,6 @@ class SimRunTrigger(BaseTrigger):
             await push_xcoms(self.task_instance, xcoms)
         return TaskSuccessEvent()
 
-    async def _was_killed(self) -> bool:
-        """Whether a user has ended the waiting, as far as Airflow before 3.3 tells."""
-        return self.task_instance is not None and not await is_deferred(self.task_instance)
-
-    async def on_kill(self) -> None:
-        """Cancel the run: a user has cleared or marked the task (Airflow 3.3 and later).
-
-        Airflow (3.3.2) calls this as well in a triggerer that hung, when it goes on and finds its triggers handed on.
-        """
-        if self.cancel_on_kill:
-            await _to_the_end(self._cancel_if(self._waits_nowhere()))
-
-    async def _cancel_if(self, unwanted: Coroutine[Any, Any, bool]) -> None:
-        if await unwanted:
-            await self._cancel()
-
-    async def _waits_nowhere(self) -> bool:
-        try:
-            return not await is_deferred(self.task_instance)
-        except Exception as error:  # whatever Airflow's processes have to say to each other
-            self.log.warning("Airflow doesn't say whether the task still waits: %s Taking it for killed.", error)
-            return True
-
     async def _cancel(self) -> None:
         from airflow_provider_sim.client.retry import RetryPolicy
 
@@ -241,22 +215,3 @@ class SimRunTrigger(BaseTrigger):
     def _event(self, status: str, **more: str) -> TriggerEvent:
         ids = {"workflow_id": self.workflow_id, "run_id": self.run_id, "job_id": self.job_id}
         return TriggerEvent({"status": status, **ids, **more})
-
-
-_under_way: set[asyncio.Future[None]] = set()
-"""So that nobody takes for garbage what is left to itself."""
-
-
-async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
-    """Do something to its end, however often the trigger is cancelled meanwhile.
-
-    Airflow (3.3.2) cancels a trigger again about once a second until it is gone, also within ``on_kill``.
-    """
-    doing = asyncio.ensure_future(work)
-    _under_way.add(doing)
-    doing.add_done_callback(_under_way.discard)
-    while not doing.done():
-        try:
-            await asyncio.shield(doing)
-        except asyncio.CancelledError:
-            continue

@@ -544,7 +544,7 @@ class TestTriggerKilled:
         self, emulator, trigger, monkeypatch, tells
     ):
         """Airflow 3.3.2 cancels the trigger once a second until it is gone, while Sim takes longer."""
-        monkeypatch.setattr("airflow_provider_sim.triggers.sim._TELLS_OF_KILLS", tells)
+        monkeypatch.setattr("airflow_provider_sim.triggers.base.TELLS_OF_KILLS", tells)
         monkeypatch.setattr("airflow_provider_sim.versions._state_of", lambda ti: "failed")
         trigger._task_instance = object()
 
@@ -568,7 +568,7 @@ class TestTriggerKilled:
 
     @pytest.mark.parametrize(("state", "status"), [("deferred", "running"), (None, "cancelled")])
     def test_before_airflow_3_3_the_task_s_state_tells_them_apart(self, emulator, trigger, monkeypatch, state, status):
-        monkeypatch.setattr("airflow_provider_sim.triggers.sim._TELLS_OF_KILLS", False)
+        monkeypatch.setattr("airflow_provider_sim.triggers.base.TELLS_OF_KILLS", False)
         monkeypatch.setattr("airflow_provider_sim.versions._state_of", lambda ti: state)
         trigger._task_instance = object()
         asyncio.run(stopped(trigger))

@@ -1,0 +1,70 @@
+"""What the operators that run workflows have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import BaseOperator
+
+from airflow_provider_sim.hooks.sim import SimHook
+from airflow_provider_sim.versions import deferral_timed_out
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_sim.output import OutputRules
+    from airflow_provider_sim.watch import OnPaused
+
+
+class RunsWorkflows(BaseOperator):
+    """An operator that starts runs, waits for them, and returns what they have returned."""
+
+    sim_conn_id: str
+    retry_args: Mapping[str, Any] | None
+    poll_interval: float
+    on_paused: str
+    output_files_dir: str | None
+    max_output_bytes: int | None
+    large_outputs: str
+
+    @cached_property
+    def hook(self) -> SimHook:
+        """The hook of the task's connection."""
+        return SimHook(self.sim_conn_id, retry_args=self.retry_args)
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """Go on after a deferral, also where Airflow itself has ended it."""
+        if deferral_timed_out(next_method, next_kwargs):
+            next_method, next_kwargs = "execute_out_of_time", {}
+        return super().resume_execution(next_method, next_kwargs, context)
+
+    def execute_out_of_time(self, context: Context) -> Any:
+        """Look a last time, since no trigger did in time."""
+        raise NotImplementedError
+
+    def _wrong_argument(self) -> str | None:
+        """Say which of these arguments can't work, if any."""
+        from airflow_provider_sim.watch import OnPaused
+
+        if wrong := self.output_rules.wrong():
+            return wrong
+        if self.on_paused not in list(OnPaused):
+            return f"on_paused is {self.on_paused!r}; it can be {', '.join(OnPaused)}"
+        if not self.poll_interval > 0:
+            return f"poll_interval is {self.poll_interval!r}; it must be a number of seconds above 0"
+        return None
+
+    @property
+    def output_rules(self) -> OutputRules:
+        """What the author wants done with outputs."""
+        from airflow_provider_sim.output import OutputRules
+
+        return OutputRules.given(self.output_files_dir, self.max_output_bytes, self.large_outputs)
+
+    @property
+    def _on_paused(self) -> OnPaused:
+        from airflow_provider_sim.watch import OnPaused
+
+        return OnPaused(self.on_paused)
