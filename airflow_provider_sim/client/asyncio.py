@@ -107,6 +107,7 @@ class AsyncSimClient(BaseClient):
         initial_delay: float | None = None,
         max_delay: float | None = None,
         backoff_multiplier: float | None = None,
+        waits_out_limits: bool | None = None,
         **options: Any,
     ) -> _Started:
         """As :meth:`.SimClient.execute_with_retry`."""
@@ -115,6 +116,7 @@ class AsyncSimClient(BaseClient):
             initial_delay=initial_delay,
             max_delay=max_delay,
             backoff_multiplier=backoff_multiplier,
+            waits_out_limits=waits_out_limits,
         )
         started: _Started = await self._hold(self._talk.submit(workflow_id, input, retry=policy, **given(options)))
         if options.get("stream") and isinstance(started, WorkflowExecutionResult):
@@ -162,9 +164,11 @@ class AsyncSimClient(BaseClient):
         """As :meth:`.SimClient.list_logs`."""
         return await self._hold(self._talk.list_logs(workspace_id, retry=retry, **filters))
 
-    async def cancel_workflow_run(self, workflow_id: str, run_id: str) -> Cancellation:
+    async def cancel_workflow_run(
+        self, workflow_id: str, run_id: str, *, retry: RetryPolicy | None = None
+    ) -> Cancellation:
         """As :meth:`.SimClient.cancel_workflow_run`."""
-        return await self._hold(self._talk.cancel_workflow_run(workflow_id, run_id))
+        return await self._hold(self._talk.cancel_workflow_run(workflow_id, run_id, retry=retry))
 
     async def stop_workflow_run(
         self, workflow_id: str, run_id: str, *, job_id: str | None = None, retry: RetryPolicy | None = None

@@ -11,7 +11,7 @@ from typing import Any, Self
 from airflow_provider_sim import __version__
 from airflow_provider_sim.client.conversations import Ask, Conversations
 from airflow_provider_sim.client.dialects.exchange import Request, Response, rate_limit_info
-from airflow_provider_sim.client.models import RateLimitInfo
+from airflow_provider_sim.client.models import RateLimit, RateLimitInfo, UsageLimits
 from airflow_provider_sim.client.retry import Attempts, Delays, RetryPolicy
 from airflow_provider_sim.client.settings import DEFAULT_BASE_URL, DEFAULT_TIMEOUT, HELD_OPEN_TIMEOUT, ClientSettings
 
@@ -92,6 +92,22 @@ class BaseClient:
     def takes_run_ids(self) -> bool:
         """Whether the server is known to take the caller's run id, so that the same id starts no second run."""
         return self._talk.takes_run_ids
+
+    @property
+    def start_bucket(self) -> str | None:
+        """The rate bucket that starting a run spends; None where no requests are metered."""
+        return self._talk.start_bucket
+
+    def limit_of_starts(self, usage: UsageLimits) -> RateLimit | None:
+        """What a usage report says of the executions that asynchronous starts spend."""
+        return self._talk.limit_of_starts(usage)
+
+    def check_input(self, workflow_id: str, input: Any) -> None:
+        """Refuse an input that can't be sent; sends nothing.
+
+        :raises SimInputError: it isn't JSON, is too large, or has fields that the server's API keeps to itself.
+        """
+        self._talk.check_input(workflow_id, input)
 
     def set_api_key(self, api_key: str) -> None:
         """Use another key from now on."""

@@ -156,6 +156,7 @@ class SimClient(BaseClient):
         initial_delay: float | None = None,
         max_delay: float | None = None,
         backoff_multiplier: float | None = None,
+        waits_out_limits: bool | None = None,
         **options: Any,
     ) -> _Started:
         """Run a deployed workflow once, and try again where that can't start it twice: see :mod:`.submission`.
@@ -167,6 +168,7 @@ class SimClient(BaseClient):
         :param initial_delay: seconds before the first repetition, unless Sim asks for another by Retry-After.
         :param max_delay: seconds that the growing delay stops at.
         :param backoff_multiplier: by how much the delay grows.
+        :param waits_out_limits: False raises a refusal for too many requests or runs at once.
         :param options: as for :meth:`execute_workflow`, and ``deadline``: seconds since the epoch after which nothing
             is tried again; ``before_attempt``: called when an attempt is about to be sent, which it can keep from that
             by raising.
@@ -177,6 +179,7 @@ class SimClient(BaseClient):
             initial_delay=initial_delay,
             max_delay=max_delay,
             backoff_multiplier=backoff_multiplier,
+            waits_out_limits=waits_out_limits,
         )
         started: _Started = self._hold(self._talk.submit(workflow_id, input, retry=policy, **given(options)))
         if options.get("stream") and isinstance(started, WorkflowExecutionResult):
@@ -253,12 +256,13 @@ class SimClient(BaseClient):
         """
         return self._hold(self._talk.list_logs(workspace_id, retry=retry, **filters))
 
-    def cancel_workflow_run(self, workflow_id: str, run_id: str) -> Cancellation:
+    def cancel_workflow_run(self, workflow_id: str, run_id: str, *, retry: RetryPolicy | None = None) -> Cancellation:
         """Ask for a run to be cancelled; only its status tells whether it was.
 
+        :param retry: other than the client's policy.
         :raises SimUnsupportedError: the server is older than v0.5.44.
         """
-        return self._hold(self._talk.cancel_workflow_run(workflow_id, run_id))
+        return self._hold(self._talk.cancel_workflow_run(workflow_id, run_id, retry=retry))
 
     def stop_workflow_run(
         self, workflow_id: str, run_id: str, *, job_id: str | None = None, retry: RetryPolicy | None = None

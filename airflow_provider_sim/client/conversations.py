@@ -24,6 +24,7 @@ from airflow_provider_sim.client.models import (
     Page,
     PausedRun,
     PausePoint,
+    RateLimit,
     Resumption,
     RunOutput,
     RunStatus,
@@ -43,6 +44,7 @@ from airflow_provider_sim.exceptions import (
     SimNotFoundError,
     SimOutputError,
     SimPermissionError,
+    SimRateLimitError,
     SimResponseError,
     SimRouteMissingError,
     SimRunNotFoundError,
@@ -198,6 +200,23 @@ class Conversations:
 
         return (yield from self._either(lambda: ask(call(v2), **how), on_legacy))
 
+    @property
+    def start_bucket(self) -> str | None:
+        """The rate bucket that starting a run spends; None on the legacy API, which meters no requests."""
+        return None if self.speaks_v2 is False else v2.EXECUTE_BUCKET
+
+    def limit_of_starts(self, usage: UsageLimits) -> RateLimit | None:
+        """What the usage report says of the executions that asynchronous starts spend."""
+        return usage.sync if self.speaks_v2 is False else usage.asynchronous  # the legacy API spends the others'
+
+    def check_input(self, workflow_id: str, input: Any) -> None:
+        """Refuse an input that can't be sent, as the start of a run would.
+
+        :raises SimInputError: it isn't JSON, is too large, or has fields that the server's API keeps to itself.
+        """
+        dialect: Any = legacy if self.speaks_v2 is False else v2
+        dialect.execute_async(workflow_id, input, run_id=None, run_timeout=None)
+
     def submit(
         self, workflow_id: str, input: Any = None, *, retry: RetryPolicy, run_id: RunId | None = None, **options: Any
     ) -> Conversation[Any]:
@@ -293,14 +312,17 @@ class Conversations:
     def get_workflow_result(
         self, workflow_id: str, run_id: str, *, job_id: str | None = None
     ) -> Conversation[WorkflowRun]:
-        """Ask for a finished run's output: the raw one where the server still has it, else the display copy."""
+        """Ask for a finished run's output: the raw one where the server still has it, else the display copy.
+
+        The queue's entry is free on every server; so it also tells of a failure.
+        """
         candidate = job_id or f"{legacy.JOB_PREFIX}{run_id.removeprefix(legacy.JOB_PREFIX)}"
         try:
             job: JobStatus = yield from ask(legacy.get_job(candidate, workflow_id=workflow_id), retry=NO_RETRY)
         except SimError:
             job_ended = False
         else:
-            job_ended = job.status is RunStatus.COMPLETED and job.output is not None
+            job_ended = job.output is not None if job.status is RunStatus.COMPLETED else job.error is not None
         if job_ended:
             return job
         return (yield from self.get_workflow_run(workflow_id, run_id, include_output=True, job_id=job_id))
@@ -353,7 +375,13 @@ class Conversations:
                     outcome=Outcome.REFUSED,
                 ) from error
 
-        return (yield from self._either(lambda: ask(v2.cancel_run(workflow_id, run_id), **how), on_legacy))
+        def on_v2() -> Conversation[Cancellation]:
+            try:
+                return (yield from ask(v2.cancel_run(workflow_id, run_id), **how))
+            except SimRateLimitError:
+                return (yield from on_legacy())  # which counts no requests: a run that isn't wanted mustn't wait
+
+        return (yield from self._either(on_v2, on_legacy))
 
     def stop_workflow_run(
         self, workflow_id: str, run_id: str, *, job_id: str | None = None, retry: RetryPolicy | None = None

@@ -107,10 +107,7 @@ class WorkflowRun:
     @property
     def began(self) -> float | None:
         """When it started, in seconds since the epoch; moves by some milliseconds in a run's first moments."""
-        try:
-            return None if self.started_at is None else datetime.fromisoformat(self.started_at).timestamp()
-        except (ValueError, OverflowError):
-            return None
+        return _epoch(self.started_at)
 
     def raise_for_status(self) -> None:
         """Pass a run that completed, is paused or still goes on.
@@ -333,6 +330,11 @@ class RateLimit:
     remaining: int | None
     reset_at: str | None
 
+    @property
+    def reset(self) -> float | None:
+        """``reset_at`` in seconds since the epoch."""
+        return _epoch(self.reset_at)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageLimits:
@@ -480,3 +482,11 @@ class Page(Generic[T]):
 
     items: tuple[T, ...]
     next_cursor: str | None = None
+
+
+def _epoch(moment: str | None) -> float | None:
+    """A moment in seconds since the epoch; None if it can't be read."""
+    try:
+        return None if moment is None else datetime.fromisoformat(moment).timestamp()
+    except (ValueError, OverflowError):
+        return None

@@ -25,7 +25,7 @@ from typing import Any, Generic, TypeVar
 from tenacity import RetryCallState
 
 from airflow_provider_sim.client.dialects.exchange import Call
-from airflow_provider_sim.exceptions import Outcome, SimConfigurationError, SimError
+from airflow_provider_sim.exceptions import Outcome, SimConfigurationError, SimError, SimRateLimitError
 
 T = TypeVar("T")
 
@@ -43,6 +43,8 @@ class RetryPolicy:
     :param jitter: share by which a delay is changed at random, so that many tasks don't come back at once.
     :param max_retry_after: seconds; a longer Retry-After is not waited for, the error is raised at once.
     :param max_elapsed: seconds for all delays together that one call of a client's method may take.
+    :param waits_out_limits: False raises a refusal for too many requests or runs at once, for a caller that goes slower
+        then.
     """
 
     max_retries: int = 3
@@ -52,6 +54,7 @@ class RetryPolicy:
     jitter: float = 0.25
     max_retry_after: float = 300.0
     max_elapsed: float = 900.0
+    waits_out_limits: bool = True
 
     def __post_init__(self) -> None:
         """Refuse settings that can't work."""
@@ -169,6 +172,8 @@ class Attempts(Generic[T]):
         if state.attempt_number > error.worth_repeating:
             return False
         if (error.retry_after or 0) > self._policy.max_retry_after:
+            return False
+        if isinstance(error, SimRateLimitError) and not self._policy.waits_out_limits:
             return False
         if error.outcome is Outcome.UNKNOWN:
             return self._call.request.repeatable

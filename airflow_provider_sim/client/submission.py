@@ -126,7 +126,7 @@ def _look_for(
 
     :raises SimError: the request's own error, if that can't be found out.
     """
-    how: dict[str, Any] = {"retry": retry.adjusted(max_retries=max(2, retry.max_retries))}
+    how: dict[str, Any] = {"retry": retry.adjusted(max_retries=max(2, retry.max_retries), waits_out_limits=True)}
     looked = Delays()
     if _uses_the_id_up(error):  # another id comes next, and nothing but this look keeps it from being a second run
         how = {"retry": UNTIL_NO_DOUBT, "delays": looked}

@@ -90,11 +90,18 @@ class SimHook(BaseHook):
         if self._client is None:
             from airflow_provider_sim.client.blocking import SimClient
 
-            if self._known is None:
-                connection = self._checked(self._look_up())
-                self._known = self._settings(connection, connection.extra_dejson)
-            self._client = SimClient.from_settings(self._known)
+            self._client = SimClient.from_settings(self.get_settings())
         return self._client
+
+    def get_settings(self) -> ClientSettings:
+        """Return what the hook's client is made of.
+
+        :raises SimConfigurationError: there is no such connection, or it can't work.
+        """
+        if self._known is None:
+            connection = self._checked(self._look_up())
+            self._known = self._settings(connection, connection.extra_dejson)
+        return self._known
 
     def new_client(self, *, timeout: float, retry: RetryPolicy) -> SimClient:
         """Return a client of its own, for moments when the hook's is in the middle of something; close it after use.
@@ -106,10 +113,8 @@ class SimHook(BaseHook):
 
         from airflow_provider_sim.client.blocking import SimClient
 
-        if self._known is None:
-            self.get_conn()
-        assert self._known is not None
-        return SimClient.from_settings(replace(self._known, timeout=min(timeout, self._known.timeout), retry=retry))
+        known = self.get_settings()
+        return SimClient.from_settings(replace(known, timeout=min(timeout, known.timeout), retry=retry))
 
     def get_async_conn(self) -> AbstractAsyncContextManager[AsyncSimClient]:
         """Return a client for code on an event loop, to be used in ``async with``.

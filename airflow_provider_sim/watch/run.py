@@ -56,6 +56,7 @@ class RunWatch:
     :param max_failed_looks: how many looks in a row may fail.
     :param started: seconds since the epoch when the run was started or first looked for.
     :param base_url: the server, for the address in the log at which a person answers a pause.
+    :param one_of_many: its statuses are of no interest to the reader of the log.
     :param clock: seconds since the epoch.
     """
 
@@ -71,6 +72,7 @@ class RunWatch:
         max_failed_looks: int = MAX_FAILED_LOOKS,
         started: float | None = None,
         base_url: str | None = None,
+        one_of_many: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.workflow_id = workflow_id
@@ -81,6 +83,7 @@ class RunWatch:
         self.on_paused = on_paused
         self.max_failed_looks = max_failed_looks
         self.base_url = base_url
+        self._level = logging.DEBUG if one_of_many else logging.INFO
         self._clock = clock
         self._started = clock() if started is None else started
         self._failed_looks = 0
@@ -92,7 +95,8 @@ class RunWatch:
         self.looked()
         status = run.server_status or run.status.value
         if status != self._last_status:
-            log.info("Run %s of workflow %s is %s.", self.run_id, self.workflow_id, self._described(run, status))
+            told = self._described(run, status)
+            log.log(self._level, "Run %s of workflow %s is %s.", self.run_id, self.workflow_id, told)
             self._last_status = status
         if run.status is RunStatus.PAUSED:
             alone = run.paused is not None and run.paused.resumes_alone
@@ -121,13 +125,14 @@ class RunWatch:
             log.info("%s Looking again later.", error)
             return
         if isinstance(error, SimRunNotFoundError) and self._clock() < self._started + NOT_FOUND_GRACE:
-            log.info("Run %s is not known to the server yet.", self.run_id)
+            log.log(self._level, "Run %s is not known to the server yet.", self.run_id)
             return
         self._failed_looks += 1
         if self._failed_looks > min(error.worth_repeating, self.max_failed_looks):
             raise error
         self._asked_to_wait = error.retry_after or 0.0
-        log.warning("%s Looking again (%d failed in a row).", error, self._failed_looks)
+        level = self._level if self._level < logging.INFO else logging.WARNING
+        log.log(level, "%s Looking again (%d failed in a row).", error, self._failed_looks)
 
     def first_pause(self, least: float) -> float:
         """Return the seconds until the first look: at least ``least``, so that there is one even after the deadline."""

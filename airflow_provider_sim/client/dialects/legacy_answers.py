@@ -8,6 +8,8 @@ from airflow_provider_sim.client.dialects import fields
 from airflow_provider_sim.client.dialects.exchange import Request, Response, error_of, path_of, read_json
 from airflow_provider_sim.client.dialects.refusals import (
     AMBIGUOUS_ENQUEUE,
+    CONCURRENCY_LIMIT,
+    EXECUTION_LIMIT,
     Refusal,
     refusal_error,
     unreadable_error,
@@ -91,8 +93,8 @@ _SAID_BEFORE_A_RUN = {
 error answers of a held-open execution prove nothing."""
 
 _DETAIL_CODES = {
-    "Rate limit exceeded.": "RATE_LIMIT_EXCEEDED",  # of executions; v1's buckets of requests say it without the dot
-    "Too many concurrent executions": "EXECUTION_CONCURRENCY_LIMIT",
+    "Rate limit exceeded.": EXECUTION_LIMIT,  # of executions; v1's buckets of requests say it without the dot
+    "Too many concurrent executions": CONCURRENCY_LIMIT,
     "Personal API keys are not allowed": "PERSONAL_API_KEYS_DISABLED",
 }
 

@@ -56,6 +56,10 @@ class Refusal(NamedTuple):
 
 
 AMBIGUOUS_ENQUEUE = "ASYNC_ENQUEUE_AMBIGUOUS"
+CONCURRENCY_LIMIT = "EXECUTION_CONCURRENCY_LIMIT"
+"""The plan's number of runs at once is used up."""
+EXECUTION_LIMIT = "RATE_LIMIT_EXCEEDED"
+"""The plan's executions a minute are used up."""
 _RUN_ID_CONFLICTS = ("RUN_ID_CONFLICT", "EXECUTION_ID_CONFLICT")
 _SURELY_NOT_QUEUED = "Failed to queue async execution"
 
@@ -77,15 +81,15 @@ _ADVICE_403 = {
     "INSUFFICIENT_WORKSPACE_ROLE": "the key's owner needs a higher role in the workspace",
 }
 _ADVICE_429 = {
-    "EXECUTION_CONCURRENCY_LIMIT": "the plan's number of runs at once is used up; wait for runs to end, or lower the"
+    CONCURRENCY_LIMIT: "the plan's number of runs at once is used up; wait for runs to end, or lower the"
     " task's max_active_tis_per_dag or its pool",
-    "RATE_LIMIT_EXCEEDED": "the plan's executions per minute are used up; start fewer at once (pool,"
+    EXECUTION_LIMIT: "the plan's executions per minute are used up; start fewer at once (pool,"
     " max_active_tis_per_dag) or raise the plan",
     "ADMISSION_GATE_CAPACITY": "the server has as much to do as it can; try again later, or start fewer at once",
 }
 _USUAL_WAIT_429 = {
-    "EXECUTION_CONCURRENCY_LIMIT": 5.0,
-    "RATE_LIMIT_EXCEEDED": 20.0,
+    CONCURRENCY_LIMIT: 5.0,
+    EXECUTION_LIMIT: 20.0,
     "ADMISSION_GATE_CAPACITY": 5.0,
 }
 """Seconds. The legacy API mostly doesn't say how long to wait; it fills the bucket of executions once a minute, which
@@ -172,7 +176,7 @@ def refusal_error(request: Request, response: Response, refusal: Refusal) -> Sim
                 SimRateLimitError,
                 _ADVICE_429.get(_limit(refusal), _TOO_MANY_REQUESTS),
                 usual_wait=_USUAL_WAIT_429.get(_limit(refusal), 0.0),
-                run_id_spent=detail in ("EXECUTION_CONCURRENCY_LIMIT", "RATE_LIMIT_EXCEEDED"),
+                run_id_spent=detail in (CONCURRENCY_LIMIT, EXECUTION_LIMIT),
             )
         case 503 if detail == AMBIGUOUS_ENQUEUE:
             return error(

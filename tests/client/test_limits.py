@@ -1,0 +1,67 @@
+"""A caller that keeps to Sim's limits by itself, and a cancelling that none of them holds up."""
+
+from __future__ import annotations
+
+from itertools import count
+
+import pytest
+
+from airflow_provider_sim.client.models import JobStatus, RunStatus
+from airflow_provider_sim.exceptions import SimInputError, SimRateLimitError
+
+
+@pytest.fixture
+def client(emulator, connect):
+    """A client that knows which API it speaks."""
+    face = connect(emulator.url, key=emulator.api_key)
+    face.get_workflow_status("echo_plain")
+    return face
+
+
+def test_a_refusal_for_too_many_is_raised_where_the_caller_goes_slower_then(client, emulator):
+    emulator.state.limits.concurrent_runs = 0
+    ids = count(1)
+    with pytest.raises(SimRateLimitError):
+        client.execute_with_retry(
+            "echo_plain", async_execution=True, waits_out_limits=False, run_id=lambda: f"run-{next(ids)}"
+        )
+    assert client.sleeps == []
+    assert [run.run_id for run in emulator.runs] == ["run-1"]
+
+
+def test_other_refusals_are_waited_out_all_the_same(client, emulator):
+    with emulator.fault("server_error", status=503, match="execute"):
+        receipt = client.execute_with_retry("echo_plain", async_execution=True, waits_out_limits=False)
+    assert client.sleeps
+    assert [run.run_id for run in emulator.runs] == [receipt.run_id]
+
+
+def test_cancelling_goes_by_the_old_api_where_v2_s_requests_are_used_up(client, emulator):
+    receipt = client.execute_workflow("slow", {"seconds": 60}, async_execution=True)
+    emulator.state.limits.endpoint_per_minute = 0
+    emulator.state.limits.clear()
+    assert client.cancel_workflow_run("slow", receipt.run_id).accepted is True
+    assert emulator.runs[0].status == "cancelled"
+
+
+def test_a_failure_is_read_in_the_queue_which_no_bucket_counts(client):
+    receipt = client.execute_workflow("failing", {"message": "x"}, async_execution=True)
+    result = client.get_workflow_result("failing", receipt.run_id)
+    assert isinstance(result, JobStatus)
+    assert (result.status, "boom: x" in result.error.message) == (RunStatus.FAILED, True)
+
+
+def test_an_input_is_checked_without_a_request(client, emulator):
+    seen = len(emulator.requests)
+    client.check_input("echo_plain", {"message": "hi"})
+    with pytest.raises(SimInputError, match="JSON"):
+        client.check_input("echo_plain", {"message": object()})
+    assert len(emulator.requests) == seen
+
+
+@pytest.mark.parametrize(("api_version", "metered"), [("v2", True), ("legacy", False)])
+def test_what_a_start_spends(emulator, connect, api_version, metered):
+    client = connect(emulator.url, key=emulator.api_key, api_version=api_version)
+    usage = client.get_usage_limits()
+    assert (client.start_bucket is not None) is metered
+    assert client.limit_of_starts(usage) == (usage.asynchronous if metered else usage.sync)
