@@ -250,6 +250,12 @@ class SimRunPausedError(SimRunError):
     default_code = "RUN_PAUSED"
 
 
+class SimBatchError(SimRunError):
+    """Some runs of a batch didn't come to a good end; the message says which, and where the others' outputs are."""
+
+    default_code = "BATCH_FAILED"
+
+
 class SimRunTimeoutError(SimRunError):
     """The run didn't end before our own deadline. It may still be going on."""
 

@@ -19,6 +19,7 @@ def get_provider_info() -> dict[str, object]:
                 "integration-name": "Sim",
                 "python-modules": [
                     "airflow_provider_sim.operators.sim",
+                    "airflow_provider_sim.operators.batch",
                     "airflow_provider_sim.operators.runs",
                     "airflow_provider_sim.operators.deployments",
                     "airflow_provider_sim.operators.usage",
@@ -37,6 +38,7 @@ def get_provider_info() -> dict[str, object]:
                 "integration-name": "Sim",
                 "python-modules": [
                     "airflow_provider_sim.triggers.sim",
+                    "airflow_provider_sim.triggers.batch",
                     "airflow_provider_sim.triggers.usage",
                     "airflow_provider_sim.triggers.events",
                 ],

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -29,6 +29,12 @@ STATE_KEY = "sim_run"
 
 ANSWER_KEY = "sim_answer"
 """In the task's state, for the answer to a pause."""
+
+BATCH_KEY = "sim_batch"
+"""In the task's state, for a batch of runs."""
+
+NAMES_IN_AN_ENTRY = 256
+"""Ids of runs; Airflow advises to keep an entry below 64 KiB."""
 
 _RESTARTS_IN_A_TRY = 4
 """How many ids of one try are looked for: those that refusals have used up, and the one after them."""
@@ -97,24 +103,46 @@ class NoLedger:
         """Forgotten."""
 
 
-class StoredLedger:
-    """Writes into the task's state, which Airflow keeps over retries, and also when a user clears the task.
+class TaskEntry:
+    """An entry in the task's state, which Airflow keeps over retries, and also when a user clears the task.
 
     Clearing raises the task's ``max_tries`` and the DAG run's ``clear_number``; a retry raises neither. They are
-    written down with the id, so that a cleared task runs afresh. (Either alone can change without a clearing of this
+    written down with it, so that a cleared task starts afresh. (Either alone can change without a clearing of this
     task: the DAG's author may change ``retries``, a user may clear another task.)
 
     :param store: ``context["task_state_store"]``.
     """
 
-    def __init__(self, store: Any, context: Context, *, workflow_id: str, server: str) -> None:
+    def __init__(self, store: Any, context: Context, key: str) -> None:
         self._store = store
-        self._ours = {"workflow_id": workflow_id, "server": server}
+        self._key = key
         ti, dag_run = context["ti"], context.get("dag_run")
         self._generation = {
             "max_tries": getattr(ti, "max_tries", None),
             "clear_number": getattr(dag_run, "clear_number", None),
         }
+
+    def write(self, facts: Mapping[str, Any]) -> None:
+        """Write it down."""
+        self._store.set(self._key, {**facts, **self._generation})
+
+    def read(self) -> tuple[dict[str, Any], bool] | None:
+        """What is written down, and whether the task was cleared since."""
+        entry = self._store.get(self._key)
+        if not isinstance(entry, dict):
+            return None
+        return entry, all(entry.get(name) != value for name, value in self._generation.items())
+
+
+class StoredLedger:
+    """Writes into the task's state.
+
+    :param store: ``context["task_state_store"]``.
+    """
+
+    def __init__(self, store: Any, context: Context, *, workflow_id: str, server: str) -> None:
+        self._entry = TaskEntry(store, context, STATE_KEY)
+        self._ours = {"workflow_id": workflow_id, "server": server}
 
     def new_run_id(self) -> str:
         """Choose an id at random and write it down."""
@@ -124,12 +152,12 @@ class StoredLedger:
 
     def note(self, run_id: str, job_id: str | None) -> None:
         """Write it down."""
-        self._store.set(STATE_KEY, {"run_id": run_id, "job_id": job_id, **self._ours, **self._generation})
+        self._entry.write({"run_id": run_id, "job_id": job_id, **self._ours})
 
     def former_runs(self) -> Iterator[NotedRun]:
         """The one that is written down, if it is of the same workflow and server."""
-        entry = self._store.get(STATE_KEY)
-        if not isinstance(entry, dict) or not isinstance(entry.get("run_id"), str):
+        entry, undone = self._entry.read() or ({}, False)
+        if not isinstance(entry.get("run_id"), str):
             return
         if any(entry.get(name) != value for name, value in self._ours.items()):
             log.info(
@@ -139,7 +167,6 @@ class StoredLedger:
                 entry.get("server"),
             )
             return
-        undone = all(entry.get(name) != value for name, value in self._generation.items())
         yield NotedRun(entry["run_id"], job_id=entry.get("job_id"), undone=undone)
 
     def last_run_id(self) -> str | None:
@@ -151,7 +178,7 @@ class DerivedLedger:
     """Works ids out from the task instance and its try; keeps nothing."""
 
     def __init__(self, ti: Any) -> None:
-        self._names = [str(getattr(ti, name, "")) for name in ("dag_id", "run_id", "task_id", "map_index")]
+        self._names = _names_of(ti)
         self._try_number = int(getattr(ti, "try_number", 1) or 1)
         self._chosen = 0
 
@@ -177,8 +204,7 @@ class DerivedLedger:
         return self._id(self._try_number, 1)
 
     def _id(self, try_number: int, number: int) -> str:
-        name = "\n".join([*self._names, str(try_number), str(number)])
-        return f"airflow-{uuid.uuid5(uuid.NAMESPACE_URL, name)}"
+        return _derived_id(*self._names, str(try_number), str(number))
 
 
 class AnswerLedger:
@@ -212,3 +238,131 @@ class AnswerLedger:
             return None
         context_id = entry.get("context_id")
         return context_id if isinstance(context_id, str) else None
+
+
+class BatchLedger(Protocol):
+    """What a task needs to know about its batch of runs."""
+
+    def new_batch_id(self) -> str:
+        """Choose an id."""
+
+    def former(self) -> tuple[dict[str, Any], bool] | None:
+        """What an earlier try has written down of the same batch or another, and whether that was undone since."""
+
+    def note(self, facts: Mapping[str, Any]) -> None:
+        """Write the batch down."""
+
+    def note_names(self, index: int, names: Mapping[int, tuple[str, str | None]]) -> None:
+        """Write down what a server that chooses run ids itself has called the run of an input.
+
+        :param names: of all inputs so far.
+        """
+
+    def names(self, total: int) -> dict[int, tuple[str, str | None]]:
+        """All that :meth:`note_names` has written down, of so many inputs."""
+
+
+def batch_ledger_of(context: Context, *, durable: bool, server: str, digest: str) -> BatchLedger:
+    """The ledger of a batch that this Airflow can offer; the arguments are those of :func:`ledger_of`.
+
+    :param digest: of the batch's inputs.
+    """
+    store = context.get("task_state_store")
+    if not durable:
+        return NoBatchLedger()
+    if store is None:
+        return DerivedBatchLedger(context["ti"], digest)
+    return StoredBatchLedger(store, context, server=server, digest=digest)
+
+
+class NoBatchLedger:
+    """Keeps nothing: each try starts a batch of its own."""
+
+    def new_batch_id(self) -> str:
+        """Choose an id at random."""
+        return new_run_id()
+
+    def former(self) -> tuple[dict[str, Any], bool] | None:
+        """None."""
+        return None
+
+    def note(self, facts: Mapping[str, Any]) -> None:
+        """Forget it."""
+
+    def note_names(self, index: int, names: Mapping[int, tuple[str, str | None]]) -> None:
+        """Forget them."""
+
+    def names(self, total: int) -> dict[int, tuple[str, str | None]]:
+        """None."""
+        return {}
+
+
+class StoredBatchLedger(NoBatchLedger):
+    """Writes into the task's state: one entry for the batch, and where a server chooses ids itself, one for every so
+    many of them.
+
+    :param store: ``context["task_state_store"]``.
+    """
+
+    def __init__(self, store: Any, context: Context, *, server: str, digest: str) -> None:
+        self._store = store
+        self._context = context
+        self._ours = {"server": server, "digest": digest}
+        self._entry = TaskEntry(store, context, BATCH_KEY)
+
+    def former(self) -> tuple[dict[str, Any], bool] | None:
+        """What is written down; other inputs make another batch of it."""
+        found = self._entry.read()
+        if found is None or found[0].get("server") != self._ours["server"]:
+            return None
+        entry, undone = found
+        return entry, undone or entry.get("digest") != self._ours["digest"]
+
+    def note(self, facts: Mapping[str, Any]) -> None:
+        """Write it down."""
+        self._entry.write({**facts, **self._ours})
+
+    def note_names(self, index: int, names: Mapping[int, tuple[str, str | None]]) -> None:
+        """Write down the part that this one belongs to."""
+        part = index // NAMES_IN_AN_ENTRY
+        some = range(part * NAMES_IN_AN_ENTRY, (part + 1) * NAMES_IN_AN_ENTRY)
+        named = {str(number): list(names[number]) for number in some if number in names}
+        self._part(part).write({**named, **self._ours})
+
+    def names(self, total: int) -> dict[int, tuple[str, str | None]]:
+        """Read all parts."""
+        found: dict[int, tuple[str, str | None]] = {}
+        for part in range((total + NAMES_IN_AN_ENTRY - 1) // NAMES_IN_AN_ENTRY):
+            entry, undone = self._part(part).read() or ({}, True)
+            if not undone and entry.get("digest") == self._ours["digest"]:
+                found |= {int(number): tuple(name) for number, name in entry.items() if number.isdigit()}
+        return found
+
+    def _part(self, part: int) -> TaskEntry:
+        return TaskEntry(self._store, self._context, f"{BATCH_KEY}_names_{part}")
+
+
+class DerivedBatchLedger(NoBatchLedger):
+    """Works the batch's id out from the task instance, its inputs, and ``max_tries``, which a clearing raises and a
+    retry doesn't; keeps nothing.
+    """
+
+    def __init__(self, ti: Any, digest: str) -> None:
+        self._names_of_it = [*_names_of(ti), str(getattr(ti, "max_tries", "")), digest]
+        self._try_number = int(getattr(ti, "try_number", 1) or 1)
+
+    def new_batch_id(self) -> str:
+        """The same in all tries."""
+        return _derived_id(*self._names_of_it)
+
+    def former(self) -> tuple[dict[str, Any], bool] | None:
+        """The batch of this id, if this isn't the first try."""
+        return ({"batch_id": self.new_batch_id()}, False) if self._try_number > 1 else None
+
+
+def _names_of(ti: Any) -> list[str]:
+    return [str(getattr(ti, name, "")) for name in ("dag_id", "run_id", "task_id", "map_index")]
+
+
+def _derived_id(*names: str) -> str:
+    return f"airflow-{uuid.uuid5(uuid.NAMESPACE_URL, chr(10).join(names))}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
@@ -54,17 +54,54 @@ class OutputRules:
         return None
 
 
+def as_json(value: Any) -> bytes:
+    """A value as it is stored and measured."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+
+
+def write_file(folder: str, subfolder: str, name: str, content: Iterable[bytes]) -> str:
+    """Write a file into object storage; return its path.
+
+    :param subfolder: the id of what it belongs to.
+    :raises Exception: whatever the storage raises.
+    """
+    from airflow.providers.common.compat.sdk import ObjectStoragePath
+
+    place = ObjectStoragePath(folder) / subfolder.replace(":", "_")
+    place.mkdir(parents=True, exist_ok=True)
+    path = place / name
+    with path.open("wb") as target:
+        for piece in content:
+            target.write(piece)
+    return str(path)
+
+
+def read_file(folder: str, subfolder: str, name: str) -> Iterator[bytes]:
+    """Read a file that :func:`write_file` has written, line by line; nothing, if it isn't there."""
+    from airflow.providers.common.compat.sdk import ObjectStoragePath
+
+    try:
+        with (ObjectStoragePath(folder) / subfolder.replace(":", "_") / name).open("rb") as source:
+            yield from source
+    except FileNotFoundError:
+        return
+
+
 class OutputDelivery:
     """One run's output on its way.
 
     :param fetch: gets a file by its address, without the API key, which is for Sim alone.
+    :param level: of the lines in the log that say where something was stored.
     """
 
-    def __init__(self, rules: OutputRules, *, workflow_id: str, run_id: str, fetch: Fetch) -> None:
+    def __init__(
+        self, rules: OutputRules, *, workflow_id: str, run_id: str, fetch: Fetch, level: int = logging.INFO
+    ) -> None:
         self._rules = rules
         self._workflow_id = workflow_id
         self._run_id = run_id
         self._fetch = fetch
+        self._level = level
         self._names = {"output.json"}
 
     def deliver(self, output: Any) -> Any:
@@ -79,13 +116,13 @@ class OutputDelivery:
                 return self._deliver_large(output.size, output.pieces())
         if self._rules.folder:
             output = map_files(output, self._save)
-        encoded = json.dumps(output, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+        encoded = as_json(output)
         return output if len(encoded) <= self._rules.max_bytes else self._deliver_large(len(encoded), iter([encoded]))
 
     def _deliver_large(self, size: int, pieces: Iterator[bytes]) -> dict[str, Any]:
         if self._rules.large == "store":
             path = self._write("output.json", pieces)
-            log.info("The output of run %s is %s bytes and stored at %s.", self._run_id, f"{size:,}", path)
+            log.log(self._level, "The output of run %s is %s bytes and stored at %s.", self._run_id, f"{size:,}", path)
             return {"output_path": path, "size": size}
         raise self._error(
             f"The output of {self._run} is {size:,} bytes as JSON, more than max_output_bytes"
@@ -102,7 +139,7 @@ class OutputDelivery:
             if isinstance(error, SimOutputError):
                 raise
             raise self._unsaved(file, str(error)) from error
-        log.info("Saved the file %r of run %s at %s.", file.name, self._run_id, path)
+        log.log(self._level, "Saved the file %r of run %s at %s.", file.name, self._run_id, path)
         return {**{key: value for key, value in file.value.items() if key != "base64"}, "path": path}
 
     def _content(self, file: OutputFile) -> Iterator[bytes]:
@@ -116,15 +153,8 @@ class OutputDelivery:
         return self._fetch(file.url)
 
     def _write(self, name: str, content: Iterator[bytes]) -> str:
-        from airflow.providers.common.compat.sdk import ObjectStoragePath
-
         try:
-            folder = ObjectStoragePath(self._rules.folder or "") / self._run_id.replace(":", "_")
-            folder.mkdir(parents=True, exist_ok=True)
-            path = folder / name
-            with path.open("wb") as target:
-                for piece in content:
-                    target.write(piece)
+            return write_file(self._rules.folder or "", self._run_id, name, content)
         except SimError:
             raise
         except Exception as error:  # each storage has its own
@@ -132,7 +162,6 @@ class OutputDelivery:
                 f"Could not write {name!r} of {self._run} into output_files_dir {self._rules.folder!r}:"
                 f" {type(error).__name__}: {error}"
             ) from error
-        return str(path)
 
     @property
     def _run(self) -> str:

@@ -68,8 +68,8 @@ def delivered(run: WorkflowRun, output: RunOutput, rules: OutputRules, *, fetch:
             run.run_id,
             f"; what was cut or replaced is at {', '.join(marks)}" if marks else "",
         )
-    ids = {"workflow_id": run.workflow_id or "", "run_id": run.run_id or ""}
-    return OutputDelivery(rules, **ids, fetch=fetch).deliver(output.value)
+    workflow_id, run_id = run.workflow_id or "", run.run_id or ""
+    return OutputDelivery(rules, workflow_id=workflow_id, run_id=run_id, fetch=fetch).deliver(output.value)
 
 
 def paused_result(client: SimClient, run: WorkflowRun, on_paused: OnPaused) -> dict[str, Any]:

@@ -29,15 +29,13 @@ async def push_xcoms(task_instance: Any, xcoms: Mapping[str, Any]) -> None:
     """
     from airflow.sdk.execution_time.xcom import XCom
 
-    names = {name: getattr(task_instance, name) for name in ("dag_id", "task_id", "run_id", "map_index")}
-    if names["map_index"] is None:
-        names["map_index"] = -1
+    names = names_of(task_instance)
     for key, value in xcoms.items():
         await asyncio.to_thread(XCom.set, key=key, value=value, **names)
 
 
 def _state_of(task_instance: Any) -> Any:
-    names = {name: getattr(task_instance, name) for name in ("dag_id", "task_id", "run_id", "map_index")}
+    names = names_of(task_instance)
     try:
         from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
     except ImportError:  # Airflow 2
@@ -53,3 +51,28 @@ def _state_of(task_instance: Any) -> Any:
         map_index=names["map_index"],
     )
     return states.get(names["run_id"], {}).get(names["task_id"])
+
+
+def read_xcom(names: Mapping[str, Any], key: str) -> Any:
+    """Read an XCom, also in the triggerer; blocks.
+
+    :param names: of its task instance, as :func:`names_of` gives them.
+    """
+    from airflow.providers.common.compat.sdk import XCom
+
+    return XCom.get_one(key=key, **names)
+
+
+def delete_xcom(names: Mapping[str, Any], key: str) -> None:
+    """Delete an XCom, where this Airflow lets a task do that; as :func:`read_xcom`."""
+    from airflow.providers.common.compat.sdk import XCom
+
+    delete = getattr(XCom, "delete", None)
+    if delete is not None:
+        delete(key=key, **names)
+
+
+def names_of(task_instance: Any) -> dict[str, Any]:
+    """What Airflow tells task instances apart by, as plain JSON."""
+    names = {name: getattr(task_instance, name) for name in ("dag_id", "task_id", "run_id", "map_index")}
+    return {**names, "map_index": -1 if names["map_index"] is None else names["map_index"]}

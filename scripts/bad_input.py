@@ -316,6 +316,16 @@ def watched_for_pauses(bench: Bench) -> None:
     SimRunEventTrigger(workflow_ids=["echo_plain"], statuses=["paused"])
 
 
+def failed_in_a_batch(bench: Bench) -> None:
+    """A batch of one input, whose run fails."""
+    from airflow_provider_sim.operators.batch import SimExecuteWorkflowsOperator
+
+    bench.emulator()
+    SimExecuteWorkflowsOperator(
+        task_id="t", workflow_id="failing", inputs=[{"message": "x"}], poll_interval=0.1
+    ).execute(_context())
+
+
 def deployed_in_vain(bench: Bench) -> None:
     """Deploy a workflow whose deployment Sim can't make live."""
     from airflow_provider_sim.operators.deployments import SimDeployWorkflowOperator
@@ -439,6 +449,7 @@ GROUPS: dict[str, dict[str, Case]] = {
         "it was cancelled": emulated(cancelled_in_sim, "slow", input={"seconds": 60}, **ASYNC),
         "it waits for a person": task("paused", input={"message": "this"}, on_paused="fail", **ASYNC),
         "its output is over `max_output_bytes`": task(input={"message": "x" * 100}, max_output_bytes=50),
+        "it is one of a batch, and failed": failed_in_a_batch,
         "it wasn't over in time": task("slow", input={"seconds": 60}, timeout=timedelta(seconds=0.1), **ASYNC),
     },
     "The deployment came to no good end": {

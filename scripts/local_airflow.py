@@ -275,6 +275,8 @@ def mode_of(task: Any) -> str:
     kind = task.task_type
     if kind in ("SimJobSensor", "SimUsageSensor"):
         return "sensor, deferred" if arguments.get("deferrable") else f"sensor, {arguments.get('mode', 'poke')}"
+    if kind == "SimExecuteWorkflowsOperator":
+        return "batch, deferred" if arguments.get("deferrable") else "batch"
     if kind != "SimExecuteWorkflowOperator":
         return "Python"
     if arguments.get("stream"):

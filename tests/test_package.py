@@ -66,12 +66,14 @@ info = get_provider_info()
 for module in [name for kind in ("operators", "sensors") for name in info[kind][0]["python-modules"]]:
     importlib.import_module(module)
 from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
+from airflow_provider_sim.operators.batch import SimExecuteWorkflowsOperator
 from airflow_provider_sim.sensors.sim import SimJobSensor
 from airflow_provider_sim.sensors.usage import SimUsageSensor
 import airflow_provider_sim.decorators.sim
 from airflow_provider_sim.notifications.sim import SimNotifier
 SimNotifier(workflow_id="w")
-SimExecuteWorkflowOperator(task_id="t", workflow_id="w"), SimJobSensor(task_id="s", workflow_id="w", run_id="r")
+SimExecuteWorkflowOperator(task_id="t", workflow_id="w"), SimExecuteWorkflowsOperator(task_id="b", inputs=[])
+SimJobSensor(task_id="s", workflow_id="w", run_id="r")
 SimUsageSensor(task_id="u", deferrable=True)
 from airflow_provider_sim.triggers.events import SimRunEventTrigger
 SimRunEventTrigger(workflow_ids=["w"]).serialize()

@@ -52,7 +52,8 @@ class TaskRun:
 
     def __init__(self, context: Context, operator: SimExecuteWorkflowOperator, *, run_id: str | None = None) -> None:
         self.run_id = run_id
-        self.deadline = _deadline(context, operator)
+        patience = SEVEN_DAYS if _is_asynchronous(operator) else HELD_OPEN_TIMEOUT
+        self.deadline = deadline(context, operator.timeout, operator.execution_timeout, otherwise=patience)
         self._context = context
         self._operator = operator
         self._log = operator.log
@@ -168,7 +169,7 @@ class TaskRun:
                 selected_outputs=(operator.selected_outputs or None) if operator.stream else None,
                 async_execution=self.is_asynchronous or None,
                 run_id=self._next_run_id,
-                run_timeout=_whole_seconds(operator.run_timeout),
+                run_timeout=whole_seconds(operator.run_timeout),
                 deadline=self.deadline,
                 before_attempt=self._refuse_if_killed,
             )
@@ -318,15 +319,18 @@ def _is_asynchronous(operator: SimExecuteWorkflowOperator) -> bool:
     return wanted or (operator.deferrable and not operator.stream)
 
 
-def _deadline(context: Context, operator: SimExecuteWorkflowOperator) -> float:
-    """Seconds since the epoch at which the try is to give up: by its own timeout, or by the task's, from its start."""
-    patience = seconds(operator.timeout) or (SEVEN_DAYS if _is_asynchronous(operator) else HELD_OPEN_TIMEOUT)
-    deadline = time.time() + patience
-    limit: timedelta | None = operator.execution_timeout
+def deadline(
+    context: Context, timeout: float | timedelta | None, execution_timeout: timedelta | None, *, otherwise: float
+) -> float:
+    """Seconds since the epoch at which the try is to give up: by its own timeout, or by the task's, from its start.
+
+    :param otherwise: seconds to wait without a timeout of its own.
+    """
+    moment = time.time() + (seconds(timeout) or otherwise)
     began: datetime | None = getattr(context["ti"], "start_date", None)
-    if limit is None:
-        return deadline
-    return min(deadline, (began.timestamp() if began else time.time()) + limit.total_seconds())
+    if execution_timeout is None:
+        return moment
+    return min(moment, (began.timestamp() if began else time.time()) + execution_timeout.total_seconds())
 
 
 def seconds(value: float | timedelta | None) -> float | None:
@@ -334,5 +338,6 @@ def seconds(value: float | timedelta | None) -> float | None:
     return value.total_seconds() if isinstance(value, timedelta) else value
 
 
-def _whole_seconds(value: float | timedelta | None) -> Any:
+def whole_seconds(value: float | timedelta | None) -> Any:
+    """A duration as Sim takes it."""
     return int(value.total_seconds()) if isinstance(value, timedelta) else value

@@ -90,6 +90,11 @@ def test_every_task_ends_as_it_should(ran, finds_runs, profile):
         "async_sensor.start": "success",
         "async_sensor.done": "success",
         "async_sensor.publish": "success",
+        "batch.letters": "success",
+        "batch.review": "success",
+        "batch.report": "success",
+        "batch.several": "success",
+        "batch.report_several": "success",
         "deferrable.summary": "success",
         "deferrable.start": "success",
         "deferrable.done": "success",
@@ -139,6 +144,10 @@ def test_outputs(ran, finds_runs, profile):
         ("Approve the plan?", "completed") if finds_runs else (None, None)
     )
     assert outputs.pop("approval.decide")["chosen_options"] == ["Approve"]
+    reviews, several = outputs.pop("batch.review"), outputs.pop("batch.several")
+    assert [review["output"] for review in reviews] == [plain(letter) for letter in outputs["batch.letters"]]
+    assert [result.get("output") for result in several] == [plain({"message": "this one is fine"}), None, None]
+    assert "boom: this one fails" in several[1]["error"]
     for start in ("async_sensor.start", "cancel.start", "deferrable.start"):
         assert outputs.pop(start) == ran.reports[start].run_id
     for look in ("errors_and_usage.has_room", "usage.room"):
@@ -169,6 +178,9 @@ def test_outputs(ran, finds_runs, profile):
         "approval.done": {"result": approved, "stdout": ""},
         "async_sensor.done": slept,
         "async_sensor.publish": f"The run ended well with {slept}",
+        "batch.letters": [{"message": f"letter {number}", "count": number} for number in range(20)],
+        "batch.report": {"completed": 20},
+        "batch.report_several": {"completed": 1, "failed": 1, "skipped": 1},
         "deferrable.summary": summary,
         "deferrable.done": plain({"message": "built on the summary", "payload": summary}),
         "errors_and_usage.judge": None,
@@ -202,14 +214,19 @@ def test_each_task_starts_one_run_and_each_retry_one_more(ran, profile):
     assert Counter((run.workflow_id, run.mode) for run in ran.sim.runs) == Counter(
         {
             ("slow", queued): 3,
-            ("echo_plain", queued): 7,
+            ("echo_plain", queued): 7 + 20 + 1,
             ("paused", queued): 1,
             ("failing", "sync"): 2,
             ("streaming", streamed): 1,
             ("echo", "sync"): 1,
         }
     ) + Counter(
-        [("file_echo", "sync"), ("file_echo", streamed), *[("echo_plain", "sync")] * (3 if profile.v2_on else 2)]
+        [
+            ("failing", queued),
+            ("file_echo", "sync"),
+            ("file_echo", streamed),
+            *[("echo_plain", "sync")] * (3 if profile.v2_on else 2),
+        ]
     )
 
 

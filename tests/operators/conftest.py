@@ -71,13 +71,22 @@ def run_task(context, monkeypatch):
     return run
 
 
-def fire(trigger: Any) -> dict[str, Any]:
-    """Run a trigger as another process does: rebuilt from its serialised form, to its one event."""
+def rebuilt(trigger: Any, ti: TaskInstance | None = None) -> Any:
+    """A trigger as it is in another process: made anew from its serialised form."""
     path, arguments = trigger.serialize()
-    rebuilt = import_string(path)(**json.loads(json.dumps(arguments)))
+    another = import_string(path)(**json.loads(json.dumps(arguments)))
+    assert another.serialize() == (path, arguments)
+    another.task_instance = ti
+    return another
+
+
+def fire(trigger: Any, ti: TaskInstance | None = None) -> dict[str, Any]:
+    """Run a trigger as another process does, to its one event."""
+    another = rebuilt(trigger, ti)
 
     async def events() -> list[Any]:
-        return [event async for event in rebuilt.run()]
+        return [event async for event in another.run()]
 
     [event] = asyncio.run(events())
+    json.dumps(event.payload)
     return event.payload

@@ -1,0 +1,218 @@
+"""Run a deployed Sim workflow for each of many inputs, in one task."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+
+from airflow.providers.common.compat.sdk import conf
+
+from airflow_provider_sim.exceptions import SimError, SimRunTimeoutError
+from airflow_provider_sim.hooks.sim import SimHook
+from airflow_provider_sim.links.sim import SimWorkflowLink
+from airflow_provider_sim.operators.base import RunsWorkflows
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_sim.batch.items import Items
+    from airflow_provider_sim.operators.task_batch import TaskBatch
+
+ON_ERROR = ("fail", "collect")
+
+_BACKSTOP = timedelta(minutes=10)
+"""After the trigger's own deadline and its last looks, in case that no triggerer was there to keep it."""
+
+
+class SimExecuteWorkflowsOperator(RunsWorkflows):
+    """Run a deployed workflow for each of many inputs, and return all outputs in the order of the inputs.
+
+    The runs are asynchronous. They are started as fast as the account's limits let them: a refusal for too many
+    requests or too many runs at once is waited out, never a failure. With ``deferrable`` the worker starts what Sim
+    takes at once, and the triggerer starts the others, and waits, in one trigger for all of them.
+
+    No run is started twice. Their ids follow from the batch's, which is written down before anything is sent: a later
+    try goes on with runs that go on, takes the outputs of those that have completed, and starts only those that were
+    never started, or with ``on_error="fail"`` have failed. That needs the same inputs in each try: other inputs are
+    another batch.
+
+    XComs: ``return_value``, ``batch_id``, ``batch_counts``, ``workflow_url``, ``display_copies`` (the numbers of inputs
+    whose outputs Sim had only as display copies), and ``partial_results`` where the task fails although runs have
+    completed.
+
+    :param inputs: a list with the fields of the workflow's Start block, a dict for each run; any other JSON value
+        arrives as the field ``input``. Also an XCom or the outputs of mapped tasks, or JSON text. (templated)
+    :param unconverted_files: Sim converts files in inputs only for runs that are held open: ``fail`` for an input with
+        a file, or ``send`` it all the same, as an object with base64 text.
+    :param workflow_id: the workflow of all inputs; without it, each of ``inputs`` is a dict of ``workflow_id`` and
+        ``input``. (templated)
+    :param sim_conn_id: the Airflow connection of type Sim. (templated)
+    :param max_active_runs: how many runs may go on at once; by default as many as Sim lets.
+    :param on_error: ``fail`` the task once all runs are over, if some have failed; or ``collect``: return for each
+        input a dict of ``status``, ``output`` or ``error``, and ``run_id``.
+    :param skip_undeployed: leave inputs of workflows out that aren't deployed, instead of counting them as failures;
+        their output is None, their ``status`` is ``skipped``.
+    :param deferrable: wait in the triggerer, without a worker.
+    :param poll_interval: seconds between looks at the runs.
+    :param run_timeout: seconds or timedelta after which the server stops a run, 1 s to 7 days.
+    :param timeout: seconds or timedelta to wait for the end of all runs; default: 7 days. ``execution_timeout``,
+        counted from the try's start, ends the waiting as well, in the triggerer too. The runs are then cancelled,
+        unless ``cancel_on_kill`` is False.
+    :param on_paused: when a run waits for a person: ``wait`` with it, count it as failed with ``fail``, or ``return`` a
+        report with ``context_id`` and ``approval_url`` as its output. Pauses that end by themselves are always waited
+        for.
+    :param retry_args: settings that go before the connection's for requests that are safe to repeat: ``max_retries``,
+        ``initial_delay``, ``max_delay`` (seconds), ``backoff_multiplier``.
+    :param durable: False lets each try start a batch of its own.
+    :param cancel_on_kill: cancel the runs when the task is killed, cleared, marked or out of time.
+    :param output_files_dir: a folder for ``ObjectStoragePath``, such as ``s3://conn@bucket/folder``, where the outputs'
+        files and large results are saved. (templated)
+    :param max_output_bytes: how large a single output, and the task's whole result, may be as JSON; default 16 MiB.
+    :param large_outputs: what becomes of a larger one: ``fail``, or ``store`` in ``output_files_dir`` and return
+        ``output_path``; of the whole result, a file with one line of JSON for each input.
+    :raises SimBatchError: inputs have failed; the message says how many, which and why.
+    :raises SimError: see :mod:`airflow_provider_sim.exceptions`.
+    """
+
+    template_fields: Sequence[str] = ("workflow_id", "inputs", "sim_conn_id", "output_files_dir")
+    template_fields_renderers: ClassVar[dict[str, str]] = {"inputs": "json"}
+    operator_extra_links = (SimWorkflowLink(),)
+    ui_color = "#ede9fe"
+
+    def __init__(
+        self,
+        *,
+        inputs: Any,
+        workflow_id: str | None = None,
+        sim_conn_id: str = SimHook.default_conn_name,
+        max_active_runs: int | None = None,
+        on_error: str = "fail",
+        skip_undeployed: bool = False,
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        poll_interval: float = 10.0,
+        run_timeout: float | timedelta | None = None,
+        timeout: float | timedelta | None = None,
+        on_paused: str = "wait",
+        retry_args: Mapping[str, Any] | None = None,
+        unconverted_files: str = "fail",
+        durable: bool = True,
+        cancel_on_kill: bool = True,
+        output_files_dir: str | None = None,
+        max_output_bytes: int | None = None,
+        large_outputs: str = "fail",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.inputs = inputs
+        self.workflow_id = workflow_id
+        self.sim_conn_id = sim_conn_id
+        self.max_active_runs = max_active_runs
+        self.on_error = on_error
+        self.skip_undeployed = skip_undeployed
+        self.deferrable = deferrable
+        self.poll_interval = poll_interval
+        self.run_timeout = run_timeout
+        self.timeout = timeout
+        self.on_paused = on_paused
+        self.retry_args = retry_args
+        self.unconverted_files = unconverted_files
+        self.durable = durable
+        self.cancel_on_kill = cancel_on_kill
+        self.output_files_dir = output_files_dir
+        self.max_output_bytes = max_output_bytes
+        self.large_outputs = large_outputs
+        self._batch: TaskBatch | None = None
+
+    def execute(self, context: Context) -> Any:
+        """Start the batch, or find the one that an earlier try has begun, and see it through to its end."""
+        from airflow_provider_sim.operators.task_batch import TaskBatch
+
+        items = self._read_items()
+        if not items:
+            self.log.info("There are no inputs, and so no runs.")
+            return []
+        with self.hook as hook:
+            client = hook.get_conn()
+            hook.workspace_of(items.workflows[0])  # tells as well which API the server speaks
+            items.check(client.check_input)
+            with TaskBatch(context, self, items) as self._batch:
+                try:
+                    self._batch.begin(hand_over=self.deferrable)
+                except SimError as error:
+                    raise self._failed(self._batch, error) from error
+                if not self._batch.is_over:
+                    self._defer(self._batch)
+                return self._batch.result()
+
+    def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> Any:
+        """Go on when the trigger has fired: gather what the runs have returned."""
+        from airflow_provider_sim.operators.task_batch import TaskBatch, read_batch_event
+
+        items = self._read_items()
+        told = read_batch_event(event, total=len(items))
+        with self.hook, TaskBatch(context, self, items, journal=told.journal) as batch:
+            self._batch = batch
+            batch.remember(told.leg)
+            if told.error is not None:
+                raise self._failed(batch, told.error)
+            if told.status == "gather":
+                batch.store_results()
+                self._defer(batch)
+            return batch.result()
+
+    def execute_out_of_time(self, context: Context) -> Any:
+        """Look a last time, since no trigger did in time, and don't leave the runs behind."""
+        from airflow_provider_sim.batch.engine import not_over_in_time
+        from airflow_provider_sim.operators.task_batch import TaskBatch
+
+        with self.hook, TaskBatch(context, self, self._read_items()) as batch:
+            self._batch = batch
+            batch.recover()
+            if batch.is_over:
+                return batch.result()
+            raise self._failed(batch, not_over_in_time(batch.journal))
+
+    def on_kill(self) -> None:
+        """Cancel the runs, also those whose start Sim hasn't answered yet."""
+        if self._batch is not None:
+            self._batch.kill()
+
+    def _failed(self, batch: TaskBatch, error: SimError) -> SimError:
+        if isinstance(error, SimRunTimeoutError):
+            batch.give_up("its time is up")
+        return batch.failed(error)
+
+    def _defer(self, batch: TaskBatch) -> NoReturn:
+        from airflow_provider_sim.triggers.batch import SimBatchTrigger
+
+        self.defer(
+            trigger=SimBatchTrigger(**batch.hand_over()),
+            method_name="execute_complete",
+            timeout=timedelta(seconds=max(0.0, batch.deadline - time.time())) + _BACKSTOP,
+        )
+
+    def _read_items(self) -> Items:
+        """Refuse what can't work, once templates are rendered.
+
+        :raises SimInputError: says which argument or input, and why.
+        """
+        from airflow_provider_sim.batch.items import read_items
+        from airflow_provider_sim.client.conversations import check_execution
+        from airflow_provider_sim.exceptions import Outcome, SimInputError
+        from airflow_provider_sim.input import UNCONVERTED_FILES
+        from airflow_provider_sim.operators.task_run import whole_seconds
+
+        wrong = self._wrong_argument()
+        most = self.max_active_runs
+        if self.on_error not in ON_ERROR:
+            wrong = f"on_error is {self.on_error!r}; it can be {', '.join(ON_ERROR)}"
+        elif self.unconverted_files not in UNCONVERTED_FILES:
+            wrong = f"unconverted_files is {self.unconverted_files!r}; it can be {', '.join(UNCONVERTED_FILES)}"
+        elif most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
+            wrong = f"max_active_runs is {most!r}; it must be a whole number above 0, or None"
+        if wrong:
+            raise SimInputError(f"{wrong}.", workflow_id=self.workflow_id, outcome=Outcome.NEVER_SENT)
+        check_execution(False, None, True, whole_seconds(self.run_timeout))
+        return read_items(self.inputs, self.workflow_id).with_files(self.unconverted_files)

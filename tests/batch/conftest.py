@@ -1,0 +1,147 @@
+"""A batch in virtual time: hours of a plan's limits in a moment."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from airflow_provider_sim.batch.engine import BatchEngine, Terms, wait_by
+from airflow_provider_sim.batch.journal import Journal, Standing
+from airflow_provider_sim.batch.pace import Pace, _StartsOfAnAddress
+from airflow_provider_sim.batch.survey import Survey
+from airflow_provider_sim.client.conversations import forget_servers
+from airflow_provider_sim.emulator.runs import Run
+from airflow_provider_sim.exceptions import SimError
+from airflow_provider_sim.watch.budget import AddressBudget, Budgets
+from airflow_provider_sim.watch.watcher import Watcher
+from tests.virtual_time import VirtualSim, now
+
+BATCH = "airflow-b"
+
+
+class BatchScene:
+    """A server, and a process that runs a batch on it.
+
+    :param count: how many inputs.
+    :param seconds: that each of their runs takes, or what says so by their number.
+    :param how: by an input's number, more of what its run does.
+    :ivar journal: how the batch stands.
+    :ivar most_at_once: runs.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        seconds: float | Callable[[int], float] = 5.0,
+        *,
+        how: Callable[[int], dict[str, Any]] = lambda index: {},
+        workflow_of: Callable[[int], str] = lambda index: "w",
+        **server: Any,
+    ) -> None:
+        forget_servers()
+        self.sim = VirtualSim(**server)
+        self.sim.deploy("w", "other")
+        self.sim.state.limits.usage_limit = 1e9
+        self.count, self.seconds, self.how, self.workflow_of = count, seconds, how, workflow_of
+        self.journal = Journal(BATCH, count)
+        self.began = now()
+        self.most_at_once = 0
+        self.ends: dict[int, str] = {}
+        self.written_down: list[dict[str, Any]] = []
+        self.lose: Callable[[httpx.Request], bool] = lambda request: False
+        self.sim.state.start_listeners.append(self._count)
+        self._answer, self.sim._answer = self.sim._answer, self._maybe_lost  # type: ignore[method-assign]
+        self.new_process()
+
+    def new_process(self, **retry: Any) -> None:
+        """Another process, which knows nothing of the server."""
+        self.client = self.sim.client(**retry)
+        self.budgets = Budgets(now, _StartsOfAnAddress(now))
+        self.client.on_rate_limit = self.budgets.told
+        self.watcher = Watcher(self.sim.client(), clock=now, budgets=Budgets(now, AddressBudget(now)))
+
+    def engine(self, *, most: int | None = None, known: int | None = None, **terms: Any) -> BatchEngine:
+        """What sees the batch through."""
+
+        async def input_of(index: int) -> Any:
+            seconds = self.seconds(index) if callable(self.seconds) else self.seconds
+            return {"seconds": seconds, "index": index, **self.how(index)}
+
+        self.pace = Pace(self.budgets, bucket=lambda: self.client.start_bucket, clock=now, most=most, known=known)
+        return BatchEngine(
+            self.client,
+            wait_by(self.watcher, "w", "space"),
+            workflow_of=self.workflow_of,
+            input_of=input_of,
+            journal=self.journal,
+            pace=self.pace,
+            terms=Terms(**{"poll_interval": 10.0, "deadline": now() + 7 * 86400.0, **terms}),
+            write_down=lambda: self.written_down.append(self.journal.written()),
+            on_end=lambda index, run: self.ends.update({index: run.status.value}),
+            clock=now,
+        )
+
+    async def run(self, **how: Any) -> BatchEngine:
+        """See the batch through."""
+        engine = self.engine(**how)
+        await engine.run()
+        return engine
+
+    async def survey(self, *, rerun: bool = False, workspace_id: str | None = "space") -> None:
+        """Ask the server what it knows."""
+        survey = Survey(self.client, self.journal, self.workflow_of, rerun=rerun)
+        survey.reopen()
+        await survey.look(since=self.began, workspace_id=workspace_id)
+
+    @property
+    def started(self) -> Counter[int]:
+        """How often each input's run was really started."""
+        return Counter(run.input["index"] for run in self.runs)
+
+    @property
+    def runs(self) -> list[Run]:
+        """The batch's runs, without what refusals have left."""
+        return [run for run in self.sim.state.runs.values() if run.refused is None and run.run_id.startswith(BATCH)]
+
+    @property
+    def burnt(self) -> int:
+        """How many ids refusals have used up."""
+        return sum(run.refused is not None for run in self.sim.state.runs.values())
+
+    @property
+    def minutes(self) -> float:
+        """Since the beginning."""
+        return (now() - self.began) / 60
+
+    def assert_each_ran_once(self) -> None:
+        """No input was forgotten, and none was run twice."""
+        assert self.started == Counter(range(self.count))
+
+    def _count(self, run: Run) -> None:
+        if self.count <= 3000:
+            self.most_at_once = max(self.most_at_once, self.sim.state.active_runs())
+
+    async def _maybe_lost(self, request: httpx.Request) -> httpx.Response:
+        answer = await self._answer(request)
+        if self.lose(request):
+            raise httpx.ReadError("the connection broke", request=request)
+        return answer
+
+
+@pytest.fixture(autouse=True)
+def _few_words(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, "airflow_provider_sim")
+
+
+def is_start(request: httpx.Request) -> bool:
+    """Whether a request starts a run."""
+    return request.url.path.endswith("/execute")
+
+
+__all__ = ["BATCH", "BatchScene", "SimError", "Standing", "asyncio", "is_start"]

@@ -1,0 +1,745 @@
+"""SimExecuteWorkflowsOperator against the emulator, over a real socket, on a worker and through a triggerer."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+import logging
+import threading
+from collections import Counter
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
+
+from airflow_provider_sim.batch import pace
+from airflow_provider_sim.batch.handover import key_of
+from airflow_provider_sim.emulator.workflows import BlockError, Pausing
+from airflow_provider_sim.exceptions import (
+    SimAuthenticationError,
+    SimBatchError,
+    SimError,
+    SimInputError,
+    SimNotFoundError,
+    SimOutputError,
+    SimRunTimeoutError,
+    SimUsageLimitError,
+    SimWorkflowNotDeployedError,
+)
+from airflow_provider_sim.ledger import BATCH_KEY
+from airflow_provider_sim.operators import task_batch
+from airflow_provider_sim.operators.batch import SimExecuteWorkflowsOperator
+from airflow_provider_sim.triggers import batch as batch_triggers
+from airflow_provider_sim.triggers import sim as triggers
+from airflow_provider_sim.watch import budget
+from tests.operators.conftest import TaskInstance, fire, rebuilt
+
+pytestmark = pytest.mark.usefixtures("connection", "doubles")
+
+MODES = {"worker": {}, "triggerer": {"deferrable": True}}
+
+
+class Killed(BaseException):
+    """What SIGKILL does to a worker, as far as the code goes: nothing runs after it."""
+
+
+@pytest.fixture(params=MODES)
+def mode(request):
+    return MODES[request.param]
+
+
+@pytest.fixture(autouse=True)
+def _no_limits_but_those_of_the_test(emulator, monkeypatch):
+    """An address has no limit here; it would count over all tests."""
+    monkeypatch.setattr(pace._StartsOfAnAddress, "_MOST", 1e9)
+    monkeypatch.setattr(pace, "_addresses", {})
+    monkeypatch.setattr(budget, "_addresses", {})
+    emulator.state.limits.per_address = False
+
+
+@pytest.fixture(autouse=True)
+def _xcoms(context, monkeypatch):
+    """A triggerer reads the task's XComs, and a worker deletes them."""
+    monkeypatch.setattr(triggers, "FIRST_LOOK_AFTER", 0.01)
+    names = {"dag_id": "a_dag", "task_id": "t", "run_id": "manual__2026-01-01", "map_index": -1}
+
+    def xcoms(of):
+        assert of == names
+        return context["ti"].xcoms
+
+    monkeypatch.setattr(batch_triggers, "read_xcom", lambda of, key: xcoms(of).get(key))
+    monkeypatch.setattr(task_batch, "delete_xcom", lambda of, key: xcoms(of).pop(key, None))
+
+
+@pytest.fixture
+def doubles(emulator):
+    """A workflow that doubles, fails for -1, asks a person for -2, and takes until the test says otherwise."""
+    duration = SimpleNamespace(seconds=0.05)
+
+    @emulator.workflow("double", duration=lambda given: given.get("seconds", duration.seconds))
+    def double(given):
+        if given.get("n") == -1:
+            raise BlockError("no number", block="Double")
+        if given.get("n") == -2:
+            return Pausing(lambda answer: answer, question="really?")
+        return {"n": 2 * given["n"]}
+
+    return duration
+
+
+@pytest.fixture
+def run_batch(context):
+    """Execute a task to its end, through the triggerer as often as it defers; return its result."""
+
+    def run(task):
+        context["deferrals"] = []
+        try:
+            return task.execute(context)
+        except TaskDeferred as deferred:
+            deferral = deferred
+        while True:
+            event = fire(deferral.trigger, context["ti"])
+            context["deferrals"].append((deferral, event))
+            try:
+                return getattr(task, deferral.method_name)(context, event=event)
+            except TaskDeferred as again:
+                deferral = again
+
+    return run
+
+
+def operator(inputs, **arguments):
+    return SimExecuteWorkflowsOperator(
+        **{
+            "task_id": "t",
+            "workflow_id": "double",
+            "inputs": inputs,
+            "poll_interval": 0.1,
+            "retry_args": {"initial_delay": 0.01},
+            **arguments,
+        }
+    )
+
+
+def numbers(count, **more):
+    return [{"n": number, **more} for number in range(count)]
+
+
+def doubled(count):
+    return [{"n": 2 * number} for number in range(count)]
+
+
+def next_try(context, *, cleared=False):
+    """The context of the try that follows, by Airflow itself or because a user has cleared the task."""
+    ti, clear_number = context["ti"], context["dag_run"].clear_number
+    if not cleared:
+        return {**context, "ti": TaskInstance(ti.try_number + 1, max_tries=ti.max_tries)}
+    another = TaskInstance(ti.try_number + 1, max_tries=ti.try_number + ti.max_tries)
+    return {**context, "ti": another, "dag_run": SimpleNamespace(clear_number=clear_number + 1)}
+
+
+def started(emulator):
+    """How often each number's run was started."""
+    return Counter(run.input.get("n") for run in emulator.runs if run.refused is None)
+
+
+class TestOutputs:
+    @pytest.mark.parametrize("api_version", ["v2", "legacy"])
+    def test_come_in_the_order_of_the_inputs(self, run_batch, mode, emulator, connection, api_version):
+        connection(extra={"api_version": api_version})
+        inputs = [{"n": number, "seconds": 0.4 if number % 3 == 0 else 0.0} for number in range(20)]
+        assert run_batch(operator(inputs, **mode)) == doubled(20)
+        assert started(emulator) == Counter(range(20))
+
+    def test_of_several_workflows(self, run_batch, mode):
+        inputs = [
+            {"workflow_id": "echo_plain" if number % 2 else "double", "input": {"n": number, "message": f"m{number}"}}
+            for number in range(8)
+        ]
+        outputs = run_batch(operator(inputs, workflow_id=None, **mode))
+        assert [output.get("n") for output in outputs[::2]] == [0, 4, 8, 12]
+        assert [output["result"]["message"] for output in outputs[1::2]] == ["m1", "m3", "m5", "m7"]
+
+    def test_raw_ones(self, run_batch, mode, emulator):
+        secret = {"text": "x" * 20_000, "access_token": "t", "ünï": "çödé"}
+        emulator.workflow("secret", duration=0.05)(lambda given: secret)
+        assert run_batch(operator([None] * 3, workflow_id="secret", **mode)) == [secret] * 3
+
+    def test_display_copies_are_said_to_be_some(self, run_batch, emulator, context, caplog):
+        emulator.workflow("secret", duration=0.05)(lambda given: {"password": "p"})
+        emulator.state.keep_jobs = False
+        assert run_batch(operator([None] * 3, workflow_id="secret")) == [{"password": "[REDACTED]"}] * 3
+        assert context["ti"].xcoms["display_copies"] == [0, 1, 2]
+        assert caplog.text.count("display copies") <= 1
+
+    def test_no_inputs_no_runs(self, run_batch, emulator, mode):
+        assert run_batch(operator([], **mode)) == []
+        assert emulator.requests == []
+
+    def test_what_is_quick_never_defers(self, context, doubles):
+        doubles.seconds = 0.0
+        assert operator(numbers(5), deferrable=True).execute(context) == doubled(5)
+
+    def test_xcoms(self, run_batch, context, mode, emulator):
+        run_batch(operator(numbers(5, seconds=0.3), **mode))
+        xcoms = context["ti"].xcoms
+        assert set(xcoms) == {"batch_id", "batch_counts", "workflow_url"}
+        assert emulator.runs[3].run_id == f"{xcoms['batch_id']}-3"
+        assert xcoms["batch_counts"] == {"total": 5, "completed": 5}
+        assert xcoms["workflow_url"].endswith("/w/double")
+
+    def test_do_xcom_push_false_pushes_nothing_and_keeps_the_worker_until_all_is_sent(
+        self, run_batch, context, mode, emulator
+    ):
+        assert run_batch(operator(numbers(8), do_xcom_push=False, max_active_runs=3, **mode)) == doubled(8)
+        assert context["ti"].xcoms == {}
+        assert context["deferrals"] == []
+
+
+class TestFailures:
+    INPUTS = ({"n": 0}, {"n": -1}, {"n": 2}, {"n": -1}, {"n": 4})
+
+    def test_fail_names_them_and_keeps_the_rest(self, run_batch, mode, context):
+        with pytest.raises(SimBatchError, match=r"2 of 5 inputs .* failed") as caught:
+            run_batch(operator(self.INPUTS, **mode))
+        message, batch_id = str(caught.value), context["ti"].xcoms["batch_id"]
+        assert f"inputs[1] (failed, run '{batch_id}-1' of workflow 'double'): " in message
+        assert "no number" in message
+        assert "inputs[3]" in message
+        assert "3 that completed are in the XCom 'partial_results'" in message
+        partial = context["ti"].xcoms["partial_results"]
+        assert [entry["status"] for entry in partial] == ["completed", "failed", "completed", "failed", "completed"]
+        assert [entry.get("output") for entry in partial] == [{"n": 0}, None, {"n": 4}, None, {"n": 8}]
+        assert not isinstance(caught.value, AirflowFailException), "they may be run again"
+
+    def test_collect_returns_them(self, run_batch, mode, context):
+        results = run_batch(operator(self.INPUTS, on_error="collect", **mode))
+        batch_id = context["ti"].xcoms["batch_id"]
+        assert [set(entry) for entry in results] == [
+            {"status", "output" if entry["status"] == "completed" else "error", "run_id"} for entry in results
+        ]
+        assert results[0] == {"status": "completed", "output": {"n": 0}, "run_id": f"{batch_id}-0"}
+        assert results[1]["status"] == "failed"
+        assert "no number" in results[1]["error"]
+        assert "partial_results" not in context["ti"].xcoms
+
+    def test_many_are_counted(self, run_batch):
+        with pytest.raises(SimBatchError, match=r"30 of 30 inputs .*and 20 more\. A retry"):
+            run_batch(operator([{"n": -1}] * 30))
+
+    def test_a_cancelled_run_is_one(self, run_batch, emulator, mode):
+        emulator.on_start("double", lambda run: run.input["n"] == 2 and run.cancel())
+        results = run_batch(operator(numbers(4, seconds=0.3), on_error="collect", **mode))
+        assert [entry["status"] for entry in results] == ["completed", "completed", "cancelled", "completed"]
+
+    def test_a_retry_runs_only_those_again(self, run_batch, emulator, context, mode):
+        with pytest.raises(SimBatchError):
+            run_batch(operator(self.INPUTS, **mode))
+        emulator.workflow("double", duration=0.05)(lambda given: {"n": 2 * abs(given["n"])})
+        context.update(next_try(context))
+        assert run_batch(operator(self.INPUTS, **mode)) == [{"n": 0}, {"n": 2}, {"n": 4}, {"n": 2}, {"n": 8}]
+        assert len(emulator.runs) == 7
+        assert {run.run_id[-4:] for run in emulator.runs[5:]} == {"-1.2", "-3.2"} or {
+            run.run_id.rpartition("-")[2] for run in emulator.runs[5:]
+        } == {"1.2", "3.2"}
+
+    def test_nothing_is_left_of_what_only_the_triggerer_needed(self, run_batch, emulator, context):
+        run_batch(operator(numbers(8), deferrable=True, max_active_runs=2))
+        assert len(context["deferrals"]) == 1
+        assert not [key for key in context["ti"].xcoms if key.startswith("batch_inputs")]
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("inputs", "arguments", "message"),
+        [
+            pytest.param([{"n": 1}, {"day": timedelta(1)}], {}, r"inputs\[1\].*written as JSON", id="no JSON"),
+            pytest.param([1], {"workflow_id": None}, r"inputs\[0\].*must be a dict of", id="no pair"),
+            pytest.param({"n": 1}, {}, "inputs is a dict", id="no list"),
+            pytest.param([1], {"on_error": "hope"}, "fail, collect", id="on_error"),
+            pytest.param([1], {"on_paused": "hope"}, "wait, fail, return", id="on_paused"),
+            pytest.param([1], {"max_active_runs": 0}, "max_active_runs is 0", id="max_active_runs"),
+            pytest.param([1], {"max_active_runs": True}, "max_active_runs is True", id="max_active_runs, bool"),
+            pytest.param([1], {"poll_interval": 0}, "poll_interval is 0", id="poll_interval"),
+            pytest.param([1], {"run_timeout": 0}, "run_timeout is 0", id="run_timeout"),
+            pytest.param([1], {"large_outputs": "store"}, "needs output_files_dir", id="large_outputs"),
+        ],
+    )
+    def test_before_anything_is_started(self, run_batch, emulator, inputs, arguments, message):
+        with pytest.raises(SimInputError, match=message) as caught:
+            run_batch(operator(inputs, **arguments))
+        assert isinstance(caught.value, AirflowFailException)
+        assert not [request for request in emulator.requests if request.method == "POST"]
+
+    def test_control_fields_of_the_old_api(self, run_batch, connection, emulator):
+        connection(extra={"api_version": "legacy"})
+        with pytest.raises(SimInputError, match=r"inputs\[1\].*control fields"):
+            run_batch(operator([{"n": 1}, {"stream": True}]))
+        assert emulator.runs == []
+
+    @pytest.mark.parametrize(
+        ("workflow_id", "error"), [("nowhere", SimNotFoundError), ("undeployed", SimWorkflowNotDeployedError)]
+    )
+    def test_of_all_inputs_alike_are_one_error_that_no_retry_can_mend(
+        self, run_batch, emulator, mode, workflow_id, error
+    ):
+        with pytest.raises(error):
+            run_batch(operator(numbers(50), workflow_id=workflow_id, **mode))
+        assert len([request for request in emulator.requests if request.method == "POST"]) == 1
+
+    def test_a_wrong_key_is_one_error(self, run_batch, connection, mode):
+        connection(password="sk-sim-wrong")
+        with pytest.raises(SimAuthenticationError):
+            run_batch(operator(numbers(5), **mode))
+
+    def test_undeployed_ones_are_skipped_if_wanted(self, run_batch, emulator, mode):
+        inputs = [
+            {"workflow_id": "undeployed" if number % 2 else "double", "input": {"n": number}} for number in range(6)
+        ]
+        outputs = run_batch(operator(inputs, workflow_id=None, skip_undeployed=True, **mode))
+        assert outputs == [{"n": 0}, None, {"n": 4}, None, {"n": 8}, None]
+        collected = run_batch(
+            operator(inputs, workflow_id=None, skip_undeployed=True, on_error="collect", durable=False, **mode)
+        )
+        assert collected[1] == {"status": "skipped", "run_id": None}
+
+    def test_money_that_runs_out_underway_is_for_a_retry(self, run_batch, emulator, context, mode):
+        limits = emulator.state.limits
+        limits.billing, limits.usage_limit = True, 0.0249
+        with pytest.raises(SimBatchError, match=r"stopped: .*Usage limit.*A retry of the task goes on"):
+            run_batch(operator(numbers(12), **mode))
+        before = started(emulator)
+        assert 3 <= before.total() < 12
+        limits.usage_limit = 100.0
+        context.update(next_try(context))
+        assert run_batch(operator(numbers(12), **mode)) == doubled(12)
+        assert started(emulator) == Counter(range(12))
+
+    def test_money_that_was_never_there_is_not(self, run_batch, emulator, mode):
+        emulator.state.limits.usage_limit = -1.0
+        with pytest.raises(SimUsageLimitError):
+            run_batch(operator(numbers(12), **mode))
+
+
+class TestTheTriggerer:
+    def test_starts_what_the_worker_could_not(self, run_batch, emulator, context):
+        assert run_batch(operator(numbers(30, seconds=0.3), deferrable=True, max_active_runs=4)) == doubled(30)
+        [(deferral, event)] = context["deferrals"]
+        assert deferral.trigger.serialize()[1]["journal"]["standings"] == "a*4 u*26"
+        assert event["journal"]["standings"] == "c*30"
+        assert started(emulator) == Counter(range(30))
+
+    def test_is_told_neither_inputs_nor_key(self, context, emulator):
+        emulator.state.limits.concurrent_runs = 2
+        with pytest.raises(TaskDeferred) as deferral:
+            operator([{"n": number, "name": "Erika Mustermann"} for number in range(50)], deferrable=True).execute(
+                context
+            )
+        _, arguments = deferral.value.trigger.serialize()
+        told = json.dumps([arguments, repr(deferral.value.trigger)])
+        assert "Mustermann" not in told
+        assert emulator.api_key not in told
+        assert len(told) < 3000
+        assert "Mustermann" in context["ti"].xcoms[key_of(0)]
+
+    def test_gets_many_inputs_in_parts(self, run_batch, emulator, context, monkeypatch):
+        monkeypatch.setattr("airflow_provider_sim.batch.handover.PART_BYTES", 100)
+        monkeypatch.setattr(task_batch, "in_parts", lambda inputs, size=100, cut=task_batch.in_parts: cut(inputs, size))
+        assert run_batch(operator(numbers(60), deferrable=True, max_active_runs=5)) == doubled(60)
+        assert len(context["deferrals"][0][0].trigger.parts) > 5
+
+    def test_goes_on_with_what_the_worker_has_learnt(self, context, emulator):
+        emulator.state.limits.concurrent_runs = 5
+        with pytest.raises(TaskDeferred) as deferral:
+            operator(numbers(20, seconds=60.0), deferrable=True, max_active_runs=7).execute(context)
+        assert (deferral.value.trigger.known, deferral.value.trigger.max_active_runs) == (5, 7)
+
+    @pytest.mark.parametrize("api_version", ["v2", "legacy"])
+    def test_that_dies_is_followed_by_another(self, context, emulator, doubles, connection, api_version):
+        connection(extra={"api_version": api_version})
+        with pytest.raises(TaskDeferred) as deferral:
+            operator(numbers(30, seconds=0.3), deferrable=True, max_active_runs=4).execute(context)
+        first = rebuilt(deferral.value.trigger, context["ti"])
+
+        async def die():
+            running = asyncio.create_task(anext(first.run()))
+            while len(emulator.runs) < 12:  # noqa: ASYNC110 - another thread starts them
+                await asyncio.sleep(0.01)
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+        asyncio.run(die())
+        event = fire(deferral.value.trigger, context["ti"])
+        assert operator(numbers(30, seconds=0.3)).execute_complete(context, event) == doubled(30)
+        assert started(emulator) == Counter(range(30))
+
+    def test_two_at_once_start_nothing_twice(self, context, emulator):
+        """A triggerer that was taken for dead, and the one that has its triggers now."""
+        with pytest.raises(TaskDeferred) as deferral:
+            operator(numbers(30, seconds=0.3), deferrable=True, max_active_runs=4).execute(context)
+        events = []
+        threads = [
+            threading.Thread(target=lambda: events.append(fire(deferral.value.trigger, context["ti"])))
+            for _ in range(2)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert [event["status"] for event in events] == ["over", "over"]
+        assert started(emulator) == Counter(range(30))
+        for event in events:
+            assert operator(numbers(30, seconds=0.3)).execute_complete(context, event) == doubled(30)
+
+    def test_whose_inputs_are_gone_says_so(self, context, emulator):
+        with pytest.raises(TaskDeferred) as deferral:
+            operator(numbers(20), deferrable=True, max_active_runs=2).execute(context)
+        context["ti"].xcoms.clear()
+        event = fire(deferral.value.trigger, context["ti"])
+        assert event["status"] == "error"
+        with pytest.raises(SimBatchError, match="Somebody has deleted the task's XComs"):
+            operator(numbers(20)).execute_complete(context, event)
+
+    def test_has_the_outputs_gathered_before_sim_forgets_them(
+        self, run_batch, context, emulator, monkeypatch, tmp_path
+    ):
+        monkeypatch.setattr(batch_triggers, "GATHER_AFTER", 0.5)
+        assert run_batch(operator(numbers(24, seconds=0.2), deferrable=True, max_active_runs=4)) == doubled(24)
+        assert len(context["deferrals"]) > 1
+        assert [event["status"] for _, event in context["deferrals"]][-1] == "over"
+        jobs = Counter(request.path for request in emulator.requests if "/api/jobs/" in request.path)
+        assert set(jobs.values()) == {1}, "each output is got once"
+        assert started(emulator) == Counter(range(24))
+        assert not [key for key in context["ti"].xcoms if key.startswith("batch_results")]
+
+    def test_and_kept_in_object_storage_where_there_is_some(self, run_batch, emulator, monkeypatch, tmp_path):
+        monkeypatch.setattr(batch_triggers, "GATHER_AFTER", 0.5)
+        task = operator(
+            numbers(24, seconds=0.2), deferrable=True, max_active_runs=4, output_files_dir=tmp_path.as_uri()
+        )
+        assert run_batch(task) == doubled(24)
+        assert list(tmp_path.glob("airflow-*/batch_results_0"))
+
+    @pytest.mark.parametrize(
+        "event",
+        [None, {}, {"status": "over"}, {"status": "over", "journal": {}}],
+        ids=["none", "empty", "no journal", "no journal either"],
+    )
+    def test_an_event_that_is_not_ours_is_an_error(self, context, event):
+        with pytest.raises(SimError, match="event doesn't belong"):
+            operator(numbers(3)).execute_complete(context, event)
+
+    def test_nor_is_one_of_other_inputs(self, context, emulator):
+        event = {"status": "over", "journal": {"batch_id": "airflow-x", "standings": "c*2", "attempts": "1*2"}}
+        with pytest.raises(SimError, match="inputs were changed"):
+            operator(numbers(3)).execute_complete(context, event)
+
+    def test_nor_one_whose_status_nobody_knows(self, context, emulator):
+        event = {"status": "hm", "journal": {"batch_id": "airflow-x", "standings": "c*3", "attempts": "1*3"}}
+        with pytest.raises(SimError, match="unknown status 'hm'"):
+            operator(numbers(3)).execute_complete(context, event)
+
+
+class TestDurability:
+    """A try that dies is followed by one that goes on."""
+
+    def die(self, context, emulator, doubles, after, monkeypatch, **arguments):
+        """One try whose worker dies once so many runs were started."""
+        doubles.seconds = 60.0
+        from airflow_provider_sim.batch.engine import BatchEngine
+
+        with monkeypatch.context() as patch:
+            begins = BatchEngine._began_run
+
+            def dies(self, index, started):
+                if len(emulator.runs) >= after:
+                    raise Killed
+                return begins(self, index, started)
+
+            patch.setattr(BatchEngine, "_began_run", dies)
+            with pytest.raises(Killed):
+                operator(numbers(40), **arguments).execute(context)
+        doubles.seconds = 0.05
+        context.update(next_try(context))
+
+    @pytest.mark.parametrize("api_version", ["v2", "legacy"])
+    @pytest.mark.parametrize("after", [1, 2, 17, 40])
+    def test_no_input_is_lost_and_none_runs_twice(
+        self, run_batch, context, emulator, doubles, monkeypatch, mode, api_version, after, connection
+    ):
+        connection(extra={"api_version": api_version})
+        self.die(context, emulator, doubles, after, monkeypatch, **mode)
+        assert after <= len(emulator.runs) <= after + pace.MOST_STARTING
+        assert run_batch(operator(numbers(40), **mode)) == doubled(40)
+        assert started(emulator) == Counter(range(40))
+
+    def test_also_before_anything_was_sent(self, run_batch, context, emulator, monkeypatch):
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                "airflow_provider_sim.client.asyncio.AsyncSimClient.execute_with_retry",
+                lambda *_, **__: (_ for _ in ()).throw(Killed),
+            )
+            with pytest.raises(Killed):
+                operator(numbers(4)).execute(context)
+        noted = context["task_state_store"][BATCH_KEY]["journal"]["batch_id"]
+        assert emulator.runs == []
+        context.update(next_try(context))
+        assert run_batch(operator(numbers(4))) == doubled(4)
+        assert emulator.runs[0].run_id == f"{noted}-0"
+
+    def test_without_a_store_by_ids_that_follow_from_the_task(
+        self, run_batch, context, emulator, doubles, monkeypatch, mode
+    ):
+        del context["task_state_store"]
+        self.die(context, emulator, doubles, 17, monkeypatch, **mode)
+        assert run_batch(operator(numbers(40), **mode)) == doubled(40)
+        assert started(emulator) == Counter(range(40))
+
+    def test_without_a_store_a_cleared_task_runs_afresh(self, run_batch, context, emulator):
+        del context["task_state_store"]
+        run_batch(operator(numbers(3)))
+        context.update(next_try(context, cleared=True))
+        run_batch(operator(numbers(3)))
+        assert started(emulator).total() == 6
+
+    def test_durable_false_starts_a_batch_for_each_try(self, run_batch, context, emulator):
+        for _ in range(2):
+            run_batch(operator(numbers(3), durable=False))
+        assert started(emulator).total() == 6
+        assert context["task_state_store"] == {}
+
+    def test_a_cleared_task_runs_afresh_once_its_old_runs_are_cancelled(
+        self, run_batch, context, emulator, doubles, monkeypatch
+    ):
+        self.die(context, emulator, doubles, 10, monkeypatch)
+        doubles.seconds = 60.0
+        context.update(next_try(context, cleared=True))
+        emulator.on_request(lambda request: "cancel" in request.path and setattr(doubles, "seconds", 0.05))
+        before = len(emulator.runs)
+        ids = {run.run_id for run in emulator.runs}
+        assert run_batch(operator(numbers(40))) == doubled(40)
+        assert len(emulator.runs) == before + 40
+        assert {run.status for run in emulator.runs if run.run_id in ids} <= {"cancelled", "completed"}
+        assert "cancelled" in {run.status for run in emulator.runs if run.run_id in ids}
+
+    def test_other_inputs_are_another_batch(self, run_batch, context, emulator, doubles, monkeypatch):
+        self.die(context, emulator, doubles, 10, monkeypatch)
+        inputs = [{"n": number + 100} for number in range(40)]
+        assert run_batch(operator(inputs)) == [{"n": 2 * (number + 100)} for number in range(40)]
+        assert all(started(emulator)[number + 100] == 1 for number in range(40))
+
+    def test_what_is_written_down_is_small_and_holds_no_key(self, run_batch, context, emulator):
+        run_batch(operator(numbers(40)))
+        written = json.dumps(context["task_state_store"])
+        assert emulator.api_key not in written
+        assert len(written) < 600
+
+
+@pytest.mark.sim_emulator(profile="v0.6.40")
+class TestServersThatChooseIdsThemselves:
+    def test_the_task_keeps_its_worker(self, run_batch, context, emulator, mode):
+        assert run_batch(operator(numbers(12), **mode)) == doubled(12)
+        assert context["deferrals"] == []
+
+    def test_the_next_try_finds_the_runs_by_what_the_server_called_them(
+        self, run_batch, context, emulator, doubles, monkeypatch
+    ):
+        durability = TestDurability()
+        durability.die(context, emulator, doubles, 10, monkeypatch)
+        assert run_batch(operator(numbers(40))) == doubled(40)
+        doubles_started = started(emulator).total() - 40
+        assert doubles_started <= pace.MOST_STARTING, "only those whose answers were on their way"
+
+
+@pytest.mark.sim_emulator(profile="v0.5.0")
+def test_a_server_that_holds_every_run_open(run_batch, emulator, context):
+    assert run_batch(operator(numbers(6), deferrable=True)) == doubled(6)
+    assert context["deferrals"] == []
+
+
+class TestOutOfTime:
+    def test_the_runs_are_cancelled_and_what_is_done_is_kept(self, run_batch, context, emulator, mode):
+        inputs = [{"n": number, "seconds": 0.0 if number < 3 else 60.0} for number in range(6)]
+        with pytest.raises(SimRunTimeoutError, match=r"3 of 6 runs went on.*3 that completed are in the XCom"):
+            run_batch(operator(inputs, timeout=1.5, **mode))
+        assert [run.status for run in emulator.runs] == ["completed"] * 3 + ["cancelled"] * 3
+        assert [entry["status"] for entry in context["ti"].xcoms["partial_results"]] == ["completed"] * 3 + [
+            "running"
+        ] * 3
+
+    def test_or_left_alone_where_the_author_wants_that(self, run_batch, emulator, mode):
+        with pytest.raises(SimRunTimeoutError):
+            run_batch(operator(numbers(3, seconds=60.0), timeout=0.5, cancel_on_kill=False, **mode))
+        assert [run.status for run in emulator.runs] == ["running"] * 3
+
+    def test_execution_timeout_counts_too(self, run_batch, emulator, mode):
+        task = operator(numbers(3, seconds=60.0), execution_timeout=timedelta(seconds=1.5), **mode)
+        with pytest.raises(SimRunTimeoutError):
+            run_batch(task)
+        assert [run.status for run in emulator.runs] == ["cancelled"] * 3
+
+    @pytest.mark.parametrize("store", [True, False], ids=["Airflow 3.3", "before"])
+    @pytest.mark.parametrize("done", [True, False], ids=["over", "not over"])
+    def test_where_no_trigger_was_there_the_worker_looks_a_last_time(self, context, emulator, doubles, done, store):
+        if not store:
+            del context["task_state_store"]
+        doubles.seconds = 60.0
+        task = operator(numbers(5), deferrable=True)
+        with pytest.raises(TaskDeferred):
+            task.execute(context)
+        if done:
+            doubles.seconds = 0.0
+        resume = {"next_method": "__fail__", "next_kwargs": {"error": "Trigger timeout"}}
+        if done:
+            assert task.resume_execution(**resume, context=context) == doubled(5)
+            return
+        with pytest.raises(SimRunTimeoutError):
+            task.resume_execution(**resume, context=context)
+        assert [run.status for run in emulator.runs] == ["cancelled"] * 5
+
+
+class TestKilled:
+    def test_a_waiting_worker_cancels_its_runs(self, context, emulator, doubles):
+        doubles.seconds = 60.0
+        task = operator(numbers(30))
+        emulator.on_start("double", lambda run: len(emulator.runs) == 20 and kill(task))
+        with pytest.raises(SimError):
+            task.execute(context)
+        assert 20 <= len(emulator.runs) <= 20 + pace.MOST_STARTING
+        assert {run.status for run in emulator.runs} == {"cancelled"}
+
+    def test_they_are_left_alone_where_the_author_wants_that(self, context, emulator, doubles):
+        task = operator(numbers(5), cancel_on_kill=False)
+        doubles.seconds = 60.0
+
+        def end(run):
+            if len(emulator.runs) == 5:
+                task.on_kill()
+                doubles.seconds = 0.0
+
+        emulator.on_start("double", end)
+        with contextlib.suppress(SimError):
+            task.execute(context)
+        assert {run.status for run in emulator.runs} == {"completed"}
+
+    def test_a_trigger_cancels_them_when_a_user_acts(self, context, emulator, doubles, monkeypatch):
+        doubles.seconds = 60.0
+        with pytest.raises(TaskDeferred) as deferral:
+            operator(numbers(10), deferrable=True, max_active_runs=4).execute(context)
+        trigger = rebuilt(deferral.value.trigger, context["ti"])
+
+        async def not_deferred(ti):
+            return False
+
+        monkeypatch.setattr("airflow_provider_sim.triggers.base.is_deferred", not_deferred)
+
+        async def act():
+            running = asyncio.create_task(anext(trigger.run()))
+            await asyncio.sleep(0.3)
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+            assert {run.status for run in emulator.runs if run.refused is None} == {"running"}
+            await trigger.on_kill()
+
+        asyncio.run(act())
+        assert {run.status for run in emulator.runs if run.refused is None} == {"cancelled"}
+
+    def test_cancelling_many_is_not_held_up_by_a_limit(self, context, emulator, doubles):
+        doubles.seconds = 60.0
+        emulator.state.limits.endpoint_per_minute = 30
+        emulator.state.limits.clear()
+        task = operator(numbers(50), deferrable=True)
+        with pytest.raises(TaskDeferred):
+            task.execute(context)
+        emulator.state.limits.endpoint("workflows.runs.cancel", emulator.api_key)._tokens = 10
+        task.on_kill()
+        assert {run.status for run in emulator.runs} == {"cancelled"}
+
+
+def kill(task):
+    thread = threading.Thread(target=task.on_kill, daemon=True)
+    thread.start()
+
+
+class TestPauses:
+    INPUTS = ({"n": 1}, {"n": -2}, {"n": 3})
+
+    def test_fail(self, run_batch, mode):
+        with pytest.raises(SimBatchError, match=r"1 of 3 inputs .*inputs\[1\] \(paused, .*waits for a person"):
+            run_batch(operator(self.INPUTS, on_paused="fail", **mode))
+
+    def test_return(self, run_batch, mode, emulator):
+        outputs = run_batch(operator(self.INPUTS, on_paused="return", **mode))
+        assert outputs[1]["status"] == "paused"
+        assert outputs[1]["approval_url"].endswith(f"/resume/double/{outputs[1]['run_id']}")
+        assert outputs[2] == {"n": 6}
+
+    def test_wait(self, run_batch, mode, emulator):
+        def answer(request):
+            for run in emulator.runs:
+                if run.status == "paused":
+                    run.resume({"approved": True})
+
+        emulator.on_request(answer)
+        assert run_batch(operator(self.INPUTS, **mode))[1] == {"approved": True}
+
+
+class TestLargeResults:
+    def test_go_to_object_storage(self, run_batch, mode, tmp_path):
+        task = operator(
+            numbers(50), max_output_bytes=300, large_outputs="store", output_files_dir=tmp_path.as_uri(), **mode
+        )
+        result = run_batch(task)
+        assert set(result) == {"output_path", "count"}
+        assert result["count"] == 50
+        lines = Path(result["output_path"].removeprefix("file://")).read_text().splitlines()
+        assert [json.loads(line) for line in lines] == doubled(50)
+
+    def test_or_fail_without_being_lost(self, run_batch, context, emulator):
+        with pytest.raises(SimOutputError, match=r"larger .* than max_output_bytes.*of 50 fit"):
+            run_batch(operator(numbers(50), max_output_bytes=300))
+
+    def test_a_single_large_one_is_stored_by_itself(self, run_batch, emulator, tmp_path, mode):
+        emulator.workflow("one_large", duration=0.05)(lambda given: {"text": "x" * given["size"]})
+        inputs = [{"size": 10}, {"size": 5000}, {"size": 10}]
+        task = operator(
+            inputs,
+            workflow_id="one_large",
+            max_output_bytes=2000,
+            large_outputs="store",
+            output_files_dir=tmp_path.as_uri(),
+            **mode,
+        )
+        outputs = run_batch(task)
+        assert outputs[0] == outputs[2] == {"text": "x" * 10}
+        assert json.loads(Path(outputs[1]["output_path"].removeprefix("file://")).read_text()) == {"text": "x" * 5000}
+
+    def test_partial_results_of_a_failure_too(self, run_batch, context, tmp_path):
+        inputs = [*numbers(50), {"n": -1}]
+        task = operator(inputs, max_output_bytes=300, large_outputs="store", output_files_dir=tmp_path.as_uri())
+        with pytest.raises(SimBatchError, match=r"50 that completed are in .*partial_results\.jsonl"):
+            run_batch(task)
+        [path] = tmp_path.glob("airflow-*/partial_results.jsonl")
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        assert [line.get("output") for line in lines] == [*doubled(50), None]
+
+    def test_output_files_are_saved(self, run_batch, emulator, tmp_path):
+        file = {"key": "k", "context": "execution", "size": 5, "base64": base64.b64encode(b"hello").decode()}
+        emulator.workflow("files", duration=0.05)(lambda given: {"file": {**file, "name": given["name"]}})
+        inputs = [{"name": "a.txt"}, {"name": "b.txt"}]
+        outputs = run_batch(operator(inputs, workflow_id="files", output_files_dir=tmp_path.as_uri()))
+        assert [Path(output["file"]["path"].removeprefix("file://")).name for output in outputs] == ["a.txt", "b.txt"]
+
+
+class TestLogs:
+    def test_a_line_now_and_then_and_none_for_each_run(self, run_batch, capfd, mode):
+        logging.getLogger().setLevel(logging.INFO)
+        run_batch(operator(numbers(100), **mode))
+        lines = "".join(capfd.readouterr()).splitlines()
+        assert any("100 inputs are batch airflow-" in line for line in lines)
+        assert any("100 of 100 started, 100 completed" in line for line in lines)
+        assert len([line for line in lines if "airflow_provider_sim" in line]) < 12
