@@ -10,7 +10,7 @@ from benchmarks.__main__ import all_benchmarks, with_section
 
 
 def test_all_questions_have_an_answer():
-    assert {"client", "emulator_capacity", "gating", "imports", "stream", "watching"} <= set(all_benchmarks())
+    assert {"batch", "client", "emulator_capacity", "gating", "imports", "stream", "watching"} <= set(all_benchmarks())
 
 
 def test_importing_loads_no_http_library(tmp_path):

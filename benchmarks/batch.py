@@ -1,0 +1,199 @@
+"""Many inputs on a real Airflow, as one batch and as a mapped task for each: what Airflow spends, starts and keeps."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+
+from airflow_provider_sim.emulator import SimEmulator
+from benchmarks import gating
+from benchmarks.table import Table, new_table
+from scripts.real_airflow import REPO, RealAirflow
+
+REAL_AIRFLOW = True
+DAGS = REPO / "benchmarks" / "batch_dags"
+INPUTS, MAPPED = 2000, 300
+"""How many inputs; and how many as mapped tasks, which take too long for as many."""
+RUN_SECONDS = 5.0
+IDLE_SECONDS = 30.0
+SETTINGS = {
+    **gating.SETTINGS,
+    "AIRFLOW__CORE__PARALLELISM": "16",
+    "AIRFLOW__CORE__MAX_ACTIVE_TASKS_PER_DAG": "4096",
+    "AIRFLOW__CORE__MAX_MAP_LENGTH": "4096",
+}
+
+
+class Way(NamedTuple):
+    """One way to run many inputs."""
+
+    title: str
+    dag_id: str
+
+    @property
+    def is_batch(self) -> bool:
+        """Whether it is one task."""
+        return self.dag_id.startswith("batch")
+
+
+WAYS = (
+    Way("one batch, deferrable", "batch_deferred"),
+    Way("one batch, waiting worker", "batch_worker"),
+    Way("mapped tasks, deferrable", "mapped_deferred"),
+    Way("mapped tasks, held open", "mapped_held_open"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """So far, or in the course of something.
+
+    :param processor: seconds of all of Airflow's processes; the database's are none of them.
+    :param processes: worker processes that were started.
+    :param rows: of Airflow's database.
+    :param requests: to Sim.
+    """
+
+    seconds: float
+    processor: float
+    processes: int
+    rows: int
+    requests: int
+
+    def since(self, before: Spent) -> Spent:
+        """What was added."""
+        return Spent(*(getattr(self, name) - getattr(before, name) for name in Spent.__slots__))
+
+
+class Outcome(NamedTuple):
+    """What came of one way.
+
+    :param idle: processor seconds that Airflow would have spent meanwhile for nothing.
+    """
+
+    way: Way
+    inputs: int
+    spent: Spent
+    idle: float
+    completed: int
+
+    @property
+    def processor(self) -> float:
+        """Seconds for each input, beyond what idling takes."""
+        return max(0.0, self.spent.processor - self.idle) / self.inputs
+
+
+class Stage:
+    """A real Airflow and its Sim server."""
+
+    def __init__(self, airflow: RealAirflow, sim: SimEmulator) -> None:
+        self._airflow = airflow
+        self._sim = sim
+        self._idle = 0.0
+
+    def idle(self, seconds: float) -> None:
+        """See what Airflow spends while it has nothing to do."""
+        before = self._spent()
+        time.sleep(seconds)
+        spent = self._spent().since(before)
+        self._idle = spent.processor / spent.seconds
+
+    def play(self, way: Way, inputs: int) -> Outcome:
+        """Run a DAG with so many inputs to its end."""
+        self._sim.clear()
+        before = self._spent()
+        run_id = self._airflow.trigger(way.dag_id, {"count": inputs})
+        self._airflow.wait_until(lambda: self._is_over(run_id), 60 + 10 * inputs, f"{way.title} to end", pause=1)
+        spent = self._spent().since(before)
+        completed = sum(run.status == "completed" for run in self._sim.runs)
+        return Outcome(way, inputs, spent, self._idle * spent.seconds, completed)
+
+    def _is_over(self, run_id: str) -> bool:
+        [row] = self._airflow.query("SELECT state FROM dag_run WHERE run_id = :run_id", run_id=run_id)
+        return row.state in ("success", "failed")
+
+    def _spent(self) -> Spent:
+        tables = self._airflow.query("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+        rows = sum(self._airflow.query(f'SELECT count(*) FROM "{row.tablename}"')[0][0] for row in tables)
+        parts = ["scheduler", "api-server", "dag-processor", *self._airflow.triggerers]
+        [starts] = self._airflow.query("SELECT count(*) FROM log WHERE event = 'running'")
+        return Spent(
+            seconds=time.monotonic(),
+            processor=sum(_processor_time(process) for part in parts for process in self._airflow.processes(part)),
+            processes=starts[0],
+            rows=rows,
+            requests=len(self._sim.requests),
+        )
+
+
+def _processor_time(process: psutil.Process) -> float:
+    """Of a process, and of its children that have ended."""
+    try:
+        return float(sum(process.cpu_times()[:4]))
+    except psutil.NoSuchProcess:
+        return 0.0
+
+
+def measure(
+    *, smoke: bool = False, ways: Sequence[Way] = WAYS, inputs: int = INPUTS, mapped: int = MAPPED
+) -> Iterator[Table]:
+    """Run the inputs in each way, one way after the other, on one Airflow."""
+    inputs, mapped, idle = (4, 2, 1.0) if smoke else (inputs, mapped, IDLE_SECONDS)
+    with SimEmulator(profile="v0.8-legacy") as sim, tempfile.TemporaryDirectory() as folder:
+        sim.workflow("brief", duration=RUN_SECONDS)(lambda given: {"double": 2 * given["number"]})
+        connections = {"sim_default": {"conn_type": "sim", "host": sim.url, "password": sim.api_key}}
+        with RealAirflow(
+            Path(folder) / "airflow", DAGS, connections=connections, database="postgresql", settings=SETTINGS
+        ) as airflow:
+            stage = Stage(airflow, sim)
+            for way in ways:  # so that no way pays for what is only done once
+                stage.play(way, 1)
+            stage.idle(idle)
+            plan = [(way, inputs if way.is_batch else mapped) for way in ways]
+            played = [stage.play(way, count) for way, count in [*plan, (ways[0], mapped)]]
+    yield _table(played)
+
+
+def _table(played: Sequence[Outcome]) -> Table:
+    table = new_table(
+        "What do many inputs cost, as one batch and as a mapped task for each?",
+        "way",
+        "inputs",
+        "completed",
+        "s",
+        "s of processor time",
+        "ms of it an input",
+        "times the first",
+        "processes",
+        "rows",
+        "requests",
+        notes=f"A real Airflow, PostgreSQL, LocalExecutor with {SETTINGS['AIRFLOW__CORE__PARALLELISM']} slots. The"
+        f" inputs are another task's, each run takes {RUN_SECONDS:.0f} s, looks are 5 s apart, and nothing limits how"
+        " many go on at once: a self-hosted server by its legacy API, which meters no requests. Mapped tasks are"
+        " fewer, where so many would take too long: compare by input. Processor time is that of all of Airflow's"
+        " processes, workers included, less what they spend when there is nothing to do; PostgreSQL's isn't counted."
+        " Processes are those that were started for tasks, one of them for the one that gives the inputs; a"
+        " batch whose runs are over once the last is started doesn't defer. Rows are those that were added to the"
+        " database.",
+    )
+    for outcome in played:
+        spent = outcome.spent
+        table.add_row(
+            outcome.way.title,
+            f"{outcome.inputs}",
+            f"{outcome.completed}",
+            f"{spent.seconds:.0f}",
+            f"{spent.processor - outcome.idle:.1f}",
+            f"{1000 * outcome.processor:.1f}",
+            f"{outcome.processor / played[0].processor:.1f}" if played[0].processor else "",
+            f"{spent.processes}",
+            f"{spent.rows}",
+            f"{spent.requests}",
+        )
+    return table

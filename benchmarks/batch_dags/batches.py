@@ -1,0 +1,30 @@
+"""The same inputs as one batch, and as a mapped task for each; a DAG for each way."""
+
+from __future__ import annotations
+
+from airflow.sdk import DAG, task
+
+from airflow_provider_sim.operators.batch import SimExecuteWorkflowsOperator
+from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
+
+RUN = {"task_id": "run", "workflow_id": "brief", "poll_interval": 5}
+WAYS = {
+    "batch_deferred": (SimExecuteWorkflowsOperator, {"deferrable": True}),
+    "batch_worker": (SimExecuteWorkflowsOperator, {}),
+    "mapped_deferred": (SimExecuteWorkflowOperator, {"deferrable": True}),
+    "mapped_held_open": (SimExecuteWorkflowOperator, {}),
+}
+
+
+@task
+def numbers(dag_run=None):
+    """The inputs."""
+    return [{"number": number} for number in range(dag_run.conf["count"])]
+
+
+for dag_id, (operator, how) in WAYS.items():
+    with DAG(dag_id, schedule=None):
+        if operator is SimExecuteWorkflowsOperator:
+            operator(**RUN, **how, inputs=numbers())
+        else:
+            operator.partial(**RUN, **how).expand(input=numbers())
