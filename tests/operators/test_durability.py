@@ -468,7 +468,8 @@ class TestKilled:
         assert "could not be cancelled and may go on" in "".join(capfd.readouterr())
 
 
-_killers: dict[int, threading.Thread] = {}
+_killers: dict[int, tuple[object, threading.Thread]] = {}
+"""With what they are about, whose id is another's as soon as it is gone."""
 
 
 def kill(task):
@@ -476,7 +477,7 @@ def kill(task):
     if id(task) not in _killers:
         killer = threading.Thread(target=task.on_kill)
         killer.start()
-        _killers[id(task)] = killer
+        _killers[id(task)] = task, killer
 
 
 @pytest.fixture(autouse=True)
@@ -485,7 +486,7 @@ def _killers_done(emulator):
     yield
     emulator.state.request_listeners.clear()
     while _killers:
-        _killers.popitem()[1].join(timeout=30)
+        _killers.popitem()[1][1].join(timeout=30)
 
 
 def in_the_midst(hold, do):
@@ -498,7 +499,7 @@ def in_the_midst(hold, do):
 
     killer = threading.Thread(target=wait_and_do)
     killer.start()
-    _killers[id(hold)] = killer
+    _killers[id(hold)] = hold, killer
 
 
 def no_sleep(monkeypatch, do=lambda: None):
