@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airflow.providers.openlineage.extractors.base import OperatorLineage
 from attrs import define
@@ -45,7 +45,7 @@ class SimRunFacet(RunFacet):
     url: str | None = None
 
 
-def lineage_of(workflow_id: str, run: WorkflowRun | None, base_url: str | None) -> OperatorLineage:
+def lineage_of(workflow_id: str, run: WorkflowRun | None, base_url: str | None) -> OperatorLineage[Any, Any]:
     """The facets of a task.
 
     :param run: None before there is one.
@@ -54,7 +54,7 @@ def lineage_of(workflow_id: str, run: WorkflowRun | None, base_url: str | None) 
     workflow = SimWorkflowJobFacet(
         workflowId=workflow_id, url=None if base_url is None else workflow_page(base_url, workflow_id, None)
     )
-    lineage = OperatorLineage(job_facets={"simWorkflow": workflow})
+    lineage: OperatorLineage[Any, Any] = OperatorLineage(job_facets={"simWorkflow": workflow})
     if run is None or run.run_id is None:
         return lineage
     lineage.run_facets["simRun"] = SimRunFacet(
