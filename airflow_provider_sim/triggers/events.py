@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
+import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
     from airflow_provider_sim.watch.position import Position
 
 POSITION_KEY = "sim_position"
-"""In the asset's state."""
+"""In the asset's state, followed by what tells the positions of several triggers of one asset apart."""
 
 STATUSES = ("completed", "failed", "cancelled")
 """How runs end."""
@@ -121,13 +124,19 @@ class SimRunEventTrigger(BaseEventTrigger):
         finally:
             stream.leave(listener)
 
+    @property
+    def position_key(self) -> str:
+        """Where the position is kept; another one for whoever is to be told of other runs."""
+        told = [self.sim_conn_id, sorted(self.workflow_ids), sorted(self.statuses), sorted(self.triggers or ())]
+        return f"{POSITION_KEY}_{hashlib.sha256(json.dumps(told).encode()).hexdigest()[:12]}"
+
     async def _stored_position(self) -> Position | None:
         """Where the trigger stood, with what was stored since."""
         from airflow_provider_sim.watch.position import Position
 
         stored: Any = None
         for store in self._stores():
-            stored = stored or await store.aget(POSITION_KEY)
+            stored = stored or await store.aget(self.position_key)
         position = Position.of_json(stored)
         if position is None:
             return None
@@ -141,10 +150,8 @@ class SimRunEventTrigger(BaseEventTrigger):
         return position
 
     async def _save(self, position: Position) -> None:
-        import time
-
         for store in self._stores():
-            await store.aset(POSITION_KEY, {**position.as_json(), "saved_at": time.time()})
+            await store.aset(self.position_key, {**position.as_json(), "saved_at": time.time()})
 
     def _stores(self) -> list[Any]:
         """The states of the assets that are watched: several, where their watchers' triggers are the same."""

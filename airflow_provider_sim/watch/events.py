@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MOST_ON_WAY = 256
-"""Runs that are told before it is certain that the earlier ones were; Airflow queues 1024 for each trigger at most."""
+MOST_ON_WAY = 32
+"""Runs that are told before it is certain that the earlier ones were: so many may be told twice after a death. It takes
+a second or two until it is certain, so that this is how many runs are told in that time, too."""
 
 LONGEST_PAUSE = 600.0
 """Seconds between looks that fail."""

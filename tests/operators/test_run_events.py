@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import json
 import logging
 import random
@@ -20,7 +19,6 @@ import structlog
 
 from airflow_provider_sim.client.blocking import SimClient
 from airflow_provider_sim.exceptions import SimInputError
-from airflow_provider_sim.triggers import events as event_triggers
 from airflow_provider_sim.triggers.events import SimRunEventTrigger
 from airflow_provider_sim.watch import events as streams
 
@@ -160,7 +158,7 @@ async def until(condition, seconds=20.0):
 
 
 def begun(airflow):
-    return until(lambda: event_triggers.POSITION_KEY in airflow.state)
+    return until(lambda: bool(airflow.state))
 
 
 def start(client, workflow_id="echo_plain", **given):
@@ -233,7 +231,9 @@ def test_filters(client):
 
     asyncio.run(main())
     assert (len(everything.stored), len(failures.stored), len(schedules.stored)) == (2, 1, 0)
-    assert all(not airflow.state[event_triggers.POSITION_KEY]["open"] for airflow in (failures, schedules))
+    for airflow in (failures, schedules):
+        [position] = airflow.state.values()
+        assert position["open"] == {}, "what isn't wanted is done with, too"
 
 
 def test_all_triggers_of_a_connection_share_their_requests(client, emulator):
@@ -338,14 +338,17 @@ def test_a_workflow_that_does_not_exist_keeps_nobody_from_the_others(client, con
     assert "not told until it is there" in caplog.text
 
 
-def test_without_shared_streams_it_runs_alone(client):
+def test_without_shared_streams_it_runs_alone(client, emulator):
     """As Airflow before 3.3 has it."""
+
+    def has_begun():
+        return sum("/logs" in seen.path for seen in emulator.requests) > 1
 
     async def main():
         alone = trigger()
         events = alone.run()
         first = asyncio.create_task(anext(events))
-        await asyncio.sleep(0.5)
+        await until(has_begun)
         run_id = await asyncio.to_thread(start, client, message="x")
         event = await asyncio.wait_for(first, 20)
         await events.aclose()
@@ -380,6 +383,34 @@ def test_serialization_is_complete():
 
 
 def test_intervals_apart_share_nothing():
-    keys = [trigger(poll_interval=seconds).shared_stream_key() for seconds in (1.0, 2.0)]
-    assert len(set(keys)) == 2
-    assert next(itertools.pairwise(keys))
+    assert trigger(poll_interval=1.0).shared_stream_key() != trigger(poll_interval=2.0).shared_stream_key()
+
+
+def test_triggers_of_one_asset_keep_their_positions_apart():
+    apart = [
+        trigger(),
+        trigger(workflow_ids=["echo"]),
+        trigger(statuses=["failed"]),
+        trigger(triggers=["api"]),
+        trigger(sim_conn_id="another"),
+    ]
+    assert len({one.position_key for one in apart}) == len(apart)
+    same = [trigger(workflow_ids=["a", "b"], poll_interval=1.0), trigger(workflow_ids=["b", "a"], airflow_conn_id="x")]
+    assert len({one.position_key for one in same}) == 1
+
+
+def test_two_triggers_of_one_asset(client):
+    """Their positions are in the same state."""
+    airflow = Airflow()
+
+    async def main():
+        both = [(trigger(workflow_ids=["echo_plain"]), airflow), (trigger(workflow_ids=["failing"]), airflow)]
+        async with Triggerer(both):
+            await until(lambda: len(airflow.state) == 2)
+        missed = [start(client, workflow_id, message="x") for workflow_id in ("echo_plain", "failing")]
+        async with Triggerer(both):
+            await until(lambda: len(airflow.stored) >= 2)
+            await asyncio.sleep(0.3)
+        return missed
+
+    assert sorted(asyncio.run(main())) == sorted(airflow.runs())
