@@ -23,6 +23,7 @@ from rich.console import Console
 
 from airflow_provider_sim.client.blocking import SimClient
 from airflow_provider_sim.emulator import SimEmulator
+from airflow_provider_sim.exceptions import SimRateLimitError
 from scripts.local_airflow import REPO
 from scripts.real_airflow import RealAirflow
 
@@ -118,9 +119,13 @@ class _Work(threading.Thread):
                     self._more.clear()
                     continue
                 given = {"seconds": self._chance.choice((0.0, 0.5, 2.0, 10.0))}
-                started = client.execute_workflow("brief", given, async_execution=True)
-                self.started.append(started.run_id)
-                time.sleep(0.02)
+                try:
+                    started = client.execute_workflow("brief", given, async_execution=True)
+                except SimRateLimitError as error:  # of its address, which the triggerer has, too
+                    time.sleep(error.retry_after or 1.0)
+                else:
+                    self.started.append(started.run_id)
+                    time.sleep(0.02)
 
 
 def _events(airflow: RealAirflow) -> list[str]:
