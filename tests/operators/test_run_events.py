@@ -10,6 +10,8 @@ import contextlib
 import json
 import logging
 import random
+import subprocess
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
@@ -380,6 +382,14 @@ def test_serialization_is_complete():
     assert path == "airflow_provider_sim.triggers.events.SimRunEventTrigger"
     assert SimRunEventTrigger(**arguments).serialize() == (path, arguments)
     assert arguments["workflow_ids"] == ["w"]
+
+
+def test_airflow_2_is_told_what_it_lacks():
+    code = (
+        "import airflow.triggers.base as base; del base.BaseEventTrigger; import airflow_provider_sim.triggers.events"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "ImportError: SimRunEventTrigger needs Airflow 3.0 or later" in ran.stderr
 
 
 def test_intervals_apart_share_nothing():
