@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export UV_PYTHON_DOWNLOADS := never
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo demo-ui test check lint types test-airflow chaos chaos-small chaos-events bench bench-small test-sdk coverage docs \
+.PHONY: demo demo-ui test check lint types test-airflow chaos chaos-small chaos-events bench bench-small browser pictures test-sdk coverage docs \
 	build lock clean help
 
 help: ## Show this list
@@ -46,6 +46,12 @@ bench: $(STAMP) ## What the provider costs beside its peers, in tables; Q=import
 bench-small: $(STAMP) ## The same, tiny and without a real Airflow, only to see that it runs
 	@$(BIN)/python -m benchmarks --smoke
 
+browser: $(STAMP) ## Airflow's own pages in a browser, with pictures of them in .browser/pictures
+	@$(BIN)/python -m scripts.browser
+
+pictures: $(STAMP) ## The same, with the pictures of the documentation taken anew
+	@$(BIN)/python -m scripts.browser --pictures docs/images
+
 test-sdk: $(STAMP) ## The official SDKs against the emulator
 	@$(BIN)/python -m pytest -m sdk
 
@@ -77,6 +83,8 @@ lock: ## Pin the development environment anew, by versions and hashes
 		--group dev --extra emulator pyproject.toml -o requirements-dev.lock
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
 		--group peers pyproject.toml -o benchmarks/requirements-peers.txt
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
+		--group pyproject.toml:browser -o scripts/requirements-browser.txt
 
 clean: ## Remove what the targets made
-	@rm -rf $(VENV) .demo .chaos .bench dist build site .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* *.egg-info
+	@rm -rf $(VENV) .demo .chaos .bench .browser dist build site .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* *.egg-info
