@@ -82,7 +82,8 @@ def read_file(folder: str, subfolder: str, name: str) -> Iterator[bytes]:
 
     try:
         with (ObjectStoragePath(folder) / subfolder.replace(":", "_") / name).open("rb") as source:
-            yield from source
+            while line := source.readline():  # Airflow 2's wrapper of files can't be iterated over
+                yield line
     except FileNotFoundError:
         return
 

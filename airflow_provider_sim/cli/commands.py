@@ -83,7 +83,8 @@ def _command(does: Does) -> Callable[[Any], None]:
 
 
 def _quiet() -> None:
-    """Our log goes to stderr, and only what somebody should know."""
+    """Our log goes to stderr, and only what somebody should know; Airflow 2 would tell stdout of each connection."""
+    logging.getLogger("airflow.hooks.base").setLevel(logging.WARNING)
     ours = logging.getLogger("airflow_provider_sim")
     if not any(isinstance(handler, show.LogLines) for handler in ours.handlers):
         ours.addHandler(show.LogLines())
