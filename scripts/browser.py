@@ -41,13 +41,15 @@ def main() -> int:
         os.environ.update(local_airflow.environment(home, sim_url=sim.url, sim_key=sim.api_key))
         local_airflow.create(home)
         port = local_airflow.free_port()
-        with local_airflow.components(port, WORK / "airflow.log", AIRFLOW__CORE__TEST_CONNECTION="Enabled"):
+        log = WORK / "airflow.log"
+        with local_airflow.components(port, log, AIRFLOW__CORE__TEST_CONNECTION="Enabled"):
             told = {
                 "airflow": f"http://127.0.0.1:{port}",
                 "sim": sim.url,
                 "key": sim.api_key,
                 "chromium": chromium,
                 "pictures": str(pictures),
+                "log": str(log),
             }
             tour = [PYTHON, REPO / "scripts" / "browser_tour.py"]
             return subprocess.run(tour, input=json.dumps(told), text=True, check=False).returncode

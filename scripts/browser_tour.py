@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 import urllib.request
@@ -13,9 +14,6 @@ from playwright.sync_api import Locator, Page, expect, sync_playwright
 
 PATIENCE = 90.0
 """Seconds for a task to get where it should be."""
-
-PERSON = 15.0
-"""Seconds that a person takes to decide."""
 
 told = json.load(sys.stdin)
 AIRFLOW, SIM = told["airflow"], told["sim"]
@@ -105,8 +103,9 @@ def approval(page: Page) -> None:
     expect(page.get_by_text("Approve the plan?")).to_be_visible()
     page.get_by_role("textbox").last.fill("Go on")
     picture(page, "approval")
-    # Airflow 3.3.2 fails a task whose answer comes before its scheduler has read that the task waits.
-    page.wait_for_timeout(PERSON * 1000)
+    # Airflow 3.3.2 fails a task whose answer comes before its scheduler has heard that the task waits.
+    heard = re.compile(f"Received executor event with state success.*task_id='decide', run_id='{run}'")
+    until(lambda: heard.search(Path(told["log"]).read_text()), "the scheduler to hear of it")
     page.get_by_role("button", name="Approve", exact=True).click()
     until(lambda: call("GET", f"/dags/{dag}/dagRuns/{run}")["state"] == "success", "the DAG run to succeed")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import faulthandler
 import json
 import os
 import shutil
@@ -23,6 +24,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -31,6 +33,10 @@ EXAMPLE_DAGS = REPO / "example_dags"
 
 PATIENCE = 300.0
 """Seconds until an Airflow that doesn't start, or doesn't end its DAG runs, is given up."""
+
+A_PERSON_S_PAUSE = timedelta(seconds=3)
+"""Before a question is answered: Airflow 3.3.2 gets into trouble with answers that come before all of it knows that the
+task waits."""
 
 
 @dataclass(frozen=True)
@@ -220,6 +226,7 @@ def _approver() -> Iterator[None]:
 
 
 def _approve_all() -> None:
+    """Answer what has waited long enough; again, where the task's own end has overwritten that it was answered."""
     from airflow.models.hitl import HITLDetail
     from airflow.models.trigger import handle_event_submit
     from airflow.triggers.base import TriggerEvent
@@ -227,14 +234,15 @@ def _approve_all() -> None:
     from airflow.utils.session import create_session
     from sqlalchemy import select
 
+    now = timezone.utcnow()
     with create_session() as session:
-        for asked in session.scalars(select(HITLDetail).where(HITLDetail.responded_at.is_(None))):
+        for asked in session.scalars(select(HITLDetail).where(HITLDetail.created_at < now - A_PERSON_S_PAUSE)):
             ti = asked.task_instance
             if str(ti.state) != "awaiting_input":
                 continue
             asked.chosen_options = asked.options[:1]
             asked.params_input = dict.fromkeys(asked.params, "by all means")
-            asked.responded_at = timezone.utcnow()
+            asked.responded_at = now
             handle_event_submit(TriggerEvent(asked.as_resume_event_payload()), task_instance=ti, session=session)
 
 
@@ -299,6 +307,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--components", action="store_true", help="run the DAGs by Airflow's components, all at once")
     parser.add_argument("dag_ids", metavar="DAG_ID", nargs="*")
     options = parser.parse_args(arguments)
+    faulthandler.dump_traceback_later(2 * PATIENCE, exit=True)  # dag.test() waits for ever
     os.environ.update(environment(options.home, sim_url=options.sim_url, sim_key=options.sim_key, dags=options.dags))
     if not options.keep:
         create(options.home)
@@ -308,6 +317,7 @@ def main(arguments: list[str] | None = None) -> int:
     else:
         reports = [report for dag_id in options.dag_ids for report in run_dag(dag_id)]
     print(json.dumps([asdict(report) for report in reports], default=str))
+    faulthandler.cancel_dump_traceback_later()
     return 0
 
 

@@ -475,6 +475,14 @@ class RealAirflow:
         version: str = self.api("GET", "/version")["version"]
         return version
 
+    def scheduler_has_heard(self, of: str) -> bool:
+        """Whether the scheduler has read that a task's worker has ended.
+
+        :param of: a part of how it writes the task's key: ``task_id='t', run_id='r'``.
+        """
+        lines = (self.home / "scheduler.log").read_text().splitlines()
+        return any("Received executor event with state success" in line and of in line for line in lines)
+
     def wait_until(self, condition: Callable[[], bool], patience: float, what: str, *, pause: float = 0.25) -> None:
         """Ask again and again.
 

@@ -42,6 +42,9 @@ def test_a_person_answers_a_run_through_airflow(airflow, sim):
     place = "/dags/example_sim_approval/dagRuns/a/taskInstances/decide/-1/hitlDetails"
     asked = airflow.api("GET", place)
     assert (asked["subject"], asked["body"]) == ("Sim asks", "Approve the plan?")
+    # Airflow 3.3.2 fails a task whose answer comes before its scheduler has heard that the task waits.
+    heard = "task_id='decide', run_id='a'"
+    airflow.wait_until(lambda: airflow.scheduler_has_heard(heard), 120, "the scheduler to hear that the task waits")
     airflow.api("PATCH", place, {"chosen_options": ["Reject"], "params_input": {"comment": "not yet"}})
     airflow.wait_for("a", "decide", "success")
     done = airflow.wait_for("a", "done", "success")
