@@ -34,10 +34,6 @@ EXAMPLE_DAGS = REPO / "example_dags"
 PATIENCE = 300.0
 """Seconds until an Airflow that doesn't start, or doesn't end its DAG runs, is given up."""
 
-A_PERSON_S_PAUSE = timedelta(seconds=3)
-"""Before a question is answered: Airflow 3.3.2 gets into trouble with answers that come before all of it knows that the
-task waits."""
-
 
 @dataclass(frozen=True)
 class TaskReport:
@@ -166,7 +162,8 @@ def schedule_dags(dag_ids: list[str]) -> list[TaskReport]:
     """
     until = time.monotonic() + PATIENCE
     runs = {dag_id: _trigger(dag_id, until) for dag_id in dag_ids}
-    return [report for dag_id, run_id in runs.items() for report in _await(dag_id, run_id, until)]
+    with _approver(after=timedelta(seconds=15)):
+        return [report for dag_id, run_id in runs.items() for report in _await(dag_id, run_id, until)]
 
 
 def _trigger(dag_id: str, until: float) -> str:
@@ -203,18 +200,25 @@ def run_dag(dag_id: str) -> list[TaskReport]:
     :raises LookupError: there is no such DAG, or a DAG file can't be read.
     """
     dag = _dag(dag_id)
-    with _approver():
+    with _approver(after=timedelta(seconds=2)):
         return _reports(dag, dag.test())
 
 
 @contextlib.contextmanager
-def _approver() -> Iterator[None]:
-    """Somebody who answers what tasks ask a person, as in Airflow's UI: with the first option and a comment."""
+def _approver(after: timedelta) -> Iterator[None]:
+    """Somebody who answers what tasks ask a person, as in Airflow's UI: with the first option and a comment.
+
+    :param after: how long that takes. Airflow 3.3.2 gets into trouble with answers that come before all of it, the
+        scheduler too, knows that the task waits.
+    """
+    import airflow.models.hitl
+    import airflow.models.trigger  # noqa: F401  not at once in two threads, which could wait for each other
+
     ends = threading.Event()
 
     def approve() -> None:
         while not ends.wait(1):
-            _approve_all()
+            _approve_all(after)
 
     thread = threading.Thread(target=approve, daemon=True)
     thread.start()
@@ -225,7 +229,7 @@ def _approver() -> Iterator[None]:
         thread.join()
 
 
-def _approve_all() -> None:
+def _approve_all(after: timedelta) -> None:
     """Answer what has waited long enough; again, where the task's own end has overwritten that it was answered."""
     from airflow.models.hitl import HITLDetail
     from airflow.models.trigger import handle_event_submit
@@ -236,7 +240,7 @@ def _approve_all() -> None:
 
     now = timezone.utcnow()
     with create_session() as session:
-        for asked in session.scalars(select(HITLDetail).where(HITLDetail.created_at < now - A_PERSON_S_PAUSE)):
+        for asked in session.scalars(select(HITLDetail).where(HITLDetail.created_at < now - after)):
             ti = asked.task_instance
             if str(ti.state) != "awaiting_input":
                 continue
