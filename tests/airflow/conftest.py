@@ -52,8 +52,9 @@ def run_in(home: Path, sim: SimEmulator, *arguments: str, **connections: dict[st
     :param connections: further connections, by their ids.
     """
     ran = _airflow(home, sim.url, "--keep", *arguments, **connections)
-    *_, last = ran.stdout.splitlines()
-    reports = [TaskReport(**fields) for fields in json.loads(last)]
+    # Mostly the last line; but who listens to Airflow may have a last word.
+    told = next(line for line in reversed(ran.stdout.splitlines()) if line.startswith("[{"))
+    reports = [TaskReport(**fields) for fields in json.loads(told)]
     return Ran(home, f"{ran.stdout}\n{ran.stderr}", {_name(report): report for report in reports}, sim)
 
 
