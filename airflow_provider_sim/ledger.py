@@ -211,30 +211,24 @@ class AnswerLedger:
     """Keeps which pause of a run a task is about to answer, over its tries (Airflow 3.3); before, it keeps nothing."""
 
     def __init__(self, context: Context, *, workflow_id: str, run_id: str, server: str) -> None:
-        self._store = context.get("task_state_store")
-        ti, dag_run = context["ti"], context.get("dag_run")
-        self._ours = {
-            "workflow_id": workflow_id,
-            "run_id": run_id,
-            "server": server,
-            "max_tries": getattr(ti, "max_tries", None),
-            "clear_number": getattr(dag_run, "clear_number", None),
-        }
+        store = context.get("task_state_store")
+        self._entry = None if store is None else TaskEntry(store, context, ANSWER_KEY)
+        self._ours = {"workflow_id": workflow_id, "run_id": run_id, "server": server}
 
     @property
     def keeps(self) -> bool:
         """Whether a later try will know."""
-        return self._store is not None
+        return self._entry is not None
 
     def note(self, context_id: str) -> None:
         """Write it down."""
-        if self._store is not None:
-            self._store.set(ANSWER_KEY, {"context_id": context_id, **self._ours})
+        if self._entry is not None:
+            self._entry.write({"context_id": context_id, **self._ours})
 
     def earlier(self) -> str | None:
         """The pause point that an earlier try was about to answer, unless the task was cleared since."""
-        entry = self._store.get(ANSWER_KEY) if self._store is not None else None
-        if not isinstance(entry, dict) or any(entry.get(name) != value for name, value in self._ours.items()):
+        entry, undone = (self._entry and self._entry.read()) or ({}, False)
+        if undone or any(entry.get(name) != value for name, value in self._ours.items()):
             return None
         context_id = entry.get("context_id")
         return context_id if isinstance(context_id, str) else None

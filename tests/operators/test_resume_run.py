@@ -160,8 +160,18 @@ def test_a_cleared_task_does_not_take_another_s_answer_for_its_own(run_task, ask
     run_id = ask()["run_id"]
     run_task(operator(run_id))
     context["dag_run"].clear_number += 1
+    context["ti"].max_tries += 1
     with pytest.raises(SimPauseAnsweredError, match="it is completed"):
         run_task(operator(run_id))
+
+
+def test_a_retry_knows_it_although_another_task_was_cleared_meanwhile(run_task, ask, context):
+    """That raises the DAG run's number alone."""
+    report = ask()
+    run_task(operator(report["run_id"]))
+    context["dag_run"].clear_number += 1
+    context["ti"].try_number = 2
+    assert run_task(operator(report["run_id"]))["context_id"] == report["context_id"]
 
 
 @pytest.mark.usefixtures("api_version")
