@@ -37,7 +37,7 @@ class Usage:
 
     @property
     def _is_refused(self) -> bool:
-        return self.billing is not None and self.billing.account_status in ("limit_exceeded", "billing_blocked")
+        return self.billing is not None and self.billing.refuses_runs
 
     def require_below(self, percent: float, *, workflow_id: str | None = None) -> None:
         """Pass an account that has room.

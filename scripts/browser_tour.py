@@ -29,7 +29,7 @@ def main() -> None:
         for look in (connection_form, connection_test, approval):
             try:
                 look(page)
-            except BaseException:
+            except Exception:
                 picture(page, "where-it-ended")
                 raise
             print(f"{look.__name__.replace('_', ' ')}: as it should be", flush=True)

@@ -17,7 +17,7 @@ from airflow_provider_sim.batch.journal import Journal, Standing
 from airflow_provider_sim.batch.pace import MOST_STARTING
 from airflow_provider_sim.client.asyncio import AsyncSimClient
 from airflow_provider_sim.client.dialects.refusals import tells_of_a_refusal
-from airflow_provider_sim.client.dialects.v2 import LOGS_PAGE
+from airflow_provider_sim.client.dialects.v2 import LOGS_PAGE, STARTED_BY_API, named_workflows
 from airflow_provider_sim.client.models import RunStatus, WorkflowRun
 from airflow_provider_sim.client.retry import RetryPolicy
 from airflow_provider_sim.exceptions import (
@@ -124,8 +124,8 @@ class Survey:
         while True:
             page = await self._client.list_logs(
                 workspace_id,
-                workflow_ids=sorted(workflows) if len(set(workflows)) <= AT_ONCE else None,
-                triggers=["api"],
+                workflow_ids=named_workflows(workflows),
+                triggers=[STARTED_BY_API],
                 start_date=since - MARGIN,
                 order="asc",
                 limit=LOGS_PAGE,
@@ -212,8 +212,6 @@ async def cancel_all(
             await client.cancel_workflow_run(workflow_of(index), journal.run_id(index), retry=retry)
         except SimRunNotFoundError:
             pass
-        except SimUnsupportedError as error:
-            failed, last = failed + 1, error
         except SimError as error:
             failed, last = failed + 1, error
         else:

@@ -367,12 +367,14 @@ class BillingStatus:
     """How the account that pays stands, in Sim's credits, of which 200 are a US dollar.
 
     :param account_status: Sim's word: ``active``, ``limit_exceeded``, ``billing_blocked``.
+    :param refuses_runs: whether that means that no run is started.
     :param period_start: ISO 8601 UTC, as ``period_end``.
     :param credits_used: None, as the other figures, where the key may not know: workspace keys, and who isn't owner.
     """
 
     plan: str | None
     account_status: str | None
+    refuses_runs: bool
     period_start: str | None
     period_end: str | None
     credits_used: float | None = None

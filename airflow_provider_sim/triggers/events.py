@@ -17,12 +17,14 @@ except ImportError as error:  # Airflow 2
     ) from error
 
 from airflow_provider_sim.exceptions import Outcome, SimInputError
+from airflow_provider_sim.hooks.sim import SimHook
 
 if TYPE_CHECKING:
     from airflow.triggers.shared_stream import AdvanceItem, SharedStreamProducer
 
     from airflow_provider_sim.client.models import WorkflowRun
-    from airflow_provider_sim.watch.events import Listener, RunEvents
+    from airflow_provider_sim.client.settings import ClientSettings
+    from airflow_provider_sim.watch.events import Connect, Listener, RunEvents
     from airflow_provider_sim.watch.position import Position
 
 POSITION_KEY = "sim_position"
@@ -167,7 +169,7 @@ class SimRunEventTrigger(BaseEventTrigger):
         """Fire for each run that ends, from now on."""
         from airflow_provider_sim.watch.events import RunEvents
 
-        stream = RunEvents(self.sim_conn_id, self.poll_interval)
+        stream = RunEvents(_connect(self.sim_conn_id), self.poll_interval)
         listener = self._listener(None)
         stream.join(listener)
         async for run in stream.ended():
@@ -218,7 +220,17 @@ async def _keep_nothing(position: Position) -> None:
 def _stream(sim_conn_id: str, poll_interval: float) -> RunEvents:
     from airflow_provider_sim.watch.events import run_events_of
 
-    return run_events_of(sim_conn_id, poll_interval)
+    return run_events_of(sim_conn_id, _connect(sim_conn_id), poll_interval)
+
+
+def _connect(sim_conn_id: str) -> Connect:
+    """Read the connection whenever it is asked for, since it may have changed."""
+
+    async def connect() -> tuple[ClientSettings, str | None]:
+        hook = SimHook(sim_conn_id)
+        return await hook.get_async_settings(), hook.workspace_id
+
+    return connect
 
 
 def _producer(stream: RunEvents) -> SharedStreamProducer:

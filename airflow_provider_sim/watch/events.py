@@ -16,11 +16,18 @@ from functools import partial
 from math import inf
 from typing import TYPE_CHECKING
 
-from airflow_provider_sim.client.dialects.v2 import LOGS_BUCKET, LOGS_PAGE, RUNS_BUCKET, RUNS_PAGE, WORKFLOW_BUCKET
+from airflow_provider_sim.client.dialects.v2 import (
+    LISTED_STATUSES,
+    LOGS_BUCKET,
+    LOGS_PAGE,
+    RUNS_BUCKET,
+    RUNS_PAGE,
+    WORKFLOW_BUCKET,
+    named_workflows,
+)
 from airflow_provider_sim.client.models import RunStatus, WorkflowRun
 from airflow_provider_sim.client.retry import NO_RETRY
 from airflow_provider_sim.exceptions import SimError, SimNotFoundError, SimRunNotFoundError
-from airflow_provider_sim.hooks.sim import SimHook
 from airflow_provider_sim.watch.position import OVERLAP, Position
 from airflow_provider_sim.watch.run import RunWatch
 from airflow_provider_sim.watch.watcher import Watcher, watcher_of
@@ -28,8 +35,11 @@ from airflow_provider_sim.watch.watcher import Watcher, watcher_of
 if TYPE_CHECKING:
     from airflow_provider_sim.client.asyncio import AsyncSimClient
     from airflow_provider_sim.client.models import Page
+    from airflow_provider_sim.client.settings import ClientSettings
 
 log = logging.getLogger(__name__)
+
+Connect = Callable[[], Awaitable["tuple[ClientSettings, str | None]"]]
 
 MOST_ON_WAY = 32
 """Runs that are told before it is certain that the earlier ones were: so many may be told twice after a death. It takes
@@ -37,10 +47,6 @@ a second or two until it is certain, so that this is how many runs are told in t
 
 LONGEST_PAUSE = 600.0
 """Seconds between looks that fail."""
-
-_UNFINISHED = (RunStatus.RUNNING, RunStatus.PENDING, RunStatus.PAUSED)
-_MOST_WORKFLOWS = 100
-"""In a query, which has to fit into a request line."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -61,12 +67,12 @@ class Listener:
 class RunEvents:
     """Tells listeners of the runs that end.
 
-    :param sim_conn_id: the connection, read anew at each look.
+    :param connect: gives the settings of the connection and its workspace, if known; asked anew at each look.
     :param poll_interval: seconds between looks.
     """
 
-    def __init__(self, sim_conn_id: str, poll_interval: float) -> None:
-        self._sim_conn_id = sim_conn_id
+    def __init__(self, connect: Connect, poll_interval: float) -> None:
+        self._connect = connect
         self._poll_interval = poll_interval
         self._listeners: dict[Listener, None] = {}
         self._ended: dict[str, WorkflowRun] = {}
@@ -181,28 +187,28 @@ class RunEvents:
 
         :raises SimError: that can't be done at the moment.
         """
-        hook = SimHook(self._sim_conn_id)
-        watcher = watcher_of(await hook.get_async_settings())
+        settings, workspace_id = await self._connect()
+        watcher = watcher_of(settings)
         listeners = list(self._listeners)
-        places = await self._places(watcher, listeners, hook.workspace_id)
+        places = await self._places(watcher, listeners, workspace_id)
         asked_at = watcher.server_now()
         for listener in listeners:
             if listener.position is None:
                 await self._begin(watcher, listener, places)
-        for workspace_id, workflow_ids in places.items():
+        for place, workflow_ids in places.items():
             since = min(
                 position.since
                 for listener in listeners
                 if listener.workflow_ids & workflow_ids and (position := listener.position) is not None
             )
-            async for run in _logged(watcher, workspace_id, workflow_ids, since):
+            async for run in _logged(watcher, place, workflow_ids, since):
                 if run.workflow_id in workflow_ids:
                     self._saw(run)
         for listener in listeners:
             if listener.position is not None:
                 listener.position.advance(asked_at - OVERLAP)
                 listener.changed = True
-        self._follow(watcher, hook.workspace_id)
+        self._follow(watcher, workspace_id)
         await self._save()
 
     def _saw(self, run: WorkflowRun) -> None:
@@ -250,7 +256,7 @@ class RunEvents:
                     if run.status.is_terminal:
                         position.confirm(run.run_id or "", run.began)
             for workflow_id in sorted(wanted):
-                for status in _UNFINISHED:
+                for status in sorted(LISTED_STATUSES):
                     async for run in _runs_of(watcher, workflow_id, status):
                         position.saw(run)
         listener.position, listener.changed = position, True
@@ -285,7 +291,7 @@ async def _logged(
     watcher: Watcher, workspace_id: str, workflow_ids: set[str], since: float
 ) -> AsyncIterator[WorkflowRun]:
     """The runs that have started since a moment, in that order."""
-    wanted = sorted(workflow_ids) if len(workflow_ids) <= _MOST_WORKFLOWS else None
+    wanted = named_workflows(workflow_ids)
 
     def ask(client: AsyncSimClient, *, cursor: str | None) -> Awaitable[Page[WorkflowRun]]:
         return client.list_logs(
@@ -330,9 +336,13 @@ async def _paged(
 _events: dict[asyncio.AbstractEventLoop, dict[tuple[str, float], RunEvents]] = {}
 
 
-def run_events_of(sim_conn_id: str, poll_interval: float) -> RunEvents:
-    """The stream that everybody on this event loop shares who listens by the same connection."""
+def run_events_of(name: str, connect: Connect, poll_interval: float) -> RunEvents:
+    """The stream that everybody on this event loop shares who listens by the same connection.
+
+    :param name: of the connection.
+    :param connect: as for :class:`RunEvents`.
+    """
     for loop in [loop for loop in _events if loop.is_closed()]:
         del _events[loop]
     streams = _events.setdefault(asyncio.get_running_loop(), {})
-    return streams.setdefault((sim_conn_id, poll_interval), RunEvents(sim_conn_id, poll_interval))
+    return streams.setdefault((name, poll_interval), RunEvents(connect, poll_interval))

@@ -31,6 +31,7 @@ from airflow_provider_sim.client.dialects.v2 import (
     RUN_BUCKET,
     RUNS_BUCKET,
     RUNS_PAGE,
+    STARTED_BY_API,
     WORKFLOW_BUCKET,
 )
 from airflow_provider_sim.client.models import RunStatus
@@ -90,7 +91,7 @@ class Target:
     began: float | None = None
     gone_to: float = -inf
     status: RunStatus | None = None
-    trigger: str = "api"
+    trigger: str = STARTED_BY_API
     read_at: float = inf
     doubt: Doubt = Doubt.LOST
     unlisted: bool = False

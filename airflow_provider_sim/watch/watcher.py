@@ -20,7 +20,7 @@ from typing import TypeVar
 
 from airflow_provider_sim.client.asyncio import AsyncSimClient
 from airflow_provider_sim.client.dialects.exchange import check_run_id, check_workflow_id
-from airflow_provider_sim.client.dialects.v2 import LOGS_PAGE, RUN_BUCKET, RUNS_PAGE, WORKFLOW_BUCKET
+from airflow_provider_sim.client.dialects.v2 import LOGS_PAGE, RUN_BUCKET, RUNS_PAGE, WORKFLOW_BUCKET, named_workflows
 from airflow_provider_sim.client.models import Page, RunStatus, WorkflowRun
 from airflow_provider_sim.client.retry import NO_RETRY
 from airflow_provider_sim.client.settings import ClientSettings
@@ -79,9 +79,6 @@ _BETWEEN_PASSES = 0.05
 
 _AT_ONCE = 100
 """Runs that are told in one go; then others have their turn on the loop."""
-
-_MOST_WORKFLOWS = 100
-"""In a query, which has to fit into a request line."""
 
 _MANY = 1_000_000
 
@@ -492,10 +489,9 @@ class Watcher:
                         **window,
                     )
                 else:
-                    workflows = sorted({waiting.workflow_id for waiting in scan.targets})
                     page = await self._client.list_logs(
                         scan.workspace_id or "",
-                        workflow_ids=workflows if len(workflows) <= _MOST_WORKFLOWS else None,
+                        workflow_ids=named_workflows(waiting.workflow_id for waiting in scan.targets),
                         triggers=triggers,
                         limit=LOGS_PAGE,
                         retry=NO_RETRY,

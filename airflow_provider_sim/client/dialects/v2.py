@@ -56,6 +56,15 @@ RUNS_PAGE = 100
 LOGS_PAGE = 1000
 """The most that one answer lists."""
 
+STARTED_BY_API = "api"
+"""What lists call the start of a run by an API key, ours or another's."""
+
+_MOST_NAMED = 100
+"""Workflows in one query, which has to fit into a request line."""
+
+_REFUSING_ACCOUNTS = ("limit_exceeded", "billing_blocked")
+"""Words for an account whose runs aren't started."""
+
 LISTED_STATUSES = frozenset({RunStatus.RUNNING, RunStatus.PENDING, RunStatus.PAUSED})
 """The statuses of runs that aren't over by which a workflow's runs can be listed; ``queued`` is none of them."""
 
@@ -479,6 +488,12 @@ def _read_deployment(request: Request, response: Response, data: Any) -> Deploym
     )
 
 
+def named_workflows(workflow_ids: Iterable[str]) -> list[str] | None:
+    """The workflows to name when a log is listed; None, which lists all, where so many names don't fit."""
+    names = sorted(set(workflow_ids))
+    return names if len(names) <= _MOST_NAMED else None
+
+
 def _read_billing(request: Request, response: Response, data: Any) -> BillingStatus:
     period, credits = fields.mapping(data, "period"), fields.mapping(data, "credits")
     word = fields.text(data, "status")
@@ -487,6 +502,7 @@ def _read_billing(request: Request, response: Response, data: Any) -> BillingSta
     return BillingStatus(
         plan=fields.text(data, "plan"),
         account_status=word,
+        refuses_runs=word in _REFUSING_ACCOUNTS,
         period_start=fields.text(period, "start"),
         period_end=fields.text(period, "end"),
         credits_used=fields.number(credits, "used"),
