@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
+from airflow_provider_sim.deferral import seconds
 from airflow_provider_sim.hooks.sim import SimHook
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ class SimDeployWorkflowOperator(BaseOperator):
             for warning in deployment.warnings:
                 self.log.info("Sim says: %s", warning)
             if self.wait_for_completion and self.action != "undeploy":
-                patience = self.timeout.total_seconds() if isinstance(self.timeout, timedelta) else self.timeout
+                patience = seconds(self.timeout)
                 deployment = wait_for_deployment(
                     client, deployment, poll_interval=self.poll_interval, deadline=time.time() + patience
                 )

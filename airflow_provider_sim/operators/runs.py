@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
+from airflow_provider_sim.deferral import seconds
 from airflow_provider_sim.hooks.sim import SimHook
 from airflow_provider_sim.links.sim import SimApprovalLink, SimRunLink, SimWorkflowLink, push_links
 
@@ -70,7 +71,7 @@ class SimCancelRunOperator(BaseOperator):
 
         check_workflow_id(self.workflow_id)
         check_run_id(self.run_id)
-        patience = self.timeout.total_seconds() if isinstance(self.timeout, timedelta) else self.timeout
+        patience = seconds(self.timeout)
         with SimHook(self.sim_conn_id, retry_args=self.retry_args) as hook:
             client = hook.get_conn()
             achieved = client.stop_workflow_run(self.workflow_id, self.run_id)
@@ -150,7 +151,7 @@ class SimResumeRunOperator(BaseOperator):
         from airflow_provider_sim.watch.pause import PauseAnswer
 
         self._check_arguments()
-        patience = self.timeout.total_seconds() if isinstance(self.timeout, timedelta) else self.timeout
+        patience = seconds(self.timeout)
         with SimHook(self.sim_conn_id, retry_args=self.retry_args) as hook:
             client = hook.get_conn()
             if self.do_xcom_push:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout, conf
 
+from airflow_provider_sim.deferral import BACKSTOP
 from airflow_provider_sim.ending import trigger_arguments
 from airflow_provider_sim.exceptions import SimRunTimeoutError
 from airflow_provider_sim.hooks.sim import SimHook
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
     from airflow_provider_sim.watch import RunWatch
 
 OUTPUT_KEY = "output"
-
-_BACKSTOP = timedelta(minutes=5)
-"""After the trigger's own deadline, in case that no triggerer was there to keep it."""
 
 _HELD_OPEN = (
     "This Sim server (v0.5.0 to v0.5.15) knows no asynchronous runs: it held the connection open until the run's end"
@@ -321,7 +319,7 @@ class SimExecuteWorkflowOperator(RunLineage, RunsWorkflows):
 
         how = {"cancel_on_kill": self.cancel_on_kill, **trigger_arguments(self)}
         trigger = SimRunTrigger.of_watch(watch, self.sim_conn_id, **how)
-        left = None if watch.deadline is None else timedelta(seconds=max(0.0, watch.deadline - time.time())) + _BACKSTOP
+        left = None if watch.deadline is None else timedelta(seconds=max(0.0, watch.deadline - time.time())) + BACKSTOP
         self.defer(trigger=trigger, method_name="execute_complete", timeout=left)
 
     def _result(self, context: Context, client: SimClient, run: WorkflowRun) -> Any:

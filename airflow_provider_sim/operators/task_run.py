@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowException
@@ -16,6 +16,7 @@ from airflow_provider_sim.client.dialects.resources import died_with_its_connect
 from airflow_provider_sim.client.models import AsyncExecutionResult, RunStatus, WorkflowRun
 from airflow_provider_sim.client.retry import RetryPolicy
 from airflow_provider_sim.client.settings import HELD_OPEN_TIMEOUT
+from airflow_provider_sim.deferral import began_at, seconds
 from airflow_provider_sim.exceptions import SimConnectionError, SimError, SimRunNotFoundError, SimStreamError
 from airflow_provider_sim.input import ready_input
 from airflow_provider_sim.ledger import NotedRun, ledger_of
@@ -326,16 +327,10 @@ def deadline(
 
     :param otherwise: seconds to wait without a timeout of its own.
     """
-    moment = time.time() + (seconds(timeout) or otherwise)
-    began: datetime | None = getattr(context["ti"], "start_date", None)
+    moment = time.time() + seconds(timeout or otherwise)
     if execution_timeout is None:
         return moment
-    return min(moment, (began.timestamp() if began else time.time()) + execution_timeout.total_seconds())
-
-
-def seconds(value: float | timedelta | None) -> float | None:
-    """A duration in seconds."""
-    return value.total_seconds() if isinstance(value, timedelta) else value
+    return min(moment, began_at(context["ti"]) + execution_timeout.total_seconds())
 
 
 def whole_seconds(value: float | timedelta | None) -> Any:

@@ -17,12 +17,12 @@ from airflow.providers.common.compat.sdk import (
     conf,
 )
 
+from airflow_provider_sim.deferral import BACKSTOP, LooksALastTime
 from airflow_provider_sim.ending import trigger_arguments
 from airflow_provider_sim.exceptions import SimError, SimRunError, SimRunTimeoutError
 from airflow_provider_sim.hooks.sim import SimHook
 from airflow_provider_sim.lineage import RunLineage
 from airflow_provider_sim.links.sim import SimApprovalLink, SimRunLink, SimWorkflowLink, push_links
-from airflow_provider_sim.versions import deferral_timed_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,11 +33,8 @@ if TYPE_CHECKING:
     from airflow_provider_sim.output import OutputRules
     from airflow_provider_sim.watch import RunWatch
 
-_BACKSTOP = timedelta(minutes=5)
-"""After the trigger's own deadline; Airflow ends a deferral without a last look at the run."""
 
-
-class SimJobSensor(RunLineage, BaseSensorOperator):
+class SimJobSensor(RunLineage, LooksALastTime, BaseSensorOperator):
     """Wait until a run is over; its output is the sensor's XCom.
 
     A run that fails or is cancelled fails the sensor at once, since looking again can't change it; with ``soft_fail``
@@ -139,7 +136,7 @@ class SimJobSensor(RunLineage, BaseSensorOperator):
                 **trigger_arguments(self),
             },
             next_method="execute_complete",
-            timeout=timedelta(seconds=self.timeout) + _BACKSTOP,
+            timeout=timedelta(seconds=self.timeout) + BACKSTOP,
         )
 
     @cached_property
@@ -194,12 +191,6 @@ class SimJobSensor(RunLineage, BaseSensorOperator):
         with self.hook as hook:
             client = hook.get_conn()
             return self._result(context, lambda: client.get_workflow_run(self.workflow_id, run_id, job_id=job_id))
-
-    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Go on after a deferral, also where Airflow itself has ended it."""
-        if deferral_timed_out(next_method, next_kwargs):
-            next_method, next_kwargs = "execute_out_of_time", {}
-        return super().resume_execution(next_method, next_kwargs, context)
 
     def execute_out_of_time(self, context: Context) -> Any:
         """Look a last time, since no trigger did in time."""
@@ -290,7 +281,7 @@ class SimJobSensor(RunLineage, BaseSensorOperator):
         self.defer(
             trigger=SimRunTrigger.of_watch(self._watch, self.sim_conn_id, **trigger_arguments(self)),
             method_name="execute_complete",
-            timeout=timedelta(seconds=self.timeout) + _BACKSTOP,
+            timeout=timedelta(seconds=self.timeout) + BACKSTOP,
         )
 
 

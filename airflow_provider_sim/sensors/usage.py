@@ -9,20 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowSensorTimeout, BaseSensorOperator, PokeReturnValue, conf
 
+from airflow_provider_sim.deferral import BACKSTOP, LooksALastTime
 from airflow_provider_sim.exceptions import SimError
 from airflow_provider_sim.hooks.sim import SimHook
-from airflow_provider_sim.versions import deferral_timed_out
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_sim.usage import UsageWatch
 
-_BACKSTOP = timedelta(minutes=5)
-"""After the sensor's own timeout, in case that no triggerer was there to keep it."""
 
-
-class SimUsageSensor(BaseSensorOperator):
+class SimUsageSensor(LooksALastTime, BaseSensorOperator):
     """Wait until less than so much of the account's usage limit is used: it was raised, or the next period has begun.
 
     That may take days, so don't hold a worker for them: ``deferrable=True``, or ``mode="reschedule"``. Its XCom is what
@@ -93,12 +90,6 @@ class SimUsageSensor(BaseSensorOperator):
             raise SimError(f"The trigger's event isn't one of SimUsageTrigger's: {event!r}.")
         return self.execute(context)
 
-    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Go on after a deferral, also where Airflow itself has ended it."""
-        if deferral_timed_out(next_method, next_kwargs):
-            next_method, next_kwargs = "execute_out_of_time", {}
-        return super().resume_execution(next_method, next_kwargs, context)
-
     def execute_out_of_time(self, context: Context) -> Any:
         """Look a last time, since no trigger did in time."""
         done = self.poke(context)
@@ -127,5 +118,5 @@ class SimUsageSensor(BaseSensorOperator):
             poll_interval=self.poke_interval,
             timeout=self.timeout,
         )
-        patience = timedelta(seconds=self.timeout) + _BACKSTOP
+        patience = timedelta(seconds=self.timeout) + BACKSTOP
         self.defer(trigger=trigger, method_name="execute_complete", timeout=patience)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import TaskSuccessEvent, TriggerEvent
 
 from airflow_provider_sim.client.models import RunStatus
+from airflow_provider_sim.deferral import began_at
 from airflow_provider_sim.exceptions import SimError, SimRunTimeoutError
 from airflow_provider_sim.hooks.sim import SimHook
 from airflow_provider_sim.links.sim import link_xcoms
@@ -170,8 +169,7 @@ class SimRunTrigger(WaitsForRuns):
         """Seconds since the epoch; the same in whichever triggerer."""
         if self.timeout is None:
             return self.deadline
-        began: datetime | None = getattr(self.task_instance, "start_date", None)
-        return (began.timestamp() if began else time.time()) + self.timeout
+        return began_at(self.task_instance) + self.timeout
 
     async def _ending(self, client: AsyncSimClient, run: WorkflowRun) -> TriggerEvent | None:
         """The task's success, with what a worker would have pushed; None where a worker has to say what is wrong."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from datetime import datetime
 from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
+from airflow_provider_sim.deferral import began_at
 from airflow_provider_sim.exceptions import SimError
 from airflow_provider_sim.hooks.sim import SimHook
 from airflow_provider_sim.triggers import sim
@@ -80,5 +80,4 @@ class SimUsageTrigger(BaseTrigger):
     def _deadline(self) -> float | None:
         if self.timeout is None:
             return None
-        began: datetime | None = getattr(self.task_instance, "start_date", None)
-        return (began.timestamp() if began else time.time()) + self.timeout
+        return began_at(self.task_instance) + self.timeout
