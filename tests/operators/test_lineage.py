@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("connection")
 @pytest.fixture
 def extract():
     """Ask a task for its facets as OpenLineage's provider does; give those of the job and of the run."""
-    base = pytest.importorskip("airflow.providers.openlineage.extractors.base")
+    base = pytest.importorskip("airflow.providers.openlineage.extractors.base", reason="an Airflow without OpenLineage")
 
     def facets(task, when="extract_on_complete"):
         extractor = base.DefaultExtractor(task)
