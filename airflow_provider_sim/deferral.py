@@ -4,33 +4,20 @@ from __future__ import annotations
 
 import time
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from airflow_provider_sim.versions import deferral_timed_out
-
-if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import BaseOperator, Context
-
-    _Base = BaseOperator
-else:
-    _Base = object
 
 BACKSTOP = timedelta(minutes=5)
 """After a trigger's own deadline, in case that no triggerer was there to keep it."""
 
 
-class LooksALastTime(_Base):
-    """A task that looks once more where Airflow itself has ended its deferral."""
+def after_deferral(next_method: str, next_kwargs: dict[str, Any] | None) -> tuple[str, dict[str, Any] | None]:
+    """What a task goes on with: ``execute_out_of_time``, for a last look, where Airflow has ended its deferral.
 
-    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Go on after a deferral, also where Airflow itself has ended it."""
-        if deferral_timed_out(next_method, next_kwargs):
-            next_method, next_kwargs = "execute_out_of_time", {}
-        return super().resume_execution(next_method, next_kwargs, context)
-
-    def execute_out_of_time(self, context: Context) -> Any:
-        """Look a last time, since no trigger did in time."""
-        raise NotImplementedError
+    (A function, as a base class before ``BaseOperator`` makes Airflow forget the defaults of mapped tasks.)
+    """
+    return ("execute_out_of_time", {}) if deferral_timed_out(next_method, next_kwargs) else (next_method, next_kwargs)
 
 
 def began_at(task_instance: Any) -> float:

@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
-from airflow_provider_sim.deferral import LooksALastTime
+from airflow_provider_sim.deferral import after_deferral
 from airflow_provider_sim.hooks.sim import SimHook
 
 if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
     from airflow_provider_sim.output import OutputRules
     from airflow_provider_sim.watch import OnPaused
 
 
-class RunsWorkflows(LooksALastTime, BaseOperator):
+class RunsWorkflows(BaseOperator):
     """An operator that starts runs, waits for them, and returns what they have returned."""
 
     sim_conn_id: str
@@ -31,6 +33,14 @@ class RunsWorkflows(LooksALastTime, BaseOperator):
     def hook(self) -> SimHook:
         """The hook of the task's connection."""
         return SimHook(self.sim_conn_id, retry_args=self.retry_args)
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """Go on after a deferral, also where Airflow itself has ended it."""
+        return super().resume_execution(*after_deferral(next_method, next_kwargs), context)
+
+    def execute_out_of_time(self, context: Context) -> Any:
+        """Look a last time, since no trigger did in time."""
+        raise NotImplementedError
 
     def _wrong_argument(self) -> str | None:
         """Say which of these arguments can't work, if any."""

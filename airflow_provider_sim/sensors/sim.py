@@ -17,7 +17,7 @@ from airflow.providers.common.compat.sdk import (
     conf,
 )
 
-from airflow_provider_sim.deferral import BACKSTOP, LooksALastTime
+from airflow_provider_sim.deferral import BACKSTOP, after_deferral
 from airflow_provider_sim.ending import trigger_arguments
 from airflow_provider_sim.exceptions import SimError, SimRunError, SimRunTimeoutError
 from airflow_provider_sim.hooks.sim import SimHook
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from airflow_provider_sim.watch import RunWatch
 
 
-class SimJobSensor(RunLineage, LooksALastTime, BaseSensorOperator):
+class SimJobSensor(RunLineage, BaseSensorOperator):
     """Wait until a run is over; its output is the sensor's XCom.
 
     A run that fails or is cancelled fails the sensor at once, since looking again can't change it; with ``soft_fail``
@@ -191,6 +191,10 @@ class SimJobSensor(RunLineage, LooksALastTime, BaseSensorOperator):
         with self.hook as hook:
             client = hook.get_conn()
             return self._result(context, lambda: client.get_workflow_run(self.workflow_id, run_id, job_id=job_id))
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """Go on after a deferral, also where Airflow itself has ended it."""
+        return super().resume_execution(*after_deferral(next_method, next_kwargs), context)
 
     def execute_out_of_time(self, context: Context) -> Any:
         """Look a last time, since no trigger did in time."""

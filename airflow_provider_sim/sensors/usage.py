@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowSensorTimeout, BaseSensorOperator, PokeReturnValue, conf
 
-from airflow_provider_sim.deferral import BACKSTOP, LooksALastTime
+from airflow_provider_sim.deferral import BACKSTOP, after_deferral
 from airflow_provider_sim.exceptions import SimError
 from airflow_provider_sim.hooks.sim import SimHook
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from airflow_provider_sim.usage import UsageWatch
 
 
-class SimUsageSensor(LooksALastTime, BaseSensorOperator):
+class SimUsageSensor(BaseSensorOperator):
     """Wait until less than so much of the account's usage limit is used: it was raised, or the next period has begun.
 
     That may take days, so don't hold a worker for them: ``deferrable=True``, or ``mode="reschedule"``. Its XCom is what
@@ -89,6 +89,10 @@ class SimUsageSensor(LooksALastTime, BaseSensorOperator):
         if status != "room":
             raise SimError(f"The trigger's event isn't one of SimUsageTrigger's: {event!r}.")
         return self.execute(context)
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """Go on after a deferral, also where Airflow itself has ended it."""
+        return super().resume_execution(*after_deferral(next_method, next_kwargs), context)
 
     def execute_out_of_time(self, context: Context) -> Any:
         """Look a last time, since no trigger did in time."""
