@@ -9,6 +9,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -186,12 +187,15 @@ def test_ctrl_c_cancels_the_run(emulator):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # shells ignore it in the background
         )
         try:
             hold.wait_until_held(timeout=60)
-        finally:
             process.send_signal(signal.SIGINT)
             out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
+            process.communicate()
     assert process.returncode == Exit.INTERRUPTED, err
     [run] = emulator.runs
     assert f"Run {run.run_id} is cancelled" in err
