@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -52,6 +53,12 @@ class ClientSettings:
             raise _wrong(f"timeout is {self.timeout!r}; it must be a number of seconds above 0")
         if not isinstance(self.verify, bool | str) or self.verify == "":
             raise _wrong(f"verify is {self.verify!r}; it can be true, false or the path of a CA bundle")
+
+    @property
+    def account(self) -> str:
+        """The same for all that speak to the same server in the same way with the same key, which it doesn't show."""
+        told = repr((self.base_url, self.api_key, self.api_version, self.verify))
+        return hashlib.sha256(told.encode()).hexdigest()[:32]
 
     def with_api_key(self, api_key: str) -> ClientSettings:
         """The same settings with another key."""

@@ -48,15 +48,15 @@ class SimRunEventTrigger(BaseEventTrigger):
     UTC), ``duration_ms`` and ``cost_usd`` (US dollars); None where Sim doesn't tell. It takes a server with the v2 API.
 
     It begins with the runs that haven't ended when the watcher comes to be. On Airflow 3.3 and later all such triggers
-    of a connection share one stream of requests, and each keeps its position in its asset's state: what ends while no
-    triggerer runs is told when one does. Before, each restart begins anew. Failures to reach Sim are logged, and never
-    the end.
+    of a server and key share one stream of requests, and each keeps its position in its asset's state: what ends while
+    no triggerer runs is told when one does. Before, each restart begins anew. Failures to reach Sim are logged, and
+    never the end.
 
     :param workflow_ids: the workflows, one or several.
     :param statuses: only runs that end so; default: all three.
     :param triggers: only runs that were started by these; default: all.
     :param sim_conn_id: the Airflow connection of type Sim.
-    :param poll_interval: seconds between looks.
+    :param poll_interval: seconds between looks; of triggers that share them, the shortest counts.
     :param airflow_conn_id: a connection to this Airflow's own REST API: host, and login and password, or a token as the
         password alone. After a triggerer was killed, it is asked which events were stored just before. Without it,
         those that were just on their way then are told twice.
@@ -105,18 +105,30 @@ class SimRunEventTrigger(BaseEventTrigger):
 
     # --- Airflow 3.3 and later -----------------------------------------------------------------------------------
 
-    def shared_stream_key(self) -> tuple[str, str, float]:
-        """Share the stream with all that use the same connection and interval."""
-        return ("airflow_provider_sim.runs", self.sim_conn_id, self.poll_interval)
+    def shared_stream_key(self) -> tuple[str, str]:
+        """Share the stream with all that ask the same server with the same key."""
+        from airflow_provider_sim.watch.events import run_events_of
+
+        try:
+            account = SimHook(self.sim_conn_id).get_settings().account
+        except Exception as error:  # Airflow's, too, where it lets no trigger read a connection at this point
+            self.log.info("Its stream of runs is shared by the name of the connection only: %s", error)
+            account = f"connection {self.sim_conn_id}"
+        run_events_of(self.sim_conn_id, account)
+        return "airflow_provider_sim.runs", account
 
     @classmethod
     def create_shared_stream_producer(cls, kwargs: dict[str, Any]) -> SharedStreamProducer:
         """Make the stream's source, which is told when the events made of a run are stored."""
-        return _producer(_stream(kwargs.get("sim_conn_id", "sim_default"), kwargs.get("poll_interval", 30.0)))
+        from airflow_provider_sim.watch.events import run_events_of
+
+        return _producer(run_events_of(kwargs.get("sim_conn_id", "sim_default")))
 
     async def filter_shared_stream(self, shared_stream: AsyncIterator[WorkflowRun]) -> AsyncIterator[TriggerEvent]:
         """Fire for those runs of the shared stream that this trigger is for."""
-        stream = _stream(self.sim_conn_id, self.poll_interval)
+        from airflow_provider_sim.watch.events import run_events_of
+
+        stream = run_events_of(self.sim_conn_id)
         listener = self._listener(await self._stored_position())
         stream.join(listener)
         try:
@@ -169,7 +181,7 @@ class SimRunEventTrigger(BaseEventTrigger):
         """Fire for each run that ends, from now on."""
         from airflow_provider_sim.watch.events import RunEvents
 
-        stream = RunEvents(_connect(self.sim_conn_id), self.poll_interval)
+        stream = RunEvents()
         listener = self._listener(None)
         stream.join(listener)
         async for run in stream.ended():
@@ -183,6 +195,9 @@ class SimRunEventTrigger(BaseEventTrigger):
         from airflow_provider_sim.watch.events import Listener
 
         return Listener(
+            connection=self.sim_conn_id,
+            connect=_connect(self.sim_conn_id),
+            poll_interval=self.poll_interval,
             workflow_ids=frozenset(self.workflow_ids),
             position=position,
             save=self._save if SHARES_STREAMS else _keep_nothing,
@@ -215,12 +230,6 @@ class SimRunEventTrigger(BaseEventTrigger):
 
 async def _keep_nothing(position: Position) -> None:
     """Before Airflow 3.3 there is no place."""
-
-
-def _stream(sim_conn_id: str, poll_interval: float) -> RunEvents:
-    from airflow_provider_sim.watch.events import run_events_of
-
-    return run_events_of(sim_conn_id, _connect(sim_conn_id), poll_interval)
 
 
 def _connect(sim_conn_id: str) -> Connect:

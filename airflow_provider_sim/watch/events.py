@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from math import inf
@@ -53,11 +53,17 @@ LONGEST_PAUSE = 600.0
 class Listener:
     """Somebody who is told of ended runs.
 
+    :param connection: the name of the connection, and
+    :param connect: gives its settings and its workspace, if known; asked anew at each look.
+    :param poll_interval: seconds between looks, or fewer, where somebody else who is told of the same wants them.
     :param workflow_ids: of these workflows.
     :param position: None for who comes for the first time: told of what ends from then on.
     :param save: writes the position down.
     """
 
+    connection: str
+    connect: Connect
+    poll_interval: float
     workflow_ids: frozenset[str]
     position: Position | None
     save: Callable[[Position], Awaitable[None]]
@@ -65,15 +71,9 @@ class Listener:
 
 
 class RunEvents:
-    """Tells listeners of the runs that end.
+    """Tells listeners of the runs that end."""
 
-    :param connect: gives the settings of the connection and its workspace, if known; asked anew at each look.
-    :param poll_interval: seconds between looks.
-    """
-
-    def __init__(self, connect: Connect, poll_interval: float) -> None:
-        self._connect = connect
-        self._poll_interval = poll_interval
+    def __init__(self) -> None:
         self._listeners: dict[Listener, None] = {}
         self._ended: dict[str, WorkflowRun] = {}
         self._followed: dict[str, asyncio.Task[None]] = {}
@@ -94,9 +94,14 @@ class RunEvents:
         self._listeners.pop(listener, None)
         self._news.set()
 
-    def _positions(self, workflow_id: str | None = None) -> Iterable[Position]:
+    @property
+    def _poll_interval(self) -> float:
+        """Seconds between looks: the fewest that somebody wants."""
+        return min((listener.poll_interval for listener in self._listeners), default=LONGEST_PAUSE)
+
+    def _positions(self) -> Iterable[Position]:
         for listener in self._listeners:
-            if listener.position is not None and (workflow_id is None or workflow_id in listener.workflow_ids):
+            if listener.position is not None:
                 yield listener.position
 
     async def confirm(self, runs: Iterable[WorkflowRun]) -> None:
@@ -187,10 +192,16 @@ class RunEvents:
 
         :raises SimError: that can't be done at the moment.
         """
-        settings, workspace_id = await self._connect()
-        watcher = watcher_of(settings)
-        listeners = list(self._listeners)
-        places = await self._places(watcher, listeners, workspace_id)
+        for watcher, listeners in (await _by_account(self._listeners)).items():
+            await self._look_with(watcher, listeners)
+        await self._save()
+
+    async def _look_with(self, watcher: Watcher, listeners: Mapping[Listener, str | None]) -> None:
+        """Look at one server with one key.
+
+        :param listeners: those who are told what it tells, with their connections' workspaces.
+        """
+        places = await self._places(watcher, listeners)
         asked_at = watcher.server_now()
         for listener in listeners:
             if listener.position is None:
@@ -202,33 +213,28 @@ class RunEvents:
                 if listener.workflow_ids & workflow_ids and (position := listener.position) is not None
             )
             async for run in _logged(watcher, place, workflow_ids, since):
-                if run.workflow_id in workflow_ids:
-                    self._saw(run)
-        for listener in listeners:
+                for listener in listeners if run.workflow_id in workflow_ids else ():
+                    if run.workflow_id in listener.workflow_ids and listener.position is not None:
+                        listener.position.saw(run)
+                self._note_end(run)
+        for listener, workspace_id in listeners.items():
             if listener.position is not None:
                 listener.position.advance(asked_at - OVERLAP)
                 listener.changed = True
-        self._follow(watcher, workspace_id)
-        await self._save()
-
-    def _saw(self, run: WorkflowRun) -> None:
-        for position in self._positions(run.workflow_id):
-            position.saw(run)
-        self._note_end(run)
+                self._follow(watcher, listener.position, workspace_id)
 
     def _note_end(self, run: WorkflowRun) -> None:
-        if run.status.is_terminal and any(position.wants(run) for position in self._positions(run.workflow_id)):
+        if run.status.is_terminal and any(position.wants(run) for position in self._positions()):
             self._ended.setdefault(run.run_id or "", run)
 
-    async def _places(
-        self, watcher: Watcher, listeners: Iterable[Listener], workspace_id: str | None
-    ) -> dict[str, set[str]]:
+    async def _places(self, watcher: Watcher, listeners: Mapping[Listener, str | None]) -> dict[str, set[str]]:
         """The workflows that are listened to, by their workspaces."""
         places: dict[str, set[str]] = {}
-        for workflow_id in sorted({name for listener in listeners for name in listener.workflow_ids}):
-            place = workspace_id or await self._workspace_of(watcher, workflow_id)
-            if place is not None:
-                places.setdefault(place, set()).add(workflow_id)
+        for listener, workspace_id in listeners.items():
+            for workflow_id in sorted(listener.workflow_ids):
+                place = workspace_id or await self._workspace_of(watcher, workflow_id)
+                if place is not None:
+                    places.setdefault(place, set()).add(workflow_id)
         return places
 
     async def _workspace_of(self, watcher: Watcher, workflow_id: str) -> str | None:
@@ -261,13 +267,12 @@ class RunEvents:
                         position.saw(run)
         listener.position, listener.changed = position, True
 
-    def _follow(self, watcher: Watcher, workspace_id: str | None) -> None:
+    def _follow(self, watcher: Watcher, position: Position, workspace_id: str | None) -> None:
         """Wait for the runs that are known and haven't ended."""
-        for position in self._positions():
-            for run_id, workflow_id in position.open.items():
-                if run_id not in self._followed and run_id not in self._ended and run_id not in position.on_way:
-                    place = workspace_id or self._workspaces.get(workflow_id)
-                    self._followed[run_id] = asyncio.create_task(self._await(watcher, workflow_id, run_id, place))
+        for run_id, workflow_id in position.open.items():
+            if run_id not in self._followed and run_id not in self._ended and run_id not in position.on_way:
+                place = workspace_id or self._workspaces.get(workflow_id)
+                self._followed[run_id] = asyncio.create_task(self._await(watcher, workflow_id, run_id, place))
 
     async def _await(self, watcher: Watcher, workflow_id: str, run_id: str, workspace_id: str | None) -> None:
         """See a run to its end."""
@@ -285,6 +290,21 @@ class RunEvents:
         finally:
             self._followed.pop(run_id, None)
             self._news.set()
+
+
+async def _by_account(listeners: Iterable[Listener]) -> dict[Watcher, dict[Listener, str | None]]:
+    """Who listens to which server with which key, with the workspaces that the connections name.
+
+    That is one and the same for all, unless a connection was changed since its listener came.
+    """
+    connected: dict[str, tuple[ClientSettings, str | None]] = {}
+    accounts: dict[Watcher, dict[Listener, str | None]] = {}
+    for listener in list(listeners):
+        if listener.connection not in connected:
+            connected[listener.connection] = await listener.connect()
+        settings, workspace_id = connected[listener.connection]
+        accounts.setdefault(watcher_of(settings), {})[listener] = workspace_id
+    return accounts
 
 
 async def _logged(
@@ -333,16 +353,26 @@ async def _paged(
             return
 
 
-_events: dict[asyncio.AbstractEventLoop, dict[tuple[str, float], RunEvents]] = {}
+@dataclass(slots=True)
+class _Streams:
+    """Those of one event loop."""
+
+    of_accounts: dict[str, RunEvents] = field(default_factory=dict)
+    of_connections: dict[str, RunEvents] = field(default_factory=dict)
 
 
-def run_events_of(name: str, connect: Connect, poll_interval: float) -> RunEvents:
-    """The stream that everybody on this event loop shares who listens by the same connection.
+_streams: dict[asyncio.AbstractEventLoop, _Streams] = {}
 
-    :param name: of the connection.
-    :param connect: as for :class:`RunEvents`.
+
+def run_events_of(connection: str, account: str | None = None) -> RunEvents:
+    """The stream that all on this event loop share who listen to the same server with the same key.
+
+    :param connection: the name of the connection.
+    :param account: the server and the key that it stands for; None for those of the last time that they were given.
     """
-    for loop in [loop for loop in _events if loop.is_closed()]:
-        del _events[loop]
-    streams = _events.setdefault(asyncio.get_running_loop(), {})
-    return streams.setdefault((name, poll_interval), RunEvents(connect, poll_interval))
+    for loop in [loop for loop in _streams if loop.is_closed()]:
+        del _streams[loop]
+    streams = _streams.setdefault(asyncio.get_running_loop(), _Streams())
+    if account is not None:
+        streams.of_connections[connection] = streams.of_accounts.setdefault(account, RunEvents())
+    return streams.of_connections[connection]

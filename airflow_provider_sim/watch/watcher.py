@@ -692,7 +692,7 @@ def _name_of(scan: Scan[_Waiting]) -> str:
     return scan.workspace_id or f"{scan.listed}"
 
 
-_watchers: dict[asyncio.AbstractEventLoop, dict[tuple[object, ...], Watcher]] = {}
+_watchers: dict[asyncio.AbstractEventLoop, dict[str, Watcher]] = {}
 
 
 def watcher_of(settings: ClientSettings) -> Watcher:
@@ -700,8 +700,7 @@ def watcher_of(settings: ClientSettings) -> Watcher:
     for loop in [loop for loop in _watchers if loop.is_closed()]:
         del _watchers[loop]
     watchers = _watchers.setdefault(asyncio.get_running_loop(), {})
-    key = (settings.base_url, settings.api_key, settings.api_version, settings.verify)
-    if key not in watchers:
+    if settings.account not in watchers:
         budgets = Budgets(time.time, address_of(settings.base_url, time.time))
-        watchers[key] = Watcher(AsyncSimClient.from_settings(settings), budgets=budgets)
-    return watchers[key]
+        watchers[settings.account] = Watcher(AsyncSimClient.from_settings(settings), budgets=budgets)
+    return watchers[settings.account]

@@ -20,6 +20,7 @@ import pytest
 import structlog
 
 from airflow_provider_sim.client.blocking import SimClient
+from airflow_provider_sim.emulator import SimEmulator
 from airflow_provider_sim.exceptions import SimInputError
 from airflow_provider_sim.triggers.events import SimRunEventTrigger
 from airflow_provider_sim.watch import events as streams
@@ -105,7 +106,7 @@ class Triggerer:
         await asyncio.gather(*self.tasks, return_exceptions=True)
         with contextlib.suppress(BaseException):
             await self.manager.stop_all()
-        streams._events.clear()
+        streams._streams.clear()
 
 
 @pytest.fixture
@@ -238,11 +239,15 @@ def test_filters(client):
         assert position["open"] == {}, "what isn't wanted is done with, too"
 
 
-def test_all_triggers_of_a_connection_share_their_requests(client, emulator):
+def test_all_triggers_of_a_server_and_key_share_their_requests(client, emulator, monkeypatch):
+    """Also by several connections, and with several intervals."""
+    monkeypatch.setenv("AIRFLOW_CONN_SIM_TOO", emulator.connection())
     airflows = [Airflow() for _ in range(10)]
 
     async def main():
-        async with Triggerer([(trigger(poll_interval=0.5), airflow) for airflow in airflows]):
+        ways = [{"poll_interval": 0.5}, {"poll_interval": 5.0}, {"poll_interval": 0.5, "sim_conn_id": "sim_too"}]
+        triggers = [(trigger(**ways[number % 3]), airflow) for number, airflow in enumerate(airflows)]
+        async with Triggerer(triggers):
             for airflow in airflows:
                 await begun(airflow)
             await asyncio.sleep(0.6)
@@ -255,6 +260,28 @@ def test_all_triggers_of_a_connection_share_their_requests(client, emulator):
 
     assert asyncio.run(main()) <= 6
     assert all(len(airflow.stored) == 1 for airflow in airflows)
+
+
+def test_a_connection_that_is_changed_leads_elsewhere_from_the_next_look_on(client, emulator, monkeypatch):
+    """And takes nobody along who shares its stream."""
+    monkeypatch.setenv("AIRFLOW_CONN_SIM_TOO", emulator.connection())
+    stays, goes = Airflow(), Airflow()
+
+    async def main(other):
+        async with Triggerer([(trigger(sim_conn_id="sim_too"), goes), (trigger(), stays)]):
+            await asyncio.gather(begun(goes), begun(stays))
+            monkeypatch.setenv("AIRFLOW_CONN_SIM_TOO", other.connection())
+            await asyncio.sleep(0.5)
+            here = await asyncio.to_thread(start, client, message="here")
+            with SimClient(other.api_key, base_url=other.url) as another:
+                there = await asyncio.to_thread(start, another, message="there")
+            await until(lambda: stays.stored and goes.stored)
+        return here, there
+
+    with SimEmulator() as other:
+        other.workflow("echo_plain")(lambda given: given)
+        here, there = asyncio.run(main(other))
+    assert (stays.runs(), goes.runs()) == ([here], [there])
 
 
 def test_what_ends_while_no_triggerer_runs_is_told_afterwards(client):
@@ -392,8 +419,22 @@ def test_airflow_2_is_told_what_it_lacks():
     assert "ImportError: SimRunEventTrigger needs Airflow 3.0 or later" in ran.stderr
 
 
-def test_intervals_apart_share_nothing():
-    assert trigger(poll_interval=1.0).shared_stream_key() != trigger(poll_interval=2.0).shared_stream_key()
+async def key_of(**arguments):
+    return trigger(**arguments).shared_stream_key()
+
+
+def test_other_servers_and_keys_are_other_streams(emulator, monkeypatch):
+    monkeypatch.setenv("AIRFLOW_CONN_OTHER_KEY", emulator.connection(password="sk-sim-another"))
+    monkeypatch.setenv("AIRFLOW_CONN_OTHER_SERVER", emulator.connection(host="http://127.0.0.1:1"))
+    names = ("sim_default", "other_key", "other_server")
+    keys = {asyncio.run(key_of(sim_conn_id=name)) for name in names}
+    assert len(keys) == 3
+    assert emulator.api_key not in str(keys)
+
+
+def test_a_connection_that_cannot_be_read_has_a_stream_of_its_own(caplog):
+    keys = {asyncio.run(key_of(sim_conn_id=name)) for name in ("absent", "absent", "absent_too")}
+    assert keys == {("airflow_provider_sim.runs", f"connection {name}") for name in ("absent", "absent_too")}
 
 
 def test_triggers_of_one_asset_keep_their_positions_apart():
