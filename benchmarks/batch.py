@@ -18,8 +18,8 @@ from scripts.real_airflow import REPO, RealAirflow
 
 REAL_AIRFLOW = True
 DAGS = REPO / "benchmarks" / "batch_dags"
-INPUTS, MAPPED = 2000, 300
-"""How many inputs; and how many as mapped tasks, which take too long for as many."""
+INPUTS, FEWER = 2000, 300
+"""How many inputs; and how many for the way that takes too long for as many."""
 RUN_SECONDS = 5.0
 IDLE_SECONDS = 30.0
 SETTINGS = {
@@ -35,18 +35,15 @@ class Way(NamedTuple):
 
     title: str
     dag_id: str
-
-    @property
-    def is_batch(self) -> bool:
-        """Whether it is one task."""
-        return self.dag_id.startswith("batch")
+    inputs: int = INPUTS
 
 
 WAYS = (
     Way("one batch, deferrable", "batch_deferred"),
     Way("one batch, waiting worker", "batch_worker"),
-    Way("mapped tasks, deferrable", "mapped_deferred"),
     Way("mapped tasks, held open", "mapped_held_open"),
+    Way("mapped tasks, deferrable", "mapped_deferred", FEWER),
+    Way("one batch of as few, deferrable", "batch_deferred", FEWER),
 )
 
 
@@ -140,11 +137,9 @@ def _processor_time(process: psutil.Process) -> float:
         return 0.0
 
 
-def measure(
-    *, smoke: bool = False, ways: Sequence[Way] = WAYS, inputs: int = INPUTS, mapped: int = MAPPED
-) -> Iterator[Table]:
+def measure(*, smoke: bool = False, ways: Sequence[Way] = WAYS) -> Iterator[Table]:
     """Run the inputs in each way, one way after the other, on one Airflow."""
-    inputs, mapped, idle = (4, 2, 1.0) if smoke else (inputs, mapped, IDLE_SECONDS)
+    idle = 1.0 if smoke else IDLE_SECONDS
     with SimEmulator(profile="v0.8-legacy") as sim, tempfile.TemporaryDirectory() as folder:
         sim.workflow("brief", duration=RUN_SECONDS)(lambda given: {"double": 2 * given["number"]})
         connections = {"sim_default": {"conn_type": "sim", "host": sim.url, "password": sim.api_key}}
@@ -155,8 +150,7 @@ def measure(
             for way in ways:  # so that no way pays for what is only done once
                 stage.play(way, 1)
             stage.idle(idle)
-            plan = [(way, inputs if way.is_batch else mapped) for way in ways]
-            played = [stage.play(way, count) for way, count in [*plan, (ways[0], mapped)]]
+            played = [stage.play(way, min(way.inputs, 4 if smoke else way.inputs)) for way in ways]
     yield _table(played)
 
 
@@ -175,8 +169,8 @@ def _table(played: Sequence[Outcome]) -> Table:
         "requests",
         notes=f"A real Airflow, PostgreSQL, LocalExecutor with {SETTINGS['AIRFLOW__CORE__PARALLELISM']} slots. The"
         f" inputs are another task's, each run takes {RUN_SECONDS:.0f} s, looks are 5 s apart, and nothing limits how"
-        " many go on at once: a self-hosted server by its legacy API, which meters no requests. Mapped tasks are"
-        " fewer, where so many would take too long: compare by input. Processor time is that of all of Airflow's"
+        " many go on at once: a self-hosted server by its legacy API, which meters no requests. Deferrable mapped tasks"
+        " are fewer, since as many take too long: compare by input. Processor time is that of all of Airflow's"
         " processes, workers included, less what they spend when there is nothing to do; PostgreSQL's isn't counted."
         " Processes are those that were started for tasks, one of them for the one that gives the inputs; a"
         " batch whose runs are over once the last is started doesn't defer. Rows are those that were added to the"
