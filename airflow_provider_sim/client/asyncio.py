@@ -41,6 +41,7 @@ from airflow_provider_sim.client.models import (
 )
 from airflow_provider_sim.client.retry import Delays, RetryPolicy
 from airflow_provider_sim.client.stream import StreamEnd, StreamEvent, StreamReader
+from airflow_provider_sim.client.submission import submit
 from airflow_provider_sim.exceptions import SimConfigurationError, SimError
 
 T = TypeVar("T")
@@ -118,7 +119,7 @@ class AsyncSimClient(BaseClient):
             backoff_multiplier=backoff_multiplier,
             waits_out_limits=waits_out_limits,
         )
-        started: _Started = await self._hold(self._talk.submit(workflow_id, input, retry=policy, **given(options)))
+        started: _Started = await self._hold(submit(self._talk, workflow_id, input, retry=policy, **given(options)))
         if options.get("stream") and isinstance(started, WorkflowExecutionResult):
             return _stream_of(started)  # the stream was lost, and its run found
         return started

@@ -35,6 +35,7 @@ from airflow_provider_sim.client.models import (
 )
 from airflow_provider_sim.client.retry import Delays, RetryPolicy
 from airflow_provider_sim.client.stream import StreamEnd, StreamEvent, StreamReader
+from airflow_provider_sim.client.submission import submit
 from airflow_provider_sim.exceptions import SimError
 
 T = TypeVar("T")
@@ -181,7 +182,7 @@ class SimClient(BaseClient):
             backoff_multiplier=backoff_multiplier,
             waits_out_limits=waits_out_limits,
         )
-        started: _Started = self._hold(self._talk.submit(workflow_id, input, retry=policy, **given(options)))
+        started: _Started = self._hold(submit(self._talk, workflow_id, input, retry=policy, **given(options)))
         if options.get("stream") and isinstance(started, WorkflowExecutionResult):
             return WorkflowStream(iter([StreamEnd(started)]))  # the stream was lost, and its run found
         return started

@@ -217,14 +217,6 @@ class Conversations:
         dialect: Any = legacy if self.speaks_v2 is False else v2
         dialect.execute_async(workflow_id, input, run_id=None, run_timeout=None)
 
-    def submit(
-        self, workflow_id: str, input: Any = None, *, retry: RetryPolicy, run_id: RunId | None = None, **options: Any
-    ) -> Conversation[Any]:
-        """Start a workflow once, whatever becomes of the request: see :mod:`.submission`."""
-        from airflow_provider_sim.client.submission import submit
-
-        return submit(self, workflow_id, input, retry=retry, run_id=run_id, **options)
-
     def _settle(
         self, workflow_id: str, ambiguous: legacy.AmbiguousAnswerError
     ) -> Conversation[WorkflowExecutionResult]:

@@ -25,9 +25,9 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from airflow_provider_sim.client.conversations import Conversation, RunId, new_run_id
+from airflow_provider_sim.client.conversations import Conversation, Conversations, RunId, new_run_id
 from airflow_provider_sim.client.dialects.refusals import AMBIGUOUS_ENQUEUE, tells_of_a_refusal
 from airflow_provider_sim.client.models import (
     AsyncExecutionResult,
@@ -43,9 +43,6 @@ from airflow_provider_sim.exceptions import (
     SimRunIdConflictError,
     SimRunNotFoundError,
 )
-
-if TYPE_CHECKING:
-    from airflow_provider_sim.client.conversations import Conversations
 
 log = logging.getLogger(__name__)
 
