@@ -45,7 +45,7 @@ class Seam:
         try:
             if own or state.orders.are_any:
                 body = await exchange.read_body()
-                exchange.meet(asked_of(scope, body, API), own)
+                exchange.meet(asked_of(scope, body, API), own, state.orders.strike)
             await exchange.carry_out(self._app)
         except ClientDisconnect:  # in the middle of its request
             pass

@@ -7,7 +7,7 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, get_args
 
 from starlette.responses import Response
 from starlette.routing import Route
@@ -17,8 +17,8 @@ from airflow_provider_sim.emulator.connections import Connection, Connections
 from airflow_provider_sim.emulator.workflows import BlockError
 
 if TYPE_CHECKING:
+    from airflow_provider_sim.emulator.clock import Clock
     from airflow_provider_sim.emulator.limits import Bucket
-    from airflow_provider_sim.emulator.state import State
 
 Stage = Literal["before", "accepted", "done"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
@@ -207,6 +207,18 @@ class Fault:
         return message
 
 
+class Server(Protocol):
+    """What an exchange asks of the server's memory."""
+
+    clock: Clock
+
+    def record(self, seen: SeenRequest) -> None:
+        """Note a request down."""
+
+    def restart(self) -> None:
+        """Die and come back."""
+
+
 class Exchange:
     """One request and its answer.
 
@@ -216,14 +228,14 @@ class Exchange:
     :ivar proxied: a proxy keeps the connection to the server: that the caller has hung up isn't seen.
     """
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, state: State, connections: Connections) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, server: Server, connections: Connections) -> None:
         self.scope = scope
-        self.state = state
         self.asked: Asked | None = None
         self.faults: Sequence[Fault] = ()
         self.trouble = Trouble()
         self.over = False
         self.proxied = False
+        self._server = server
         self._connections = connections
         self._receive, self._send = receive, send
         self._body: list[bytes] = []
@@ -243,14 +255,15 @@ class Exchange:
                 self.over = True
         return b"".join(self._body)
 
-    def meet(self, asked: Asked, own: Iterable[Fault]) -> None:
+    def meet(self, asked: Asked, own: Iterable[Fault], ordered: Callable[[Asked], Iterable[Fault]]) -> None:
         """Meet the faults that it is to be struck by.
 
         :param own: what its own header orders.
+        :param ordered: gives what was ordered before for such a request, and counts it as struck.
         """
         self.asked = asked
         if not self.over:
-            self.faults = [*(fault for fault in own if fault.concerns(asked)), *self.state.orders.strike(asked)]
+            self.faults = [*(fault for fault in own if fault.concerns(asked)), *ordered(asked)]
 
     async def carry_out(self, app: ASGIApp) -> None:
         """Let the server answer; or not."""
@@ -318,7 +331,7 @@ class Exchange:
         """Let the server die and come back."""
         self._record(None)
         self.over = True
-        self.state.restart()
+        self._server.restart()
         self._connections.cut_all()
         await self._connections.of(self.scope).lost.wait()
 
@@ -330,7 +343,7 @@ class Exchange:
 
     async def sleep(self, seconds: float) -> None:
         """Wait by the emulator's clock, or until the caller hangs up."""
-        clock = self.state.clock
+        clock = self._server.clock
         until = clock.now() + seconds
         await self.wait_until(lambda: clock.now() >= until)
 
@@ -357,4 +370,4 @@ class Exchange:
         if not self._recorded:
             self._recorded = True
             faults = tuple(fault.name for fault in self.faults)
-            self.state.record(SeenRequest.of(self.scope, b"".join(self._body), status, faults))
+            self._server.record(SeenRequest.of(self.scope, b"".join(self._body), status, faults))
