@@ -334,7 +334,8 @@ def test_twenty_deaths(client, emulator, airflow_api, asks_airflow):
         assert len(airflow.runs()) == len(runs)
 
 
-def test_failures_are_counted_and_not_fatal(client, emulator, caplog, connection):
+def test_failures_are_counted_and_not_fatal(client, emulator, caplog, connection, monkeypatch):
+    monkeypatch.setattr(streams, "LONGEST_PAUSE", 0.3)
     airflow = Airflow()
     caplog.set_level(logging.WARNING)
 
