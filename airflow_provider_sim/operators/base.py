@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +24,14 @@ class RunsWorkflows(BaseOperator):
 
     sim_conn_id: str
     retry_args: Mapping[str, Any] | None
+    deferrable: bool
     poll_interval: float
+    run_timeout: float | timedelta | None
+    timeout: float | timedelta | None
     on_paused: str
+    unconverted_files: str
+    durable: bool
+    cancel_on_kill: bool
     output_files_dir: str | None
     max_output_bytes: int | None
     large_outputs: str
@@ -66,3 +73,24 @@ class RunsWorkflows(BaseOperator):
         from airflow_provider_sim.watch import OnPaused
 
         return OnPaused(self.on_paused)
+
+
+class RunsOneWorkflow(RunsWorkflows):
+    """An operator whose task is about one run."""
+
+    workflow_id: str
+    input: Any
+    async_execution: bool
+    wait_for_completion: bool
+    stream: bool
+    selected_outputs: Sequence[str] | None
+
+
+class RunsManyWorkflows(RunsWorkflows):
+    """An operator whose task is about a batch of runs."""
+
+    inputs: Any
+    workflow_id: str | None
+    max_active_runs: int | None
+    on_error: str
+    skip_undeployed: bool

@@ -12,7 +12,7 @@ from airflow.providers.common.compat.sdk import conf
 from airflow_provider_sim.exceptions import SimError, SimRunTimeoutError
 from airflow_provider_sim.hooks.sim import SimHook
 from airflow_provider_sim.links.sim import SimWorkflowLink
-from airflow_provider_sim.operators.base import RunsWorkflows
+from airflow_provider_sim.operators.base import RunsManyWorkflows
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -26,7 +26,7 @@ _BACKSTOP = timedelta(minutes=10)
 """After the trigger's own deadline and its last looks, in case that no triggerer was there to keep it."""
 
 
-class SimExecuteWorkflowsOperator(RunsWorkflows):
+class SimExecuteWorkflowsOperator(RunsManyWorkflows):
     """Run a deployed workflow for each of many inputs, and return all outputs in the order of the inputs.
 
     The runs are asynchronous. They are started as fast as the account's limits let them: a refusal for too many

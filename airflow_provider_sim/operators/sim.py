@@ -15,7 +15,7 @@ from airflow_provider_sim.exceptions import SimRunTimeoutError
 from airflow_provider_sim.hooks.sim import SimHook
 from airflow_provider_sim.lineage import RunLineage
 from airflow_provider_sim.links.sim import SimApprovalLink, SimRunLink, SimWorkflowLink
-from airflow_provider_sim.operators.base import RunsWorkflows
+from airflow_provider_sim.operators.base import RunsOneWorkflow
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -32,7 +32,7 @@ _HELD_OPEN = (
 )
 
 
-class SimExecuteWorkflowOperator(RunLineage, RunsWorkflows):
+class SimExecuteWorkflowOperator(RunLineage, RunsOneWorkflow):
     """Run a deployed workflow and return its output.
 
     There are three ways to run it. By default the connection is held open until the run's end, which suits runs of up

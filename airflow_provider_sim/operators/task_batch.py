@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_sim.batch.items import Items
-    from airflow_provider_sim.operators.batch import SimExecuteWorkflowsOperator
+    from airflow_provider_sim.operators.base import RunsManyWorkflows
 
 BATCH_ID_KEY = "batch_id"
 COUNTS_KEY = "batch_counts"
@@ -80,7 +80,7 @@ class TaskBatch:
     """
 
     def __init__(
-        self, context: Context, operator: SimExecuteWorkflowsOperator, items: Items, *, journal: Journal | None = None
+        self, context: Context, operator: RunsManyWorkflows, items: Items, *, journal: Journal | None = None
     ) -> None:
         self._context = context
         self._operator = operator

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_sim.client.blocking import SimClient
     from airflow_provider_sim.ledger import Ledger
-    from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
+    from airflow_provider_sim.operators.base import RunsOneWorkflow
 
 RUN_ID_KEY = "run_id"
 JOB_ID_KEY = "job_id"
@@ -51,7 +51,7 @@ class TaskRun:
     :param run_id: of a run that is known already.
     """
 
-    def __init__(self, context: Context, operator: SimExecuteWorkflowOperator, *, run_id: str | None = None) -> None:
+    def __init__(self, context: Context, operator: RunsOneWorkflow, *, run_id: str | None = None) -> None:
         self.run_id = run_id
         patience = SEVEN_DAYS if _is_asynchronous(operator) else HELD_OPEN_TIMEOUT
         self.deadline = deadline(context, operator.timeout, operator.execution_timeout, otherwise=patience)
@@ -66,7 +66,7 @@ class TaskRun:
         self._killed = False
 
     @classmethod
-    def of_this_try(cls, context: Context, operator: SimExecuteWorkflowOperator, client: SimClient) -> TaskRun:
+    def of_this_try(cls, context: Context, operator: RunsOneWorkflow, client: SimClient) -> TaskRun:
         """The run that an earlier leg of the same try has started."""
         ti: Any = context["ti"]
         run_id = ti.xcom_pull(task_ids=ti.task_id, key=RUN_ID_KEY, map_indexes=ti.map_index)
@@ -315,7 +315,7 @@ class TaskRun:
         self.run_id, self._job_id = run_id, job_id
 
 
-def _is_asynchronous(operator: SimExecuteWorkflowOperator) -> bool:
+def _is_asynchronous(operator: RunsOneWorkflow) -> bool:
     wanted = operator.async_execution or not operator.wait_for_completion
     return wanted or (operator.deferrable and not operator.stream)
 
