@@ -57,7 +57,7 @@ test-sdk: $(STAMP) ## The official SDKs against the emulator
 
 coverage: $(STAMP) ## All tests but those on a real Airflow, with the package's coverage
 	@rm -f .coverage .coverage.*
-	@$(BIN)/python -m coverage run -m pytest -m "not airflow"
+	@$(BIN)/python -m coverage run -m pytest -n auto -m "not airflow"
 	@$(BIN)/python -m coverage combine --quiet
 	@$(BIN)/python -m coverage report --fail-under=95
 
