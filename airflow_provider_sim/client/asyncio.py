@@ -328,7 +328,7 @@ class AsyncSimClient(BaseClient):
             finally:
                 await answer.aclose()
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-            raise _fault(request, self.base_url, wait, error) from error
+            raise _fault(request, self.base_url, wait, error) from faults.without_frames(error)
 
     async def _events(self, answer: httpx.Response, request: Request, wait: float) -> AsyncIterator[StreamEvent]:
         reader = StreamReader(workflow_id=request.workflow_id or "", run_id=request.run_id)
@@ -337,7 +337,7 @@ class AsyncSimClient(BaseClient):
                 for event in reader.feed(piece):
                     yield event
         except httpx.HTTPError as error:
-            raise _fault(streaming(request), self.base_url, wait, error) from error
+            raise _fault(streaming(request), self.base_url, wait, error) from faults.without_frames(error)
         reader.finish()
 
     async def _open_http(self) -> httpx.AsyncClient:

@@ -17,6 +17,16 @@ from airflow_provider_sim.client.settings import DEFAULT_BASE_URL, DEFAULT_TIMEO
 
 log = logging.getLogger(__name__)
 
+
+class _Hidden(str):
+    """A text that tells nothing where variables are shown, as in reports of crashes."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'***'"
+
+
 SHORTEST_TIMEOUT = 1.0
 """Seconds to wait for an answer although the deadline has passed."""
 
@@ -142,7 +152,7 @@ class BaseClient:
             "Accept": "application/json",
             "User-Agent": f"airflow-provider-sim/{__version__}",
             **request.headers,
-            "X-API-Key": self._settings.api_key,
+            "X-API-Key": _Hidden(self._settings.api_key),
         }
 
     def _timeouts(self, request: Request, question: Ask) -> tuple[float, float]:

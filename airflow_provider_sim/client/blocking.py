@@ -456,7 +456,7 @@ class SimClient(BaseClient):
                     body.add(piece)
             return self._without_key(body.whole())
         except OSError as error:
-            raise _fault(request, self.base_url, wait, error) from error
+            raise _fault(request, self.base_url, wait, error) from faults.without_frames(error)
 
     def _events(self, answer: requests.Response, request: Request, wait: float) -> Iterator[StreamEvent]:
         reader = StreamReader(workflow_id=request.workflow_id or "", run_id=request.run_id)
@@ -464,7 +464,7 @@ class SimClient(BaseClient):
             for piece in answer.iter_content(None if answer.raw.chunked else _PIECE_BYTES):
                 yield from reader.feed(piece)
         except requests.RequestException as error:
-            raise _fault(streaming(request), self.base_url, wait, error) from error
+            raise _fault(streaming(request), self.base_url, wait, error) from faults.without_frames(error)
         reader.finish()
 
     def _open_session(self) -> requests.Session:

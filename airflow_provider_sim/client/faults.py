@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from airflow_provider_sim.client.dialects.exchange import Request, error_of
 from airflow_provider_sim.exceptions import Outcome, SimConnectionError, SimError, SimTimeoutError
+
+E = TypeVar("E", bound=BaseException)
 
 _TLS_SIGNS = ("certificate", "ssl", "tls", "handshake")
 
@@ -57,6 +61,20 @@ def broken(request: Request, base_url: str, cause: BaseException) -> SimError:
         None,
         f"the connection to {base_url} broke before the whole answer was there ({innermost_reason(cause)})",
     )
+
+
+def without_frames(error: E) -> E:
+    """An HTTP library's error, and those below it, without the frames that they came through.
+
+    Their local variables hold the request with its key, and whoever reports crashes may report local variables.
+    """
+    below: list[BaseException | None] = [error]
+    while below:
+        one = below.pop()
+        if one is not None and one.__traceback__ is not None:
+            one.__traceback__ = None
+            below += [one.__cause__, one.__context__]
+    return error
 
 
 def innermost_reason(cause: BaseException) -> str:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import copy
 import logging
 import pickle
+import signal
 import traceback
+from pathlib import Path
 
 import pytest
 
+from airflow_provider_sim.client.blocking import SimClient
 from airflow_provider_sim.client.settings import ClientSettings
 from airflow_provider_sim.exceptions import SimError
 from tests.canned_server import Answer, canned, closed_port
@@ -45,8 +48,39 @@ def test_no_log_and_no_error_holds_the_key(connect, caplog, capfd, name):
         chain.append(repr(current))
         current = current.__cause__ or current.__context__
     told = [*chain, str(vars(error)), "".join(traceback.format_exception(error)), caplog.text, *capfd.readouterr()]
+    told += list(local_variables(error))
     told += [repr(client.client), repr(client.client._settings), str(vars(client.client._talk))]
     assert all(KEY not in text for text in told)
+
+
+def local_variables(error):
+    """What a report of a crash may show: the variables of all functions that the error and its causes came through."""
+    current = error
+    while current is not None:
+        for frame, _ in traceback.walk_tb(current.__traceback__):
+            if "tests" not in Path(frame.f_code.co_filename).parts:
+                yield from (f"{frame.f_code.co_qualname}: {name}={value!r}" for name, value in frame.f_locals.items())
+        current = current.__cause__ or current.__context__
+
+
+def test_an_interrupted_request_shows_no_key_in_its_variables():
+    """As when Airflow's time-out of a task goes off while the answer is waited for."""
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with canned(Answer(delay=1.5)) as server, SimClient(KEY, base_url=server.url) as client:
+            signal.setitimer(signal.ITIMER_REAL, 0.5)
+            with pytest.raises(KeyboardInterrupt) as caught:
+                client.get_workflow("wf-1")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    shown = list(local_variables(caught.value))
+    assert any("X-API-Key" in text for text in shown), "the request is among them"
+    assert all(KEY not in text for text in shown)
 
 
 def test_settings_hide_it_from_every_view():
