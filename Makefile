@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export UV_PYTHON_DOWNLOADS := never
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo demo-ui test check lint types test-airflow chaos chaos-small chaos-events bench bench-small browser pictures test-sdk coverage docs \
+.PHONY: demo demo-ui test check lint types test-airflow chaos chaos-small chaos-events bench bench-small browser pictures test-sdk coverage docs audit \
 	build lock clean help
 
 help: ## Show this list
@@ -67,6 +67,9 @@ lint: $(STAMP) ## ruff, format included
 
 types: $(STAMP) ## mypy --strict on the package
 	@$(BIN)/mypy
+
+audit: $(STAMP) ## Known vulnerabilities of what is pinned, as the package index tells them
+	@$(BIN)/uv tool run --quiet pip-audit@2.10.1 --strict --disable-pip --require-hashes -r requirements-dev.lock
 
 check: lint types test ## What a commit must pass
 

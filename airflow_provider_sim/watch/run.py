@@ -145,7 +145,7 @@ class RunWatch:
         :param jitter: share by which it is longer at random, so that many don't look at once.
         :raises SimRunTimeoutError: the deadline has passed.
         """
-        rest = max(self.poll_interval, self._asked_to_wait) * (1 + jitter * random.random())  # noqa: S311
+        rest = max(self.poll_interval, self._asked_to_wait) * (1 + jitter * random.random())  # noqa: S311 - only spreads looks
         if self.deadline is None:
             return rest
         left = self.deadline - self._clock()
