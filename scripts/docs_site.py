@@ -30,6 +30,11 @@ def on_page_markdown(markdown: str, **_: object) -> str:
     return re.sub(r"\]\((?:\.\./)?example_dags/(\w+)\.py\)", rf"]({_EXAMPLES}#\1)", markdown)
 
 
+def on_page_content(html: str, **_: object) -> str:
+    """Let what docstrings refer to read as its name."""
+    return re.sub(r":(?:py:)?\w+:<code>[~.]*(?:[\w.]+\.)?(\w+)</code>", r"<code>\1</code>", html)
+
+
 def _moved(text: str) -> str:
     """A page of the top folder, as it reads in ``docs``."""
     names = {source: page for page, source in PAGES.items()} | {"example_dags": _EXAMPLES}
