@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
-from airflow_provider_sim.deferral import after_deferral
+from airflow_provider_sim.deferral import after_deferral, wrong_duration
 from airflow_provider_sim.hooks.sim import SimHook
 
 if TYPE_CHECKING:
@@ -57,9 +57,9 @@ class RunsWorkflows(BaseOperator):
             return wrong
         if self.on_paused not in list(OnPaused):
             return f"on_paused is {self.on_paused!r}; it can be {', '.join(OnPaused)}"
-        if not self.poll_interval > 0:
-            return f"poll_interval is {self.poll_interval!r}; it must be a number of seconds above 0"
-        return None
+        return wrong_duration("poll_interval", self.poll_interval) or wrong_duration(
+            "timeout", self.timeout, optional=True
+        )
 
     @property
     def output_rules(self) -> OutputRules:

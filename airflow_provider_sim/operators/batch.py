@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from airflow.providers.common.compat.sdk import conf
 
+from airflow_provider_sim.deferral import seconds
 from airflow_provider_sim.exceptions import SimError, SimRunTimeoutError
 from airflow_provider_sim.hooks.sim import SimHook
 from airflow_provider_sim.links.sim import SimWorkflowLink
@@ -55,7 +56,7 @@ class SimExecuteWorkflowsOperator(RunsManyWorkflows):
     :param skip_undeployed: leave inputs of workflows out that aren't deployed, instead of counting them as failures;
         their output is None, their ``status`` is ``skipped``.
     :param deferrable: wait in the triggerer, without a worker.
-    :param poll_interval: seconds between looks at the runs.
+    :param poll_interval: seconds or timedelta between looks at the runs.
     :param run_timeout: seconds or timedelta after which the server stops a run, 1 s to 7 days.
     :param timeout: seconds or timedelta to wait for the end of all runs; default: 7 days. ``execution_timeout``,
         counted from the try's start, ends the waiting as well, in the triggerer too. The runs are then cancelled,
@@ -91,7 +92,7 @@ class SimExecuteWorkflowsOperator(RunsManyWorkflows):
         on_error: str = "fail",
         skip_undeployed: bool = False,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
-        poll_interval: float = 10.0,
+        poll_interval: float | timedelta = 10.0,
         run_timeout: float | timedelta | None = None,
         timeout: float | timedelta | None = None,
         on_paused: str = "wait",
@@ -112,7 +113,7 @@ class SimExecuteWorkflowsOperator(RunsManyWorkflows):
         self.on_error = on_error
         self.skip_undeployed = skip_undeployed
         self.deferrable = deferrable
-        self.poll_interval = poll_interval
+        self.poll_interval = seconds(poll_interval)
         self.run_timeout = run_timeout
         self.timeout = timeout
         self.on_paused = on_paused

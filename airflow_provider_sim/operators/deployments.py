@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
-from airflow_provider_sim.deferral import seconds
+from airflow_provider_sim.deferral import seconds, wrong_duration
 from airflow_provider_sim.hooks.sim import SimHook
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class SimDeployWorkflowOperator(BaseOperator):
     :param description: what the new version brings. (templated)
     :param sim_conn_id: the Airflow connection of type Sim. (templated)
     :param wait_for_completion: wait until the version is live; Sim does that in the background.
-    :param poll_interval: seconds between looks.
+    :param poll_interval: seconds or timedelta between looks.
     :param timeout: seconds or timedelta to wait at most.
     :param retry_args: as for :class:`~airflow_provider_sim.operators.sim.SimExecuteWorkflowOperator`.
     :raises SimPermissionError: the key may not do this.
@@ -64,7 +64,7 @@ class SimDeployWorkflowOperator(BaseOperator):
         description: str | None = None,
         sim_conn_id: str = SimHook.default_conn_name,
         wait_for_completion: bool = True,
-        poll_interval: float = 2.0,
+        poll_interval: float | timedelta = 2.0,
         timeout: float | timedelta = 300.0,
         retry_args: Mapping[str, Any] | None = None,
         **kwargs: Any,
@@ -77,7 +77,7 @@ class SimDeployWorkflowOperator(BaseOperator):
         self.description = description
         self.sim_conn_id = sim_conn_id
         self.wait_for_completion = wait_for_completion
-        self.poll_interval = poll_interval
+        self.poll_interval = seconds(poll_interval)
         self.timeout = timeout
         self.retry_args = retry_args
 
@@ -128,8 +128,8 @@ class SimDeployWorkflowOperator(BaseOperator):
             wrong = f"version is {self.version!r}; it must be the number of a deployed version"
         elif (self.version_name or self.description) and self.action != "deploy":
             wrong = f"version_name and description are those of a new version; action is {self.action!r}"
-        elif not self.poll_interval > 0:
-            wrong = f"poll_interval is {self.poll_interval!r}; it must be a number of seconds above 0"
+        else:
+            wrong = wrong_duration("poll_interval", self.poll_interval) or wrong_duration("timeout", self.timeout)
         if wrong:
             raise SimInputError(f"{wrong}.", workflow_id=self.workflow_id, outcome=Outcome.NEVER_SENT)
         return None if self.version is None else int(self.version)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
-from airflow_provider_sim.deferral import seconds
+from airflow_provider_sim.deferral import seconds, wrong_duration
 from airflow_provider_sim.hooks.sim import SimHook
 from airflow_provider_sim.links.sim import SimApprovalLink, SimRunLink, SimWorkflowLink, push_links
 
@@ -30,7 +30,7 @@ class SimCancelRunOperator(BaseOperator):
     :param run_id: the run; on old servers a job's id, too. (templated)
     :param sim_conn_id: the Airflow connection of type Sim. (templated)
     :param wait_for_completion: wait until the run is over: Sim stops it at the end of its present block.
-    :param poll_interval: seconds between looks.
+    :param poll_interval: seconds or timedelta between looks.
     :param timeout: seconds or timedelta to wait at most.
     :param retry_args: as for :class:`~airflow_provider_sim.operators.sim.SimExecuteWorkflowOperator`.
     :raises SimRunNotFoundError: there is no such run.
@@ -48,7 +48,7 @@ class SimCancelRunOperator(BaseOperator):
         run_id: str,
         sim_conn_id: str = SimHook.default_conn_name,
         wait_for_completion: bool = True,
-        poll_interval: float = 5.0,
+        poll_interval: float | timedelta = 5.0,
         timeout: float | timedelta = 300.0,
         retry_args: Mapping[str, Any] | None = None,
         **kwargs: Any,
@@ -58,7 +58,7 @@ class SimCancelRunOperator(BaseOperator):
         self.run_id = run_id
         self.sim_conn_id = sim_conn_id
         self.wait_for_completion = wait_for_completion
-        self.poll_interval = poll_interval
+        self.poll_interval = seconds(poll_interval)
         self.timeout = timeout
         self.retry_args = retry_args
 
@@ -71,6 +71,7 @@ class SimCancelRunOperator(BaseOperator):
 
         check_workflow_id(self.workflow_id)
         check_run_id(self.run_id)
+        _check_durations(self)
         patience = seconds(self.timeout)
         with SimHook(self.sim_conn_id, retry_args=self.retry_args) as hook:
             client = hook.get_conn()
@@ -108,7 +109,7 @@ class SimResumeRunOperator(BaseOperator):
     :param context_id: the pause point; default: the only one that waits for a person. (templated)
     :param input: the answer: the fields that the workflow's block asks for, as a dict. (templated)
     :param sim_conn_id: the Airflow connection of type Sim. (templated)
-    :param poll_interval: seconds between looks.
+    :param poll_interval: seconds or timedelta between looks.
     :param timeout: seconds or timedelta to wait for the run to pause, if it doesn't wait yet.
     :param retry_args: as for :class:`~airflow_provider_sim.operators.sim.SimExecuteWorkflowOperator`.
     :raises SimPauseAnsweredError: somebody else has answered it, or the run is over.
@@ -130,7 +131,7 @@ class SimResumeRunOperator(BaseOperator):
         context_id: str | None = None,
         input: Any = None,
         sim_conn_id: str = SimHook.default_conn_name,
-        poll_interval: float = 5.0,
+        poll_interval: float | timedelta = 5.0,
         timeout: float | timedelta = 300.0,
         retry_args: Mapping[str, Any] | None = None,
         **kwargs: Any,
@@ -141,7 +142,7 @@ class SimResumeRunOperator(BaseOperator):
         self.context_id = context_id
         self.input = input
         self.sim_conn_id = sim_conn_id
-        self.poll_interval = poll_interval
+        self.poll_interval = seconds(poll_interval)
         self.timeout = timeout
         self.retry_args = retry_args
 
@@ -216,13 +217,19 @@ class SimResumeRunOperator(BaseOperator):
         :raises SimInputError: says which argument, and what to choose.
         """
         from airflow_provider_sim.client.dialects.exchange import check_run_id, check_workflow_id
-        from airflow_provider_sim.exceptions import Outcome, SimInputError
 
         check_workflow_id(self.workflow_id)
         check_run_id(self.run_id)
-        if not self.poll_interval > 0:
-            raise SimInputError(
-                f"poll_interval is {self.poll_interval!r}; it must be a number of seconds above 0.",
-                workflow_id=self.workflow_id,
-                outcome=Outcome.NEVER_SENT,
-            )
+        _check_durations(self)
+
+
+def _check_durations(operator: SimCancelRunOperator | SimResumeRunOperator) -> None:
+    """Refuse what isn't how long to wait.
+
+    :raises SimInputError: says which argument.
+    """
+    from airflow_provider_sim.exceptions import Outcome, SimInputError
+
+    wrong = wrong_duration("poll_interval", operator.poll_interval) or wrong_duration("timeout", operator.timeout)
+    if wrong:
+        raise SimInputError(f"{wrong}.", workflow_id=operator.workflow_id, outcome=Outcome.NEVER_SENT)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout, conf
 
-from airflow_provider_sim.deferral import BACKSTOP
+from airflow_provider_sim.deferral import BACKSTOP, seconds
 from airflow_provider_sim.ending import trigger_arguments
 from airflow_provider_sim.exceptions import SimRunTimeoutError
 from airflow_provider_sim.hooks.sim import SimHook
@@ -61,7 +61,7 @@ class SimExecuteWorkflowOperator(RunLineage, RunsOneWorkflow):
     :param wait_for_completion: False starts an asynchronous run and returns its run id, to be waited for with
         :class:`~airflow_provider_sim.sensors.sim.SimJobSensor`.
     :param deferrable: wait for an asynchronous run in the triggerer, without a worker.
-    :param poll_interval: seconds between looks at an asynchronous run.
+    :param poll_interval: seconds or timedelta between looks at an asynchronous run.
     :param stream: hold the connection open and write text to the task log as it comes.
     :param selected_outputs: return these block outputs instead of the workflow's output. With ``stream``, the ones to
         stream, as ``Block name.path`` or ``block id.path``, under their block's id; otherwise block ids, with or
@@ -106,7 +106,7 @@ class SimExecuteWorkflowOperator(RunLineage, RunsOneWorkflow):
         async_execution: bool = False,
         wait_for_completion: bool = True,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
-        poll_interval: float = 10.0,
+        poll_interval: float | timedelta = 10.0,
         stream: bool = False,
         selected_outputs: Sequence[str] | None = None,
         run_timeout: float | timedelta | None = None,
@@ -131,7 +131,7 @@ class SimExecuteWorkflowOperator(RunLineage, RunsOneWorkflow):
         self.async_execution = async_execution
         self.wait_for_completion = wait_for_completion
         self.deferrable = deferrable
-        self.poll_interval = poll_interval
+        self.poll_interval = seconds(poll_interval)
         self.stream = stream
         self.selected_outputs = selected_outputs
         self.run_timeout = run_timeout

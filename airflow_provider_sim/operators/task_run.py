@@ -327,7 +327,7 @@ def deadline(
 
     :param otherwise: seconds to wait without a timeout of its own.
     """
-    moment = time.time() + seconds(timeout or otherwise)
+    moment = time.time() + seconds(otherwise if timeout is None else timeout)
     if execution_timeout is None:
         return moment
     return min(moment, began_at(context["ti"]) + execution_timeout.total_seconds())

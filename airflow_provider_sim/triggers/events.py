@@ -16,10 +16,13 @@ except ImportError as error:  # Airflow 2
         "SimRunEventTrigger needs Airflow 3.0 or later, which schedules DAGs by asset watchers."
     ) from error
 
+from airflow_provider_sim.deferral import seconds, wrong_duration
 from airflow_provider_sim.exceptions import Outcome, SimInputError
 from airflow_provider_sim.hooks.sim import SimHook
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from airflow.triggers.shared_stream import AdvanceItem, SharedStreamProducer
 
     from airflow_provider_sim.client.models import WorkflowRun
@@ -56,7 +59,7 @@ class SimRunEventTrigger(BaseEventTrigger):
     :param statuses: only runs that end so; default: all three.
     :param triggers: only runs that were started by these; default: all.
     :param sim_conn_id: the Airflow connection of type Sim.
-    :param poll_interval: seconds between looks; of triggers that share them, the shortest counts.
+    :param poll_interval: seconds or timedelta between looks; of triggers that share them, the shortest counts.
     :param airflow_conn_id: a connection to this Airflow's own REST API: host, and login and password, or a token as the
         password alone. After a triggerer was killed, it is asked which events were stored just before. Without it,
         those that were just on their way then are told twice.
@@ -69,7 +72,7 @@ class SimRunEventTrigger(BaseEventTrigger):
         statuses: Sequence[str] = STATUSES,
         triggers: Sequence[str] | None = None,
         sim_conn_id: str = "sim_default",
-        poll_interval: float = 30.0,
+        poll_interval: float | timedelta = 30.0,
         airflow_conn_id: str | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -77,7 +80,7 @@ class SimRunEventTrigger(BaseEventTrigger):
         self.statuses = [statuses] if isinstance(statuses, str) else list(statuses)
         self.triggers = [triggers] if isinstance(triggers, str) else None if triggers is None else list(triggers)
         self.sim_conn_id = sim_conn_id
-        self.poll_interval = poll_interval
+        self.poll_interval = seconds(poll_interval)
         self.airflow_conn_id = airflow_conn_id
         self._check_arguments()
 
@@ -93,8 +96,8 @@ class SimRunEventTrigger(BaseEventTrigger):
             wrong = f"statuses is {self.statuses!r}; it can hold {', '.join(STATUSES)}"
         elif self.triggers is not None and not (self.triggers and all(isinstance(name, str) for name in self.triggers)):
             wrong = f"triggers is {self.triggers!r}; it must name what starts runs, such as api or schedule, or be None"
-        elif isinstance(self.poll_interval, bool) or not self.poll_interval > 0:
-            wrong = f"poll_interval is {self.poll_interval!r}; it must be a number of seconds above 0"
+        else:
+            wrong = wrong_duration("poll_interval", self.poll_interval)
         if wrong:
             raise SimInputError(f"{wrong}.", outcome=Outcome.NEVER_SENT)
 

@@ -397,6 +397,7 @@ def test_without_shared_streams_it_runs_alone(client, emulator):
         ({"statuses": []}, "statuses"),
         ({"triggers": []}, "triggers"),
         ({"poll_interval": 0}, "poll_interval"),
+        ({"poll_interval": float("inf")}, "poll_interval"),
     ],
 )
 def test_bad_arguments_are_refused_when_the_dag_is_parsed(arguments, words):
