@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 DISPLAY_COPY_KEY = "output_is_display_copy"
 """XCom: whether the task's output is the copy that Sim cuts and redacts for display."""
 
+DETAILS_KEY = "run_details"
+"""XCom: how the run went: ids, status, times and cost, as far as Sim has told."""
+
 
 def task_result(
     context: Context,
@@ -43,16 +46,26 @@ def task_result(
     :param on_paused: ``fail`` raises for a pause; otherwise it is reported.
     :param rules: what to do with files and with large outputs.
     :param selected_outputs: block ids, with or without a path, whose outputs to return instead.
-    :param push: whether to say by an XCom if the output is a display copy.
+    :param push: whether to say by XComs how the run went and if the output is a display copy.
     :raises SimRunError: the run failed, was cancelled, or is paused and shouldn't be.
     :raises SimOutputError: the output is too large, or a file of it can't be saved.
     """
+    log.info("%s", told(run))
+    if push:
+        context["ti"].xcom_push(key=DETAILS_KEY, value=run.details())
     if run.status is RunStatus.PAUSED:
         return paused_result(client, run, on_paused)
     output = client.get_output(run, selected_outputs)
     if push:
         context["ti"].xcom_push(key=DISPLAY_COPY_KEY, value=output.is_display_copy)
     return delivered(run, output, rules, fetch=client.download_file)
+
+
+def told(run: WorkflowRun) -> str:
+    """Say in a line how a run went."""
+    took = "" if run.duration_ms is None else f" after {run.duration_ms / 1000:.1f} s"
+    cost = "" if run.cost_usd is None else f", for US$ {run.cost_usd:.4f}"
+    return f"Run {run.run_id} of workflow {run.workflow_id} is {run.status}{took}{cost}."
 
 
 def delivered(run: WorkflowRun, output: RunOutput, rules: OutputRules, *, fetch: Fetch) -> Any:

@@ -180,9 +180,8 @@ def _wants_json(arguments: Any) -> bool:
 
 
 def _as_json(run: WorkflowRun) -> dict[str, Any]:
-    names = ("run_id", "workflow_id", "status", "trigger", "started_at", "ended_at", "duration_ms", "cost_usd")
     return {
-        **{name: getattr(run, name) for name in names},
+        **run.details(),
         "error": run.error and asdict(run.error),
         "output": run.output,
         "output_is_display_copy": run.output_is_display_copy,

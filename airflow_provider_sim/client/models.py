@@ -109,6 +109,19 @@ class WorkflowRun:
         """When it started, in seconds since the epoch; moves by some milliseconds in a run's first moments."""
         return _epoch(self.started_at)
 
+    def details(self) -> dict[str, Any]:
+        """Say of it what Sim tells of every run, in plain JSON: ids, status, what started it, times and cost."""
+        return {
+            "workflow_id": self.workflow_id,
+            "run_id": self.run_id,
+            "status": self.status.value,
+            "trigger": self.trigger,
+            "started_at": self.started_at,
+            "ended_at": self.ended_at,
+            "duration_ms": self.duration_ms,
+            "cost_usd": self.cost_usd,
+        }
+
     def raise_for_status(self) -> None:
         """Pass a run that completed, is paused or still goes on.
 

@@ -49,7 +49,9 @@ class SimExecuteWorkflowOperator(RunLineage, RunsOneWorkflow):
     is no longer wanted, because the task was killed, cleared, marked or out of time, is cancelled.
 
     XComs: ``return_value``, ``run_id``, ``run_url``, ``workflow_url``, ``approval_url``, ``output_is_display_copy``,
-    and ``job_id`` on the legacy API.
+    ``job_id`` on the legacy API, and ``run_details``: ``workflow_id``, ``run_id``, ``status``, ``trigger``,
+    ``started_at`` and ``ended_at`` (ISO 8601 UTC), ``duration_ms``, ``cost_usd`` (US dollars), each None where Sim
+    doesn't tell it; the answer of a run that was held open doesn't tell the cost.
 
     :param workflow_id: the workflow: the last part of its address in Sim's editor. (templated)
     :param input: the fields of the workflow's Start block as a dict; any other JSON value arrives as the field

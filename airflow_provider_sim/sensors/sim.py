@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 class SimJobSensor(RunLineage, BaseSensorOperator):
-    """Wait until a run is over; its output is the sensor's XCom.
+    """Wait until a run is over; its output is the sensor's XCom, beside ``run_details`` as the operator's.
 
     A run that fails or is cancelled fails the sensor at once, since looking again can't change it; with ``soft_fail``
     the sensor is skipped instead. Single looks that fail don't count, unless too many in a row do.

@@ -137,7 +137,7 @@ class SimRunEventTrigger(BaseEventTrigger):
         try:
             async for run in shared_stream:
                 if self._is_mine(listener, run):
-                    yield self._event(run)
+                    yield TriggerEvent(run.details())
         finally:
             stream.leave(listener)
 
@@ -189,7 +189,7 @@ class SimRunEventTrigger(BaseEventTrigger):
         stream.join(listener)
         async for run in stream.ended():
             if self._is_mine(listener, run):
-                yield self._event(run)
+                yield TriggerEvent(run.details())
             await stream.confirm([run])
 
     # --- both ----------------------------------------------------------------------------------------------------
@@ -213,21 +213,6 @@ class SimRunEventTrigger(BaseEventTrigger):
             and run.run_id in position.on_way
             and run.status.value in self.statuses
             and (self.triggers is None or run.trigger in self.triggers)
-        )
-
-    @staticmethod
-    def _event(run: WorkflowRun) -> TriggerEvent:
-        return TriggerEvent(
-            {
-                "workflow_id": run.workflow_id,
-                "run_id": run.run_id,
-                "status": run.status.value,
-                "trigger": run.trigger,
-                "started_at": run.started_at,
-                "ended_at": run.ended_at,
-                "duration_ms": run.duration_ms,
-                "cost_usd": run.cost_usd,
-            }
         )
 
 

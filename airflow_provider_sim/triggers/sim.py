@@ -175,7 +175,7 @@ class SimRunTrigger(WaitsForRuns):
         """The task's success, with what a worker would have pushed; None where a worker has to say what is wrong."""
         from airflow_provider_sim.client.blocking import SimClient
         from airflow_provider_sim.output import OutputRules
-        from airflow_provider_sim.results import DISPLAY_COPY_KEY, delivered
+        from airflow_provider_sim.results import DETAILS_KEY, DISPLAY_COPY_KEY, delivered
 
         if not TASKS_END_IN_TRIGGERERS:
             self.log.info("end_from_trigger needs Airflow 3.3; a worker ends the task.")
@@ -189,7 +189,11 @@ class SimRunTrigger(WaitsForRuns):
             self.log.warning("%s A worker goes on with it.", error)
             return None
         if self.do_xcom_push:
-            xcoms = {"return_value": result, DISPLAY_COPY_KEY: output.is_display_copy}
+            xcoms = {
+                "return_value": result,
+                DETAILS_KEY: run.details(),
+                DISPLAY_COPY_KEY: output.is_display_copy,
+            }
             if self.timeout is not None:  # no worker has been there before
                 links = link_xcoms(client.base_url, workflow_id=self.workflow_id, run_id=self.run_id, workspace_id=None)
                 xcoms.update(links)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import nullcontext
 from datetime import timedelta
 
 import pytest
@@ -246,6 +247,19 @@ class TestXComs:
         xcoms, space = context["ti"].xcoms, emulator.workspace_id
         assert xcoms["run_url"] == f"{emulator.url}/workspace/{space}/logs?executionId={xcoms['run_id']}"
         assert xcoms["workflow_url"] == f"{emulator.url}/workspace/{space}/w/echo_plain"
+
+    @pytest.mark.parametrize(("workflow_id", "status"), [("echo_plain", "completed"), ("failing", "failed")])
+    def test_how_the_run_went_and_what_it_cost(self, run_task, context, caplog, workflow_id, status):
+        caplog.set_level(logging.INFO)
+        with pytest.raises(SimRunFailedError) if status == "failed" else nullcontext():
+            run_task(operator(workflow_id=workflow_id, async_execution=True))
+        details = context["ti"].xcoms["run_details"]
+        assert (details["workflow_id"], details["status"], details["trigger"]) == (workflow_id, status, "api")
+        assert details["run_id"] == context["ti"].xcoms["run_id"]
+        assert details["started_at"] <= details["ended_at"]
+        assert details["cost_usd"] > 0
+        assert f"is {status} after " in caplog.text
+        assert f"s, for US$ {details['cost_usd']:.4f}." in caplog.text
 
     def test_a_workspace_in_the_connection_saves_the_question(self, run_task, context, connection, emulator):
         connection(extra={"workspace_id": "ws-9"})

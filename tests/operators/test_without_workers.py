@@ -89,7 +89,9 @@ class TestEndFromTrigger:
     def test_the_operator_s_task_is_ended_with_what_a_worker_would_have_pushed(self, context, adds, pushed):
         event = event_of(deferred(operator(), context))
         assert isinstance(event, TaskSuccessEvent)
+        details = pushed.pop("run_details")
         assert pushed == {"return_value": {"sum": 3, "password": "p"}, "output_is_display_copy": False}
+        assert (details["workflow_id"], details["status"], details["cost_usd"]) == ("adds", "completed", 0.005)
 
     def test_the_sensor_s_too(self, context, start, pushed):
         event = event_of(deferred(sensor(start(), end_from_trigger=True), context))
