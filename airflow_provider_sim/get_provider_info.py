@@ -60,10 +60,11 @@ def get_provider_info() -> dict[str, object]:
                 "hook-class-name": "airflow_provider_sim.hooks.sim.SimHook",
                 "hook-name": "Sim",
                 "ui-field-behaviour": {
-                    "hidden-fields": ["schema", "login", "port"],
+                    "hidden-fields": ["schema", "login"],
                     "relabeling": {"host": "Base URL", "password": "API key"},
                     "placeholders": {
                         "host": "https://www.sim.ai",
+                        "port": "optional, as in 443 (the test of Airflow 3.3.2 needs it)",
                         "password": "sk-sim-… (leave both empty to use SIM_BASE_URL and SIM_API_KEY)",
                     },
                 },

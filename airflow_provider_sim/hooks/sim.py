@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from airflow_provider_sim.client.settings import ClientSettings
 
 _RETRY_EXTRAS = {"max_retries": int, "initial_delay": float, "max_delay": float, "backoff_multiplier": float}
+_STANDARD_PORTS = {"http": 80, "https": 443}
 _TEST_TIMEOUT = 10.0
 """Seconds; the connection test runs in the API server and must not hold it up."""
 
@@ -258,16 +259,15 @@ def _declared_form() -> dict[str, Any]:
 
 
 def base_url_of(connection: Connection) -> str | None:
-    """The host field, which may hold a whole URL, with the standard fields that a connection URI fills beside it."""
-    host: str | None = connection.host
+    """The host field, which may hold a whole URL, with the port and the scheme of the fields beside it."""
+    host = (connection.host or "").strip()
     if not host:
         return None
-    host = host.strip()
-    if "://" in host:
-        return host
-    scheme = connection.schema if connection.schema in ("http", "https") else "https"
-    name, slash, prefix = host.partition("/")
-    port = f":{connection.port}" if connection.port and ":" not in name else ""
+    scheme, _, rest = host.rpartition("://")
+    scheme = scheme or (connection.schema if connection.schema in _STANDARD_PORTS else "https")
+    name, slash, prefix = rest.partition("/")
+    wanted = connection.port and connection.port != _STANDARD_PORTS.get(scheme)
+    port = f":{connection.port}" if wanted and ":" not in name.rpartition("]")[2] else ""
     return f"{scheme}://{name}{port}{slash}{prefix}"
 
 
