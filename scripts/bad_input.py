@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from airflow_provider_sim.emulator import SimEmulator
+from scripts.bad_connections import bad_connections
 from scripts.local_airflow import REPO
 from tests.canned_server import Answer, CannedServer, canned, closed_port
 from tests.certificates import self_signed
@@ -480,6 +481,22 @@ def run_cases() -> Iterator[tuple[str, list[Told]]]:
                 os.environ["AIRFLOW_CONN_SIM_DEFAULT"] = kept
 
 
+def connections_tested() -> dict[str, str]:
+    """What the test of a connection says of each that is wrong."""
+    from airflow_provider_sim.client.conversations import forget_servers
+    from airflow_provider_sim.hooks.sim import SimHook
+
+    said = {}
+    with SimEmulator(api_key=KEY) as sim, bad_connections(sim) as cases:
+        for case in cases:
+            forget_servers()
+            os.environ["AIRFLOW_CONN_SIM_TESTED"] = json.dumps(case.connection)
+            _, message = SimHook("sim_tested").test_connection()
+            said[case.what] = _stable(message)
+    os.environ.pop("AIRFLOW_CONN_SIM_TESTED")
+    return said
+
+
 def _told(bench: Bench, what: str, run: Case) -> Told:
     from airflow.providers.common.compat.sdk import AirflowFailException
 
@@ -507,6 +524,7 @@ _CHANGING = {
     r"\[Errno -\d+\] [^)]*|-\d+ (Name or service|Temporary failure|No address)[^)]*": "Name or service not known",
     r"_ssl\.c:\d+": "_ssl.c",
     r"self.signed certificate": "self-signed certificate",
+    r"\[SSL[^]]*\] (wrong version number|record layer failure)": "wrong version number",
     r"(?<=asks to wait )(5[0-9]|60)\b": "60",
 }
 
@@ -528,9 +546,15 @@ def markdown(groups: Iterable[tuple[str, list[Told]]]) -> str:
         lines += ["", f"### {group}", "", "| | error | Sim has | tried again by | message |", "| --- " * 5 + "|"]
         for told in all_told:
             error = f"`{told.error}`" if told.error else "none"
-            message = told.message.replace("|", "\\|").replace("<", "&lt;")
-            lines.append(f"| {told.what} | {error} | {SIM_HAS[told.outcome]} | {told.retried} | {message} |")
+            cells = (told.what, error, SIM_HAS[told.outcome], told.retried, _cell(told.message))
+            lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", "### The test of a connection", "", "| | says |", "| --- | --- |"]
+    lines += [f"| {what} | {_cell(message)} |" for what, message in connections_tested().items()]
     return "\n".join(lines).strip()
+
+
+def _cell(message: str) -> str:
+    return message.replace("|", "\\|").replace("<", "&lt;")
 
 
 def main() -> int:

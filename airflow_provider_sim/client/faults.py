@@ -20,8 +20,7 @@ def unreachable(request: Request, base_url: str, cause: BaseException) -> SimErr
             SimConnectionError,
             request,
             None,
-            f"no secure connection to {base_url} ({reason}). Is the server's certificate one that this machine trusts?"
-            " Set the connection's extra 'verify' to the path of your CA bundle, or correct https or http in its host",
+            f"no secure connection to {base_url} ({reason}). {_tls_advice(reason)}",
             code="TLS_ERROR",
             outcome=Outcome.NEVER_SENT,
             worth_repeating=0,
@@ -30,9 +29,21 @@ def unreachable(request: Request, base_url: str, cause: BaseException) -> SimErr
         SimConnectionError,
         request,
         None,
-        f"{base_url} can't be reached ({reason}). Check the connection's host, the network and proxy of this machine,"
-        " and whether Sim is running",
+        f"{base_url} can't be reached ({reason}). Check the connection's base URL (host), the network and proxy of this"
+        " machine, and whether Sim is running",
         outcome=Outcome.NEVER_SENT,
+    )
+
+
+def _tls_advice(reason: str) -> str:
+    if "certificate" in reason.lower():
+        return (
+            "This machine doesn't trust the server's certificate, or it is another host's: set the connection's extra"
+            " 'verify' to the path of your CA bundle, or correct its base URL (host)"
+        )
+    return (
+        "If the server speaks plain http at this port, begin the connection's base URL (host) with http://;"
+        " otherwise name the port at which it speaks https"
     )
 
 

@@ -72,7 +72,7 @@ class ClientSettings:
 def _check_api_key(api_key: Any) -> None:
     """Refuse keys that can't be put into a header, which HTTP libraries would quote in their errors."""
     if not isinstance(api_key, str) or not api_key:
-        raise _wrong("there is no API key; put one into the connection's password or set SIM_API_KEY")
+        raise _wrong("there is no API key; put one into the connection's API key (password), or set SIM_API_KEY")
     if not api_key.isascii() or not api_key.isprintable() or " " in api_key:
         raise _wrong(
             "the API key holds a line break, a space or another character that no key has;"

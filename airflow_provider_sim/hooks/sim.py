@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 from airflow.providers.common.compat.sdk import BaseHook
 
 from airflow_provider_sim.exceptions import (
+    Outcome,
     SimAuthenticationError,
     SimConfigurationError,
     SimConnectionError,
@@ -17,6 +18,7 @@ from airflow_provider_sim.exceptions import (
     SimRedirectError,
     SimResponseError,
     SimRouteMissingError,
+    SimTimeoutError,
     SimV2OffError,
 )
 
@@ -166,22 +168,14 @@ class SimHook(BaseHook):
         :returns: whether the connection works, and a sentence that says as whom, or what to change.
         """
         try:
-            connection = self._checked(self._look_up())
-            return True, _introduce(self._settings(connection, connection.extra_dejson))
+            settings = self.get_settings()
         except SimConfigurationError as error:
             return False, str(error)
-        except SimAuthenticationError as error:
-            return False, f"The server answers, but the API key is wrong. {error}"
-        except SimRedirectError as error:
-            return False, f"The base URL is not the API's own address. {error}"
-        except SimV2OffError as error:
-            return False, f"The server answers, but its v2 API is switched off and api_version asks for it. {error}"
-        except (SimRouteMissingError, SimResponseError) as error:
-            return False, f"Something answers, but it is not a Sim server, or not under this path. {error}"
-        except SimConnectionError as error:
-            return False, f"The server can't be reached. {error}"
+        try:
+            return True, _introduce(settings)
         except SimError as error:
-            return False, str(error)
+            words = (_what_is_wrong(error, settings), str(error), _https_instead(error, settings))
+            return False, " ".join(filter(None, words))
 
     def _look_up(self) -> Connection:
         try:
@@ -295,6 +289,39 @@ def _verify(value: Any) -> bool | str:
     raise SimConfigurationError(
         f"The connection's extra 'verify' is {value!r}; it can be true, false or the path of a CA bundle."
     )
+
+
+def _what_is_wrong(error: SimError, settings: ClientSettings) -> str:
+    """What a failed test says about the connection, before the error's own words."""
+    match error:
+        case SimAuthenticationError():
+            return "The server answers, but the API key is wrong."
+        case SimRedirectError():
+            return "The base URL is not the API's own address."
+        case SimV2OffError():
+            return "The server answers, but its v2 API is switched off and api_version asks for it."
+        case SimRouteMissingError() | SimResponseError():
+            return (
+                f"Something answers at {settings.base_url}, but it is not Sim. The base URL is the address of Sim's"
+                " start page, as in https://www.sim.ai, without /api."
+            )
+        case SimTimeoutError():
+            return "The server doesn't answer."
+        case SimConnectionError(outcome=Outcome.NEVER_SENT):
+            return "The server can't be reached."
+        case SimConnectionError():
+            return "The server hangs up."
+        case _:
+            return ""
+
+
+def _https_instead(error: SimError, settings: ClientSettings) -> str:
+    """What to try where a server may not have understood plain http: it hangs up then, or finds the request bad."""
+    hung_up = isinstance(error, SimConnectionError) and error.outcome is not Outcome.NEVER_SENT
+    found_bad = isinstance(error, SimResponseError) and error.status == 400
+    if settings.base_url.startswith("http://") and (hung_up or found_bad):
+        return "If it speaks https, begin the base URL with https://."
+    return ""
 
 
 def _introduce(settings: ClientSettings) -> str:

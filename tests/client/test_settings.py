@@ -14,7 +14,7 @@ KEY = "sk-sim-a-key-that-nobody-may-see"
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"api_key": ""}, "no API key.*password or set SIM_API_KEY"),
+        ({"api_key": ""}, "no API key.*password.*or set SIM_API_KEY"),
         ({"api_key": None}, "no API key"),
         ({"api_key": f"{KEY}\n"}, "line break, a space"),
         ({"api_key": f" {KEY}"}, "line break, a space"),

@@ -6,8 +6,10 @@ import json
 
 import pytest
 
+from airflow_provider_sim.client.conversations import forget_servers
 from airflow_provider_sim.emulator.profiles import PROFILES
 from airflow_provider_sim.hooks.sim import SimHook
+from scripts.bad_connections import bad_connections
 from tests.canned_server import Answer, canned, closed_port
 
 KEY = "sk-sim-connection-test-key"
@@ -17,8 +19,8 @@ KEY = "sk-sim-connection-test-key"
 def test(monkeypatch):
     """Press the button for a connection."""
 
-    def press(host: str, password: str = KEY, **extra: object) -> tuple[bool, str]:
-        connection = {"conn_type": "sim", "host": host, "password": password, "extra": extra}
+    def press(host: str, password: str = KEY, port: int | None = None, **extra: object) -> tuple[bool, str]:
+        connection = {"conn_type": "sim", "host": host, "password": password, "port": port, "extra": extra}
         monkeypatch.setenv("AIRFLOW_CONN_SIM_DEFAULT", json.dumps(connection))
         fine, words = SimHook().test_connection()
         assert not password or password not in words
@@ -31,6 +33,14 @@ def test_fine(test, emulator):
     fine, words = test(emulator.url, emulator.api_key)
     assert (fine, words) == (True, f"Connected to {emulator.url} (v2 API, workspace Emulated, free plan).")
     assert emulator.runs == [], "nothing was started"
+
+
+def test_what_is_wrong_is_told_with_what_to_change(test, emulator):
+    with bad_connections(emulator) as cases:
+        for case in cases:
+            forget_servers()
+            fine, words = test(case.host, case.password, case.port, api_version=case.api_version)
+            assert (fine, case.advice in words) == (False, True), (case.what, words)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +83,7 @@ def test_not_a_sim_server(test, status):
     with canned(Answer(status, b"<!DOCTYPE html><title>Welcome</title>", {"content-type": "text/html"})) as server:
         fine, words = test(server.url)
     assert not fine
-    assert words.startswith("Something answers, but it is not a Sim server")
+    assert words.startswith(f"Something answers at {server.url}, but it is not Sim.")
 
 
 def test_redirect(test):
@@ -81,7 +91,7 @@ def test_redirect(test):
         fine, words = test(server.url)
     assert not fine
     assert words.startswith("The base URL is not the API's own address.")
-    assert "set the connection's host to https://www.sim.ai" in words
+    assert "Set the connection's base URL (host) to https://www.sim.ai;" in words
 
 
 def test_a_sick_server(test):
@@ -90,6 +100,20 @@ def test_a_sick_server(test):
     assert not fine
     assert "Sim may be down" in words
     assert len(server.requests) == 1, "nobody waits for repetitions at a button"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(Answer(silent=True), id="hangs up"),
+        pytest.param(Answer(400, b"<title>400 The plain HTTP request was sent to HTTPS port</title>"), id="says so"),
+    ],
+)
+def test_perhaps_https(test, answer):
+    with canned(answer) as server:
+        fine, words = test(server.url)
+    assert not fine
+    assert words.endswith("If it speaks https, begin the base URL with https://.")
 
 
 def test_no_key(test):

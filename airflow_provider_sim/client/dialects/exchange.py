@@ -213,16 +213,16 @@ def refuse_redirect(request: Request, response: Response) -> None:
     path = request.path.split("?")[0]
     shown = target.split("?")[0]
     advice = (
-        f"set the connection's host to {shown.removesuffix(path)}"
+        f"Set the connection's base URL (host) to {shown.removesuffix(path)}"
         if path in shown and "://" in shown
-        else "correct the connection's host so that it names the API's own address"
+        else "Correct the connection's base URL (host): it must be the API's own address"
     )
     raise error_of(
         SimRedirectError,
         request,
         response,
-        f"the server redirects to {shown or 'an unnamed place'}; redirects are not followed,"
-        f" as they would lose the request's body and hand on the API key: {advice}",
+        f"the server redirects to {shown or 'an unnamed place'}. {advice}; redirects are not followed, as they would"
+        " lose the request's body and hand on the API key",
         outcome=None if response.status == 303 else Outcome.REFUSED,  # 303 alone is said after the deed
     )
 

@@ -122,7 +122,7 @@ def refusal_error(request: Request, response: Response, refusal: Refusal) -> Sim
             return error(
                 SimAuthenticationError,
                 "Sim doesn't accept the API key. Put a current key (Sim, Settings, API keys) into the connection's"
-                " password, without spaces around it",
+                " API key (password), without spaces around it",
             )
         case 402:
             return error(
