@@ -76,7 +76,7 @@ def get_provider_info() -> dict[str, object]:
                     },
                     "api_version": {
                         "label": "API version",
-                        "description": "auto finds out whether the server has /api/v2 switched on.",
+                        "description": "auto, v2 or legacy; auto finds out whether the server has /api/v2 switched on.",
                         "schema": {"type": ["string", "null"], "enum": ["auto", "v2", "legacy"], "default": "auto"},
                     },
                     "timeout": {

@@ -1,81 +1,129 @@
-"""Through Airflow's pages with a browser; what stands on stdin says where they are. Run by :mod:`scripts.browser`."""
+"""Through the pages of Airflow 3 with a browser. Run by :mod:`scripts.browser`."""
 
 from __future__ import annotations
 
 import json
 import re
-import sys
 import time
 import urllib.request
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Locator, Page, expect, sync_playwright
+from playwright.sync_api import Locator, Page, expect
 
-PATIENCE = 90.0
-"""Seconds for a task to get where it should be."""
-
-told = json.load(sys.stdin)
-AIRFLOW, SIM = told["airflow"], told["sim"]
-
-
-def main() -> None:
-    """Go from page to page; the first that isn't as it should be ends it."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=told["chromium"], args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1280, "height": 860})
-        page.set_default_timeout(30_000)
-        expect.set_options(timeout=30_000)
-        for look in (connection_form, connection_test, approval):
-            try:
-                look(page)
-            except Exception:
-                picture(page, "where-it-ended")
-                raise
-            print(f"{look.__name__.replace('_', ' ')}: as it should be", flush=True)
-        browser.close()
+from scripts.browser_page import (
+    AIRFLOW,
+    BEHAVIOUR,
+    FORM,
+    SIM,
+    STANDARD,
+    WINDOW,
+    go_through,
+    open_page,
+    picture,
+    told,
+    typed_into,
+    until,
+)
 
 
 def connection_form(page: Page) -> None:
-    """The fields have Sim's names, the key is masked, and the extra fields explain themselves."""
+    """The form is the declared one, its values are saved, and the key is neither shown again nor lost."""
     open_page(page, "/connections")
-    form = fill_connection(page, "sim_other_key", "sk-sim-this-is-another-key")
-    expect(form.get_by_text("Base URL")).to_be_visible()
-    expect(form.get_by_text("API key", exact=True)).to_be_visible()
-    for hidden in ("Login", "Port", "Schema"):
-        expect(form.get_by_text(hidden, exact=True)).to_have_count(0)
+    form = new_connection(page, "sim_from_form")
+    for name in STANDARD:
+        expect(form.locator(f"[name={name}]")).to_have_count(0 if name in BEHAVIOUR["hidden-fields"] else 1)
+    for name, words in BEHAVIOUR["placeholders"].items():
+        expect(form.locator(f"[name={name}]")).to_have_attribute("placeholder", words)
+    host, port = SIM.rsplit(":", 1)
+    for name, value in {"host": host, "port": port, "password": told["key"]}.items():
+        form.get_by_label(BEHAVIOUR["relabeling"].get(name, name.title()), exact=True).fill(value)
+    expect(form.locator("[name=password]")).to_have_attribute("type", "password")
     picture(page, "connection-form")
+
     form.get_by_role("button", name="Extra Fields", exact=True).click()
-    expect(form.get_by_text("auto finds out whether the server has /api/v2 switched on.")).to_be_visible()
+    page.set_viewport_size({**WINDOW, "height": 1500})
+    picture(page, "connection-extras", of=form)
+    page.set_viewport_size(WINDOW)
+    typed = {name: type_extra(page, form, name, field) for name, field in FORM["conn-fields"].items()}
     form.get_by_role("button", name="Save").click()
     expect(form).to_have_count(0)
+    stored = json.loads(call("GET", "/connections/sim_from_form")["extra"])
+    assert {name: str(value) for name, value in stored.items()} == typed, stored
+
+    row_of(page, "sim_from_form").get_by_label("Edit Connection").click()
+    form = page.get_by_role("dialog")
+    expect(form.locator("[name=password]")).to_have_value("***")
+    form.get_by_label("Show value").click()
+    expect(form.locator("[name=password]")).to_have_value("***")
+    form.locator("[name=description]").fill("Edited without a look at the key")
+    form.get_by_role("button", name="Extra Fields", exact=True).click()
+    for name, value in typed.items():
+        expect(form.locator(f"[name=element_{name}]")).to_have_value(value)
+    form.get_by_role("button", name="Save").click()
+    expect(form).to_have_count(0)
+    expect(row_of(page, "sim_from_form")).to_contain_text("Edited without")
+    press_test(page, "sim_from_form", "success", f"Connected to {SIM} (v2 API, workspace")
+    picture(page, "connection-test")
 
 
-def fill_connection(page: Page, name: str, key: str) -> Locator:
-    """Open the form of a new connection and fill it in."""
+def new_connection(page: Page, name: str) -> Locator:
+    """Open the form of a new connection of type Sim."""
     page.get_by_role("button", name="Add Connection").click()
     form = page.get_by_role("dialog")
     form.get_by_role("textbox").first.fill(name)
     form.get_by_role("combobox").click()
     page.keyboard.type("Sim")
     page.get_by_role("option", name="Sim", exact=True).click()
-    form.locator("input[name=host]").fill(SIM)
-    masked = form.locator("input[type=password]")
-    expect(masked).to_have_count(1)
-    masked.fill(key)
     return form
 
 
-def connection_test(page: Page) -> None:
-    """The test says as whom one is connected, or what is wrong.
+def type_extra(page: Page, form: Locator, name: str, field: dict[str, Any]) -> str:
+    """Fill in an extra field, which must have its label and its help; return what was typed."""
+    place = form.get_by_role("group").filter(has=page.get_by_text(field["label"], exact=True))
+    expect(place.get_by_text(field["description"], exact=True)).to_be_visible()
+    value = typed_into(field)
+    if "enum" in field["schema"]:
+        expect(place.locator(f"[name=element_{name}]")).to_have_value(field["schema"]["default"])
+        place.get_by_role("combobox").click()
+        page.get_by_role("option", name=value, exact=True).click()
+    else:
+        place.locator(f"[name=element_{name}]").fill(value)
+    return value
 
-    By the REST API: the button of Airflow 3.3.2 sends port 0 for connections without one, and is then told that this
-    isn't the port that is stored.
+
+def connection_test(page: Page) -> None:
+    """For each way to get a connection wrong, the button turns red, and the page says what to change.
+
+    All have a port: without one, the button of Airflow 3.3.2 sends port 0, and is told that another port is stored
+    (apache/airflow#73298).
     """
-    for key, words in {told["key"]: "Connected to", "sk-sim-this-is-another-key": "the API key is wrong"}.items():
-        connection = {"connection_id": "sim_other_key", "conn_type": "sim", "host": SIM, "password": key}
-        message = call("POST", "/connections/test", connection)["message"]
-        assert words in message, message
+    wrong = {re.sub(r"\W+", "_", bad["what"]): bad for bad in told["bad"]}
+    for name, bad in wrong.items():
+        call("POST", "/connections", {"connection_id": name, **bad["connection"]})
+    open_page(page, "/connections")
+    for name, bad in wrong.items():
+        press_test(page, name, "error", bad["advice"])
+        if name == "another_key":
+            picture(page, "connection-test-failed")
+
+
+def press_test(page: Page, name: str, kind: str, words: str) -> None:
+    """Press the test button of a connection in the list, and read what comes of it."""
+    button = row_of(page, name).get_by_label("Test Connection")
+    with page.expect_response(f"{AIRFLOW}/api/v2/connections/test") as answered:
+        button.click()
+    page.mouse.move(640, 40)  # the button's tooltip would lie on the next one
+    message = answered.value.json()["message"]
+    assert words in message, f"{name}: {message}"
+    assert told["key"] not in message, f"{name}: {message}"
+    expect(page.locator(f"[data-scope=toast][data-type={kind}]").filter(has_text=message).first).to_be_visible()
+    expect(button.locator("svg")).to_have_attribute("color", {"success": "green", "error": "red"}[kind])
+
+
+def row_of(page: Page, name: str) -> Locator:
+    """A connection's row in the list."""
+    return page.get_by_role("row").filter(has=page.get_by_role("cell", name=name, exact=True))
 
 
 def approval(page: Page) -> None:
@@ -113,18 +161,6 @@ def approval(page: Page) -> None:
     picture(page, "dag-run")
 
 
-def open_page(page: Page, path: str) -> None:
-    """Open one of Airflow's pages, and wait until nothing more is fetched for it."""
-    page.goto(AIRFLOW + path)
-    page.wait_for_load_state("networkidle")
-
-
-def picture(page: Page, name: str) -> None:
-    """Take a picture, once what moves has come to rest."""
-    page.wait_for_timeout(700)
-    page.screenshot(path=Path(told["pictures"]) / f"{name}.png")
-
-
 def call(method: str, path: str, body: Any = None) -> Any:
     """Ask Airflow's REST API."""
     with urllib.request.urlopen(f"{AIRFLOW}/auth/token") as answer:
@@ -136,17 +172,5 @@ def call(method: str, path: str, body: Any = None) -> Any:
         return json.load(answer)
 
 
-def until(condition: Any, what: str) -> None:
-    """Wait for something.
-
-    :raises TimeoutError: it didn't come.
-    """
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        if time.monotonic() > end:
-            raise TimeoutError(f"waited {PATIENCE:.0f} s for {what}")
-        time.sleep(0.5)
-
-
 if __name__ == "__main__":
-    main()
+    go_through(connection_form, connection_test, approval)

@@ -110,17 +110,18 @@ def components(port: int, log: Path, **settings: str) -> Iterator[subprocess.Pop
     }
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as output, contextlib.ExitStack() as stack:
-        api_server, *_ = [stack.enter_context(_component(words, environment, output)) for words in COMPONENTS]
-        if not _is_up(f"{url}/api/v2/version", api_server):
+        api_server, *_ = [
+            stack.enter_context(running([sys.executable, "-m", "airflow", *words], environment, output))
+            for words in COMPONENTS
+        ]
+        if not is_up(f"{url}/api/v2/version", api_server):
             raise RuntimeError(f"Airflow did not start; see {log}")
         yield api_server
 
 
 @contextlib.contextmanager
-def _component(
-    words: tuple[str, ...], environment: dict[str, str], output: TextIO
-) -> Iterator[subprocess.Popen[bytes]]:
-    command = [sys.executable, "-m", "airflow", *words]
+def running(command: list[str], environment: dict[str, str], output: TextIO) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a program for a ``with`` block, after which it is ended, with its children if need be."""
     process = subprocess.Popen(
         command, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
     )
@@ -145,7 +146,8 @@ def free_port(wanted: int = 0) -> int:
     raise RuntimeError("no free port")
 
 
-def _is_up(url: str, process: subprocess.Popen[bytes]) -> bool:
+def is_up(url: str, process: subprocess.Popen[bytes]) -> bool:
+    """Wait until an address is answered at; false where the program that should do it has ended, or takes too long."""
     until = time.monotonic() + PATIENCE
     while time.monotonic() < until and process.poll() is None:
         with contextlib.suppress(urllib.error.URLError, OSError), urllib.request.urlopen(url, timeout=5) as answer:
