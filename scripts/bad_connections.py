@@ -80,7 +80,7 @@ def bad_connections(sim: SimEmulator) -> Iterator[list[BadConnection]]:
             case("sim.ai without www", "base URL (host) to https://www.sim.ai;", to_www.url),
             case("a host that doesn't exist", "Check the connection's base URL", "http://sim.invalid:80"),
             case("a port at which nobody listens", "whether Sim is running", f"http://127.0.0.1:{closed_port()}"),
-            case("a path that is too long", "without /api", sim.url, "/api/v2"),
+            case("a path that ends in /api/v2", "without /api", sim.url, "/api/v2"),
             case("a path that is wrong", "lack its path prefix", sim.url, "/sim"),
             case("another site", "not Sim", other.url),
             case(

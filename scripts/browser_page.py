@@ -20,8 +20,8 @@ AIRFLOW, SIM, FORM = told["airflow"], told["sim"], told["form"]
 BEHAVIOUR = FORM["ui-field-behaviour"]
 STANDARD = ("description", "host", "password", "port", "login", "schema")
 """The standard fields of Airflow's form, by the names of their inputs."""
-TYPED = {"string": "true", "number": "2.5", "integer": "4"}
-"""What goes into an extra field, by its type; ``verify`` is text, and still has to let the test pass."""
+TYPED = {"verify": "true", "string": "some-id", "number": "2.5", "integer": "4"}
+"""What goes into an extra field, by its name or its type."""
 
 
 def go_through(*looks: Callable[[Page], None]) -> None:
@@ -65,7 +65,7 @@ def until(condition: Any, what: str) -> None:
         time.sleep(0.5)
 
 
-def typed_into(field: dict[str, Any]) -> str:
-    """A value for a declared extra field, which isn't its default."""
+def typed_into(name: str, field: dict[str, Any]) -> str:
+    """A value for a declared extra field, one that isn't its default where there are choices."""
     choices = field["schema"].get("enum")
-    return str(choices[1]) if choices else TYPED[field["schema"]["type"][0]]
+    return str(choices[1]) if choices else TYPED.get(name) or TYPED[field["schema"]["type"][0]]

@@ -43,7 +43,7 @@ def old_connection_form(page: Page) -> None:
         row = page.get_by_role("row").filter(has=page.locator(f"#extra__sim__{name}"))
         expect(row).to_contain_text(field["label"])
         expect(row).to_contain_text(field["description"])
-        row.get_by_role("textbox").fill(typed_into(field))
+        row.get_by_role("textbox").fill(typed_into(name, field))
     page.locator("#host").fill(SIM)
     page.set_viewport_size({**WINDOW, "height": 1850})
     for key, fine, words in (
@@ -65,7 +65,7 @@ def old_connection_form(page: Page) -> None:
         expect(page.locator("#host")).to_have_value(SIM)
         expect(page.locator("#password")).to_have_value("")
         for name, field in FORM["conn-fields"].items():
-            expect(page.locator(f"#extra__sim__{name}")).to_have_value(typed_into(field))
+            expect(page.locator(f"#extra__sim__{name}")).to_have_value(typed_into(name, field))
         page.locator("#description").fill("Edited without a look at the key")
         page.get_by_role("button", name="Save").click()
         page.wait_for_url(f"{AIRFLOW}/connection/list/*")

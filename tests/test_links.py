@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
+import requests
 
 from airflow_provider_sim.client.pages import approval_page, run_page, workflow_page
 from airflow_provider_sim.links import sim as links
@@ -38,3 +41,23 @@ def test_pages_of_sim():
     for page in (run_page(base, "w", "r", None), workflow_page(base, "w", None)):
         assert page.startswith("https://www.sim.ai/")
         assert "None" not in page
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["workspace known", "workspace unknown"])
+def test_they_lead_to_pages_of_the_emulator(emulator, known):
+    headers, body = {"X-API-Key": emulator.api_key}, {"input": {"message": "x"}}
+    run_id = requests.post(
+        f"{emulator.url}/api/v2/workflows/paused/execute", json=body, headers=headers, timeout=10
+    ).json()["data"]["runId"]
+    workspace_id = emulator.workspace_id if known else None
+    urls = links.link_xcoms(emulator.url, workflow_id="paused", run_id=run_id, workspace_id=workspace_id)
+
+    titles = {key: re.search("<h1>(.*)</h1>", requests.get(url, timeout=10).text)[1] for key, url in urls.items()}
+
+    assert titles == {
+        "run_url": f"Run {run_id}" if known else "Workflow paused",
+        "workflow_url": "Workflow paused",
+        "approval_url": f"Approval of run {run_id}",
+    }
+    nowhere = links.link_xcoms(emulator.url, workflow_id="w", run_id="r", workspace_id=workspace_id)
+    assert {requests.get(url, timeout=10).status_code for url in nowhere.values()} == {404}

@@ -17,7 +17,7 @@ from airflow_provider_sim.emulator.connections import Connections
 from airflow_provider_sim.emulator.exchange import Exchange, asked_of
 from airflow_provider_sim.emulator.faults import HEADER, fault_of_header
 from airflow_provider_sim.emulator.state import State
-from airflow_provider_sim.emulator.surfaces import legacy, v1, v2
+from airflow_provider_sim.emulator.surfaces import legacy, pages, v1, v2
 from airflow_provider_sim.emulator.surfaces.wire import answer, empty, page_not_found
 
 API = (*v2.ROUTES, *v1.ROUTES, *legacy.ROUTES)
@@ -78,6 +78,7 @@ def application(state: State, connections: Connections, reset: Callable[[], None
         routes=[
             *control.ROUTES,
             *API,
+            *pages.ROUTES,
             Route("/{path:path}", _otherwise, methods=methods),
         ],
         middleware=[Middleware(Seam, connections=connections)],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
+from html import escape
 from typing import Any
 
 from starlette.requests import Request
@@ -53,10 +54,16 @@ def empty(status: int, headers: Mapping[str, str] | None = None) -> Response:
     return Response(b"", status, dict(headers or {}))
 
 
+def page(status: int, title: str, words: str) -> Response:
+    """A web page."""
+    title, words = escape(title), escape(words)
+    text = f"<!DOCTYPE html><html><head><title>{title}</title></head><body><h1>{title}</h1>{words}</body></html>"
+    return Response(text, status, {"content-type": "text/html; charset=utf-8"})
+
+
 def page_not_found() -> Response:
     """The web page for paths that no route is at."""
-    page = "<!DOCTYPE html><html><head><title>404</title></head><body><h1>404</h1>There is no such page.</body></html>"
-    return Response(page, 404, {"content-type": "text/html; charset=utf-8"})
+    return page(404, "404", "There is no such page.")
 
 
 async def body_of(request: Request) -> bytes:
