@@ -99,6 +99,8 @@ def _checked_base_url(base_url: Any, api_key: str) -> str:
         raise _wrong(f"the base URL {shown} is no http or https address; {advice}")
     if parts.query or parts.fragment:
         raise _wrong(f"the base URL {shown} holds a query or fragment; {advice}")
+    if api_key in base_url:
+        raise _wrong(f"the API key stands in the base URL (host); {advice}")
     return base_url.strip().rstrip("/")
 
 

@@ -30,6 +30,7 @@ KEY = "sk-sim-a-key-that-nobody-may-see"
         ({"base_url": f"http://sim.example.com:{KEY}"}, "can't be read"),
         ({"base_url": f"http://sim.example.com?key={KEY}"}, "query or fragment"),
         ({"base_url": KEY}, "no http or https address"),
+        ({"base_url": f"https://{KEY}"}, "API key stands in the base URL"),
         ({"base_url": "http://sim.example.com?x=1"}, "query or fragment"),
         ({"base_url": "http://sim.example.com/#top"}, "query or fragment"),
         ({"base_url": "http://sim example.com"}, "no http or https address"),
