@@ -18,6 +18,7 @@ import pytest
 
 from airflow_provider_sim.emulator import SimEmulator
 from scripts.local_airflow import REPO, TaskReport
+from tests.airflow.expected import name_of
 
 KEY = "sk-sim-the-key-that-is-nowhere-to-be-found"
 
@@ -55,7 +56,7 @@ def run_in(home: Path, sim: SimEmulator, *arguments: str, **connections: dict[st
     # Mostly the last line; but who listens to Airflow may have a last word.
     told = next(line for line in reversed(ran.stdout.splitlines()) if line.startswith("[{"))
     reports = [TaskReport(**fields) for fields in json.loads(told)]
-    return Ran(home, f"{ran.stdout}\n{ran.stderr}", {_name(report): report for report in reports}, sim)
+    return Ran(home, f"{ran.stdout}\n{ran.stderr}", {name_of(report): report for report in reports}, sim)
 
 
 def _airflow(
@@ -70,11 +71,6 @@ def _airflow(
     ran = subprocess.run([*command, *arguments], cwd=REPO, env=environment, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, f"{ran.stdout[-5000:]}\n{ran.stderr[-5000:]}"
     return ran
-
-
-def _name(report: TaskReport) -> str:
-    name = f"{report.dag_id}.{report.task_id}".removeprefix("example_sim_")
-    return name if report.map_index < 0 else f"{name}[{report.map_index}]"
 
 
 @pytest.fixture(scope="module", autouse=True)
