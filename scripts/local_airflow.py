@@ -2,8 +2,7 @@
 
 The demo shows its reports as a table; the tests run it as a command of its own, which prints them as JSON:
 ``python -m scripts.local_airflow --home FOLDER --sim-url URL --sim-key KEY DAG_ID...``. Without a DAG it only makes the
-folder, for copies of it to be used with ``--keep``. With ``--components`` the DAGs run as in production: by a
-scheduler, workers and a triggerer.
+folder, for copies of it to be used with ``--keep``. :mod:`scripts.real_airflow` runs DAGs as in production.
 """
 
 from __future__ import annotations
@@ -33,6 +32,8 @@ EXAMPLE_DAGS = REPO / "example_dags"
 
 PATIENCE = 300.0
 """Seconds until an Airflow that doesn't start, or doesn't end its DAG runs, is given up."""
+ANSWER_AFTER = timedelta(seconds=2)
+"""Airflow 3.3.2 gets into trouble with answers that come before all of it knows that the task waits."""
 
 
 @dataclass(frozen=True)
@@ -157,62 +158,19 @@ def is_up(url: str, process: subprocess.Popen[bytes]) -> bool:
     return False
 
 
-def schedule_dags(dag_ids: list[str]) -> list[TaskReport]:
-    """Let a running Airflow run DAGs, all at once, and report their tasks when they are over.
-
-    :raises TimeoutError: they weren't in time.
-    """
-    until = time.monotonic() + PATIENCE
-    runs = {dag_id: _trigger(dag_id, until) for dag_id in dag_ids}
-    with _approver(after=timedelta(seconds=15)):
-        return [report for dag_id, run_id in runs.items() for report in _await(dag_id, run_id, until)]
-
-
-def _trigger(dag_id: str, until: float) -> str:
-    from airflow.api.common.trigger_dag import trigger_dag
-    from airflow.exceptions import DagNotFound
-    from airflow.utils.types import DagRunTriggeredByType
-
-    while time.monotonic() < until:
-        with contextlib.suppress(DagNotFound):  # until the DAG processor has read it
-            run = trigger_dag(dag_id, triggered_by=DagRunTriggeredByType.TEST)
-            assert run is not None
-            return str(run.run_id)
-        time.sleep(1)
-    raise TimeoutError(f"Airflow didn't find {dag_id!r}")
-
-
-def _await(dag_id: str, run_id: str, until: float) -> list[TaskReport]:
-    from airflow.models.dagrun import DagRun
-    from airflow.utils.session import create_session
-
-    dag = _dag(dag_id)
-    while time.monotonic() < until:
-        with create_session() as session:
-            [run] = DagRun.find(dag_id=dag_id, run_id=run_id, session=session)
-            if run.state in ("success", "failed"):
-                return _reports(dag, run)
-        time.sleep(1)
-    raise TimeoutError(f"{dag_id} wasn't over in {PATIENCE:.0f} s")
-
-
 def run_dag(dag_id: str) -> list[TaskReport]:
     """Run one DAG to its end in this process and report its tasks, in the order of their start.
 
     :raises LookupError: there is no such DAG, or a DAG file can't be read.
     """
     dag = _dag(dag_id)
-    with _approver(after=timedelta(seconds=2)):
+    with _approver():
         return _reports(dag, dag.test())
 
 
 @contextlib.contextmanager
-def _approver(after: timedelta) -> Iterator[None]:
-    """Somebody who answers what tasks ask a person, as in Airflow's UI: with the first option and a comment.
-
-    :param after: how long that takes. Airflow 3.3.2 gets into trouble with answers that come before all of it, the
-        scheduler too, knows that the task waits.
-    """
+def _approver() -> Iterator[None]:
+    """Somebody who answers what tasks ask a person, as in Airflow's UI: with the first option and a comment."""
     import airflow.models.hitl
     import airflow.models.trigger  # noqa: F401  not at once in two threads, which could wait for each other
 
@@ -220,7 +178,7 @@ def _approver(after: timedelta) -> Iterator[None]:
 
     def approve() -> None:
         while not ends.wait(1):
-            _approve_all(after)
+            _approve_all()
 
     thread = threading.Thread(target=approve, daemon=True)
     thread.start()
@@ -231,7 +189,7 @@ def _approver(after: timedelta) -> Iterator[None]:
         thread.join()
 
 
-def _approve_all(after: timedelta) -> None:
+def _approve_all() -> None:
     """Answer what has waited long enough; again, where the task's own end has overwritten that it was answered."""
     from airflow.models.hitl import HITLDetail
     from airflow.models.trigger import handle_event_submit
@@ -242,7 +200,7 @@ def _approve_all(after: timedelta) -> None:
 
     now = timezone.utcnow()
     with create_session() as session:
-        for asked in session.scalars(select(HITLDetail).where(HITLDetail.created_at < now - after)):
+        for asked in session.scalars(select(HITLDetail).where(HITLDetail.created_at < now - ANSWER_AFTER)):
             ti = asked.task_instance
             if str(ti.state) != "awaiting_input":
                 continue
@@ -306,22 +264,16 @@ def main(arguments: list[str] | None = None) -> int:
     """Run DAGs and print a JSON list of their tasks' reports on the last line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--home", type=Path, required=True)
-    parser.add_argument("--dags", type=Path, default=EXAMPLE_DAGS)
     parser.add_argument("--sim-url", required=True)
     parser.add_argument("--sim-key", required=True)
     parser.add_argument("--keep", action="store_true", help="use the folder as it is")
-    parser.add_argument("--components", action="store_true", help="run the DAGs by Airflow's components, all at once")
     parser.add_argument("dag_ids", metavar="DAG_ID", nargs="*")
     options = parser.parse_args(arguments)
     faulthandler.dump_traceback_later(2 * PATIENCE, exit=True)  # dag.test() waits for ever
-    os.environ.update(environment(options.home, sim_url=options.sim_url, sim_key=options.sim_key, dags=options.dags))
+    os.environ.update(environment(options.home, sim_url=options.sim_url, sim_key=options.sim_key))
     if not options.keep:
         create(options.home)
-    if options.components:
-        with components(free_port(), options.home / "components.log"):
-            reports = schedule_dags(options.dag_ids)
-    else:
-        reports = [report for dag_id in options.dag_ids for report in run_dag(dag_id)]
+    reports = [report for dag_id in options.dag_ids for report in run_dag(dag_id)]
     print(json.dumps([asdict(report) for report in reports], default=str))
     faulthandler.cancel_dump_traceback_later()
     return 0

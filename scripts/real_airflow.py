@@ -12,10 +12,8 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -30,6 +28,7 @@ import psutil
 import requests
 import sqlalchemy
 
+from scripts import servers
 from scripts.local_airflow import REPO
 
 START_PATIENCE = 240.0
@@ -60,6 +59,12 @@ SETTINGS = {
     "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "1",
     "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "8",
     "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
+}
+CELERY_SETTINGS = {
+    "AIRFLOW__CORE__EXECUTOR": "CeleryExecutor",
+    "AIRFLOW__CELERY__WORKER_CONCURRENCY": "8",
+    # A task that isn't over by then, Redis hands to another worker.
+    "AIRFLOW__CELERY_BROKER_TRANSPORT_OPTIONS__VISIBILITY_TIMEOUT": "10",
 }
 
 
@@ -134,6 +139,7 @@ class RealAirflow:
     :param connections: by connection id, as Airflow's JSON form has them.
     :param database: ``postgresql``, ``sqlite``, or None for PostgreSQL where a server is installed.
     :param triggerers: how many.
+    :param celery_workers: how many; with any, the executor is Celery's, with Redis between it and them.
     :param settings: environment variables beside, or instead of, :data:`SETTINGS`.
     :raises RuntimeError: a part of it doesn't start; the message says where its log is.
     """
@@ -146,11 +152,13 @@ class RealAirflow:
         connections: Mapping[str, Mapping[str, Any]] | None = None,
         database: str | None = None,
         triggerers: int = 1,
+        celery_workers: int = 0,
         settings: Mapping[str, str] | None = None,
     ) -> None:
         self.home = home
-        self.database = database or ("postgresql" if postgresql_programs() else "sqlite")
+        self.database = database or ("postgresql" if servers.postgresql_programs() else "sqlite")
         self._wanted_triggerers = triggerers
+        self._wanted_workers = celery_workers
         self._dags = dags
         self._connections = connections or {}
         self._settings = settings or {}
@@ -159,6 +167,7 @@ class RealAirflow:
         self._session.trust_env = False
         self._parts: dict[str, subprocess.Popen[bytes]] = {}
         self._triggerers: list[str] = []
+        self._workers: list[str] = []
 
     # --- starting and stopping -----------------------------------------------------------------------------------
 
@@ -179,14 +188,15 @@ class RealAirflow:
         shutil.rmtree(self.home, ignore_errors=True)
         (self.home / "logs").mkdir(parents=True)
         if self.database == "postgresql":
-            uri = stack.enter_context(_postgresql(self.home / "postgresql.log"))
+            uri, self.data = stack.enter_context(servers.postgresql(self.home / "postgresql.log"))
         else:
-            uri = f"sqlite:///{self.home / 'airflow.db'}"
-        port = _free_port()
+            uri, self.data = f"sqlite:///{self.home / 'airflow.db'}", self.home
+        broker = stack.enter_context(servers.redis(self.home)) if self._wanted_workers else None
+        port = servers.free_port()
         self.url = f"http://127.0.0.1:{port}"
-        self.environment = self._environment(uri)
-        self._engine = sqlalchemy.create_engine(uri, pool_pre_ping=True)
-        stack.callback(self._engine.dispose)
+        self.environment = self._environment(uri, broker)
+        self.engine = sqlalchemy.create_engine(uri, pool_pre_ping=True)
+        stack.callback(self.engine.dispose)
         stack.callback(self._session.close)
         self._airflow("db", "migrate")
         stack.callback(self._stop)
@@ -195,9 +205,15 @@ class RealAirflow:
         self._run("dag-processor", "dag-processor")
         for _ in range(self._wanted_triggerers):
             self.start_triggerer(wait=False)
+        for number in range(self._wanted_workers):
+            name = f"worker-{number + 1}"
+            self._workers.append(name)
+            # At SIGTERM it would wait for the tasks that run.
+            words = ("celery", "worker", "--celery-hostname", name, "--skip-serve-logs")
+            self._run(name, *words, REMAP_SIGTERM="SIGQUIT")
         self._wait_until_healthy()
 
-    def _environment(self, uri: str) -> dict[str, str]:
+    def _environment(self, uri: str, broker: str | None) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW_", "SIM_"))}
         for name in [name for name in kept if name.lower().endswith("_proxy")]:
             del kept[name]
@@ -205,6 +221,7 @@ class RealAirflow:
         return {
             **kept,
             **SETTINGS,
+            **({} if broker is None else {**CELERY_SETTINGS, "AIRFLOW__CELERY__BROKER_URL": broker}),
             "AIRFLOW_HOME": str(self.home),
             "AIRFLOW_CONN_AIRFLOW_API": json.dumps({"conn_type": "http", "host": self.url}),
             "AIRFLOW__CORE__DAGS_FOLDER": str(self._dags),
@@ -229,7 +246,7 @@ class RealAirflow:
     def _run(self, name: str, *words: str, **environment: str) -> None:
         with (self.home / f"{name}.log").open("wb") as log:
             self._parts[name] = subprocess.Popen(
-                [*_DIES_WITH_US, sys.executable, "-m", "airflow", *words],
+                [*servers.DIES_WITH_US, sys.executable, "-m", "airflow", *words],
                 env={**self.environment, **environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -246,6 +263,7 @@ class RealAirflow:
                 return (
                     all((health.get(part) or {}).get("status") == "healthy" for part in wanted)
                     and len(self.live_triggerers()) >= self._wanted_triggerers
+                    and all(f"celery@{name} ready" in self.printed_by(name) for name in self._workers)
                     and self._has_dags()
                 )
             return False
@@ -278,7 +296,8 @@ class RealAirflow:
     def processes(self, part: str) -> list[psutil.Process]:
         """A part's first process, and all below it.
 
-        :param part: ``scheduler``, with its workers and their tasks, ``api-server``, ``dag-processor`` or a triggerer.
+        :param part: ``scheduler``, with LocalExecutor's workers and their tasks, ``api-server``, ``dag-processor``, a
+            triggerer or one of Celery's workers, with its tasks.
         """
         first = psutil.Process(self._parts[part].pid)
         return [first, *first.children(recursive=True)]
@@ -441,6 +460,25 @@ class RealAirflow:
                 return Worker(supervisor, runner)
         return None
 
+    @property
+    def celery_workers(self) -> list[str]:
+        """The names of Celery's workers that run."""
+        return [name for name in self._workers if self._parts[name].poll() is None]
+
+    def celery_worker(self, ti: TaskInstance) -> str | None:
+        """Which of Celery's workers has the present try of a task instance; None if none has."""
+        worker = self.worker(ti)
+        return next((name for name in self.celery_workers if worker and worker.runner in self.processes(name)), None)
+
+    def kill_celery_worker(self, name: str) -> None:
+        """SIGKILL one of Celery's workers with all that runs below it, as when its machine is lost."""
+        doomed = self.processes(name)
+        for number in (signal.SIGSTOP, signal.SIGKILL):  # none of them sees another one die
+            for process in doomed:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.send_signal(number)
+        self._parts[name].wait(timeout=STOP_PATIENCE)
+
     # --- talking to it -------------------------------------------------------------------------------------------
 
     def api(self, method: str, path: str, body: Any = None) -> Any:
@@ -450,23 +488,31 @@ class RealAirflow:
         :raises LookupError: there is no such thing.
         :raises RuntimeError: it was refused.
         """
-        answer = self._ask(method, path, body)
-        if answer.status_code == 401:
-            token = self._session.get(f"{self.url}/auth/token", timeout=60).json()["access_token"]
-            self._session.headers["Authorization"] = f"Bearer {token}"
-            answer = self._ask(method, path, body)
+        answer = self._ask(method, f"/api/v2{path}", body)
         if answer.status_code == 404:
             raise LookupError(f"{method} {path}: {answer.text}")
         if not answer.ok:
             raise RuntimeError(f"{method} {path} answered {answer.status_code}: {answer.text}")
         return answer.json() if answer.content else None
 
-    def _ask(self, method: str, path: str, body: Any) -> requests.Response:
-        return self._session.request(method, f"{self.url}/api/v2{path}", json=body, timeout=60)
+    def get(self, path: str) -> requests.Response:
+        """What the API server answers to a GET, whatever it is.
+
+        :param path: the whole of it, such as ``/ui/dags``.
+        """
+        return self._ask("GET", path, None, Connection="close")  # where it breaks inside, it hangs up
+
+    def _ask(self, method: str, path: str, body: Any, **headers: str) -> requests.Response:
+        answer = self._session.request(method, f"{self.url}{path}", json=body, headers=headers, timeout=60)
+        if answer.status_code != 401:
+            return answer
+        token = self._session.get(f"{self.url}/auth/token", timeout=60).json()["access_token"]
+        self._session.headers["Authorization"] = f"Bearer {token}"
+        return self._session.request(method, f"{self.url}{path}", json=body, headers=headers, timeout=60)
 
     def query(self, sql: str, **parameters: Any) -> list[Any]:
         """Read from the metadata database, as nobody but a test should."""
-        with self._engine.connect() as connection:
+        with self.engine.connect() as connection:
             return list(connection.execute(sqlalchemy.text(sql), parameters))
 
     @property
@@ -480,8 +526,12 @@ class RealAirflow:
 
         :param of: a part of how it writes the task's key: ``task_id='t', run_id='r'``.
         """
-        lines = (self.home / "scheduler.log").read_text().splitlines()
+        lines = self.printed_by("scheduler").splitlines()
         return any("Received executor event with state success" in line and of in line for line in lines)
+
+    def printed_by(self, part: str) -> str:
+        """What a part has printed; see :meth:`processes`."""
+        return (self.home / f"{part}.log").read_text(errors="replace")
 
     def wait_until(self, condition: Callable[[], bool], patience: float, what: str, *, pause: float = 0.25) -> None:
         """Ask again and again.
@@ -492,84 +542,11 @@ class RealAirflow:
         until = time.monotonic() + patience
         while not condition():
             for name, part in self._parts.items():
-                if part.poll() is not None and name not in self._triggerers:
+                if part.poll() is not None and name not in (*self._triggerers, *self._workers):
                     raise RuntimeError(f"Airflow's {name} ended with {part.returncode}; see {self.home / name}.log")
             if time.monotonic() > until:
                 raise TimeoutError(f"Waited {patience:.0f} s for {what}; Airflow's logs are in {self.home}")
             time.sleep(pause)
-
-
-_DIES_WITH_US = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
-"""Nothing stays behind where whoever uses this module is killed itself."""
-
-
-def postgresql_programs() -> Path | None:
-    """The folder of a PostgreSQL server's programs, where one is installed."""
-    on_path = shutil.which("initdb")
-    packaged = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
-    return Path(on_path).parent if on_path else packaged[-1].parent if packaged else None
-
-
-@contextlib.contextmanager
-def _postgresql(log: Path) -> Iterator[str]:
-    """A PostgreSQL of one's own on a free port; the URI of its empty database."""
-    programs = postgresql_programs()
-    if programs is None:
-        raise RuntimeError("No PostgreSQL server is installed; Debian's package is called postgresql.")
-    # It refuses to serve root; and its folder is a short path that its user may enter.
-    owner: dict[str, Any] = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.geteuid() == 0 else {}
-    with tempfile.TemporaryDirectory(prefix="airflow-postgresql-", ignore_cleanup_errors=True) as folder:
-        if owner:
-            shutil.chown(folder, "postgres", "postgres")
-        port = _free_port()
-        data = f"{folder}/data"
-        how: dict[str, Any] = {"cwd": folder, **owner, "stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT}
-        with log.open("wb") as output:
-            subprocess.run(
-                [programs / "initdb", "-D", data, "-U", "airflow", "-A", "trust", "-E", "UTF8", "--no-locale", "-N"],
-                check=True,
-                stdout=output,
-                **how,
-            )
-            settings = {
-                "listen_addresses": "127.0.0.1",
-                "port": port,
-                "unix_socket_directories": folder,
-                "fsync": "off",
-                "synchronous_commit": "off",
-                "full_page_writes": "off",
-                "max_connections": 300,
-            }
-            flags = [flag for name, value in settings.items() for flag in ("-c", f"{name}={value}")]
-            command = [*_DIES_WITH_US, programs / "postgres", "-D", data, *flags]
-            server = subprocess.Popen(command, stdout=output, start_new_session=True, **how)
-        try:
-            uri = f"postgresql+psycopg2://airflow@127.0.0.1:{port}"
-            _create_database(f"{uri}/postgres", server, log)
-            yield f"{uri}/airflow"
-        finally:
-            server.send_signal(signal.SIGINT)  # without waiting for its clients
-            server.wait(timeout=60)
-
-
-def _create_database(uri: str, server: subprocess.Popen[bytes], log: Path) -> None:
-    engine = sqlalchemy.create_engine(uri, isolation_level="AUTOCOMMIT", poolclass=sqlalchemy.NullPool)
-    until = time.monotonic() + 60
-    while True:
-        try:
-            with engine.connect() as connection:
-                connection.execute(sqlalchemy.text("CREATE DATABASE airflow"))
-            return
-        except sqlalchemy.exc.OperationalError:
-            if server.poll() is not None or time.monotonic() > until:
-                raise RuntimeError(f"PostgreSQL doesn't start; see {log}") from None
-            time.sleep(0.1)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _titled(title: str) -> Iterator[psutil.Process]:

@@ -18,8 +18,8 @@ import pytest
 
 from airflow_provider_sim.emulator import SimEmulator
 from scripts.local_airflow import REPO, TaskReport
-
-KEY = "sk-sim-the-key-that-is-nowhere-to-be-found"
+from tests.airflow.bad_ends import KEY
+from tests.airflow.expected import name_of
 
 
 @dataclass(frozen=True)
@@ -45,36 +45,23 @@ class Ran:
         return json.loads(value)
 
 
-def run_in(home: Path, sim: SimEmulator, *arguments: str, **connections: dict[str, Any]) -> Ran:
-    """Run DAGs to their end.
-
-    :param arguments: the DAGs, and options of ``scripts.local_airflow``.
-    :param connections: further connections, by their ids.
-    """
-    ran = _airflow(home, sim.url, "--keep", *arguments, **connections)
+def run_in(home: Path, sim: SimEmulator, *dag_ids: str) -> Ran:
+    """Run DAGs to their end."""
+    ran = _airflow(home, sim.url, "--keep", *dag_ids)
     # Mostly the last line; but who listens to Airflow may have a last word.
     told = next(line for line in reversed(ran.stdout.splitlines()) if line.startswith("[{"))
     reports = [TaskReport(**fields) for fields in json.loads(told)]
-    return Ran(home, f"{ran.stdout}\n{ran.stderr}", {_name(report): report for report in reports}, sim)
+    return Ran(home, f"{ran.stdout}\n{ran.stderr}", {name_of(report): report for report in reports}, sim)
 
 
-def _airflow(
-    home: Path, sim_url: str, *arguments: str, **connections: dict[str, Any]
-) -> subprocess.CompletedProcess[str]:
+def _airflow(home: Path, sim_url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run ``scripts.local_airflow`` without anything of whoever runs the tests; fail with what it said."""
     own = ("AIRFLOW", "SIM_")
     environment = {n: v for n, v in os.environ.items() if not n.startswith(own) and not n.lower().endswith("_proxy")}
-    for conn_id, fields in connections.items():
-        environment[f"AIRFLOW_CONN_{conn_id.upper()}"] = json.dumps({"conn_type": "sim", **fields})
     command = [sys.executable, "-m", "scripts.local_airflow", "--home", home, "--sim-url", sim_url, "--sim-key", KEY]
     ran = subprocess.run([*command, *arguments], cwd=REPO, env=environment, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, f"{ran.stdout[-5000:]}\n{ran.stderr[-5000:]}"
     return ran
-
-
-def _name(report: TaskReport) -> str:
-    name = f"{report.dag_id}.{report.task_id}".removeprefix("example_sim_")
-    return name if report.map_index < 0 else f"{name}[{report.map_index}]"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -96,8 +83,6 @@ def new_home(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         home = folder / name
         home.mkdir()
         shutil.copy(first / "airflow.db", home)
-        # Without settings, each of Airflow's components would make secrets of its own.
-        (home / "airflow.cfg").write_text((first / "airflow.cfg").read_text().replace(str(first), str(home)))
         return home
 
     return make

@@ -1,52 +1,113 @@
-"""Every place where an Airflow keeps what it was told."""
+"""Every place where an Airflow keeps what it was told, and all that it tells."""
 
 from __future__ import annotations
 
-import configparser
-import sqlite3
+import base64
+import re
 import zlib
-from collections.abc import Iterator
-from contextlib import closing, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
+import airflow
+import sqlalchemy
+import yaml
 from cryptography.fernet import Fernet
+
+from scripts.real_airflow import RealAirflow, TaskInstance
 
 Place = tuple[str, bytes]
 """Where it is, and what is there."""
 
-
-def files(home: Path) -> Iterator[Place]:
-    """Every file in an Airflow's folder: settings, logs, and the database as it lies on the disk."""
-    for path in sorted(home.rglob("*")):
-        if path.is_file():
-            yield str(path.relative_to(home)), path.read_bytes()
+DATABASE = "database"
+"""What the names of the files begin with in which a database server keeps its tables."""
 
 
-def columns(home: Path) -> Iterator[Place]:
-    """Every value of every column of every table of the metadata database; packed ones unpacked."""
-    with closing(sqlite3.connect(home / "airflow.db")) as database:
-        tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        for table in tables:
-            rows = database.execute(f'SELECT * FROM "{table}"')
-            names = [column for column, *_ in rows.description]
-            for row in rows:
-                for name, value in zip(names, row, strict=True):
-                    if value is not None:
-                        yield f"{table}.{name}", _unpacked(value)
+def files(of: RealAirflow) -> Iterator[Place]:
+    """Every file in Airflow's folder and in its database's: settings, logs, tables as they lie on the disk."""
+    for path in _below(of.home):
+        yield str(path.relative_to(of.home)), path.read_bytes()
+    if of.data != of.home:
+        for path in _below(of.data):
+            with suppress(FileNotFoundError):  # the server is at work
+                yield f"{DATABASE}/{path.relative_to(of.data)}", path.read_bytes()
+
+
+def _below(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def columns(of: RealAirflow) -> Iterator[Place]:
+    """Every value of every column of every table of the database, Celery's results included; packed ones unpacked."""
+    for table in sqlalchemy.inspect(of.engine).get_table_names():
+        for row in of.query(f'SELECT * FROM "{table}"'):
+            for name, value in row._mapping.items():
+                if value is not None:
+                    yield f"{table}.{name}", _unpacked(value)
 
 
 def _unpacked(value: object) -> bytes:
-    raw = value if isinstance(value, bytes) else str(value).encode()
+    raw = bytes(value) if isinstance(value, bytes | memoryview) else str(value).encode()
     with suppress(zlib.error):
         return zlib.decompress(raw)
     return raw
 
 
-def triggers(home: Path) -> Iterator[Place]:
+def triggers(of: RealAirflow) -> Iterator[Place]:
     """The arguments of the triggers that wait at this moment; deciphered, unless Airflow has written them openly."""
-    settings = configparser.ConfigParser(interpolation=None, strict=False)
-    settings.read(home / "airflow.cfg")
-    fernet = Fernet(settings["core"]["fernet_key"].strip())
-    with closing(sqlite3.connect(home / "airflow.db")) as database:
-        for classpath, arguments in database.execute('SELECT classpath, kwargs FROM "trigger"'):
-            yield classpath, arguments.encode() if arguments.startswith("{") else fernet.decrypt(arguments)
+    key = re.search(r"^fernet_key = (.+)$", (of.home / "airflow.cfg").read_text(), re.MULTILINE)
+    assert key is not None
+    fernet = Fernet(key[1].strip())
+    for row in of.query('SELECT classpath, kwargs FROM "trigger"'):
+        yield row.classpath, row.kwargs.encode() if row.kwargs.startswith("{") else fernet.decrypt(row.kwargs)
+
+
+def messages(of: RealAirflow) -> Iterator[Place]:
+    """The messages that have gone through Redis to Celery's workers, unpacked."""
+    for number, line in enumerate((of.home / "redis-told.log").read_bytes().splitlines()):
+        for body in re.findall(rb'\\"body\\": \\"([A-Za-z0-9+/=]+)\\"', line):
+            yield f"message in line {number}", base64.b64decode(body)
+
+
+def answers(of: RealAirflow, run_id: str, dag_ids: Iterable[str]) -> Iterator[Place]:
+    """What the API server answers to the GETs of its REST API, and of its UI's own, that take nothing but names.
+
+    :param run_id: of the runs of the DAGs.
+    """
+    asked: dict[str, None] = {}
+    for ti in of.task_instances(run_id):
+        if ti.dag_id in dag_ids:
+            for xcom_key in ("return_value", "run_id", "run_url"):
+                asked.update(dict.fromkeys(_addresses(ti, xcom_key)))
+    for address in asked:
+        yield address, of.get(address).content
+
+
+def _addresses(ti: TaskInstance, xcom_key: str) -> Iterator[str]:
+    """Every address that has to do with an XCom's key, its task, its DAG or nothing at all."""
+    names = {
+        "dag_id": ti.dag_id,
+        "version_number": 1,
+        "dag_run_id": ti.run_id,
+        "run_id": ti.run_id,
+        "task_id": ti.task_id,
+        "map_index": ti.map_index,
+        "try_number": ti.try_number,
+        "task_try_number": ti.try_number,
+        "xcom_key": xcom_key,
+        "connection_id": "sim_stored",
+    }
+    for path in _paths():
+        if set(re.findall(r"{(\w+)}", path)) <= set(names):
+            which = f"?map_index={ti.map_index}" if "{task_id}" in path else ""
+            yield path.format(**names) + which
+
+
+@cache
+def _paths() -> list[str]:
+    """What can be asked for by GET, with names in braces; nothing that logs in or out."""
+    described_in = Path(airflow.__path__[0]) / "api_fastapi" / "core_api" / "openapi"
+    files = [described_in / name for name in ("v2-rest-api-generated.yaml", "_private_ui.yaml")]
+    described = [yaml.load(file.read_text(), Loader=yaml.CSafeLoader)["paths"] for file in files]
+    return [path for paths in described for path, how in paths.items() if "get" in how and "/auth/" not in path]

@@ -1,0 +1,223 @@
+"""How the example DAGs end, whatever Airflow they run on: their states, their outputs and what they start in Sim."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from airflow_provider_sim.emulator import SimEmulator
+from airflow_provider_sim.emulator.profiles import Profile
+from scripts.local_airflow import EXAMPLE_DAGS
+
+CANT_BE_FOUND = {
+    "async_sensor.done": "failed",
+    "async_sensor.publish": "upstream_failed",
+    "deferrable.done": "failed",
+    "approval.resume": "failed",
+    "approval.done": "upstream_failed",
+}
+"""What an example can't do where a run that is over can't be looked up later."""
+
+CANT_BE_DEPLOYED = {"deploy.deploy": "failed", "deploy.trial": "upstream_failed", "deploy.go_back": "failed"}
+"""What an example can't do without v2."""
+
+STATES = {
+    "approval.ask": "success",
+    "approval.decide": "success",
+    "approval.answer": "success",
+    "approval.resume": "success",
+    "approval.done": "success",
+    "async_sensor.start": "success",
+    "async_sensor.done": "success",
+    "async_sensor.publish": "success",
+    "batch.letters": "success",
+    "batch.review": "success",
+    "batch.report": "success",
+    "batch.several": "success",
+    "batch.report_several": "success",
+    "deferrable.summary": "success",
+    "deferrable.start": "success",
+    "deferrable.done": "success",
+    "event_driven.report": "success",
+    "errors_and_usage.has_room": "success",
+    "errors_and_usage.judge": "failed",
+    "errors_and_usage.fall_back": "success",
+    "cancel.start": "success",
+    "cancel.cancel": "success",
+    "deploy.deploy": "success",
+    "deploy.trial": "success",
+    "deploy.go_back": "skipped",
+    "files.read": "success",
+    "files.compare": "success",
+    "files.names": "success",
+    "mapped.tickets": "success",
+    "mapped.review[0]": "success",
+    "mapped.review[1]": "success",
+    "mapped.review[2]": "success",
+    "mapped.report": "success",
+    "notifier.load": "failed",
+    "notifier.go_on": "success",
+    "streaming.story": "success",
+    "streaming.count_words": "success",
+    "sync.answer": "success",
+    "sync.publish": "success",
+    "usage.room": "success",
+    "usage.digest": "success",
+    "taskflow.outline": "success",
+    "taskflow.chapters": "success",
+    "taskflow.write[0]": "success",
+    "taskflow.write[1]": "success",
+}
+"""By the names that :func:`name_of` gives them, on a server that can do everything."""
+
+TELLING: dict[str, Callable[[Any], Any]] = {
+    "approval.ask": lambda report: report["question"],
+    "approval.decide": lambda decided: decided["chosen_options"],
+    "approval.resume": lambda resumed: resumed["status"],
+    "batch.review": lambda results: [result["output"] for result in results],
+    "batch.several": lambda results: [(result["status"], result.get("output")) for result in results],
+    "cancel.cancel": lambda cancelled: cancelled["status"],
+    "deploy.deploy": lambda deployed: deployed["version"],
+    "errors_and_usage.has_room": lambda usage: (usage["percent_used"], usage["usd"]["used"]),
+    "files.compare": lambda output: len(output),
+    "files.read": lambda output: [file["size"] for file in output["result"]],
+    "sync.publish": lambda text: ast.literal_eval(text.removeprefix("Sim says: ")),  # in the database's own order
+    "usage.room": lambda usage: (usage["percent_used"], usage["usd"]["used"]),
+}
+"""What of an output is the same each time, where not all is."""
+
+RUN_IDS = {"async_sensor.start", "cancel.start", "deferrable.start"}
+"""The tasks whose output is the id of the run that they have started."""
+
+
+def finds_runs(profile: Profile) -> bool:
+    """Whether the server knows of an asynchronous run when it is looked for."""
+    return profile.receipt is not None
+
+
+def states(profile: Profile) -> dict[str, str]:
+    """How each task of the examples ends."""
+    return {
+        **STATES,
+        **({} if finds_runs(profile) else CANT_BE_FOUND),
+        **({} if profile.cancel else {"cancel.cancel": "failed"}),
+        **({} if profile.v2_on else CANT_BE_DEPLOYED),
+    }
+
+
+def outputs(sim: SimEmulator) -> dict[str, Any]:
+    """What each task of the examples returns, as :func:`told` tells it."""
+    profile = sim.state.profile
+    found = finds_runs(profile)
+    slept = {"result": {"slept": 3.0, "message": "take your time"}, "stdout": ""}
+    summary = {"result": {"slept": 2.0, "message": "AIRFLOW-RUN"}, "stdout": ""}
+    echo = {"echo": {"message": "Good morning, it is AIRFLOW-RUN", "count": 3, "payload": ""}, "ok": True}
+    letters = [{"message": f"letter {number}", "count": number} for number in range(20)]
+    tickets = [{"message": f"ticket {number}", "count": number} for number in (17, 42, 99)]
+    text = "You wrote: Tell me of the sea.\nHere is what I think of it.\nIt could be said in fewer words.\n"
+    agent = sim.state.workflows["streaming"].block_id
+    titles = [f"An outline on the sea, chapter {number}" for number in (1, 2)]
+    approved = {"approved": True, "comment": "by all means"}
+    several = [("completed", _plain({"message": "this one is fine"})), ("failed", None), ("skipped", None)]
+    expected = {
+        "approval.ask": "Approve the plan?",
+        "approval.decide": ["Approve"],
+        "approval.answer": approved,
+        "approval.resume": "completed",
+        "approval.done": {"result": approved, "stdout": ""},
+        "async_sensor.done": slept,
+        "async_sensor.publish": f"The run ended well with {slept}",
+        "batch.letters": letters,
+        "batch.review": [_plain(letter) for letter in letters],
+        "batch.report": {"completed": 20},
+        "batch.several": several,
+        "batch.report_several": {"completed": 1, "failed": 1, "skipped": 1},
+        "cancel.cancel": ("cancelled" if found else "completed") if profile.cancel else None,
+        "deferrable.summary": summary,
+        "deferrable.done": _plain({"message": "built on the summary", "payload": summary}),
+        "deploy.deploy": 2 if profile.v2_on else None,
+        "deploy.trial": _plain({"message": "does it work?"}) if profile.v2_on else None,
+        "deploy.go_back": None,
+        "errors_and_usage.has_room": (0, 0),
+        "errors_and_usage.judge": None,
+        "errors_and_usage.fall_back": "Sim could not judge; a person will",
+        "event_driven.report": [],
+        "files.read": [(EXAMPLE_DAGS / "example_sim_files.py").stat().st_size],
+        "files.compare": 2,
+        "files.names": ["example_sim_files.py (text/x-python)", "tickets.csv (text/csv)"],
+        "mapped.tickets": tickets,
+        **{f"mapped.review[{index}]": _plain(ticket) for index, ticket in enumerate(tickets)},
+        "mapped.report": "ticket 17, ticket 42, ticket 99",
+        "notifier.load": None,
+        "notifier.go_on": "the agent has been told",
+        "streaming.story": (
+            {agent: text} if profile.stream else {"content": text, "model": "emulated", "tokens": {"total": 21}}
+        ),
+        "streaming.count_words": 21 if profile.stream else 24,
+        "sync.answer": {"data": echo, "status": 200, "headers": {"Content-Type": "application/json"}},
+        "sync.publish": echo,
+        "taskflow.outline": _plain({"message": "An outline on the sea", "payload": {"asked_by": "AIRFLOW-RUN"}}),
+        "taskflow.chapters": titles,
+        **{
+            f"taskflow.write[{index}]": _plain({"message": title, "payload": {"tone": "plain"}})
+            for index, title in enumerate(titles)
+        },
+        "usage.room": (0, 0),
+        "usage.digest": _plain({"message": "the day's digest"}),
+    }
+    lost = set() if found else CANT_BE_FOUND.keys() | {"approval.ask"}
+    return {name: None if name in lost else output for name, output in expected.items()}
+
+
+def told(returned: Mapping[str, Any]) -> dict[str, Any]:
+    """What the examples' tasks have returned, without what differs each time."""
+    return {
+        name: _without_run_ids(TELLING[name](output) if name in TELLING and output else output)
+        for name, output in returned.items()
+        if name not in RUN_IDS
+    }
+
+
+def runs(profile: Profile) -> Counter[tuple[str, str]]:
+    """How many runs of which workflow the examples start, in which mode: one for each task, one more for a retry."""
+    queued = "async" if profile.receipt else "sync"
+    streamed = "stream" if profile.stream else "sync"
+    trials = 1 if profile.v2_on else 0
+    return Counter(
+        {
+            ("slow", queued): 3,
+            ("echo_plain", queued): 7 + 20 + 1,
+            ("paused", queued): 1,
+            ("failing", "sync"): 2,
+            ("streaming", streamed): 1,
+            ("echo", "sync"): 1,
+        }
+    ) + Counter(
+        [
+            ("failing", queued),
+            ("file_echo", "sync"),
+            ("file_echo", streamed),
+            *[("echo_plain", "sync")] * (2 + trials),
+        ]
+    )
+
+
+def name_of(task: Any) -> str:
+    """A task instance's or a report's name: ``dag.task`` or ``dag.task[index]``, without ``example_sim_``."""
+    name = f"{task.dag_id}.{task.task_id}".removeprefix("example_sim_")
+    return name if task.map_index < 0 else f"{name}[{task.map_index}]"
+
+
+def _plain(given: dict[str, Any]) -> dict[str, Any]:
+    """What ``echo_plain`` returns."""
+    return {"result": {"message": "", "count": 0, "payload": "", **given}, "stdout": ""}
+
+
+def _without_run_ids(value: Any) -> Any:
+    """A value without the id that Airflow gave to its run."""
+    if isinstance(value, dict):
+        return {key: _without_run_ids(item) for key, item in value.items()}
+    return re.sub(r"manual__[^'\"]+", "AIRFLOW-RUN", value) if isinstance(value, str) else value
