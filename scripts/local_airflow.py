@@ -24,8 +24,11 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import timedelta
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TextIO
+
+from packaging.version import Version
 
 REPO = Path(__file__).resolve().parent.parent
 EXAMPLE_DAGS = REPO / "example_dags"
@@ -164,15 +167,47 @@ def run_dag(dag_id: str) -> list[TaskReport]:
     :raises LookupError: there is no such DAG, or a DAG file can't be read.
     """
     dag = _dag(dag_id)
-    with _approver():
+    with _started_api(), _approver():
         return _reports(dag, dag.test())
+
+
+@contextlib.contextmanager
+def _started_api() -> Iterator[None]:
+    """Let ``dag.test()`` wait for the API servers that it starts in its process, and keep them.
+
+    Airflow 3.0 to 3.2 doesn't: a server that nobody refers to loses what it has made at its start.
+    """
+    if not Version("3") <= Version(version("apache-airflow")) < Version("3.3"):
+        yield
+        return
+    from unittest.mock import patch
+
+    from airflow.sdk.execution_time import supervisor
+
+    start, kept = supervisor.in_process_api_server, []
+
+    def start_and_wait() -> Any:
+        api = start()
+        assert api.transport is not None  # asking for it is what starts the server, in a thread
+        until = time.monotonic() + PATIENCE
+        while not hasattr(api.app.state, "svcs_registry") and time.monotonic() < until:
+            time.sleep(0.01)
+        kept.append(api)
+        return api
+
+    with patch.object(supervisor, "in_process_api_server", start_and_wait):
+        yield
 
 
 @contextlib.contextmanager
 def _approver() -> Iterator[None]:
     """Somebody who answers what tasks ask a person, as in Airflow's UI: with the first option and a comment."""
-    import airflow.models.hitl
-    import airflow.models.trigger  # noqa: F401  not at once in two threads, which could wait for each other
+    try:
+        import airflow.models.hitl
+        import airflow.models.trigger  # noqa: F401  not at once in two threads, which could wait for each other
+    except ImportError:  # before Airflow 3.1 nobody is asked
+        yield
+        return
 
     ends = threading.Event()
 
@@ -211,7 +246,10 @@ def _approve_all() -> None:
 
 
 def _dag(dag_id: str) -> Any:
-    from airflow.dag_processing.dagbag import DagBag
+    try:
+        from airflow.dag_processing.dagbag import DagBag
+    except ImportError:  # before Airflow 3.2
+        from airflow.models.dagbag import DagBag
 
     bag = DagBag(dag_folder=os.environ["AIRFLOW__CORE__DAGS_FOLDER"])
     if bag.import_errors or dag_id not in bag.dags:

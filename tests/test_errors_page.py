@@ -11,6 +11,7 @@ from airflow.providers.common.compat.sdk import AirflowException, AirflowFailExc
 from airflow_provider_sim import exceptions
 from scripts import bad_input
 from scripts.bad_input import Told
+from tests.versions import AIRFLOW, needs_airflow
 
 CLASSES = {
     name: kind
@@ -32,8 +33,12 @@ def page() -> str:
 
 @pytest.fixture(scope="module")
 def groups() -> list[tuple[str, list[Told]]]:
-    """All cases, run."""
-    return list(bad_input.run_cases())
+    """All cases, run; on Airflow 2, which has no watchers, without theirs."""
+    with pytest.MonkeyPatch.context() as patch:
+        if AIRFLOW.major < 3:
+            for cases in bad_input.GROUPS.values():
+                patch.delitem(cases, "a watcher for a status that is no end", raising=False)
+        return list(bad_input.run_cases())
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +59,7 @@ def test_every_class_is_listed_with_what_airflow_makes_of_it(page):
     assert all(issubclass(kind, AirflowException) for kind in CLASSES.values())
 
 
+@needs_airflow("3.0", "the asset watchers that the page has a row for")
 def test_the_page_is_what_the_command_prints(page, groups):
     printed = page.partition(bad_input.BEGIN)[2].partition(bad_input.END)[0]
     assert printed.strip() == bad_input.markdown(groups)

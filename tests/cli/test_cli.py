@@ -21,6 +21,7 @@ from airflow_provider_sim.cli import show
 from airflow_provider_sim.cli.commands import Exit
 from airflow_provider_sim.cli.definition import COMMANDS
 from tests.canned_server import closed_port
+from tests.versions import needs_airflow
 
 TEXT = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
 [SHOWN] = re.findall(r"^```console\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
@@ -202,6 +203,7 @@ def test_ctrl_c_cancels_the_run(emulator):
     assert (out, run.status, "Traceback" in err) == ("", "cancelled", False)
 
 
+@needs_airflow("3.2", "commands of providers")
 def test_airflow_has_the_commands(emulator, tmp_path):
     """With Airflow's own log, which must not get between a script and its JSON."""
     environment = {**os.environ, "AIRFLOW_HOME": str(tmp_path), "AIRFLOW__CORE__LOAD_EXAMPLES": "False"}

@@ -11,6 +11,9 @@ from airflow.providers.common.compat.sdk import DAG
 
 from airflow_provider_sim.notifications import sim as notifications
 from airflow_provider_sim.notifications.sim import MAX_EXCEPTION_LENGTH, SimNotifier, sim_notification
+from tests.versions import needs_airflow
+
+awaitable = needs_airflow("3.1", "callbacks on an event loop, and for deadlines: without a DAG")
 
 
 @pytest.fixture
@@ -26,6 +29,7 @@ def context():
             state="failed",
             log_url="http://log",
         ),
+        "dag": DAG("loads", schedule=None),
         "run_id": "manual__1",
         "exception": ValueError("no such column"),
     }
@@ -57,6 +61,7 @@ def test_the_workflow_is_told_of_the_task(agent, emulator, context):
     assert [run.mode for run in emulator.runs] == ["async"]
 
 
+@awaitable
 def test_on_an_event_loop(agent, context):
     async def main() -> None:
         await SimNotifier(workflow_id="agent", context=context)
@@ -75,17 +80,27 @@ def test_fields_are_templated_anew_for_each_callback(agent, context):
     assert [given["state"] for given in agent()] == ["load no such column", "another no such column"]
 
 
-def test_of_a_dag_and_of_nothing(agent):
-    notifier = SimNotifier(workflow_id="agent")
-    notifier({"dag": DAG("loads", schedule=None), "run_id": "manual__1", "reason": "task_failure"})
-    notifier({"exception": "x" * 2 * MAX_EXCEPTION_LENGTH})
-    of_dag, of_nothing = agent()
-    assert {name: value for name, value in of_dag.items() if value} == {
+def test_of_a_dag(agent, context):
+    SimNotifier(workflow_id="agent")({"dag": context["dag"], "run_id": "manual__1", "reason": "task_failure"})
+    [told] = agent()
+    assert {name: value for name, value in told.items() if value} == {
         "dag_id": "loads",
         "dag_run_id": "manual__1",
         "reason": "task_failure",
     }
-    assert len(of_nothing["exception"]) == MAX_EXCEPTION_LENGTH
+
+
+def test_a_long_exception_is_cut(agent, context):
+    SimNotifier(workflow_id="agent")({**context, "exception": "x" * 2 * MAX_EXCEPTION_LENGTH})
+    [told] = agent()
+    assert len(told["exception"]) == MAX_EXCEPTION_LENGTH
+
+
+@awaitable
+def test_of_nothing(agent):
+    SimNotifier(workflow_id="agent")({})
+    [told] = agent()
+    assert not any(told.values())
 
 
 @pytest.mark.parametrize(
@@ -97,7 +112,7 @@ def test_of_a_dag_and_of_nothing(agent):
         ({"workflow_id": "agent", "input": {"a": {1, 2}}}, "JSON"),
     ],
 )
-@pytest.mark.parametrize("awaited", [False, True])
+@pytest.mark.parametrize("awaited", [False, pytest.param(True, marks=awaitable)])
 def test_it_never_fails_the_callback(agent, context, caplog, arguments, words, awaited):
     caplog.set_level(logging.WARNING)
 

@@ -12,6 +12,7 @@ import pytest
 from airflow.providers.common.compat.module_loading import import_string
 from airflow.providers.common.compat.sdk import TaskDeferred
 
+from airflow_provider_sim.client.blocking import SimClient
 from airflow_provider_sim.triggers import sim as triggers
 
 
@@ -69,6 +70,12 @@ def run_task(context, monkeypatch):
             return getattr(task, deferral.method_name)(context, event=event)
 
     return run
+
+
+@pytest.fixture
+def client(emulator):
+    with SimClient(emulator.api_key, base_url=emulator.url) as client:
+        yield client
 
 
 def rebuilt(trigger: Any, ti: TaskInstance | None = None) -> Any:

@@ -626,7 +626,9 @@ class TestKilled:
             task.execute(context)
         assert {run.status for run in emulator.runs} == {"completed"}
 
-    def test_a_trigger_cancels_them_when_a_user_acts(self, context, emulator, doubles, monkeypatch):
+    @pytest.mark.parametrize("tells", [True, False], ids=["Airflow 3.3", "before"])
+    def test_a_trigger_cancels_them_when_a_user_acts(self, context, emulator, doubles, monkeypatch, tells):
+        monkeypatch.setattr("airflow_provider_sim.triggers.base.TELLS_OF_KILLS", tells)
         doubles.seconds = 60.0
         with pytest.raises(TaskDeferred) as deferral:
             operator(numbers(10), deferrable=True, max_active_runs=4).execute(context)
@@ -642,8 +644,9 @@ class TestKilled:
             await asyncio.sleep(0.3)
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
-            assert {run.status for run in emulator.runs if run.refused is None} == {"running"}
-            await trigger.on_kill()
+            if tells:
+                assert {run.status for run in emulator.runs if run.refused is None} == {"running"}
+                await trigger.on_kill()
 
         asyncio.run(act())
         assert {run.status for run in emulator.runs if run.refused is None} == {"cancelled"}

@@ -542,12 +542,12 @@ class TestTriggerKilled:
 
     @pytest.mark.parametrize("tells", [True, False])
     def test_airflow_cancels_again_and_again_and_the_run_is_cancelled_all_the_same(
-        self, emulator, trigger, monkeypatch, tells
+        self, emulator, context, trigger, monkeypatch, tells
     ):
         """Airflow 3.3.2 cancels the trigger once a second until it is gone, while Sim takes longer."""
         monkeypatch.setattr("airflow_provider_sim.triggers.base.TELLS_OF_KILLS", tells)
         monkeypatch.setattr("airflow_provider_sim.versions._state_of", lambda ti: "failed")
-        trigger._task_instance = object()
+        trigger.task_instance = context["ti"]
 
         async def impatient():
             ending = asyncio.ensure_future(trigger.on_kill() if tells else anext(trigger.run()))
@@ -568,10 +568,12 @@ class TestTriggerKilled:
         assert [run.status for run in emulator.runs] == ["running"]
 
     @pytest.mark.parametrize(("state", "status"), [("deferred", "running"), (None, "cancelled")])
-    def test_before_airflow_3_3_the_task_s_state_tells_them_apart(self, emulator, trigger, monkeypatch, state, status):
+    def test_before_airflow_3_3_the_task_s_state_tells_them_apart(
+        self, emulator, context, trigger, monkeypatch, state, status
+    ):
         monkeypatch.setattr("airflow_provider_sim.triggers.base.TELLS_OF_KILLS", False)
         monkeypatch.setattr("airflow_provider_sim.versions._state_of", lambda ti: state)
-        trigger._task_instance = object()
+        trigger.task_instance = context["ti"]
         asyncio.run(stopped(trigger))
         assert [run.status for run in emulator.runs] == [status]
 

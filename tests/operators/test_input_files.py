@@ -107,7 +107,7 @@ def test_an_input_that_is_a_file_arrives_as_the_field_input(run_task, report, em
 
 
 def test_a_file_s_source_and_name_are_templates():
-    with DAG("a_dag") as dag:
+    with DAG("a_dag", schedule=None) as dag:
         task = operator([SimFile("/in/{{ x }}.pdf", name="{{ x }}")], task_id="rendered")
     task.render_template_fields({"x": "monday", "dag": dag})
     [file] = task.input["files"]

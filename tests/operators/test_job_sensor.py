@@ -17,6 +17,7 @@ from airflow_provider_sim.client.blocking import SimClient
 from airflow_provider_sim.exceptions import SimInputError, SimRunNotFoundError
 from airflow_provider_sim.hooks.sim import SimHook
 from airflow_provider_sim.sensors.sim import SimJobSensor
+from tests.operators.conftest import TaskInstance
 
 pytestmark = pytest.mark.usefixtures("connection")
 
@@ -158,18 +159,18 @@ def test_a_look_that_fails_is_repeated(run_task, start, emulator):
     assert len(looks) > 1
 
 
-class Rescheduled:
+class Rescheduled(TaskInstance):
     """A task instance that was rescheduled before: it knows when it looked for the first time."""
 
-    def __init__(self, first_look, xcom_push):
+    def __init__(self, first_look):
+        super().__init__()
         self.get_first_reschedule_date = lambda context: first_look
-        self.xcom_push = xcom_push
 
 
 def test_a_rescheduled_sensor_looks_again_for_a_run_just_started_and_gives_one_up_that_stays_unknown(context):
     def look(seconds_ago):
         first = datetime.now(tz=UTC) - timedelta(seconds=seconds_ago)
-        context["ti"] = Rescheduled(first, context["ti"].xcom_push)
+        context["ti"] = Rescheduled(first)
         sensor(workflow_id="slow", run_id="nowhere", mode="reschedule").execute(context)
 
     with pytest.raises(AirflowRescheduleException):

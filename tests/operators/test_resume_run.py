@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 
 import pytest
@@ -257,10 +258,11 @@ def test_two_at_once(ask, emulator, context):
     """Only one answer is taken, and only one task says that it was its own."""
     run_id = ask()["run_id"]
     outcomes = []
+    execute = inspect.unwrap(SimResumeRunOperator.execute)  # what Airflow 2 wraps it in knows the first thread only
 
     def answer():
         try:
-            outcomes.append(operator(run_id).execute({"ti": context["ti"]})["status"])
+            outcomes.append(execute(operator(run_id), {"ti": context["ti"]})["status"])
         except SimPauseAnsweredError:
             outcomes.append("answered")
 

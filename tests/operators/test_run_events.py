@@ -10,8 +10,6 @@ import contextlib
 import json
 import logging
 import random
-import subprocess
-import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
@@ -21,12 +19,12 @@ import structlog
 
 from airflow_provider_sim.client.blocking import SimClient
 from airflow_provider_sim.emulator import SimEmulator
-from airflow_provider_sim.exceptions import SimInputError
 from airflow_provider_sim.triggers.events import SimRunEventTrigger
 from airflow_provider_sim.watch import events as streams
+from tests.operators.ended_runs import start, trigger, until
 
 pytestmark = pytest.mark.usefixtures("connection")
-shared_stream = pytest.importorskip("airflow.triggers.shared_stream", reason="Airflow before 3.3")
+shared_stream = pytest.importorskip("airflow.triggers.shared_stream", reason="Airflow 3.3 brought shared streams")
 
 ASSET = "ended runs"
 
@@ -77,8 +75,8 @@ class Triggerer:
     async def __aenter__(self):
         self.manager = shared_stream.SharedStreamManager(log=structlog.get_logger(), max_subscriber_queue=1024)
         self.tasks = [asyncio.create_task(self.persist())]
-        for trigger_id, (trigger, airflow) in enumerate(self.triggers):
-            _, arguments = trigger.serialize()
+        for trigger_id, (given, airflow) in enumerate(self.triggers):
+            _, arguments = given.serialize()
             trigger = SimRunEventTrigger(**json.loads(json.dumps(arguments)))
             trigger.asset_state_store = Stores(airflow.state)
             self.tasks.append(asyncio.create_task(self.run(trigger_id, trigger, airflow)))
@@ -144,28 +142,8 @@ def airflow_api(monkeypatch):
         server.server_close()
 
 
-@pytest.fixture
-def client(emulator):
-    with SimClient(emulator.api_key, base_url=emulator.url) as client:
-        yield client
-
-
-def trigger(**arguments):
-    return SimRunEventTrigger(**{"workflow_ids": ["echo_plain"], "poll_interval": 0.1} | arguments)
-
-
-async def until(condition, seconds=20.0):
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
-
-
 def begun(airflow):
     return until(lambda: bool(airflow.state))
-
-
-def start(client, workflow_id="echo_plain", **given):
-    return client.execute_workflow(workflow_id, given, async_execution=True).run_id
 
 
 def test_it_fires_for_each_run_that_ends_and_says_how(client):
@@ -366,59 +344,6 @@ def test_a_workflow_that_does_not_exist_keeps_nobody_from_the_others(client, con
 
     asyncio.run(main())
     assert "not told until it is there" in caplog.text
-
-
-def test_without_shared_streams_it_runs_alone(client, emulator):
-    """As Airflow before 3.3 has it."""
-
-    def has_begun():
-        return sum("/logs" in seen.path for seen in emulator.requests) > 1
-
-    async def main():
-        alone = trigger()
-        events = alone.run()
-        first = asyncio.create_task(anext(events))
-        await until(has_begun)
-        run_id = await asyncio.to_thread(start, client, message="x")
-        event = await asyncio.wait_for(first, 20)
-        await events.aclose()
-        return run_id, event.payload
-
-    run_id, payload = asyncio.run(main())
-    assert payload["run_id"] == run_id
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ({"workflow_ids": []}, "workflow_ids"),
-        ({"workflow_ids": [""]}, "workflow_ids"),
-        ({"statuses": ["paused"]}, "statuses"),
-        ({"statuses": []}, "statuses"),
-        ({"triggers": []}, "triggers"),
-        ({"poll_interval": 0}, "poll_interval"),
-        ({"poll_interval": float("inf")}, "poll_interval"),
-    ],
-)
-def test_bad_arguments_are_refused_when_the_dag_is_parsed(arguments, words):
-    with pytest.raises(SimInputError, match=words):
-        trigger(**arguments)
-
-
-def test_serialization_is_complete():
-    given = trigger(workflow_ids="w", statuses="failed", triggers="api", airflow_conn_id="a", sim_conn_id="s")
-    path, arguments = given.serialize()
-    assert path == "airflow_provider_sim.triggers.events.SimRunEventTrigger"
-    assert SimRunEventTrigger(**arguments).serialize() == (path, arguments)
-    assert arguments["workflow_ids"] == ["w"]
-
-
-def test_airflow_2_is_told_what_it_lacks():
-    code = (
-        "import airflow.triggers.base as base; del base.BaseEventTrigger; import airflow_provider_sim.triggers.events"
-    )
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "ImportError: SimRunEventTrigger needs Airflow 3.0 or later" in ran.stderr
 
 
 async def key_of(**arguments):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from airflow.providers.common.compat.sdk import DAG, TaskDeferred, task
-from airflow.sdk.definitions.mappedoperator import MappedOperator
+from airflow.providers.common.compat.sdk import DAG, MappedOperator, TaskDeferred, task
 
 from airflow_provider_sim.decorators.sim import sim_workflow_task
 from airflow_provider_sim.exceptions import SimInputError
@@ -29,7 +28,7 @@ def greet(calls):
             calls.append((name, ti))
             return {"greeting": f"Hello {name}{punctuation}"}
 
-        with DAG("a_dag"):
+        with DAG("a_dag", schedule=None):
             return greet(*args).operator
 
     return make
@@ -74,7 +73,7 @@ def test_an_input_that_is_no_json_is_refused(run_task, emulator):
     def odd():
         return {"message": object()}
 
-    with DAG("a_dag"):
+    with DAG("a_dag", schedule=None):
         node = odd()
     with pytest.raises(SimInputError, match="can't be written as JSON"):
         run_task(node.operator)
@@ -95,7 +94,7 @@ def test_it_is_found_under_task():
     def ask():
         return {}
 
-    with DAG("a_dag"):
+    with DAG("a_dag", schedule=None):
         assert ask().operator.workflow_id == "echo"
 
 
@@ -108,7 +107,7 @@ def test_the_input_s_annotation_says_nothing_of_the_output(run_task, emulator):
     def ask_for_many():
         return {}
 
-    with DAG("a_dag"):
+    with DAG("a_dag", schedule=None):
         assert ask().operator.multiple_outputs is False
         assert ask_for_many().operator.multiple_outputs is True
 
@@ -118,7 +117,7 @@ def test_it_is_mapped(run_task, emulator):
     def greet(name, punctuation):
         return f"Hello {name}{punctuation}"
 
-    with DAG("a_dag"):
+    with DAG("a_dag", schedule=None):
         mapped = greet.partial(punctuation="?").expand(name=["Ada", "Grace"]).operator
     assert isinstance(mapped, MappedOperator)
     one = mapped.unmap({"op_kwargs": {"name": "Grace", "punctuation": "?"}})
@@ -131,5 +130,5 @@ def test_an_input_beside_the_function_is_refused_at_parsing():
     def ask():
         return {}
 
-    with DAG("a_dag"), pytest.raises(TypeError, match="input"):
+    with DAG("a_dag", schedule=None), pytest.raises(TypeError, match="input"):
         ask()

@@ -64,7 +64,7 @@ def test_it_warns(judge, used, capfd, warn_at, level):
     used(25)
     judge(warn_at=warn_at)
     [said] = [line for line in "".join(capfd.readouterr()).splitlines() if "usage limit is used" in line]
-    assert level in said
+    assert level in said.lower()
     assert "$0.25 of $1.00, 50 of 200 credits" in said
 
 

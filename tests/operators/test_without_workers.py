@@ -14,8 +14,10 @@ from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
 from airflow_provider_sim.sensors.sim import SimJobSensor
 from airflow_provider_sim.triggers import sim as triggers
 from tests.operators.conftest import TaskInstance
+from tests.versions import needs_airflow
 
 pytestmark = pytest.mark.usefixtures("connection")
+ends = needs_airflow("3.3", "triggers that can push XComs")
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +48,7 @@ def event_of(trigger: BaseTrigger) -> TriggerEvent:
     """The trigger's one event, in another process than the one that made it."""
     _, arguments = trigger.serialize()
     rebuilt = triggers.SimRunTrigger(**json.loads(json.dumps(arguments)))
-    rebuilt._task_instance = trigger._task_instance
+    rebuilt.task_instance = trigger.task_instance
 
     async def events():
         return [event async for event in rebuilt.run()]
@@ -86,6 +88,7 @@ def sensor(run_id, **arguments):
 
 
 class TestEndFromTrigger:
+    @ends
     def test_the_operator_s_task_is_ended_with_what_a_worker_would_have_pushed(self, context, adds, pushed):
         event = event_of(deferred(operator(), context))
         assert isinstance(event, TaskSuccessEvent)
@@ -93,6 +96,7 @@ class TestEndFromTrigger:
         assert pushed == {"return_value": {"sum": 3, "password": "p"}, "output_is_display_copy": False}
         assert (details["workflow_id"], details["status"], details["cost_usd"]) == ("adds", "completed", 0.005)
 
+    @ends
     def test_the_sensor_s_too(self, context, start, pushed):
         event = event_of(deferred(sensor(start(), end_from_trigger=True), context))
         assert isinstance(event, TaskSuccessEvent)
@@ -101,16 +105,19 @@ class TestEndFromTrigger:
     def test_the_payload_that_airflow_logs_holds_no_output(self, context, adds):
         assert "sum" not in str(event_of(deferred(operator(), context)).payload)
 
+    @ends
     def test_a_display_copy_is_said_to_be_one(self, context, adds, emulator, pushed):
         emulator.state.keep_jobs = False
         event_of(deferred(operator(), context))
         assert pushed["output_is_display_copy"] is True
 
+    @ends
     def test_no_xcoms_where_the_author_wants_none(self, context, adds, pushed):
         event = event_of(deferred(operator(do_xcom_push=False), context))
         assert isinstance(event, TaskSuccessEvent)
         assert pushed == {}
 
+    @ends
     def test_files_are_saved(self, context, emulator, tmp_path, pushed):
         value = {"id": "f", "name": "a.txt", "size": 2, "type": "text/plain", "key": "k", "context": "execution"}
         emulator.workflow("adds", duration=0.1)(lambda given: {"file": {**value, "base64": "aGk="}})
@@ -148,7 +155,7 @@ class TestEndFromTrigger:
         assert event.payload["status"] == "completed"
 
 
-@pytest.mark.skipif(not hasattr(BaseTrigger, "on_kill"), reason="came with Airflow 3.3")
+@needs_airflow("3.3", "templates of tasks that start in the triggerer")
 class TestStartFromTrigger:
     def trigger(self, sensor, ti) -> BaseTrigger:
         """What Airflow makes of the task without running it, its templates rendered."""
@@ -156,7 +163,7 @@ class TestStartFromTrigger:
         args = sensor.start_trigger_args
         assert args.trigger_cls == "airflow_provider_sim.triggers.sim.SimRunTrigger"
         trigger = triggers.SimRunTrigger(**json.loads(json.dumps(args.trigger_kwargs)))
-        trigger._task_instance = ti
+        trigger.task_instance = ti
         return trigger
 
     def test_it_ends_there_with_output_and_links(self, start, emulator, pushed):
@@ -185,7 +192,7 @@ class TestStartFromTrigger:
         assert task.start_trigger_args.timeout > timedelta(seconds=100)
 
     def test_the_output_of_another_task_becomes_the_template_that_pulls_it(self):
-        with DAG("d"):
+        with DAG("d", schedule=None):
             start = operator(task_id="start", wait_for_completion=False)
             task = sensor(start.output, start_from_trigger=True)
         pull = "ti.xcom_pull(task_ids='start', key='return_value', map_indexes=-1)"
@@ -193,7 +200,7 @@ class TestStartFromTrigger:
         assert task.upstream_task_ids == {"start"}
 
     def test_what_the_triggerer_cannot_pull_is_left_to_a_worker(self):
-        with DAG("d"):
+        with DAG("d", schedule=None):
             starts = SimExecuteWorkflowOperator.partial(task_id="start", workflow_id="w").expand(input=[1, 2])
             for number, run_id in enumerate([starts.output, "{{ ti.xcom_pull('start') }}"]):
                 with pytest.warns(UserWarning, match="map_indexes=-1.*defers from there"):

@@ -1,0 +1,74 @@
+"""SimRunEventTrigger as every Airflow has it; what Airflow 3.3 adds is in test_run_events."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+
+import pytest
+
+from airflow_provider_sim.exceptions import SimInputError
+from tests.operators.ended_runs import start, trigger, until
+from tests.versions import needs_airflow
+
+pytestmark = pytest.mark.usefixtures("connection")
+watchers = needs_airflow("3.0", "asset watchers")
+
+
+@watchers
+def test_without_shared_streams_it_runs_alone(client, emulator):
+    """As Airflow before 3.3 has it."""
+
+    def has_begun():
+        return sum("/logs" in seen.path for seen in emulator.requests) > 1
+
+    async def main():
+        alone = trigger()
+        events = alone.run()
+        first = asyncio.create_task(anext(events))
+        await until(has_begun)
+        run_id = await asyncio.to_thread(start, client, message="x")
+        event = await asyncio.wait_for(first, 20)
+        await events.aclose()
+        return run_id, event.payload
+
+    run_id, payload = asyncio.run(main())
+    assert payload["run_id"] == run_id
+
+
+@watchers
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"workflow_ids": []}, "workflow_ids"),
+        ({"workflow_ids": [""]}, "workflow_ids"),
+        ({"statuses": ["paused"]}, "statuses"),
+        ({"statuses": []}, "statuses"),
+        ({"triggers": []}, "triggers"),
+        ({"poll_interval": 0}, "poll_interval"),
+        ({"poll_interval": float("inf")}, "poll_interval"),
+    ],
+)
+def test_bad_arguments_are_refused_when_the_dag_is_parsed(arguments, words):
+    with pytest.raises(SimInputError, match=words):
+        trigger(**arguments)
+
+
+@watchers
+def test_serialization_is_complete():
+    given = trigger(workflow_ids="w", statuses="failed", triggers="api", airflow_conn_id="a", sim_conn_id="s")
+    path, arguments = given.serialize()
+    assert path == "airflow_provider_sim.triggers.events.SimRunEventTrigger"
+    assert type(given)(**arguments).serialize() == (path, arguments)
+    assert arguments["workflow_ids"] == ["w"]
+
+
+def test_airflow_2_is_told_what_it_lacks():
+    code = """
+import airflow.triggers.base
+vars(airflow.triggers.base).pop("BaseEventTrigger", None)
+import airflow_provider_sim.triggers.events
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "ImportError: SimRunEventTrigger needs Airflow 3.0 or later" in ran.stderr
