@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export UV_PYTHON_DOWNLOADS := never
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo demo-ui test check lint types test-airflow chaos chaos-small chaos-events bench bench-small browser pictures test-sdk coverage docs audit \
+.PHONY: demo demo-ui test check lint types test-airflow chaos chaos-small chaos-events bench bench-small browser pictures test-sdk matrix coverage docs audit \
 	build lock clean help
 
 help: ## Show this list
@@ -55,6 +55,9 @@ pictures: $(STAMP) ## The same, with the pictures of the documentation taken ane
 test-sdk: $(STAMP) ## The official SDKs against the emulator
 	@$(BIN)/python -m pytest -m sdk
 
+matrix: $(STAMP) ## The package on all versions of Airflow and Python in a table; CELLS=3.1 or 2.11/3.11 for some
+	@$(BIN)/python -m scripts.matrix $(CELLS)
+
 coverage: $(STAMP) ## All tests but those on a real Airflow, with the package's coverage
 	@rm -f .coverage .coverage.*
 	@$(BIN)/python -m coverage run -m pytest -n auto -m "not airflow"
@@ -88,6 +91,10 @@ lock: ## Pin the development environment anew, by versions and hashes
 		--group peers pyproject.toml -o benchmarks/requirements-peers.txt
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
 		--group pyproject.toml:browser -o scripts/requirements-browser.txt
+	@for version in 2.11 3.0 3.1 3.2 3.3; do \
+		$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
+			--group "airflow-$$version" --extra emulator pyproject.toml -o "scripts/matrix_locks/airflow-$$version.txt"; \
+	done
 
 clean: ## Remove what the targets made
-	@rm -rf $(VENV) .demo .chaos .bench .browser dist build site .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* *.egg-info
+	@rm -rf $(VENV) .demo .chaos .bench .browser .matrix dist build site .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* *.egg-info

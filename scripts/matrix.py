@@ -1,0 +1,211 @@
+"""Test the package on every Airflow and every Python that it is for, and print what came of it as a table.
+
+``python -m scripts.matrix`` tests all cells for which this machine has the Python; ``python -m scripts.matrix 3.1
+2.11/3.11`` those of an Airflow, or one. It exits with 1 if a cell is red. Where ``debootstrap`` is installed, root gets
+a Python that the machine lacks from Debian's next suite.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+REPO = Path(__file__).resolve().parent.parent
+HOME = REPO / ".matrix"
+LOCKS = REPO / "scripts" / "matrix_locks"
+
+UV = str(REPO / ".venv" / "bin" / "uv")
+
+AIRFLOWS = ("2.11", "3.0", "3.1", "3.2", "3.3")
+PYTHONS = ("3.11", "3.12", "3.13")
+DEBIANS = ("3.13",)
+"""Pythons that Debian's next suite has."""
+
+FULL = {("2.11", "3.11"), ("3.3", "3.11")}
+"""The oldest and the newest: all fast tests. The others: imports, metadata, and a DAG for each way to wait."""
+
+NOT_MEANT = {
+    ("2.11", "3.13"): "Airflow 2.11 is for Python 3.12 and earlier",
+    ("3.0", "3.13"): "Airflow 3.0 is for Python 3.12 and earlier",
+}
+"""Cells that are not tested, and why."""
+
+FULL_TESTS = ("-m", "not airflow and not sdk")
+SMALL_TESTS = (
+    "tests/test_package.py",
+    "tests/hooks",
+    "tests/operators/test_event_trigger.py",
+    "tests/operators/test_former_deferrals.py",
+)
+MODES = ("tests/airflow/test_modes.py",)
+PATIENCE = 1800.0
+"""Seconds until a cell's tests are given up."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One Airflow on one Python.
+
+    :param interpreter: where that Python is, by its path or its name.
+    :param enter: the words before each command that runs on it.
+    """
+
+    airflow: str
+    python: str
+    interpreter: str
+    enter: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """As it is given on the command line."""
+        return f"{self.airflow}/{self.python}"
+
+    @property
+    def home(self) -> Path:
+        """Where its environment is."""
+        return HOME / f"airflow-{self.airflow}-python-{self.python}"
+
+    @property
+    def is_full(self) -> bool:
+        """Whether all fast tests run."""
+        return (self.airflow, self.python) in FULL
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a cell, as it stands in the table."""
+
+    words: str
+    red: bool = False
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Test the cells and print the table; 1 if one is red."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("cells", nargs="*", help="Airflow, or Airflow/Python; default: all")
+    options = parser.parse_args(arguments)
+    wanted = [(a, p) for a in AIRFLOWS for p in PYTHONS if not options.cells or {a, f"{a}/{p}"} & set(options.cells)]
+    if not wanted:
+        parser.error(f"there is none of {', '.join(options.cells)}: Airflow {', '.join(AIRFLOWS)}, or 3.1/3.11")
+    console = Console(width=None if sys.stdout.isatty() else 150)
+    outcomes: dict[tuple[str, str], Outcome] = {}
+    for airflow, python in wanted:
+        outcomes[airflow, python] = outcome = _outcome(airflow, python)
+        console.print(f"Airflow {airflow}, Python {python}: {outcome.words}", highlight=False)
+    console.print(_table(outcomes))
+    return int(any(outcome.red for outcome in outcomes.values()))
+
+
+@functools.cache
+def _find(python: str) -> tuple[str, tuple[str, ...]] | None:
+    """A Python's path or name, and the words before a command that runs on it; None where it isn't to be had."""
+    name = f"python{python}"
+    pyenv = sorted(Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")).glob(f"versions/{python}.*/bin/{name}"))
+    for path in (sys.executable, shutil.which(name), *map(str, pyenv)):
+        if path and _says((path, "-V")).startswith(f"Python {python}."):
+            return path, ()
+    enter = (str(REPO / "scripts" / "debian_python.sh"), str(HOME / f"debian-{name}"), name)
+    if python in DEBIANS and shutil.which("debootstrap") and os.geteuid() == 0 and _says((*enter, name, "-V")):
+        return name, enter
+    return None
+
+
+def _says(command: Sequence[str]) -> str:
+    return subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=False).stdout
+
+
+def _outcome(airflow: str, python: str) -> Outcome:
+    if (airflow, python) in NOT_MEANT:
+        return Outcome(NOT_MEANT[airflow, python])
+    found = _find(python)
+    if found is None:
+        return Outcome(f"no Python {python} here")
+    cell, began = Cell(airflow, python, *found), time.monotonic()
+    told = []
+    try:
+        _install(cell)
+        for tests in _tests(cell):
+            told.append(_test(cell, *tests))
+    except subprocess.SubprocessError as error:
+        output = getattr(error, "stdout", None) or b""
+        log = cell.home / "failed.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_bytes(output)
+        print(output.decode(errors="replace")[-20_000:])
+        return Outcome(f"RED: {_last_words(output)} ({log.relative_to(REPO)})", red=True)
+    return Outcome(f"{' + '.join(told)}, {time.monotonic() - began:.0f} s")
+
+
+def _tests(cell: Cell) -> Iterator[tuple[str, ...]]:
+    yield ("-n", "auto", *(FULL_TESTS if cell.is_full else SMALL_TESTS))
+    yield MODES
+
+
+def _install(cell: Cell) -> None:
+    """Make the cell's environment anew, from its lock; uv's cache makes that a matter of seconds.
+
+    :raises subprocess.SubprocessError: it can't be; the output says why.
+    """
+    python = str(cell.home / "bin" / "python")
+    lock = str(LOCKS / f"airflow-{cell.airflow}.txt")
+    _run(cell, UV, "venv", "--quiet", "--clear", "--python", cell.interpreter, str(cell.home))
+    _run(cell, UV, "pip", "sync", "--require-hashes", "--python", python, lock)
+    _run(cell, UV, "pip", "install", "--no-deps", "--no-build-isolation", "--python", python, "--editable", ".")
+    # Airflow 2 looks for connections in its database.
+    _run(cell, python, "-m", "airflow", "db", "migrate")
+
+
+def _test(cell: Cell, *arguments: str) -> str:
+    """Run tests.
+
+    :return: how many passed and were left out.
+    :raises subprocess.SubprocessError: one failed; the output says which.
+    """
+    output = _run(cell, str(cell.home / "bin" / "python"), "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments)
+    return ", ".join(re.findall(r"\d+ (?:passed|skipped|xfailed)", _last_words(output)))
+
+
+def _run(cell: Cell, *command: str) -> bytes:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "PYTHON"))}
+    environment |= {"AIRFLOW_HOME": str(cell.home / "airflow"), "AIRFLOW__CORE__LOAD_EXAMPLES": "False"}
+    return subprocess.run(
+        [*cell.enter, *command],
+        cwd=REPO,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=PATIENCE,
+        check=True,
+    ).stdout
+
+
+def _last_words(output: bytes) -> str:
+    lines = output.decode(errors="replace").strip().splitlines()
+    return lines[-1].strip("= ") if lines else "it took too long"
+
+
+def _table(outcomes: dict[tuple[str, str], Outcome]) -> Table:
+    pythons = sorted({python for _, python in outcomes})
+    table = Table("Airflow", *(f"Python {python}" for python in pythons), box=box.MARKDOWN)
+    for airflow in AIRFLOWS:
+        if any(name == airflow for name, _ in outcomes):
+            row = (outcomes.get((airflow, python)) for python in pythons)
+            table.add_row(airflow, *(outcome.words if outcome else "" for outcome in row))
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())
