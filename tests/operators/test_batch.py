@@ -359,8 +359,9 @@ class TestTheTriggerer:
         assert (deferral.value.trigger.known, deferral.value.trigger.max_active_runs) == (5, 7)
 
     @pytest.mark.parametrize("api_version", ["v2", "legacy"])
-    def test_that_dies_is_followed_by_another(self, context, emulator, doubles, connection, api_version):
+    def test_that_dies_is_followed_by_another(self, context, emulator, doubles, connection, api_version, monkeypatch):
         connection(extra={"api_version": api_version})
+        monkeypatch.setattr("airflow_provider_sim.versions._state_of", lambda ti: "deferred")
         with pytest.raises(TaskDeferred) as deferral:
             operator(numbers(30, seconds=0.3), deferrable=True, max_active_runs=4).execute(context)
         first = rebuilt(deferral.value.trigger, context["ti"])

@@ -15,15 +15,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-import structlog
 
 from airflow_provider_sim.client.blocking import SimClient
 from airflow_provider_sim.emulator import SimEmulator
-from airflow_provider_sim.triggers.events import SimRunEventTrigger
 from airflow_provider_sim.watch import events as streams
 from tests.operators.ended_runs import start, trigger, until
 
 pytestmark = pytest.mark.usefixtures("connection")
+structlog = pytest.importorskip("structlog", reason="Airflow 3.0 brought structlog")
 shared_stream = pytest.importorskip("airflow.triggers.shared_stream", reason="Airflow 3.3 brought shared streams")
 
 ASSET = "ended runs"
@@ -77,7 +76,7 @@ class Triggerer:
         self.tasks = [asyncio.create_task(self.persist())]
         for trigger_id, (given, airflow) in enumerate(self.triggers):
             _, arguments = given.serialize()
-            trigger = SimRunEventTrigger(**json.loads(json.dumps(arguments)))
+            trigger = type(given)(**json.loads(json.dumps(arguments)))
             trigger.asset_state_store = Stores(airflow.state)
             self.tasks.append(asyncio.create_task(self.run(trigger_id, trigger, airflow)))
         return self
