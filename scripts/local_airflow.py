@@ -304,11 +304,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--sim-url", required=True)
     parser.add_argument("--sim-key", required=True)
+    parser.add_argument("--dags", type=Path, default=EXAMPLE_DAGS)
     parser.add_argument("--keep", action="store_true", help="use the folder as it is")
     parser.add_argument("dag_ids", metavar="DAG_ID", nargs="*")
     options = parser.parse_args(arguments)
     faulthandler.dump_traceback_later(2 * PATIENCE, exit=True)  # dag.test() waits for ever
-    os.environ.update(environment(options.home, sim_url=options.sim_url, sim_key=options.sim_key))
+    os.environ.update(environment(options.home, sim_url=options.sim_url, sim_key=options.sim_key, dags=options.dags))
     if not options.keep:
         create(options.home)
     reports = [report for dag_id in options.dag_ids for report in run_dag(dag_id)]
