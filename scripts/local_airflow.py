@@ -12,6 +12,7 @@ import contextlib
 import faulthandler
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -67,6 +68,7 @@ def environment(home: Path, *, sim_url: str, sim_key: str, dags: Path = EXAMPLE_
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__UNIT_TEST_MODE": "False",
         "AIRFLOW__CORE__PARALLELISM": "4",
+        "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_hex(32),  # before 3.3 dag.test() asks for it, too
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}",
         "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(home / "logs"),
         "AIRFLOW__DAG_PROCESSOR__DISABLE_BUNDLE_VERSIONING": "True",
