@@ -14,7 +14,7 @@ def trigger(**arguments):
 
 async def until(condition, seconds=20.0):
     async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110
+        while not condition():  # noqa: ASYNC110 - what it asks is set by other threads, too
             await asyncio.sleep(0.02)
 
 
