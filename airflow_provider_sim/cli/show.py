@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,10 +30,14 @@ from airflow_provider_sim.client.models import (
 from airflow_provider_sim.exceptions import SimError
 
 _COLOURS = {"completed": "green", "failed": "red", "cancelled": "yellow", "paused": "magenta", "running": "cyan"}
+_NOT_BROKEN = 10_000
+"""Columns of an output that nobody looks at as a page."""
 
 
 def _out() -> Console:
-    return Console(highlight=False)
+    """stdout: as wide as the terminal, and without one as wide as its lines, so that grep finds a run in its row."""
+    out = Console(highlight=False)
+    return out if out.is_terminal or "COLUMNS" in os.environ else Console(highlight=False, width=_NOT_BROKEN)
 
 
 def _err() -> Console:

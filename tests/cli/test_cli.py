@@ -142,6 +142,12 @@ def test_watch_looks_once_where_nobody_watches(sim):
     assert [run["workflow_id"] for run in parsed(sim("watch", "--workflow", "echo", "--json"))] == ["echo"]
 
 
+def test_a_row_stays_a_line_where_no_terminal_is(sim, monkeypatch):
+    run_id = parsed(sim("run", "echo", "--json"))["run_id"]
+    monkeypatch.delenv("COLUMNS")
+    assert re.search(rf"^{run_id} +echo +completed .*[0-9.]+$", sim("watch").out, re.MULTILINE)
+
+
 def test_watch_draws_the_table_until_ctrl_c(sim, emulator, monkeypatch):
     looks = []
 
