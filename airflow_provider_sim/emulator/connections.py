@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from contextlib import suppress
 from typing import Any
 
 from starlette.types import Scope
@@ -69,7 +70,9 @@ class Connections:
 
     def cut_all(self) -> None:
         """Cut every connection; may be called from any thread."""
-        if self._loop is not None:
+        if self._loop is None:
+            return
+        with suppress(RuntimeError):  # the loop has ended, and its connections with it
             for connection in list(self._open.values()):
                 self._loop.call_soon_threadsafe(connection.cut)
 

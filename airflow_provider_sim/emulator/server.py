@@ -256,7 +256,10 @@ class SimEmulator:
         if self._server is not None and self._thread is not None:
             self._server.should_exit = True
             self._server.force_exit = True
-            self._thread.join(timeout=10)
+            self._thread.join(timeout=1)
+            if self._thread.is_alive():  # on Python 3.12 it waits for connections that are held, even so
+                self._connections.cut_all()
+                self._thread.join(timeout=10)
             self._server = self._thread = None
 
     def __enter__(self) -> Self:
