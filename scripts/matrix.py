@@ -34,8 +34,8 @@ PYTHONS = ("3.11", "3.12", "3.13")
 DEBIANS = ("3.13",)
 """Pythons that Debian's next suite has."""
 
-FULL = {("2.11", "3.11"), ("3.3", "3.11")}
-"""The oldest and the newest: all fast tests. The others: imports, metadata, and a DAG for each way to wait."""
+FULL = {("2.11", "3.11"), ("2.11", "3.12"), ("3.3", "3.11"), ("3.3", "3.13")}
+"""The corners: all fast tests. The others: imports, metadata, and a DAG for each way to wait."""
 
 NOT_MEANT = {
     ("2.11", "3.13"): "Airflow 2.11 is for Python 3.12 and earlier",
