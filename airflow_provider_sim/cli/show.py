@@ -37,7 +37,9 @@ _NOT_BROKEN = 10_000
 def _out() -> Console:
     """stdout: as wide as the terminal, and without one as wide as its lines, so that grep finds a run in its row."""
     out = Console(highlight=False)
-    return out if out.is_terminal or "COLUMNS" in os.environ else Console(highlight=False, width=_NOT_BROKEN)
+    if not out.is_terminal and "COLUMNS" not in os.environ:
+        out.width = _NOT_BROKEN
+    return out
 
 
 def _err() -> Console:
