@@ -15,6 +15,14 @@ from airflow.providers.common.compat.sdk import TaskDeferred
 from airflow_provider_sim.client.blocking import SimClient
 from airflow_provider_sim.triggers import sim as triggers
 
+WAITING = {
+    "held open": {},
+    "asynchronous": {"async_execution": True},
+    "deferrable": {"deferrable": True},
+    "streamed": {"stream": True},
+}
+"""The ways to wait for a run, as arguments of the operator."""
+
 
 class TaskInstance:
     """One try of a task instance; keeps the XComs that it pushes, in their order."""
@@ -54,6 +62,12 @@ def connection(emulator, monkeypatch):
         monkeypatch.setenv("AIRFLOW_CONN_SIM_DEFAULT", emulator.connection(**fields))
 
     return connect
+
+
+@pytest.fixture(params=WAITING, ids=[mode.replace(" ", "-") for mode in WAITING])
+def mode(request) -> dict[str, Any]:
+    """Each way to wait, as arguments of the operator."""
+    return WAITING[request.param]
 
 
 @pytest.fixture

@@ -33,17 +33,11 @@ from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
 from airflow_provider_sim.sensors.sim import SimJobSensor
 from airflow_provider_sim.triggers.sim import SimRunTrigger
 from tests.canned_server import closed_port
-from tests.operators.conftest import TaskInstance, fire
+from tests.operators.conftest import WAITING, TaskInstance, fire
 
 pytestmark = pytest.mark.usefixtures("connection")
 
-MODES = {
-    "held open": {},
-    "asynchronous": {"async_execution": True},
-    "deferrable": {"deferrable": True},
-    "streamed": {"stream": True},
-    "not waiting": {"wait_for_completion": False},
-}
+MODES = WAITING | {"not waiting": {"wait_for_completion": False}}
 
 
 class Killed(BaseException):

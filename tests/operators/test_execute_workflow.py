@@ -23,20 +23,9 @@ from airflow_provider_sim.exceptions import (
     SimWorkflowNotDeployedError,
 )
 from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
+from tests.operators.conftest import WAITING
 
 pytestmark = pytest.mark.usefixtures("connection")
-
-MODES = {
-    "held open": {},
-    "asynchronous": {"async_execution": True},
-    "deferrable": {"deferrable": True},
-    "streamed": {"stream": True},
-}
-
-
-@pytest.fixture(params=MODES, ids=[mode.replace(" ", "-") for mode in MODES])
-def mode(request):
-    return MODES[request.param]
 
 
 @pytest.fixture(params=["v2", "legacy"])
@@ -187,7 +176,7 @@ class TestPauses:
         assert report["run_id"] == run.run_id
         assert report["approval_url"] == f"{emulator.url}/resume/paused/{run.run_id}"
 
-    @pytest.mark.parametrize("options", MODES.values(), ids=[mode.replace(" ", "-") for mode in MODES])
+    @pytest.mark.parametrize("options", WAITING.values(), ids=[mode.replace(" ", "-") for mode in WAITING])
     def test_wait_goes_on_until_a_person_has_answered(self, run_task, emulator, options, monkeypatch, caplog):
         from airflow_provider_sim import watch
 

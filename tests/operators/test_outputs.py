@@ -21,13 +21,6 @@ from tests.canned_server import Answer, canned
 
 pytestmark = pytest.mark.usefixtures("connection")
 
-MODES = {
-    "held open": {},
-    "asynchronous": {"async_execution": True},
-    "deferrable": {"deferrable": True},
-    "streamed": {"stream": True},
-}
-
 
 def nested(depth: int) -> object:
     return {"deeper": nested(depth - 1)} if depth else "the bottom"
@@ -44,11 +37,6 @@ VALUES = {
     "text alone": "hello",
     "nothing": {},
 }
-
-
-@pytest.fixture(params=MODES, ids=[mode.replace(" ", "-") for mode in MODES])
-def mode(request):
-    return MODES[request.param]
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from airflow_provider_sim.emulator.keys import Key
 from airflow_provider_sim.emulator.limits import Bucket
 from airflow_provider_sim.emulator.runs import Run
 from airflow_provider_sim.emulator.state import State
-from airflow_provider_sim.emulator.surfaces.views import cost_of, duration_of, level_of, workflow_facts
+from airflow_provider_sim.emulator.surfaces.views import run_facts, workflow_facts
 from airflow_provider_sim.emulator.surfaces.wire import answer, state_of, trouble_of
 from airflow_provider_sim.emulator.workflows import Workflow
 
@@ -123,19 +123,8 @@ async def list_logs(request: Request, state: State, key: Key) -> dict[str, Any]:
 
 
 def _log(run: Run) -> dict[str, Any]:
-    return {
-        "id": new_id(),
-        "workflowId": run.workflow_id,
-        "executionId": run.run_id,
-        "deploymentVersionId": run.workflow.version_id,
-        "level": level_of(run),
-        "trigger": run.trigger,
-        "startedAt": iso(run.started_at),
-        "endedAt": iso(run.ended_at),
-        "totalDurationMs": duration_of(run),
-        "cost": cost_of(run),
-        "files": None,
-    }
+    log = {"id": new_id(), "executionId": run.run_id, "deploymentVersionId": run.workflow.version_id, "files": None}
+    return log | run_facts(run)
 
 
 ROUTES: list[Route] = [list_workflows, get_workflow, list_logs]

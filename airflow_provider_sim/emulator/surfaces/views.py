@@ -53,6 +53,19 @@ def duration_of(run: Run) -> int | None:
     return None if took is None else round(took)
 
 
+def run_facts(run: Run) -> dict[str, Any]:
+    """What every log of runs says of one."""
+    return {
+        "workflowId": run.workflow_id,
+        "level": level_of(run),
+        "trigger": run.trigger,
+        "startedAt": iso(run.started_at),
+        "endedAt": iso(run.ended_at),
+        "totalDurationMs": duration_of(run),
+        "cost": cost_of(run),
+    }
+
+
 def workflow_facts(state: State, workflow: Workflow) -> dict[str, Any]:
     """What every view of a workflow begins with."""
     completed = [run for run in state.runs.values() if run.workflow is workflow and run.status == "completed"]

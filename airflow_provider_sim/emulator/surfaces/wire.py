@@ -36,12 +36,6 @@ def trouble_of(request: Request) -> Trouble:
     return exchange.trouble
 
 
-async def accept(request: Request) -> None:
-    """Say that a request has started its run; here it may be held up or cut off."""
-    exchange: Exchange = request.scope["sim.exchange"]
-    await exchange.accept()
-
-
 def answer(status: int, body: Any = None, headers: Mapping[str, str] | None = None) -> Response:
     """A JSON answer, with a request id."""
     content = json.dumps(body, ensure_ascii=False).encode()
@@ -75,6 +69,19 @@ async def body_of(request: Request) -> bytes:
     if declared.isdigit() and int(declared) > MAX_BODY_BYTES:
         raise BodyTooLargeError
     return await request.body()
+
+
+async def begin(request: Request, run: Run, *, held_open: bool) -> None:
+    """A request has started its run: here it may be held up or cut off, and ``held_open`` waits for the run's end."""
+    state = state_of(request)
+    exchange: Exchange = request.scope["sim.exchange"]
+    state.in_flight += 1
+    try:
+        await exchange.accept()
+        if held_open:
+            await see_to_end(request, run)
+    finally:
+        state.in_flight -= 1
 
 
 async def see_to_end(request: Request, run: Run) -> bool:

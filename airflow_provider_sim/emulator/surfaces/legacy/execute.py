@@ -23,10 +23,9 @@ from airflow_provider_sim.emulator.surfaces.legacy.gates import (
     route,
 )
 from airflow_provider_sim.emulator.surfaces.wire import (
-    accept,
     answer,
+    begin,
     event_stream,
-    see_to_end,
     state_of,
     trouble_of,
 )
@@ -92,13 +91,7 @@ async def execute(request: Request) -> Response:
     mode = "async" if asynchronous else "stream" if streamed else "sync"
     sent = {name: value for name, value in body.items() if name not in _TAKEN_OUT}
     run = _started(state, workflow, sent, mode, key, run_id, timeout, trouble_of(request))
-    state.in_flight += 1
-    try:
-        await accept(request)
-        if mode == "sync":
-            await see_to_end(request, run)
-    finally:
-        state.in_flight -= 1
+    await begin(request, run, held_open=mode == "sync")
     if asynchronous:
         return _receipt(state, run)
     if streamed:

@@ -20,11 +20,9 @@ from airflow_provider_sim.emulator.surfaces.legacy.gates import (
     visible_workflow,
 )
 from airflow_provider_sim.emulator.surfaces.views import (
-    cost_of,
-    duration_of,
-    level_of,
     output_shown,
     paused_of,
+    run_facts,
 )
 from airflow_provider_sim.emulator.surfaces.wire import (
     answer,
@@ -130,15 +128,9 @@ async def get_execution(request: Request) -> Response:
     told = run.error
     body = {
         "executionId": run.run_id,
-        "workflowId": run.workflow_id,
+        **run_facts(run),
         "status": run.status,
-        "trigger": run.trigger,
-        "level": level_of(run),
-        "startedAt": iso(run.started_at),
-        "endedAt": iso(run.ended_at),
-        "totalDurationMs": duration_of(run),
         "paused": paused_of(run),
-        "cost": cost_of(run),
         "error": None if told is None else told[0],
         "finalOutput": output_shown(state, run) if query.get("includeOutput") == "true" else None,
         "blockOutputs": run.block_outputs(selectors, ids_only=True) if selectors else None,

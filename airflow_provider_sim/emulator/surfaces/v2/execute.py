@@ -23,10 +23,9 @@ from airflow_provider_sim.emulator.surfaces.v2.gates import (
     unrecognized,
 )
 from airflow_provider_sim.emulator.surfaces.wire import (
-    accept,
     answer,
+    begin,
     event_stream,
-    see_to_end,
     trouble_of,
 )
 from airflow_provider_sim.emulator.workflows import Workflow
@@ -101,13 +100,7 @@ async def execute(call: Call) -> Response:
         raise Failure(409, "Run ID has already been used", details, {"x-run-id": run_id})
     mode = "async" if body.get("async") else "stream" if body.get("stream") else "sync"
     run = _started(call, workflow, body, mode, run_id)
-    state.in_flight += 1
-    try:
-        await accept(request)
-        if mode == "sync":
-            await see_to_end(request, run)
-    finally:
-        state.in_flight -= 1
+    await begin(request, run, held_open=mode == "sync")
     if mode == "async":
         url = f"{state.base_url}/api/v2/workflows/{workflow.workflow_id}/runs/{run_id}"
         return answer(202, {"data": {"runId": run_id, "statusUrl": url}}, {"x-run-id": run_id})

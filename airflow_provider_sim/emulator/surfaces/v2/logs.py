@@ -6,7 +6,6 @@ from typing import Any
 
 from starlette.responses import Response
 
-from airflow_provider_sim.emulator.clock import iso
 from airflow_provider_sim.emulator.runs import Run
 from airflow_provider_sim.emulator.state import State
 from airflow_provider_sim.emulator.surfaces.v2.gates import (
@@ -18,10 +17,9 @@ from airflow_provider_sim.emulator.surfaces.v2.gates import (
 )
 from airflow_provider_sim.emulator.surfaces.v2.paging import limit_of, page_of
 from airflow_provider_sim.emulator.surfaces.views import (
-    cost_of,
-    duration_of,
     level_of,
     output_shown,
+    run_facts,
 )
 from airflow_provider_sim.emulator.surfaces.wire import (
     answer,
@@ -83,19 +81,8 @@ async def list_logs(call: Call) -> Response:
 
 def log_item(state: State, run: Run) -> dict[str, Any]:
     """A run as the log lists it."""
-    return {
-        "runId": run.run_id,
-        "workflowId": run.workflow_id,
-        "deploymentVersionId": run.workflow.version_id,
-        "status": run.log_status,
-        "level": level_of(run),
-        "trigger": run.trigger,
-        "startedAt": iso(run.started_at),
-        "endedAt": iso(run.ended_at),
-        "totalDurationMs": duration_of(run),
-        "cost": cost_of(run),
-        "files": None,
-    }
+    log = {"runId": run.run_id, "deploymentVersionId": run.workflow.version_id, "status": run.log_status, "files": None}
+    return log | run_facts(run)
 
 
 @route("/logs/{run_id}", "GET", "logs.read")
