@@ -20,7 +20,14 @@ from typing import TypeVar
 
 from airflow_provider_sim.client.asyncio import AsyncSimClient
 from airflow_provider_sim.client.dialects.exchange import check_run_id, check_workflow_id
-from airflow_provider_sim.client.dialects.v2 import LOGS_PAGE, RUN_BUCKET, RUNS_PAGE, WORKFLOW_BUCKET, named_workflows
+from airflow_provider_sim.client.dialects.v2 import (
+    LOGS_PAGE,
+    RUN_BUCKET,
+    RUNS_PAGE,
+    WORKFLOW_BUCKET,
+    can_be_named,
+    named_workflows,
+)
 from airflow_provider_sim.client.models import Page, RunStatus, WorkflowRun
 from airflow_provider_sim.client.retry import NO_RETRY
 from airflow_provider_sim.client.settings import ClientSettings
@@ -197,7 +204,7 @@ class Watcher:
             interval=max(watch.poll_interval, _BETWEEN_PASSES),
             due=self._clock() + (SOON if look_soon else watch.first_pause(least)),
             since=self._budgets.server.now() - YOUNG,
-            unlisted="," in watch.workflow_id,
+            unlisted=not can_be_named(watch.workflow_id),
             watch=watch,
             future=loop.create_future(),
             context=contextvars.copy_context(),
