@@ -16,8 +16,14 @@ if [[ ! -e $root/.made ]]; then
     touch "$root/.made"
 fi
 
+# In a chroot, / is no mount that could be private; the folder itself is made one.
+propagation=private
+unshare --mount --propagation private true 2>/dev/null || propagation=unchanged
+
 export root
-exec unshare --mount --propagation private bash -euo pipefail -c '
+exec unshare --mount --propagation $propagation bash -euo pipefail -c '
+    mount --bind "$root" "$root"
+    mount --make-private "$root"
     for path in /proc /dev /tmp /opt /etc/ssl /etc/hosts /etc/resolv.conf /etc/pip.conf "$HOME" "$PWD"; do
         [[ -e $path ]] || continue
         if [[ -d $path ]]; then mkdir -p "$root$path"; else touch "$root$path"; fi

@@ -1,8 +1,8 @@
 """Test the package on every Airflow and every Python that it is for, and print what came of it as a table.
 
 ``python -m scripts.matrix`` tests all cells for which this machine has the Python; ``python -m scripts.matrix 3.1
-2.11/3.11`` those of an Airflow, or one. It exits with 1 if a cell is red. Where ``debootstrap`` is installed, root gets
-a Python that the machine lacks from Debian's next suite.
+2.11/3.11`` those of an Airflow, or one. It exits with 1 if a cell is red, or was asked for by its name and can't be
+tested here. Where ``debootstrap`` is installed, root gets a Python that the machine lacks from Debian's next suite.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(width=None if sys.stdout.isatty() else 150)
     outcomes: dict[tuple[str, str], Outcome] = {}
     for airflow, python in wanted:
-        outcomes[airflow, python] = outcome = _outcome(airflow, python)
+        outcomes[airflow, python] = outcome = _outcome(airflow, python, named=f"{airflow}/{python}" in options.cells)
         console.print(f"Airflow {airflow}, Python {python}: {outcome.words}", highlight=False)
     console.print(_table(outcomes))
     return int(any(outcome.red for outcome in outcomes.values()))
@@ -127,12 +127,12 @@ def _says(command: Sequence[str]) -> str:
     return subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=False).stdout
 
 
-def _outcome(airflow: str, python: str) -> Outcome:
+def _outcome(airflow: str, python: str, *, named: bool) -> Outcome:
     if (airflow, python) in NOT_MEANT:
         return Outcome(NOT_MEANT[airflow, python])
     found = _find(python)
     if found is None:
-        return Outcome(f"no Python {python} here")
+        return Outcome(f"{'RED: ' if named else ''}no Python {python} here", red=named)
     cell, began = Cell(airflow, python, *found), time.monotonic()
     told = []
     try:

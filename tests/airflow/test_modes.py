@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from airflow_provider_sim.emulator import SimEmulator
+from scripts.real_airflow import RealAirflow
 from tests.airflow.conftest import KEY, Ran, run_in
 from tests.versions import AIRFLOW
 
@@ -71,4 +73,16 @@ def test_each_run_was_started_once(ran):
 def test_a_sensor_was_rescheduled(ran):
     with closing(sqlite3.connect(ran.home / "airflow.db")) as database:
         [(times,)] = database.execute("SELECT count(*) FROM task_reschedule")
+    assert times
+
+
+@pytest.mark.skipif(AIRFLOW.release[:2] != (3, 0), reason="for Airflow 3.0, whose dag.test() can't")
+def test_a_worker_reschedules_a_sensor(tmp_path):
+    with SimEmulator(api_key=KEY) as sim:
+        connections = {"sim_default": json.loads(sim.connection())}
+        with RealAirflow(tmp_path, DAGS, connections=connections, database="sqlite") as airflow:
+            run = airflow.trigger("sensor_reschedule")
+            sensor = airflow.wait_for(run, "run", "success", "failed", "upstream_failed")
+            [(times,)] = airflow.query("SELECT count(*) FROM task_reschedule")
+    assert (sensor.state, [run.status for run in sim.runs]) == ("success", ["completed"])
     assert times

@@ -9,10 +9,12 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 from rich.console import Console
 
@@ -185,6 +187,14 @@ def test_the_environment_goes_before_the_default_connection_and_after_a_named_on
     assert "Traceback" not in ran.err
 
 
+def wait_until_asleep(process):
+    """Until it waits for its answer: Python may oversleep a signal that comes just before it begins to wait."""
+    deadline = time.monotonic() + 60
+    while psutil.Process(process.pid).status() != psutil.STATUS_SLEEPING:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_ctrl_c_cancels_the_run(emulator):
     environment = {**os.environ, "SIM_API_KEY": emulator.api_key, "SIM_BASE_URL": emulator.url}
     with emulator.hold("execute", when="accepted", proxied=True) as hold:
@@ -198,6 +208,7 @@ def test_ctrl_c_cancels_the_run(emulator):
         )
         try:
             hold.wait_until_held(timeout=60)
+            wait_until_asleep(process)
             process.send_signal(signal.SIGINT)
             out, err = process.communicate(timeout=60)
         finally:
@@ -222,6 +233,7 @@ def test_airflow_has_the_commands(emulator, tmp_path):
 def test_what_airflow_reads_imports_nothing_heavy():
     code = """
 import sys
+import time
 from airflow_provider_sim.cli.definition import get_sim_cli_commands, parser
 parser()
 print(sorted({name.split(".")[0] for name in sys.modules} & {"rich", "requests", "httpx", "tenacity", "airflow"}))

@@ -15,9 +15,10 @@ OPERATORS = {
     "deferrable": {"deferrable": True, "poll_interval": 0.5},
 }
 SENSORS = {
-    "poke": {"mode": "poke"},
-    "reschedule": {"mode": "reschedule"},  # of a run that goes on when it looks first, on a slow machine, too
-    "deferrable": {"deferrable": True},
+    "poke": {"mode": "poke", "poke_interval": 0.5},
+    # Of a run that goes on when it looks first, on a slow machine, too.
+    "reschedule": {"mode": "reschedule", "poke_interval": 2},
+    "deferrable": {"deferrable": True, "poke_interval": 0.5},
 }
 
 for name, options in OPERATORS.items():
@@ -29,7 +30,7 @@ for name, options in SENSORS.items():
     with DAG(f"sensor_{name}", schedule=None) as dag:
         given = {"seconds": 10 if name == "reschedule" else 2, "message": "hi"}
         start = SimExecuteWorkflowOperator(task_id="start", workflow_id="slow", input=given, wait_for_completion=False)
-        SimJobSensor(task_id="run", workflow_id="slow", run_id=start.output, poke_interval=0.5, **options)
+        SimJobSensor(task_id="run", workflow_id="slow", run_id=start.output, **options)
     globals()[dag.dag_id] = dag
 
 for name, options in {"waiting": {}, "deferrable": {"deferrable": True}}.items():
