@@ -20,11 +20,12 @@ fi
 propagation=private
 unshare --mount --propagation private true 2>/dev/null || propagation=unchanged
 
-export root
+recordings=${SIM_RECORDINGS:-$(dirname "$PWD")/shared/recordings}
+export root recordings
 exec unshare --mount --propagation $propagation bash -euo pipefail -c '
     mount --bind "$root" "$root"
     mount --make-private "$root"
-    for path in /proc /dev /tmp /opt /etc/ssl /etc/hosts /etc/resolv.conf /etc/pip.conf "$HOME" "$PWD"; do
+    for path in /proc /dev /tmp /opt /etc/ssl /etc/hosts /etc/resolv.conf /etc/pip.conf "$HOME" "$PWD" "$recordings"; do
         [[ -e $path ]] || continue
         if [[ -d $path ]]; then mkdir -p "$root$path"; else touch "$root$path"; fi
         mount --rbind "$path" "$root$path"
