@@ -43,7 +43,7 @@ NOT_MEANT = {
 }
 """Cells that are not tested, and why."""
 
-FULL_TESTS = ("-m", "not airflow and not sdk")
+FULL_TESTS = ("-m", "not slow and not airflow and not sdk")
 SMALL_TESTS = (
     "tests/test_package.py",
     "tests/hooks",

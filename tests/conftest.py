@@ -14,6 +14,15 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["pytester"]
 
+PROCESSES_PER_CORE = 3
+"""Tests wait for sockets as long as they reckon."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """How many processes ``-n auto`` means."""
+    return PROCESSES_PER_CORE * (os.cpu_count() or 1)
+
 
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:

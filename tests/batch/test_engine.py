@@ -34,9 +34,9 @@ class TestLimits:
             pytest.param("free", 200, 30, 10.0, id="free: ten at once"),
             pytest.param("free", 200, 1, 170 / 30, id="free: thirty requests a minute"),
             pytest.param("pro", 1000, 60, 20.0, id="pro: fifty at once"),
-            pytest.param("team", 1500, 60, 1500 / 200, id="team: two hundred at once"),
-            pytest.param("enterprise", 1500, 60, 1500 / 240, id="enterprise: the address's requests"),
-            pytest.param(None, 1500, 10, 1500 / 240, id="self-hosted: the address's requests"),
+            pytest.param("team", 1500, 60, 1500 / 200, id="team: two hundred at once", marks=pytest.mark.slow),
+            pytest.param("enterprise", 1500, 60, 6.25, id="enterprise: the address's requests", marks=pytest.mark.slow),
+            pytest.param(None, 1500, 10, 6.25, id="self-hosted: the address's requests", marks=pytest.mark.slow),
         ],
     )
     def test_each_plan_is_used_to_the_full_and_refuses_next_to_nothing(self, plan, count, seconds, ideal):
@@ -53,8 +53,11 @@ class TestLimits:
 
     @pytest.mark.parametrize(
         ("plan", "count", "ideal"),
-        [("free", 300, 200 / 50), ("pro", 1000, 700 / 150), (None, 2000, 0.5)],
-        ids=["free", "pro", "self-hosted"],
+        [
+            pytest.param("free", 300, 200 / 50, id="free"),
+            pytest.param("pro", 1000, 700 / 150, id="pro", marks=pytest.mark.slow),
+            pytest.param(None, 2000, 0.5, id="self-hosted", marks=pytest.mark.slow),
+        ],
     )
     def test_the_old_api_s_plans_are_read_in_the_usage_report(self, plan, count, ideal):
         async def main():
@@ -130,6 +133,7 @@ class TestLimits:
 
         run(main())
 
+    @pytest.mark.slow
     def test_ten_thousand(self):
         async def main():
             scene = BatchScene(10_000, 0.0, profile="v0.8")
@@ -435,6 +439,7 @@ class TestDeath:
             await scene.survey(rerun=rerun, workspace_id=workspace_id)
         await scene.run()
 
+    @pytest.mark.slow
     @given(
         moments=st.lists(st.floats(0.0, 400.0), min_size=1, max_size=4),
         plan=st.sampled_from(["free", "pro", None]),
@@ -483,6 +488,7 @@ class TestDeath:
         assert again.started.total() == 32
         assert again.journal.run_id(3) == f"{BATCH}-3.2"
 
+    @pytest.mark.slow
     def test_a_survey_costs_a_request_for_a_thousand_runs(self):
         async def main():
             scene = BatchScene(2500, 1.0)

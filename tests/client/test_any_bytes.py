@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,6 +13,8 @@ from airflow_provider_sim.client.dialects import legacy, v2
 from airflow_provider_sim.client.dialects.exchange import Response, rate_limit_info, retry_after
 from airflow_provider_sim.client.stream import StreamReader
 from airflow_provider_sim.exceptions import SimError
+
+pytestmark = pytest.mark.slow
 
 CALLS = {
     "v2 execute": lambda: v2.execute("w", {}, run_id="r"),

@@ -276,6 +276,7 @@ def test_what_ends_while_no_triggerer_runs_is_told_afterwards(client):
     assert sorted(asyncio.run(main())) == sorted(airflow.runs())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asks_airflow", [True, False])
 def test_twenty_deaths(client, emulator, airflow_api, asks_airflow):
     """With Airflow's API each run is told once; without, none is missed."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowSensorTimeout, AirflowSkipException, TaskDeferred
 
+from airflow_provider_sim.client.asyncio import AsyncSimClient
 from airflow_provider_sim.exceptions import SimError, SimInputError, SimUsageLimitError
 from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
 from airflow_provider_sim.operators.usage import SimUsageLimitsOperator
@@ -140,7 +142,8 @@ def test_looks_that_fail_do_not_end_the_wait(run_task, used, sensor, emulator, c
     assert context["event"] == {"status": "room"}
 
 
-def test_a_key_that_is_refused_ends_it(run_task, used, sensor, connection):
+def test_a_key_that_is_refused_ends_it(run_task, used, sensor, connection, monkeypatch):
+    monkeypatch.setattr(AsyncSimClient, "_sleep", staticmethod(lambda _: asyncio.sleep(0)))
     used(95)
     task = sensor(deferrable=True)
     with pytest.raises(TaskDeferred) as deferral:

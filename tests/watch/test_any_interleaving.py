@@ -10,6 +10,7 @@ from typing import Any
 from unittest.mock import patch
 
 import httpx
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +18,8 @@ from airflow_provider_sim.client.models import RunStatus
 from airflow_provider_sim.watch import OnPaused
 from tests.virtual_time import EPOCH, now, run
 from tests.watch.conftest import Scene, together
+
+pytestmark = pytest.mark.slow
 
 FLOWS = ("one", "two", "three")
 LONGEST_FAULTS = 3 * 90.0

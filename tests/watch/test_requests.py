@@ -12,6 +12,7 @@ INTERVALS = {"often": 10, "seldom": 60}
 FLOWS = [f"flow-{number}" for number in range(10)]
 
 
+@pytest.mark.slow
 def test_a_thousand_runs_for_five_minutes(play):
     """One poller for each run would send 60,000 requests, and the task is to send 2 % of them at most."""
 
@@ -32,6 +33,7 @@ def test_a_thousand_runs_for_five_minutes(play):
     assert scene.sim.sent("/runs/") == 1, "nothing but what settles the dialect"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "ago",
     [
@@ -61,6 +63,7 @@ def test_twenty_thousand_other_runs_and_one_of_six_hours(play, ago):
     assert first <= 20, "once: which workspace each of ten workflows is in"
 
 
+@pytest.mark.slow
 def test_old_runs_here_and_there_among_twenty_thousand(play):
     """No stretch of the log holds many of them, but few runs of their workflow go on at all."""
 
@@ -117,8 +120,13 @@ def test_intervals_are_honoured_where_nothing_is_shared(play):
 
 @pytest.mark.parametrize(
     ("plan", "runs"),
-    [("free", 10), ("pro", 50), ("team", 200), ("enterprise", 1000), (None, 2000)],
-    ids=["free", "pro", "team", "enterprise", "self-hosted"],
+    [
+        pytest.param("free", 10, id="free"),
+        pytest.param("pro", 50, id="pro"),
+        pytest.param("team", 200, id="team", marks=pytest.mark.slow),
+        pytest.param("enterprise", 1000, id="enterprise", marks=pytest.mark.slow),
+        pytest.param(None, 2000, id="self-hosted", marks=pytest.mark.slow),
+    ],
 )
 def test_every_plan_s_full_number_of_runs_at_once(play, plan, runs):
     """No 429, and each end seen within two intervals; workers' own looks at their runs come on top."""
