@@ -243,6 +243,7 @@ class TaskRun:
             except SimError as blind:
                 raise error from blind
             if died_with_its_connection(run):
+                self.check_time(run)
                 raise
             self._log.warning("%s The run is %s: going on without its text.", error, run.status)
             return run

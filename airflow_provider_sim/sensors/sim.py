@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import (
     AirflowFailException,
     AirflowSensorTimeout,
+    AirflowSkipException,
     BaseSensorOperator,
     PokeReturnValue,
     conf,
@@ -101,6 +102,7 @@ class SimJobSensor(RunLineage, BaseSensorOperator):
         self.large_outputs = large_outputs
         self.end_from_trigger = end_from_trigger
         self._first_look: float | None = None
+        self._goes_on = False
         if start_from_trigger:
             self._start_in_triggerer()
 
@@ -159,24 +161,38 @@ class SimJobSensor(RunLineage, BaseSensorOperator):
                 )
             if not self.deferrable:
                 self._first_look = _first_look(context) if self.reschedule else None
-                return super().execute(context)
+                return self._look_until_it_is_over(context)
             done = self.poke(context)
             if done:
                 return done.xcom_value
         self._defer()
         return None
 
+    def _look_until_it_is_over(self, context: Context) -> Any:
+        """Look now and then, or leave the worker until the next look; Airflow minds the time."""
+        try:
+            return super().execute(context)
+        except AirflowSensorTimeout as error:
+            raise self._out_of_time() from error
+        except AirflowSkipException:  # soft_fail, of a run that came to a bad end as well
+            if self._goes_on:
+                self._out_of_time()
+            raise
+
     def poke(self, context: Context) -> PokeReturnValue:
         """Look once; done with the run's output as the XCom."""
         from airflow_provider_sim.client.retry import NO_RETRY
 
         client = self.hook.get_conn()
+        self._goes_on = False
         try:
             run = client.get_workflow_run(self.workflow_id, self.run_id, retry=NO_RETRY)
         except SimError as error:
             self._watch.missed(error)
+            self._goes_on = True
             return PokeReturnValue(is_done=False)
         if not self._watch.saw(run):
+            self._goes_on = True
             return PokeReturnValue(is_done=False)
         return PokeReturnValue(is_done=True, xcom_value=self._result(context, lambda: run))
 

@@ -17,7 +17,7 @@ from airflow_provider_sim.client.blocking import SimClient
 from airflow_provider_sim.exceptions import SimInputError, SimRunNotFoundError
 from airflow_provider_sim.hooks.sim import SimHook
 from airflow_provider_sim.sensors.sim import SimJobSensor
-from tests.operators.conftest import TaskInstance
+from tests.operators.conftest import TaskInstance, fire
 
 pytestmark = pytest.mark.usefixtures("connection")
 
@@ -114,6 +114,32 @@ def test_a_deferral_that_airflow_ended_is_followed_by_a_last_look(context, emula
         return
     with pytest.raises(AirflowSensorTimeout, match=run_id):
         task.resume_execution(**resume)
+
+
+@pytest.mark.parametrize("soft_fail", [False, True])
+@pytest.mark.parametrize("way", [{}, {"mode": "reschedule"}, {"deferrable": True}], ids=["poke", "reschedule", "defer"])
+@pytest.mark.usefixtures("run_task")
+def test_at_the_timeout_the_run_is_cancelled_if_that_is_wanted(context, emulator, start, way, soft_fail):
+    run_id = start("slow", {"seconds": 60})
+    context["ti"] = Rescheduled(datetime.now(tz=UTC) - timedelta(seconds=1))
+    task = sensor(workflow_id="slow", run_id=run_id, timeout=0.1, cancel_on_timeout=True, soft_fail=soft_fail, **way)
+
+    def run():
+        try:
+            task.execute(context)
+        except TaskDeferred as deferral:
+            task.resume_execution(deferral.method_name, {"event": fire(deferral.trigger)}, context)
+
+    with pytest.raises(AirflowSkipException if soft_fail else AirflowSensorTimeout):
+        run()
+    assert emulator.runs[0].status == "cancelled"
+
+
+def test_a_run_that_came_to_a_bad_end_is_not_cancelled(run_task, emulator, start):
+    run_id = start("failing", {"message": "x"})
+    with pytest.raises(AirflowSkipException):
+        run_task(sensor(workflow_id="failing", run_id=run_id, soft_fail=True, cancel_on_timeout=True))
+    assert not [request for request in emulator.requests if "cancel" in request.path]
 
 
 @pytest.mark.sim_emulator(profile="v0.3.10")
