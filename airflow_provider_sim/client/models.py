@@ -132,7 +132,9 @@ class WorkflowRun:
         facts: dict[str, Any] = {"workflow_id": self.workflow_id, "run_id": self.run_id, "outcome": Outcome.RAN}
         if self.status is RunStatus.CANCELLED:
             raise SimRunCancelledError(
-                f"{name} was cancelled before it completed. A retry, or clearing the task, starts another.", **facts
+                f"{name} was cancelled before it completed. A retry of the task that started it, or clearing that task,"
+                " starts another.",
+                **facts,
             )
         if self.status is RunStatus.FAILED:
             code = self.error.code if self.error else None

@@ -174,9 +174,9 @@ class SimJobSensor(RunLineage, BaseSensorOperator):
             return super().execute(context)
         except AirflowSensorTimeout as error:
             raise self._out_of_time() from error
-        except AirflowSkipException:  # soft_fail, of a run that came to a bad end as well
+        except AirflowSkipException as error:  # by soft_fail, also for a run that came to a bad end
             if self._goes_on:
-                self._out_of_time()
+                raise AirflowSkipException(str(self._out_of_time())) from error
             raise
 
     def poke(self, context: Context) -> PokeReturnValue:

@@ -75,7 +75,7 @@ def test_the_timeout_is_a_sensor_s(run_task, start, deferrable):
 
 def test_soft_fail_skips_at_the_timeout(run_task, start):
     run_id = start("slow", {"seconds": 60})
-    with pytest.raises(AirflowSkipException):
+    with pytest.raises(AirflowSkipException, match=run_id):
         run_task(sensor(workflow_id="slow", run_id=run_id, timeout=0.1, soft_fail=True))
 
 
