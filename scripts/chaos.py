@@ -21,12 +21,12 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from airflow_provider_sim.emulator import SimEmulator
 from scripts.crash_trials import OTHERS, OURS, HerdReport, Mode, Point, Trial, Trials, kill_triggerer_under
 from scripts.local_airflow import REPO
+from scripts.progress import progress_on
 from scripts.real_airflow import RealAirflow, Victim
 
 HOME = REPO / ".chaos" / "airflow"
@@ -112,15 +112,8 @@ def _install_sdk(folder: Path) -> Path:
 
 
 def _run(console: Console, trials: Trials, wanted: Sequence[tuple[Mode, Point]]) -> list[Trial]:
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
     done = []
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with progress_on(console) as progress:
         step = progress.add_task("Killing workers", total=len(wanted))
         for trial in trials.run(wanted):
             done.append(trial)

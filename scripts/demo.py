@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from scripts import local_airflow
 from scripts.local_airflow import EXAMPLE_DAGS, REPO, TaskReport
+from scripts.progress import progress_on
 
 HOME = REPO / ".demo" / "airflow"
 LOG = REPO / ".demo" / "demo.log"
@@ -63,15 +63,8 @@ def _show_runs(console: Console, sim_url: str) -> int:
     console.print(f"Airflow's own log: {_short(LOG)}\n")
     reports: list[TaskReport] = []
     broken: list[str] = []
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
     began = time.monotonic()
-    with Progress(*columns, console=console, transient=True) as progress, _output_to_log():
+    with progress_on(console) as progress, _output_to_log():
         steps = progress.add_task("Creating Airflow's database", total=len(DAG_IDS) + 1)
         progress.console.print("Creating Airflow's database …", style="dim")
         local_airflow.create(HOME)

@@ -335,21 +335,15 @@ class Conversations:
         self, workflow_id: str, *, retry: RetryPolicy | None = None, **filters: Any
     ) -> Conversation[Page[WorkflowRun]]:
         """List runs of a workflow; only v2 can."""
-        page: Page[WorkflowRun] = yield from self._either(
-            lambda: ask(v2.list_runs(workflow_id, **filters), retry=retry),
-            lambda: _needs_v2(f"list the runs of workflow {workflow_id!r}"),
-        )
-        return page
+        what = f"list the runs of workflow {workflow_id!r}"
+        return (yield from self._only_on_v2(what, lambda: ask(v2.list_runs(workflow_id, **filters), retry=retry)))
 
     def list_logs(
         self, workspace_id: str, *, retry: RetryPolicy | None = None, **filters: Any
     ) -> Conversation[Page[WorkflowRun]]:
         """List runs of a workspace; only v2 can."""
-        page: Page[WorkflowRun] = yield from self._either(
-            lambda: ask(v2.list_logs(workspace_id, **filters), retry=retry),
-            lambda: _needs_v2(f"list the runs of workspace {workspace_id!r}"),
-        )
-        return page
+        what = f"list the runs of workspace {workspace_id!r}"
+        return (yield from self._only_on_v2(what, lambda: ask(v2.list_logs(workspace_id, **filters), retry=retry)))
 
     def cancel_workflow_run(self, workflow_id: str, run_id: str, **how: Any) -> Conversation[Cancellation]:
         """Ask for a run to be cancelled; ``how`` are fields of :class:`Ask`."""
@@ -421,41 +415,29 @@ class Conversations:
 
     def get_deployment(self, workflow_id: str) -> Conversation[Deployment]:
         """Ask what of a workflow is live; only v2 tells how a deploying goes."""
-        deployment: Deployment = yield from self._either(
-            lambda: ask(v2.get_deployment(workflow_id)), lambda: _needs_v2("deploy workflows")
-        )
-        return deployment
+        return (yield from self._only_on_v2("deploy workflows", lambda: ask(v2.get_deployment(workflow_id))))
 
     def deploy_workflow(
         self, workflow_id: str, *, name: str | None = None, description: str | None = None
     ) -> Conversation[Deployment]:
         """Ask for a workflow's draft to be made live; only v2 can."""
-        deployment: Deployment = yield from self._either(
-            lambda: ask(v2.deploy(workflow_id, name=name, description=description)),
-            lambda: _needs_v2("deploy workflows"),
+        return (
+            yield from self._only_on_v2(
+                "deploy workflows", lambda: ask(v2.deploy(workflow_id, name=name, description=description))
+            )
         )
-        return deployment
 
     def undeploy_workflow(self, workflow_id: str) -> Conversation[Deployment]:
         """Take a workflow's live version back; only v2 can."""
-        deployment: Deployment = yield from self._either(
-            lambda: ask(v2.undeploy(workflow_id)), lambda: _needs_v2("undeploy workflows")
-        )
-        return deployment
+        return (yield from self._only_on_v2("undeploy workflows", lambda: ask(v2.undeploy(workflow_id))))
 
     def rollback_workflow(self, workflow_id: str, version: int | None = None) -> Conversation[Deployment]:
         """Ask for an earlier version to be made live; only v2 can."""
-        deployment: Deployment = yield from self._either(
-            lambda: ask(v2.rollback(workflow_id, version)), lambda: _needs_v2("roll workflows back")
-        )
-        return deployment
+        return (yield from self._only_on_v2("roll workflows back", lambda: ask(v2.rollback(workflow_id, version))))
 
     def list_workspaces(self) -> Conversation[Page[Workspace]]:
         """List the workspaces that the key may see; only v2 can."""
-        page: Page[Workspace] = yield from self._either(
-            lambda: ask(v2.list_workspaces()), lambda: _needs_v2("list the workspaces")
-        )
-        return page
+        return (yield from self._only_on_v2("list the workspaces", lambda: ask(v2.list_workspaces())))
 
     def get_workflow_status(self, workflow_id: str) -> Conversation[WorkflowStatus]:
         """Ask whether a workflow is deployed, by the route that all servers have and that costs nothing."""
@@ -479,10 +461,7 @@ class Conversations:
 
     def get_billing_status(self) -> Conversation[BillingStatus]:
         """Ask for plan, period and credits; only v2 tells them."""
-        status: BillingStatus = yield from self._either(
-            lambda: ask(v2.get_billing_status()), lambda: _needs_v2("read the billing status")
-        )
-        return status
+        return (yield from self._only_on_v2("read the billing status", lambda: ask(v2.get_billing_status())))
 
     def get_usage(self) -> Conversation[tuple[UsageLimits, BillingStatus | None]]:
         """Ask for limits and usage, and for plan, period and credits where the server tells them at the moment."""
@@ -491,6 +470,21 @@ class Conversations:
             return limits, (yield from self.get_billing_status())
         except SimError:
             return limits, None
+
+    def _only_on_v2(self, what: str, on_v2: Callable[[], Conversation[T]]) -> Conversation[T]:
+        """Hold a conversation that the legacy API has no words for.
+
+        :raises SimUnsupportedError: the server has no v2 API.
+        """
+
+        def on_legacy() -> Conversation[T]:
+            raise SimUnsupportedError(
+                f"Could not {what}: that takes Sim's v2 API, which this server has not or which is switched off"
+                " (Sim v0.8.0 and later, V2_API=true).",
+                outcome=Outcome.NEVER_SENT,
+            )
+
+        return (yield from self._either(on_v2, on_legacy))
 
     def _either(
         self, on_v2: Callable[[], Conversation[T]], on_legacy: Callable[[], Conversation[T]]
@@ -537,15 +531,6 @@ def _selected(run: WorkflowRun, selectors: Sequence[str]) -> dict[str, Any]:
             outcome=Outcome.RAN,
         )
     return {name: outputs[name] for name in selectors}
-
-
-def _needs_v2(what: str) -> Conversation[Any]:
-    raise SimUnsupportedError(
-        f"Could not {what}: that takes Sim's v2 API, which this server has not or which is switched off"
-        " (Sim v0.8.0 and later, V2_API=true).",
-        outcome=Outcome.NEVER_SENT,
-    )
-    yield  # makes it a conversation
 
 
 def given(options: dict[str, Any]) -> dict[str, Any]:

@@ -372,9 +372,7 @@ class UsageLimits:
     @property
     def percent_used(self) -> float | None:
         """Usage in percent of the limit; None where the server sets none."""
-        if not self.limit_usd or self.current_period_cost_usd is None:
-            return None
-        return 100.0 * self.current_period_cost_usd / self.limit_usd
+        return _percent(self.current_period_cost_usd, self.limit_usd)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -399,9 +397,7 @@ class BillingStatus:
     @property
     def percent_used(self) -> float | None:
         """Credits used in percent of the limit; None where one of them isn't known."""
-        if not self.credits_limit or self.credits_used is None:
-            return None
-        return 100.0 * self.credits_used / self.credits_limit
+        return _percent(self.credits_used, self.credits_limit)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -499,6 +495,11 @@ class Page(Generic[T]):
 
     items: tuple[T, ...]
     next_cursor: str | None = None
+
+
+def _percent(used: float | None, limit: float | None) -> float | None:
+    """``used`` in percent of the limit; None where it isn't known, or there is no limit."""
+    return None if used is None or not limit else 100.0 * used / limit
 
 
 def _epoch(moment: str | None) -> float | None:

@@ -17,11 +17,13 @@ class BadFileError(Exception):
     """A file object that can't be stored."""
 
 
-def with_files_stored(workflow: Workflow, sent: Mapping[str, Any]) -> dict[str, Any]:
-    """Replace the file objects in top-level ``file[]`` fields by stored files.
+def with_files_stored(workflow: Workflow, sent: Mapping[str, Any], mode: str) -> dict[str, Any]:
+    """Replace the file objects in top-level ``file[]`` fields by stored files, unless the run is asynchronous.
 
     :raises BadFileError: one of them can't be read, or is over 20 MiB.
     """
+    if mode == "async":
+        return dict(sent)
     declared = workflow.inputs or {}
     return {name: _stored(value) if declared.get(name) == "file[]" else value for name, value in sent.items()}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 
 import httpx
 import pytest
@@ -25,6 +26,20 @@ from tests.batch.conftest import BATCH, BatchScene, is_start
 from tests.virtual_time import now, run
 
 DOWN = {"error": {"code": "SERVICE_UNAVAILABLE", "message": "down"}}
+
+
+def those_starts(wanted):
+    """A choice of requests: those that start a run, if their number, from 1, is ``wanted``."""
+    numbers = itertools.count(1)
+    return lambda request: is_start(request) and wanted(next(numbers))
+
+
+def few_executions():
+    """A hundred inputs, and a plan that has twenty executions a minute for them."""
+    scene = BatchScene(100, 1.0, plan="enterprise")
+    scene.sim.state.limits.async_per_minute = 20
+    scene.sim.state.limits.clear()
+    return scene
 
 
 class TestLimits:
@@ -73,9 +88,7 @@ class TestLimits:
 
     def test_a_plan_s_executions_are_minded_where_they_are_fewer_than_its_requests(self):
         async def main():
-            scene = BatchScene(100, 1.0, plan="enterprise")
-            scene.sim.state.limits.async_per_minute = 20
-            scene.sim.state.limits.clear()
+            scene = few_executions()
             await scene.run()
             scene.assert_each_ran_once()
             assert scene.burnt == 0
@@ -85,9 +98,7 @@ class TestLimits:
 
     def test_without_a_usage_report_refusals_teach(self):
         async def main():
-            scene = BatchScene(100, 1.0, plan="enterprise")
-            scene.sim.state.limits.async_per_minute = 20
-            scene.sim.state.limits.clear()
+            scene = few_executions()
             scene.sim.refuse("usage-limits", status=500)
             await scene.run()
             scene.assert_each_ran_once()
@@ -242,14 +253,7 @@ class TestFaults:
     def test_lost_answers_start_nothing_twice(self, profile):
         async def main():
             scene = BatchScene(100, 5, profile=profile)
-            lost = 0
-
-            def lose(request):
-                nonlocal lost
-                lost += is_start(request)
-                return is_start(request) and lost % 3 == 0
-
-            scene.lose = lose
+            scene.lose = those_starts(lambda number: number % 3 == 0)
             await scene.run()
             scene.assert_each_ran_once()
             assert scene.journal.written()["standings"] == "c*100"
@@ -259,14 +263,7 @@ class TestFaults:
     def test_where_the_server_chooses_ids_a_lost_answer_is_that_input_s_failure(self):
         async def main():
             scene = BatchScene(10, 5, profile="v0.6.40")
-            starts = 0
-
-            def lose(request):
-                nonlocal starts
-                starts += is_start(request)
-                return is_start(request) and starts == 5
-
-            scene.lose = lose
+            scene.lose = those_starts(lambda number: number == 5)
             await scene.run()
             assert scene.journal.count(Standing.COMPLETED) == 9
             assert scene.journal.count(Standing.REFUSED) == 1
@@ -455,14 +452,7 @@ class TestDeath:
         async def main():
             scene = BatchScene(40, seconds, plan=plan, profile=profile)
             scene.sim.state.queue_delay = queued
-            starts = 0
-
-            def lose(request):
-                nonlocal starts
-                starts += is_start(request)
-                return bool(lost) and is_start(request) and starts % lost == 0
-
-            scene.lose = lose
+            scene.lose = those_starts(lambda number: lost > 0 and number % lost == 0)
             await self.die_and_go_on(scene, moments, knows=knows, workspace_id=workspace_id)
             scene.assert_each_ran_once()
             assert scene.journal.written()["standings"] == "c*40"

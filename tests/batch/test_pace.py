@@ -32,6 +32,15 @@ def fill(slots, count):
             slots.began()
 
 
+def full(clock):
+    """Ten runs go on, and Sim has just refused one more."""
+    slots = Slots(clock)
+    fill(slots, 10)
+    with slots.start():
+        slots.refused(5.0)
+    return slots
+
+
 class TestSlots:
     def test_few_starts_are_under_way_at_once_as_long_as_the_limit_is_not_known(self, clock):
         slots = Slots(clock)
@@ -49,10 +58,7 @@ class TestSlots:
         assert slots.room() == 1
 
     def test_a_refusal_tells_how_many_may_go_on(self, clock):
-        slots = Slots(clock)
-        fill(slots, 10)
-        with slots.start():
-            slots.refused(5.0)
+        slots = full(clock)
         assert slots.known == 10
         assert slots.room() == 0
         slots.ended()
@@ -67,10 +73,7 @@ class TestSlots:
         assert slots.known == 41
 
     def test_from_time_to_time_one_more_is_tried_and_less_often_with_each_refusal(self, clock):
-        slots = Slots(clock)
-        fill(slots, 10)
-        with slots.start():
-            slots.refused(5.0)
+        slots = full(clock)
         pauses = []
         for _ in range(10):
             pauses.append(slots.wait())
@@ -84,10 +87,7 @@ class TestSlots:
         assert pauses[-1] == PROBE_SELDOM
 
     def test_what_others_have_left_is_taken_run_by_run(self, clock):
-        slots = Slots(clock)
-        fill(slots, 10)
-        with slots.start():
-            slots.refused(5.0)
+        slots = full(clock)
         clock.time += 5
         for _ in range(20):
             assert slots.room() == 1
@@ -95,10 +95,7 @@ class TestSlots:
         assert slots.active == slots.known == 30
 
     def test_one_more_that_was_let_in_for_one_that_had_ended_unseen_is_no_larger_limit(self, clock):
-        slots = Slots(clock)
-        fill(slots, 10)
-        with slots.start():
-            slots.refused(5.0)
+        slots = full(clock)
         clock.time += 5
         fill(slots, 1)  # one of the ten has ended meanwhile
         assert slots.known == 11

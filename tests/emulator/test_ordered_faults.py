@@ -30,6 +30,7 @@ class V2:
     """The newer API, in the few words that these tests need."""
 
     name = "v2"
+    workflows, runs = "/v2/workflows", "runs"
     ambiguous_header = "x-run-id"
 
     def __init__(self, sim: SimEmulator) -> None:
@@ -49,15 +50,19 @@ class V2:
         run_id: str = "r",
         **more: Any,
     ) -> requests.Response:
-        body = {"input": given or {}, **({} if mode == "sync" else {mode: True}), **more.pop("body", {})}
-        headers = {"X-Run-Id": run_id, **more.pop("headers", {})}
-        return self.call("POST", f"/v2/workflows/{workflow_id}/execute", json=body, headers=headers, **more)
+        body, headers = self.start(given or {}, mode, run_id)
+        body, headers = body | more.pop("body", {}), headers | more.pop("headers", {})
+        return self.call("POST", f"{self.workflows}/{workflow_id}/execute", json=body, headers=headers, **more)
+
+    def start(self, given: dict[str, Any], mode: str, run_id: str) -> tuple[dict[str, Any], dict[str, str]]:
+        """Body and headers that start a run."""
+        return {"input": given, **({} if mode == "sync" else {mode: True})}, {"X-Run-Id": run_id}
 
     def look(self, workflow_id: str = "echo", run_id: str = "r", **more: Any) -> requests.Response:
-        return self.call("GET", f"/v2/workflows/{workflow_id}/runs/{run_id}", **more)
+        return self.call("GET", f"{self.workflows}/{workflow_id}/{self.runs}/{run_id}", **more)
 
     def cancel(self, workflow_id: str = "slow", run_id: str = "r", **more: Any) -> requests.Response:
-        return self.call("POST", f"/v2/workflows/{workflow_id}/runs/{run_id}/cancel", **more)
+        return self.call("POST", f"{self.workflows}/{workflow_id}/{self.runs}/{run_id}/cancel", **more)
 
     def status(self, answer: requests.Response) -> str:
         return answer.json()["data"]["status"]
@@ -74,28 +79,12 @@ class Legacy(V2):
     """The older one."""
 
     name = "legacy"
+    workflows, runs = "/workflows", "executions"
     ambiguous_header = "x-execution-id"
 
-    def execute(
-        self,
-        workflow_id: str,
-        given: dict[str, Any] | None = None,
-        *,
-        mode: str = "async",
-        run_id: str = "r",
-        **more: Any,
-    ) -> requests.Response:
-        headers = {"X-Execution-Id": run_id, **more.pop("headers", {})}
-        if mode == "async":
-            headers["X-Execution-Mode"] = "async"
-        body = {**(given or {}), **({"stream": True} if mode == "stream" else {}), **more.pop("body", {})}
-        return self.call("POST", f"/workflows/{workflow_id}/execute", json=body, headers=headers, **more)
-
-    def look(self, workflow_id: str = "echo", run_id: str = "r", **more: Any) -> requests.Response:
-        return self.call("GET", f"/workflows/{workflow_id}/executions/{run_id}", **more)
-
-    def cancel(self, workflow_id: str = "slow", run_id: str = "r", **more: Any) -> requests.Response:
-        return self.call("POST", f"/workflows/{workflow_id}/executions/{run_id}/cancel", **more)
+    def start(self, given: dict[str, Any], mode: str, run_id: str) -> tuple[dict[str, Any], dict[str, str]]:
+        body = {**given, "stream": True} if mode == "stream" else given
+        return body, {"X-Execution-Id": run_id, **({"X-Execution-Mode": "async"} if mode == "async" else {})}
 
     def status(self, answer: requests.Response) -> str:
         return answer.json()["status"]

@@ -85,6 +85,12 @@ def die_waiting(context, monkeypatch, **arguments):
             operator(async_execution=True, **arguments).execute(context)
 
 
+def die_and_try_again(context, monkeypatch, *, cleared=False):
+    """A worker dies while it waits for its run, and Airflow's next try follows."""
+    die_waiting(context, monkeypatch)
+    context.update(next_try(context, cleared=cleared))
+
+
 class TestWrittenDownFirst:
     def test_in_every_mode_before_the_server_has_heard_of_the_run(self, emulator, context, run_task, mode, slow):
         slow.seconds = 0.05
@@ -115,8 +121,7 @@ class TestWrittenDownFirst:
 
 class TestTheNextTry:
     def test_goes_on_with_a_run_that_goes_on(self, emulator, context, run_task, monkeypatch, slow, mode):
-        die_waiting(context, monkeypatch)
-        context.update(next_try(context))
+        die_and_try_again(context, monkeypatch)
         emulator.on_request(lambda request: setattr(slow, "seconds", 0.0))
         result = run_task(operator(**mode))
         [run] = emulator.runs
@@ -153,8 +158,7 @@ class TestTheNextTry:
         assert [run.run_id for run in emulator.runs] == [noted]
 
     def test_starts_nothing_where_it_cannot_find_out(self, emulator, context, monkeypatch, slow, connection):
-        die_waiting(context, monkeypatch)
-        context.update(next_try(context))
+        die_and_try_again(context, monkeypatch)
         emulator.state.limits.admission_gate = 0  # executions alone pass it
         task = operator(retry_args={"max_retries": 0})
         monkeypatch.setattr(
@@ -166,8 +170,7 @@ class TestTheNextTry:
         assert len(emulator.runs) == 1
 
     def test_of_another_workflow_starts_its_own(self, emulator, context, run_task, monkeypatch, slow):
-        die_waiting(context, monkeypatch)
-        context.update(next_try(context))
+        die_and_try_again(context, monkeypatch)
         run_task(operator(workflow_id="echo_plain"))
         assert [run.workflow_id for run in emulator.runs] == ["slow_one", "echo_plain"]
 
@@ -182,8 +185,7 @@ class TestTheNextTry:
     def test_runs_a_held_open_run_anew_that_died_with_its_reader(
         self, emulator, context, run_task, monkeypatch, slow, caplog
     ):
-        die_waiting(context, monkeypatch)
-        context.update(next_try(context))
+        die_and_try_again(context, monkeypatch)
 
         def notice(request):  # Sim sees only now that the first worker has hung up
             if request.method == "GET":
@@ -210,16 +212,14 @@ class TestCleared:
 
     def test_a_run_that_still_goes_on_is_cancelled_first(self, emulator, context, run_task, monkeypatch, slow):
         """Where the triggerer that should have done it was dead, too."""
-        die_waiting(context, monkeypatch)
-        context.update(next_try(context, cleared=True))
+        die_and_try_again(context, monkeypatch, cleared=True)
         emulator.on_start("slow_one", lambda run: setattr(slow, "seconds", 0.0))
         run_task(operator(async_execution=True))
         assert [run.status for run in emulator.runs] == ["cancelled", "completed"]
 
     @pytest.mark.parametrize("options", [{"cancel_on_kill": False}, {"wait_for_completion": False}], ids=str)
     def test_or_left_alone_where_the_author_wants_that(self, emulator, context, monkeypatch, slow, options):
-        die_waiting(context, monkeypatch)
-        context.update(next_try(context, cleared=True))
+        die_and_try_again(context, monkeypatch, cleared=True)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(watch, "wait_for_run", lambda *_: (_ for _ in ()).throw(Killed))
             with contextlib.suppress(Killed):
@@ -249,8 +249,7 @@ class TestBeforeAirflow33:
         del context["task_state_store"]
 
     def test_the_next_try_goes_on_with_a_run_that_goes_on(self, emulator, context, run_task, monkeypatch, slow):
-        die_waiting(context, monkeypatch)
-        context.update(next_try(context))
+        die_and_try_again(context, monkeypatch)
         emulator.on_request(lambda request: setattr(slow, "seconds", 0.0))
         assert run_task(operator(async_execution=True)) == {"done": True}
         assert len(emulator.runs) == 1
@@ -266,8 +265,7 @@ class TestBeforeAirflow33:
         self, emulator, context, run_task, monkeypatch, slow
     ):
         for _ in range(2):
-            die_waiting(context, monkeypatch)
-            context.update(next_try(context))
+            die_and_try_again(context, monkeypatch)
         end_when_found(emulator, slow)
         assert run_task(operator(async_execution=True)) == {"done": True}
         assert len(emulator.runs) == 1, "the third try asks for the first one's run, which the second one went on with"
@@ -275,8 +273,7 @@ class TestBeforeAirflow33:
     def test_an_id_that_left_no_trace_hides_none_after_it(self, emulator, context, run_task, monkeypatch, slow):
         emulator.fault("server_error", status=503, match="execute")
         no_sleep(monkeypatch)
-        die_waiting(context, monkeypatch)
-        context.update(next_try(context))
+        die_and_try_again(context, monkeypatch)
         end_when_found(emulator, slow)
         assert run_task(operator(async_execution=True)) == {"done": True}
         assert len(emulator.runs) == 1
@@ -329,8 +326,7 @@ class TestServersThatChooseIdsThemselves:
     def test_the_next_try_finds_the_run_by_what_the_server_called_it(
         self, emulator, context, run_task, monkeypatch, slow, caplog
     ):
-        die_waiting(context, monkeypatch)
-        context.update(next_try(context))
+        die_and_try_again(context, monkeypatch)
         emulator.on_request(lambda request: setattr(slow, "seconds", 0.0))
         assert run_task(operator(async_execution=True)) == {"done": True}
         assert len(emulator.runs) == 1
@@ -419,8 +415,7 @@ class TestKilled:
     def test_an_earlier_try_s_run_is_cancelled_although_it_was_not_taken_up_yet(
         self, emulator, context, monkeypatch, slow, moment
     ):
-        die_waiting(context, monkeypatch)
-        context.update(next_try(context))
+        die_and_try_again(context, monkeypatch)
         task = operator(async_execution=True)
         place = type(context["task_state_store"]) if moment == "get" else SimClient
         original = getattr(place, moment)

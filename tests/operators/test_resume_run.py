@@ -119,20 +119,19 @@ def test_somebody_else_is_quicker_by_a_moment(run_task, ask, emulator):
 
 
 @pytest.mark.usefixtures("api_version")
-def test_an_answer_whose_receipt_is_lost_is_not_sent_again(run_task, ask, emulator):
+@pytest.mark.parametrize(
+    ("fault", "sent"),
+    [
+        pytest.param("drop_after_accept", 1, id="the receipt is lost"),
+        pytest.param("server_error", 2, id="lost on its way"),
+    ],
+)
+def test_an_answer_is_sent_again_only_where_sim_has_not_taken_it(run_task, ask, emulator, fault, sent):
     run_id = ask()["run_id"]
-    with emulator.fault("drop_after_accept", match="resume") as order:
+    with emulator.fault(fault, match="resume") as order:
         assert run_task(operator(run_id))["status"] == "completed"
     assert order.struck == 1
-    assert sum(seen.method == "POST" and "resume" in seen.path for seen in emulator.requests) == 1
-
-
-@pytest.mark.usefixtures("api_version")
-def test_an_answer_that_was_lost_on_its_way_is_sent_again(run_task, ask, emulator):
-    run_id = ask()["run_id"]
-    with emulator.fault("server_error", match="resume") as order:
-        assert run_task(operator(run_id))["status"] == "completed"
-    assert order.struck == 1
+    assert sum(seen.method == "POST" and "resume" in seen.path for seen in emulator.requests) == sent
 
 
 @pytest.mark.usefixtures("api_version")

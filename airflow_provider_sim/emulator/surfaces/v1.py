@@ -17,7 +17,7 @@ from airflow_provider_sim.emulator.limits import Bucket
 from airflow_provider_sim.emulator.runs import Run
 from airflow_provider_sim.emulator.state import State
 from airflow_provider_sim.emulator.surfaces.views import run_facts, workflow_facts
-from airflow_provider_sim.emulator.surfaces.wire import answer, state_of, trouble_of
+from airflow_provider_sim.emulator.surfaces.wire import answer, rate_headers, state_of, trouble_of
 from airflow_provider_sim.emulator.workflows import Workflow
 
 Handler = Callable[[Request, State, Key], Awaitable[dict[str, Any]]]
@@ -45,25 +45,17 @@ def _route(path: str) -> Callable[[Handler], Route]:
             bucket = trouble.bucket("requests", state.limits.endpoint("v1", key.user_id))
             if not bucket.take():
                 told = {"error": "Rate limit exceeded", "message": "API rate limit exceeded"}
-                waiting = {**_headers(bucket), "retry-after": str(bucket.retry_after)}
+                waiting = {**rate_headers(bucket), "retry-after": str(bucket.retry_after)}
                 return answer(429, {**told, "retryAfter": round(bucket.reset * 1000)}, waiting)
             try:
                 body = await handler(request, state, key)
             except Failure as failure:
-                return answer(failure.status, {"error": failure.error}, _headers(bucket))
-            return answer(200, {**body, "limits": _limits(state)}, _headers(bucket))
+                return answer(failure.status, {"error": failure.error}, rate_headers(bucket))
+            return answer(200, {**body, "limits": _limits(state)}, rate_headers(bucket))
 
         return Route(f"/api/v1{path}", endpoint, methods=["GET"], name=handler.__name__)
 
     return decorate
-
-
-def _headers(bucket: Bucket) -> dict[str, str]:
-    return {
-        "x-ratelimit-limit": str(bucket.capacity),
-        "x-ratelimit-remaining": str(bucket.remaining),
-        "x-ratelimit-reset": str(iso(bucket.reset)),
-    }
 
 
 def _limits(state: State) -> dict[str, Any]:

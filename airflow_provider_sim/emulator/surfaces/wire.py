@@ -11,8 +11,10 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from airflow_provider_sim.emulator.clock import iso
 from airflow_provider_sim.emulator.exchange import SLICE, Exchange, Trouble
 from airflow_provider_sim.emulator.ids import new_name
+from airflow_provider_sim.emulator.limits import Bucket
 from airflow_provider_sim.emulator.runs import Run
 from airflow_provider_sim.emulator.state import State
 from airflow_provider_sim.emulator.workflows import at_path
@@ -58,6 +60,15 @@ def page(status: int, title: str, words: str) -> Response:
 def page_not_found() -> Response:
     """The web page for paths that no route is at."""
     return page(404, "404", "There is no such page.")
+
+
+def rate_headers(bucket: Bucket) -> dict[str, str]:
+    """What v1 and v2 tell of a bucket of requests in each answer."""
+    return {
+        "x-ratelimit-limit": str(bucket.capacity),
+        "x-ratelimit-remaining": str(bucket.remaining),
+        "x-ratelimit-reset": str(iso(bucket.reset)),
+    }
 
 
 async def body_of(request: Request) -> bytes:

@@ -173,11 +173,9 @@ def _started(
     trouble: Trouble,
 ) -> Run:
     try:
-        if mode != "async":
-            sent = with_files_stored(workflow, sent)
         return state.start(
             workflow,
-            sent,
+            with_files_stored(workflow, sent, mode),
             mode=mode,
             key=key,
             run_id=run_id,

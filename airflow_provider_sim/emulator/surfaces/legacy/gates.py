@@ -13,10 +13,12 @@ from starlette.routing import Route
 
 from airflow_provider_sim.emulator.ids import new_name
 from airflow_provider_sim.emulator.keys import Key
+from airflow_provider_sim.emulator.profiles import Profile
 from airflow_provider_sim.emulator.surfaces.wire import (
     BodyTooLargeError,
     answer,
     body_of,
+    page_not_found,
     state_of,
     trouble_of,
 )
@@ -37,9 +39,18 @@ class Failure(Exception):
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-def route(path: str, method: str) -> Callable[[Handler], Route]:
+def route(
+    path: str, method: str, *, had_by: Callable[[Profile], bool] = lambda profile: True
+) -> Callable[[Handler], Route]:
+    """Make a handler a route.
+
+    :param had_by: which versions have it; in others there is no such page.
+    """
+
     def decorate(handler: Handler) -> Route:
         async def endpoint(request: Request) -> Response:
+            if not had_by(state_of(request).profile):
+                return page_not_found()
             try:
                 return await handler(request)
             except Failure as failure:

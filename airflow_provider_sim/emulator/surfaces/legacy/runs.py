@@ -26,7 +26,6 @@ from airflow_provider_sim.emulator.surfaces.views import (
 )
 from airflow_provider_sim.emulator.surfaces.wire import (
     answer,
-    page_not_found,
     state_of,
     trouble_of,
 )
@@ -102,13 +101,11 @@ def _job_output(state: State, run: Run) -> dict[str, Any]:
     }
 
 
-def _visible_run(request: Request, profile_has_it: bool) -> Run | None:
-    """The path's run; None where the version has no such route.
+def _visible_run(request: Request) -> Run:
+    """The path's run.
 
     :raises Failure: the key may not see it.
     """
-    if not profile_has_it:
-        return None
     workflow = visible_workflow(request)
     run = state_of(request).look_at(request.path_params["run_id"])
     if run is None or run.workflow is not workflow:
@@ -116,13 +113,11 @@ def _visible_run(request: Request, profile_has_it: bool) -> Run | None:
     return run
 
 
-@route("/workflows/{workflow_id}/executions/{run_id}", "GET")
+@route("/workflows/{workflow_id}/executions/{run_id}", "GET", had_by=lambda profile: profile.executions)
 async def get_execution(request: Request) -> Response:
     """One run."""
     state = state_of(request)
-    run = _visible_run(request, state.profile.executions)
-    if run is None:
-        return page_not_found()
+    run = _visible_run(request)
     query = request.query_params
     selectors = [name for name in query.get("selectedOutputs", "").split(",") if name]
     told = run.error
@@ -138,13 +133,11 @@ async def get_execution(request: Request) -> Response:
     return answer(200, body)
 
 
-@route("/workflows/{workflow_id}/executions/{run_id}/cancel", "POST")
+@route("/workflows/{workflow_id}/executions/{run_id}/cancel", "POST", had_by=lambda profile: profile.cancel)
 async def cancel_execution(request: Request) -> Response:
     """Cancel a run."""
     state = state_of(request)
-    run = _visible_run(request, state.profile.cancel)
-    if run is None:
-        return page_not_found()
+    run = _visible_run(request)
     before = run.status
     if before in ("completed", "failed"):
         raise Failure(409, f"Execution cannot be cancelled while {before}")

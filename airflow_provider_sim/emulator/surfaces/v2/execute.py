@@ -123,11 +123,9 @@ def _started(call: Call, workflow: Workflow, body: dict[str, Any], mode: str, ru
     state = call.state
     sent = body.get("input") or {}
     try:
-        if mode != "async":
-            sent = with_files_stored(workflow, sent)
         return state.start(
             workflow,
-            sent,
+            with_files_stored(workflow, sent, mode),
             mode=mode,
             key=call.key,
             run_id=run_id,

@@ -22,6 +22,7 @@ from airflow_provider_sim.emulator.surfaces.wire import (
     answer,
     body_of,
     page_not_found,
+    rate_headers,
     state_of,
     trouble_of,
 )
@@ -128,7 +129,7 @@ def route(
                 key = _gates(state, request, without_key)
                 bucket = trouble_of(request).bucket("requests", state.limits.endpoint(operation, key.value))
                 allowed = bucket.take()
-                headers = _rate_headers(bucket)
+                headers = rate_headers(bucket)
                 if not allowed:
                     raise _limited(bucket)
                 _check_query(request, query, required)
@@ -148,7 +149,7 @@ def _gates(state: State, request: Request, without_key: str) -> Key:
     trouble = trouble_of(request)
     address = trouble.bucket("address", state.limits.address)
     if (state.limits.per_address or trouble.limit == "address") and not address.take():
-        raise _limited(address, _rate_headers(address))
+        raise _limited(address, rate_headers(address))
     value = request.headers.get("x-api-key")
     if value and trouble.keys_down:
         raise Failure(503, "Service temporarily unavailable", None, {"retry-after": "5"})
@@ -158,14 +159,6 @@ def _gates(state: State, request: Request, without_key: str) -> Key:
     if not state.profile.v2_on:
         raise Failure(404, "Not found")
     return key
-
-
-def _rate_headers(bucket: Bucket) -> dict[str, str]:
-    return {
-        "x-ratelimit-limit": str(bucket.capacity),
-        "x-ratelimit-remaining": str(bucket.remaining),
-        "x-ratelimit-reset": str(iso(bucket.reset)),
-    }
 
 
 def _limited(bucket: Bucket, headers: Mapping[str, str] | None = None) -> Failure:
