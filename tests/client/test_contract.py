@@ -10,6 +10,7 @@ from airflow_provider_sim.emulator import SimEmulator
 from airflow_provider_sim.emulator.profiles import PROFILES
 from airflow_provider_sim.exceptions import (
     SimNotFoundError,
+    SimOutputError,
     SimRateLimitError,
     SimRunIdConflictError,
     SimRunNotFoundError,
@@ -100,6 +101,17 @@ class TestEverywhere:
         else:
             assert chunks == [], "this server knows no streams and gives everything at the end"
             assert "before v0.4.9) knows no streams: it ran workflow streaming to its end" in caplog.text
+
+    def test_a_block_s_output(self, client, sim, profile):
+        run = client.execute_workflow("echo_plain", {"message": "hi"})
+        message = f"{sim.state.workflows['echo_plain'].block_id}.result.message"
+        if not PROFILES[profile].executions:
+            with pytest.raises(SimRunNotFoundError, match=r"older than v0\.6\.81"):
+                client.get_output(run, [message])
+            return
+        assert client.get_output(run, [message]).value == {message: "hi"}
+        with pytest.raises(SimOutputError, match="has no block output nothing"):
+            client.get_output(run, ["nothing"])
 
     def test_deployment(self, client):
         assert client.get_workflow_status("echo").is_deployed is True
