@@ -64,4 +64,4 @@ def test_what_a_start_spends(emulator, connect, api_version, metered):
     client = connect(emulator.url, key=emulator.api_key, api_version=api_version)
     usage = client.get_usage_limits()
     assert (client.start_bucket is not None) is metered
-    assert client.limit_of_starts(usage) == (usage.asynchronous if metered else usage.sync)
+    assert client.limit_of_starts(usage) is (usage.asynchronous if metered else usage.sync)
