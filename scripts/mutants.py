@@ -38,7 +38,7 @@ PACKAGES = ("client", "watch")
 
 SUITES = (
     ("tests/client", "tests/watch"),
-    ("tests/hooks", "tests/operators", "tests/test_errors_page.py"),
+    ("tests/hooks", "tests/operators", "tests/test_errors_page.py", "tests/test_links.py"),
 )
 """Tests, those of the packages themselves first; what survives them meets those of the packages' users."""
 
@@ -63,7 +63,7 @@ SETTINGS: dict[str, Sequence[str]] = {
         *(f"--deselect={test}" for test in TESTS_OF_NAMES),
     ],
     "timeout_constant": ["10"],
-    "timeout_multiplier": ["3"],
+    "timeout_multiplier": ["2"],
     "track_dependencies": ["false"],
 }
 
