@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -188,10 +189,10 @@ BUCKET = {
 V2_RUN = "/api/v2/workflows/w/runs/r"
 RUN = "/api/workflows/w/executions/r"
 
-# name: (the call, its request, the body of a full answer, what that means)
-ROWS: dict[str, tuple[Call[Any], Request, Any, Any]] = {
+# name: (what makes the call, its request, the body of a full answer, what that means)
+ROWS: dict[str, tuple[Callable[[], Call[Any]], Request, Any, Any]] = {
     "v2 execute": (
-        v2.execute("w", {"a": 1}, run_id="r"),
+        lambda: v2.execute("w", {"a": 1}, run_id="r"),
         start("/api/v2", "X-Run-Id", b'{"input":{"a":1}}', bucket="workflows.execute"),
         {
             "data": {
@@ -218,7 +219,7 @@ ROWS: dict[str, tuple[Call[Any], Request, Any, Any]] = {
         ),
     ),
     "v2 execute, paused": (
-        v2.execute("w", None, run_id="r"),
+        lambda: v2.execute("w", None, run_id="r"),
         start("/api/v2", "X-Run-Id", b'{"input":{}}', bucket="workflows.execute"),
         {"data": {"runId": "r", "status": "paused", "output": {"data": {"_resume": {"contextId": "c"}}}}},
         WorkflowExecutionResult(
@@ -231,7 +232,7 @@ ROWS: dict[str, tuple[Call[Any], Request, Any, Any]] = {
         ),
     ),
     "v2 execute asynchronously": (
-        v2.execute_async("w", {}, run_id="r", run_timeout=60),
+        lambda: v2.execute_async("w", {}, run_id="r", run_timeout=60),
         start(
             "/api/v2",
             "X-Run-Id",
@@ -243,7 +244,7 @@ ROWS: dict[str, tuple[Call[Any], Request, Any, Any]] = {
         AsyncExecutionResult(run_id="r-1", workflow_id="w", path="/api/v2/workflows/w/runs/r-1"),
     ),
     "v2 stream": (
-        v2.execute_stream("w", {}, run_id="r", selected_outputs=["A.x"]),
+        lambda: v2.execute_stream("w", {}, run_id="r", selected_outputs=["A.x"]),
         start(
             "/api/v2", "X-Run-Id", b'{"input":{},"stream":true,"selectedOutputs":["A.x"]}', bucket="workflows.execute"
         ),
@@ -251,13 +252,13 @@ ROWS: dict[str, tuple[Call[Any], Request, Any, Any]] = {
         WorkflowExecutionResult(run_id="r", workflow_id="w", status=RunStatus.COMPLETED, server_status="completed"),
     ),
     "v2 run": (
-        v2.get_run("w", "r", include_output=True, selected_outputs=["b", "c"]),
+        lambda: v2.get_run("w", "r", include_output=True, selected_outputs=["b", "c"]),
         of_run("GET", f"{V2_RUN}?includeOutput=true&selectedOutputs=b%2Cc", "read", "workflows.runs.read"),
         {"data": run_told(run_id="runId", duration="durationMs")},
         FULL_RUN,
     ),
     "v2 runs": (
-        v2.list_runs(
+        lambda: v2.list_runs(
             "w", status="failed", trigger="api", start_date=BEGAN, end_date=ENDED, limit=5, cursor="n", order="asc"
         ),
         Request(
@@ -272,7 +273,7 @@ ROWS: dict[str, tuple[Call[Any], Request, Any, Any]] = {
         Page(items=(FULL_RUN,), next_cursor="next"),
     ),
     "v2 logs": (
-        v2.list_logs(
+        lambda: v2.list_logs(
             "space",
             workflow_ids=["w", "v"],
             triggers=["api", "chat"],
@@ -297,31 +298,31 @@ ROWS: dict[str, tuple[Call[Any], Request, Any, Any]] = {
         Page(items=(FULL_RUN,), next_cursor="next"),
     ),
     "v2 cancel": (
-        v2.cancel_run("w", "r"),
+        lambda: v2.cancel_run("w", "r"),
         of_run("POST", f"{V2_RUN}/cancel", "cancel", "workflows.runs.cancel"),
         {"data": {"runId": "r-1", "success": True, "reason": "recorded"}},
         Cancellation(run_id="r-1", accepted=True, reason="recorded"),
     ),
     "v2 resume": (
-        v2.resume_run("w", "r", "c", {"yes": True}),
+        lambda: v2.resume_run("w", "r", "c", {"yes": True}),
         resume(f"{V2_RUN}/resume", b'{"contextId":"c","input":{"yes":true}}', "workflows.runs.resume"),
         {"data": {"runId": "attempt", "status": "running", "output": 7}},
         Resumption(run_id="r", attempt_id="attempt", status=RunStatus.RUNNING, output=7),
     ),
     "v2 workflow": (
-        v2.get_workflow("w"),
+        lambda: v2.get_workflow("w"),
         of_workflow("GET", "/api/v2/workflows/w", "read", "workflows.read"),
         {"data": WORKFLOW},
         FULL_WORKFLOW,
     ),
     "v2 deployment": (
-        v2.get_deployment("w"),
+        lambda: v2.get_deployment("w"),
         of_workflow("GET", "/api/v2/workflows/w/deployment", "read the deployment of", "workflows.deployment.read"),
         DEPLOYED,
         DEPLOYMENT,
     ),
     "v2 deploy": (
-        v2.deploy("w", name="one", description="first"),
+        lambda: v2.deploy("w", name="one", description="first"),
         of_workflow(
             "POST",
             "/api/v2/workflows/w/deploy",
@@ -333,25 +334,25 @@ ROWS: dict[str, tuple[Call[Any], Request, Any, Any]] = {
         Deployment(workflow_id="w", is_deployed=False),
     ),
     "v2 undeploy": (
-        v2.undeploy("w"),
+        lambda: v2.undeploy("w"),
         of_workflow("DELETE", "/api/v2/workflows/w/deploy", "undeploy", "workflows.undeploy"),
         DEPLOYED,
         DEPLOYMENT,
     ),
     "v2 roll back": (
-        v2.rollback("w", 2),
+        lambda: v2.rollback("w", 2),
         of_workflow("POST", "/api/v2/workflows/w/rollback", "roll back", "workflows.rollback", b'{"version":2}'),
         DEPLOYED,
         DEPLOYMENT,
     ),
     "v2 roll back to the one before": (
-        v2.rollback("w"),
+        lambda: v2.rollback("w"),
         of_workflow("POST", "/api/v2/workflows/w/rollback", "roll back", "workflows.rollback", b"{}"),
         DEPLOYED,
         DEPLOYMENT,
     ),
     "v2 billing": (
-        v2.get_billing_status(),
+        lambda: v2.get_billing_status(),
         Request("GET", "/api/v2/billing/status", "read the billing status", bucket="billing.status"),
         {
             "data": {
@@ -373,13 +374,13 @@ ROWS: dict[str, tuple[Call[Any], Request, Any, Any]] = {
         ),
     ),
     "v2 workspaces": (
-        v2.list_workspaces(),
+        lambda: v2.list_workspaces(),
         Request("GET", "/api/v2/workspaces", "list the workspaces", bucket="workspaces.list"),
         {"data": [{"id": "space", "name": "Ours"}, {"id": "other"}]},
         Page(items=(Workspace(workspace_id="space", name="Ours"), Workspace(workspace_id="other", name=None))),
     ),
     "legacy execute": (
-        legacy.execute("w", {"a": 1}, run_id="r"),
+        lambda: legacy.execute("w", {"a": 1}, run_id="r"),
         start("/api", "X-Execution-Id", b'{"a":1}', bucket=None),
         {
             "success": True,
@@ -397,7 +398,7 @@ ROWS: dict[str, tuple[Call[Any], Request, Any, Any]] = {
         ),
     ),
     "legacy execute asynchronously": (
-        legacy.execute_async("w", {}, run_id="r", run_timeout=60),
+        lambda: legacy.execute_async("w", {}, run_id="r", run_timeout=60),
         start(
             "/api",
             "X-Execution-Id",
@@ -420,7 +421,7 @@ ROWS: dict[str, tuple[Call[Any], Request, Any, Any]] = {
         ),
     ),
     "legacy execute asynchronously, under another id": (
-        legacy.execute_async("w", {}, run_id="r", run_timeout=None),
+        lambda: legacy.execute_async("w", {}, run_id="r", run_timeout=None),
         start("/api", "X-Execution-Id", b"{}", bucket=None, held_open=False, X_Execution_Mode="async"),
         {"async": True, "jobId": "task_1", "status": "a new word"},
         AsyncExecutionResult(
@@ -428,19 +429,19 @@ ROWS: dict[str, tuple[Call[Any], Request, Any, Any]] = {
         ),
     ),
     "legacy stream": (
-        legacy.execute_stream("w", {}, run_id="r", selected_outputs=["A.x"]),
+        lambda: legacy.execute_stream("w", {}, run_id="r", selected_outputs=["A.x"]),
         start("/api", "X-Execution-Id", b'{"stream":true,"selectedOutputs":["A.x"]}', bucket=None),
         {"success": False, "error": "boom", "executionId": "r-1"},
         WorkflowExecutionResult(run_id="r-1", workflow_id="w", status=RunStatus.FAILED, error=RunError("boom")),
     ),
     "legacy run": (
-        legacy.get_execution("w", "r", include_output=True, selected_outputs=["b", "c"]),
+        lambda: legacy.get_execution("w", "r", include_output=True, selected_outputs=["b", "c"]),
         of_run("GET", f"{RUN}?includeOutput=true&selectedOutputs=b%2Cc", "read"),
         run_told(run_id="executionId", output="finalOutput", duration="totalDurationMs"),
         FULL_RUN,
     ),
     "legacy job": (
-        legacy.get_job("workflow-execution:r", workflow_id="w"),
+        lambda: legacy.get_job("workflow-execution:r", workflow_id="w"),
         Request(
             "GET",
             "/api/jobs/workflow-execution:r",
@@ -482,7 +483,7 @@ ROWS: dict[str, tuple[Call[Any], Request, Any, Any]] = {
         ),
     ),
     "legacy job, of a run that its queue entry names": (
-        legacy.get_job("task_1"),
+        lambda: legacy.get_job("task_1"),
         Request("GET", "/api/jobs/task_1", "read job 'task_1'", run_id="task_1"),
         {
             "status": "failed",
@@ -502,19 +503,19 @@ ROWS: dict[str, tuple[Call[Any], Request, Any, Any]] = {
         ),
     ),
     "legacy cancel": (
-        legacy.cancel_run("w", "r"),
+        lambda: legacy.cancel_run("w", "r"),
         of_run("POST", f"{RUN}/cancel", "cancel"),
         {"executionId": "r-1", "success": True, "reason": "recorded"},
         Cancellation(run_id="r-1", accepted=True, reason="recorded"),
     ),
     "legacy resume": (
-        legacy.resume_run("w", "r", "c", {"yes": True}),
+        lambda: legacy.resume_run("w", "r", "c", {"yes": True}),
         resume("/api/resume/w/r/c", b'{"input":{"yes":true}}', None),
         {"executionId": "attempt", "status": "running", "output": 7},
         Resumption(run_id="r", attempt_id="attempt", status=RunStatus.RUNNING, output=7),
     ),
     "legacy pauses": (
-        legacy.get_paused_run("w", "r"),
+        lambda: legacy.get_paused_run("w", "r"),
         of_run("GET", "/api/resume/w/r", "read the pauses of"),
         {
             "executionId": "r-1",
@@ -559,19 +560,19 @@ ROWS: dict[str, tuple[Call[Any], Request, Any, Any]] = {
         ),
     ),
     "legacy deployment": (
-        legacy.get_workflow_status("w"),
+        lambda: legacy.get_workflow_status("w"),
         of_workflow("GET", "/api/workflows/w/status", "read the deployment of"),
         {"isDeployed": True, "deployedAt": BEGAN, "needsRedeployment": True},
         WorkflowStatus(is_deployed=True, deployed_at=BEGAN, needs_redeployment=True),
     ),
     "legacy workflow": (
-        legacy.get_workflow("w"),
+        lambda: legacy.get_workflow("w"),
         of_workflow("GET", "/api/v1/workflows/w", "read"),
         {"data": WORKFLOW},
         FULL_WORKFLOW,
     ),
     "legacy usage": (
-        legacy.get_usage_limits(),
+        lambda: legacy.get_usage_limits(),
         Request("GET", "/api/users/me/usage-limits", "read the usage limits"),
         {
             "rateLimit": {"sync": BUCKET, "async": {"isLimited": False, "limit": 7, "remaining": 0}},
@@ -606,22 +607,22 @@ DEMANDING = sorted(ROWS.keys() - ANY_JSON_WILL_DO)
 
 @pytest.mark.parametrize("name", ROWS)
 def test_the_request(name):
-    call, request, _, _ = ROWS[name]
-    assert call.request == request
+    make, request, _, _ = ROWS[name]
+    assert make().request == request
 
 
 @pytest.mark.parametrize("name", ROWS)
 def test_what_a_full_answer_means(name):
-    call, _, body, meaning = ROWS[name]
-    assert call.read(answer(body)) == meaning
+    make, _, body, meaning = ROWS[name]
+    assert make().read(answer(body)) == meaning
 
 
 @pytest.mark.parametrize("name", DEMANDING)
 def test_an_answer_of_something_else_is_told_with_the_question(name):
-    call, request, _, _ = ROWS[name]
+    make, request, _, _ = ROWS[name]
     body = {"data": {"of": "something else"}} if request.path.startswith("/api/v2/") else {"of": "something else"}
     with pytest.raises(SimResponseError, match="not what Sim") as caught:
-        call.read(answer(body, 202 if "asynchronously" in name else 200))
+        make().read(answer(body, 202 if "asynchronously" in name else 200))
     error = caught.value
     assert str(error).startswith(f"Could not {request.subject}: the answer is JSON, but not what Sim")
     assert (error.workflow_id, error.run_id) == (request.workflow_id, request.run_id)
@@ -630,10 +631,10 @@ def test_an_answer_of_something_else_is_told_with_the_question(name):
 
 @pytest.mark.parametrize("name", ROWS)
 def test_a_refusal_is_told_with_the_question(name):
-    call, request, _, _ = ROWS[name]
+    make, request, _, _ = ROWS[name]
     body = {"error": {"code": "X", "message": "Nope"}} if request.path.startswith("/api/v2/") else {"error": "Nope"}
     with pytest.raises(Exception, match="Could not") as caught:
-        call.read(answer(body, 403))
+        make().read(answer(body, 403))
     error = getattr(caught.value, "refusal", caught.value)
     assert str(error).startswith(f"Could not {request.subject}: ")
     assert (error.status, error.workflow_id, error.run_id) == (403, request.workflow_id, request.run_id)

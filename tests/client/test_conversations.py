@@ -6,12 +6,13 @@ import pytest
 
 from airflow_provider_sim.client.conversations import check_execution, forget_servers
 from airflow_provider_sim.client.dialects import exchange, legacy
-from airflow_provider_sim.client.models import PausedRun, PausePoint
+from airflow_provider_sim.client.models import PausedRun, PausePoint, RunOutput, RunStatus, WorkflowRun
 from airflow_provider_sim.client.retry import NO_RETRY
 from airflow_provider_sim.exceptions import (
     Outcome,
     SimInputError,
     SimNotFoundError,
+    SimOutputError,
     SimPermissionError,
     SimRouteMissingError,
     SimRunNotFoundError,
@@ -142,8 +143,33 @@ class TestRunsOfOldServers:
 
     def test_an_id_that_nobody_knows(self, connect):
         unknown = Answer(404, {"error": "Execution not found"})
-        with canned(("/executions/", unknown), ("/jobs/", NO_JOB)) as server, pytest.raises(SimRunNotFoundError):
+        with (
+            canned(("/executions/", unknown), ("/jobs/", NO_JOB)) as server,
+            pytest.raises(SimRunNotFoundError) as caught,
+        ):
             connect(server.url, api_version="legacy").get_workflow_run("w", "r")
+        assert "older than" not in str(caught.value)
+
+    def test_an_id_that_an_old_server_s_queue_doesn_t_know(self, connect):
+        answers = [("/executions/", NO_PAGE), ("/jobs/", NO_JOB)]
+        with canned(*answers) as server, pytest.raises(SimRunNotFoundError, match=r"older than v0\.6\.81") as caught:
+            connect(server.url, api_version="legacy").get_workflow_run("w", "r")
+        error = caught.value
+        assert (error.workflow_id, error.run_id, error.status, error.outcome) == ("w", "r", 404, Outcome.REFUSED)
+
+    def test_blocks_that_a_run_has_no_output_of(self, connect):
+        told = Answer(200, {"data": {"runId": "r", "status": "completed", "blockOutputs": {"b": 1}}})
+        run = WorkflowRun(run_id="r", workflow_id="w", status=RunStatus.COMPLETED)
+        with canned(told) as server:
+            client = connect(server.url, api_version="v2")
+            assert client.get_output(run, ["b"]) == RunOutput(value={"b": 1})
+            with pytest.raises(SimOutputError) as caught:
+                client.get_output(run, ["b", "c", "d"])
+        assert str(caught.value) == (
+            "Run 'r' of workflow None has no block output c, d. Without stream=True, selected_outputs takes the ids of"
+            " blocks, with or without a path (block-id.field), not their names."
+        )
+        assert (caught.value.run_id, caught.value.outcome) == ("r", Outcome.RAN)
 
     def test_no_cancel_before_v0_5_44(self, connect):
         with canned(NO_PAGE) as server, pytest.raises(SimUnsupportedError, match=r"v0\.5\.44.*goes on") as caught:

@@ -21,6 +21,7 @@ from tests.canned_server import Answer, CannedServer, canned, closed_port
 from tests.certificates import self_signed
 
 DONE = Answer(200, {"data": {"runId": "r", "workflowId": "wf-1", "status": "completed", "output": {"a": 1}}})
+FATE_UNKNOWN = "Whether run {!r} was started isn't known; look for it in Sim's logs before you start another."
 
 
 def test_nobody_listens(connect):
@@ -111,12 +112,21 @@ def test_a_redirect_is_refused_and_names_the_target(connect, status):
                 client.execute_with_retry("wf-1")
     assert elsewhere.requests == [], "the key goes to no other origin"
     assert len(server.requests) == 1
-    assert "token" not in str(caught.value)
+    assert str(caught.value) == (
+        f"Could not start workflow 'wf-1': the server redirects to {target}. Set the connection's base URL (host) to"
+        f" {elsewhere.url}; redirects are not followed, as they would lose the request's body and hand on the API key."
+        f"{' ' + FATE_UNKNOWN.format(caught.value.run_id) if status == 303 else ''} [HTTP {status}]"
+    )
 
 
 def test_a_redirect_without_a_target(connect):
-    with canned(Answer(302)) as server, pytest.raises(SimRedirectError, match="an unnamed place"):
+    with canned(Answer(302)) as server, pytest.raises(SimRedirectError) as caught:
         connect(server.url, api_version="v2").get_workflow_run("wf-1", "r")
+    assert str(caught.value) == (
+        "Could not read run 'r' of workflow 'wf-1': the server redirects to an unnamed place. Correct the connection's"
+        " base URL (host): it must be the API's own address; redirects are not followed, as they would lose the"
+        " request's body and hand on the API key. [HTTP 302]"
+    )
 
 
 # --- streams -------------------------------------------------------------------------------------------------------

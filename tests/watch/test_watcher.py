@@ -270,6 +270,23 @@ class TestFaults:
         assert set(statuses(scene).values()) == {RunStatus.COMPLETED}
         assert scene.sim.sent("/runs/", "order=desc") == 1, "nothing but what settles the dialect"
 
+    def test_a_list_that_can_t_be_reached_is_not_closed(self, play):
+        async def script(scene):
+            scene.sim.deploy(FLOW)
+            starts = [scene.sim.start(FLOW, f"run-{number}", 100) for number in range(3)]
+            left = iter(range(4))
+
+            def unreachable(request: httpx.Request) -> None:
+                if "/logs?" in str(request.url) and next(left, None) is not None:
+                    raise httpx.ConnectError("name unknown", request=request)
+
+            scene.sim.fault = unreachable
+            await together(*(scene.wait(started) for started in starts))
+
+        scene = play(script)
+        assert set(statuses(scene).values()) == {RunStatus.COMPLETED}
+        assert scene.sim.sent("/logs?") >= 4, "asked again and again until it can"
+
     def test_a_log_that_never_shows_runs_is_done_without(self, play, caplog):
         caplog.set_level(logging.INFO, "airflow_provider_sim.watch.watcher")
 
