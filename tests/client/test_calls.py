@@ -33,7 +33,7 @@ from airflow_provider_sim.client.models import (
     WorkflowStatus,
     Workspace,
 )
-from airflow_provider_sim.exceptions import Outcome, SimResponseError
+from airflow_provider_sim.exceptions import Outcome, SimResponseError, SimRouteMissingError
 
 JSON = {"Content-Type": "application/json"}
 BEGAN, ENDED = "2027-01-15T08:00:00.000Z", "2027-01-15T08:00:05.000Z"
@@ -621,9 +621,11 @@ def test_what_a_full_answer_means(name):
 def test_an_answer_of_something_else_is_told_with_the_question(name):
     make, request, _, _ = ROWS[name]
     body = {"data": {"of": "something else"}} if request.path.startswith("/api/v2/") else {"of": "something else"}
-    with pytest.raises(SimResponseError, match="not what Sim") as caught:
-        make().read(answer(body, 202 if "asynchronously" in name else 200))
+    status = 202 if "asynchronously" in name else 200
+    with pytest.raises(SimResponseError, match=rf"not what Sim.*\[HTTP {status}\]") as caught:
+        make().read(answer(body, status))
     error = caught.value
+    assert error.status == status
     assert str(error).startswith(f"Could not {request.subject}: the answer is JSON, but not what Sim")
     assert (error.workflow_id, error.run_id) == (request.workflow_id, request.run_id)
     assert error.outcome is (Outcome.REFUSED if request.repeatable else Outcome.UNKNOWN)
@@ -638,6 +640,21 @@ def test_a_refusal_is_told_with_the_question(name):
     error = getattr(caught.value, "refusal", caught.value)
     assert str(error).startswith(f"Could not {request.subject}: ")
     assert (error.status, error.workflow_id, error.run_id) == (403, request.workflow_id, request.run_id)
+
+
+@pytest.mark.parametrize("name", ["v2 runs", "v2 logs", "v2 workspaces"])
+def test_a_list_with_an_entry_of_something_else(name):
+    make, request, body, _ = ROWS[name]
+    with pytest.raises(SimResponseError, match=rf"Could not {request.subject}: .*\[HTTP 200\]"):
+        make().read(answer({"data": [*body["data"], {"of": "something else"}]}))
+
+
+@pytest.mark.parametrize("name", ["v2 run", "legacy run"])
+def test_where_nothing_of_sim_answers_is_told_without_the_query(name):
+    make, request, _, _ = ROWS[name]
+    path = request.path.partition("?")[0]
+    with pytest.raises(SimRouteMissingError, match=f"nothing of Sim answers at {path}: "):
+        make().read(Response(404, {"content-type": "text/html"}, b"<html>"))
 
 
 def test_a_cancel_that_comes_too_late():
