@@ -3,7 +3,8 @@
 ``python -m scripts.mutants`` takes 300 of all mutants of ``client`` and ``watch``, always the same ones for a seed, and
 runs against each those tests that reach the changed function; ``--sample 50 --seed 2 watch.plan`` takes others, or
 those of a module, and ``--survivors`` only what survived the last time. mutmut changes neither decorated functions
-(properties among them) nor what stands outside of functions: tables, fields' defaults, enums.
+(properties among them) nor what stands outside of functions: tables, fields' defaults, enums; and what a test's module
+calls while it is imported meets no mutant.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ SETTINGS: dict[str, Sequence[str]] = {
         *(f"--ignore={path}" for path in SLOW_TESTS),
         *(f"--deselect={test}" for test in TESTS_OF_NAMES),
     ],
-    "timeout_constant": ["10"],
+    "timeout_constant": ["30"],
     "timeout_multiplier": ["2"],
     "track_dependencies": ["false"],
 }
