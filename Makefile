@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export UV_PYTHON_DOWNLOADS := never
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo demo-ui test check lint types test-airflow chaos chaos-small chaos-events bench bench-small browser pictures test-sdk matrix coverage docs audit \
+.PHONY: demo demo-ui test check lint types test-airflow chaos chaos-small chaos-events bench bench-small browser pictures test-sdk matrix mutants coverage docs audit \
 	build lock clean help
 
 help: ## Show this list
@@ -58,6 +58,9 @@ test-sdk: $(STAMP) ## The official SDKs against the emulator
 matrix: $(STAMP) ## The package on all versions of Airflow and Python in a table; CELLS=3.1 or 2.11/3.11 for some
 	@$(BIN)/python -m scripts.matrix $(CELLS)
 
+mutants: $(STAMP) ## A sample of small changes to client and watch, and which of them no test sees; takes half an hour
+	@$(BIN)/python -m scripts.mutants
+
 coverage: $(STAMP) ## All tests but those on a real Airflow, with the package's coverage
 	@rm -f .coverage .coverage.*
 	@$(BIN)/python -m coverage run -m pytest -n auto -m "not airflow"
@@ -97,4 +100,4 @@ lock: ## Pin the development environment anew, by versions and hashes
 	done
 
 clean: ## Remove what the targets made
-	@rm -rf $(VENV) .demo .chaos .bench .browser .matrix dist build site .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* *.egg-info
+	@rm -rf $(VENV) .demo .chaos .bench .browser .matrix .mutants dist build site .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* *.egg-info

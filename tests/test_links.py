@@ -43,6 +43,15 @@ def test_pages_of_sim():
         assert "None" not in page
 
 
+def test_every_id_in_an_address_is_quoted():
+    base = "https://sim.example.com"
+    assert run_page(base, "w/1", "r&1", "s/1") == f"{base}/workspace/s%2F1/logs?executionId=r%261"
+    assert run_page(base, "w&1", "r", None) == workflow_page(base, "w&1", None)
+    assert workflow_page(base, "w/1", "s/1") == f"{base}/workspace/s%2F1/w/w%2F1"
+    assert workflow_page(base, "w&1", None) == f"{base}/workspace?redirect_workflow=w%261"
+    assert approval_page(base, "w/1", "r/1") == f"{base}/resume/w%2F1/r%2F1"
+
+
 @pytest.mark.parametrize("known", [True, False], ids=["workspace known", "workspace unknown"])
 def test_they_lead_to_pages_of_the_emulator(emulator, known):
     headers, body = {"X-API-Key": emulator.api_key}, {"input": {"message": "x"}}

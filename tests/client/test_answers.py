@@ -9,7 +9,16 @@ import pytest
 
 from airflow_provider_sim.client.dialects import legacy, v2
 from airflow_provider_sim.client.dialects.exchange import Response, rate_limit_info
-from airflow_provider_sim.client.models import AsyncExecutionResult, RunStatus, WorkflowExecutionResult, WorkflowRun
+from airflow_provider_sim.client.dialects.resources import died_with_its_connection, display_marks
+from airflow_provider_sim.client.models import (
+    AsyncExecutionResult,
+    Cancellation,
+    Pause,
+    RunError,
+    RunStatus,
+    WorkflowExecutionResult,
+    WorkflowRun,
+)
 from airflow_provider_sim.client.stream import (
     StreamBlockError,
     StreamChunk,
@@ -18,7 +27,15 @@ from airflow_provider_sim.client.stream import (
     StreamProgress,
     StreamReader,
 )
-from airflow_provider_sim.exceptions import SimError, SimInputError, SimResponseError, SimStreamError
+from airflow_provider_sim.exceptions import (
+    Outcome,
+    SimError,
+    SimInputError,
+    SimResponseError,
+    SimRunCancelledError,
+    SimRunFailedError,
+    SimStreamError,
+)
 
 
 def answer(body: object, status: int = 200) -> Response:
@@ -242,6 +259,27 @@ def test_ends_of_a_stream(frame, status, error):
     assert (end.result.error and end.result.error.message) == error
 
 
+def test_a_stream_s_end_tells_what_a_held_open_answer_does():
+    final = {"event": "final", "data": {"success": True, "status": "paused", "output": PAUSE}}
+    assert events_of(json.dumps(final)) == [
+        StreamEnd(
+            WorkflowExecutionResult(
+                run_id="r",
+                workflow_id="w",
+                status=RunStatus.PAUSED,
+                server_status="paused",
+                output=PAUSE,
+                paused=Pause("c-1", "human"),
+            )
+        )
+    ]
+
+
+def test_an_error_that_ends_a_stream_names_its_block():
+    (end,) = events_of('{"event":"error","blockId":"b","error":{"message":"boom","code":"C"}}')
+    assert end.result.error == RunError("boom", "C", block_id="b")
+
+
 def test_comments_and_other_fields_of_a_stream_are_passed_over():
     reader = StreamReader(workflow_id="w", run_id=None)
     events = reader.feed(f": ping\r\nevent: x\r\nid: 1\r\n\r\ndata: {FINAL}\r\n\r\n".encode())
@@ -359,3 +397,126 @@ def test_the_bucket_that_an_answer_tells_of(status, headers, bucket):
 )
 def test_when_a_run_began(started_at, began):
     assert WorkflowRun(run_id="r", status=RunStatus.RUNNING, started_at=started_at).began == began
+
+
+# --- what values say of themselves ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (RunError("boom"), "boom"),
+        (RunError("boom", code="C"), "boom (C)"),
+        (RunError("boom", block_name="Agent"), "boom in block 'Agent'"),
+        (RunError("boom", code="C", block_name="Agent"), "boom in block 'Agent' (C)"),
+    ],
+)
+def test_a_run_s_error_in_one_line(error, words):
+    assert str(error) == words
+
+
+def test_the_details_of_a_run():
+    run = WorkflowRun(
+        run_id="r",
+        status=RunStatus.FAILED,
+        workflow_id="w",
+        trigger="api",
+        started_at="a",
+        ended_at="b",
+        duration_ms=3.0,
+        cost_usd=0.5,
+    )
+    assert run.details() == {
+        "workflow_id": "w",
+        "run_id": "r",
+        "status": "failed",
+        "trigger": "api",
+        "started_at": "a",
+        "ended_at": "b",
+        "duration_ms": 3.0,
+        "cost_usd": 0.5,
+    }
+
+
+RUN_TOLD = "Run 'r' of workflow 'w'"
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "message"),
+    [
+        (
+            RunStatus.CANCELLED,
+            None,
+            f"{RUN_TOLD} was cancelled before it completed. A retry, or clearing the task, starts another.",
+        ),
+        (RunStatus.FAILED, None, f"{RUN_TOLD} failed: Sim does not say why. Its log in Sim shows each block."),
+        (RunStatus.FAILED, RunError("boom", "C"), f"{RUN_TOLD} failed: boom (C). Its log in Sim shows each block."),
+    ],
+)
+def test_how_a_bad_end_is_raised(status, error, message):
+    run = WorkflowRun(run_id="r", status=status, workflow_id="w", error=error)
+    with pytest.raises(SimRunCancelledError if status == "cancelled" else SimRunFailedError) as caught:
+        run.raise_for_status()
+    assert str(caught.value) == message
+    told = caught.value
+    assert (told.workflow_id, told.run_id, told.outcome) == ("w", "r", Outcome.RAN)
+    assert told.detail_code == (error and error.code)
+
+
+@pytest.mark.parametrize("status", sorted(set(RunStatus) - {RunStatus.CANCELLED, RunStatus.FAILED}))
+def test_no_other_status_is_raised(status):
+    WorkflowRun(run_id="r", status=status).raise_for_status()
+
+
+@pytest.mark.parametrize(
+    ("accepted", "reason", "status", "words"),
+    [
+        (True, "recorded", RunStatus.CANCELLED, "Run r is cancelled (Sim's word: recorded)."),
+        (
+            False,
+            None,
+            RunStatus.COMPLETED,
+            "Run r was completed before it could be cancelled (Sim's word: not accepted).",
+        ),
+        (
+            True,
+            None,
+            None,
+            "Run r was asked to cancel; what became of it could not be seen (Sim's word: accepted).",
+        ),
+        (
+            True,
+            "recorded",
+            RunStatus.RUNNING,
+            "Run r is still running after it was asked to cancel (Sim's word: recorded); Sim stops it at the end of its"
+            " present block, or it goes on: look at its log in Sim.",
+        ),
+    ],
+)
+def test_what_a_cancelling_achieved(accepted, reason, status, words):
+    assert str(Cancellation(run_id="r", accepted=accepted, reason=reason, status=status)) == words
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "died"),
+    [
+        (RunStatus.CANCELLED, None, True),
+        (RunStatus.FAILED, RunError("any", "CANCELLED"), True),
+        (RunStatus.FAILED, RunError("Client cancelled request after 3 s"), True),
+        (RunStatus.FAILED, RunError("boom", "C"), False),
+        (RunStatus.FAILED, None, False),
+        (RunStatus.COMPLETED, None, False),
+    ],
+)
+def test_a_run_that_died_with_its_connection(status, error, died):
+    assert died_with_its_connection(WorkflowRun(run_id="r", status=status, error=error)) is died
+
+
+def test_where_a_display_copy_was_cut():
+    output = {
+        "items": [{"token": "[REDACTED]", "text": "whole"}, "long... [truncated 17 chars]"],
+        "file": {"base64": "[TRUNCATED]"},
+        "quoted": "... [truncated 17 chars] in the middle",
+    }
+    assert display_marks(output) == ["items.0.token", "items.1", "file.base64"]
+    assert len(display_marks(["[REDACTED]"] * 11)) == 10

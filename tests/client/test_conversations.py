@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_provider_sim.client.conversations import forget_servers
+from airflow_provider_sim.client.conversations import check_execution, forget_servers
+from airflow_provider_sim.client.dialects import exchange, legacy
+from airflow_provider_sim.client.models import PausedRun, PausePoint, RunOutput, RunStatus, WorkflowRun
+from airflow_provider_sim.client.retry import NO_RETRY
 from airflow_provider_sim.exceptions import (
     Outcome,
     SimInputError,
     SimNotFoundError,
+    SimOutputError,
     SimPermissionError,
     SimRouteMissingError,
     SimRunNotFoundError,
@@ -139,18 +143,60 @@ class TestRunsOfOldServers:
 
     def test_an_id_that_nobody_knows(self, connect):
         unknown = Answer(404, {"error": "Execution not found"})
-        with canned(("/executions/", unknown), ("/jobs/", NO_JOB)) as server, pytest.raises(SimRunNotFoundError):
+        with (
+            canned(("/executions/", unknown), ("/jobs/", NO_JOB)) as server,
+            pytest.raises(SimRunNotFoundError) as caught,
+        ):
             connect(server.url, api_version="legacy").get_workflow_run("w", "r")
+        assert "older than" not in str(caught.value)
+
+    def test_an_id_that_an_old_server_s_queue_doesn_t_know(self, connect):
+        answers = [("/executions/", NO_PAGE), ("/jobs/", NO_JOB)]
+        with canned(*answers) as server, pytest.raises(SimRunNotFoundError, match=r"older than v0\.6\.81") as caught:
+            connect(server.url, api_version="legacy").get_workflow_run("w", "r")
+        error = caught.value
+        assert (error.workflow_id, error.run_id, error.status, error.outcome) == ("w", "r", 404, Outcome.REFUSED)
+
+    def test_blocks_that_a_run_has_no_output_of(self, connect):
+        told = Answer(200, {"data": {"runId": "r", "status": "completed", "blockOutputs": {"b": 1}}})
+        run = WorkflowRun(run_id="r", workflow_id="w", status=RunStatus.COMPLETED)
+        with canned(told) as server:
+            client = connect(server.url, api_version="v2")
+            assert client.get_output(run, ["b"]) == RunOutput(value={"b": 1})
+            with pytest.raises(SimOutputError) as caught:
+                client.get_output(run, ["b", "c", "d"])
+        assert str(caught.value) == (
+            "Run 'r' of workflow None has no block output c, d. Without stream=True, selected_outputs takes the ids of"
+            " blocks, with or without a path (block-id.field), not their names."
+        )
+        assert (caught.value.run_id, caught.value.outcome) == ("r", Outcome.RAN)
 
     def test_no_cancel_before_v0_5_44(self, connect):
         with canned(NO_PAGE) as server, pytest.raises(SimUnsupportedError, match=r"v0\.5\.44.*goes on") as caught:
             connect(server.url, api_version="legacy").cancel_workflow_run("w", "r")
         assert caught.value.run_id == "r"
 
-    @pytest.mark.parametrize("method", ["list_workflow_runs", "list_logs", "list_workspaces"])
-    def test_what_takes_v2(self, connect, method):
-        with canned(V2_OFF) as server, pytest.raises(SimUnsupportedError, match="takes Sim's v2 API"):
-            getattr(connect(server.url), method)(*([] if method == "list_workspaces" else ["w"]))
+    @pytest.mark.parametrize(
+        ("method", "of", "words"),
+        [
+            ("list_workflow_runs", ["w"], "list the runs of workflow 'w'"),
+            ("list_logs", ["w"], "list the runs of workspace 'w'"),
+            ("list_workspaces", [], "list the workspaces"),
+            ("get_deployment", ["w"], "deploy workflows"),
+            ("deploy_workflow", ["w"], "deploy workflows"),
+            ("undeploy_workflow", ["w"], "undeploy workflows"),
+            ("rollback_workflow", ["w"], "roll workflows back"),
+            ("get_billing_status", [], "read the billing status"),
+        ],
+    )
+    def test_what_takes_v2(self, connect, method, of, words):
+        with canned(V2_OFF) as server, pytest.raises(SimUnsupportedError) as caught:
+            getattr(connect(server.url), method)(*of)
+        assert str(caught.value) == (
+            f"Could not {words}: that takes Sim's v2 API, which this server has not or which is switched off"
+            " (Sim v0.8.0 and later, V2_API=true)."
+        )
+        assert caught.value.outcome is Outcome.NEVER_SENT
 
 
 class TestResults:
@@ -234,9 +280,96 @@ class TestArguments:
     @pytest.mark.parametrize("workflow_id", ["", "  ", None, 7, "..", ".", " w", "w\n", "w\x00"])
     def test_workflow_ids(self, connect, workflow_id):
         with canned(V2_DONE) as server:
-            with pytest.raises(SimInputError, match="workflow_id"):
+            with pytest.raises(SimInputError, match="workflow_id") as caught:
                 connect(server.url).execute_workflow(workflow_id)
             assert server.requests == []
+        assert caught.value.outcome is Outcome.NEVER_SENT
+
+    @pytest.mark.parametrize(
+        ("check", "message"),
+        [
+            pytest.param(
+                lambda: exchange.check_workflow_id(""),
+                "workflow_id is ''; it must be the id of a deployed Sim workflow (in Sim's editor the last part of the"
+                " page's address).",
+                id="no workflow",
+            ),
+            pytest.param(
+                lambda: exchange.check_workflow_id(" w"),
+                "workflow_id ' w' holds spaces around it or characters that no id has; copy the last part of the"
+                " workflow's address in Sim's editor.",
+                id="a workflow with spaces",
+            ),
+            pytest.param(
+                lambda: exchange.check_run_id("a b"),
+                "run_id is 'a b'; Sim takes 1 to 128 letters, digits, dots, underscores, colons and hyphens. Hand in"
+                " what SimExecuteWorkflowOperator returned or pushed as the XCom 'run_id'.",
+                id="no run",
+            ),
+            pytest.param(
+                lambda: exchange.check_block_ids(["Agent.content"]),
+                "selected_outputs holds 'Agent.content'. Without stream=True it takes the ids of blocks, with or"
+                " without a path (block-id.field): names of blocks select nothing in a run that is over.",
+                id="a block's name",
+            ),
+            pytest.param(
+                lambda: exchange.json_body({"a": float("nan")}, workflow_id="w"),
+                "The input for workflow 'w' can't be written as JSON: Out of range float values are not JSON compliant."
+                " Give dicts with string keys, lists, strings, finite numbers, booleans and None; turn dates and other"
+                " objects into strings first.",
+                id="no JSON",
+            ),
+            pytest.param(
+                lambda: exchange.json_body({"a": "x" * 11 * 2**20}, workflow_id="w"),
+                "The input for workflow 'w' is 11.0 MiB as JSON; Sim takes at most 10 MiB. Put the data where the"
+                " workflow can fetch it and send its address.",
+                id="too much JSON",
+            ),
+            pytest.param(
+                lambda: legacy.as_body({"stream": 1, "workflowId": 2}, workflow_id="w"),
+                "The input for workflow 'w' has the field(s) stream, workflowId. On the legacy API the input shares its"
+                " names with control fields: Sim would obey or drop them. Rename them in the workflow's Start block, or"
+                " use a server with the v2 API.",
+                id="control fields",
+            ),
+            pytest.param(
+                lambda: check_execution(True, None, True, None),
+                "stream and async_execution can't be combined: a stream is held open until the run's end.",
+                id="stream and async",
+            ),
+            pytest.param(
+                lambda: check_execution(False, ["A.b"], False, None),
+                "selected_outputs takes effect on streams only; set stream=True or leave it out.",
+                id="outputs without a stream",
+            ),
+            pytest.param(
+                lambda: check_execution(False, None, False, 60),
+                "run_timeout is for asynchronous executions; a held-open one has the plan's limit.",
+                id="a limit of a held-open run",
+            ),
+            pytest.param(
+                lambda: check_execution(False, None, True, 0),
+                "run_timeout is 0; it can be 1 to 604800 whole seconds.",
+                id="no limit",
+            ),
+        ],
+    )
+    def test_what_is_said_of_each(self, check, message):
+        with pytest.raises(SimInputError) as caught:
+            check()
+        assert str(caught.value).replace("compliant: nan.", "compliant.") == message
+        assert caught.value.outcome is Outcome.NEVER_SENT
+        assert caught.value.workflow_id == ("w" if "workflow 'w'" in message else None)
+
+    @pytest.mark.parametrize("run_timeout", [1, 604_800])
+    def test_the_least_and_the_most_that_a_run_may_take(self, run_timeout):
+        check_execution(False, None, True, run_timeout)
+
+    def test_as_much_json_as_sim_takes(self):
+        most = exchange.MAX_BODY_BYTES - len('{"a":""}')
+        assert len(exchange.json_body({"a": "x" * most}, workflow_id="w")) == exchange.MAX_BODY_BYTES
+        with pytest.raises(SimInputError):
+            exchange.json_body({"a": "x" * (most + 1)}, workflow_id="w")
 
     @pytest.mark.parametrize(
         "value",
@@ -264,6 +397,114 @@ class TestArguments:
             assert server.requests == []
             client.execute_workflow("w", {"x": "y" * (10 * 2**20 - 100)})
         assert caught.value.code == "PAYLOAD_TOO_LARGE"
+
+
+BUSY = Answer(503, {"error": {"code": "SERVICE_UNAVAILABLE", "message": "Busy"}})
+
+
+PATIENT_READS = {
+    "get_workflow_run": ["w", "r"],
+    "cancel_workflow_run": ["w", "r"],
+    "stop_workflow_run": ["w", "r"],
+    "get_workflow": ["w"],
+}
+PATIENT_LISTS = {"list_workflow_runs": ["w"], "list_logs": ["space"]}
+
+
+@pytest.mark.parametrize(
+    ("api_version", "method", "of"),
+    [
+        *(("legacy", method, of) for method, of in PATIENT_READS.items()),
+        *(("v2", method, of) for method, of in (PATIENT_READS | PATIENT_LISTS).items()),
+    ],
+)
+def test_the_caller_s_own_patience_goes_before_the_client_s(connect, api_version, method, of):
+    with canned(BUSY) as server:
+        client = connect(server.url, api_version=api_version)
+        with pytest.raises(SimServerError):
+            getattr(client, method)(*of, retry=NO_RETRY)
+        assert (len(set(asked(server))), client.sleeps) == (len(server.requests), [])
+        with pytest.raises(SimServerError):
+            getattr(client, method)(*of)
+        assert len(client.sleeps) >= 3
+
+
+class TestBeforeEachAttempt:
+    """The caller is asked before anything is sent, and can keep it from that."""
+
+    def test_each_time(self, connect):
+        sent: list[int] = []
+        with canned(BUSY, V2_DONE) as server:
+            client = connect(server.url, api_version="v2")
+            client.execute_with_retry("w", before_attempt=lambda: sent.append(len(server.requests)))
+        assert sent == [0, 1]
+
+    def test_what_it_raises_ends_it(self, connect):
+        def refuse() -> None:
+            raise KeyError("killed")
+
+        with canned(V2_DONE) as server:
+            with pytest.raises(KeyError, match="killed"):
+                connect(server.url, api_version="v2").execute_with_retry("w", before_attempt=refuse)
+            assert server.requests == []
+
+
+class TestStopping:
+    """Cancelling a run, and one look at what came of it."""
+
+    CANCELLED = Answer(200, {"executionId": "r", "success": True, "reason": "recorded"})
+
+    def stop(self, connect, run: Answer):
+        with canned(("/cancel", self.CANCELLED), run) as server:
+            client = connect(server.url, api_version="legacy")
+            return client.stop_workflow_run("w", "r", job_id="j"), server, client
+
+    def test_how_the_run_is_then(self, connect):
+        stopped, server, _ = self.stop(connect, RUN)
+        assert (stopped.accepted, stopped.reason, stopped.status) == (True, "recorded", "running")
+        assert asked(server) == ["workflows/w/executions/r/cancel", "workflows/w/executions/r"]
+
+    def test_a_look_that_fails_is_not_repeated(self, connect):
+        stopped, server, client = self.stop(connect, Answer(503, {"error": "Service temporarily at capacity"}))
+        assert (stopped.accepted, stopped.status) == (True, None)
+        assert (len(server.requests), client.sleeps) == (2, [])
+
+    def test_by_its_job_where_runs_have_no_route(self, connect):
+        with canned(("/cancel", self.CANCELLED), ("/executions/", NO_PAGE), ("/jobs/j", JOB)) as server:
+            stopped = connect(server.url, api_version="legacy").stop_workflow_run("w", "r", job_id="j")
+        assert (stopped.status, asked(server)[-1]) == ("running", "jobs/j")
+
+    def test_a_start_that_is_still_on_its_way_is_waited_for(self, connect):
+        unknown = Answer(404, {"error": "Execution not found"})
+        with canned(("/cancel", unknown), ("/cancel", self.CANCELLED), RUN) as server:
+            client = connect(server.url, api_version="legacy")
+            assert client.stop_workflow_run("w", "r").status == "running"
+        assert len(client.sleeps) == 1
+
+
+class TestPausePoints:
+    """Where a server can't list them, the run itself tells the one at which it waits."""
+
+    def points(self, connect, **run: object):
+        told = Answer(200, {"executionId": "r", "workflowId": "w", **run})
+        with canned(("/resume/", NO_PAGE), told) as server:
+            return connect(server.url, api_version="legacy").get_paused_run("w", "r")
+
+    def test_the_one_that_the_run_tells(self, connect):
+        paused = {"contextId": "c", "pauseKind": "human", "blockedOnBlockId": "b"}
+        point = PausePoint(context_id="c", kind="human", block_id="b")
+        assert self.points(connect, status="paused", paused=paused) == PausedRun(run_id="r", points=(point,))
+
+    @pytest.mark.parametrize(
+        "run",
+        [
+            pytest.param({"status": "running", "paused": {"contextId": "c"}}, id="it goes on"),
+            pytest.param({"status": "paused"}, id="nothing is told"),
+            pytest.param({"status": "paused", "paused": {"pauseKind": "human"}}, id="no point is told"),
+        ],
+    )
+    def test_none(self, connect, run):
+        assert self.points(connect, **run) == PausedRun(run_id="r")
 
 
 def test_validate_workflow_is_false_where_that_cant_be_found_out(connect):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_provider_sim.client import asyncio
+from airflow_provider_sim.client import asyncio, faults
 from airflow_provider_sim.client.dialects import exchange
 from airflow_provider_sim.exceptions import (
     Outcome,
@@ -21,6 +21,7 @@ from tests.canned_server import Answer, CannedServer, canned, closed_port
 from tests.certificates import self_signed
 
 DONE = Answer(200, {"data": {"runId": "r", "workflowId": "wf-1", "status": "completed", "output": {"a": 1}}})
+FATE_UNKNOWN = "Whether run {!r} was started isn't known; look for it in Sim's logs before you start another."
 
 
 def test_nobody_listens(connect):
@@ -111,12 +112,21 @@ def test_a_redirect_is_refused_and_names_the_target(connect, status):
                 client.execute_with_retry("wf-1")
     assert elsewhere.requests == [], "the key goes to no other origin"
     assert len(server.requests) == 1
-    assert "token" not in str(caught.value)
+    assert str(caught.value) == (
+        f"Could not start workflow 'wf-1': the server redirects to {target}. Set the connection's base URL (host) to"
+        f" {elsewhere.url}; redirects are not followed, as they would lose the request's body and hand on the API key."
+        f"{' ' + FATE_UNKNOWN.format(caught.value.run_id) if status == 303 else ''} [HTTP {status}]"
+    )
 
 
 def test_a_redirect_without_a_target(connect):
-    with canned(Answer(302)) as server, pytest.raises(SimRedirectError, match="an unnamed place"):
+    with canned(Answer(302)) as server, pytest.raises(SimRedirectError) as caught:
         connect(server.url, api_version="v2").get_workflow_run("wf-1", "r")
+    assert str(caught.value) == (
+        "Could not read run 'r' of workflow 'wf-1': the server redirects to an unnamed place. Correct the connection's"
+        " base URL (host): it must be the API's own address; redirects are not followed, as they would lose the"
+        " request's body and hand on the API key. [HTTP 302]"
+    )
 
 
 # --- streams -------------------------------------------------------------------------------------------------------
@@ -221,3 +231,48 @@ def test_an_answer_without_end_isn_t_read_to_its_end(connect, monkeypatch, packe
         with pytest.raises(SimResponseError, match=r"Could not read.*larger than 1 MiB.*return less"):
             client.get_workflow_run("wf-1", "r")
     assert len(server.requests) == 1, "it would be as large again"
+
+
+def chained(error: Exception, *, cause: Exception | None = None, context: Exception | None = None) -> Exception:
+    """An error that came of others, each with the frames that it was raised in."""
+    try:
+        raise error
+    except Exception as raised:
+        raised.__cause__, raised.__context__ = cause, context
+        return raised
+
+
+def test_no_error_below_keeps_its_frames():
+    deep = [chained(ValueError(name)) for name in "abcd"]
+    cause = chained(OSError("cause"), cause=deep[0], context=deep[1])
+    context = chained(OSError("context"), cause=deep[2], context=deep[3])
+    error = chained(OSError("outer"), cause=cause, context=context)
+    assert error.__traceback__ is not None
+    assert faults.without_frames(error) is error
+    assert [one.__traceback__ for one in (error, cause, context, *deep)] == [None] * 7
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        pytest.param(OSError("plain"), "plain", id="its words"),
+        pytest.param(OSError(111, "refused"), "refused", id="words, not numbers"),
+        pytest.param(OSError(), "OSError", id="none: its name"),
+        pytest.param(
+            type("IncompleteRead", (Exception,), {})(), "it was closed too early", id="a name that says little"
+        ),
+        pytest.param(chained(OSError("outer"), cause=OSError("inner")), "inner", id="the cause"),
+        pytest.param(chained(OSError("outer"), context=OSError("inner")), "inner", id="the context"),
+        pytest.param(OSError(ValueError("inner")), "inner", id="an error in place of words"),
+        pytest.param(OSError("<urllib3 object at 0x1>: name unknown"), "name unknown", id="without addresses"),
+        pytest.param(OSError("x" * 301), "x" * 300, id="not for ever"),
+    ],
+)
+def test_the_innermost_reason(error, words):
+    assert faults.innermost_reason(error) == words
+
+
+def test_the_innermost_reason_of_errors_that_came_of_each_other():
+    first, second = OSError("first"), OSError("second")
+    first.__cause__, second.__cause__ = second, first
+    assert faults.innermost_reason(first) in ("first", "second")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from itertools import count
 
 import pytest
@@ -59,9 +60,23 @@ def test_an_input_is_checked_without_a_request(client, emulator):
     assert len(emulator.requests) == seen
 
 
+@pytest.mark.parametrize("api_version", ["v2", "legacy"])
+def test_an_input_is_checked_as_its_api_takes_it(emulator, connect, api_version):
+    client = connect(emulator.url, key=emulator.api_key, api_version=api_version)
+    with pytest.raises(SimInputError, match="control fields") if api_version == "legacy" else nullcontext():
+        client.check_input("echo_plain", {"stream": True})
+
+
+def test_usage_with_and_without_what_only_v2_tells(emulator, connect):
+    limits, billing = connect(emulator.url, key=emulator.api_key, api_version="v2").get_usage()
+    assert billing.plan == limits.plan
+    limits, billing = connect(emulator.url, key=emulator.api_key, api_version="legacy").get_usage()
+    assert (limits.plan is not None, billing) == (True, None)
+
+
 @pytest.mark.parametrize(("api_version", "metered"), [("v2", True), ("legacy", False)])
 def test_what_a_start_spends(emulator, connect, api_version, metered):
     client = connect(emulator.url, key=emulator.api_key, api_version=api_version)
     usage = client.get_usage_limits()
     assert (client.start_bucket is not None) is metered
-    assert client.limit_of_starts(usage) == (usage.asynchronous if metered else usage.sync)
+    assert client.limit_of_starts(usage) is (usage.asynchronous if metered else usage.sync)

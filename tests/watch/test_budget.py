@@ -70,6 +70,11 @@ class TestBucket:
         assert budget.room() == room
         assert budget.wait() == pytest.approx(wait, abs=0.01)
 
+    def test_a_bucket_that_is_never_filled(self, clock):
+        budget = Budget(clock)
+        budget.told(told(0, limit=0, reset=20))
+        assert (budget.room(), budget.wait()) == (0, pytest.approx(20.01))
+
     def test_waiting_as_long_as_it_says_makes_room(self, clock):
         for left in range(60):
             budget = Budget(clock)

@@ -8,6 +8,7 @@ import pytest
 
 from airflow_provider_sim.client.models import Pause, RunStatus, WorkflowRun
 from airflow_provider_sim.exceptions import (
+    Outcome,
     SimAuthenticationError,
     SimRateLimitError,
     SimRunNotFoundError,
@@ -15,6 +16,7 @@ from airflow_provider_sim.exceptions import (
     SimServerError,
 )
 from airflow_provider_sim.watch import NOT_FOUND_GRACE, OnPaused, RunWatch, await_run, wait_for_run
+from airflow_provider_sim.watch.run import not_over_in_time
 
 
 class Clock:
@@ -145,6 +147,17 @@ def test_the_last_look_falls_on_the_deadline(wait, clock):
     with pytest.raises(SimRunTimeoutError, match=r"Run 'r' of workflow 'w' wasn't over .* \(last seen running\)"):
         wait(watch_of(clock, deadline=deadline), run("running"))
     assert clock() == deadline
+
+
+@pytest.mark.parametrize(("last", "seen"), [("running", " (last seen running)"), (None, "")])
+def test_what_is_said_at_the_deadline(last, seen):
+    error = not_over_in_time("w", "r", last)
+    assert str(error) == (
+        f"Run 'r' of workflow 'w' wasn't over when the time to wait for it was up{seen}. Unless the task's log says"
+        " that it was cancelled, it may go on in Sim: cancel it there, or wait for it with a SimJobSensor, before"
+        " starting another. Give it a longer timeout, or let Sim keep one by run_timeout."
+    )
+    assert (error.workflow_id, error.run_id, error.outcome) == ("w", "r", Outcome.RAN)
 
 
 def test_an_end_seen_by_the_last_look_counts(wait, clock):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import itertools
 import logging
 
 import httpx
@@ -24,6 +25,7 @@ from tests.virtual_time import now
 from tests.watch.conftest import together
 
 FLOW = "flow"
+NOTHING_LOGGED = httpx.Response(200, json={"data": [], "nextCursor": None})
 
 
 def deploy(scene, count=5, **how):
@@ -138,7 +140,7 @@ class TestQueues:
         scene = play(script)
         assert set(statuses(scene).values()) == {RunStatus.COMPLETED}
         assert max(scene.delays.values()) < 10.1
-        assert scene.sim.sent("/runs/") <= 20 * 5, "read now and then, for whoever is cancelled in the queue"
+        assert 20 * 4 <= scene.sim.sent("/runs/") <= 20 * 5, "read now and then, for whoever is cancelled in the queue"
 
     def test_cancelled_in_the_queue(self, play):
         async def script(scene):
@@ -258,6 +260,91 @@ class TestFaults:
         assert set(statuses(scene).values()) == {RunStatus.COMPLETED}
         assert scene.sim.sent("/logs?") <= 15, "tried again each minute"
 
+    def test_a_list_that_fails_once_is_asked_again_and_nothing_read_instead(self, play):
+        async def script(scene):
+            starts = deploy(scene)
+            scene.sim.refuse("/logs?", status=500, times=1)
+            await together(*(scene.wait(started) for started in starts))
+
+        scene = play(script)
+        assert set(statuses(scene).values()) == {RunStatus.COMPLETED}
+        assert scene.sim.sent("/runs/", "order=desc") == 1, "nothing but what settles the dialect"
+
+    def test_a_list_that_can_t_be_reached_is_not_closed(self, play):
+        async def script(scene):
+            scene.sim.deploy(FLOW)
+            starts = [scene.sim.start(FLOW, f"run-{number}", 100) for number in range(3)]
+            left = iter(range(4))
+
+            def unreachable(request: httpx.Request) -> None:
+                if "/logs?" in str(request.url) and next(left, None) is not None:
+                    raise httpx.ConnectError("name unknown", request=request)
+
+            scene.sim.fault = unreachable
+            await together(*(scene.wait(started) for started in starts))
+
+        scene = play(script)
+        assert set(statuses(scene).values()) == {RunStatus.COMPLETED}
+        assert scene.sim.sent("/logs?") >= 4, "asked again and again until it can"
+
+    def test_a_log_that_never_shows_runs_is_done_without(self, play, caplog):
+        caplog.set_level(logging.INFO, "airflow_provider_sim.watch.watcher")
+
+        async def script(scene):
+            scene.sim.deploy(FLOW)
+            scene.sim.fault = lambda request: NOTHING_LOGGED if "/logs?" in str(request.url) else None
+            starts = [scene.sim.start(FLOW, f"run-{number}", 400) for number in range(3)]
+            await together(*(scene.wait(started) for started in starts))
+
+        scene = play(script)
+        assert set(statuses(scene).values()) == {RunStatus.COMPLETED}
+        assert scene.sim.sent("/logs?") <= 5, "each run was missed twice"
+        assert sorted(record.getMessage() for record in caplog.records) == [
+            f"Run run-{number} is in no list; it is read by itself." for number in range(3)
+        ]
+
+    def test_a_log_that_shows_runs_now_and_then_is_gone_on_with(self, play, caplog):
+        caplog.set_level(logging.INFO, "airflow_provider_sim.watch.watcher")
+
+        async def script(scene):
+            scene.sim.deploy(FLOW)
+            turns = itertools.cycle([None, NOTHING_LOGGED])
+            scene.sim.fault = lambda request: next(turns) if "/logs?" in str(request.url) else None
+            starts = [scene.sim.start(FLOW, f"run-{number}", 400) for number in range(3)]
+            await together(*(scene.wait(started) for started in starts))
+
+        scene = play(script)
+        assert set(statuses(scene).values()) == {RunStatus.COMPLETED}
+        assert scene.sim.sent("/logs?") >= 35
+        assert caplog.records == [], "missed once, and found again"
+
+    @pytest.mark.parametrize(
+        ("headers", "seconds"),
+        [
+            pytest.param({"retry-after": "42"}, 42, id="so long"),
+            pytest.param({}, 10, id="an interval, where none is named"),
+        ],
+    )
+    def test_a_refusal_for_too_many_requests_is_waited_out(self, play, headers, seconds):
+        async def script(scene):
+            starts = deploy(scene)
+            refused: list[float] = []
+
+            def refuse_once(request: httpx.Request) -> httpx.Response | None:
+                if refused or "/logs?" not in str(request.url):
+                    return None
+                refused.append(now())
+                return httpx.Response(
+                    429, json={"error": {"code": "RATE_LIMITED", "message": "too many"}}, headers=headers
+                )
+
+            scene.sim.fault = refuse_once
+            await together(*(scene.wait(started) for started in starts))
+            following = [when for when, path, status in scene.sim.requests if "/logs?" in path and status == 200]
+            assert seconds <= following[0] - refused[0] < seconds + 10.1
+
+        assert set(statuses(play(script)).values()) == {RunStatus.COMPLETED}
+
     @pytest.mark.parametrize("status", [400, 403, 404])
     def test_a_list_that_is_refused_is_done_without(self, play, status):
         async def script(scene):
@@ -366,6 +453,21 @@ class TestWorkspaces:
         assert set(statuses(scene).values()) == {RunStatus.COMPLETED}
         assert max(scene.delays.values()) < 10.1
         assert scene.sim.sent("workspaceId=space") >= 2
+
+    def test_a_word_that_leads_to_an_empty_log_is_corrected_at_the_first_miss(self, play, caplog):
+        caplog.set_level(logging.INFO, "airflow_provider_sim.watch.watcher")
+
+        async def script(scene):
+            scene.sim.deploy(FLOW)
+            starts = [scene.sim.start(FLOW, f"run-{number}", 300) for number in range(3)]
+            elsewhere = "workspaceId=elsewhere"
+            scene.sim.fault = lambda request: NOTHING_LOGGED if elsewhere in str(request.url) else None
+            await together(*(scene.wait(started, workspace_id="elsewhere") for started in starts))
+
+        scene = play(script)
+        assert set(statuses(scene).values()) == {RunStatus.COMPLETED}
+        assert (scene.sim.sent("workspaceId=elsewhere"), scene.sim.sent("/runs/")) == (2, 6)
+        assert caplog.records == [], "each is in the log, once it is the right one"
 
     def test_a_workflow_whose_workspace_nobody_tells(self, play):
         async def script(scene):
@@ -484,7 +586,9 @@ class TestComingAndGoing:
                 task.set(started.run_id)
                 await scene.wait(started)
 
-            await asyncio.gather(*(asyncio.create_task(one(started)) for started in deploy(scene)))
+            starts = deploy(scene)
+            scene.sim.refuse("/logs?", status=403, times=1)
+            await asyncio.gather(*(asyncio.create_task(one(started)) for started in starts))
 
         handler = Keep()
         logging.getLogger("airflow_provider_sim").addHandler(handler)
@@ -498,6 +602,7 @@ class TestComingAndGoing:
                 f"Run run-{number} of workflow flow is running.",
                 f"Run run-{number} of workflow flow is completed.",
             ]
+        assert [name for name, line in lines if "looked for elsewhere" in line] == ["nobody"], "what concerns all"
 
     def test_one_for_each_loop_server_and_key(self):
         async def main():

@@ -10,7 +10,6 @@ from airflow_provider_sim.client.dialects.exchange import (
     Response,
     error_of,
     is_html,
-    refuse_redirect,
     retry_after,
 )
 from airflow_provider_sim.client.models import RunStatus, WorkflowRun
@@ -212,11 +211,7 @@ def _limit(refusal: Refusal) -> str:
 
 
 def unreadable_error(request: Request, response: Response) -> SimError:
-    """The error for an error answer that isn't written in Sim's own form: a proxy's, an old server's, another site's.
-
-    :raises SimRedirectError: the answer is a redirect.
-    """
-    refuse_redirect(request, response)
+    """The error for an error answer that isn't in Sim's own form: a proxy's, an old server's, another site's."""
     status, page = response.status, "a web page" if is_html(response) else "none of Sim's API"
     if status in (404, 405):
         return error_of(

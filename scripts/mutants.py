@@ -1,0 +1,195 @@
+"""Change the package a little, many times over, and show which of the changes no test sees.
+
+``python -m scripts.mutants`` takes 300 of all mutants of ``client`` and ``watch``, always the same ones for a seed, and
+runs against each those tests that reach the changed function; ``--sample 50 --seed 2 watch.plan`` takes others, or
+those of a module, and ``--survivors`` only what survived the last time. mutmut changes neither decorated functions
+(properties among them) nor what stands outside of functions: tables, fields' defaults, enums; and what a test's module
+calls while it is imported meets no mutant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+REPO = Path(__file__).resolve().parent.parent
+HOME = REPO / ".mutants"
+TREE = HOME / "tree"
+"""What mutmut works on: a copy of the package and its tests."""
+TOLD = HOME / "outcomes.json"
+LOG = HOME / "mutmut.log"
+
+UV = str(REPO / ".venv" / "bin" / "uv")
+MUTMUT = "mutmut==3.8.1"
+PYTHON = HOME / "python" / "bin" / "python"
+
+PACKAGES = ("client", "watch")
+
+SUITES = (
+    ("tests/client", "tests/watch"),
+    ("tests/hooks", "tests/operators", "tests/test_errors_page.py", "tests/test_links.py"),
+)
+"""Tests, those of the packages themselves first; what survives them meets those of the packages' users."""
+
+SLOW_TESTS = (
+    "tests/client/test_any_bytes.py",
+    "tests/operators/test_batch.py",
+    "tests/operators/test_stateful.py",
+    "tests/watch/test_any_interleaving.py",
+)
+"""Left out: hypothesis, and what takes a minute."""
+
+TESTS_OF_NAMES = ("tests/client/test_contract.py::test_every_public_method_is_on_both_clients",)
+"""Left out: mutmut's copies of a method are methods, too."""
+
+SETTINGS: dict[str, Sequence[str]] = {
+    "source_paths": ["airflow_provider_sim"],
+    "only_mutate": [f"airflow_provider_sim/{package}/*" for package in PACKAGES],
+    "also_copy": ["docs", "scripts"],
+    "pytest_add_cli_args": [
+        "-pno:cacheprovider",
+        *(f"--ignore={path}" for path in SLOW_TESTS),
+        *(f"--deselect={test}" for test in TESTS_OF_NAMES),
+    ],
+    "timeout_constant": ["30"],
+    "timeout_multiplier": ["2"],
+    "track_dependencies": ["false"],
+}
+
+OUTCOMES = ("killed", "survived", "timed out")
+
+Mutant = dict[str, str]
+"""Its name, module and outcome, and the change as a diff if it has survived."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Test a sample of mutants, print the survivors and the scores; 1 if the tests fail without any."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("modules", nargs="*", help="client, watch.plan, client.dialects.v2; default: all")
+    parser.add_argument("--sample", type=int, default=300, metavar="N", help="how many mutants; default: 300")
+    parser.add_argument("--all", action="store_true", help="every mutant: hours")
+    parser.add_argument("--seed", type=int, default=1, help="which sample; default: 1")
+    parser.add_argument("--survivors", action="store_true", help="only those that have survived the last time")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="default: one for each processor")
+    options = parser.parse_args(arguments)
+    console = Console(width=None if sys.stdout.isatty() else 150, highlight=False)
+    told: dict[str, Mutant] = {}
+    if options.survivors:
+        told = {mutant["name"]: mutant for mutant in json.loads(TOLD.read_text())}
+    sample = {
+        "prefixes": [f"airflow_provider_sim.{module}" for module in options.modules],
+        "count": None if options.all else options.sample,
+        "seed": options.seed,
+    }
+    _install()
+    for suite in SUITES:
+        survivors = [name for name, mutant in told.items() if mutant["outcome"] == "survived"]
+        if told and not survivors:
+            break
+        outcomes = _test(suite, survivors, sample, options.processes)
+        if outcomes is None:
+            console.print(f"No mutant was tested; {LOG.relative_to(REPO)} says why.")
+            return 1
+        told |= outcomes
+    mutants = sorted(told.values(), key=lambda mutant: mutant["name"])
+    TOLD.write_text(json.dumps(mutants, indent=1))
+    for mutant in mutants:
+        if mutant["outcome"] == "survived":
+            console.print(f"\n{mutant['name']}", style="bold")
+            console.print(mutant["change"].strip(), markup=False, soft_wrap=True)
+    console.print(_table(mutants))
+    return 0
+
+
+def _test(suite: Sequence[str], names: list[str], sample: dict[str, Any], processes: int) -> dict[str, Mutant] | None:
+    """Run a suite against mutants, or a sample of all where none are named; None if it fails without any."""
+    _copy(suite)
+    told = HOME / "suite.json"
+    told.unlink(missing_ok=True)
+    with LOG.open("wb") as log:
+        subprocess.run(
+            (str(PYTHON), str(REPO / "scripts" / "mutants_worker.py")),
+            input=json.dumps(
+                {"names": names, "sample": sample, "processes": processes, "told": str(told)},
+            ).encode(),
+            cwd=TREE,
+            env=_environment(),
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+    return {mutant["name"]: mutant for mutant in json.loads(told.read_text())} if told.exists() else None
+
+
+def _install() -> None:
+    """Make an environment of what is pinned, with mutmut beside it."""
+    done = HOME / "python" / ".installed"
+    lock = REPO / "requirements-dev.lock"
+    if done.exists() and done.stat().st_mtime > lock.stat().st_mtime:
+        return
+    into = ("--quiet", "--python", str(PYTHON))
+    for command in (
+        ("venv", "--quiet", "--clear", "--python", sys.executable, str(HOME / "python")),
+        ("pip", "sync", *into, "--require-hashes", str(lock)),
+        ("pip", "install", *into, MUTMUT),
+        ("pip", "install", *into, "--no-deps", "--no-build-isolation", "--editable", "."),
+    ):
+        subprocess.run((UV, *command), cwd=REPO, check=True)
+    done.touch()
+
+
+def _copy(suite: Sequence[str]) -> None:
+    """Make what mutmut works on anew."""
+    shutil.rmtree(TREE, ignore_errors=True)
+    for folder in ("airflow_provider_sim", "docs", "scripts", "tests"):
+        shutil.copytree(REPO / folder, TREE / folder, ignore=shutil.ignore_patterns("__pycache__", ".hypothesis"))
+    shutil.copy2(REPO / "pyproject.toml", TREE)
+    (TREE / "mutants").mkdir()  # Python looks only once whether a folder to import from is there
+    settings = SETTINGS | {"pytest_add_cli_args_test_selection": suite}
+    lines = [f"{name} = {joined}" for name, values in settings.items() for joined in ["\n    ".join(values)]]
+    (TREE / "setup.cfg").write_text("\n".join(("[mutmut]", *lines, "")))
+
+
+def _environment() -> dict[str, str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "PYTHON"))}
+    recordings = environment.get("SIM_RECORDINGS") or str(REPO.parent / "shared" / "recordings")
+    return environment | {
+        "AIRFLOW_HOME": str(HOME / "airflow"),
+        "PYTHONHASHSEED": "0",
+        "PYTHONPATH": str(TREE / "mutants"),
+        "SIM_RECORDINGS": recordings,
+    }
+
+
+def _table(mutants: list[Mutant]) -> Table:
+    table = Table("Module", "Mutants", *(outcome.capitalize() for outcome in OUTCOMES), "Score", box=box.MARKDOWN)
+    modules = sorted({mutant["module"] for mutant in mutants})
+    for module in modules:
+        _add(table, module, [mutant for mutant in mutants if mutant["module"] == module])
+    for package in PACKAGES:
+        _add(table, f"all of {package}", [mutant for mutant in mutants if mutant["module"].startswith(package)])
+    _add(table, "all", mutants)
+    return table
+
+
+def _add(table: Table, name: str, mutants: list[Mutant]) -> None:
+    if mutants:
+        counts = Counter(mutant["outcome"] for mutant in mutants)
+        score = 1 - counts["survived"] / len(mutants)
+        table.add_row(name, str(len(mutants)), *(str(counts[outcome]) for outcome in OUTCOMES), f"{score:.1%}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
