@@ -447,7 +447,8 @@ RUN_TOLD = "Run 'r' of workflow 'w'"
         (
             RunStatus.CANCELLED,
             None,
-            f"{RUN_TOLD} was cancelled before it completed. A retry, or clearing the task, starts another.",
+            f"{RUN_TOLD} was cancelled before it completed. A retry of the task that started it, or clearing that task,"
+            " starts another.",
         ),
         (RunStatus.FAILED, None, f"{RUN_TOLD} failed: Sim does not say why. Its log in Sim shows each block."),
         (RunStatus.FAILED, RunError("boom", "C"), f"{RUN_TOLD} failed: boom (C). Its log in Sim shows each block."),
