@@ -48,7 +48,7 @@ class TestLimits:
         [
             pytest.param("free", 200, 30, 10.0, id="free: ten at once"),
             pytest.param("free", 200, 1, 170 / 30, id="free: thirty requests a minute"),
-            pytest.param("pro", 1000, 60, 20.0, id="pro: fifty at once"),
+            pytest.param("pro", 1000, 60, 20.0, id="pro: fifty at once", marks=pytest.mark.slow),
             pytest.param("team", 1500, 60, 1500 / 200, id="team: two hundred at once", marks=pytest.mark.slow),
             pytest.param("enterprise", 1500, 60, 6.25, id="enterprise: the address's requests", marks=pytest.mark.slow),
             pytest.param(None, 1500, 10, 6.25, id="self-hosted: the address's requests", marks=pytest.mark.slow),

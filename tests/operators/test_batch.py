@@ -471,7 +471,7 @@ class TestDurability:
         context.update(next_try(context))
 
     @pytest.mark.parametrize("api_version", ["v2", "legacy"])
-    @pytest.mark.parametrize("after", [1, 2, 17, 40])
+    @pytest.mark.parametrize("after", [pytest.param(number, marks=pytest.mark.slow) for number in (1, 2, 40)] + [17])
     def test_no_input_is_lost_and_none_runs_twice(
         self, run_batch, context, emulator, doubles, monkeypatch, mode, api_version, after, connection
     ):

@@ -355,6 +355,7 @@ def _arrive(exchange: Callable[..., Any], client: SimClient, *question: Any) -> 
             answer.close()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default", "ignore::ResourceWarning")  # dead workers close nothing
 @pytest.mark.parametrize("stored", [True, False], ids=["stored", "derived"])
 @pytest.mark.parametrize("mode", MODES, ids=[mode.replace(" ", "-") for mode in MODES])

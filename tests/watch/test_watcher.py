@@ -42,6 +42,15 @@ def statuses(scene):
     }
 
 
+@pytest.fixture
+def told(caplog):
+    """What the watcher has logged by now; on Airflow 2, httpx logs each request, too."""
+    caplog.set_level(logging.INFO, "airflow_provider_sim.watch.watcher")
+    return lambda: [
+        found.getMessage() for found in caplog.records if found.name == "airflow_provider_sim.watch.watcher"
+    ]
+
+
 class TestEnds:
     def test_each_run_s_own(self, play):
         async def script(scene):
@@ -287,9 +296,7 @@ class TestFaults:
         assert set(statuses(scene).values()) == {RunStatus.COMPLETED}
         assert scene.sim.sent("/logs?") >= 4, "asked again and again until it can"
 
-    def test_a_log_that_never_shows_runs_is_done_without(self, play, caplog):
-        caplog.set_level(logging.INFO, "airflow_provider_sim.watch.watcher")
-
+    def test_a_log_that_never_shows_runs_is_done_without(self, play, told):
         async def script(scene):
             scene.sim.deploy(FLOW)
             scene.sim.fault = lambda request: NOTHING_LOGGED if "/logs?" in str(request.url) else None
@@ -299,13 +306,9 @@ class TestFaults:
         scene = play(script)
         assert set(statuses(scene).values()) == {RunStatus.COMPLETED}
         assert scene.sim.sent("/logs?") <= 5, "each run was missed twice"
-        assert sorted(record.getMessage() for record in caplog.records) == [
-            f"Run run-{number} is in no list; it is read by itself." for number in range(3)
-        ]
+        assert sorted(told()) == [f"Run run-{number} is in no list; it is read by itself." for number in range(3)]
 
-    def test_a_log_that_shows_runs_now_and_then_is_gone_on_with(self, play, caplog):
-        caplog.set_level(logging.INFO, "airflow_provider_sim.watch.watcher")
-
+    def test_a_log_that_shows_runs_now_and_then_is_gone_on_with(self, play, told):
         async def script(scene):
             scene.sim.deploy(FLOW)
             turns = itertools.cycle([None, NOTHING_LOGGED])
@@ -316,7 +319,7 @@ class TestFaults:
         scene = play(script)
         assert set(statuses(scene).values()) == {RunStatus.COMPLETED}
         assert scene.sim.sent("/logs?") >= 35
-        assert caplog.records == [], "missed once, and found again"
+        assert told() == [], "missed once, and found again"
 
     @pytest.mark.parametrize(
         ("headers", "seconds"),
@@ -454,9 +457,7 @@ class TestWorkspaces:
         assert max(scene.delays.values()) < 10.1
         assert scene.sim.sent("workspaceId=space") >= 2
 
-    def test_a_word_that_leads_to_an_empty_log_is_corrected_at_the_first_miss(self, play, caplog):
-        caplog.set_level(logging.INFO, "airflow_provider_sim.watch.watcher")
-
+    def test_a_word_that_leads_to_an_empty_log_is_corrected_at_the_first_miss(self, play, told):
         async def script(scene):
             scene.sim.deploy(FLOW)
             starts = [scene.sim.start(FLOW, f"run-{number}", 300) for number in range(3)]
@@ -467,7 +468,7 @@ class TestWorkspaces:
         scene = play(script)
         assert set(statuses(scene).values()) == {RunStatus.COMPLETED}
         assert (scene.sim.sent("workspaceId=elsewhere"), scene.sim.sent("/runs/")) == (2, 6)
-        assert caplog.records == [], "each is in the log, once it is the right one"
+        assert told() == [], "each is in the log, once it is the right one"
 
     def test_a_workflow_whose_workspace_nobody_tells(self, play):
         async def script(scene):

@@ -17,7 +17,7 @@ OPERATORS = {
 SENSORS = {
     "poke": {"mode": "poke", "poke_interval": 0.5},
     # Of a run that goes on when it looks first, on a slow machine, too.
-    "reschedule": {"mode": "reschedule", "poke_interval": 2},
+    "reschedule": {"mode": "reschedule", "poke_interval": 8},
     "deferrable": {"deferrable": True, "poke_interval": 0.5},
 }
 
