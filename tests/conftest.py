@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["pytester"]
 
-PROCESSES_PER_CORE = 3
+PROCESSES_PER_CORE = 2
 """Tests wait for sockets as long as they reckon."""
 
 
