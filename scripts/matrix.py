@@ -35,7 +35,7 @@ DEBIANS = ("3.13",)
 """Pythons that Debian's next suite has."""
 
 FULL = {("2.11", "3.11"), ("2.11", "3.12"), ("3.3", "3.11"), ("3.3", "3.13")}
-"""The corners: all fast tests. The others: imports, metadata, and a DAG for each way to wait."""
+"""The corners: all tests without a real Airflow. The others: imports, metadata, and a DAG for each way to wait."""
 
 NOT_MEANT = {
     ("2.11", "3.13"): "Airflow 2.11 is for Python 3.12 and earlier",
@@ -43,7 +43,7 @@ NOT_MEANT = {
 }
 """Cells that are not tested, and why."""
 
-FULL_TESTS = ("-m", "not slow and not airflow and not sdk")
+FULL_TESTS = ("-m", "not airflow and not sdk")
 SMALL_TESTS = (
     "tests/test_package.py",
     "tests/hooks",
@@ -80,7 +80,7 @@ class Cell:
 
     @property
     def is_full(self) -> bool:
-        """Whether all fast tests run."""
+        """Whether all tests without a real Airflow run."""
         return (self.airflow, self.python) in FULL
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -324,8 +324,8 @@ class Conversations:
         run.raise_for_status()
         workflow_id, run_id = run.workflow_id or "", run.run_id or ""
         if selected_outputs:
-            run = yield from self.get_workflow_run(workflow_id, run_id, selected_outputs=selected_outputs)
-            return RunOutput(value=_selected(run, selected_outputs))
+            read = yield from self.get_workflow_run(workflow_id, run_id, selected_outputs=selected_outputs)
+            return RunOutput(value=_selected(run, read.block_outputs or {}, selected_outputs))
         if not isinstance(run, WorkflowExecutionResult | JobStatus):
             run = yield from self.get_workflow_result(workflow_id, run_id)
             run.raise_for_status()
@@ -514,12 +514,11 @@ class Conversations:
         return answer
 
 
-def _selected(run: WorkflowRun, selectors: Sequence[str]) -> dict[str, Any]:
+def _selected(run: WorkflowRun, outputs: Mapping[str, Any], selectors: Sequence[str]) -> dict[str, Any]:
     """The raw outputs of single blocks, by what selected them.
 
     :raises SimOutputError: a selector has selected nothing, which Sim doesn't say.
     """
-    outputs = run.block_outputs or {}
     missing = [name for name in selectors if name not in outputs]
     if missing:
         raise SimOutputError(

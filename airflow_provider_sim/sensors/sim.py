@@ -181,20 +181,26 @@ class SimJobSensor(RunLineage, BaseSensorOperator):
 
     def poke(self, context: Context) -> PokeReturnValue:
         """Look once; done with the run's output as the XCom."""
-        from airflow_provider_sim.client.retry import NO_RETRY
-
-        client = self.hook.get_conn()
-        self._goes_on = False
-        try:
-            run = client.get_workflow_run(self.workflow_id, self.run_id, retry=NO_RETRY)
-        except SimError as error:
-            self._watch.missed(error)
-            self._goes_on = True
-            return PokeReturnValue(is_done=False)
-        if not self._watch.saw(run):
-            self._goes_on = True
+        self._goes_on = False  # also where looking or the run's end is an error
+        run = self._look()
+        self._goes_on = run is None
+        if run is None:
             return PokeReturnValue(is_done=False)
         return PokeReturnValue(is_done=True, xcom_value=self._result(context, lambda: run))
+
+    def _look(self) -> WorkflowRun | None:
+        """The run, if waiting is over; None where the look failed, too.
+
+        :raises SimError: it failed, and looking again is no use.
+        """
+        from airflow_provider_sim.client.retry import NO_RETRY
+
+        try:
+            run = self.hook.get_conn().get_workflow_run(self.workflow_id, self.run_id, retry=NO_RETRY)
+        except SimError as error:
+            self._watch.missed(error)
+            return None
+        return run if self._watch.saw(run) else None
 
     def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> Any:
         """Go on when the trigger has fired: fetch the run and return its output."""

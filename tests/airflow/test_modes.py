@@ -12,7 +12,7 @@ import pytest
 from airflow_provider_sim.emulator import SimEmulator
 from scripts.real_airflow import RealAirflow
 from tests.airflow.conftest import KEY, Ran, run_in
-from tests.versions import AIRFLOW
+from tests.versions import AIRFLOW, needs_airflow
 
 pytestmark = pytest.mark.airflow
 
@@ -76,7 +76,7 @@ def test_a_sensor_was_rescheduled(ran):
     assert times
 
 
-@pytest.mark.skipif(AIRFLOW.release[:2] != (3, 0), reason="for Airflow 3.0, whose dag.test() can't")
+@needs_airflow("3.0", "the API server, which the real Airflow of these tests has")
 def test_a_worker_reschedules_a_sensor(tmp_path):
     with SimEmulator(api_key=KEY) as sim:
         connections = {"sim_default": json.loads(sim.connection())}

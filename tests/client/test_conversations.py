@@ -166,7 +166,7 @@ class TestRunsOfOldServers:
             with pytest.raises(SimOutputError) as caught:
                 client.get_output(run, ["b", "c", "d"])
         assert str(caught.value) == (
-            "Run 'r' of workflow None has no block output c, d. Without stream=True, selected_outputs takes the ids of"
+            "Run 'r' of workflow 'w' has no block output c, d. Without stream=True, selected_outputs takes the ids of"
             " blocks, with or without a path (block-id.field), not their names."
         )
         assert (caught.value.run_id, caught.value.outcome) == ("r", Outcome.RAN)

@@ -242,7 +242,7 @@ def chained(error: Exception, *, cause: Exception | None = None, context: Except
     """An error that came of others, each with the frames that it was raised in."""
     try:
         raise error
-    except Exception as raised:
+    except (OSError, ValueError) as raised:
         raised.__cause__, raised.__context__ = cause, context
         return raised
 

@@ -13,6 +13,8 @@ from airflow.providers.common.compat.module_loading import import_string
 from airflow.providers.common.compat.sdk import TaskDeferred
 
 from airflow_provider_sim.client.blocking import SimClient
+from airflow_provider_sim.operators import task_batch
+from airflow_provider_sim.triggers import batch as batch_triggers
 from airflow_provider_sim.triggers import sim as triggers
 
 WAITING = {
@@ -52,6 +54,19 @@ class TaskState(dict[str, Any]):
 @pytest.fixture
 def context() -> dict[str, Any]:
     return {"ti": TaskInstance(), "dag_run": SimpleNamespace(clear_number=0), "task_state_store": TaskState()}
+
+
+@pytest.fixture
+def xcoms(context, monkeypatch):
+    """Let a batch's trigger read the task's XComs, and its worker delete them."""
+
+    def of(names: dict[str, Any]) -> dict[str, Any]:
+        ti = context["ti"]
+        assert names == {name: getattr(ti, name) for name in ("dag_id", "task_id", "run_id", "map_index")}
+        return ti.xcoms
+
+    monkeypatch.setattr(batch_triggers, "read_xcom", lambda names, key: of(names).get(key))
+    monkeypatch.setattr(task_batch, "delete_xcom", lambda names, key: of(names).pop(key, None))
 
 
 @pytest.fixture

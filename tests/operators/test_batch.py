@@ -39,7 +39,7 @@ from airflow_provider_sim.triggers import sim as triggers
 from airflow_provider_sim.watch import budget
 from tests.operators.conftest import TaskInstance, fire, rebuilt
 
-pytestmark = pytest.mark.usefixtures("connection", "doubles")
+pytestmark = pytest.mark.usefixtures("connection", "doubles", "xcoms")
 
 MODES = {"worker": {}, "triggerer": {"deferrable": True}}
 
@@ -63,17 +63,8 @@ def _no_limits_but_those_of_the_test(emulator, monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def _xcoms(context, monkeypatch):
-    """A triggerer reads the task's XComs, and a worker deletes them."""
+def _no_pause_before_the_first_look(monkeypatch):
     monkeypatch.setattr(triggers, "FIRST_LOOK_AFTER", 0.01)
-    names = {"dag_id": "a_dag", "task_id": "t", "run_id": "manual__2026-01-01", "map_index": -1}
-
-    def xcoms(of):
-        assert of == names
-        return context["ti"].xcoms
-
-    monkeypatch.setattr(batch_triggers, "read_xcom", lambda of, key: xcoms(of).get(key))
-    monkeypatch.setattr(task_batch, "delete_xcom", lambda of, key: xcoms(of).pop(key, None))
 
 
 @pytest.fixture

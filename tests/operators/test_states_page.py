@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow.providers.common.compat.sdk import TaskDeferred
+from airflow.providers.common.compat.sdk import AirflowException, TaskDeferred
 from airflow.triggers.base import TaskSuccessEvent
 from packaging.version import Version
 
@@ -18,11 +18,9 @@ from airflow_provider_sim.batch import pace
 from airflow_provider_sim.client.blocking import SimClient
 from airflow_provider_sim.emulator import SimEmulator
 from airflow_provider_sim.emulator.workflows import BlockError, Pausing
-from airflow_provider_sim.operators import task_batch
 from airflow_provider_sim.operators.batch import SimExecuteWorkflowsOperator
 from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
 from airflow_provider_sim.sensors.sim import SimJobSensor
-from airflow_provider_sim.triggers import batch as batch_triggers
 from airflow_provider_sim.triggers import sim as triggers
 from airflow_provider_sim.watch import run as watch_run
 from tests.operators.conftest import WAITING, rebuilt
@@ -149,8 +147,8 @@ def play(context):
 
 
 @pytest.fixture(autouse=True)
-def _airflow_and_time(context, connection, monkeypatch):
-    """A triggerer that reads and pushes the task's XComs, and nobody who waits before he looks again."""
+def _airflow_and_time(context, connection, xcoms, monkeypatch):
+    """A triggerer that pushes the task's XComs, and nobody who waits before he looks again."""
 
     async def push(task_instance, xcoms):
         context["ti"].xcoms.update(xcoms)
@@ -158,8 +156,6 @@ def _airflow_and_time(context, connection, monkeypatch):
     connection()
     monkeypatch.setattr(triggers, "push_xcoms", push)
     monkeypatch.setattr(triggers, "FIRST_LOOK_AFTER", 0.01)
-    monkeypatch.setattr(batch_triggers, "read_xcom", lambda names, key: context["ti"].xcoms.get(key))
-    monkeypatch.setattr(task_batch, "delete_xcom", lambda names, key: context["ti"].xcoms.pop(key, None))
     monkeypatch.setattr(pace, "_addresses", {})
     monkeypatch.setattr(watch_run, "NOT_FOUND_GRACE", 0.0)
     monkeypatch.setattr(SimClient, "_sleep", staticmethod(lambda _: None))
@@ -193,7 +189,7 @@ def test_a_cell(play, make_task, emulator, what, who, way):
     task = make_task(who, fate, WAYS[who][way], known=row["run"] != NOTHING)
     try:
         came = play(task)
-    except Exception as error:
+    except AirflowException as error:
         came = error
     assert words(who, came) == row[who]
     assert [run.status for run in emulator.runs] == [row["run"]] * (row["run"] != NOTHING)
