@@ -94,6 +94,8 @@ lock: ## Pin the development environment anew, by versions and hashes
 		--group peers pyproject.toml -o benchmarks/requirements-peers.txt
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
 		--group pyproject.toml:browser -o scripts/requirements-browser.txt
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
+		--group pyproject.toml:mutants --constraints requirements-dev.lock -o scripts/requirements-mutants.txt
 	@for version in 2.11 3.0 3.1 3.2 3.3; do \
 		$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
 			--group "airflow-$$version" --extra emulator pyproject.toml -o "scripts/matrix_locks/airflow-$$version.txt"; \

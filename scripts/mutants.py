@@ -32,7 +32,6 @@ TOLD = HOME / "outcomes.json"
 LOG = HOME / "mutmut.log"
 
 UV = str(REPO / ".venv" / "bin" / "uv")
-MUTMUT = "mutmut==3.8.1"
 PYTHON = HOME / "python" / "bin" / "python"
 
 PACKAGES = ("client", "watch")
@@ -143,7 +142,14 @@ def _install() -> None:
     for command in (
         ("venv", "--quiet", "--clear", "--python", sys.executable, str(HOME / "python")),
         ("pip", "sync", *into, "--require-hashes", str(lock)),
-        ("pip", "install", *into, MUTMUT),
+        (
+            "pip",
+            "install",
+            *into,
+            "--require-hashes",
+            "--requirements",
+            str(REPO / "scripts" / "requirements-mutants.txt"),
+        ),
         ("pip", "install", *into, "--no-deps", "--no-build-isolation", "--editable", "."),
     ):
         subprocess.run((UV, *command), cwd=REPO, check=True)
