@@ -50,8 +50,10 @@ class TestLimits:
             pytest.param("free", 200, 1, 170 / 30, id="free: thirty requests a minute"),
             pytest.param("pro", 1000, 60, 20.0, id="pro: fifty at once", marks=pytest.mark.slow),
             pytest.param("team", 1500, 60, 1500 / 200, id="team: two hundred at once", marks=pytest.mark.slow),
-            pytest.param("enterprise", 1500, 60, 6.25, id="enterprise: the address's requests", marks=pytest.mark.slow),
-            pytest.param(None, 1500, 10, 6.25, id="self-hosted: the address's requests", marks=pytest.mark.slow),
+            pytest.param(
+                "enterprise", 1500, 60, 1500 / 240, id="enterprise: the address's requests", marks=pytest.mark.slow
+            ),
+            pytest.param(None, 1500, 10, 1500 / 240, id="self-hosted: the address's requests", marks=pytest.mark.slow),
         ],
     )
     def test_each_plan_is_used_to_the_full_and_refuses_next_to_nothing(self, plan, count, seconds, ideal):
