@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -26,7 +27,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No key, server or proxy of whoever runs the tests, nothing known of any server, and a log as it is at first."""
+    """No key, server or proxy of whoever runs the tests, no servers that earlier tests knew, and a log as at first."""
     from airflow_provider_sim.client.conversations import forget_servers
 
     for name in list(os.environ):
@@ -35,6 +36,9 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"):
         monkeypatch.delenv(name, raising=False)
     forget_servers()
+    for name in ("watch.budget", "batch.pace"):  # what the tests before have sent to the same address
+        if module := sys.modules.get(f"airflow_provider_sim.{name}"):
+            monkeypatch.setattr(module, "_addresses", {})
     log = logging.getLogger("airflow_provider_sim")  # the command line sends it to stderr
     log.handlers.clear()
     log.propagate = True

@@ -6,6 +6,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import pytest
+
 from benchmarks.__main__ import all_benchmarks, with_section
 from tests.versions import needs_airflow
 
@@ -14,6 +16,7 @@ def test_all_questions_have_an_answer():
     assert {"batch", "client", "emulator_capacity", "gating", "imports", "stream", "watching"} <= set(all_benchmarks())
 
 
+@pytest.mark.slow
 @needs_airflow("3.0", "the SDK that is measured beside")
 def test_importing_loads_no_http_library(tmp_path):
     """Operators and sensors: counted, not timed."""

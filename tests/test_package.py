@@ -79,6 +79,7 @@ def test_every_named_class_is_there():
         assert hasattr(importlib.import_module(module), name)
 
 
+@pytest.mark.slow
 def test_parsing_a_dag_loads_no_http_library_that_airflow_has_not_loaded():
     code = """
 import importlib, sys

@@ -220,6 +220,7 @@ def test_ctrl_c_cancels_the_run(emulator):
     assert (out, run.status, "Traceback" in err) == ("", "cancelled", False)
 
 
+@pytest.mark.slow
 @needs_airflow("3.2", "commands of providers")
 def test_airflow_has_the_commands(emulator, tmp_path):
     """With Airflow's own log, which must not get between a script and its JSON."""

@@ -65,25 +65,25 @@ def test_the_server_hangs_up_on_a_question_that_does_no_harm(connect):
     assert len(server.requests) == 2
 
 
-TOO_LATE = Answer(delay=2.0)
+TOO_LATE = Answer(delay=1.0)
 
 
 def test_no_answer_in_time(connect):
     with canned(("/execute", TOO_LATE), *[("/usage-limits", TOO_LATE)] * 2, Answer()) as server:
         client = connect(server.url, api_version="v2")
-        with pytest.raises(SimTimeoutError, match=r"within 0\.7 s.*cancels a run.*deferrable") as caught:
-            client.execute_with_retry("wf-1", timeout=0.7, max_retries=2)
+        with pytest.raises(SimTimeoutError, match=r"within 0\.4 s.*cancels a run.*deferrable") as caught:
+            client.execute_with_retry("wf-1", timeout=0.4, max_retries=2)
         assert caught.value.code == "TIMEOUT"
         assert f"Whether run {caught.value.run_id!r} was started isn't known" in str(caught.value)
         once = RetryPolicy(max_retries=1)
         with pytest.raises(SimTimeoutError, match="'timeout'"):
-            connect(server.url, api_version="v2", timeout=0.7, retry=once).get_usage_limits()
+            connect(server.url, api_version="v2", timeout=0.4, retry=once).get_usage_limits()
     assert [got.method for got in server.requests] == ["POST", *["GET"] * 3, *["GET"] * 2], "the run is asked for"
 
 
 def test_no_receipt_in_time(connect):
     with canned(TOO_LATE) as server:
-        client = connect(server.url, api_version="v2", timeout=0.7)
+        client = connect(server.url, api_version="v2", timeout=0.4)
         with pytest.raises(SimTimeoutError, match=r"v0\.5\.0 to v0\.5\.15, which runs the workflow before it answers"):
             client.execute_workflow("wf-1", async_execution=True)
 
@@ -220,7 +220,7 @@ def test_http_where_https_is_spoken(connect, tls_server):
 
 def test_https_where_http_is_spoken(connect):
     with canned(DONE) as server:
-        client = connect(server.url.replace("http", "https"), api_version="v2", timeout=1)
+        client = connect(server.url.replace("http", "https"), api_version="v2", timeout=0.4)
         with pytest.raises(SimConnectionError, match=r"\(host\) with http://") as caught:
             client.execute_workflow("wf-1")
     assert caught.value.outcome is Outcome.NEVER_SENT

@@ -109,6 +109,7 @@ def test_a_pytest_that_does_not_use_it_imports_nothing_of_it(pytester):
     pytester.runpytest_subprocess("-p", "no:anyio", "-p", "no:hypothesispytest").assert_outcomes(passed=1)
 
 
+@pytest.mark.slow
 def test_the_examples_without_a_dag(pytester, write):
     write("tests/test_servers.py")
     pytester.runpytest_subprocess("tests/test_servers.py").assert_outcomes(passed=2)

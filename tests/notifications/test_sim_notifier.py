@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 from airflow.providers.common.compat.sdk import DAG
 
+from airflow_provider_sim.client.blocking import SimClient
 from airflow_provider_sim.notifications import sim as notifications
 from airflow_provider_sim.notifications.sim import MAX_EXCEPTION_LENGTH, SimNotifier, sim_notification
 from tests.versions import needs_airflow
@@ -128,7 +129,8 @@ def test_it_never_fails_the_callback(agent, context, caplog, arguments, words, a
 
 
 @pytest.mark.parametrize("fault", ["server_error", "drop_after_accept"])
-def test_it_is_told_once_whatever_becomes_of_the_answer(agent, emulator, context, fault):
+def test_it_is_told_once_whatever_becomes_of_the_answer(agent, emulator, context, fault, monkeypatch):
+    monkeypatch.setattr(SimClient, "_sleep", staticmethod(lambda _: None))
     with emulator.fault(fault, match="execute") as order:
         SimNotifier(workflow_id="agent")(context)
     assert (order.struck, len(agent())) == (1, 1)

@@ -36,7 +36,6 @@ from airflow_provider_sim.operators import task_batch
 from airflow_provider_sim.operators.batch import SimExecuteWorkflowsOperator
 from airflow_provider_sim.triggers import batch as batch_triggers
 from airflow_provider_sim.triggers import sim as triggers
-from airflow_provider_sim.watch import budget
 from tests.operators.conftest import TaskInstance, fire, rebuilt
 
 pytestmark = pytest.mark.usefixtures("connection", "doubles", "xcoms")
@@ -55,10 +54,8 @@ def mode(request):
 
 @pytest.fixture(autouse=True)
 def _no_limits_but_those_of_the_test(emulator, monkeypatch):
-    """An address has no limit here; it would count over all tests."""
+    """An address has no limit here."""
     monkeypatch.setattr(pace._StartsOfAnAddress, "_MOST", 1e9)
-    monkeypatch.setattr(pace, "_addresses", {})
-    monkeypatch.setattr(budget, "_addresses", {})
     emulator.state.limits.per_address = False
 
 
@@ -319,11 +316,11 @@ class TestRefusals:
 
 class TestTheTriggerer:
     def test_starts_what_the_worker_could_not(self, run_batch, emulator, context):
-        assert run_batch(operator(numbers(30, seconds=0.3), deferrable=True, max_active_runs=4)) == doubled(30)
+        assert run_batch(operator(numbers(16, seconds=0.3), deferrable=True, max_active_runs=4)) == doubled(16)
         [(deferral, event)] = context["deferrals"]
-        assert deferral.trigger.serialize()[1]["journal"]["standings"] == "a*4 u*26"
-        assert event["journal"]["standings"] == "c*30"
-        assert started(emulator) == Counter(range(30))
+        assert deferral.trigger.serialize()[1]["journal"]["standings"] == "a*4 u*12"
+        assert event["journal"]["standings"] == "c*16"
+        assert started(emulator) == Counter(range(16))
 
     def test_is_told_neither_inputs_nor_key(self, context, emulator):
         emulator.state.limits.concurrent_runs = 2
@@ -339,9 +336,9 @@ class TestTheTriggerer:
         assert "Mustermann" in context["ti"].xcoms[key_of(0)]
 
     def test_gets_many_inputs_in_parts(self, run_batch, emulator, context, monkeypatch):
-        monkeypatch.setattr("airflow_provider_sim.batch.handover.PART_BYTES", 100)
-        monkeypatch.setattr(task_batch, "in_parts", lambda inputs, size=100, cut=task_batch.in_parts: cut(inputs, size))
-        assert run_batch(operator(numbers(60), deferrable=True, max_active_runs=5)) == doubled(60)
+        monkeypatch.setattr("airflow_provider_sim.batch.handover.PART_BYTES", 50)
+        monkeypatch.setattr(task_batch, "in_parts", lambda inputs, size=50, cut=task_batch.in_parts: cut(inputs, size))
+        assert run_batch(operator(numbers(30), deferrable=True, max_active_runs=5)) == doubled(30)
         assert len(context["deferrals"][0][0].trigger.parts) > 5
 
     def test_goes_on_with_what_the_worker_has_learnt(self, context, emulator):
@@ -355,25 +352,25 @@ class TestTheTriggerer:
         connection(extra={"api_version": api_version})
         monkeypatch.setattr("airflow_provider_sim.versions._state_of", lambda ti: "deferred")
         with pytest.raises(TaskDeferred) as deferral:
-            operator(numbers(30, seconds=0.3), deferrable=True, max_active_runs=4).execute(context)
+            operator(numbers(16, seconds=0.3), deferrable=True, max_active_runs=4).execute(context)
         first = rebuilt(deferral.value.trigger, context["ti"])
 
         async def die():
             running = asyncio.create_task(anext(first.run()))
-            while len(emulator.runs) < 12:  # noqa: ASYNC110 - another thread starts them
+            while len(emulator.runs) < 8:  # noqa: ASYNC110 - another thread starts them
                 await asyncio.sleep(0.01)
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
 
         asyncio.run(die())
         event = fire(deferral.value.trigger, context["ti"])
-        assert operator(numbers(30, seconds=0.3)).execute_complete(context, event) == doubled(30)
-        assert started(emulator) == Counter(range(30))
+        assert operator(numbers(16, seconds=0.3)).execute_complete(context, event) == doubled(16)
+        assert started(emulator) == Counter(range(16))
 
     def test_two_at_once_start_nothing_twice(self, context, emulator):
         """A triggerer that was taken for dead, and the one that has its triggers now."""
         with pytest.raises(TaskDeferred) as deferral:
-            operator(numbers(30, seconds=0.3), deferrable=True, max_active_runs=4).execute(context)
+            operator(numbers(16, seconds=0.3), deferrable=True, max_active_runs=4).execute(context)
         events = []
         threads = [
             threading.Thread(target=lambda: events.append(fire(deferral.value.trigger, context["ti"])))
@@ -384,9 +381,9 @@ class TestTheTriggerer:
         for thread in threads:
             thread.join()
         assert [event["status"] for event in events] == ["over", "over"]
-        assert started(emulator) == Counter(range(30))
+        assert started(emulator) == Counter(range(16))
         for event in events:
-            assert operator(numbers(30, seconds=0.3)).execute_complete(context, event) == doubled(30)
+            assert operator(numbers(16, seconds=0.3)).execute_complete(context, event) == doubled(16)
 
     def test_whose_inputs_are_gone_says_so(self, context, emulator):
         with pytest.raises(TaskDeferred) as deferral:
@@ -560,7 +557,7 @@ class TestOutOfTime:
     def test_the_runs_are_cancelled_and_what_is_done_is_kept(self, run_batch, context, emulator, mode):
         inputs = [{"n": number, "seconds": 0.0 if number < 3 else 60.0} for number in range(6)]
         with pytest.raises(SimRunTimeoutError, match=r"3 of 6 runs went on.*3 that completed are in the XCom"):
-            run_batch(operator(inputs, timeout=1.5, **mode))
+            run_batch(operator(inputs, timeout=0.8, **mode))
         assert [run.status for run in emulator.runs] == ["completed"] * 3 + ["cancelled"] * 3
         assert [entry["status"] for entry in context["ti"].xcoms["partial_results"]] == ["completed"] * 3 + [
             "running"
@@ -572,7 +569,7 @@ class TestOutOfTime:
         assert [run.status for run in emulator.runs] == ["running"] * 3
 
     def test_execution_timeout_counts_too(self, run_batch, emulator, mode):
-        task = operator(numbers(3, seconds=60.0), execution_timeout=timedelta(seconds=1.5), **mode)
+        task = operator(numbers(3, seconds=60.0), execution_timeout=timedelta(seconds=0.8), **mode)
         with pytest.raises(SimRunTimeoutError):
             run_batch(task)
         assert [run.status for run in emulator.runs] == ["cancelled"] * 3

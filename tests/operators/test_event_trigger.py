@@ -64,6 +64,7 @@ def test_serialization_is_complete():
     assert arguments["workflow_ids"] == ["w"]
 
 
+@pytest.mark.slow
 def test_airflow_2_is_told_what_it_lacks():
     code = """
 import airflow.triggers.base

@@ -43,7 +43,7 @@ def deferred(request, context, client, monkeypatch):
     context["ti"].xcoms.update(record["xcoms"])
     for run in record["runs"]:
         client.execute_workflow(
-            run["workflow_id"], {**run["input"], "seconds": 0.5}, async_execution=True, run_id=run["run_id"]
+            run["workflow_id"], {**run["input"], "seconds": 0.1}, async_execution=True, run_id=run["run_id"]
         )
     return {**record, "trigger_kwargs": kwargs}
 

@@ -67,6 +67,7 @@ def test_without_a_run(extract):
     assert run == {}
 
 
+@pytest.mark.slow
 def test_nothing_of_it_is_loaded_by_running_a_task(emulator):
     code = """
 import sys

@@ -14,7 +14,6 @@ from airflow.providers.common.compat.sdk import AirflowException, TaskDeferred
 from airflow.triggers.base import TaskSuccessEvent
 from packaging.version import Version
 
-from airflow_provider_sim.batch import pace
 from airflow_provider_sim.client.blocking import SimClient
 from airflow_provider_sim.emulator import SimEmulator
 from airflow_provider_sim.emulator.workflows import BlockError, Pausing
@@ -156,7 +155,6 @@ def _airflow_and_time(context, connection, xcoms, monkeypatch):
     connection()
     monkeypatch.setattr(triggers, "push_xcoms", push)
     monkeypatch.setattr(triggers, "FIRST_LOOK_AFTER", 0.01)
-    monkeypatch.setattr(pace, "_addresses", {})
     monkeypatch.setattr(watch_run, "NOT_FOUND_GRACE", 0.0)
     monkeypatch.setattr(SimClient, "_sleep", staticmethod(lambda _: None))
 
