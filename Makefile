@@ -26,7 +26,7 @@ demo-ui: $(STAMP) ## The same, and leave Airflow's UI running
 	@$(BIN)/python -m scripts.demo --ui
 
 test: $(STAMP) ## The fast tests
-	@$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow and not airflow and not sdk"
+	@$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow and not airflow and not sdk" --ignore=tests/airflow --ignore=tests/sdk
 
 test-airflow: $(STAMP) ## Example DAGs on a real Airflow
 	@$(BIN)/python -m pytest -m airflow

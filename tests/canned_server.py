@@ -105,7 +105,7 @@ class CannedServer:
             if not answer.silent:
                 connection.sendall(head + body[: answer.cut])
             if answer.cut is not None or answer.silent:  # reset, so that the reader can't take it for the end
-                time.sleep(0.05)
+                time.sleep(0.05 if answer.cut else 0.0)  # what was sent and isn't read yet would be lost
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         connection.close()
 

@@ -187,6 +187,7 @@ class TestWrittenDown:
 
 
 class TestStartingWhatFits:
+    @pytest.mark.slow
     def test_as_many_as_sim_takes_at_once_and_waits_for_none(self):
         async def main():
             scene = BatchScene(100, 600, plan="free")
@@ -210,6 +211,7 @@ class TestStartingWhatFits:
 
 
 class TestFaults:
+    @pytest.mark.slow
     def test_an_outage_costs_time(self):
         async def main():
             scene = BatchScene(300, 20, plan="pro")

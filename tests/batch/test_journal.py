@@ -158,3 +158,4 @@ class AnyCourse(RuleBasedStateMachine):
 
 
 TestAnyCourse = AnyCourse.TestCase
+TestAnyCourse.pytestmark = [pytest.mark.slow]

@@ -7,6 +7,8 @@ every mode that it can happen in. The servers are
 - ``legacy``: the same without v2, as a worker meets it that knows nothing of it yet;
 - ``known``: once an asynchronous start has shown that it takes the caller's run ids, each once;
 - ``old``: one that chooses run ids itself, so that nobody can ask it for a run whose start it hasn't answered.
+
+The last two are marked slow: they take as long as the first two together.
 """
 
 from __future__ import annotations
@@ -476,7 +478,9 @@ def cells() -> Iterator[Any]:
         for server, profile in SERVERS.items():
             for mode in MODES:
                 if row.ends(server, mode) is not None:
-                    marks = pytest.mark.sim_emulator(profile=profile)
+                    marks = [pytest.mark.sim_emulator(profile=profile)]
+                    if server in ("known", "old"):
+                        marks.append(pytest.mark.slow)
                     yield pytest.param(row, server, mode, marks=marks, id=f"{name}-{server}-{mode}")
 
 

@@ -632,8 +632,10 @@ class TestKilled:
         monkeypatch.setattr("airflow_provider_sim.triggers.base.is_deferred", not_deferred)
 
         async def act():
+            before = len(emulator.requests)
             running = asyncio.create_task(anext(trigger.run()))
-            await asyncio.sleep(0.3)
+            while len(emulator.requests) == before:  # noqa: ASYNC110 - another thread answers them
+                await asyncio.sleep(0.01)
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
             if tells:

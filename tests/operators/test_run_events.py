@@ -11,6 +11,7 @@ import json
 import logging
 import random
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
@@ -145,7 +146,17 @@ def begun(airflow):
     return until(lambda: bool(airflow.state))
 
 
-def test_it_fires_for_each_run_that_ends_and_says_how(client):
+async def looks(emulator, count=3):
+    """Until Sim has been asked so often again for the runs that have started."""
+    before = asked(emulator)
+    await until(lambda: asked(emulator) >= before + count)
+
+
+def asked(emulator):
+    return sum("/logs" in seen.path for seen in emulator.requests)
+
+
+def test_it_fires_for_each_run_that_ends_and_says_how(client, emulator):
     airflow = Airflow()
 
     async def main():
@@ -157,7 +168,7 @@ def test_it_fires_for_each_run_that_ends_and_says_how(client):
             second = await asyncio.to_thread(start, client, "failing", message="b")
             await asyncio.to_thread(start, client, "echo", message="of another workflow")
             await until(lambda: second in airflow.runs())
-            await asyncio.sleep(0.3)
+            await looks(emulator)
         return first, second
 
     first, second = asyncio.run(main())
@@ -191,7 +202,7 @@ def test_runs_that_go_on_when_it_begins_and_pauses_are_seen_to_their_end(client,
     assert len(airflow.stored) == 2
 
 
-def test_filters(client):
+def test_filters(client, emulator):
     everything, failures, schedules = Airflow(), Airflow(), Airflow()
     of_both = {"workflow_ids": ["echo_plain", "failing"]}
 
@@ -207,7 +218,7 @@ def test_filters(client):
             for workflow_id in ("echo_plain", "failing"):
                 await asyncio.to_thread(start, client, workflow_id, message="x")
             await until(lambda: len(everything.stored) == 2 and len(failures.stored) == 1)
-            await asyncio.sleep(0.3)
+            await looks(emulator)
 
     asyncio.run(main())
     assert (len(everything.stored), len(failures.stored), len(schedules.stored)) == (2, 1, 0)
@@ -227,15 +238,15 @@ def test_all_triggers_of_a_server_and_key_share_their_requests(client, emulator,
         async with Triggerer(triggers):
             for airflow in airflows:
                 await begun(airflow)
-            await asyncio.sleep(0.6)
-            before = len(emulator.requests)
-            await asyncio.sleep(1.0)
-            looks = len(emulator.requests) - before
+            await looks(emulator, 1)
+            before = time.monotonic()
+            await looks(emulator, 3)
+            seconds = time.monotonic() - before
             run_id = await asyncio.to_thread(start, client, message="x")
             await until(lambda: all(run_id in airflow.runs() for airflow in airflows))
-        return looks
+        return seconds
 
-    assert asyncio.run(main()) <= 4
+    assert asyncio.run(main()) > 1.2, "one every half a second, and not one for each"
     assert all(len(airflow.stored) == 1 for airflow in airflows)
 
 
@@ -248,7 +259,7 @@ def test_a_connection_that_is_changed_leads_elsewhere_from_the_next_look_on(clie
         async with Triggerer([(trigger(sim_conn_id="sim_too"), goes), (trigger(), stays)]):
             await asyncio.gather(begun(goes), begun(stays))
             monkeypatch.setenv("AIRFLOW_CONN_SIM_TOO", other.connection())
-            await asyncio.sleep(0.5)
+            await looks(other, 1)
             here = await asyncio.to_thread(start, client, message="here")
             with SimClient(other.api_key, base_url=other.url) as another:
                 there = await asyncio.to_thread(start, another, message="there")
@@ -261,7 +272,7 @@ def test_a_connection_that_is_changed_leads_elsewhere_from_the_next_look_on(clie
     assert (stays.runs(), goes.runs()) == ([here], [there])
 
 
-def test_what_ends_while_no_triggerer_runs_is_told_afterwards(client):
+def test_what_ends_while_no_triggerer_runs_is_told_afterwards(client, emulator):
     airflow = Airflow()
 
     async def main():
@@ -270,7 +281,7 @@ def test_what_ends_while_no_triggerer_runs_is_told_afterwards(client):
         missed = [start(client, message=str(number)) for number in range(5)]
         async with Triggerer([(trigger(), airflow)]):
             await until(lambda: len(airflow.stored) >= 5)
-            await asyncio.sleep(0.3)
+            await looks(emulator)
         return missed
 
     assert sorted(asyncio.run(main())) == sorted(airflow.runs())
@@ -304,7 +315,7 @@ def test_twenty_deaths(client, emulator, airflow_api, asks_airflow):
         await asyncio.to_thread(worker.join)
         async with Triggerer([(trigger(**how), airflow)]):
             await until(lambda: set(airflow.runs()) >= set(runs), 60)
-            await asyncio.sleep(0.5)
+            await looks(emulator)
 
     asyncio.run(main())
     assert set(airflow.runs()) == set(runs)
@@ -377,7 +388,7 @@ def test_triggers_of_one_asset_keep_their_positions_apart():
     assert len({one.position_key for one in same}) == 1
 
 
-def test_two_triggers_of_one_asset(client):
+def test_two_triggers_of_one_asset(client, emulator):
     """Their positions are in the same state."""
     airflow = Airflow()
 
@@ -388,7 +399,7 @@ def test_two_triggers_of_one_asset(client):
         missed = [start(client, workflow_id, message="x") for workflow_id in ("echo_plain", "failing")]
         async with Triggerer(both):
             await until(lambda: len(airflow.stored) >= 2)
-            await asyncio.sleep(0.3)
+            await looks(emulator)
         return missed
 
     assert sorted(asyncio.run(main())) == sorted(airflow.runs())

@@ -173,6 +173,7 @@ def test_a_triggerer_started_anew_finds_its_runs_by_the_page(play):
     assert scene.sim.sent() < 60
 
 
+@pytest.mark.slow
 def test_without_v2_each_run_is_read_and_few_at_a_time(play):
     async def script(scene):
         scene.sim.deploy(*FLOWS)
