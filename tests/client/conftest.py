@@ -64,6 +64,21 @@ class Face:
         finally:
             self._runner.run(stream.close())
 
+    def pieces(self, url: str) -> Iterator[bytes]:
+        """A file's bytes, as they come."""
+        pieces = self.client.download_file(url)
+        if self._runner is None:
+            yield from pieces
+            return
+        try:
+            while True:
+                try:
+                    yield self._runner.run(_next(pieces))
+                except StopAsyncIteration:
+                    return
+        finally:
+            self._runner.run(pieces.aclose())
+
     def close(self) -> None:
         """Close the client, and its event loop."""
         if self._runner is None:

@@ -10,18 +10,21 @@ import logging
 import httpx
 import pytest
 
+from airflow_provider_sim.client.dialects.v2 import LOGS_BUCKET
 from airflow_provider_sim.client.models import RunStatus
+from airflow_provider_sim.client.retry import NO_RETRY
 from airflow_provider_sim.client.settings import ClientSettings
 from airflow_provider_sim.emulator.profiles import profile_named
 from airflow_provider_sim.exceptions import (
     SimAuthenticationError,
+    SimRateLimitError,
     SimRunNotFoundError,
     SimRunTimeoutError,
     SimServerError,
 )
 from airflow_provider_sim.watch import OnPaused, RunWatch
 from airflow_provider_sim.watch.watcher import KEPT_OPEN, watcher_of
-from tests.virtual_time import now
+from tests.virtual_time import EPOCH, now
 from tests.watch.conftest import together
 
 FLOW = "flow"
@@ -614,3 +617,45 @@ class TestComingAndGoing:
             return one
 
         assert asyncio.run(main()) is not asyncio.run(main())
+
+
+class TestAsking:
+    """Questions of one's own, which spend what the looks leave."""
+
+    def test_as_many_as_the_plan_takes_and_none_that_is_refused(self, play):
+        async def script(scene):
+            deploy(scene)
+            for _ in range(45):
+                page = await scene.watcher.ask(LOGS_BUCKET, list_log)
+                assert len(page.items) == 5
+            scene.seconds = now() - EPOCH
+
+        scene = play(script, plan="free")
+        assert (scene.sim.sent("/logs?"), scene.sim.refused) == (45, 0)
+        assert 30 < scene.seconds < 120, "thirty a minute, and as many more after a pause"
+
+    def test_after_a_refusal_nobody_asks_for_a_minute(self, play):
+        async def script(scene):
+            deploy(scene)
+            scene.sim.refuse("/logs?", status=429, times=1)
+            with pytest.raises(SimRateLimitError):
+                await scene.watcher.ask(LOGS_BUCKET, list_log)
+            await scene.watcher.ask(LOGS_BUCKET, list_log)
+
+        first, second = (when for when, _, _ in play(script).sim.requests)
+        assert 60 <= second - first <= 62
+
+    def test_other_errors_close_nothing(self, play):
+        async def script(scene):
+            deploy(scene)
+            scene.sim.refuse("/logs?", status=500, times=1)
+            with pytest.raises(SimServerError):
+                await scene.watcher.ask(LOGS_BUCKET, list_log)
+            await scene.watcher.ask(LOGS_BUCKET, list_log)
+
+        first, second = (when for when, _, _ in play(script).sim.requests)
+        assert second - first < 1
+
+
+def list_log(client):
+    return client.list_logs("space", limit=10, retry=NO_RETRY)

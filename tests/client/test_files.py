@@ -1,0 +1,182 @@
+"""Files of inputs and outputs, as Sim takes and gives them, and how they are got."""
+
+from __future__ import annotations
+
+import socket
+import threading
+
+import pytest
+
+from airflow_provider_sim.client.dialects.files import (
+    MAX_FILE_BYTES,
+    FilesOfRequest,
+    OutputFile,
+    file_request,
+    map_files,
+)
+from airflow_provider_sim.client.pages import approval_page, run_page, workflow_page
+from airflow_provider_sim.exceptions import (
+    Outcome,
+    SimConnectionError,
+    SimInputError,
+    SimResponseError,
+    SimTimeoutError,
+)
+from tests.canned_server import Answer, canned
+from tests.client.conftest import KEY
+
+STORED = {"id": "f", "name": "a.txt", "key": "k/a.txt", "context": "execution", "size": 2, "url": "/api/files/a.txt"}
+
+
+class TestDownloads:
+    def test_the_bytes_come_without_the_key_being_sent(self, connect):
+        content = bytes(range(256)) * 1024
+        with canned(Answer(200, content)) as server:
+            assert b"".join(connect(server.url).pieces(f"{server.url}/files/a.bin?signature=s")) == content
+        [got] = server.requests
+        assert (got.method, got.path) == ("GET", "/files/a.bin?signature=s")
+        assert KEY not in str(got)
+
+    def test_a_path_is_one_of_the_server(self, connect):
+        with canned(Answer(200, b"hi")) as server:
+            assert list(connect(server.url).pieces("/api/files/a.txt")) == [b"hi"]
+        assert server.requests[0].path == "/api/files/a.txt"
+
+    def test_pieces_are_there_before_the_last_has_come(self, connect):
+        """A large file isn't read into memory first."""
+        half, read = bytes(200_000), threading.Event()
+
+        def serve():
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 400000\r\n\r\n" + half)
+                read.wait(20)
+                connection.sendall(half)
+
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            server = threading.Thread(target=serve)
+            server.start()
+            pieces = connect("http://sim", timeout=20).pieces(f"http://127.0.0.1:{listener.getsockname()[1]}/a.bin")
+            first = len(next(pieces))
+            read.set()
+            assert 0 < first < 400_000
+            assert first + sum(map(len, pieces)) == 400_000
+            server.join(20)
+
+    @pytest.mark.parametrize("status", [302, 403, 404])
+    def test_an_address_that_is_not_open_any_more(self, connect, status):
+        elsewhere = Answer(status, b"no", {"location": "http://127.0.0.1:1/"})
+        with canned(elsewhere) as server, pytest.raises(SimResponseError) as caught:
+            list(connect(server.url).pieces(f"{server.url}/files/a.txt?signature=secret"))
+        host = server.url.removeprefix("http://")
+        assert f"Could not get the file at http://{host}/files/a.txt: its address is not, or no longer, open" in str(
+            caught.value
+        )
+        assert "secret" not in str(caught.value)
+        assert len(server.requests) == 1
+
+    def test_a_server_that_is_silent(self, connect):
+        with (
+            canned(Answer(200, b"late", delay=1.0)) as server,
+            pytest.raises(SimTimeoutError, match=r"within 0\.3 s"),
+        ):
+            list(connect(server.url, timeout=0.3).pieces(f"{server.url}/files/a.txt"))
+
+    def test_a_connection_that_breaks(self, connect):
+        with canned(Answer(200, bytes(1000), cut=500)) as server, pytest.raises(SimConnectionError):
+            list(connect(server.url).pieces(f"{server.url}/files/a.txt"))
+
+    @pytest.mark.parametrize("url", ["ftp://host/a", "a.txt", "http:///a", "file:///etc/passwd"])
+    def test_what_is_no_address(self, url):
+        with pytest.raises(SimInputError, match="is no address of a file") as caught:
+            file_request(url, "http://sim")
+        assert caught.value.outcome is Outcome.NEVER_SENT
+
+    def test_the_question(self):
+        request, address = file_request("/api/files/a.txt?signature=s", "https://sim")
+        assert (request.method, request.path, address) == (
+            "GET",
+            "/api/files/a.txt",
+            "https://sim/api/files/a.txt?signature=s",
+        )
+        assert request.subject == "get the file at https://sim/api/files/a.txt"
+
+
+class TestOfRequests:
+    def test_as_sim_takes_it(self):
+        files = FilesOfRequest("w")
+        assert files.add("letters", "a.txt", "text/plain", b"hi") == {
+            "type": "file",
+            "data": "data:text/plain;base64,aGk=",
+            "name": "a.txt",
+            "mime": "text/plain",
+        }
+        files.add("letters", "b.txt", "text/plain", b"ho")
+        files.add("pictures", "c.png", "image/png", b"")
+        assert files.fields == ["letters", "pictures"], "each once"
+
+    @pytest.mark.parametrize(
+        ("value", "counts"),
+        [
+            ({"type": "file", "data": "data:,", "name": "a"}, True),
+            ({"type": "url", "data": "https://x/a", "name": "a"}, True),
+            ({"type": "other", "data": "data:,", "name": "a"}, False),
+            ({"type": "file", "name": "a"}, False),
+            ({"type": "file", "data": "", "name": "a"}, False),
+            ({"type": "file", "data": "data:,"}, False),
+            ({"type": "file", "data": "data:,", "name": 7}, False),
+            ("file", False),
+        ],
+    )
+    def test_what_stands_in_the_input_as_one_counts(self, value, counts):
+        files = FilesOfRequest("w")
+        files.note("letters", value)
+        assert files.fields == ["letters"] * counts
+
+    def test_one_that_is_too_large(self):
+        files = FilesOfRequest("w")
+        files.most = 2**20
+        files.add("letters", "fits.txt", "text/plain", bytes(2**20))
+        with pytest.raises(SimInputError) as caught:
+            files.add("letters", "a.txt", "text/plain", bytes(2**20 + 1))
+        assert str(caught.value).startswith(
+            "The file 'a.txt' in the field 'letters' is larger than 1 MiB, the most that Sim takes. Put it where the"
+            " workflow can fetch it and send its address."
+        )
+        assert (caught.value.code, caught.value.workflow_id) == ("PAYLOAD_TOO_LARGE", "w")
+        assert caught.value.outcome is Outcome.NEVER_SENT
+
+    def test_too_many_together(self):
+        files = FilesOfRequest("w")
+        for name in "ab":
+            files.add("x", name, "text/plain", bytes(MAX_FILE_BYTES // 8))
+        words = r"With the file 'c' in the field 'x', the input's files are 1\d\.\d MiB"
+        with pytest.raises(SimInputError, match=words):
+            files.add("x", "c", "text/plain", bytes(MAX_FILE_BYTES // 8))
+
+
+class TestOfOutputs:
+    @pytest.mark.parametrize(("content", "given"), [("aGk=", "aGk="), ("[TRUNCATED]", None), (None, None)])
+    def test_are_found_wherever_they_are(self, content, given):
+        value = {**STORED, "base64": content}
+        found = []
+        changed = map_files({"a": [1, {"b": value}], "c": None}, lambda file: found.append(file) or file.name)
+        assert changed == {"a": [1, {"b": "a.txt"}], "c": None}
+        assert found == [OutputFile("a.txt", given, "/api/files/a.txt", value)]
+
+    @pytest.mark.parametrize("lacks", ["name", "key", "context", "size"])
+    def test_what_is_none_stays(self, lacks):
+        value = {name: part for name, part in STORED.items() if name != lacks}
+        assert map_files(value, lambda file: pytest.fail("no file")) == value
+
+
+class TestPages:
+    def test_each_part_is_quoted(self):
+        assert run_page("http://sim", "w", "r/1&2", "s/1") == "http://sim/workspace/s%2F1/logs?executionId=r%2F1%262"
+        assert workflow_page("http://sim", "w/1", "s/1") == "http://sim/workspace/s%2F1/w/w%2F1"
+        assert approval_page("http://sim", "w/1", "r/1") == "http://sim/resume/w%2F1/r%2F1"
+
+    def test_without_a_workspace(self):
+        page = "http://sim/workspace?redirect_workflow=w%2F1"
+        assert run_page("http://sim", "w/1", "r", None) == workflow_page("http://sim", "w/1", None) == page
