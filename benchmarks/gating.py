@@ -341,7 +341,8 @@ def width_table(airflow: RealAirflow, server: Server, sensors: int) -> Table:
         notes=f"{sensors} deferred sensors in a triggerer that was started for them, and its largest memory until 10 s"
         f" after the last of them came. Narrow: {sensors} runs of a DAG of 2 tasks; wide: one run of a DAG of"
         f" {sensors}. Airflow hands the whole serialised DAG over with each task that is started in the triggerer, and"
-        " with none that was deferred by a worker. So start_from_trigger is for narrow DAGs.",
+        " with none that was deferred by a worker, whose DAG it only reads, for a moment that the largest memory may"
+        " have in it. So start_from_trigger is for narrow DAGs.",
     )
     for width, wide, dag_ids in (
         ("narrow", False, ("sensor", "sensor_in_triggerer")),
