@@ -151,3 +151,26 @@ def canned(*answers: Answer | tuple[str, Answer]) -> Iterator[CannedServer]:
     """A canned server for a ``with`` block."""
     with CannedServer(*answers) as server:
         yield server
+
+
+@contextlib.contextmanager
+def held(first: bytes, rest: bytes = b"") -> Iterator[tuple[str, threading.Event]]:
+    """Give one caller the first bytes of an answer, and the rest once the event is set; yields the address and it."""
+    go_on = threading.Event()
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.recv(65536)
+            connection.sendall(first)
+            go_on.wait(20)
+            connection.sendall(rest)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}", go_on
+        finally:
+            go_on.set()
+            thread.join(20)

@@ -280,6 +280,13 @@ def test_an_error_that_ends_a_stream_names_its_block():
     assert end.result.error == RunError("boom", "C", block_id="b")
 
 
+def test_lines_that_end_as_on_windows():
+    frames = ['{"blockId":"b","chunk":"x"}', '{"blockId":"b","chunk":"y"}', FINAL]
+    reader = StreamReader(workflow_id="w", run_id="r")
+    events = reader.feed("".join(f"data: {frame}\r\n\r\n" for frame in frames).encode())
+    assert events == events_of(*frames)
+
+
 def test_comments_and_other_fields_of_a_stream_are_passed_over():
     reader = StreamReader(workflow_id="w", run_id=None)
     events = reader.feed(f": ping\r\nevent: x\r\nid: 1\r\n\r\ndata: {FINAL}\r\n\r\n".encode())

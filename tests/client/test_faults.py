@@ -10,6 +10,7 @@ import pytest
 from airflow_provider_sim.client import asyncio, faults
 from airflow_provider_sim.client.dialects import exchange
 from airflow_provider_sim.client.retry import RetryPolicy
+from airflow_provider_sim.client.stream import StreamChunk
 from airflow_provider_sim.exceptions import (
     Outcome,
     SimConnectionError,
@@ -18,7 +19,7 @@ from airflow_provider_sim.exceptions import (
     SimStreamError,
     SimTimeoutError,
 )
-from tests.canned_server import Answer, CannedServer, canned, closed_port
+from tests.canned_server import Answer, CannedServer, canned, closed_port, held
 from tests.certificates import self_signed
 
 DONE = Answer(200, {"data": {"runId": "r", "workflowId": "wf-1", "status": "completed", "output": {"a": 1}}})
@@ -160,6 +161,18 @@ def test_a_stream_that_breaks(connect):
         with pytest.raises(SimConnectionError, match=r"read the stream of run 'mine'.*broke before") as caught:
             list(events)
     assert caught.value.outcome is Outcome.RAN
+
+
+def test_a_stream_that_stalls(connect):
+    """It is waited for each piece as long as for an answer."""
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+    frame = b'data: {"blockId":"b","chunk":"Once"}\n\n'
+    with held(head + b"%x\r\n%b\r\n" % (len(frame), frame)) as (url, _):
+        client = connect(url, api_version="v2")
+        events = client.events(client.execute_workflow("wf-1", stream=True, run_id="mine", timeout=0.4))
+        assert next(events) == StreamChunk("b", "Once")
+        with pytest.raises(SimTimeoutError, match=r"read the stream of run 'mine'.*within 0\.4 s"):
+            next(events)
 
 
 def test_a_stream_of_something_else(connect):

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-import threading
-
 import pytest
 
 from airflow_provider_sim.client.dialects.files import (
@@ -22,7 +19,7 @@ from airflow_provider_sim.exceptions import (
     SimResponseError,
     SimTimeoutError,
 )
-from tests.canned_server import Answer, canned
+from tests.canned_server import Answer, canned, held
 from tests.client.conftest import KEY
 
 STORED = {"id": "f", "name": "a.txt", "key": "k/a.txt", "context": "execution", "size": 2, "url": "/api/files/a.txt"}
@@ -44,25 +41,13 @@ class TestDownloads:
 
     def test_pieces_are_there_before_the_last_has_come(self, connect):
         """A large file isn't read into memory first."""
-        half, read = bytes(200_000), threading.Event()
-
-        def serve():
-            connection, _ = listener.accept()
-            with connection:
-                connection.recv(65536)
-                connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 400000\r\n\r\n" + half)
-                read.wait(20)
-                connection.sendall(half)
-
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            server = threading.Thread(target=serve)
-            server.start()
-            pieces = connect("http://sim", timeout=20).pieces(f"http://127.0.0.1:{listener.getsockname()[1]}/a.bin")
+        half = bytes(200_000)
+        with held(b"HTTP/1.1 200 OK\r\ncontent-length: 400000\r\n\r\n" + half, half) as (url, go_on):
+            pieces = connect(url, timeout=20).pieces(f"{url}/a.bin")
             first = len(next(pieces))
-            read.set()
+            go_on.set()
             assert 0 < first < 400_000
             assert first + sum(map(len, pieces)) == 400_000
-            server.join(20)
 
     @pytest.mark.parametrize("status", [302, 403, 404])
     def test_an_address_that_is_not_open_any_more(self, connect, status):
