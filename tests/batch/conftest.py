@@ -119,9 +119,10 @@ class BatchScene:
         """Since the beginning."""
         return (now() - self.began) / 60
 
-    def assert_each_ran_once(self) -> None:
-        """No input was forgotten, and none was run twice."""
+    def assert_each_ran_once(self, *, completed: bool = False) -> None:
+        """No input was forgotten, and none was run twice; and all are written down as completed, if that is asked."""
         assert self.started == Counter(range(self.count))
+        assert not completed or self.journal.written()["standings"] == f"c*{self.count}"
 
     def _count(self, run: Run) -> None:
         if self.count <= 3000:

@@ -54,15 +54,7 @@ class Face:
             with stream:
                 yield from stream
             return
-        iterator = aiter(stream)
-        try:
-            while True:
-                try:
-                    yield self._runner.run(_next(iterator))
-                except StopAsyncIteration:
-                    return
-        finally:
-            self._runner.run(stream.close())
+        yield from self._each(aiter(stream), stream.close)
 
     def pieces(self, url: str) -> Iterator[bytes]:
         """A file's bytes, as they come."""
@@ -70,14 +62,18 @@ class Face:
         if self._runner is None:
             yield from pieces
             return
+        yield from self._each(pieces, pieces.aclose)
+
+    def _each(self, iterator: Any, close: Callable[[], Any]) -> Iterator[Any]:
+        assert self._runner is not None
         try:
             while True:
                 try:
-                    yield self._runner.run(_next(pieces))
+                    yield self._runner.run(_next(iterator))
                 except StopAsyncIteration:
                     return
         finally:
-            self._runner.run(pieces.aclose())
+            self._runner.run(close())
 
     def close(self) -> None:
         """Close the client, and its event loop."""

@@ -77,8 +77,9 @@ class Stage:
 
     @contextlib.asynccontextmanager
     async def playing(self):
-        """While the stream is read."""
+        """While the stream is read, from when it has looked for the first time."""
         reader = asyncio.create_task(self._read())
+        await asyncio.sleep(FRESH)
         yield
         reader.cancel()
         await asyncio.gather(reader, return_exceptions=True)
@@ -136,7 +137,6 @@ class TestTelling:
             scene.sim.start(FLOW, "old", 7250 if status == "running" else 10, ago=7200, **how)
             ear = stage.listen()
             async with stage.playing():
-                await asyncio.sleep(FRESH)
                 assert ear.saved[-1]["open"] == {"old": FLOW}
 
         asked = Counter(
@@ -151,7 +151,6 @@ class TestTelling:
             stage = Stage(scene)
             stage.listen(interval=50.0)
             async with stage.playing():
-                await asyncio.sleep(FRESH)
                 for number in range(LOGS_PAGE + 5):
                     scene.sim.start(FLOW, f"run-{number:04}", 1)
                     await asyncio.sleep(0.01)
@@ -169,7 +168,7 @@ class TestTelling:
                 scene.sim.start(FLOW, f"run-{number}", 7300 + number, ago=7200)
             ear = stage.listen(interval=50.0)
             async with stage.playing():
-                await asyncio.sleep(FRESH)
+                pass
             assert len(ear.saved[-1]["open"]) == RUNS_PAGE + 5
 
         play(script)
@@ -179,7 +178,6 @@ class TestTelling:
             stage = Stage(scene, confirms=False)
             ear = stage.listen()
             async with stage.playing():
-                await asyncio.sleep(FRESH)
                 for number in range(MOST_ON_WAY + 3):
                     scene.sim.start(FLOW, f"run-{number}", 1)
                 await asyncio.sleep(60)
@@ -199,7 +197,6 @@ class TestTelling:
             stage = Stage(scene, confirms=False)
             both, one = stage.listen(FLOW, OTHER), stage.listen(OTHER)
             async with stage.playing():
-                await asyncio.sleep(FRESH)
                 scene.sim.start(FLOW, "a", 1)
                 scene.sim.start(OTHER, "b", 1)
                 await asyncio.sleep(15)
@@ -216,7 +213,6 @@ class TestTelling:
             stage = Stage(scene, confirms=False)
             ear = stage.listen()
             async with stage.playing():
-                await asyncio.sleep(FRESH)
                 scene.sim.start(FLOW, "a", 1)
                 await asyncio.sleep(15)
             stage.told.clear()
@@ -225,7 +221,7 @@ class TestTelling:
             assert position.open == {"a": FLOW}
             stage.listen(position=position)
             async with stage.playing():
-                await asyncio.sleep(FRESH)
+                pass
             assert stage.told.keys() == {"a"}
 
         play(script)
@@ -241,7 +237,7 @@ class TestLooks:
                 assert [round(when, -1) for when in stage.looks()] == [0, 0, 30, 60], "the first takes a list more"
                 eager = stage.listen(OTHER, interval=5.0)
                 await asyncio.sleep(14)
-                assert [round(when) for when in stage.looks()[4:]] == [65, 65, 70, 75]
+                assert [round(when) for when in stage.looks()[4:]] == [66, 66, 71, 76]
                 before = len(stage.looks())
                 stage.events.leave(eager.listener)
                 await asyncio.sleep(40)
@@ -254,7 +250,6 @@ class TestLooks:
             stage = Stage(scene)
             ear = stage.listen()
             async with stage.playing():
-                await asyncio.sleep(FRESH)
                 stage.events.leave(ear.listener)
                 before = len(scene.sim.requests)
                 await asyncio.sleep(600)
@@ -290,7 +285,7 @@ class TestLooks:
             late = stage.listen(position=Position(since=now() - 100))
             early = stage.listen(position=Position(since=now() - 1000))
             async with stage.playing():
-                await asyncio.sleep(FRESH)
+                pass
             assert len(stage.looks()) == 1
             assert (late.asked, early.asked) == (1, 0), "one connection"
             assert stage.told.keys() == {"a", "b"}
@@ -303,7 +298,6 @@ class TestLooks:
             another = scene.another_watcher()
             ears = [stage.listen(), stage.listen(watcher=another, connection="another")]
             async with stage.playing():
-                await asyncio.sleep(FRESH)
                 scene.sim.start(FLOW, "a", 1)
                 await asyncio.sleep(15)
             assert [ear.asked for ear in ears] == [2, 2]
@@ -319,7 +313,6 @@ class TestWorkspaces:
             stage = Stage(scene)
             stage.listen(FLOW, OTHER, workspace_id=None)
             async with stage.playing():
-                await asyncio.sleep(FRESH)
                 scene.sim.start(FLOW, "a", 25)
                 await asyncio.sleep(60)
             assert stage.told.keys() == {"a"}
@@ -342,7 +335,6 @@ class TestWorkspaces:
             stage = Stage(scene)
             stage.listen("absent", FLOW, workspace_id=None)
             async with stage.playing():
-                await asyncio.sleep(FRESH)
                 scene.sim.start(FLOW, "a", 1)
                 await asyncio.sleep(12)
                 assert stage.told.keys() == {"a"}
@@ -418,7 +410,6 @@ class TestFailures:
             stage = Stage(scene)
             ear = stage.listen(watcher=ValueError("no such connection"))
             async with stage.playing():
-                await asyncio.sleep(FRESH)
                 assert log() == ["Looking for ended runs again in 20 s (1 failed in a row)."]
                 assert "no such connection" in caplog.text
                 ear.watcher = scene.watcher
@@ -450,7 +441,6 @@ class TestFailures:
             gone = scene.sim.start(FLOW, "gone", 10_000)
             ear = stage.listen()
             async with stage.playing():
-                await asyncio.sleep(FRESH)
                 assert ear.saved[-1]["open"] == {"gone": FLOW}
                 scene.sim.forget(gone)
                 await asyncio.sleep(600)
@@ -486,7 +476,6 @@ class TestWritingDown:
             stage = Stage(scene)
             ear = stage.listen()
             async with stage.playing():
-                await asyncio.sleep(FRESH)
                 [first] = ear.saved
                 assert first == {"since": pytest.approx(EPOCH - OVERLAP, abs=0.2), "open": {}, "told": {}}
                 scene.sim.start(FLOW, "a", 1)
@@ -507,7 +496,6 @@ class TestWritingDown:
             ears = stage.listen(), stage.listen(OTHER)
             ears[0].refusals.append(OSError("the database is away"))
             async with stage.playing():
-                await asyncio.sleep(FRESH)
                 assert [len(ear.saved) for ear in ears] == [0, 1]
                 await stage.events.confirm([])
                 assert [len(ear.saved) for ear in ears] == [1, 1]
@@ -523,7 +511,6 @@ class TestTheEnd:
             scene.sim.start(FLOW, "a", 10_000)
             stage.listen()
             async with stage.playing():
-                await asyncio.sleep(FRESH)
                 others = {task for task in asyncio.all_tasks() if "_await" in repr(task)}
                 assert len(others) == 1
             assert all(task.cancelled() for task in others)
@@ -544,7 +531,7 @@ class TestTheEnd:
             await reader.aclose()
             ear.listener.position = Position.of_json(ear.listener.position.as_json())
             async with stage.playing():
-                await asyncio.sleep(FRESH)
+                pass
             assert list(stage.told) == ["run-0", "run-1", "run-2"]
 
         play(script)
