@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,14 +16,17 @@ from airflow_provider_sim.emulator.state import SeenRequest
 pytestmark = pytest.mark.sdk
 HERE = Path(__file__).parent
 UV = Path(sys.executable).parent / "uv"
+ENVIRONMENT = dict(os.environ)
+"""With the certificates of whoever runs the tests, which tests don't see: they are needed to install something."""
 
 
 def drive(version: str, profile: str, folder: Path) -> tuple[dict, SimEmulator]:
     """Install an SDK and let it go through all its methods."""
     python = folder / version / "bin" / "python"
-    subprocess.run([UV, "venv", "--quiet", "--python", sys.executable, folder / version], check=True)
+    subprocess.run([UV, "venv", "--quiet", "--python", sys.executable, folder / version], check=True, env=ENVIRONMENT)
     lock = HERE / f"requirements-{version}.txt"
-    subprocess.run([UV, "pip", "sync", "--quiet", "--require-hashes", "--python", python, lock], check=True)
+    install = [UV, "pip", "sync", "--quiet", "--require-hashes", "--python", python, lock]
+    subprocess.run(install, check=True, env=ENVIRONMENT)
     with SimEmulator(profile=profile) as sim:
 
         @sim.workflow("limited")
