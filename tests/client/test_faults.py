@@ -169,9 +169,9 @@ def test_a_stream_that_stalls(connect):
     frame = b'data: {"blockId":"b","chunk":"Once"}\n\n'
     with held(head + b"%x\r\n%b\r\n" % (len(frame), frame)) as (url, _):
         client = connect(url, api_version="v2")
-        events = client.events(client.execute_workflow("wf-1", stream=True, run_id="mine", timeout=0.4))
+        events = client.events(client.execute_workflow("wf-1", stream=True, run_id="mine", timeout=0.6))
         assert next(events) == StreamChunk("b", "Once")
-        with pytest.raises(SimTimeoutError, match=r"read the stream of run 'mine'.*within 0\.4 s"):
+        with pytest.raises(SimTimeoutError, match=r"read the stream of run 'mine'.*within 0\.6 s"):
             next(events)
 
 

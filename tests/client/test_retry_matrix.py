@@ -375,7 +375,7 @@ ROWS: dict[str, Row] = {
         lambda sim: sim.hold("execute", when="accepted", proxied=True),
         {"v2 / sync": Ends("A", 1, "running", live=1), "v2 legacy / async": Ends("A", 1, DONE, live=1)},
         "slow",
-        options={"timeout": 0.4},
+        options={"timeout": 0.6},
     ),
     "no answer in time, and the start arrives after its repetition": Row(
         lambda sim: sim.hold("execute", proxied=True),
@@ -383,7 +383,7 @@ ROWS: dict[str, Row] = {
             "v2 / sync async": Ends("AA", 1, DONE, waits=LOOKS),
             "legacy / async": Ends("A", 1, SimTimeoutError, waits=LOOKS),
         },
-        options={"timeout": 0.4},
+        options={"timeout": 0.6},
     ),
     "a run that is not to be seen for half a minute": Row(
         both(fault("drop_after_accept"), fault("transient_404", seconds=30.0)),

@@ -557,7 +557,7 @@ class TestOutOfTime:
     def test_the_runs_are_cancelled_and_what_is_done_is_kept(self, run_batch, context, emulator, mode):
         inputs = [{"n": number, "seconds": 0.0 if number < 3 else 60.0} for number in range(6)]
         with pytest.raises(SimRunTimeoutError, match=r"3 of 6 runs went on.*3 that completed are in the XCom"):
-            run_batch(operator(inputs, timeout=0.8, **mode))
+            run_batch(operator(inputs, timeout=1.2, **mode))
         assert [run.status for run in emulator.runs] == ["completed"] * 3 + ["cancelled"] * 3
         assert [entry["status"] for entry in context["ti"].xcoms["partial_results"]] == ["completed"] * 3 + [
             "running"
@@ -569,7 +569,7 @@ class TestOutOfTime:
         assert [run.status for run in emulator.runs] == ["running"] * 3
 
     def test_execution_timeout_counts_too(self, run_batch, emulator, mode):
-        task = operator(numbers(3, seconds=60.0), execution_timeout=timedelta(seconds=0.8), **mode)
+        task = operator(numbers(3, seconds=60.0), execution_timeout=timedelta(seconds=1.0), **mode)
         with pytest.raises(SimRunTimeoutError):
             run_batch(task)
         assert [run.status for run in emulator.runs] == ["cancelled"] * 3
