@@ -11,7 +11,6 @@ from airflow_provider_sim.client.dialects.files import (
     file_request,
     map_files,
 )
-from airflow_provider_sim.client.pages import approval_page, run_page, workflow_page
 from airflow_provider_sim.exceptions import (
     Outcome,
     SimConnectionError,
@@ -154,14 +153,3 @@ class TestOfOutputs:
     def test_what_is_none_stays(self, lacks):
         value = {name: part for name, part in STORED.items() if name != lacks}
         assert map_files(value, lambda file: pytest.fail("no file")) == value
-
-
-class TestPages:
-    def test_each_part_is_quoted(self):
-        assert run_page("http://sim", "w", "r/1&2", "s/1") == "http://sim/workspace/s%2F1/logs?executionId=r%2F1%262"
-        assert workflow_page("http://sim", "w/1", "s/1") == "http://sim/workspace/s%2F1/w/w%2F1"
-        assert approval_page("http://sim", "w/1", "r/1") == "http://sim/resume/w%2F1/r%2F1"
-
-    def test_without_a_workspace(self):
-        page = "http://sim/workspace?redirect_workflow=w%2F1"
-        assert run_page("http://sim", "w/1", "r", None) == workflow_page("http://sim", "w/1", None) == page

@@ -37,6 +37,7 @@ from airflow_provider_sim.operators.batch import SimExecuteWorkflowsOperator
 from airflow_provider_sim.triggers import batch as batch_triggers
 from airflow_provider_sim.triggers import sim as triggers
 from tests.operators.conftest import TaskInstance, fire, rebuilt
+from tests.operators.ended_runs import until
 
 pytestmark = pytest.mark.usefixtures("connection", "doubles", "xcoms")
 
@@ -357,8 +358,7 @@ class TestTheTriggerer:
 
         async def die():
             running = asyncio.create_task(anext(first.run()))
-            while len(emulator.runs) < 8:  # noqa: ASYNC110 - another thread starts them
-                await asyncio.sleep(0.01)
+            await until(lambda: len(emulator.runs) >= 8)
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
 
@@ -634,8 +634,7 @@ class TestKilled:
         async def act():
             before = len(emulator.requests)
             running = asyncio.create_task(anext(trigger.run()))
-            while len(emulator.requests) == before:  # noqa: ASYNC110 - another thread answers them
-                await asyncio.sleep(0.01)
+            await until(lambda: len(emulator.requests) > before)
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
             if tells:

@@ -82,7 +82,8 @@ class Stage:
         await asyncio.sleep(FRESH)
         yield
         reader.cancel()
-        await asyncio.gather(reader, return_exceptions=True)
+        with contextlib.suppress(asyncio.CancelledError):
+            await reader  # which may have failed before
 
     async def _read(self):
         async for ended in self.events.ended():
