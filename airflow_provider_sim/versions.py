@@ -3,13 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
+
+_PROCESS_CONTEXT = "_AIRFLOW_PROCESS_CONTEXT"
 
 
 def deferral_timed_out(next_method: str, next_kwargs: Mapping[str, Any] | None) -> bool:
     """Whether Airflow resumes a task only to fail it, because its deferral's own timeout has passed."""
     return next_method == "__fail__" and (next_kwargs or {}).get("error") == "Trigger timeout"
+
+
+@contextmanager
+def with_stored_connections() -> Iterator[None]:
+    """Find connections in Airflow's database, too, as Airflow's own commands do.
+
+    Outside of tasks and servers, Airflow 3 asks the environment and secrets backends alone.
+    """
+    before = os.environ.get(_PROCESS_CONTEXT)
+    os.environ[_PROCESS_CONTEXT] = "server"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_PROCESS_CONTEXT]
+        else:
+            os.environ[_PROCESS_CONTEXT] = before
 
 
 async def is_deferred(task_instance: Any) -> bool:

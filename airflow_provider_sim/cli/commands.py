@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import IntEnum
@@ -93,6 +94,19 @@ def _quiet() -> None:
 
 
 @contextmanager
+def _hushed() -> Iterator[None]:
+    """Airflow opens its database with many words, before 3.3 to stdout, where a script expects nothing but JSON."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+@contextmanager
 def _server(conn_id: str | None) -> Iterator[_Server]:
     """The server that the connection names, or else the environment."""
     key = os.environ.get("SIM_API_KEY", "")
@@ -102,10 +116,12 @@ def _server(conn_id: str | None) -> Iterator[_Server]:
             yield _Server(client, None)
         return
     from airflow_provider_sim.hooks.sim import SimHook
+    from airflow_provider_sim.versions import with_stored_connections
 
     with SimHook(conn_id or SimHook.default_conn_name) as hook:
-        client = hook.get_conn()
-        yield _Server(client, hook.workspace_id)
+        with _hushed(), with_stored_connections():
+            server = _Server(hook.get_conn(), hook.workspace_id)
+        yield server
 
 
 @_command

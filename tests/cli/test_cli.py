@@ -16,6 +16,7 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
+from packaging.version import Version
 from rich.console import Console
 
 from airflow_provider_sim.__main__ import main
@@ -23,7 +24,7 @@ from airflow_provider_sim.cli import show
 from airflow_provider_sim.cli.commands import Exit
 from airflow_provider_sim.cli.definition import COMMANDS
 from tests.canned_server import closed_port
-from tests.versions import needs_airflow
+from tests.versions import AIRFLOW, needs_airflow
 
 TEXT = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
 [SHOWN] = re.findall(r"^```console\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
@@ -229,6 +230,25 @@ def test_airflow_has_the_commands(emulator, tmp_path):
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     assert json.loads(ran.stdout)["base_url"] == emulator.url
+
+
+@pytest.mark.slow
+def test_a_connection_that_was_added_in_airflow(emulator, tmp_path):
+    """It is in Airflow's database, and nowhere else."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "SIM_"))}
+    environment |= {"AIRFLOW_HOME": str(tmp_path), "AIRFLOW__CORE__LOAD_EXAMPLES": "False"}
+
+    def airflow(*words):
+        command = [sys.executable, "-m", *words]
+        ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        return ran.stdout
+
+    airflow("airflow", "db", "migrate")
+    connection = ["--conn-type", "sim", "--conn-host", emulator.url, "--conn-password", emulator.api_key]
+    airflow("airflow", "connections", "add", "sim_default", *connection)
+    for program in ["airflow_provider_sim"], *([["airflow", "sim"]] if Version("3.2") <= AIRFLOW else []):
+        assert json.loads(airflow(*program, "check", "--json"))["base_url"] == emulator.url
 
 
 def test_what_airflow_reads_imports_nothing_heavy():
