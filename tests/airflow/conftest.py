@@ -8,7 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,19 +45,25 @@ class Ran:
         return json.loads(value)
 
 
-def run_in(home: Path, sim: SimEmulator, *dag_ids: str) -> Ran:
-    """Run DAGs to their end."""
-    ran = _airflow(home, sim.url, "--keep", *dag_ids)
+def run_in(home: Path, sim: SimEmulator, *dag_ids: str, env: Mapping[str, str] | None = None) -> Ran:
+    """Run DAGs to their end.
+
+    :param env: environment variables to add, ``AIRFLOW__*`` and ``AIRFLOW_CONN_*`` included.
+    """
+    ran = _airflow(home, sim.url, "--keep", *dag_ids, env=env)
     # Mostly the last line; but who listens to Airflow may have a last word.
     told = next(line for line in reversed(ran.stdout.splitlines()) if line.startswith("[{"))
     reports = [TaskReport(**fields) for fields in json.loads(told)]
     return Ran(home, f"{ran.stdout}\n{ran.stderr}", {name_of(report): report for report in reports}, sim)
 
 
-def _airflow(home: Path, sim_url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def _airflow(
+    home: Path, sim_url: str, *arguments: str, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run ``scripts.local_airflow`` without anything of whoever runs the tests; fail with what it said."""
     own = ("AIRFLOW", "SIM_")
     environment = {n: v for n, v in os.environ.items() if not n.startswith(own) and not n.lower().endswith("_proxy")}
+    environment |= env or {}
     command = [sys.executable, "-m", "scripts.local_airflow", "--home", home, "--sim-url", sim_url, "--sim-key", KEY]
     ran = subprocess.run([*command, *arguments], cwd=REPO, env=environment, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, f"{ran.stdout[-5000:]}\n{ran.stderr[-5000:]}"

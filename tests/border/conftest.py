@@ -1,0 +1,93 @@
+"""Run DAGs on the installed Airflow, with nothing of Airflow replaced.
+
+``dag_test`` runs DAG source with ``dag.test()`` in a separate process, on every Airflow version of the matrix. Claims
+that need a scheduler, workers and a triggerer use :class:`scripts.real_airflow.RealAirflow`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_provider_sim.emulator import SimEmulator
+from scripts.local_airflow import TaskReport
+from tests.airflow.bad_ends import KEY
+from tests.airflow.conftest import _unmeasured, new_home, run_in  # noqa: F401  fixtures
+
+HEADER = """
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from airflow.providers.common.compat.sdk import DAG, Asset, task
+
+from airflow_provider_sim.input import SimFile
+from airflow_provider_sim.operators.batch import SimExecuteWorkflowsOperator as Batch
+from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator as Op
+from airflow_provider_sim.sensors.sim import SimJobSensor as Sensor
+"""
+
+
+@dataclass(frozen=True)
+class DagTest:
+    """Result of ``dag.test()`` for one or more DAGs.
+
+    :param home: the ``AIRFLOW_HOME`` folder, with ``airflow.db`` and ``logs``.
+    :param log: stdout and stderr of the process, including the task logs.
+    :param reports: task reports by ``dag_id.task_id`` or ``dag_id.task_id[map_index]``.
+    """
+
+    home: Path
+    log: str
+    reports: dict[str, TaskReport]
+
+    @property
+    def states(self) -> dict[str, str]:
+        """Task states by task ID, or ``task_id[map_index]``; for a single DAG named ``d``."""
+        return {name.removeprefix("d."): report.state for name, report in self.reports.items()}
+
+    @property
+    def outputs(self) -> dict[str, Any]:
+        """XCom ``return_value`` by task, as in :attr:`states`."""
+        return {name.removeprefix("d."): report.output for name, report in self.reports.items()}
+
+    def xcoms(self, task_id: str, *, dag_id: str = "d", map_index: int = -1) -> dict[str, Any]:
+        """All XComs of a task instance, read from the metadata database."""
+        query = "SELECT key, value FROM xcom WHERE dag_id = ? AND task_id = ? AND map_index = ?"
+        with closing(sqlite3.connect(self.home / "airflow.db")) as database:
+            rows = database.execute(query, (dag_id, task_id, map_index)).fetchall()
+        return {key: json.loads(value) for key, value in rows}
+
+
+@pytest.fixture
+def sim() -> Iterator[SimEmulator]:
+    """An emulator with the connection's key."""
+    with SimEmulator(api_key=KEY) as emulator:
+        yield emulator
+
+
+@pytest.fixture
+def dag_test(new_home, tmp_path, sim) -> Callable[..., DagTest]:  # noqa: F811
+    """Run DAG source with ``dag.test()``: ``dag_test(source, *dag_ids, env={...})``.
+
+    The source starts with :data:`HEADER`; without DAG IDs, the DAG ``d`` runs. Give all DAGs of a test in one call:
+    each call costs the start of a process.
+    """
+
+    def run(source: str, *dag_ids: str, env: dict[str, str] | None = None) -> DagTest:
+        folder = tmp_path / "dags"
+        folder.mkdir(exist_ok=True)
+        (folder / "d.py").write_text(HEADER + textwrap.dedent(source))
+        home = new_home(f"{tmp_path.name}-{os.urandom(3).hex()}")
+        ran = run_in(home, sim, "--dags", str(folder), *(dag_ids or ("d",)), env=env)
+        return DagTest(home, ran.printed, ran.reports)
+
+    return run
