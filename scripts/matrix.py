@@ -1,8 +1,9 @@
-"""Test the package on every Airflow and every Python that it is for, and print what came of it as a table.
+"""Test the package on every supported Airflow and Python version, and print the results as a table.
 
-``python -m scripts.matrix`` tests all cells for which this machine has the Python; ``python -m scripts.matrix 3.1
-2.11/3.11`` those of an Airflow, or one. It exits with 1 if a cell is red, or was asked for by its name and can't be
-tested here. Where ``debootstrap`` is installed, root gets a Python that the machine lacks from Debian's next suite.
+``python -m scripts.matrix`` tests every cell whose Python is installed, ``python -m scripts.matrix 3.1 2.11/3.11`` the
+cells of one Airflow and one cell. With ``--border`` only imports, metadata and the border tests run: the tests of what
+Airflow and the package do together. The exit code is 1 if a cell fails, or was named and its Python is missing. Where
+``debootstrap`` is installed, root gets a missing Python from Debian's next suite.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ DEBIANS = ("3.13",)
 """Pythons that Debian's next suite has."""
 
 FULL = {("2.11", "3.11"), ("2.11", "3.12"), ("3.3", "3.11"), ("3.3", "3.13")}
-"""The corners: all tests without a real Airflow. The others: imports, metadata, and a DAG for each way to wait."""
+"""The corners, which run the whole fast suite, too. The other cells run imports, metadata and the border tests."""
 
 NOT_MEANT = {
     ("2.11", "3.13"): "Airflow 2.11 is for Python 3.12 and earlier",
@@ -50,9 +51,9 @@ SMALL_TESTS = (
     "tests/operators/test_event_trigger.py",
     "tests/operators/test_former_deferrals.py",
 )
-MODES = ("tests/airflow/test_modes.py",)
-PATIENCE = 1800.0
-"""Seconds until a cell's tests are given up."""
+BORDER = ("tests/border", "tests/airflow/test_modes.py")
+TIMEOUT = 2700.0
+"""Seconds for the tests of one cell."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Test the cells and print the table; 1 if one is red."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("cells", nargs="*", help="Airflow, or Airflow/Python; default: all")
+    parser.add_argument("--border", action="store_true", help="skip the fast suite in the corners")
+    parser.add_argument("--install-only", action="store_true", help="only create the environments")
     options = parser.parse_args(arguments)
     wanted = [(a, p) for a in AIRFLOWS for p in PYTHONS if not options.cells or {a, f"{a}/{p}"} & set(options.cells)]
     if not wanted:
@@ -103,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(width=None if sys.stdout.isatty() else 150)
     outcomes: dict[tuple[str, str], Outcome] = {}
     for airflow, python in wanted:
-        outcomes[airflow, python] = outcome = _outcome(airflow, python, named=f"{airflow}/{python}" in options.cells)
+        outcomes[airflow, python] = outcome = _outcome(airflow, python, options)
         console.print(f"Airflow {airflow}, Python {python}: {outcome.words}", highlight=False)
     console.print(_table(outcomes))
     return int(any(outcome.red for outcome in outcomes.values()))
@@ -127,17 +130,18 @@ def _says(command: Sequence[str]) -> str:
     return subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=False).stdout
 
 
-def _outcome(airflow: str, python: str, *, named: bool) -> Outcome:
+def _outcome(airflow: str, python: str, options: argparse.Namespace) -> Outcome:
     if (airflow, python) in NOT_MEANT:
         return Outcome(NOT_MEANT[airflow, python])
     found = _find(python)
     if found is None:
+        named = f"{airflow}/{python}" in options.cells
         return Outcome(f"{'RED: ' if named else ''}no Python {python} here", red=named)
     cell, began = Cell(airflow, python, *found), time.monotonic()
     told = []
     try:
         _install(cell)
-        for tests in _tests(cell):
+        for tests in [] if options.install_only else _tests(cell, border_only=options.border):
             told.append(_test(cell, *tests))
     except subprocess.SubprocessError as error:
         output = getattr(error, "stdout", None) or b""
@@ -146,18 +150,18 @@ def _outcome(airflow: str, python: str, *, named: bool) -> Outcome:
         log.write_bytes(output)
         print(output.decode(errors="replace")[-20_000:])
         return Outcome(f"RED: {_last_words(output)} ({log.relative_to(REPO)})", red=True)
-    return Outcome(f"{' + '.join(told)}, {time.monotonic() - began:.0f} s")
+    return Outcome(f"{' + '.join(told) or 'installed'}, {time.monotonic() - began:.0f} s")
 
 
-def _tests(cell: Cell) -> Iterator[tuple[str, ...]]:
-    yield ("-n", "auto", *(FULL_TESTS if cell.is_full else SMALL_TESTS))
-    yield MODES
+def _tests(cell: Cell, *, border_only: bool) -> Iterator[tuple[str, ...]]:
+    yield ("-n", "auto", *(FULL_TESTS if cell.is_full and not border_only else SMALL_TESTS))
+    yield ("-n", "2", "--dist", "loadfile", *BORDER)
 
 
 def _install(cell: Cell) -> None:
-    """Make the cell's environment anew, from its lock; uv's cache makes that a matter of seconds.
+    """Create the cell's environment from its lock.
 
-    :raises subprocess.SubprocessError: it can't be; the output says why.
+    :raises subprocess.SubprocessError: the installation failed; its output is in the error.
     """
     python = str(cell.home / "bin" / "python")
     lock = str(LOCKS / f"airflow-{cell.airflow}.txt")
@@ -187,7 +191,7 @@ def _run(cell: Cell, *command: str) -> bytes:
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
         check=True,
     ).stdout
 
