@@ -27,10 +27,7 @@ def get_provider_info() -> dict[str, object]:
             }
         ],
         "sensors": [
-            {
-                "integration-name": "Sim",
-                "python-modules": ["airflow_provider_sim.sensors.sim", "airflow_provider_sim.sensors.usage"],
-            }
+            {"integration-name": "Sim", "python-modules": ["airflow_provider_sim.sensors.sim"]},
         ],
         "hooks": [{"integration-name": "Sim", "python-modules": ["airflow_provider_sim.hooks.sim"]}],
         "triggers": [
@@ -39,7 +36,6 @@ def get_provider_info() -> dict[str, object]:
                 "python-modules": [
                     "airflow_provider_sim.triggers.sim",
                     "airflow_provider_sim.triggers.batch",
-                    "airflow_provider_sim.triggers.usage",
                     "airflow_provider_sim.triggers.events",
                 ],
             }

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import asdict, dataclass
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_sim.exceptions import Outcome, SimError, SimInputError, SimUsageLimitError
+from airflow_provider_sim.exceptions import Outcome, SimInputError, SimUsageLimitError
 
 if TYPE_CHECKING:
     from airflow_provider_sim.client.models import BillingStatus, UsageLimits
-
-log = logging.getLogger(__name__)
-
-MAX_FAILED_LOOKS = 10
-"""In a row; one bad answer must not end a wait of days."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +34,14 @@ class Usage:
         return self.billing is not None and self.billing.refuses_runs
 
     def require_below(self, percent: float, *, workflow_id: str | None = None) -> None:
-        """Pass an account that has room.
+        """Check that less than ``percent`` of the limit is used.
 
-        :param percent: how much may be used, in percent of the limit.
-        :raises SimUsageLimitError: it is used.
+        :raises SimUsageLimitError: more is used.
         """
         if self.percent >= percent:
             raise SimUsageLimitError(
                 f"{self} The task is to run below {percent:g} %. Raise the limit in Sim, or wait for the next billing"
-                " period, as SimUsageSensor does.",
+                " period.",
                 workflow_id=workflow_id,
                 outcome=Outcome.NEVER_SENT,
             )
@@ -84,34 +77,6 @@ class Usage:
                 "async": asdict(limits.asynchronous) if limits.asynchronous else None,
             },
         }
-
-
-class UsageWatch:
-    """Decides, look by look, whether there is room.
-
-    :param below: percent of the limit.
-    """
-
-    def __init__(self, below: float) -> None:
-        self.below = below
-        self._failed_looks = 0
-
-    def saw(self, usage: Usage) -> bool:
-        """Take note of a look; return whether the waiting is over."""
-        self._failed_looks = 0
-        ends = usage.billing.period_end if usage.billing else None
-        log.info("%s%s", usage, f" The period ends at {ends}." if ends else "")
-        return usage.percent < self.below
-
-    def missed(self, error: SimError) -> None:
-        """Take note of a look that failed.
-
-        :raises SimError: the same, if looking again is no use.
-        """
-        self._failed_looks += 1
-        if self._failed_looks > min(error.worth_repeating, MAX_FAILED_LOOKS):
-            raise error
-        log.warning("%s Looking again (%d failed in a row).", error, self._failed_looks)
 
 
 def percent(name: str, value: Any) -> float | None:

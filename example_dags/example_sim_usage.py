@@ -1,20 +1,23 @@
-"""Wait until the account has room, and look once more just before the run."""
+"""Wait until the account is below its usage limit, and check again just before the run."""
 
 from __future__ import annotations
+
+from datetime import timedelta
 
 from airflow.providers.common.compat.sdk import dag  # on Airflow 3 alone: from airflow.sdk import dag
 
 from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
-from airflow_provider_sim.sensors.usage import SimUsageSensor
+from airflow_provider_sim.operators.usage import SimUsageLimitsOperator
 
 
 # [START usage]
 @dag(dag_id="example_sim_usage", schedule=None, catchup=False, tags=["sim"])
 def example_sim_usage():
-    room = SimUsageSensor(
+    room = SimUsageLimitsOperator(
         task_id="room",
-        below=80,  # percent of the usage limit: until it was raised, or the next period has begun
-        deferrable=True,  # that may take days
+        fail_at=80,  # percent of the usage limit
+        retries=48,  # wait up to two days until the limit is raised or the next period begins
+        retry_delay=timedelta(hours=1),
     )
     digest = SimExecuteWorkflowOperator(
         task_id="digest",

@@ -285,7 +285,7 @@ def mode_of(task: Any) -> str:
     """How a Sim task waits, in a few words."""
     arguments = {**vars(task), **getattr(task, "partial_kwargs", {})}
     kind = task.task_type
-    if kind in ("SimJobSensor", "SimUsageSensor"):
+    if kind == "SimJobSensor":
         return "sensor, deferred" if arguments.get("deferrable") else f"sensor, {arguments.get('mode', 'poke')}"
     if kind == "SimExecuteWorkflowsOperator":
         return "batch, deferred" if arguments.get("deferrable") else "batch"

@@ -61,13 +61,10 @@ def _tasks(sim: SimEmulator) -> Iterator[tuple[type, dict[str, Any]]]:
     yield SimJobSensor, {**slow, "run_id": run_id, "deferrable": True, "poke_interval": 0.1}
     try:
         from airflow_provider_sim.operators.batch import SimExecuteWorkflowsOperator
-        from airflow_provider_sim.sensors.usage import SimUsageSensor
     except ImportError:  # earlier than they are
         return
     inputs = [INPUT, INPUT, INPUT]
     yield SimExecuteWorkflowsOperator, {**slow, "inputs": inputs, "deferrable": True, "poll_interval": 0.1}
-    sim.state.limits.usage = 0.99 * sim.state.limits.usage_limit
-    yield SimUsageSensor, {"task_id": "t", "below": 90, "deferrable": True, "poke_interval": 0.1}
 
 
 def _deferred(sim: SimEmulator, kind: type, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -79,7 +76,6 @@ def _deferred(sim: SimEmulator, kind: type, arguments: dict[str, Any]) -> dict[s
         kind(**arguments).execute(context)
     except TaskDeferred as deferral:
         path, kwargs = deferral.trigger.serialize()
-        sim.state.limits.usage = 0.0
         return {
             "task": f"{kind.__module__}.{kind.__qualname__}",
             "arguments": arguments,

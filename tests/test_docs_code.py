@@ -20,6 +20,8 @@ CODE = {
     if page.name not in RUN_ELSEWHERE and (code := re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.M | re.S))
 }
 AROUND = """
+from datetime import timedelta
+
 from airflow.providers.standard.operators.bash import BashOperator
 from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk import DAG, Param, task
@@ -27,8 +29,8 @@ from airflow_provider_sim.hooks.sim import SimHook
 from airflow_provider_sim.operators.batch import SimExecuteWorkflowsOperator
 from airflow_provider_sim.operators.runs import SimResumeRunOperator
 from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
+from airflow_provider_sim.operators.usage import SimUsageLimitsOperator
 from airflow_provider_sim.sensors.sim import SimJobSensor
-from airflow_provider_sim.sensors.usage import SimUsageSensor
 
 path = "paper.pdf"
 

@@ -92,13 +92,13 @@ for module in [name for kind in ("operators", "sensors") for name in info[kind][
 from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
 from airflow_provider_sim.operators.batch import SimExecuteWorkflowsOperator
 from airflow_provider_sim.sensors.sim import SimJobSensor
-from airflow_provider_sim.sensors.usage import SimUsageSensor
+from airflow_provider_sim.operators.usage import SimUsageLimitsOperator
 import airflow_provider_sim.decorators.sim
 from airflow_provider_sim.notifications.sim import SimNotifier
 SimNotifier(workflow_id="w")
 SimExecuteWorkflowOperator(task_id="t", workflow_id="w"), SimExecuteWorkflowsOperator(task_id="b", inputs=[])
 SimJobSensor(task_id="s", workflow_id="w", run_id="r")
-SimUsageSensor(task_id="u", deferrable=True)
+SimUsageLimitsOperator(task_id="u")
 if EVENTS:
     from airflow_provider_sim.triggers.events import SimRunEventTrigger
     SimRunEventTrigger(workflow_ids=["w"]).serialize()

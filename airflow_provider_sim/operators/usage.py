@@ -1,4 +1,4 @@
-"""Look at the account's limits before work is begun."""
+"""Operator that checks the account's usage limits."""
 
 from __future__ import annotations
 
@@ -26,11 +26,12 @@ class SimUsageLimitsOperator(BaseOperator):
 
     :param warn_at: percent of the limit from which on the task log warns. (templated)
     :param skip_at: percent from which on the task is skipped, and with it what follows. (templated)
-    :param fail_at: percent from which on the task fails, without retries; goes before ``skip_at``. (templated)
+    :param fail_at: percent from which on the task fails; checked before ``skip_at``. With ``retries`` and
+        ``retry_delay``, the task waits until less is used. (templated)
     :param sim_conn_id: the Airflow connection of type Sim. (templated)
     :param retry_args: as for :class:`~airflow_provider_sim.operators.sim.SimExecuteWorkflowOperator`.
-    :raises SimUsageLimitError: ``fail_at`` is reached.
-    :raises SimInputError: one of the three is no percentage; nothing was asked.
+    :raises SimError: ``fail_at`` is reached; retryable.
+    :raises SimInputError: one of the three is not a percentage; no request was sent.
     """
 
     template_fields: Sequence[str] = ("warn_at", "skip_at", "fail_at", "sim_conn_id")
@@ -54,7 +55,8 @@ class SimUsageLimitsOperator(BaseOperator):
         self.retry_args = retry_args
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Ask for the figures and judge them."""
+        """Fetch the figures, then warn, skip or fail."""
+        from airflow_provider_sim.exceptions import SimError, SimUsageLimitError
         from airflow_provider_sim.usage import Usage, percent
 
         warn_at = percent("warn_at", self.warn_at)
@@ -65,8 +67,8 @@ class SimUsageLimitsOperator(BaseOperator):
         figures = usage.as_dict()
         if self.do_xcom_push:
             context["ti"].xcom_push(key=USAGE_KEY, value=figures)
-        if fail_at is not None:
-            usage.require_below(fail_at)
+        if fail_at is not None and usage.percent >= fail_at:
+            raise SimError(f"{usage} The task fails from {fail_at:g} % on.", code=SimUsageLimitError.default_code)
         if skip_at is not None and usage.percent >= skip_at:
             raise AirflowSkipException(f"{usage} The task is skipped from {skip_at:g} % on.")
         if warn_at is not None and usage.percent >= warn_at:

@@ -1,4 +1,4 @@
-"""A real Airflow: a person answers a run through Airflow, a sensor waits for room, callbacks start workflows."""
+"""A real Airflow: a person answers a run, a task waits by retries until less is used, callbacks start workflows."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ def test_a_person_answers_a_run_through_airflow(airflow, sim):
     assert len(sim.runs_of("paused")) == 1
 
 
-def test_a_sensor_waits_for_room_in_the_triggerer(airflow, sim):
+def test_usage_operator_waits_by_retries(airflow, sim):
     sim.state.limits.usage = 0.95
     airflow.trigger("usage", run_id="u")
-    airflow.wait_for("u", "room", "deferred")
+    airflow.wait_for("u", "room", "up_for_retry")
     sim.state.limits.usage = 0.2  # the next period
     room = airflow.wait_for("u", "room", "success")
     assert airflow.xcom(room)["percent_used"] == 20

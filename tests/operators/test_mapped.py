@@ -13,7 +13,6 @@ from airflow_provider_sim.operators.runs import SimCancelRunOperator, SimResumeR
 from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
 from airflow_provider_sim.operators.usage import SimUsageLimitsOperator
 from airflow_provider_sim.sensors.sim import SimJobSensor
-from airflow_provider_sim.sensors.usage import SimUsageSensor
 
 OPERATORS = [
     SimCancelRunOperator,
@@ -23,7 +22,6 @@ OPERATORS = [
     SimJobSensor,
     SimResumeRunOperator,
     SimUsageLimitsOperator,
-    SimUsageSensor,
 ]
 
 

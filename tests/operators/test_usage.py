@@ -1,19 +1,13 @@
-"""Usage: the operator, the sensor, and the execute operator's look before it sends; against the emulator."""
+"""Usage operator and ``check_usage_before``, against the emulator."""
 
 from __future__ import annotations
 
-import asyncio
-import threading
-
 import pytest
-from airflow.providers.common.compat.sdk import AirflowSensorTimeout, AirflowSkipException, TaskDeferred
+from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException
 
-from airflow_provider_sim.client.asyncio import AsyncSimClient
 from airflow_provider_sim.exceptions import SimError, SimInputError, SimUsageLimitError
 from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
 from airflow_provider_sim.operators.usage import SimUsageLimitsOperator
-from airflow_provider_sim.sensors.usage import SimUsageSensor
-from tests.operators.conftest import fire
 
 pytestmark = [pytest.mark.usefixtures("connection"), pytest.mark.sim_emulator(plan="free")]
 
@@ -78,15 +72,17 @@ def test_it_skips(judge, used, context):
     assert context["ti"].xcoms["usage"]["percent_used"] == 80
 
 
-def test_it_fails_before_it_skips(judge, used):
+def test_fail_at_is_retryable_and_checked_before_skip_at(judge, used):
     used(95)
-    with pytest.raises(SimUsageLimitError, match=r"95\.0 %.*below 90 %"):
+    with pytest.raises(SimError, match=r"95\.0 %.*fails from 90 %") as caught:
         judge(fail_at=90, skip_at=80)
+    assert not isinstance(caught.value, AirflowFailException)
+    assert caught.value.code == "USAGE_LIMIT_EXCEEDED"
 
 
 def test_an_account_over_its_limit_has_no_room(judge, used):
     used(120)
-    with pytest.raises(SimUsageLimitError, match="Sim says 'limit_exceeded'"):
+    with pytest.raises(SimError, match="Sim says 'limit_exceeded'"):
         judge(fail_at=100)
 
 
@@ -102,84 +98,6 @@ def test_percentages_may_come_from_templates(judge, used):
     used(80)
     with pytest.raises(AirflowSkipException):
         judge(skip_at="80")
-
-
-@pytest.fixture
-def sensor():
-    def make(**arguments):
-        return SimUsageSensor(**{"task_id": "s", "below": 90, "poke_interval": 0.02} | arguments)
-
-    return make
-
-
-def test_the_sensor_looks(context, used, sensor):
-    used(90)
-    assert not sensor(mode="reschedule").poke(context)
-    used(0)  # the next period
-    seen = sensor(mode="reschedule").poke(context)
-    assert seen
-    assert seen.xcom_value["percent_used"] == 0
-
-
-@pytest.mark.parametrize("deferrable", [False, True])
-@pytest.mark.parametrize("api_version", ["v2", "legacy"])
-def test_the_sensor_waits_for_room(run_task, used, sensor, connection, deferrable, api_version):
-    connection(extra={"api_version": api_version})
-    used(95)
-    threading.Timer(0.3, used, [10]).start()
-    usage = run_task(sensor(deferrable=deferrable, timeout=20))
-    assert usage["percent_used"] == 10
-    assert (usage["credits"] is None) is (api_version == "legacy")
-
-
-def test_looks_that_fail_do_not_end_the_wait(run_task, used, sensor, emulator, context, connection):
-    connection(extra={"max_retries": 0})
-    used(95)
-    with emulator.fault("server_error", match="usage_limits", times=4) as order:
-        threading.Timer(0.3, used, [10]).start()
-        run_task(sensor(deferrable=True, timeout=20))
-    assert order.struck == 4
-    assert context["event"] == {"status": "room"}
-
-
-def test_a_key_that_is_refused_ends_it(run_task, used, sensor, connection, monkeypatch):
-    monkeypatch.setattr(AsyncSimClient, "_sleep", staticmethod(lambda _: asyncio.sleep(0)))
-    used(95)
-    task = sensor(deferrable=True)
-    with pytest.raises(TaskDeferred) as deferral:
-        task.execute({})
-    connection(password="sk-sim-wrong")
-    event = fire(deferral.value.trigger)
-    with pytest.raises(SimError, match=r"Lost sight of the usage limit.*doesn't accept the API key"):
-        task.execute_complete({}, event)
-
-
-def test_room_that_is_gone_again_is_waited_for(used, sensor):
-    used(95)
-    with pytest.raises(TaskDeferred):
-        sensor(deferrable=True).execute_complete({}, {"status": "room"})
-
-
-@pytest.mark.parametrize("deferrable", [False, True])
-def test_the_sensor_times_out(run_task, used, sensor, deferrable):
-    used(95)
-    with pytest.raises(AirflowSensorTimeout):
-        run_task(sensor(deferrable=deferrable, timeout=0.1))
-
-
-def test_airflow_s_own_timeout_is_not_without_a_last_look(context, used, sensor):
-    used(95)
-    task = sensor(deferrable=True)
-    how = ("__fail__", {"error": "Trigger timeout"}, context)
-    with pytest.raises(AirflowSensorTimeout, match="90 % of its usage limit or more"):
-        task.resume_execution(*how)
-    used(10)
-    assert task.resume_execution(*how)["percent_used"] == 10
-
-
-def test_the_sensor_refuses_what_is_no_percentage(run_task, sensor):
-    with pytest.raises(SimInputError, match="below is 'all'"):
-        run_task(sensor(below="all"))
 
 
 def test_the_execute_operator_looks_before_it_sends(run_task, used, emulator):

@@ -1,17 +1,19 @@
-"""A sensor that waits for room in the triggerer, and a callback of a DAG."""
+"""A task that waits by retries until less is used, and a callback of a DAG."""
 
 from __future__ import annotations
+
+from datetime import timedelta
 
 from airflow.sdk import dag, task
 
 from airflow_provider_sim.notifications.sim import SimNotifier
 from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
-from airflow_provider_sim.sensors.usage import SimUsageSensor
+from airflow_provider_sim.operators.usage import SimUsageLimitsOperator
 
 
 @dag(dag_id="usage", schedule=None)
 def usage():
-    room = SimUsageSensor(task_id="room", below=90, deferrable=True, poke_interval=1)
+    room = SimUsageLimitsOperator(task_id="room", fail_at=90, retries=50, retry_delay=timedelta(seconds=1))
     room >> SimExecuteWorkflowOperator(task_id="use", workflow_id="echo_plain", check_usage_before=90)
 
 
