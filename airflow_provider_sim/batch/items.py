@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from airflow_provider_sim.client.dialects.exchange import check_workflow_id
+from airflow_provider_sim.client.ids import check_workflow_id
 from airflow_provider_sim.exceptions import Outcome, SimInputError
 from airflow_provider_sim.input import ready_input
 

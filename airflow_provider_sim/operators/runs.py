@@ -66,7 +66,7 @@ class SimCancelRunOperator(BaseOperator):
         """Ask Sim to cancel the run, and see what becomes of it."""
         from dataclasses import replace
 
-        from airflow_provider_sim.client.dialects.exchange import check_run_id, check_workflow_id
+        from airflow_provider_sim.client.ids import check_run_id, check_workflow_id
         from airflow_provider_sim.watch import RunWatch, wait_for_run
 
         check_workflow_id(self.workflow_id)
@@ -216,7 +216,7 @@ class SimResumeRunOperator(BaseOperator):
 
         :raises SimInputError: says which argument, and what to choose.
         """
-        from airflow_provider_sim.client.dialects.exchange import check_run_id, check_workflow_id
+        from airflow_provider_sim.client.ids import check_run_id, check_workflow_id
 
         check_workflow_id(self.workflow_id)
         check_run_id(self.run_id)

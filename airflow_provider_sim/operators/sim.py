@@ -219,7 +219,7 @@ class SimExecuteWorkflowOperator(RunLineage, RunsOneWorkflow):
 
         :raises SimInputError: says which arguments, and what to choose.
         """
-        from airflow_provider_sim.client.dialects.exchange import check_block_ids, check_workflow_id
+        from airflow_provider_sim.client.ids import check_block_ids, check_workflow_id
         from airflow_provider_sim.exceptions import Outcome, SimInputError
         from airflow_provider_sim.input import UNCONVERTED_FILES
         from airflow_provider_sim.usage import percent

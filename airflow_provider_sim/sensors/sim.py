@@ -267,7 +267,7 @@ class SimJobSensor(RunLineage, BaseSensorOperator):
 
         :raises SimInputError: says which argument, and what to choose.
         """
-        from airflow_provider_sim.client.dialects.exchange import check_block_ids, check_run_id, check_workflow_id
+        from airflow_provider_sim.client.ids import check_block_ids, check_run_id, check_workflow_id
         from airflow_provider_sim.exceptions import Outcome, SimInputError
         from airflow_provider_sim.watch import OnPaused
 

@@ -19,7 +19,6 @@ from math import inf
 from typing import TypeVar
 
 from airflow_provider_sim.client.asyncio import AsyncSimClient
-from airflow_provider_sim.client.dialects.exchange import check_run_id, check_workflow_id
 from airflow_provider_sim.client.dialects.v2 import (
     LOGS_PAGE,
     RUN_BUCKET,
@@ -28,6 +27,7 @@ from airflow_provider_sim.client.dialects.v2 import (
     can_be_named,
     named_workflows,
 )
+from airflow_provider_sim.client.ids import check_run_id, check_workflow_id
 from airflow_provider_sim.client.models import Page, RunStatus, WorkflowRun
 from airflow_provider_sim.client.retry import NO_RETRY
 from airflow_provider_sim.client.settings import ClientSettings

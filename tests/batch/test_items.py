@@ -68,7 +68,7 @@ def test_a_pair_without_an_input_has_none():
         ([{"workflow_id": "a", "input": 1}, {"input": 1}], None, r"inputs\[1\] can't be run.*must be a dict of"),
         ([{"workflow_id": "a", "inputs": 1}], None, r"inputs\[0\] can't be run.*and nothing else"),
         (["x"], None, r"inputs\[0\] can't be run"),
-        ([{"workflow_id": "a"}, {"workflow_id": " a"}], None, r"inputs\[1\] can't be run.*holds spaces"),
+        ([{"workflow_id": "a"}, {"workflow_id": " a"}], None, r"inputs\[1\] can't be run.*contains spaces"),
         ([{"workflow_id": None}], None, r"inputs\[0\] can't be run.*workflow_id is None"),
     ],
 )

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from airflow_provider_sim.batch.journal import MAX_MESSAGE, MAX_MESSAGES, Journal, Standing, squeezed, unsqueezed
 from airflow_provider_sim.client.conversations import new_run_id
-from airflow_provider_sim.client.dialects.exchange import check_run_id
+from airflow_provider_sim.client.ids import check_run_id
 
 BATCH = "airflow-00000000-0000-4000-8000-000000000000"
 

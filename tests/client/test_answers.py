@@ -353,7 +353,7 @@ def test_streamed_executions():
 
 
 def test_paths_are_encoded_and_unset_queries_left_out():
-    assert v2.get_run("w/1 ?", "r:1").request.path == "/api/v2/workflows/w%2F1%20%3F/runs/r:1"
+    assert v2.get_run("w%1é", "r:1").request.path == "/api/v2/workflows/w%251%C3%A9/runs/r:1"
     assert v2.list_runs("w", status="failed", limit=5).request.path.endswith("/runs?status=failed&limit=5")
     asked = v2.get_run("w", "r", include_output=True, selected_outputs=["b-1.x", "b-2"]).request.path
     assert asked.endswith("?includeOutput=true&selectedOutputs=b-1.x%2Cb-2")

@@ -289,30 +289,6 @@ class TestArguments:
         ("check", "message"),
         [
             pytest.param(
-                lambda: exchange.check_workflow_id(""),
-                "workflow_id is ''; it must be the id of a deployed Sim workflow (in Sim's editor the last part of the"
-                " page's address).",
-                id="no workflow",
-            ),
-            pytest.param(
-                lambda: exchange.check_workflow_id(" w"),
-                "workflow_id ' w' holds spaces around it or characters that no id has; copy the last part of the"
-                " workflow's address in Sim's editor.",
-                id="a workflow with spaces",
-            ),
-            pytest.param(
-                lambda: exchange.check_run_id("a b"),
-                "run_id is 'a b'; Sim takes 1 to 128 letters, digits, dots, underscores, colons and hyphens. Hand in"
-                " what SimExecuteWorkflowOperator returned or pushed as the XCom 'run_id'.",
-                id="no run",
-            ),
-            pytest.param(
-                lambda: exchange.check_block_ids(["Agent.content"]),
-                "selected_outputs holds 'Agent.content'. Without stream=True it takes the ids of blocks, with or"
-                " without a path (block-id.field): names of blocks select nothing in a run that is over.",
-                id="a block's name",
-            ),
-            pytest.param(
                 lambda: exchange.json_body({"a": float("nan")}, workflow_id="w"),
                 "The input for workflow 'w' can't be written as JSON: Out of range float values are not JSON compliant."
                 " Give dicts with string keys, lists, strings, finite numbers, booleans and None; turn dates and other"

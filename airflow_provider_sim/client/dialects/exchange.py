@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote, urlencode
 
+from airflow_provider_sim.client.ids import check_run_id
 from airflow_provider_sim.client.models import RateLimitInfo
 from airflow_provider_sim.exceptions import (
     Outcome,
@@ -36,9 +37,6 @@ ADDRESS_BUCKET = "address"
 """Every request to v2 spends it, whatever the key, on every server; no answer tells how full it is."""
 
 ADDRESS_CAPACITY = 600
-
-_RUN_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-_BLOCK_ID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,54 +97,6 @@ def path_of(*segments: str, query: Mapping[str, str | int | None] | None = None)
     path = "/api/" + "/".join(quote(segment, safe=":") for segment in segments)
     given = {name: value for name, value in (query or {}).items() if value is not None}
     return f"{path}?{urlencode(given)}" if given else path
-
-
-def check_workflow_id(workflow_id: object) -> str:
-    """Return the workflow id if it can be one.
-
-    :raises SimInputError: it is empty or no text, or would change the path it is put into.
-    """
-    if not isinstance(workflow_id, str) or not workflow_id.strip():
-        raise SimInputError(
-            f"workflow_id is {workflow_id!r}; it must be the id of a deployed Sim workflow"
-            " (in Sim's editor the last part of the page's address).",
-            outcome=Outcome.NEVER_SENT,
-        )
-    if workflow_id != workflow_id.strip() or workflow_id in (".", "..") or not workflow_id.isprintable():
-        raise SimInputError(
-            f"workflow_id {workflow_id!r} holds spaces around it or characters that no id has;"
-            " copy the last part of the workflow's address in Sim's editor.",
-            outcome=Outcome.NEVER_SENT,
-        )
-    return workflow_id
-
-
-def check_run_id(run_id: object) -> str:
-    """Return the run id if Sim would take it.
-
-    :raises SimInputError: it is not 1 to 128 of letters, digits, ``.``, ``_``, ``:`` and ``-``.
-    """
-    if not isinstance(run_id, str) or not _RUN_ID.fullmatch(run_id) or run_id in (".", ".."):
-        raise SimInputError(
-            f"run_id is {run_id!r}; Sim takes 1 to 128 letters, digits, dots, underscores, colons and hyphens."
-            " Hand in what SimExecuteWorkflowOperator returned or pushed as the XCom 'run_id'.",
-            outcome=Outcome.NEVER_SENT,
-        )
-    return run_id
-
-
-def check_block_ids(selectors: Sequence[object]) -> None:
-    """Refuse selectors of a run's block outputs that would select nothing, which Sim doesn't say.
-
-    :raises SimInputError: one of them doesn't begin with a block's id; block names count in streams only.
-    """
-    for selector in selectors if not isinstance(selectors, str) else [selectors]:
-        if not isinstance(selector, str) or not _BLOCK_ID.match(selector):
-            raise SimInputError(
-                f"selected_outputs holds {selector!r}. Without stream=True it takes the ids of blocks, with or without"
-                " a path (block-id.field): names of blocks select nothing in a run that is over.",
-                outcome=Outcome.NEVER_SENT,
-            )
 
 
 def json_body(value: Mapping[str, Any], *, workflow_id: str) -> bytes:

@@ -13,14 +13,13 @@ from airflow_provider_sim.client.dialects.exchange import (
     Call,
     Request,
     Response,
-    check_run_id,
-    check_workflow_id,
     json_body,
     path_of,
     read_json,
     under_run_id,
 )
 from airflow_provider_sim.client.dialects.legacy_answers import JOB_PREFIX, AmbiguousAnswerError
+from airflow_provider_sim.client.ids import check_run_id, check_workflow_id
 from airflow_provider_sim.client.models import (
     AsyncExecutionResult,
     Cancellation,

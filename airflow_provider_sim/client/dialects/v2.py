@@ -10,8 +10,6 @@ from airflow_provider_sim.client.dialects.exchange import (
     Call,
     Request,
     Response,
-    check_run_id,
-    check_workflow_id,
     error_of,
     json_body,
     path_of,
@@ -27,6 +25,7 @@ from airflow_provider_sim.client.dialects.resources import (
     run_status,
     workflow_of,
 )
+from airflow_provider_sim.client.ids import check_run_id, check_workflow_id
 from airflow_provider_sim.client.models import (
     AsyncExecutionResult,
     BillingStatus,

@@ -1,0 +1,62 @@
+"""Checks of workflow IDs, run IDs and block IDs; no I/O, and light enough for DAG parsing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from airflow_provider_sim.exceptions import Outcome, SimInputError
+
+_RUN_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_BLOCK_ID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+
+
+def check_workflow_id(workflow_id: object) -> str:
+    """Return the workflow ID if it can be one.
+
+    :raises SimInputError: it is not a string, is empty, is the address of a page, or contains characters that no
+        workflow ID has. No request was sent.
+    """
+    if not isinstance(workflow_id, str) or not workflow_id.strip():
+        raise _wrong(f"workflow_id is {workflow_id!r}; it must be the ID of a deployed Sim workflow")
+    address = workflow_id.strip().partition("?")[0].partition("#")[0].rstrip("/")
+    last = address.rpartition("/")[2]
+    if "/" in workflow_id and last:
+        raise _wrong(f"workflow_id is {workflow_id!r}; use only the last part of the address: {last!r}")
+    if workflow_id in (".", "..") or not workflow_id.isprintable() or not set(workflow_id).isdisjoint(" /\\?#"):
+        raise _wrong(f"workflow_id is {workflow_id!r}, which contains spaces or characters that no workflow ID has")
+    return workflow_id
+
+
+def _wrong(what: str) -> SimInputError:
+    return SimInputError(
+        f"{what}. The ID is the last part of the workflow's address in Sim's editor.", outcome=Outcome.NEVER_SENT
+    )
+
+
+def check_run_id(run_id: object) -> str:
+    """Return the run ID if Sim would accept it.
+
+    :raises SimInputError: it is not 1 to 128 of letters, digits, ``.``, ``_``, ``:`` and ``-``.
+    """
+    if not isinstance(run_id, str) or not _RUN_ID.fullmatch(run_id) or run_id in (".", ".."):
+        raise SimInputError(
+            f"run_id is {run_id!r}; Sim accepts 1 to 128 letters, digits, dots, underscores, colons and hyphens."
+            " Pass what SimExecuteWorkflowOperator returned or pushed as the XCom 'run_id'.",
+            outcome=Outcome.NEVER_SENT,
+        )
+    return run_id
+
+
+def check_block_ids(selectors: Sequence[object]) -> None:
+    """Reject selectors of a finished run's block outputs that would select nothing, which Sim doesn't report.
+
+    :raises SimInputError: one of them doesn't start with a block ID; block names work in streams only.
+    """
+    for selector in selectors if not isinstance(selectors, str) else [selectors]:
+        if not isinstance(selector, str) or not _BLOCK_ID.match(selector):
+            raise SimInputError(
+                f"selected_outputs contains {selector!r}. Without stream=True it takes block IDs, with or without a"
+                " path (block-id.field): names of blocks select nothing in a finished run.",
+                outcome=Outcome.NEVER_SENT,
+            )
