@@ -6,8 +6,8 @@ STAMP := $(VENV)/.installed
 export UV_PYTHON_DOWNLOADS := never
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo demo-ui test check lint types test-airflow chaos chaos-small chaos-events bench bench-small browser pictures test-sdk matrix mutants coverage docs audit \
-	build lock clean help
+.PHONY: demo demo-ui test test-slow check lint types test-airflow test-nightly chaos chaos-small chaos-events bench bench-small browser pictures \
+	test-sdk border matrix mutants docs audit build lock clean help
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -25,11 +25,26 @@ demo: $(STAMP) ## Run the example DAGs on a real Airflow against the embedded em
 demo-ui: $(STAMP) ## The same, and leave Airflow's UI running
 	@$(BIN)/python -m scripts.demo --ui
 
-test: $(STAMP) ## The fast tests
-	@$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow and not airflow and not sdk" --ignore=tests/airflow --ignore=tests/sdk
+FAST = -n auto --dist worksteal -m "not slow and not airflow and not sdk" --ignore=tests/airflow --ignore=tests/border --ignore=tests/sdk
+ifdef COVERAGE
+test: $(STAMP)
+	@rm -f .coverage .coverage.*
+	@$(BIN)/python -m coverage run -m pytest $(FAST)
+	@$(BIN)/python -m coverage combine --quiet
+	@$(BIN)/python -m coverage report --fail-under=94
+else
+test: $(STAMP) ## The fast tests; COVERAGE=1 measures the package's coverage
+	@$(BIN)/python -m pytest $(FAST)
+endif
 
-test-airflow: $(STAMP) ## Example DAGs on a real Airflow
-	@$(BIN)/python -m pytest -m airflow
+test-slow: $(STAMP) ## Tests with thousands of runs, crashes at random points, or a process with an Airflow
+	@$(BIN)/python -m pytest -n auto --dist worksteal -m "slow and not airflow and not sdk"
+
+test-airflow: $(STAMP) ## Border tests and example DAGs on a real Airflow
+	@$(BIN)/python -m pytest -m "airflow and not nightly"
+
+test-nightly: $(STAMP) ## Kills, and all deployments, on a real Airflow
+	@$(BIN)/python -m pytest -m nightly
 
 chaos: $(STAMP) ## Kill workers and triggerers of a real Airflow, 200 times; show what becomes of the runs
 	@$(BIN)/python -m scripts.chaos
@@ -55,17 +70,14 @@ pictures: $(STAMP) ## The same, with the pictures of the documentation taken ane
 test-sdk: $(STAMP) ## The official SDKs against the emulator
 	@$(BIN)/python -m pytest -m sdk
 
-matrix: $(STAMP) ## The package on all versions of Airflow and Python in a table; CELLS=3.1 or 2.11/3.11 for some
+border: $(STAMP) ## The border tests on Airflow 2.11, 3.0, 3.1 and 3.2; CELLS=3.1/3.11 for one
+	@$(BIN)/python -m scripts.matrix --border $(or $(CELLS),2.11/3.11 3.0/3.11 3.1/3.11 3.2/3.11)
+
+matrix: $(STAMP) ## The package on every version of Airflow and Python, in a table; CELLS=3.1 or 2.11/3.11 for some
 	@$(BIN)/python -m scripts.matrix $(CELLS)
 
 mutants: $(STAMP) ## A sample of small changes to client and watch, and which of them no test sees; takes half an hour
 	@$(BIN)/python -m scripts.mutants
-
-coverage: $(STAMP) ## All tests but those on a real Airflow, with the package's coverage
-	@rm -f .coverage .coverage.*
-	@$(BIN)/python -m coverage run -m pytest -n auto -m "not airflow"
-	@$(BIN)/python -m coverage combine --quiet
-	@$(BIN)/python -m coverage report --fail-under=95
 
 lint: $(STAMP) ## ruff, format included
 	@$(BIN)/ruff check .

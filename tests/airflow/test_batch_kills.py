@@ -17,7 +17,7 @@ from airflow_provider_sim.emulator.state import SeenRequest
 from scripts.crash_trials import runs_of
 from scripts.real_airflow import REPO, RealAirflow
 
-pytestmark = [pytest.mark.airflow, pytest.mark.filterwarnings("default")]
+pytestmark = [pytest.mark.airflow, pytest.mark.nightly, pytest.mark.filterwarnings("default")]
 
 DAGS = REPO / "tests" / "airflow" / "dags_batch"
 PATIENCE = 400

@@ -43,7 +43,10 @@ OF_BAD_ENDS = Counter({("failing", "sync"): 1, ("slow", "async"): 1})
 """What the DAG of bad ends starts in Sim."""
 
 
-@pytest.fixture(scope="module", params=DEPLOYMENTS)
+CELERY = pytest.param("celery", marks=pytest.mark.nightly)
+
+
+@pytest.fixture(scope="module", params=[pytest.param("standalone", marks=pytest.mark.nightly), "local", CELERY])
 def deployment(request) -> str:
     """The name of a way to deploy Airflow."""
     return request.param
@@ -88,7 +91,7 @@ def test_no_run_is_left_running(examples):
     assert [run.run_id for run in examples.sim.runs if not run.is_over] == []
 
 
-@pytest.mark.parametrize("deployment", DISTURBED, indirect=True)
+@pytest.mark.parametrize("deployment", ["local", CELERY], indirect=True)
 def test_the_deaths_have_hit_something(examples):
     assert examples.moved > 0
     tries = {name: (ti.try_number, examples.tis[name].try_number) for name, ti in examples.killed.items()}
@@ -121,7 +124,7 @@ def test_no_trigger_holds_a_key(examples):
     assert holding(examples.triggers) == []
 
 
-@pytest.mark.parametrize("deployment", ["celery"], indirect=True)
+@pytest.mark.parametrize("deployment", [CELERY], indirect=True)
 def test_no_answer_of_the_api_server_holds_a_key(examples):
     dag_ids = ["sim_bad_ends", "example_sim_deferrable", "example_sim_approval"]
     answers = list(places.answers(examples.airflow, RUN_ID, dag_ids))
@@ -134,7 +137,7 @@ def test_no_answer_of_the_api_server_holds_a_key(examples):
     assert dict(answers)["/api/v2/connections/sim_stored"].startswith(b'{"connection_id":"sim_stored"')
 
 
-@pytest.mark.parametrize("deployment", ["celery"], indirect=True)
+@pytest.mark.parametrize("deployment", [CELERY], indirect=True)
 def test_no_message_to_celery_s_workers_holds_a_key(examples):
     messages = list(places.messages(examples.airflow))
     assert holding(messages) == []

@@ -18,7 +18,7 @@ from airflow_provider_sim.emulator import Match, SimEmulator
 from scripts.crash_trials import runs_of
 from scripts.real_airflow import RealAirflow
 
-pytestmark = [pytest.mark.airflow, pytest.mark.filterwarnings("default")]
+pytestmark = [pytest.mark.airflow, pytest.mark.nightly, pytest.mark.filterwarnings("default")]
 
 DAGS = Path(__file__).parent / "dags"
 PLACES = ["waiting", "held_open", "deferred"]
