@@ -406,7 +406,7 @@ GROUPS: dict[str, dict[str, Case]] = {
         "409: run id used before": run_id_used_before,
         "409: pause answered before": answered_before,
         "a pause that somebody else has answered": answered_by_somebody_else,
-        "413: Sim's own limit": answered(v2(413, "PAYLOAD_TOO_LARGE", "Request body exceeds maximum size")),
+        "413: Sim's own limit": answered(v2(413, "PAYLOAD_TOO_LARGE", "Request body is too large")),
     },
     "Sim has too much to do": {
         "429: requests of this key": emulated(emptied("endpoint")),

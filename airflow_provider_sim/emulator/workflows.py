@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 import uuid
@@ -35,6 +36,7 @@ class BlockError(Exception):
 class ResponseBlock:
     """Returned by a workflow's function: it ends in a Response block.
 
+    :param data: as Sim does, ``None`` becomes an error object and the status 500; the run is completed nevertheless.
     :param block_output: the output of the block before it.
     """
 
@@ -42,6 +44,14 @@ class ResponseBlock:
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
     block_output: Any = None
+
+    def __post_init__(self) -> None:
+        """Replace missing data."""
+        if self.data is None:
+            message = "Cannot convert undefined or null to object"
+            object.__setattr__(self, "data", {"error": "Response block execution failed", "message": message})
+            object.__setattr__(self, "status", 500)
+            object.__setattr__(self, "headers", {})
 
     @property
     def output(self) -> dict[str, Any]:
@@ -86,6 +96,8 @@ class Workflow:
         :class:`BlockError`.
     :param inputs: declared fields and their types (string, number, boolean, object, array, ``file[]``); None declares
         none, and the input arrives as it was sent.
+    :param defaults: the Start block's defaults of declared fields, used where the input has no value for them; by
+        default ``""``, ``0`` for a number, ``{}`` for an object, ``[]`` for an array.
     :param duration: seconds that a run takes, or what says so by the input.
     :param chunks: the text that its agent block streams, by the input.
     :param block: the name of the block that makes the output.
@@ -97,6 +109,7 @@ class Workflow:
     workflow_id: str
     body: Body
     inputs: Mapping[str, str] | None = None
+    defaults: Mapping[str, Any] = field(default_factory=dict)
     duration: float | Callable[[dict[str, Any]], float] = 0.0
     chunks: Callable[[dict[str, Any]], Sequence[str]] | None = None
     chunk_delay: float = 0.0
@@ -153,9 +166,13 @@ class Workflow:
             return dict(sent)
         nested = sent.get("input")
         inner = nested if isinstance(nested, Mapping) else {}
-        return {
-            name: _coerced(inner[name] if name in inner else sent.get(name), kind) for name, kind in self.inputs.items()
-        }
+        values: dict[str, Any] = {}
+        for name, kind in self.inputs.items():
+            value = inner[name] if name in inner else sent.get(name)
+            if value is None:
+                value = self.defaults.get(name, copy.copy(_DEFAULTS.get(kind, "")))
+            values[name] = _coerced(value, kind)
+        return values
 
     def selects(self, selector: str) -> list[str] | None:
         """The path inside this workflow's block that a selector names; None if it names another block."""
@@ -172,9 +189,10 @@ def _version_id(workflow_id: str, version: int) -> str:
     return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{workflow_id}/{version}"))
 
 
+_DEFAULTS: dict[str, Any] = {"number": 0, "object": {}, "array": []}
+
+
 def _coerced(value: Any, kind: str) -> Any:
-    if value is None:
-        return 0 if kind == "number" else ""
     if kind == "string":
         return "[object Object]" if isinstance(value, dict) else value if isinstance(value, str) else json.dumps(value)
     if kind == "number" and isinstance(value, str):

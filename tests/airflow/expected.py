@@ -114,7 +114,7 @@ def outputs(sim: SimEmulator) -> dict[str, Any]:
     found = finds_runs(profile)
     slept = {"result": {"slept": 3.0, "message": "take your time"}, "stdout": ""}
     summary = {"result": {"slept": 2.0, "message": "AIRFLOW-RUN"}, "stdout": ""}
-    echo = {"echo": {"message": "Good morning, it is AIRFLOW-RUN", "count": 3, "payload": ""}, "ok": True}
+    echo = {"echo": {"message": "Good morning, it is AIRFLOW-RUN", "count": 3, "payload": {}}, "ok": True}
     letters = [{"message": f"letter {number}", "count": number} for number in range(20)]
     tickets = [{"message": f"ticket {number}", "count": number} for number in (17, 42, 99)]
     text = "You wrote: Tell me of the sea.\nHere is what I think of it.\nIt could be said in fewer words.\n"
@@ -213,7 +213,7 @@ def name_of(task: Any) -> str:
 
 def _plain(given: dict[str, Any]) -> dict[str, Any]:
     """What ``echo_plain`` returns."""
-    return {"result": {"message": "", "count": 0, "payload": "", **given}, "stdout": ""}
+    return {"result": {"message": "", "count": 0, "payload": {}, **given}, "stdout": ""}
 
 
 def _without_run_ids(value: Any) -> Any:

@@ -101,7 +101,7 @@ def test_run_reads_a_file_and_says_how_it_ended(sim, emulator, tmp_path):
     assert (ran.code, parsed(ran)["output"]["result"]["message"]) == (0, "from a file")
     assert sim("run", "failing").code == Exit.NOT_SO
     assert sim("run", "paused", "--async", "--poll-interval", "0.01").code == Exit.PAUSED
-    assert emulator.inputs_of("echo_plain") == [{"message": "from a file", "count": 0, "payload": ""}]
+    assert emulator.inputs_of("echo_plain") == [{"message": "from a file", "count": 0, "payload": {}}]
 
 
 @pytest.mark.parametrize("given", ["{", "@/nowhere/at/all"])

@@ -51,7 +51,7 @@ class TestEverywhere:
         result = client.execute_workflow("echo_plain", {"message": "hi", "count": 3})
         assert isinstance(result, WorkflowExecutionResult)
         assert result.status is RunStatus.COMPLETED
-        assert result.output["result"] == {"message": "hi", "count": 3, "payload": ""}
+        assert result.output["result"] == {"message": "hi", "count": 3, "payload": {}}
         assert len(sim.runs) == 1
 
     def test_a_response_block_looks_the_same(self, client):

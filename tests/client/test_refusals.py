@@ -68,7 +68,7 @@ ROWS = {
                        {"code": "RUN_ID_CONFLICT", "run_id_spent": True}, 3, True),
     "v2 other conflict": ("v2", False, v2(409, "CONFLICT", "Paused execution is not resumable"), SimConflictError,
                           {"code": "CONFLICT"}, 1, None),
-    "v2 too large": ("v2", False, v2(413, "PAYLOAD_TOO_LARGE", "Request body exceeds maximum size"), SimInputError,
+    "v2 too large": ("v2", False, v2(413, "PAYLOAD_TOO_LARGE", "Request body is too large"), SimInputError,
                      {"code": "PAYLOAD_TOO_LARGE"}, 1, None),
     "v2 request bucket": ("v2", False, v2(429, "RATE_LIMITED", "API rate limit exceeded",
                                           {"retryAfter": "2026-01-01T00:00:00.000Z"}, retry_after="7"),

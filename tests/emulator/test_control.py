@@ -95,7 +95,7 @@ class TestWhatTheServerHasSeen:
             "run_id": "r",
             "workflow_id": "echo",
             "mode": "async",
-            "input": {"message": "hü", "count": 0, "payload": ""},
+            "input": {"message": "hü", "count": 0, "payload": {}},
             "status": "completed",
             "refused": None,
         }

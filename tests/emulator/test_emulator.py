@@ -40,6 +40,98 @@ def get(sim: SimEmulator, path: str, key: str | None = None) -> requests.Respons
     return requests.get(sim.url + path, headers={"X-API-Key": key or sim.api_key}, timeout=10)
 
 
+def error_of(answer: requests.Response) -> tuple[int, str, str]:
+    """The status, code and message of a v2 error."""
+    error = answer.json()["error"]
+    return answer.status_code, error["code"], error["message"]
+
+
+class TestAnswersOfARealServer:
+    """Observed on a real Sim server, without a recording to replay."""
+
+    @pytest.mark.parametrize(
+        ("limit", "code", "message", "bound"),
+        [
+            (0, "too_small", "limit must be at least 1", {"minimum": 1}),
+            (1000, "too_big", "limit cannot exceed 100", {"maximum": 100}),
+        ],
+    )
+    def test_limit_out_of_range(self, emulator, limit, code, message, bound):
+        answer = get(emulator, f"/api/v2/workflows/echo/runs?limit={limit}")
+        assert error_of(answer) == (400, "BAD_REQUEST", message)
+        issue = {"code": code, "path": ["limit"], "message": message, "origin": "number", "inclusive": True, **bound}
+        assert answer.json()["error"]["details"] == [issue]
+
+    @pytest.mark.parametrize("path", ["workflows/echo/runs?limit=1", "logs?workspaceId={0}&limit=1"])
+    def test_cursor_of_another_order(self, emulator, path):
+        path = "/api/v2/" + path.format(emulator.workspace_id)
+        for _ in range(2):
+            post(emulator, "echo")
+        cursor = get(emulator, path).json()["nextCursor"]
+        assert get(emulator, f"{path}&cursor={cursor}&order=desc").status_code == 200, "the default order"
+        assert error_of(get(emulator, f"{path}&cursor={cursor}&order=asc")) == (
+            400,
+            "BAD_REQUEST",
+            "cursor does not match the requested sortBy/sortOrder. Restart pagination without a cursor after changing"
+            " the sort.",
+        )
+        assert "not a valid" in error_of(get(emulator, f"{path}&cursor={cursor}&startDate=2026-01-01T00:00:00Z"))[2]
+
+    @pytest.mark.parametrize(
+        "option", [{"selectedOutputs": ["Echo.result"]}, {"includeThinking": True}, {"includeFileBase64": False}]
+    )
+    def test_async_run_with_output_options(self, emulator, option):
+        message = "Async execution does not support streaming or output-shaping options"
+        assert error_of(post(emulator, "echo", {"async": True, **option})) == (400, "BAD_REQUEST", message)
+
+    def test_request_body_above_10_mib(self, emulator):
+        answer = post(emulator, "echo", {"input": {"message": "x" * 10_485_800}})
+        assert error_of(answer) == (413, "PAYLOAD_TOO_LARGE", "Request body is too large")
+
+    def test_response_block_without_data(self, emulator):
+        data = {
+            "error": "Response block execution failed",
+            "message": "Cannot convert undefined or null to object",
+        }
+        started = post(emulator, "resp_null").json()["data"]
+        polled = get(emulator, f"/api/v2/workflows/resp_null/runs/{started['runId']}?includeOutput=true").json()["data"]
+        for run in (started, polled):
+            assert (run["status"], run["output"]["data"], run["error"]) == ("completed", data, None)
+        legacy = post_legacy(emulator, "resp_null")
+        assert (legacy.status_code, legacy.json()) == (500, data)
+
+    def test_resuming_a_sync_run(self, emulator):
+        run = post(emulator, "paused").json()["data"]
+        path = f"{emulator.url}/api/v2/workflows/paused/runs/{run['runId']}/resume"
+        body = {"contextId": run["output"]["data"]["_resume"]["contextId"], "input": {"approved": True}}
+        resumed = requests.post(path, json=body, headers={"X-API-Key": emulator.api_key}, timeout=10).json()["data"]
+        assert resumed["startedAt"] == run["startedAt"]
+        assert resumed["endedAt"] >= run["startedAt"]
+        assert resumed["durationMs"] >= 0
+
+    def test_missing_declared_fields(self, emulator):
+        @emulator.workflow(
+            "typed", inputs={"s": "string", "n": "number", "o": "object", "d": "object"}, defaults={"d": ""}
+        )
+        def typed(given):
+            return given
+
+        output = post(emulator, "typed", {"input": {"other": 1}}).json()["data"]["output"]
+        assert output == {"s": "", "n": 0, "o": {}, "d": ""}
+
+    def test_half_a_surrogate_pair(self, emulator):
+        """Sim's JSON escapes it, in an answer and in a stream whose chunks split an emoji."""
+
+        @emulator.workflow("split", block="Agent", chunks=lambda given: ["\ud83d", "\ude00"])
+        def split(given):
+            return {"content": "\ud83d", "other": "é"}
+
+        assert post(emulator, "split").json()["data"]["output"] == {"content": "\ud83d", "other": "é"}
+        body = {"stream": True, "selectedOutputs": ["Agent.content"]}
+        frames = post(emulator, "split", body).text.split("\n\n")
+        assert [json.loads(frame.removeprefix("data: ")).get("chunk") for frame in frames[:2]] == ["\ud83d", "\ude00"]
+
+
 class TestPlans:
     """Buckets of twice the rate, refilled by steps of a minute."""
 

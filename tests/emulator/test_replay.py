@@ -77,7 +77,9 @@ class Replay:
         builtin = dict(state.workflows)
         state.workflows.clear()
         for workflow_id, name in WORKFLOWS.items():
-            state.add(dataclasses.replace(builtin[name], workflow_id=workflow_id, name=f"airflow-{name}"))
+            workflow = dataclasses.replace(builtin[name], workflow_id=workflow_id, name=f"airflow-{name}")
+            workflow.defaults = {"payload": ""}  # as the recorded workflows' Start blocks declare it
+            state.add(workflow)
         if recording.name in ("v2_deploy", "v2_undeploy", "v2_delete_workflow", "v2_execute_after_undeploy"):
             deployed = recording.name == "v2_undeploy"
             state.add(dataclasses.replace(builtin["echo"], workflow_id=TEMPORARY, deployed=deployed))

@@ -73,7 +73,7 @@ def test_every_public_method_was_called(told):
 
 def test_results(told):
     assert told["sync"]["success"] is True
-    assert told["sync"]["output"]["result"] == {"message": "hi", "count": 3, "payload": ""}
+    assert told["sync"]["output"]["result"] == {"message": "hi", "count": 3, "payload": {}}
     assert told["text input"]["output"]["result"] == {"input": {"input": "text"}}
     assert told["list input"]["output"]["result"] == {"input": {"input": [1, 2]}}
     assert told["file input"]["output"]["result"][0]["size"] == 2

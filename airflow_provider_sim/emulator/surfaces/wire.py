@@ -40,9 +40,16 @@ def trouble_of(request: Request) -> Trouble:
 
 def answer(status: int, body: Any = None, headers: Mapping[str, str] | None = None) -> Response:
     """A JSON answer, with a request id."""
-    content = json.dumps(body, ensure_ascii=False).encode()
     given = {"x-request-id": new_name(8), "content-type": "application/json", **(headers or {})}
-    return Response(content, status, given)
+    return Response(_json(body), status, given)
+
+
+def _json(value: Any, **options: Any) -> bytes:
+    """JSON as Sim sends it: in UTF-8, with half a surrogate pair escaped."""
+    try:
+        return json.dumps(value, ensure_ascii=False, **options).encode()
+    except UnicodeEncodeError:
+        return json.dumps(value, **options).encode()
 
 
 def empty(status: int, headers: Mapping[str, str] | None = None) -> Response:
@@ -138,7 +145,7 @@ async def _frames(state: State, request: Request, run: Run, selected: list[str])
 
 
 def _frame(value: Mapping[str, Any]) -> bytes:
-    return f"data: {json.dumps(value, ensure_ascii=False, separators=(',', ':'))}\n\n".encode()
+    return b"data: " + _json(value, separators=(",", ":")) + b"\n\n"
 
 
 def _last_event(state: State, run: Run, selected: list[str], streamed: list[str]) -> dict[str, Any]:

@@ -220,9 +220,6 @@ def _finished(state: State, run: Run) -> Response:
     """The answer of a held-open execution: an envelope, or a Response block's own answer."""
     block = run.response_block()
     if block is not None:
-        if block.data is None:
-            error = "Cannot convert undefined or null to object"
-            return answer(500, {"error": "Response block execution failed", "message": error})
         return answer(block.status, block.data, {name.lower(): value for name, value in block.headers.items()})
     body: dict[str, Any] = {"success": run.status in ("completed", "paused")}
     if state.profile.receipt == "executionId" and body["success"]:

@@ -70,8 +70,9 @@ def _check_execution(request: Request, body: dict[str, Any]) -> None:
         raise Failure(400, "async and stream cannot be combined")
     if timeout is not None and not body.get("async"):
         raise Failure(400, "executionTimeoutSeconds is supported only for async execution")
-    if body.get("async") and (body.get("selectedOutputs") or "includeFileBase64" in body or "base64MaxBytes" in body):
-        raise Failure(400, "Async execution does not support output options")
+    shaped = [body.get(name) for name in ("selectedOutputs", "includeThinking", "includeToolCalls")]
+    if body.get("async") and (any(shaped) or "includeFileBase64" in body or "base64MaxBytes" in body):
+        raise Failure(400, "Async execution does not support streaming or output-shaping options")
     if (body.get("includeThinking") or body.get("includeToolCalls")) and (
         request.headers.get("x-sim-stream-protocol") != "agent-events-v1"
     ):

@@ -217,7 +217,7 @@ async def json_object(request: Request) -> dict[str, Any]:
     try:
         body = json.loads(await body_of(request))
     except BodyTooLargeError:
-        raise Failure(413, "Request body exceeds maximum size") from None
+        raise Failure(413, "Request body is too large") from None
     except ValueError:
         raise Failure(400, "Request body must be valid JSON") from None
     if not isinstance(body, dict):

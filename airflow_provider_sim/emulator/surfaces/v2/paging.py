@@ -24,9 +24,10 @@ def limit_of(text: str | None, *, default: int, most: int, clamp: bool) -> int:
         return default
     number = int(text) if text.isdigit() else 0
     if number < 1:
-        raise issue("too_small", ["limit"], "Too small: expected number to be >=1", origin="number", minimum=1)
+        raise issue("too_small", ["limit"], "limit must be at least 1", origin="number", minimum=1, inclusive=True)
     if number > most and not clamp:
-        raise issue("too_big", ["limit"], f"Too big: expected number to be <={most}", origin="number", maximum=most)
+        message = f"limit cannot exceed {most}"
+        raise issue("too_big", ["limit"], message, origin="number", maximum=most, inclusive=True)
     return min(number, most)
 
 
@@ -36,25 +37,33 @@ def page_of(call: Call, limit: int, wanted: Callable[[Run], bool]) -> tuple[list
     since, until = _window_of(query)
     cursor = query.pop("cursor", None)
     query.pop("limit", None)
+    order = query.pop("order", "desc")
     scope = json.dumps([call.request.url.path, sorted(query.items())])
-    beyond = None if cursor is None else _last_run(call, cursor, scope)
-    newest_first = query.get("order", "desc") == "desc"
+    beyond = None if cursor is None else _last_run(call, cursor, scope, order)
+    newest_first = order == "desc"
     runs = call.state.listed(since=since, until=until, newest_first=newest_first, beyond=beyond)
     found = list(itertools.islice(filter(wanted, runs), limit + 1))
     page = found[:limit]
     more = len(found) > limit
-    return page, base64.b64encode(json.dumps([scope, page[-1].run_id]).encode()).decode() if more else None
+    return page, base64.b64encode(json.dumps([scope, order, page[-1].run_id]).encode()).decode() if more else None
 
 
-def _last_run(call: Call, cursor: str, scope: str) -> Run:
-    """The last run of the page before."""
+def _last_run(call: Call, cursor: str, scope: str, order: str) -> Run:
+    """The last run of the previous page."""
     try:
-        told, last_id = json.loads(base64.b64decode(cursor))
-        if told != scope:
+        cursor_scope, cursor_order, last_id = json.loads(base64.b64decode(cursor))
+        if cursor_scope != scope:
             raise ValueError
-        return call.state.runs[last_id]
+        last = call.state.runs[last_id]
     except (ValueError, TypeError, KeyError):
         raise Failure(400, "cursor is not a valid pagination cursor. Restart pagination without a cursor.") from None
+    if cursor_order != order:
+        raise Failure(
+            400,
+            "cursor does not match the requested sortBy/sortOrder. Restart pagination without a cursor after changing"
+            " the sort.",
+        )
+    return last
 
 
 def _window_of(query: Mapping[str, str]) -> tuple[float | None, float | None]:

@@ -158,5 +158,14 @@ async def resume_run(call: Call) -> Response:
         url = f"{call.state.base_url}/api/v2/workflows/{run.workflow_id}/runs/{attempt}"
         return answer(202, {"data": {"runId": attempt, "statusUrl": url}}, {"x-run-id": attempt})
     output = run.output(base_url=call.state.base_url, workspace_id=call.state.workspace_id)
-    data = {"runId": attempt, "workflowId": run.workflow_id, "status": run.status, "output": output, "error": None}
+    data = {
+        "runId": attempt,
+        "workflowId": run.workflow_id,
+        "status": run.status,
+        "output": output,
+        "error": None,
+        "startedAt": iso(run.started_at),
+        "endedAt": iso(run.ended_at),
+        "durationMs": run.duration_ms,
+    }
     return answer(200, {"data": data}, {"x-run-id": attempt})
