@@ -1,13 +1,15 @@
-"""What the triggers have in common: what they do when a user acts on their task."""
+"""Base class of the triggers: one event, whatever happens, and what a user does to the task."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+import time
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
-from airflow.triggers.base import BaseTrigger
+from airflow.triggers.base import BaseTrigger, TriggerEvent
 
+from airflow_provider_sim.exceptions import SimError, SimPermanentError, SimRunTimeoutError
 from airflow_provider_sim.versions import is_deferred
 
 TELLS_OF_KILLS = hasattr(BaseTrigger, "on_kill")
@@ -15,12 +17,61 @@ TELLS_OF_KILLS = hasattr(BaseTrigger, "on_kill")
 
 
 class WaitsForRuns(BaseTrigger):
-    """A trigger whose runs are cancelled when a user clears or marks the task, if the author wants that.
+    """A trigger that waits for runs and emits one event.
 
-    Not when the triggerer stops or hands the trigger on.
+    Subclasses implement :meth:`_wait`, :meth:`_event` and :meth:`_cancel`. The event's ``status`` is ``timeout`` at the
+    deadline and ``error`` for anything else that :meth:`_wait` raises, with ``message``, ``code`` and ``permanent``: an
+    exception that left the trigger would fail the task without any method of the operator being called, and the runs
+    would go on.
+
+    With ``cancel_on_kill``, the runs are cancelled when a user clears or marks the task, but not when the triggerer
+    stops or another triggerer takes the trigger over.
     """
 
     cancel_on_kill: bool
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Wait, and emit one event."""
+        not_before = time.monotonic() + self._least_seconds()
+        try:
+            event = await self._outcome()
+            await asyncio.sleep(max(0.0, not_before - time.monotonic()))
+        except asyncio.CancelledError:
+            await self._on_cancelled()
+            raise
+        yield event
+
+    async def _outcome(self) -> TriggerEvent:
+        try:
+            return await self._wait()
+        except SimRunTimeoutError as error:
+            return self._event("timeout", message=str(error))
+        except Exception as error:
+            return self._failure(error)
+
+    def _least_seconds(self) -> float:
+        """Return the seconds that pass before an event: see ``triggers.sim.FIRST_LOOK_AFTER``."""
+        raise NotImplementedError
+
+    async def _wait(self) -> TriggerEvent:
+        """Return the event to emit.
+
+        :raises SimRunTimeoutError: the deadline has passed.
+        """
+        raise NotImplementedError
+
+    def _event(self, status: str, **more: Any) -> TriggerEvent:
+        """Return an event with what identifies the runs; plain JSON."""
+        raise NotImplementedError
+
+    def _failure(self, error: Exception) -> TriggerEvent:
+        """Return the ``error`` event; an error that isn't Sim's is logged with its traceback."""
+        if isinstance(error, SimError):
+            permanent = isinstance(error, SimPermanentError)
+            return self._event("error", message=str(error), code=error.code, permanent=permanent)
+        self.log.error("The trigger failed.", exc_info=error)
+        message = f"The trigger failed with {type(error).__name__}: {error}"
+        return self._event("error", message=message, code=SimError.default_code, permanent=False)
 
     async def on_kill(self) -> None:
         """Cancel the runs: a user has cleared or marked the task (Airflow 3.3 and later).

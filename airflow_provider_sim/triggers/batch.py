@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from airflow_provider_sim.batch.survey import Survey, cancel_all
 from airflow_provider_sim.client.asyncio import AsyncSimClient
 from airflow_provider_sim.client.retry import RetryPolicy
 from airflow_provider_sim.client.settings import ClientSettings
-from airflow_provider_sim.exceptions import SimError, SimPermanentError, SimRunTimeoutError
+from airflow_provider_sim.exceptions import SimError
 from airflow_provider_sim.hooks.sim import SimHook
 from airflow_provider_sim.triggers import sim as single
 from airflow_provider_sim.triggers.base import WaitsForRuns
@@ -125,26 +125,21 @@ class SimBatchTrigger(WaitsForRuns):
             **{name: getattr(self, name) for name in names},
         }
 
-    async def run(self) -> AsyncIterator[TriggerEvent]:
-        """See the batch through; one event."""
-        not_before = time.monotonic() + single.FIRST_LOOK_AFTER
-        try:
-            settings = await SimHook(self.sim_conn_id).get_async_settings()
-            async with AsyncSimClient.from_settings(settings) as client, asyncio.timeout(GATHER_AFTER):
-                stopped = await self._see_through(client, settings)
-        except TimeoutError:
-            event = self._event("gather")
-        except SimRunTimeoutError as error:
-            event = self._event("timeout", message=str(error))
-        except SimError as error:
-            event = self._failure(error)
-        except asyncio.CancelledError:
-            await self._on_cancelled()
-            raise
-        else:
-            event = self._event("over") if stopped is None else self._failure(stopped)
-        await asyncio.sleep(max(0.0, not_before - time.monotonic()))
-        yield event
+    async def _wait(self) -> TriggerEvent:
+        """Start the rest of the batch and wait for all of it."""
+        settings = await SimHook(self.sim_conn_id).get_async_settings()
+        async with AsyncSimClient.from_settings(settings) as client:
+            try:
+                async with asyncio.timeout(GATHER_AFTER) as limit:
+                    stopped = await self._see_through(client, settings)
+            except TimeoutError:
+                if not limit.expired():
+                    raise
+                return self._event("gather")
+        return self._event("over") if stopped is None else self._failure(stopped)
+
+    def _least_seconds(self) -> float:
+        return single.FIRST_LOOK_AFTER
 
     async def _see_through(self, client: AsyncSimClient, settings: ClientSettings) -> SimError | None:
         budgets = budgets_of(settings)
@@ -191,10 +186,6 @@ class SimBatchTrigger(WaitsForRuns):
 
     def _workflow_of(self, index: int) -> str:
         return self.workflows[self._numbers[index]]
-
-    def _failure(self, error: SimError) -> TriggerEvent:
-        permanent = isinstance(error, SimPermanentError)
-        return self._event("error", message=str(error), code=error.code, permanent=permanent)
 
     def _event(self, status: str, **more: Any) -> TriggerEvent:
         return TriggerEvent({"status": status, "journal": self._state.written(), "leg": self.leg, **more})

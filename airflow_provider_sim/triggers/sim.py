@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import TaskSuccessEvent, TriggerEvent
 
 from airflow_provider_sim.client.models import RunStatus
 from airflow_provider_sim.deferral import began_at
-from airflow_provider_sim.exceptions import SimError, SimRunTimeoutError
+from airflow_provider_sim.exceptions import SimError
 from airflow_provider_sim.hooks.sim import SimHook
 from airflow_provider_sim.links.sim import link_xcoms
 from airflow_provider_sim.triggers.base import TELLS_OF_KILLS, WaitsForRuns
@@ -130,8 +130,8 @@ class SimRunTrigger(WaitsForRuns):
             },
         )
 
-    async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Wait, with all triggers of this process, until there is something to tell; one event."""
+    async def _wait(self) -> TriggerEvent:
+        """Wait for the run; all triggers of this process share the requests."""
         watch = RunWatch(
             self.workflow_id,
             self.run_id,
@@ -141,29 +141,26 @@ class SimRunTrigger(WaitsForRuns):
             on_paused=OnPaused(self.on_paused),
             max_failed_looks=self.max_failed_looks,
         )
-        ending: TriggerEvent | None = None
-        try:
-            hook = SimHook(self.sim_conn_id)
-            settings = await hook.get_async_settings()
-            watch.base_url = settings.base_url
-            watcher = watcher_of(settings)
-            if self.timeout is None:  # the worker has looked just before it deferred
-                run = await watcher.wait(watch, least=FIRST_LOOK_AFTER, workspace_id=hook.workspace_id)
-            else:
-                run = await watcher.wait(watch, look_soon=True, workspace_id=hook.workspace_id)
-            if self.end_from_trigger and run.status is RunStatus.COMPLETED:
-                async with watcher.lend() as client:
-                    ending = await self._ending(client, run)
-        except SimRunTimeoutError:
-            event = self._event("timeout")
-        except SimError as error:
-            event = self._event("error", message=str(error))
-        except asyncio.CancelledError:
-            await self._on_cancelled()
-            raise
-        else:
-            event = ending or self._event(run.status.value)
-        yield event
+        hook = SimHook(self.sim_conn_id)
+        settings = await hook.get_async_settings()
+        watch.base_url = settings.base_url
+        watcher = watcher_of(settings)
+        run = await watcher.wait(
+            watch, least=self._least_seconds(), look_soon=self._starts_here, workspace_id=hook.workspace_id
+        )
+        ending = None
+        if self.end_from_trigger and run.status is RunStatus.COMPLETED:
+            async with watcher.lend() as client:
+                ending = await self._ending(client, run)
+        return ending or self._event(run.status.value)
+
+    @property
+    def _starts_here(self) -> bool:
+        """Whether the task started in the triggerer: no worker has polled or pushed links."""
+        return self.timeout is not None
+
+    def _least_seconds(self) -> float:
+        return 0.0 if self._starts_here else FIRST_LOOK_AFTER
 
     def _deadline(self) -> float | None:
         """Seconds since the epoch; the same in whichever triggerer."""
@@ -194,7 +191,7 @@ class SimRunTrigger(WaitsForRuns):
                 DETAILS_KEY: run.details(),
                 DISPLAY_COPY_KEY: output.is_display_copy,
             }
-            if self.timeout is not None:  # no worker has been there before
+            if self._starts_here:
                 links = link_xcoms(client.base_url, workflow_id=self.workflow_id, run_id=self.run_id, workspace_id=None)
                 xcoms.update(links)
             await push_xcoms(self.task_instance, xcoms)
@@ -214,6 +211,6 @@ class SimRunTrigger(WaitsForRuns):
         else:
             self.log.info("The task was killed by a user. %s", achieved)
 
-    def _event(self, status: str, **more: str) -> TriggerEvent:
+    def _event(self, status: str, **more: Any) -> TriggerEvent:
         ids = {"workflow_id": self.workflow_id, "run_id": self.run_id, "job_id": self.job_id}
         return TriggerEvent({"status": status, **ids, **more})
