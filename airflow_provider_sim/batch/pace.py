@@ -7,7 +7,6 @@ before it is too many; and the author.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -19,7 +18,7 @@ from weakref import WeakKeyDictionary
 from airflow_provider_sim.client.dialects.exchange import ADDRESS_CAPACITY, RATE_WINDOW
 from airflow_provider_sim.client.models import RateLimit, RateLimitInfo
 from airflow_provider_sim.client.settings import ClientSettings
-from airflow_provider_sim.watch.budget import AddressBudget, Budgets
+from airflow_provider_sim.watch.budget import AddressBudget, Budgets, BudgetsByLoop, shared_budgets
 
 MOST_STARTING = 8
 """Requests to start a run that are under way at once."""
@@ -47,14 +46,13 @@ class _StartsOfAnAddress(AddressBudget):
 
 
 _addresses: dict[str, AddressBudget] = {}
-_budgets: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[str, str], Budgets]] = WeakKeyDictionary()
+_budgets: BudgetsByLoop = WeakKeyDictionary()
 
 
 def budgets_of(settings: ClientSettings) -> Budgets:
-    """The budgets that all batches on this event loop share which start runs on the same server with the same key."""
+    """Return the budgets that all batches on this event loop share which start runs on one server with one key."""
     address = _addresses.setdefault(settings.base_url, _StartsOfAnAddress(time.time))
-    of_loop = _budgets.setdefault(asyncio.get_running_loop(), {})
-    return of_loop.setdefault((settings.base_url, settings.api_key), Budgets(time.time, address))
+    return shared_budgets(_budgets, settings, lambda: Budgets(time.time, address))
 
 
 class Slots:

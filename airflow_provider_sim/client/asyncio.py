@@ -7,10 +7,12 @@ client do; their docstrings stand there.
 from __future__ import annotations
 
 import asyncio
+import copy
 import functools
 import os
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Self, TypeVar
 
@@ -92,6 +94,8 @@ class AsyncSimClient(BaseClient):
     """
 
     _http: httpx.AsyncClient | None = None
+    _shares_with: AsyncSimClient | None = None
+    _slots: AbstractAsyncContextManager[Any] = nullcontext()
     _sleep = staticmethod(asyncio.sleep)
 
     async def execute_workflow(self, workflow_id: str, input: Any = None, **options: Any) -> _Started:
@@ -302,9 +306,13 @@ class AsyncSimClient(BaseClient):
         return await tenacity.AsyncRetrying(sleep=self._sleep, **attempts.tenacity())(attempt)
 
     async def _exchange(self, request: Request, question: Ask) -> Response | AsyncWorkflowStream:
+        async with self._slots:
+            return await self._send(request, question)
+
+    async def _send(self, request: Request, question: Ask) -> Response | AsyncWorkflowStream:
         connect, wait = self._timeouts(request, question)
         try:
-            http = await self._open_http()
+            http = await (self._shares_with or self)._open_http()
             answer = await http.send(
                 http.build_request(
                     request.method,
@@ -354,6 +362,16 @@ class AsyncSimClient(BaseClient):
                 auth=lambda request: request,
             )
         return self._http
+
+
+def limited(client: AsyncSimClient, requests: int) -> AsyncSimClient:
+    """Return a client that shares the connections of ``client`` and has at most ``requests`` requests in flight.
+
+    Only requests take one of these slots, not the delays between retries: a rate-limited call holds none.
+    """
+    other = copy.copy(client)
+    other._shares_with, other._slots = client, asyncio.Semaphore(requests)
+    return other
 
 
 def _stream_of(result: WorkflowExecutionResult) -> AsyncWorkflowStream:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from http.cookiejar import DefaultCookiePolicy
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, overload
+from weakref import WeakSet
 
 import requests
 import tenacity
@@ -34,6 +36,7 @@ from airflow_provider_sim.client.models import (
     Workspace,
 )
 from airflow_provider_sim.client.retry import Delays, RetryPolicy
+from airflow_provider_sim.client.settings import ClientSettings
 from airflow_provider_sim.client.stream import StreamEnd, StreamEvent, StreamReader
 from airflow_provider_sim.client.submission import submit
 from airflow_provider_sim.exceptions import SimError
@@ -83,13 +86,16 @@ _Started = WorkflowExecutionResult | AsyncExecutionResult | WorkflowStream
 
 
 class SimClient(BaseClient):
-    """Sim's API for code that may block. One instance holds one HTTP session; it is not for several threads at once.
+    """Sim's API for blocking code. Thread-safe: each thread has an HTTP session of its own.
 
     See :class:`~.base.BaseClient` for its arguments.
     """
 
-    _session: requests.Session | None = None
     _sleep = staticmethod(time.sleep)
+
+    def _use(self, settings: ClientSettings) -> None:
+        super()._use(settings)
+        self._sessions = _Sessions(settings)
 
     # --- running workflows ---------------------------------------------------------------------------------------
 
@@ -378,16 +384,20 @@ class SimClient(BaseClient):
 
     # --- carrying it out -----------------------------------------------------------------------------------------
 
+    def set_api_key(self, api_key: str) -> None:
+        """Use another key from now on."""
+        self.close()
+        super().set_api_key(api_key)
+
     def set_base_url(self, base_url: str) -> None:
-        """Talk to another server from now on."""
+        """Send requests to another server from now on."""
+        self.close()
         super().set_base_url(base_url)
-        self.close()  # it may be behind another proxy
 
     def close(self) -> None:
-        """Close the HTTP session; the client may be used again and then opens another."""
-        if self._session is not None:
-            self._session.close()
-            self._session = None
+        """Close the HTTP sessions of all threads; a client that is used again opens new ones."""
+        sessions, self._sessions = self._sessions, _Sessions(self._settings)
+        sessions.close()
 
     def __enter__(self) -> Self:
         """Give the client itself."""
@@ -396,7 +406,7 @@ class SimClient(BaseClient):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close the HTTP session."""
+        """Close the HTTP sessions."""
         self.close()
 
     def _hold(self, conversation: Conversation[T]) -> T:
@@ -434,7 +444,7 @@ class SimClient(BaseClient):
     def _exchange(self, request: Request, question: Ask) -> Response | WorkflowStream:
         connect, wait = self._timeouts(request, question)
         try:
-            session = self._open_session()
+            session = self._sessions.get()
             # Prepared here and not by the session, which would merge settings of its own into each request.
             headers = {"Accept-Encoding": _ENCODINGS, **self._headers(request)}
             prepared = requests.Request(request.method, self.base_url + request.path, headers, data=request.body)
@@ -467,10 +477,30 @@ class SimClient(BaseClient):
             raise _fault(streaming(request), self.base_url, wait, error) from faults.without_frames(error)
         reader.finish()
 
-    def _open_session(self) -> requests.Session:
-        if self._session is None:
-            self._session = _session(self.base_url, self._settings.verify)
-        return self._session
+
+class _Sessions:
+    """HTTP sessions for one server, one per thread: ``requests.Session`` isn't thread-safe."""
+
+    def __init__(self, settings: ClientSettings) -> None:
+        self._settings = settings
+        self._own = threading.local()
+        self._all: WeakSet[requests.Session] = WeakSet()  # a thread's session ends with the thread
+        self._lock = threading.Lock()
+
+    def get(self) -> requests.Session:
+        """Return the session of the current thread."""
+        session: requests.Session | None = getattr(self._own, "session", None)
+        if session is None:
+            session = self._own.session = _session(self._settings.base_url, self._settings.verify)
+            with self._lock:
+                self._all.add(session)
+        return session
+
+    def close(self) -> None:
+        """Close all sessions."""
+        with self._lock:
+            for session in self._all:
+                session.close()
 
 
 def _session(url: str, verify: bool | str) -> requests.Session:

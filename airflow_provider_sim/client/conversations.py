@@ -7,7 +7,8 @@ every second question that an answer asks for, is written once.
 
 from __future__ import annotations
 
-import hashlib
+import functools
+import time
 import uuid
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -100,31 +101,74 @@ def new_run_id() -> str:
     return f"airflow-{uuid.uuid4()}"
 
 
-@dataclass(slots=True)
-class ServerFacts:
-    """What this process has found out about a server, for one key (Sim switches v2 on by user).
+RECHECK_AFTER = 300.0
+"""Seconds after which a feature that a server lacked is tried again: it may have been upgraded or configured."""
 
-    :param v2: whether it speaks v2; None until known.
-    :param executions: whether it has the status route for runs (v0.6.81 and later); None until known.
-    :param run_ids: whether its legacy API takes the caller's run id (v0.7.32 and later); None until known.
+_PAGES_OF_PROOF = 2
+
+
+class Feature:
+    """Whether a server has a feature.
+
+    ``present`` is None until known, and again when a missing feature is to be tried again.
     """
 
-    v2: bool | None = None
-    executions: bool | None = None
-    run_ids: bool | None = None
+    __slots__ = ("_missing_since", "_pages", "_present")
+
+    def __init__(self) -> None:
+        self._present: bool | None = None
+        self._missing_since = 0.0
+        self._pages = 0
+
+    @property
+    def present(self) -> bool | None:
+        """Whether the server has it, as far as known."""
+        if self._present is False and time.monotonic() > self._missing_since + RECHECK_AFTER:
+            return None
+        return self._present
+
+    def found(self) -> None:
+        """Record that the server has it."""
+        self._present, self._pages = True, 0
+
+    def missing(self) -> None:
+        """Record that the server says it doesn't have it."""
+        self._present, self._missing_since, self._pages = False, time.monotonic(), 0
+
+    def page_instead(self) -> None:
+        """Record a 404 that isn't Sim's own: from a server too old for the feature or, rarely, from a proxy."""
+        self._pages += 1
+        if self._pages >= _PAGES_OF_PROOF:
+            self.missing()
 
 
-_facts: dict[tuple[str, bytes], ServerFacts] = {}
+class ServerFacts:
+    """What this process knows about a server, for one key (Sim switches v2 on by user).
+
+    :ivar v2: the v2 API.
+    :ivar executions: the status route for runs (v0.6.81 and later).
+    :ivar run_ids: whether the legacy API accepts the caller's run ID (v0.7.32 and later); None until known.
+    """
+
+    def __init__(self) -> None:
+        self.v2 = Feature()
+        self.executions = Feature()
+        self.run_ids: bool | None = None
+
+
+@functools.lru_cache(maxsize=256)
+def _facts_about(account: str) -> ServerFacts:
+    return ServerFacts()
 
 
 def facts_about(settings: ClientSettings) -> ServerFacts:
-    """The facts that all clients of this process share about a server."""
-    return _facts.setdefault((settings.base_url, hashlib.sha256(settings.api_key.encode()).digest()), ServerFacts())
+    """Return the facts that all clients of this process share about a server."""
+    return _facts_about(settings.rate_limited_as)
 
 
 def forget_servers() -> None:
-    """Find everything out anew, as after a server's upgrade."""
-    _facts.clear()
+    """Forget what is known about all servers."""
+    _facts_about.cache_clear()
 
 
 class Conversations:
@@ -138,7 +182,7 @@ class Conversations:
     def speaks_v2(self) -> bool | None:
         """Whether the server is spoken to in v2; None until known."""
         chosen = self._settings.api_version
-        return self._facts.v2 if chosen == "auto" else chosen == "v2"
+        return self._facts.v2.present if chosen == "auto" else chosen == "v2"
 
     @property
     def takes_run_ids(self) -> bool:
@@ -265,17 +309,19 @@ class Conversations:
         how: dict[str, Any],
     ) -> Conversation[WorkflowRun]:
         not_found: SimError | None = None
-        if self._facts.executions is not False:
+        executions, page = self._facts.executions, False
+        if executions.present is not False:
             try:
                 run = yield from ask(legacy.get_execution(workflow_id, run_id, **options), **how)
             except SimRouteMissingError:
-                not_found = None
+                page = True
             except SimRunNotFoundError as error:
-                self._facts.executions, not_found = True, error
+                executions.found()
+                not_found = error
             else:
-                self._facts.executions = True
+                executions.found()
                 return run
-        if self._facts.executions:  # the patience is spent
+        if executions.present:  # the patience is spent
             how = {**how, "patient_with": ()}
         # An id that a server before v0.5.80 gave out names a job; on one before v0.6.81 jobs are all there is.
         for candidate in [job_id] if job_id else [f"{legacy.JOB_PREFIX}{run_id}", run_id]:
@@ -284,11 +330,11 @@ class Conversations:
             except (SimRunNotFoundError, SimPermissionError) as error:
                 not_found = not_found or error
             else:
-                if self._facts.executions is None:
-                    self._facts.executions = False
+                if page and not executions.present:
+                    executions.page_instead()
                 return job
         assert not_found is not None
-        if self._facts.executions is not True and isinstance(not_found, SimRunNotFoundError):
+        if executions.present is not True and isinstance(not_found, SimRunNotFoundError):
             raise SimRunNotFoundError(
                 f"{not_found} This Sim server is older than v0.6.81 and knows of a run only while its queue does: for a"
                 " day, and servers v0.5.0 to v0.5.15 have no queue at all. They run a workflow while it is being"
@@ -491,26 +537,35 @@ class Conversations:
     ) -> Conversation[T]:
         """Hold the conversation in the server's dialect, finding out which it is."""
         chosen = self._settings.api_version
-        if chosen == "legacy" or (chosen == "auto" and self._facts.v2 is False):
+        if self.speaks_v2 is False:
             return (yield from on_legacy())
         try:
             answer = yield from on_v2()
         except SimV2OffError:
             if chosen == "v2":
                 raise
-            self._facts.v2 = False
+            self._facts.v2.missing()
             return (yield from on_legacy())
-        except SimRouteMissingError:
-            if chosen == "v2" or self._facts.v2:
+        except SimRouteMissingError as error:
+            if self._facts.v2.present:
+                raise SimResponseError(
+                    f"{error} The server answered here before; a proxy may have failed.",
+                    status=error.status,
+                    request_id=error.request_id,
+                    workflow_id=error.workflow_id,
+                    run_id=error.run_id,
+                    outcome=error.outcome,
+                ) from error
+            if chosen == "v2":
                 raise
             # A server before v0.8.0, or no Sim server: only an answer on the legacy API proves the former.
             answer = yield from on_legacy()
-            self._facts.v2 = False
+            self._facts.v2.page_instead()
             return answer
         except SimNotFoundError:
-            self._facts.v2 = True  # v2 names what is missing
+            self._facts.v2.found()  # v2 names what is missing
             raise
-        self._facts.v2 = True
+        self._facts.v2.found()
         return answer
 
 

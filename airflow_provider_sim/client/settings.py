@@ -56,9 +56,13 @@ class ClientSettings:
 
     @property
     def account(self) -> str:
-        """The same for all that speak to the same server in the same way with the same key, which it doesn't show."""
-        told = repr((self.base_url, self.api_key, self.api_version, self.verify))
-        return hashlib.sha256(told.encode()).hexdigest()[:32]
+        """Hash of base URL, key, API version and TLS settings; doesn't expose the key."""
+        return _hash(self.base_url, self.api_key, self.api_version, self.verify)
+
+    @property
+    def rate_limited_as(self) -> str:
+        """Hash of base URL and key, for which Sim counts requests; doesn't expose the key."""
+        return _hash(self.base_url, self.api_key)
 
     def with_api_key(self, api_key: str) -> ClientSettings:
         """The same settings with another key."""
@@ -67,6 +71,10 @@ class ClientSettings:
     def with_base_url(self, base_url: str) -> ClientSettings:
         """The same settings for another server."""
         return replace(self, base_url=base_url)
+
+
+def _hash(*values: object) -> str:
+    return hashlib.sha256(repr(values).encode()).hexdigest()[:32]
 
 
 def _check_api_key(api_key: Any) -> None:

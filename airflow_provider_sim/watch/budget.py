@@ -9,12 +9,15 @@ look at its run, finds the line's height still in the bucket.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import inf
+from weakref import WeakKeyDictionary
 
 from airflow_provider_sim.client.dialects.exchange import ADDRESS_BUCKET, ADDRESS_CAPACITY, RATE_WINDOW
 from airflow_provider_sim.client.models import RateLimitInfo
+from airflow_provider_sim.client.settings import ClientSettings
 
 RESERVE = 0.2
 """Share of a minute's refill that stays in the bucket even at the minute's end."""
@@ -198,10 +201,18 @@ class Budgets:
     def __init__(self, clock: Callable[[], float], address: AddressBudget | None = None) -> None:
         self.server = ServerClock(clock)
         self._address = address or AddressBudget(clock)
+        self._clock = clock
+        self._used_at = clock()
         self._buckets: dict[str | None, Budget] = {}
+
+    @property
+    def unused_for(self) -> float:
+        """Seconds since the last request or answer."""
+        return self._clock() - self._used_at
 
     def told(self, info: RateLimitInfo) -> None:
         """Take note of what an answer says of a bucket."""
+        self._used_at = self._clock()
         if info.reset is not None:
             self.server.told(info.reset)
         if info.bucket == ADDRESS_BUCKET:
@@ -229,6 +240,7 @@ class Budgets:
     @contextmanager
     def sending(self, bucket: str | None) -> Iterator[None]:
         """Count a request, from its sending to its answer."""
+        self._used_at = self._clock()
         budget = self._of(bucket)
         if bucket is not None:
             self._address.sent()
@@ -243,6 +255,23 @@ class Budgets:
         if found is None:
             found = self._buckets[bucket] = Budget(self.server.now, metered=bucket is not None)
         return found
+
+
+UNUSED_AFTER = 600.0
+"""Seconds; longer than any Retry-After that is waited for."""
+
+BudgetsByLoop = WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Budgets]]
+"""By event loop, then by :attr:`.ClientSettings.rate_limited_as`."""
+
+
+def shared_budgets(known: BudgetsByLoop, settings: ClientSettings, new: Callable[[], Budgets]) -> Budgets:
+    """Return the budgets that an event loop shares for a server and key; drop those that are no longer used."""
+    of_loop = known.setdefault(asyncio.get_running_loop(), {})
+    for name in [name for name, budgets in of_loop.items() if budgets.unused_for > UNUSED_AFTER]:
+        del of_loop[name]
+    if settings.rate_limited_as not in of_loop:
+        of_loop[settings.rate_limited_as] = new()
+    return of_loop[settings.rate_limited_as]
 
 
 _addresses: dict[str, AddressBudget] = {}

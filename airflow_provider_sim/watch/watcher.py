@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from math import inf
 from typing import TypeVar
+from weakref import WeakKeyDictionary
 
-from airflow_provider_sim.client.asyncio import AsyncSimClient
+from airflow_provider_sim.client.asyncio import AsyncSimClient, limited
 from airflow_provider_sim.client.dialects.v2 import (
     LOGS_PAGE,
     RUN_BUCKET,
@@ -40,7 +41,7 @@ from airflow_provider_sim.exceptions import (
     SimRedirectError,
     SimRunTimeoutError,
 )
-from airflow_provider_sim.watch.budget import Budgets, address_of
+from airflow_provider_sim.watch.budget import Budgets, BudgetsByLoop, address_of, shared_budgets
 from airflow_provider_sim.watch.plan import YOUNG, Crowd, Doubt, Known, LookUp, Read, Scan, Step, Target, plan
 from airflow_provider_sim.watch.run import OnPaused, RunWatch
 
@@ -55,7 +56,7 @@ MOST_IN_FLIGHT = 24
 """Requests; one httpx client collapses under some hundreds at once."""
 
 MOST_LENT = 16
-"""Times that the client is lent at once."""
+"""Requests of callers of :meth:`Watcher.lend` and :meth:`Watcher.ask` in flight at once."""
 
 SOON = 1.0
 """Seconds until the first look at a run that nobody has looked at; those that come meanwhile are looked at, too."""
@@ -114,8 +115,9 @@ class _Waiting(Target):
 class Watcher:
     """Waits for any number of runs with as few requests as possible.
 
-    :param client: asks; closed by the watcher when nobody waits any longer.
+    :param client: sends the requests; closed when no caller has waited for :data:`KEPT_OPEN` seconds.
     :param clock: seconds since the epoch.
+    :param on_idle: called when the client is closed.
     """
 
     def __init__(
@@ -124,15 +126,16 @@ class Watcher:
         *,
         clock: Callable[[], float] = time.time,
         budgets: Budgets | None = None,
+        on_idle: Callable[[], object] = lambda: None,
     ) -> None:
         self._client = client
         self._clock = clock
         self._budgets = budgets or Budgets(clock)
+        self._on_idle = on_idle
         self._known = Known()
         self._waiting: dict[_Waiting, None] = {}  # in the order of their coming
         self._by_id: dict[str, list[_Waiting]] = {}
         self._list_failures: dict[str, int] = {}
-        self._lending = asyncio.Semaphore(MOST_LENT)
         self._lent = 0
         self._keeper: asyncio.Task[None] | None = None
         self._requests: set[asyncio.Task[None]] = set()
@@ -141,6 +144,7 @@ class Watcher:
         self._rests_until = inf
         self._bell: asyncio.Future[None] | None = None
         client.on_rate_limit = self._budgets.told
+        self._lent_client = limited(client, MOST_LENT)
 
     async def wait(
         self, watch: RunWatch, *, least: float = 0.0, look_soon: bool = False, workspace_id: str | None = None
@@ -167,19 +171,18 @@ class Watcher:
 
     @asynccontextmanager
     async def lend(self) -> AsyncIterator[AsyncSimClient]:
-        """The client, for a question of one's own; few have it at once."""
+        """Lend a client for requests of the caller's own; its connections stay open until it is returned."""
         self._keep()
         self._lent += 1
         try:
-            async with self._lending:
-                yield self._client
+            yield self._lent_client
         finally:
             self._lent -= 1
 
     async def ask(self, bucket: str, question: Callable[[AsyncSimClient], Awaitable[T]]) -> T:
-        """Ask a question of one's own, when the server's rate limits leave room for it.
+        """Send a request of the caller's own as soon as the server's rate limits leave room for it.
 
-        :param bucket: what it spends.
+        :param bucket: the rate bucket that it spends.
         :raises SimError: as the client.
         """
         async with self.lend() as client:
@@ -264,6 +267,7 @@ class Watcher:
                 self._tell(waiting, error)
         finally:
             self._keeper = None  # whoever joins from now on starts another
+            self._on_idle()
             requests, self._requests = self._requests, set()
             for request in requests:
                 request.cancel()
@@ -699,15 +703,24 @@ def _name_of(scan: Scan[_Waiting]) -> str:
     return scan.workspace_id or f"{scan.listed}"
 
 
-_watchers: dict[asyncio.AbstractEventLoop, dict[str, Watcher]] = {}
+_watchers: dict[asyncio.AbstractEventLoop, dict[ClientSettings, Watcher]] = {}
+_budgets: BudgetsByLoop = WeakKeyDictionary()
 
 
 def watcher_of(settings: ClientSettings) -> Watcher:
-    """The watcher that everybody on this event loop shares who waits on the same server with the same key."""
+    """Return the watcher that all callers on this event loop with the same settings share.
+
+    Watchers of the same server and key share the rate limits, even if their timeouts or other settings differ. An idle
+    watcher is dropped, and with it the key.
+    """
     for loop in [loop for loop in _watchers if loop.is_closed()]:
         del _watchers[loop]
     watchers = _watchers.setdefault(asyncio.get_running_loop(), {})
-    if settings.account not in watchers:
-        budgets = Budgets(time.time, address_of(settings.base_url, time.time))
-        watchers[settings.account] = Watcher(AsyncSimClient.from_settings(settings), budgets=budgets)
-    return watchers[settings.account]
+    if settings not in watchers:
+        budgets = shared_budgets(
+            _budgets, settings, lambda: Budgets(time.time, address_of(settings.base_url, time.time))
+        )
+        watchers[settings] = Watcher(
+            AsyncSimClient.from_settings(settings), budgets=budgets, on_idle=lambda: watchers.pop(settings, None)
+        )
+    return watchers[settings]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from math import inf
-from types import SimpleNamespace
 
 import pytest
 
 from airflow_provider_sim.batch.pace import MOST_STARTING, PROBE_AFTER, PROBE_SELDOM, Executions, Pace, Slots
 from airflow_provider_sim.client.models import RateLimit, RateLimitInfo
+from airflow_provider_sim.client.settings import ClientSettings
 from airflow_provider_sim.watch.budget import Budgets
 
 
@@ -198,8 +198,7 @@ def test_batches_on_one_loop_share_budgets(monkeypatch):
 
     from airflow_provider_sim.batch import pace
 
-    settings = SimpleNamespace(base_url="http://one", api_key="k")
-    other = SimpleNamespace(base_url="http://one", api_key="other")
+    settings, other = (ClientSettings(key, "http://one") for key in ("k", "other"))
 
     async def ask():
         assert pace.budgets_of(settings) is pace.budgets_of(settings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from airflow_provider_sim.client import conversations
 from airflow_provider_sim.client.conversations import check_execution, forget_servers
 from airflow_provider_sim.client.dialects import exchange, legacy
 from airflow_provider_sim.client.models import PausedRun, PausePoint, RunOutput, RunStatus, WorkflowRun
@@ -14,6 +15,7 @@ from airflow_provider_sim.exceptions import (
     SimNotFoundError,
     SimOutputError,
     SimPermissionError,
+    SimResponseError,
     SimRouteMissingError,
     SimRunNotFoundError,
     SimServerError,
@@ -50,14 +52,44 @@ class TestApiVersion:
             client.execute_workflow("w")
         assert asked(server) == ["v2/workflows/w/execute"] * 2
 
-    @pytest.mark.parametrize("refusal", [V2_OFF, NO_PAGE], ids=["switched off", "too old"])
-    def test_legacy_where_v2_is_not(self, connect, refusal):
-        with canned(("/api/v2/", refusal), ("/api/workflows", LEGACY_DONE)) as server:
+    def test_legacy_where_v2_is_switched_off(self, connect):
+        with canned(("/api/v2/", V2_OFF), ("/api/workflows", LEGACY_DONE)) as server:
             assert connect(server.url).execute_workflow("w").output == 1
             client = connect(server.url)
             assert client.speaks_v2 is False, "what one client found out all clients know"
             client.execute_workflow("w")
         assert asked(server) == ["v2/workflows/w/execute", "workflows/w/execute", "workflows/w/execute"]
+
+    def test_legacy_on_a_server_without_v2(self, connect):
+        with canned(("/api/v2/", NO_PAGE), ("/api/workflows", LEGACY_DONE)) as server:
+            client = connect(server.url)
+            assert [client.execute_workflow("w").output for _ in range(3)] == [1, 1, 1]
+            assert client.speaks_v2 is False
+        assert asked(server) == [*["v2/workflows/w/execute", "workflows/w/execute"] * 2, "workflows/w/execute"]
+
+    def test_a_single_404_page_of_a_proxy_does_not_prove_that_v2_is_missing(self, connect):
+        with canned(NO_PAGE, LEGACY_DONE, V2_DONE, NO_PAGE, V2_DONE) as server:
+            client = connect(server.url)
+            assert client.execute_workflow("w").output == 1
+            assert client.speaks_v2 is None
+            client.execute_workflow("w")
+            assert client.speaks_v2 is True
+            with pytest.raises(SimResponseError) as caught:
+                client.execute_workflow("w")
+            assert caught.value.worth_repeating, "retryable: v2 was there before"
+            client.execute_workflow("w")
+        assert asked(server) == [f"{api}workflows/w/execute" for api in ("v2/", "", "v2/", "v2/", "v2/")]
+
+    def test_a_missing_v2_is_tried_again_after_some_minutes(self, connect, monkeypatch):
+        with canned(V2_OFF, LEGACY_DONE, LEGACY_DONE, V2_DONE) as server:
+            client = connect(server.url)
+            client.execute_workflow("w")
+            client.execute_workflow("w")
+            monkeypatch.setattr(conversations, "RECHECK_AFTER", -1.0)
+            assert client.speaks_v2 is None
+            client.execute_workflow("w")
+            assert client.speaks_v2 is True
+        assert asked(server) == [f"{api}workflows/w/execute" for api in ("v2/", "", "", "v2/")]
 
     def test_the_run_id_that_was_chosen_last_is_the_one_that_is_sent(self, connect):
         """v2 may be switched off between a refusal that has used an id up and the attempt under the next one."""
@@ -125,9 +157,9 @@ class TestRunsOfOldServers:
     def test_jobs_where_runs_have_no_route(self, connect):
         with canned(("/executions/", NO_PAGE), ("/jobs/", JOB)) as server:
             client = connect(server.url, api_version="legacy")
-            assert client.get_workflow_run("w", "r").status == "running"
-            client.get_workflow_run("w", "r")
-        assert asked(server) == ["workflows/w/executions/r", *["jobs/workflow-execution:r"] * 2]
+            assert [client.get_workflow_run("w", "r").status for _ in range(3)] == ["running"] * 3
+        route, job = "workflows/w/executions/r", "jobs/workflow-execution:r"
+        assert asked(server) == [route, job, route, job, job], "a single 404 page may be a proxy's"
 
     def test_a_job_id_names_its_job(self, connect):
         with canned(("/executions/", NO_PAGE), ("/jobs/", JOB)) as server:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import itertools
 import logging
+import weakref
 
 import httpx
 import pytest
@@ -22,8 +24,9 @@ from airflow_provider_sim.exceptions import (
     SimRunTimeoutError,
     SimServerError,
 )
-from airflow_provider_sim.watch import OnPaused, RunWatch
-from airflow_provider_sim.watch.watcher import KEPT_OPEN, watcher_of
+from airflow_provider_sim.watch import OnPaused, RunWatch, budget
+from airflow_provider_sim.watch import watcher as watcher_module
+from airflow_provider_sim.watch.watcher import KEPT_OPEN, MOST_LENT, watcher_of
 from tests.virtual_time import EPOCH, now
 from tests.watch.conftest import together
 
@@ -608,15 +611,50 @@ class TestComingAndGoing:
             ]
         assert [name for name, line in lines if "looked for elsewhere" in line] == ["nobody"], "what concerns all"
 
-    def test_one_for_each_loop_server_and_key(self):
+    def test_one_for_each_loop_and_settings(self):
         async def main():
             one = watcher_of(ClientSettings("key", "http://sim", timeout=5))
-            assert watcher_of(ClientSettings("key", "http://sim", timeout=50)) is one
-            assert watcher_of(ClientSettings("another", "http://sim")) is not one
-            assert watcher_of(ClientSettings("key", "http://another")) is not one
+            assert watcher_of(ClientSettings("key", "http://sim", timeout=5)) is one
+            assert watcher_of(ClientSettings("another", "http://sim", timeout=5)) is not one
+            assert watcher_of(ClientSettings("key", "http://another", timeout=5)) is not one
             return one
 
         assert asyncio.run(main()) is not asyncio.run(main())
+
+    def test_connections_with_the_same_key_share_rate_limits_but_not_their_settings(self):
+        async def main():
+            short, long = (watcher_of(ClientSettings("key", "http://sim", timeout=seconds)) for seconds in (5, 50))
+            other = watcher_of(ClientSettings("another", "http://sim"))
+            for watcher, seconds in ((short, 5), (long, 50)):
+                async with watcher.lend() as client:
+                    assert client.settings.timeout == seconds
+            short._budgets.refused("logs.list", 60)
+            assert [watcher._budgets.room("logs.list") for watcher in (short, long)] == [0, 0]
+            assert other._budgets.room("logs.list") > 0
+
+        asyncio.run(main())
+
+    def test_an_idle_watcher_and_unused_rate_limits_are_dropped(self, monkeypatch):
+        monkeypatch.setattr(watcher_module, "KEPT_OPEN", 0.01)
+        key = "sk-sim-of-a-connection-that-was-removed"
+
+        async def main():
+            watcher = watcher_of(ClientSettings(key, "http://sim"))
+            async with watcher.lend():
+                pass
+            await watcher._keeper
+            loop = asyncio.get_running_loop()
+            assert not watcher_module._watchers[loop]
+            assert len(watcher_module._budgets[loop]) == 1, "a new watcher must know what the server refused"
+            assert key not in repr(dict(watcher_module._budgets[loop]))
+            monkeypatch.setattr(budget, "UNUSED_AFTER", -1.0)
+            watcher_of(ClientSettings("another", "http://sim"))
+            assert len(watcher_module._budgets[loop]) == 1
+            return weakref.ref(watcher)
+
+        reference = asyncio.run(main())
+        gc.collect()
+        assert reference() is None
 
 
 class TestAsking:
@@ -651,6 +689,36 @@ class TestAsking:
 
         first, second = (when for when, _, _ in play(script).sim.requests)
         assert least <= second - first <= most
+
+    def test_rate_limited_requests_hold_up_no_others(self, play):
+        """A request waits for its own rate limit only, whether it is known before or by a 429 in between."""
+
+        async def script(scene):
+            deploy(scene)
+            scene.sim.refuse("/runs/run-0", status=429, times=1000)
+            scene.watcher._budgets.refused(LOGS_BUCKET, 60)
+            waiting = [asyncio.create_task(scene.watcher.ask(LOGS_BUCKET, list_log)) for _ in range(MOST_LENT)]
+            async with scene.watcher.lend() as client:
+                waiting += [asyncio.create_task(client.get_workflow_run("flow", "run-0")) for _ in range(MOST_LENT)]
+            await asyncio.sleep(1)
+            async with scene.watcher.lend() as client:
+                await client.get_workflow("flow")
+            scene.seconds = now() - EPOCH
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+
+        assert play(script).seconds < 2
+
+    def test_requests_in_flight_are_limited(self, play):
+        async def script(scene):
+            deploy(scene)
+            async with scene.watcher.lend() as client:
+                await asyncio.gather(*(client.get_workflow("flow") for _ in range(3 * MOST_LENT)))
+            scene.seconds = now() - EPOCH
+
+        scene = play(script, latency=10.0)
+        assert scene.seconds == pytest.approx(30, abs=1)
 
 
 def list_log(client):
