@@ -8,8 +8,6 @@ from typing import Any
 
 from airflow_provider_sim.versions import deferral_timed_out
 
-LONGEST_DURATION = timedelta(days=3653)
-
 BACKSTOP = timedelta(minutes=5)
 """After a trigger's own deadline, in case that no triggerer was there to keep it."""
 
@@ -31,16 +29,3 @@ def began_at(task_instance: Any) -> float:
 def seconds(value: float | timedelta) -> float:
     """A duration in seconds."""
     return value.total_seconds() if isinstance(value, timedelta) else value
-
-
-def wrong_duration(name: str, value: Any, *, optional: bool = False) -> str | None:
-    """Say what is wrong with an argument that is to be a duration, if anything.
-
-    :param optional: None is right, too.
-    """
-    if value is None and optional:
-        return None
-    given = seconds(value)
-    if isinstance(given, int | float) and not isinstance(given, bool) and 0 < given <= seconds(LONGEST_DURATION):
-        return None
-    return f"{name} is {value!r}; it must be a number of seconds above 0, or a timedelta, and ten years at most"

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any, ClassVar
 
-UNCONVERTED_FILES = ("fail", "send")
-
 
 @dataclass
 class SimFile:

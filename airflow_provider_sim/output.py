@@ -20,8 +20,6 @@ log = logging.getLogger(__name__)
 DEFAULT_MAX_OUTPUT_BYTES = 16 * 1024 * 1024
 """As JSON. A metadata database may take more, but every look at the XCom then moves it."""
 
-LARGE_OUTPUTS = ("fail", "store")
-
 Fetch = Callable[[str], Iterator[bytes]]
 
 
@@ -42,16 +40,6 @@ class OutputRules:
     def given(cls, folder: str | None, max_bytes: int | None, large: str) -> OutputRules:
         """The rules of an operator's arguments, which leave the default to us."""
         return cls(folder, DEFAULT_MAX_OUTPUT_BYTES if max_bytes is None else max_bytes, large)
-
-    def wrong(self) -> str | None:
-        """Say what can't work, if anything."""
-        if self.large not in LARGE_OUTPUTS:
-            return f"large_outputs is {self.large!r}; it can be {', '.join(LARGE_OUTPUTS)}"
-        if isinstance(self.max_bytes, bool) or not isinstance(self.max_bytes, int) or self.max_bytes < 1:
-            return f"max_output_bytes is {self.max_bytes!r}; it must be a whole number above 0"
-        if self.large == "store" and not self.folder:
-            return "large_outputs='store' needs output_files_dir, where they are to be stored"
-        return None
 
 
 def as_json(value: Any) -> bytes:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_sim.arguments import OnPaused
 from airflow_provider_sim.client.dialects.resources import display_marks
 from airflow_provider_sim.client.models import RunStatus
 from airflow_provider_sim.client.pages import approval_page
 from airflow_provider_sim.exceptions import Outcome, SimError, SimRunError, SimRunPausedError
 from airflow_provider_sim.output import OutputDelivery
-from airflow_provider_sim.watch import OnPaused, not_over_in_time
+from airflow_provider_sim.watch import not_over_in_time
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -92,7 +93,7 @@ def paused_result(client: SimClient, run: WorkflowRun, on_paused: OnPaused) -> d
     """
     workflow_id, run_id = run.workflow_id or "", run.run_id or ""
     url = approval_page(client.base_url, workflow_id, run_id)
-    if on_paused is OnPaused.FAIL:
+    if on_paused == "fail":
         raise SimRunPausedError(
             f"Run {run_id!r} of workflow {workflow_id!r} waits for a person, and on_paused is 'fail'. Answer it at"
             f" {url} and wait for it with a SimJobSensor, or set on_paused to 'wait'.",

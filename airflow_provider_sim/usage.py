@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_sim.exceptions import Outcome, SimInputError, SimUsageLimitError
+from airflow_provider_sim.exceptions import Outcome, SimUsageLimitError
 
 if TYPE_CHECKING:
     from airflow_provider_sim.client.models import BillingStatus, UsageLimits
@@ -77,22 +76,3 @@ class Usage:
                 "async": asdict(limits.asynchronous) if limits.asynchronous else None,
             },
         }
-
-
-def percent(name: str, value: Any) -> float | None:
-    """An argument as a percentage; templates give text.
-
-    :raises SimInputError: it is none.
-    """
-    if value is None:
-        return None
-    try:
-        number = float("nan") if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        number = float("nan")
-    if not (isfinite(number) and number > 0):
-        raise SimInputError(
-            f"{name} is {value!r}; it must be percent of the usage limit, a number above 0, as in 90.",
-            outcome=Outcome.NEVER_SENT,
-        )
-    return number

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any
 
+from airflow_provider_sim.arguments import OnPaused
 from airflow_provider_sim.batch.journal import Journal, Standing
 from airflow_provider_sim.batch.pace import Pace
 from airflow_provider_sim.client.asyncio import AsyncSimClient
@@ -34,7 +35,7 @@ from airflow_provider_sim.exceptions import (
     SimRunTimeoutError,
     SimWorkflowNotDeployedError,
 )
-from airflow_provider_sim.watch import OnPaused, RunWatch
+from airflow_provider_sim.watch import RunWatch
 from airflow_provider_sim.watch.watcher import Watcher
 
 log = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ class Terms:
 
     poll_interval: float
     deadline: float
-    on_paused: OnPaused = OnPaused.WAIT
+    on_paused: OnPaused = "wait"
     run_timeout: int | None = None
     skip_undeployed: bool = False
 

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO
 
+from airflow_provider_sim.arguments import OnPaused
 from airflow_provider_sim.batch.journal import Journal, Standing
 from airflow_provider_sim.client.asyncio import AsyncSimClient
 from airflow_provider_sim.client.blocking import SimClient
@@ -20,7 +21,6 @@ from airflow_provider_sim.client.models import RunStatus, WorkflowRun
 from airflow_provider_sim.exceptions import SimOutputError, SimRunError
 from airflow_provider_sim.output import OutputDelivery, OutputRules, as_json, write_file
 from airflow_provider_sim.results import paused_result
-from airflow_provider_sim.watch import OnPaused
 
 log = logging.getLogger(__name__)
 

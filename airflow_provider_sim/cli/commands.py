@@ -23,7 +23,7 @@ from airflow_provider_sim.client.retry import NO_RETRY
 from airflow_provider_sim.client.settings import DEFAULT_BASE_URL, ClientSettings
 from airflow_provider_sim.client.stream import StreamChunk, StreamEnd
 from airflow_provider_sim.exceptions import SimError, SimInputError, SimRateLimitError, SimUnsupportedError
-from airflow_provider_sim.watch import OnPaused, RunWatch, wait_for_run
+from airflow_provider_sim.watch import RunWatch, wait_for_run
 
 STOPPING_TIMEOUT = 10.0
 """Seconds for each question while a run is being cancelled after Ctrl-C."""
@@ -200,7 +200,7 @@ def _wait(arguments: Any, client: SimClient, receipt: AsyncExecutionResult, dead
         job_id=receipt.job_id,
         poll_interval=arguments.poll_interval,
         deadline=deadline,
-        on_paused=OnPaused.RETURN,
+        on_paused="return",
     )
     ended = wait_for_run(client, watch)
     if ended.status is not RunStatus.COMPLETED:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from airflow_provider_sim.client.dialects import legacy, v2
 from airflow_provider_sim.client.dialects.exchange import Call
+from airflow_provider_sim.client.limits import MAX_RUN_TIMEOUT
 from airflow_provider_sim.client.models import (
     AsyncExecutionResult,
     BillingStatus,
@@ -57,9 +58,6 @@ T = TypeVar("T")
 
 RunId = str | Callable[[], str]
 """A run id of the caller's choice, or what gives one for each attempt that needs a new one."""
-
-MAX_RUN_TIMEOUT = 604_800
-"""Seconds; the longest limit that Sim takes for a run."""
 
 
 @dataclass(frozen=True, slots=True)

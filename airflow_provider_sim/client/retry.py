@@ -25,6 +25,7 @@ from typing import Any, Generic, TypeVar
 from tenacity import RetryCallState
 
 from airflow_provider_sim.client.dialects.exchange import Call
+from airflow_provider_sim.client.limits import RETRY_MINIMUMS, is_retry_setting
 from airflow_provider_sim.exceptions import Outcome, SimConfigurationError, SimError, SimRateLimitError
 
 T = TypeVar("T")
@@ -58,9 +59,9 @@ class RetryPolicy:
 
     def __post_init__(self) -> None:
         """Refuse settings that can't work."""
-        for name, least in _LEAST.items():
+        for name, least in RETRY_MINIMUMS.items():
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
+            if not is_retry_setting(name, value):
                 raise SimConfigurationError(
                     f"The retry setting {name} is {value!r}; it must be a number of at least {least}.",
                     outcome=Outcome.NEVER_SENT,
@@ -87,16 +88,6 @@ class RetryPolicy:
         grown = min(self.max_delay, first * self.backoff_multiplier ** min(repetition - 1, 64))
         return grown * (1 + self.jitter * (2 * chance() - 1))
 
-
-_LEAST = {
-    "max_retries": 0,
-    "initial_delay": 0,
-    "max_delay": 0,
-    "backoff_multiplier": 1,
-    "jitter": 0,
-    "max_retry_after": 0,
-    "max_elapsed": 0,
-}
 
 NO_RETRY = RetryPolicy(max_retries=0)
 

@@ -68,7 +68,10 @@ def sim_workflow_task(
         decide it, since they are about the input.
     :param kwargs: the arguments of :class:`~airflow_provider_sim.operators.sim.SimExecuteWorkflowOperator` but
         ``input``, and what every task takes.
+    :raises SimInputError: an argument is invalid.
     """
+    # A mapped task is instantiated at run time only.
+    _SimWorkflowDecoratedOperator.check(kwargs, templated=_SimWorkflowDecoratedOperator.template_fields)
     return task_decorator_factory(
         python_callable=python_callable,
         multiple_outputs=bool(multiple_outputs),

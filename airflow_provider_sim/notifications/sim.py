@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.notifier import BaseNotifier
 
+from airflow_provider_sim import arguments
 from airflow_provider_sim.hooks.sim import SimHook
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ class SimNotifier(BaseNotifier):
     :param workflow_id: the workflow to run (templated).
     :param input: further fields of the input, or others in the place of those above (templated).
     :param sim_conn_id: the connection (templated).
-    :param timeout: seconds to wait for Sim's answer; nothing is tried again after them.
+    :param timeout: seconds to wait for Sim's response; no retry starts after them.
+    :raises SimInputError: ``workflow_id`` or ``timeout`` is invalid.
     """
 
     template_fields = ("workflow_id", "input", "sim_conn_id")
@@ -59,6 +61,8 @@ class SimNotifier(BaseNotifier):
         self.input = dict(input or {})
         self.sim_conn_id = sim_conn_id
         self.timeout = timeout
+        rules = {"workflow_id": arguments.workflow_id, "timeout": arguments.duration}
+        arguments.check_arguments(rules, vars(self), templated=self.template_fields)
 
     def __call__(self, *args: Any) -> None:
         """Start the workflow.

@@ -1,40 +1,86 @@
-"""What the operators that run workflows have in common."""
+"""Base classes of the operators."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
-from airflow_provider_sim.deferral import after_deferral, wrong_duration
+from airflow_provider_sim import arguments
+from airflow_provider_sim.arguments import LargeOutputs, OnError, OnPaused, Rule, UnconvertedFiles
+from airflow_provider_sim.deferral import after_deferral
 from airflow_provider_sim.hooks.sim import SimHook
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_sim.output import OutputRules
-    from airflow_provider_sim.watch import OnPaused
 
 
-class RunsWorkflows(BaseOperator):
-    """An operator that starts runs, waits for them, and returns what they have returned."""
+class SimOperator(BaseOperator):
+    """An operator whose arguments are checked: constants at parse time, templated ones after rendering."""
 
     sim_conn_id: str
     retry_args: Mapping[str, Any] | None
+
+    argument_rules: ClassVar[Mapping[str, Rule]] = {}
+
+    @staticmethod
+    def contradiction(given: Mapping[str, Any]) -> str | None:
+        """Return which arguments contradict each other; a name that ``given`` lacks has no known value yet."""
+        return None
+
+    @classmethod
+    def partial(cls, **kwargs: Any) -> Any:
+        """Check the constants of a mapped task, which Airflow instantiates at run time only."""
+        cls.check(kwargs, templated=cls.template_fields)
+        return super().partial(**kwargs)
+
+    @classmethod
+    def check(cls, given: Mapping[str, Any], *, templated: Collection[str] = ()) -> None:
+        arguments.check_arguments(cls.argument_rules, given, contradiction=cls.contradiction, templated=templated)
+
+    def _check_constants(self) -> None:
+        """Check arguments at the end of ``__init__``.
+
+        :raises SimInputError: names the argument and what to choose.
+        """
+        self.check(vars(self), templated=self.template_fields)
+
+    def _check_rendered(self) -> None:
+        """Check arguments before a request is sent; as :meth:`_check_constants`."""
+        self.check(vars(self))
+
+
+class RunsWorkflows(SimOperator):
+    """An operator that starts runs, waits for them, and returns what they have returned."""
+
     deferrable: bool
     poll_interval: float
     run_timeout: float | timedelta | None
     timeout: float | timedelta | None
-    on_paused: str
-    unconverted_files: str
+    on_paused: OnPaused
+    unconverted_files: UnconvertedFiles
     durable: bool
     cancel_on_kill: bool
     output_files_dir: str | None
     max_output_bytes: int | None
-    large_outputs: str
+    large_outputs: LargeOutputs
+
+    argument_rules: ClassVar[Mapping[str, Rule]] = {
+        "workflow_id": arguments.workflow_id,
+        "poll_interval": arguments.duration,
+        "timeout": arguments.optional(arguments.duration),
+        "run_timeout": arguments.optional(arguments.run_timeout),
+        "on_paused": arguments.one_of(OnPaused),
+        "unconverted_files": arguments.one_of(UnconvertedFiles),
+        "large_outputs": arguments.one_of(LargeOutputs),
+        "max_output_bytes": arguments.optional(arguments.positive_int),
+        "retry_args": arguments.optional(arguments.retry_args),
+    }
 
     @cached_property
     def hook(self) -> SimHook:
@@ -49,30 +95,12 @@ class RunsWorkflows(BaseOperator):
         """Look a last time, since no trigger did in time."""
         raise NotImplementedError
 
-    def _wrong_argument(self) -> str | None:
-        """Say which of these arguments can't work, if any."""
-        from airflow_provider_sim.watch import OnPaused
-
-        if wrong := self.output_rules.wrong():
-            return wrong
-        if self.on_paused not in list(OnPaused):
-            return f"on_paused is {self.on_paused!r}; it can be {', '.join(OnPaused)}"
-        return wrong_duration("poll_interval", self.poll_interval) or wrong_duration(
-            "timeout", self.timeout, optional=True
-        )
-
     @property
     def output_rules(self) -> OutputRules:
         """What the author wants done with outputs."""
         from airflow_provider_sim.output import OutputRules
 
         return OutputRules.given(self.output_files_dir, self.max_output_bytes, self.large_outputs)
-
-    @property
-    def _on_paused(self) -> OnPaused:
-        from airflow_provider_sim.watch import OnPaused
-
-        return OnPaused(self.on_paused)
 
 
 class RunsOneWorkflow(RunsWorkflows):
@@ -92,5 +120,5 @@ class RunsManyWorkflows(RunsWorkflows):
     inputs: Any
     workflow_id: str | None
     max_active_runs: int | None
-    on_error: str
+    on_error: OnError
     skip_undeployed: bool

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from airflow.providers.common.compat.sdk import conf
 
+from airflow_provider_sim import arguments
+from airflow_provider_sim.arguments import LargeOutputs, OnError, OnPaused, Rule, UnconvertedFiles
 from airflow_provider_sim.deferral import seconds
 from airflow_provider_sim.exceptions import SimError, SimRunTimeoutError
 from airflow_provider_sim.hooks.sim import SimHook
@@ -20,8 +22,6 @@ if TYPE_CHECKING:
 
     from airflow_provider_sim.batch.items import Items
     from airflow_provider_sim.operators.task_batch import TaskBatch
-
-ON_ERROR = ("fail", "collect")
 
 _BACKSTOP = timedelta(minutes=10)
 """After the trigger's own deadline and its last looks, in case that no triggerer was there to keep it."""
@@ -81,6 +81,13 @@ class SimExecuteWorkflowsOperator(RunsManyWorkflows):
     template_fields_renderers: ClassVar[dict[str, str]] = {"inputs": "json"}
     operator_extra_links = (SimWorkflowLink(),)
     ui_color = "#ede9fe"
+    argument_rules: ClassVar[Mapping[str, Rule]] = {
+        **RunsManyWorkflows.argument_rules,
+        "workflow_id": arguments.optional(arguments.workflow_id),
+        "max_active_runs": arguments.optional(arguments.positive_int),
+        "on_error": arguments.one_of(OnError),
+    }
+    contradiction = staticmethod(arguments.missing_output_folder)
 
     def __init__(
         self,
@@ -89,20 +96,20 @@ class SimExecuteWorkflowsOperator(RunsManyWorkflows):
         workflow_id: str | None = None,
         sim_conn_id: str = SimHook.default_conn_name,
         max_active_runs: int | None = None,
-        on_error: str = "fail",
+        on_error: OnError = "fail",
         skip_undeployed: bool = False,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         poll_interval: float | timedelta = 10.0,
         run_timeout: float | timedelta | None = None,
         timeout: float | timedelta | None = None,
-        on_paused: str = "wait",
+        on_paused: OnPaused = "wait",
         retry_args: Mapping[str, Any] | None = None,
-        unconverted_files: str = "fail",
+        unconverted_files: UnconvertedFiles = "fail",
         durable: bool = True,
         cancel_on_kill: bool = True,
         output_files_dir: str | None = None,
         max_output_bytes: int | None = None,
-        large_outputs: str = "fail",
+        large_outputs: LargeOutputs = "fail",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -125,6 +132,7 @@ class SimExecuteWorkflowsOperator(RunsManyWorkflows):
         self.max_output_bytes = max_output_bytes
         self.large_outputs = large_outputs
         self._batch: TaskBatch | None = None
+        self._check_constants()
 
     def execute(self, context: Context) -> Any:
         """Start the batch, or find the one that an earlier try has begun, and see it through to its end."""
@@ -200,20 +208,6 @@ class SimExecuteWorkflowsOperator(RunsManyWorkflows):
         :raises SimInputError: says which argument or input, and why.
         """
         from airflow_provider_sim.batch.items import read_items
-        from airflow_provider_sim.client.conversations import check_execution
-        from airflow_provider_sim.exceptions import Outcome, SimInputError
-        from airflow_provider_sim.input import UNCONVERTED_FILES
-        from airflow_provider_sim.operators.task_run import whole_seconds
 
-        wrong = self._wrong_argument()
-        most = self.max_active_runs
-        if self.on_error not in ON_ERROR:
-            wrong = f"on_error is {self.on_error!r}; it can be {', '.join(ON_ERROR)}"
-        elif self.unconverted_files not in UNCONVERTED_FILES:
-            wrong = f"unconverted_files is {self.unconverted_files!r}; it can be {', '.join(UNCONVERTED_FILES)}"
-        elif most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
-            wrong = f"max_active_runs is {most!r}; it must be a whole number above 0, or None"
-        if wrong:
-            raise SimInputError(f"{wrong}.", workflow_id=self.workflow_id, outcome=Outcome.NEVER_SENT)
-        check_execution(False, None, True, whole_seconds(self.run_timeout))
+        self._check_rendered()
         return read_items(self.inputs, self.workflow_id).with_files(self.unconverted_files)

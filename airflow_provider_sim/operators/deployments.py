@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow.providers.common.compat.sdk import BaseOperator
-
-from airflow_provider_sim.deferral import seconds, wrong_duration
+from airflow_provider_sim import arguments
+from airflow_provider_sim.arguments import DeploymentAction, Rule
+from airflow_provider_sim.deferral import seconds
 from airflow_provider_sim.hooks.sim import SimHook
+from airflow_provider_sim.operators.base import SimOperator
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -18,10 +19,8 @@ if TYPE_CHECKING:
     from airflow_provider_sim.client.blocking import SimClient
     from airflow_provider_sim.client.models import Deployment
 
-ACTIONS = ("deploy", "undeploy", "rollback")
 
-
-class SimDeployWorkflowOperator(BaseOperator):
+class SimDeployWorkflowOperator(SimOperator):
     """Deploy a workflow's draft, take the deployment back, or go back to an earlier version.
 
     It takes a server with the v2 API, and a personal API key of somebody who is an admin of the workspace: a workspace
@@ -53,12 +52,20 @@ class SimDeployWorkflowOperator(BaseOperator):
         "sim_conn_id",
     )
     ui_color = "#ede9fe"
+    argument_rules: ClassVar[Mapping[str, Rule]] = {
+        "workflow_id": arguments.workflow_id,
+        "action": arguments.one_of(DeploymentAction),
+        "version": arguments.optional(arguments.version_number),
+        "poll_interval": arguments.duration,
+        "timeout": arguments.duration,
+        "retry_args": arguments.optional(arguments.retry_args),
+    }
 
     def __init__(
         self,
         *,
         workflow_id: str,
-        action: str = "deploy",
+        action: DeploymentAction = "deploy",
         version: int | str | None = None,
         version_name: str | None = None,
         description: str | None = None,
@@ -80,12 +87,14 @@ class SimDeployWorkflowOperator(BaseOperator):
         self.poll_interval = seconds(poll_interval)
         self.timeout = timeout
         self.retry_args = retry_args
+        self._check_constants()
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Ask for it, and wait until it is so."""
         from airflow_provider_sim.watch.deployment import wait_for_deployment
 
-        version = self._checked_version()
+        self._check_rendered()
+        version = None if self.version is None else int(self.version)
         with SimHook(self.sim_conn_id, retry_args=self.retry_args) as hook:
             client = hook.get_conn()
             deployment = self._ask(client, version)
@@ -112,24 +121,12 @@ class SimDeployWorkflowOperator(BaseOperator):
             return client.rollback_workflow(self.workflow_id, version)
         return client.deploy_workflow(self.workflow_id, name=self.version_name, description=self.description)
 
-    def _checked_version(self) -> int | None:
-        """The version as a number, which templates give as text.
-
-        :raises SimInputError: the arguments contradict themselves.
-        """
-        from airflow_provider_sim.exceptions import Outcome, SimInputError
-
-        wrong = None
-        if self.action not in ACTIONS:
-            wrong = f"action is {self.action!r}; it can be {', '.join(ACTIONS)}"
-        elif self.version is not None and self.action != "rollback":
-            wrong = f"version goes with action='rollback', not with {self.action!r}, which takes the draft"
-        elif self.version is not None and not str(self.version).isdecimal():
-            wrong = f"version is {self.version!r}; it must be the number of a deployed version"
-        elif (self.version_name or self.description) and self.action != "deploy":
-            wrong = f"version_name and description are those of a new version; action is {self.action!r}"
-        else:
-            wrong = wrong_duration("poll_interval", self.poll_interval) or wrong_duration("timeout", self.timeout)
-        if wrong:
-            raise SimInputError(f"{wrong}.", workflow_id=self.workflow_id, outcome=Outcome.NEVER_SENT)
-        return None if self.version is None else int(self.version)
+    @staticmethod
+    def contradiction(given: Mapping[str, Any]) -> str | None:
+        """Return which arguments contradict each other."""
+        action = given.get("action", "rollback" if given.get("version") is not None else "deploy")
+        if given.get("version") is not None and action != "rollback":
+            return f"version goes with action='rollback', not with {action!r}, which takes the draft"
+        if (given.get("version_name") or given.get("description")) and action != "deploy":
+            return f"version_name and description are those of a new version; action is {action!r}"
+        return None

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow.providers.common.compat.sdk import BaseOperator
-
-from airflow_provider_sim.deferral import seconds, wrong_duration
+from airflow_provider_sim import arguments
+from airflow_provider_sim.arguments import Rule
+from airflow_provider_sim.deferral import seconds
 from airflow_provider_sim.hooks.sim import SimHook
 from airflow_provider_sim.links.sim import SimApprovalLink, SimRunLink, SimWorkflowLink, push_links
+from airflow_provider_sim.operators.base import SimOperator
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -20,7 +21,16 @@ if TYPE_CHECKING:
     from airflow_provider_sim.ledger import AnswerLedger
 
 
-class SimCancelRunOperator(BaseOperator):
+_RULES: Mapping[str, Rule] = {
+    "workflow_id": arguments.workflow_id,
+    "run_id": arguments.run_id,
+    "poll_interval": arguments.duration,
+    "timeout": arguments.duration,
+    "retry_args": arguments.optional(arguments.retry_args),
+}
+
+
+class SimCancelRunOperator(SimOperator):
     """Cancel a run, whoever started it. A run that is over already is left as it is, and the task succeeds.
 
     Returns ``run_id``, ``status`` (how the run ended, or what it was at the last look), ``accepted`` and ``reason``
@@ -40,6 +50,7 @@ class SimCancelRunOperator(BaseOperator):
 
     template_fields: Sequence[str] = ("workflow_id", "run_id", "sim_conn_id")
     ui_color = "#ede9fe"
+    argument_rules: ClassVar[Mapping[str, Rule]] = _RULES
 
     def __init__(
         self,
@@ -61,17 +72,15 @@ class SimCancelRunOperator(BaseOperator):
         self.poll_interval = seconds(poll_interval)
         self.timeout = timeout
         self.retry_args = retry_args
+        self._check_constants()
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Ask Sim to cancel the run, and see what becomes of it."""
         from dataclasses import replace
 
-        from airflow_provider_sim.client.ids import check_run_id, check_workflow_id
         from airflow_provider_sim.watch import RunWatch, wait_for_run
 
-        check_workflow_id(self.workflow_id)
-        check_run_id(self.run_id)
-        _check_durations(self)
+        self._check_rendered()
         patience = seconds(self.timeout)
         with SimHook(self.sim_conn_id, retry_args=self.retry_args) as hook:
             client = hook.get_conn()
@@ -94,7 +103,7 @@ class SimCancelRunOperator(BaseOperator):
         }
 
 
-class SimResumeRunOperator(BaseOperator):
+class SimResumeRunOperator(SimOperator):
     """Answer a run that waits for a person, whoever started it; wait for its end with ``SimJobSensor``.
 
     Sim takes the answer to a pause once. A retry of the task, and a request whose answer was lost, look at the pause
@@ -122,6 +131,7 @@ class SimResumeRunOperator(BaseOperator):
     template_fields_renderers = {"input": "json"}
     operator_extra_links = (SimRunLink(), SimWorkflowLink(), SimApprovalLink())
     ui_color = "#ede9fe"
+    argument_rules: ClassVar[Mapping[str, Rule]] = _RULES
 
     def __init__(
         self,
@@ -145,13 +155,14 @@ class SimResumeRunOperator(BaseOperator):
         self.poll_interval = seconds(poll_interval)
         self.timeout = timeout
         self.retry_args = retry_args
+        self._check_constants()
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Wait for the pause and answer it."""
         from airflow_provider_sim.ledger import AnswerLedger
         from airflow_provider_sim.watch.pause import PauseAnswer
 
-        self._check_arguments()
+        self._check_rendered()
         patience = seconds(self.timeout)
         with SimHook(self.sim_conn_id, retry_args=self.retry_args) as hook:
             client = hook.get_conn()
@@ -210,26 +221,3 @@ class SimResumeRunOperator(BaseOperator):
             return client.get_workflow_run(self.workflow_id, self.run_id, retry=NO_RETRY).status.value
         except SimError:
             return None
-
-    def _check_arguments(self) -> None:
-        """Refuse what can't work, once templates are rendered.
-
-        :raises SimInputError: says which argument, and what to choose.
-        """
-        from airflow_provider_sim.client.ids import check_run_id, check_workflow_id
-
-        check_workflow_id(self.workflow_id)
-        check_run_id(self.run_id)
-        _check_durations(self)
-
-
-def _check_durations(operator: SimCancelRunOperator | SimResumeRunOperator) -> None:
-    """Refuse what isn't how long to wait.
-
-    :raises SimInputError: says which argument.
-    """
-    from airflow_provider_sim.exceptions import Outcome, SimInputError
-
-    wrong = wrong_duration("poll_interval", operator.poll_interval) or wrong_duration("timeout", operator.timeout)
-    if wrong:
-        raise SimInputError(f"{wrong}.", workflow_id=operator.workflow_id, outcome=Outcome.NEVER_SENT)

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout, conf
 
+from airflow_provider_sim import arguments
+from airflow_provider_sim.arguments import LargeOutputs, OnPaused, Rule, UnconvertedFiles
+from airflow_provider_sim.client.ids import check_block_ids
 from airflow_provider_sim.deferral import BACKSTOP, seconds
 from airflow_provider_sim.ending import trigger_arguments
 from airflow_provider_sim.exceptions import SimRunTimeoutError
@@ -26,6 +29,9 @@ if TYPE_CHECKING:
     from airflow_provider_sim.watch import RunWatch
 
 OUTPUT_KEY = "output"
+
+DEFERRABLE = conf.getboolean("operators", "default_deferrable", fallback=False)
+"""Airflow's configured default."""
 
 _HELD_OPEN = (
     "This Sim server (v0.5.0 to v0.5.15) knows no asynchronous runs: it held the connection open until the run's end"
@@ -98,6 +104,11 @@ class SimExecuteWorkflowOperator(RunLineage, RunsOneWorkflow):
     template_fields_renderers: ClassVar[dict[str, str]] = {"input": "json"}
     operator_extra_links = (SimRunLink(), SimWorkflowLink(), SimApprovalLink())
     ui_color = "#ede9fe"
+    argument_rules: ClassVar[Mapping[str, Rule]] = {
+        **RunsOneWorkflow.argument_rules,
+        "selected_outputs": arguments.optional(arguments.selectors),
+        "check_usage_before": arguments.optional(arguments.percentage),
+    }
 
     def __init__(
         self,
@@ -107,22 +118,22 @@ class SimExecuteWorkflowOperator(RunLineage, RunsOneWorkflow):
         sim_conn_id: str = SimHook.default_conn_name,
         async_execution: bool = False,
         wait_for_completion: bool = True,
-        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        deferrable: bool = DEFERRABLE,
         poll_interval: float | timedelta = 10.0,
         stream: bool = False,
         selected_outputs: Sequence[str] | None = None,
         run_timeout: float | timedelta | None = None,
         timeout: float | timedelta | None = None,
-        on_paused: str = "wait",
+        on_paused: OnPaused = "wait",
         check_deployed: bool = False,
         check_usage_before: float | None = None,
         retry_args: Mapping[str, Any] | None = None,
-        unconverted_files: str = "fail",
+        unconverted_files: UnconvertedFiles = "fail",
         durable: bool = True,
         cancel_on_kill: bool = True,
         output_files_dir: str | None = None,
         max_output_bytes: int | None = None,
-        large_outputs: str = "fail",
+        large_outputs: LargeOutputs = "fail",
         end_from_trigger: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -150,12 +161,15 @@ class SimExecuteWorkflowOperator(RunLineage, RunsOneWorkflow):
         self.large_outputs = large_outputs
         self.end_from_trigger = end_from_trigger
         self._run: TaskRun | None = None
+        self._check_constants()
 
     def execute(self, context: Context) -> Any:
         """Start the run, or find the one that an earlier try has started, and see it through to its end."""
         from airflow_provider_sim.operators.task_run import TaskRun
 
-        self._check_arguments()
+        self._check_rendered()
+        if self.stream and self.deferrable:
+            self.log.info("A stream holds the connection open, so the task keeps its worker; deferrable is ignored.")
         run = self._run = TaskRun(context, self)
         with self.hook as hook:
             client = hook.get_conn()
@@ -214,29 +228,28 @@ class SimExecuteWorkflowOperator(RunLineage, RunsOneWorkflow):
         if self._run is not None:
             self._run.kill()
 
-    def _check_arguments(self) -> None:
-        """Refuse what contradicts itself, once templates are rendered.
-
-        :raises SimInputError: says which arguments, and what to choose.
-        """
-        from airflow_provider_sim.client.ids import check_block_ids, check_workflow_id
-        from airflow_provider_sim.exceptions import Outcome, SimInputError
-        from airflow_provider_sim.input import UNCONVERTED_FILES
-        from airflow_provider_sim.usage import percent
-
-        check_workflow_id(self.workflow_id)
-        percent("check_usage_before", self.check_usage_before)
-        if self.selected_outputs and not self.stream:
-            check_block_ids(self.selected_outputs)
-        wrong = self._wrong_argument()
-        if self.unconverted_files not in UNCONVERTED_FILES:
-            wrong = f"unconverted_files is {self.unconverted_files!r}; it can be {', '.join(UNCONVERTED_FILES)}"
-        elif self.stream and not self.wait_for_completion:
-            wrong = "stream needs wait_for_completion: a stream is held open until the run's end"
-        if wrong:
-            raise SimInputError(f"{wrong}.", workflow_id=self.workflow_id, outcome=Outcome.NEVER_SENT)
-        if self.stream and self.deferrable:
-            self.log.info("stream holds the connection open, so the task keeps its worker; deferrable has no effect.")
+    @staticmethod
+    def contradiction(given: Mapping[str, Any]) -> str | None:
+        """Return which arguments contradict each other, and what to choose."""
+        if given.get("selected_outputs") and not given.get("stream", True):
+            check_block_ids(given["selected_outputs"])
+        asynchronous = given.get("async_execution", True) or not given.get("wait_for_completion", True)
+        if given.get("stream"):
+            held_open = "a stream is held open until the run finishes"
+            if not given.get("wait_for_completion", True):
+                return f"stream needs wait_for_completion=True: {held_open}"
+            if given.get("async_execution"):
+                return f"stream and async_execution can't be combined: {held_open}"
+            if given.get("deferrable") and not DEFERRABLE:
+                return f"stream and deferrable can't be combined: {held_open}"
+        elif given.get("deferrable", True):
+            asynchronous = True
+        if given.get("run_timeout") is not None and not asynchronous:
+            return (
+                "run_timeout is for asynchronous runs, a held-open one has the plan's limit; set async_execution or"
+                " deferrable, or use timeout"
+            )
+        return arguments.missing_output_folder(given)
 
     def _start(self, client: SimClient, run: TaskRun) -> AsyncExecutionResult | WorkflowRun:
         """Start a run, after the looks that the author wants; a run that goes on already needs none."""
@@ -256,11 +269,10 @@ class SimExecuteWorkflowOperator(RunLineage, RunsOneWorkflow):
             )
 
     def _require_room(self, client: SimClient) -> None:
-        from airflow_provider_sim.usage import Usage, percent
+        from airflow_provider_sim.usage import Usage
 
-        limit = percent("check_usage_before", self.check_usage_before)
-        assert limit is not None
-        Usage(*client.get_usage()).require_below(limit, workflow_id=self.workflow_id)
+        assert self.check_usage_before is not None
+        Usage(*client.get_usage()).require_below(float(self.check_usage_before), workflow_id=self.workflow_id)
 
     def _leave_running(
         self, context: Context, client: SimClient, started: AsyncExecutionResult | WorkflowRun
@@ -293,7 +305,7 @@ class SimExecuteWorkflowOperator(RunLineage, RunsOneWorkflow):
             job_id=getattr(started, "job_id", None),
             poll_interval=self.poll_interval,
             deadline=run.deadline,
-            on_paused=self._on_paused,
+            on_paused=self.on_paused,
             started=time.time(),
             base_url=client.base_url,
         )
@@ -332,7 +344,7 @@ class SimExecuteWorkflowOperator(RunLineage, RunsOneWorkflow):
             context,
             client,
             run,
-            on_paused=self._on_paused,
+            on_paused=self.on_paused,
             rules=self.output_rules,
             selected_outputs=None if self.stream else self.selected_outputs,
             push=self.do_xcom_push,

@@ -40,7 +40,6 @@ from airflow_provider_sim.operators.task_run import (
 )
 from airflow_provider_sim.output import OutputRules, read_file, write_file
 from airflow_provider_sim.versions import delete_xcom, names_of
-from airflow_provider_sim.watch import OnPaused
 from airflow_provider_sim.watch.watcher import watcher_of
 
 if TYPE_CHECKING:
@@ -121,7 +120,7 @@ class TaskBatch:
             journal,
             self._items.workflow_of,
             rules=OutputRules.given(operator.output_files_dir, operator.max_output_bytes, operator.large_outputs),
-            on_paused=OnPaused(operator.on_paused),
+            on_paused=operator.on_paused,
             client=operator.hook.get_conn(),
         )
 
@@ -210,7 +209,7 @@ class TaskBatch:
             terms=Terms(
                 poll_interval=operator.poll_interval,
                 deadline=self.deadline,
-                on_paused=OnPaused(operator.on_paused),
+                on_paused=operator.on_paused,
                 run_timeout=whole_seconds(operator.run_timeout),
                 skip_undeployed=operator.skip_undeployed,
             ),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperator
+from airflow.providers.common.compat.sdk import AirflowSkipException
 
+from airflow_provider_sim import arguments
+from airflow_provider_sim.arguments import Rule
 from airflow_provider_sim.hooks.sim import SimHook
+from airflow_provider_sim.operators.base import SimOperator
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -16,7 +19,7 @@ USAGE_KEY = "usage"
 """XCom: the figures, also where the task is skipped or fails."""
 
 
-class SimUsageLimitsOperator(BaseOperator):
+class SimUsageLimitsOperator(SimOperator):
     """Return the account's limits and usage, and warn, skip or fail when too much is used.
 
     The figures are those of the key's owner; for a workspace key, of whoever made it. Returns ``percent_used``,
@@ -36,6 +39,10 @@ class SimUsageLimitsOperator(BaseOperator):
 
     template_fields: Sequence[str] = ("warn_at", "skip_at", "fail_at", "sim_conn_id")
     ui_color = "#ede9fe"
+    argument_rules: ClassVar[Mapping[str, Rule]] = {
+        **dict.fromkeys(("warn_at", "skip_at", "fail_at"), arguments.optional(arguments.percentage)),
+        "retry_args": arguments.optional(arguments.retry_args),
+    }
 
     def __init__(
         self,
@@ -53,15 +60,17 @@ class SimUsageLimitsOperator(BaseOperator):
         self.fail_at = fail_at
         self.sim_conn_id = sim_conn_id
         self.retry_args = retry_args
+        self._check_constants()
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Fetch the figures, then warn, skip or fail."""
         from airflow_provider_sim.exceptions import SimError, SimUsageLimitError
-        from airflow_provider_sim.usage import Usage, percent
+        from airflow_provider_sim.usage import Usage
 
-        warn_at = percent("warn_at", self.warn_at)
-        skip_at = percent("skip_at", self.skip_at)
-        fail_at = percent("fail_at", self.fail_at)
+        self._check_rendered()
+        warn_at, skip_at, fail_at = (
+            None if value is None else float(value) for value in (self.warn_at, self.skip_at, self.fail_at)
+        )
         with SimHook(self.sim_conn_id, retry_args=self.retry_args) as hook:
             usage = Usage(*hook.get_conn().get_usage())
         figures = usage.as_dict()

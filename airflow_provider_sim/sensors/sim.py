@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.compat.sdk import (
     AirflowFailException,
@@ -18,12 +18,15 @@ from airflow.providers.common.compat.sdk import (
     conf,
 )
 
+from airflow_provider_sim import arguments
+from airflow_provider_sim.arguments import LargeOutputs, OnPaused, Rule
 from airflow_provider_sim.deferral import BACKSTOP, after_deferral
 from airflow_provider_sim.ending import trigger_arguments
 from airflow_provider_sim.exceptions import SimError, SimRunError, SimRunTimeoutError
 from airflow_provider_sim.hooks.sim import SimHook
 from airflow_provider_sim.lineage import RunLineage
 from airflow_provider_sim.links.sim import SimApprovalLink, SimRunLink, SimWorkflowLink, push_links
+from airflow_provider_sim.operators.base import SimOperator
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +38,7 @@ if TYPE_CHECKING:
     from airflow_provider_sim.watch import RunWatch
 
 
-class SimJobSensor(RunLineage, BaseSensorOperator):
+class SimJobSensor(RunLineage, SimOperator, BaseSensorOperator):
     """Wait until a run is over; its output is the sensor's XCom, beside ``run_details`` as the operator's.
 
     A run that fails or is cancelled fails the sensor at once, since looking again can't change it; with ``soft_fail``
@@ -68,6 +71,18 @@ class SimJobSensor(RunLineage, BaseSensorOperator):
     template_fields: Sequence[str] = ("workflow_id", "run_id", "sim_conn_id", "selected_outputs", "output_files_dir")
     operator_extra_links = (SimRunLink(), SimWorkflowLink(), SimApprovalLink())
     ui_color = "#ddd6fe"
+    argument_rules: ClassVar[Mapping[str, Rule]] = {
+        "workflow_id": arguments.workflow_id,
+        "run_id": arguments.run_id,
+        "poke_interval": arguments.duration,
+        "timeout": arguments.duration,
+        "on_paused": arguments.one_of(OnPaused),
+        "selected_outputs": arguments.optional(arguments.block_selectors),
+        "max_output_bytes": arguments.optional(arguments.positive_int),
+        "large_outputs": arguments.one_of(LargeOutputs),
+        "retry_args": arguments.optional(arguments.retry_args),
+    }
+    contradiction = staticmethod(arguments.missing_output_folder)
 
     def __init__(
         self,
@@ -77,13 +92,13 @@ class SimJobSensor(RunLineage, BaseSensorOperator):
         sim_conn_id: str = SimHook.default_conn_name,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         poke_interval: float | timedelta = 10.0,
-        on_paused: str = "wait",
+        on_paused: OnPaused = "wait",
         retry_args: Mapping[str, Any] | None = None,
         cancel_on_timeout: bool = False,
         selected_outputs: Sequence[str] | None = None,
         output_files_dir: str | None = None,
         max_output_bytes: int | None = None,
-        large_outputs: str = "fail",
+        large_outputs: LargeOutputs = "fail",
         start_from_trigger: bool = False,
         end_from_trigger: bool = False,
         **kwargs: Any,
@@ -103,6 +118,7 @@ class SimJobSensor(RunLineage, BaseSensorOperator):
         self.end_from_trigger = end_from_trigger
         self._first_look: float | None = None
         self._goes_on = False
+        self._check_constants()
         if start_from_trigger:
             self._start_in_triggerer()
 
@@ -148,7 +164,7 @@ class SimJobSensor(RunLineage, BaseSensorOperator):
 
     def execute(self, context: Context) -> Any:
         """Look until the run is over: here, in later legs, or in the triggerer."""
-        self._check_arguments()
+        self._check_rendered()
         with self.hook as hook:
             if self.do_xcom_push:
                 push_links(
@@ -262,25 +278,6 @@ class SimJobSensor(RunLineage, BaseSensorOperator):
         except SimRunError as error:
             raise AirflowFailException(str(error)) from error
 
-    def _check_arguments(self) -> None:
-        """Refuse what can't work, once templates are rendered.
-
-        :raises SimInputError: says which argument, and what to choose.
-        """
-        from airflow_provider_sim.client.ids import check_block_ids, check_run_id, check_workflow_id
-        from airflow_provider_sim.exceptions import Outcome, SimInputError
-        from airflow_provider_sim.watch import OnPaused
-
-        check_workflow_id(self.workflow_id)
-        check_run_id(self.run_id)
-        if self.selected_outputs:
-            check_block_ids(self.selected_outputs)
-        wrong = self._output_rules.wrong()
-        if self.on_paused not in list(OnPaused):
-            wrong = f"on_paused is {self.on_paused!r}; it can be {', '.join(OnPaused)}"
-        if wrong:
-            raise SimInputError(f"{wrong}.", workflow_id=self.workflow_id, outcome=Outcome.NEVER_SENT)
-
     @property
     def _output_rules(self) -> OutputRules:
         from airflow_provider_sim.output import OutputRules
@@ -289,14 +286,14 @@ class SimJobSensor(RunLineage, BaseSensorOperator):
 
     @cached_property
     def _watch(self) -> RunWatch:
-        from airflow_provider_sim.watch import OnPaused, RunWatch
+        from airflow_provider_sim.watch import RunWatch
 
         return RunWatch(
             self.workflow_id,
             self.run_id,
             poll_interval=self.poke_interval,
             deadline=time.time() + self.timeout,
-            on_paused=OnPaused(self.on_paused),
+            on_paused=self.on_paused,
             started=self._first_look,
             base_url=self.hook.get_conn().base_url,
         )

@@ -10,6 +10,7 @@ from typing import Any
 
 from airflow.triggers.base import TriggerEvent
 
+from airflow_provider_sim.arguments import OnPaused
 from airflow_provider_sim.batch.engine import BatchEngine, Terms, wait_by
 from airflow_provider_sim.batch.handover import HandedOver
 from airflow_provider_sim.batch.journal import Journal, Standing, unsqueezed
@@ -23,7 +24,7 @@ from airflow_provider_sim.hooks.sim import SimHook
 from airflow_provider_sim.triggers import sim as single
 from airflow_provider_sim.triggers.base import WaitsForRuns
 from airflow_provider_sim.versions import read_xcom
-from airflow_provider_sim.watch import DEFAULT_POLL_INTERVAL, OnPaused
+from airflow_provider_sim.watch import DEFAULT_POLL_INTERVAL
 from airflow_provider_sim.watch.watcher import watcher_of
 
 GATHER_AFTER = 12 * 3600.0
@@ -72,7 +73,7 @@ class SimBatchTrigger(WaitsForRuns):
         since: float = 0.0,
         poll_interval: float = DEFAULT_POLL_INTERVAL,
         deadline: float = 0.0,
-        on_paused: str = "wait",
+        on_paused: OnPaused = "wait",
         run_timeout: int | None = None,
         skip_undeployed: bool = False,
         max_active_runs: int | None = None,
@@ -163,7 +164,7 @@ class SimBatchTrigger(WaitsForRuns):
             terms=Terms(
                 poll_interval=self.poll_interval,
                 deadline=self.deadline,
-                on_paused=OnPaused(self.on_paused),
+                on_paused=self.on_paused,
                 run_timeout=self.run_timeout,
                 skip_undeployed=self.skip_undeployed,
             ),

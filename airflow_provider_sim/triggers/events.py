@@ -16,7 +16,8 @@ except ImportError as error:  # Airflow 2
         "SimRunEventTrigger needs Airflow 3.0 or later, which schedules DAGs by asset watchers."
     ) from error
 
-from airflow_provider_sim.deferral import seconds, wrong_duration
+from airflow_provider_sim.arguments import duration
+from airflow_provider_sim.deferral import seconds
 from airflow_provider_sim.exceptions import Outcome, SimInputError
 from airflow_provider_sim.hooks.sim import SimHook
 
@@ -96,8 +97,8 @@ class SimRunEventTrigger(BaseEventTrigger):
             wrong = f"statuses is {self.statuses!r}; it can hold {', '.join(STATUSES)}"
         elif self.triggers is not None and not (self.triggers and all(isinstance(name, str) for name in self.triggers)):
             wrong = f"triggers is {self.triggers!r}; it must name what starts runs, such as api or schedule, or be None"
-        else:
-            wrong = wrong_duration("poll_interval", self.poll_interval)
+        elif expected := duration(self.poll_interval):
+            wrong = f"poll_interval is {self.poll_interval!r}; {expected}"
         if wrong:
             raise SimInputError(f"{wrong}.", outcome=Outcome.NEVER_SENT)
 

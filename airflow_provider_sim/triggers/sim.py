@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import TaskSuccessEvent, TriggerEvent
 
+from airflow_provider_sim.arguments import OnPaused
 from airflow_provider_sim.client.models import RunStatus
 from airflow_provider_sim.deferral import began_at
 from airflow_provider_sim.exceptions import SimError
@@ -15,7 +16,7 @@ from airflow_provider_sim.hooks.sim import SimHook
 from airflow_provider_sim.links.sim import link_xcoms
 from airflow_provider_sim.triggers.base import TELLS_OF_KILLS, WaitsForRuns
 from airflow_provider_sim.versions import push_xcoms
-from airflow_provider_sim.watch import DEFAULT_POLL_INTERVAL, MAX_FAILED_LOOKS, OnPaused, RunWatch
+from airflow_provider_sim.watch import DEFAULT_POLL_INTERVAL, MAX_FAILED_LOOKS, RunWatch
 from airflow_provider_sim.watch.watcher import watcher_of
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class SimRunTrigger(WaitsForRuns):
         job_id: str | None = None,
         poll_interval: float = DEFAULT_POLL_INTERVAL,
         deadline: float | None = None,
-        on_paused: str = "wait",
+        on_paused: OnPaused = "wait",
         max_failed_looks: int = MAX_FAILED_LOOKS,
         cancel_on_kill: bool = False,
         timeout: float | None = None,
@@ -101,7 +102,7 @@ class SimRunTrigger(WaitsForRuns):
             job_id=watch.job_id,
             poll_interval=watch.poll_interval,
             deadline=watch.deadline,
-            on_paused=watch.on_paused.value,
+            on_paused=watch.on_paused,
             max_failed_looks=watch.max_failed_looks,
             **how,
         )
@@ -138,7 +139,7 @@ class SimRunTrigger(WaitsForRuns):
             job_id=self.job_id,
             poll_interval=self.poll_interval,
             deadline=self._deadline(),
-            on_paused=OnPaused(self.on_paused),
+            on_paused=self.on_paused,
             max_failed_looks=self.max_failed_looks,
         )
         hook = SimHook(self.sim_conn_id)

@@ -7,9 +7,9 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
-from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from airflow_provider_sim.arguments import OnPaused
 from airflow_provider_sim.client.models import RunStatus, WorkflowRun
 from airflow_provider_sim.client.pages import approval_page
 from airflow_provider_sim.client.retry import NO_RETRY
@@ -39,14 +39,6 @@ NOT_FOUND_GRACE = 60.0
 _JITTER = 0.1
 
 
-class OnPaused(StrEnum):
-    """What to do when a run waits for a person."""
-
-    WAIT = "wait"
-    FAIL = "fail"
-    RETURN = "return"
-
-
 class RunWatch:
     """Decides, look by look, whether a run is to be waited for any longer.
 
@@ -68,7 +60,7 @@ class RunWatch:
         job_id: str | None = None,
         poll_interval: float = DEFAULT_POLL_INTERVAL,
         deadline: float | None = None,
-        on_paused: OnPaused = OnPaused.WAIT,
+        on_paused: OnPaused = "wait",
         max_failed_looks: int = MAX_FAILED_LOOKS,
         started: float | None = None,
         base_url: str | None = None,
@@ -100,7 +92,7 @@ class RunWatch:
             self._last_status = status
         if run.status is RunStatus.PAUSED:
             alone = run.paused is not None and run.paused.resumes_alone
-            return not alone and self.on_paused is not OnPaused.WAIT
+            return not alone and self.on_paused != "wait"
         return run.status.is_terminal
 
     def _described(self, run: WorkflowRun, status: str) -> str:

@@ -43,7 +43,7 @@ from airflow_provider_sim.exceptions import (
 )
 from airflow_provider_sim.watch.budget import Budgets, BudgetsByLoop, address_of, shared_budgets
 from airflow_provider_sim.watch.plan import YOUNG, Crowd, Doubt, Known, LookUp, Read, Scan, Step, Target, plan
-from airflow_provider_sim.watch.run import OnPaused, RunWatch
+from airflow_provider_sim.watch.run import RunWatch
 
 T = TypeVar("T")
 
@@ -547,7 +547,7 @@ class Watcher:
             return
         waiting.reads += 1
         pause = min(waiting.interval * 2**waiting.reads, max(waiting.interval, LONGEST_READ_PAUSE))
-        only_reads_tell = waiting.watch.on_paused is not OnPaused.WAIT
+        only_reads_tell = waiting.watch.on_paused != "wait"
         if run.status is RunStatus.QUEUED and waiting.began is None:
             waiting.since, waiting.until = self._budgets.server.now() - LATE_ROWS, None
             self._want_read(waiting, Doubt.QUEUED, pause)

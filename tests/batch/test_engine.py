@@ -21,7 +21,6 @@ from airflow_provider_sim.exceptions import (
     SimUsageLimitError,
     SimWorkflowNotDeployedError,
 )
-from airflow_provider_sim.watch import OnPaused
 from tests.batch.conftest import BATCH, BatchScene, is_start
 from tests.virtual_time import now, run
 
@@ -389,7 +388,7 @@ class TestTheDeadline:
 
 
 class TestPauses:
-    @pytest.mark.parametrize("on_paused", [OnPaused.FAIL, OnPaused.RETURN])
+    @pytest.mark.parametrize("on_paused", ["fail", "return"])
     def test_end_the_waiting_where_the_author_wants_that(self, on_paused):
         async def main():
             scene = BatchScene(20, 5, how=lambda index: {"end": "paused"} if index % 10 == 3 else {})

@@ -250,13 +250,6 @@ class TestRefusals:
             pytest.param([{"n": 1}, {"day": timedelta(1)}], {}, r"inputs\[1\].*written as JSON", id="no JSON"),
             pytest.param([1], {"workflow_id": None}, r"inputs\[0\].*must be a dict of", id="no pair"),
             pytest.param({"n": 1}, {}, "inputs is a dict", id="no list"),
-            pytest.param([1], {"on_error": "hope"}, "fail, collect", id="on_error"),
-            pytest.param([1], {"on_paused": "hope"}, "wait, fail, return", id="on_paused"),
-            pytest.param([1], {"max_active_runs": 0}, "max_active_runs is 0", id="max_active_runs"),
-            pytest.param([1], {"max_active_runs": True}, "max_active_runs is True", id="max_active_runs, bool"),
-            pytest.param([1], {"poll_interval": 0}, "poll_interval is 0", id="poll_interval"),
-            pytest.param([1], {"run_timeout": 0}, "run_timeout is 0", id="run_timeout"),
-            pytest.param([1], {"large_outputs": "store"}, "needs output_files_dir", id="large_outputs"),
         ],
     )
     def test_before_anything_is_started(self, run_batch, emulator, inputs, arguments, message):

@@ -113,10 +113,11 @@ class TestOutputs:
         [text] = [value for value in output.values() if isinstance(value, str)]
         assert text.split()[0] in caplog.text
 
-    def test_a_stream_can_t_defer_and_says_so(self, run_task, capfd, caplog):
+    def test_stream_keeps_its_worker_where_airflow_defers_by_default(self, run_task, monkeypatch, capfd, caplog):
         caplog.set_level(logging.INFO)
+        monkeypatch.setattr("airflow_provider_sim.operators.sim.DEFERRABLE", True)
         run_task(operator(workflow_id="streaming", input={"message": "x"}, stream=True, deferrable=True))
-        assert "deferrable has no effect" in "".join(capfd.readouterr())
+        assert "deferrable is ignored" in "".join(capfd.readouterr())
 
     def test_check_deployed_passes_what_is_deployed(self, run_task):
         output = run_task(operator(workflow_id="echo_plain", input={"message": "hi"}, check_deployed=True))

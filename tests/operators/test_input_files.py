@@ -136,12 +136,8 @@ class TestRefusals:
         run_task(task)
         assert emulator.runs[0].input["f"]["data"] == "data:application/pdf;base64,JVBERi0x"
 
-    def test_what_else_the_author_asks_for(self, run_task, emulator):
-        self.refused(run_task, emulator, operator(b"", unconverted_files="drop"), "unconverted_files is 'drop'")
-
-    @pytest.mark.parametrize("stream", [False, True])
-    def test_a_stream_that_defers_is_held_open_all_the_same(self, run_task, report, stream):
-        task = operator(report, input={"files": report, "note": ""}, stream=True, deferrable=stream)
+    def test_a_stream_is_held_open(self, run_task, report):
+        task = operator(report, input={"files": report, "note": ""}, stream=True)
         assert run_task(task)["files"] == [PDF]
 
     def test_a_nested_file(self, run_task, emulator, report):

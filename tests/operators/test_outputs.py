@@ -219,25 +219,6 @@ class TestLargeOutputs:
         assert run_task(operator(large_outputs="store", output_files_dir=str(tmp_path))) == {"a": 1}
         assert list(tmp_path.iterdir()) == []
 
-    @pytest.mark.parametrize(
-        ("arguments", "words"),
-        [
-            ({"large_outputs": "hide"}, "it can be fail, store"),
-            ({"large_outputs": "store"}, "needs output_files_dir"),
-            ({"max_output_bytes": 0}, "whole number above 0"),
-            ({"max_output_bytes": 1.5}, "whole number above 0"),
-        ],
-        ids=str,
-    )
-    def test_rules_that_cannot_work_are_refused_before_anything_is_sent(
-        self, run_task, context, emulator, returns, arguments, words
-    ):
-        returns({})
-        for task in (operator(**arguments), SimJobSensor(task_id="s", workflow_id="returns", run_id="r", **arguments)):
-            with pytest.raises(SimInputError, match=words):
-                run_task(task)
-        assert emulator.requests == []
-
     def test_a_retry_takes_the_same_output_again(self, run_task, context, emulator, returns):
         returns({"text": "x" * 2000})
         with contextlib.suppress(SimOutputError):

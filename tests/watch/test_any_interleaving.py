@@ -15,7 +15,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_sim.client.models import RunStatus
-from airflow_provider_sim.watch import OnPaused
 from tests.virtual_time import EPOCH, now, run
 from tests.watch.conftest import Scene, together
 
@@ -123,7 +122,7 @@ async def live(scene: Scene, name: str, life: Life, within: float) -> None:
         started,
         interval=life.interval,
         max_failed_looks=10_000,
-        on_paused=OnPaused.WAIT if life.patient else OnPaused.RETURN,
+        on_paused="wait" if life.patient else "return",
     )
     assert not isinstance(outcome, Exception), outcome
     if paused and not life.patient:

@@ -24,7 +24,7 @@ from airflow_provider_sim.exceptions import (
     SimRunTimeoutError,
     SimServerError,
 )
-from airflow_provider_sim.watch import OnPaused, RunWatch, budget
+from airflow_provider_sim.watch import RunWatch, budget
 from airflow_provider_sim.watch import watcher as watcher_module
 from airflow_provider_sim.watch.watcher import KEPT_OPEN, MOST_LENT, watcher_of
 from tests.virtual_time import EPOCH, now
@@ -186,7 +186,7 @@ class TestQueues:
 
 class TestPauses:
     @pytest.mark.parametrize("others", [0, 5])
-    @pytest.mark.parametrize("on_paused", [OnPaused.FAIL, OnPaused.RETURN])
+    @pytest.mark.parametrize("on_paused", ["fail", "return"])
     def test_for_a_person(self, play, others, on_paused):
         """Logs call it pending; only the run itself tells that it is paused, and by what."""
 
@@ -234,7 +234,7 @@ class TestPauses:
         async def script(scene):
             starts = deploy(scene)
             timed = scene.sim.start(FLOW, "timed", 15, end="paused", pause=100)
-            await together(scene.wait(timed, on_paused=OnPaused.FAIL), *(scene.wait(started) for started in starts))
+            await together(scene.wait(timed, on_paused="fail"), *(scene.wait(started) for started in starts))
 
         assert statuses(play(script))["timed"] is RunStatus.COMPLETED
 

@@ -1,0 +1,178 @@
+"""Checks of arguments: constants when the DAG file is parsed, templated fields after rendering.
+
+A rule takes an argument's value and returns what the value must be, or None if the value is valid.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Mapping
+from datetime import timedelta
+from math import isfinite
+from typing import Any, Literal, get_args
+
+from airflow_provider_sim.client.ids import check_block_ids, check_run_id, check_workflow_id
+from airflow_provider_sim.client.limits import MAX_RUN_TIMEOUT, RETRY_MINIMUMS, is_retry_setting
+from airflow_provider_sim.deferral import seconds
+from airflow_provider_sim.exceptions import Outcome, SimInputError
+
+OnPaused = Literal["wait", "fail", "return"]
+"""What to do when a run waits for a person."""
+
+LargeOutputs = Literal["fail", "store"]
+UnconvertedFiles = Literal["fail", "send"]
+OnError = Literal["fail", "collect"]
+DeploymentAction = Literal["deploy", "undeploy", "rollback"]
+
+_LONGEST_DURATION = timedelta(days=3653)
+
+Rule = Callable[[Any], str | None]
+
+
+def check_arguments(
+    rules: Mapping[str, Rule],
+    given: Mapping[str, Any],
+    *,
+    contradiction: Callable[[Mapping[str, Any]], str | None] | None = None,
+    templated: Collection[str] = (),
+) -> None:
+    """Check arguments one by one, then together.
+
+    :param rules: by argument name.
+    :param given: arguments by name; those without a rule are not checked.
+    :param contradiction: returns which of the arguments contradict each other, if any.
+    :param templated: names of fields that may contain templates, which are not checked; empty after rendering.
+    :raises SimInputError: names the argument and what to choose. No request was sent.
+    """
+    constants = {name: value for name, value in given.items() if name not in templated or not is_template(value)}
+    workflow_id = constants.get("workflow_id")
+    for name, rule in rules.items():
+        if name in constants and (expected := rule(constants[name])):
+            raise _error(f"{name} is {constants[name]!r}; {expected}", workflow_id)
+    if contradiction is not None and (wrong := contradiction(constants)):
+        raise _error(wrong, workflow_id)
+
+
+def _error(what: str, workflow_id: Any) -> SimInputError:
+    known = workflow_id if isinstance(workflow_id, str) else None
+    return SimInputError(f"{what}.", workflow_id=known, outcome=Outcome.NEVER_SENT)
+
+
+def is_template(value: Any) -> bool:
+    """Whether Airflow is going to replace the value, or a part of it: Jinja, an XCom, a mapped argument."""
+    if isinstance(value, str):
+        return "{{" in value or "{%" in value
+    if isinstance(value, Mapping):
+        return any(map(is_template, value.values()))
+    if isinstance(value, list | tuple | set):
+        return any(map(is_template, value))
+    return not isinstance(value, os.PathLike) and callable(getattr(value, "resolve", None))
+
+
+# --- rules -----------------------------------------------------------------------------------------------------------
+
+
+def optional(rule: Rule) -> Rule:
+    """Accept None, too."""
+    return lambda value: None if value is None else rule(value)
+
+
+def one_of(choices: Any) -> Rule:
+    """Accept the values of a ``Literal``."""
+    values: tuple[str, ...] = get_args(choices)
+    return lambda value: None if value in values else f"it can be {', '.join(values)}"
+
+
+def workflow_id(value: Any) -> None:
+    """Accept a workflow ID.
+
+    :raises SimInputError: with advice of its own.
+    """
+    check_workflow_id(value)
+
+
+def run_id(value: Any) -> None:
+    """Accept a run ID.
+
+    :raises SimInputError: with advice of its own.
+    """
+    check_run_id(value)
+
+
+def duration(value: Any) -> str | None:
+    """Accept a number of seconds, or a timedelta."""
+    given = seconds(value)
+    if _is_number(given) and 0 < given <= seconds(_LONGEST_DURATION):
+        return None
+    return "it must be a number of seconds above 0, or a timedelta, and ten years at most"
+
+
+def run_timeout(value: Any) -> str | None:
+    """Accept what Sim does: whole seconds."""
+    given = int(value.total_seconds()) if isinstance(value, timedelta) else value
+    if isinstance(given, int) and not isinstance(given, bool) and 1 <= given <= MAX_RUN_TIMEOUT:
+        return None
+    return f"it can be 1 to {MAX_RUN_TIMEOUT} whole seconds, or a timedelta of as many"
+
+
+def positive_int(value: Any) -> str | None:
+    """Accept a whole number above 0."""
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        return None
+    return "it must be a whole number above 0"
+
+
+def version_number(value: Any) -> str | None:
+    """Accept the number of a version, also as text, which templates give."""
+    return None if str(value).isdecimal() else "it must be the number of a deployed version"
+
+
+def percentage(value: Any) -> str | None:
+    """Accept a percentage of the usage limit, also as text, which templates give."""
+    try:
+        number = float("nan") if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = float("nan")
+    return None if isfinite(number) and number > 0 else "it must be percent of the usage limit, a number above 0"
+
+
+def selectors(value: Any) -> str | None:
+    """Accept a list of block outputs."""
+    if isinstance(value, list | tuple) and all(isinstance(item, str) and item.strip() for item in value):
+        return None
+    return "it must be a list of strings, each a block and optionally a path: ['Agent 1.content']"
+
+
+def block_selectors(value: Any) -> str | None:
+    """Accept a list of block IDs with or without a path: what selects outputs of a finished run.
+
+    :raises SimInputError: one of them is not a block ID.
+    """
+    if expected := selectors(value):
+        return expected
+    check_block_ids(value)
+    return None
+
+
+def retry_args(value: Any) -> str | None:
+    """Accept retry settings by name."""
+    if isinstance(value, Mapping) and all(
+        name in RETRY_MINIMUMS and is_retry_setting(name, value[name]) for name in value
+    ):
+        return None
+    allowed = ", ".join(f"{name} (from {least})" for name, least in RETRY_MINIMUMS.items())
+    return f"it must be a dict of numbers with the keys {allowed}"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+
+
+# --- arguments that contradict each other ----------------------------------------------------------------------------
+
+
+def missing_output_folder(given: Mapping[str, Any]) -> str | None:
+    """Require a folder for outputs that are to be stored."""
+    if given.get("large_outputs") == "store" and not given.get("output_files_dir", "unknown"):
+        return "large_outputs='store' needs output_files_dir, the folder to store them in"
+    return None
