@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_sim.arguments import OnPaused
@@ -11,7 +12,6 @@ from airflow_provider_sim.client.models import RunStatus
 from airflow_provider_sim.client.pages import approval_page
 from airflow_provider_sim.exceptions import Outcome, SimError, SimRunError, SimRunPausedError
 from airflow_provider_sim.output import OutputDelivery
-from airflow_provider_sim.watch import not_over_in_time
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -127,37 +127,51 @@ def _pause_point(client: SimClient, workflow_id: str, run_id: str, context_id: s
     return named[0] if len(named) == 1 else None
 
 
-def read_event(event: Mapping[str, Any] | None, *, workflow_id: str) -> tuple[str, str | None]:
-    """Return the run id and the job id of a trigger's event that says that the run is over or paused.
+@dataclass(frozen=True, slots=True)
+class RunEvent:
+    """The event of a ``SimRunTrigger``.
+
+    :param status: the run's (``completed``, ``failed``, ``cancelled``, ``paused``), or ``timeout`` or ``error``.
+    :param message: of an error.
+    """
+
+    status: str
+    run_id: str
+    job_id: str | None = None
+    message: str | None = None
+
+
+def read_event(event: Mapping[str, Any] | None, *, workflow_id: str) -> RunEvent:
+    """Return a trigger's event, validated; log an error's message.
 
     :param workflow_id: the task's own workflow.
-    :raises SimRunTimeoutError: the trigger gave up at its deadline.
-    :raises SimError: the trigger couldn't look at the run, or the event is none of our trigger's.
+    :raises SimError: it is not an event of this task's trigger.
     """
-    status = (event or {}).get("status")
-    run_id = (event or {}).get("run_id")
-    job_id = (event or {}).get("job_id")
-    if event is None or not isinstance(run_id, str) or event.get("workflow_id") != workflow_id:
+    given = event if isinstance(event, dict) else {}
+    status, run_id, job_id, message = (given.get(name) for name in ("status", "run_id", "job_id", "message"))
+    if not isinstance(run_id, str) or given.get("workflow_id") != workflow_id:
         raise SimError(
-            f"The trigger's event doesn't belong to workflow {workflow_id!r}: {event!r}. This is a fault of the"
-            " provider or of a change to the DAG while the task was deferred; clear the task to start over.",
+            f"The trigger's event doesn't belong to workflow {workflow_id!r}: {event!r}. The DAG was changed while the"
+            " task was deferred, or this is a bug of the provider; clear the task to start over.",
             workflow_id=workflow_id,
         )
-    facts: dict[str, Any] = {"workflow_id": workflow_id, "run_id": run_id, "outcome": Outcome.RAN}
-    if status == "timeout":
-        raise not_over_in_time(workflow_id, run_id)
+    if status not in {"completed", "failed", "cancelled", "paused", "timeout", "error"}:
+        raise SimError(
+            f"The trigger's event has the unknown status {status!r}: {event!r}.",
+            workflow_id=workflow_id,
+            run_id=run_id,
+            outcome=Outcome.RAN,
+        )
     if status == "error":
-        raise lost_sight(workflow_id, run_id, event.get("message"))
-    if status not in {"completed", "failed", "cancelled", "paused"}:
-        raise SimError(f"The trigger's event has the unknown status {status!r}: {event!r}.", **facts)
-    return run_id, job_id if isinstance(job_id, str) else None
+        log.warning("The trigger could not wait for run %s: %s", run_id, message)
+    return RunEvent(status, run_id, job_id if isinstance(job_id, str) else None, message and str(message))
 
 
 def lost_sight(workflow_id: str, run_id: str, why: object) -> SimRunError:
-    """The error for a run that was started and can't be looked at any more; the task's next try asks for it again."""
+    """Return the retryable error for a run whose status can't be read; the next try re-attaches to the run."""
     return SimRunError(
-        f"Lost sight of run {run_id!r} of workflow {workflow_id!r} while waiting for it: {why} The run may go on in"
-        " Sim.",
+        f"Could not get the status of run {run_id!r} of workflow {workflow_id!r}: {why} The run may still be running in"
+        " Sim; a retry of the task re-attaches to it.",
         workflow_id=workflow_id,
         run_id=run_id,
         outcome=Outcome.RAN,

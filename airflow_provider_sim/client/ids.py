@@ -39,6 +39,12 @@ def check_run_id(run_id: object) -> str:
 
     :raises SimInputError: it is not 1 to 128 of letters, digits, ``.``, ``_``, ``:`` and ``-``.
     """
+    if run_id in (None, "", "None"):
+        raise SimInputError(
+            f"run_id is {run_id!r}: there is no run. Where it is an XCom, the task it is pulled from pushed none."
+            " Pass what SimExecuteWorkflowOperator returned or pushed as the XCom 'run_id'.",
+            outcome=Outcome.NEVER_SENT,
+        )
     if not isinstance(run_id, str) or not _RUN_ID.fullmatch(run_id) or run_id in (".", ".."):
         raise SimInputError(
             f"run_id is {run_id!r}; Sim accepts 1 to 128 letters, digits, dots, underscores, colons and hyphens."

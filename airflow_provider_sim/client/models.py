@@ -414,12 +414,17 @@ class Cancellation:
     reason: str | None = None
     status: RunStatus | None = None
 
+    @property
+    def finished_before(self) -> bool:
+        """Whether the run had finished by itself before it could be cancelled."""
+        return self.status is not None and self.status.is_terminal and self.status is not RunStatus.CANCELLED
+
     def __str__(self) -> str:
         """What it achieved, for a log; HTTP 200 and ``success`` are no proof of it."""
         words = f"Sim's word: {self.reason or ('accepted' if self.accepted else 'not accepted')}"
         if self.status is RunStatus.CANCELLED:
             return f"Run {self.run_id} is cancelled ({words})."
-        if self.status is not None and self.status.is_terminal:
+        if self.finished_before:
             return f"Run {self.run_id} was {self.status} before it could be cancelled ({words})."
         if self.status is None:
             return f"Run {self.run_id} was asked to cancel; what became of it could not be seen ({words})."

@@ -1,4 +1,4 @@
-"""The buttons on a task's page."""
+"""Operator links: the buttons on a task instance's page."""
 
 from __future__ import annotations
 
@@ -17,12 +17,23 @@ APPROVAL_URL_KEY = "approval_url"
 
 
 class _XComLink(BaseOperatorLink):
-    """A link whose address the task pushed as an XCom before it started waiting."""
+    """A link whose URL is an XCom that the task pushes before it waits.
+
+    Airflow 3 reads the XCom ``xcom_key`` itself, at any time; Airflow 2 calls :meth:`get_link`.
+    """
 
     url_key: str
 
+    @property
+    def xcom_key(self) -> str:
+        """The key of the XCom."""
+        return self.url_key
+
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
-        """Return the address, or nothing as long as the task hasn't pushed one."""
+        """Return the URL, or an empty string if there is none.
+
+        Airflow 3 calls this at the end of each process of the task, and pushes the result as the same XCom again.
+        """
         url = XCom.get_value(key=self.url_key, ti_key=ti_key)
         return url if isinstance(url, str) else ""
 
@@ -49,9 +60,9 @@ class SimApprovalLink(_XComLink):
 
 
 def link_xcoms(base_url: str, *, workflow_id: str, run_id: str, workspace_id: str | None) -> dict[str, str]:
-    """The addresses as XComs, for the buttons and for other tasks.
+    """Return the URLs as XComs, for the links and for other tasks.
 
-    :param workspace_id: None leads to pages that look it up for whoever is logged in.
+    :param workspace_id: if None, the URLs are of pages that look it up for the user who is logged in.
     """
     return {
         RUN_URL_KEY: run_page(base_url, workflow_id, run_id, workspace_id),
@@ -61,7 +72,7 @@ def link_xcoms(base_url: str, *, workflow_id: str, run_id: str, workspace_id: st
 
 
 def push_links(context: Context, base_url: str, *, workflow_id: str, run_id: str, workspace_id: str | None) -> None:
-    """Push the addresses before the task waits, so that they are there while it does; as :func:`link_xcoms`."""
+    """Push the URLs, before the task waits; arguments as for :func:`link_xcoms`."""
     links = link_xcoms(base_url, workflow_id=workflow_id, run_id=run_id, workspace_id=workspace_id)
     for key, url in links.items():
         context["ti"].xcom_push(key=key, value=url)

@@ -13,7 +13,7 @@ from airflow_provider_sim import arguments
 from airflow_provider_sim.arguments import LargeOutputs, OnPaused, Rule, UnconvertedFiles
 from airflow_provider_sim.client.ids import check_block_ids
 from airflow_provider_sim.deferral import BACKSTOP, seconds
-from airflow_provider_sim.ending import trigger_arguments
+from airflow_provider_sim.ending import log_end_on_worker, trigger_arguments
 from airflow_provider_sim.exceptions import SimRunTimeoutError
 from airflow_provider_sim.hooks.sim import SimHook
 from airflow_provider_sim.lineage import RunLineage
@@ -181,47 +181,51 @@ class SimExecuteWorkflowOperator(RunLineage, RunsOneWorkflow):
                 if run.died_with_an_earlier_try(ended):
                     ended = self._see_through(client, run, self._start(client, run))
                 run.check_time(ended)
-            except AirflowTaskTimeout:
-                at_last = run.last_look()
-                if at_last is None:
-                    raise  # Airflow calls on_kill next
-                ended = at_last
-            except SimRunTimeoutError:
-                run.give_up("its time is up")
-                raise
+            except (AirflowTaskTimeout, SimRunTimeoutError):
+                finished = run.finish_at_timeout()
+                if finished is None:
+                    raise
+                ended = finished
             return self._result(context, client, ended)
 
     def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> Any:
-        """Go on when the trigger has fired: fetch the run and return its output."""
-        from airflow_provider_sim.operators.task_run import TaskRun
-        from airflow_provider_sim.results import read_event
+        """Resume after the trigger's event: poll the run once and return its output.
 
+        A timeout cancels a run that isn't finished. After any other error of the trigger the run is left alone, so that
+        a retry re-attaches to it.
+        """
+        from airflow_provider_sim.operators.task_run import TaskRun
+        from airflow_provider_sim.results import lost_sight, read_event
+
+        told = read_event(event, workflow_id=self.workflow_id)
         with self.hook as hook:
             client = hook.get_conn()
-            try:
-                run_id, job_id = read_event(event, workflow_id=self.workflow_id)
-            except SimRunTimeoutError as error:
-                self._run = TaskRun(context, self, run_id=error.run_id)
-                self._run.give_up("its time is up")
-                raise
-            self._run = TaskRun(context, self, run_id=run_id)
-            with self._run.to_be_found():
-                run = client.get_workflow_run(self.workflow_id, run_id, job_id=job_id)
-            return self._result(context, client, run)
+            run = self._run = TaskRun(context, self, run_id=told.run_id, job_id=told.job_id)
+            if told.status == "timeout":
+                return self._result_at_timeout(context, client, run)
+            with run.to_be_found():
+                seen = client.get_workflow_run(self.workflow_id, told.run_id, job_id=told.job_id)
+            if told.status == "error" and not seen.status.is_terminal:
+                raise lost_sight(self.workflow_id, told.run_id, told.message)
+            log_end_on_worker(self)
+            return self._result(context, client, seen)
 
     def execute_out_of_time(self, context: Context) -> Any:
-        """Look a last time, since no trigger did in time, and don't leave the run behind."""
+        """Handle a deferral timeout: poll the run once more, then cancel it."""
         from airflow_provider_sim.operators.task_run import TaskRun
-        from airflow_provider_sim.watch import not_over_in_time
 
         with self.hook as hook:
             client = hook.get_conn()
             run = self._run = TaskRun.of_this_try(context, self, client)
-            ended = run.last_look()
-            if ended is not None:
-                return self._result(context, client, ended)
-            run.give_up("its time is up")
+            return self._result_at_timeout(context, client, run)
+
+    def _result_at_timeout(self, context: Context, client: SimClient, run: TaskRun) -> Any:
+        from airflow_provider_sim.watch import not_over_in_time
+
+        finished = run.finish_at_timeout()
+        if finished is None:
             raise not_over_in_time(self.workflow_id, run.run_id or "unknown")
+        return self._result(context, client, finished)
 
     def on_kill(self) -> None:
         """Cancel the run, also one whose start Sim hasn't answered yet."""

@@ -21,6 +21,7 @@ from airflow_provider_sim.client.asyncio import AsyncSimClient
 from airflow_provider_sim.client.models import WorkflowExecutionResult, WorkflowRun
 from airflow_provider_sim.client.pages import workflow_page
 from airflow_provider_sim.client.retry import RetryPolicy
+from airflow_provider_sim.deferral import deadline
 from airflow_provider_sim.exceptions import (
     Outcome,
     SimBatchError,
@@ -35,7 +36,6 @@ from airflow_provider_sim.operators.task_run import (
     LAST_WORDS,
     LAST_WORDS_TIMEOUT,
     SEVEN_DAYS,
-    deadline,
     whole_seconds,
 )
 from airflow_provider_sim.output import OutputRules, read_file, write_file

@@ -16,7 +16,7 @@ from airflow_provider_sim.client.dialects.resources import died_with_its_connect
 from airflow_provider_sim.client.models import AsyncExecutionResult, RunStatus, WorkflowRun
 from airflow_provider_sim.client.retry import RetryPolicy
 from airflow_provider_sim.client.settings import HELD_OPEN_TIMEOUT
-from airflow_provider_sim.deferral import began_at, seconds
+from airflow_provider_sim.deferral import deadline
 from airflow_provider_sim.exceptions import SimConnectionError, SimError, SimRunNotFoundError, SimStreamError
 from airflow_provider_sim.input import ready_input
 from airflow_provider_sim.ledger import NotedRun, ledger_of
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_sim.client.blocking import SimClient
+    from airflow_provider_sim.client.models import Cancellation
     from airflow_provider_sim.ledger import Ledger
     from airflow_provider_sim.operators.base import RunsOneWorkflow
 
@@ -49,21 +50,30 @@ class TaskRun:
 
     :param operator: with its templates rendered.
     :param run_id: of a run that is known already.
+    :param job_id: its queue entry, if known.
     """
 
-    def __init__(self, context: Context, operator: RunsOneWorkflow, *, run_id: str | None = None) -> None:
+    def __init__(
+        self,
+        context: Context,
+        operator: RunsOneWorkflow,
+        *,
+        run_id: str | None = None,
+        job_id: str | None = None,
+    ) -> None:
         self.run_id = run_id
         patience = SEVEN_DAYS if _is_asynchronous(operator) else HELD_OPEN_TIMEOUT
         self.deadline = deadline(context, operator.timeout, operator.execution_timeout, otherwise=patience)
         self._context = context
         self._operator = operator
         self._log = operator.log
-        self._job_id: str | None = None
+        self._job_id = job_id
         self._asked_for: NotedRun | None = None
         self._ledger: Ledger | None = None
         self._sent_before: str | None = None
         self._taken_up = False
         self._killed = False
+        self._cancelled: str | None = None
 
     @classmethod
     def of_this_try(cls, context: Context, operator: RunsOneWorkflow, client: SimClient) -> TaskRun:
@@ -248,37 +258,52 @@ class TaskRun:
             self._log.warning("%s The run is %s: going on without its text.", error, run.status)
             return run
 
-    def last_look(self) -> WorkflowRun | None:
-        """The run, if it is over by now."""
+    def finish_at_timeout(self) -> WorkflowRun | None:
+        """Handle a timeout: poll once more, then cancel the run. Return the run if it finished by itself."""
+        finished = self._last_poll()
+        if finished is None:
+            cancelled = self.give_up("its time is up")
+            if cancelled and cancelled.finished_before:
+                finished = self._last_poll()
+        if finished is not None and not self.is_asynchronous and died_with_its_connection(finished):
+            return None
+        return finished
+
+    def _last_poll(self) -> WorkflowRun | None:
         if self.run_id is None:
             return None
         try:
             with self._operator.hook.new_client(timeout=LAST_WORDS_TIMEOUT, retry=LAST_WORDS) as client:
                 run = client.get_workflow_run(self._operator.workflow_id, self.run_id, job_id=self._job_id)
         except SimError as error:
-            self._log.warning("A last look at run %s failed: %s", self.run_id, error)
+            self._log.warning("The last poll of run %s failed: %s", self.run_id, error)
             return None
         return run if run.status.is_terminal else None
 
-    def give_up(self, reason: str) -> None:
-        """Cancel the run, unless the author wants it left alone, and say what that achieved."""
+    def give_up(self, reason: str) -> Cancellation | None:
+        """Cancel the run unless ``cancel_on_kill`` is False, and log the result.
+
+        :return: the result; None where no cancel request was answered, or an earlier one was.
+        """
         operator = self._operator
         run_id, job_id = self.run_id, self._job_id
         if run_id is None and self._asked_for is not None:
             run_id, job_id = self._asked_for.run_id, self._asked_for.job_id
-        if run_id is None:
-            return
+        if run_id is None or run_id == self._cancelled:
+            return None
         if not operator.cancel_on_kill:
-            self._log.info("Run %s goes on, although %s: cancel_on_kill is False.", run_id, reason)
-            return
+            self._log.info("Run %s keeps running, although %s: cancel_on_kill is False.", run_id, reason)
+            return None
         self._log.info("Cancelling run %s: %s.", run_id, reason)
         try:
             with operator.hook.new_client(timeout=LAST_WORDS_TIMEOUT, retry=LAST_WORDS) as client:
                 achieved = client.stop_workflow_run(operator.workflow_id, run_id, job_id=job_id)
         except SimError as error:
             self._log.error("Run %s could not be cancelled and may go on: %s", run_id, error)
-        else:
-            self._log.info("%s", achieved)
+            return None
+        self._log.info("%s", achieved)
+        self._cancelled = run_id
+        return achieved
 
     def kill(self) -> None:
         """Cancel the run and start no other; called in the middle of whatever the worker was doing."""
@@ -319,19 +344,6 @@ class TaskRun:
 def _is_asynchronous(operator: RunsOneWorkflow) -> bool:
     wanted = operator.async_execution or not operator.wait_for_completion
     return wanted or (operator.deferrable and not operator.stream)
-
-
-def deadline(
-    context: Context, timeout: float | timedelta | None, execution_timeout: timedelta | None, *, otherwise: float
-) -> float:
-    """Seconds since the epoch at which the try is to give up: by its own timeout, or by the task's, from its start.
-
-    :param otherwise: seconds to wait without a timeout of its own.
-    """
-    moment = time.time() + seconds(otherwise if timeout is None else timeout)
-    if execution_timeout is None:
-        return moment
-    return min(moment, began_at(context["ti"]) + execution_timeout.total_seconds())
 
 
 def whole_seconds(value: float | timedelta | None) -> Any:

@@ -1,4 +1,4 @@
-"""Wait for a run that another task, or anyone else, has started."""
+"""Sensor for a run that another task, or anyone else, has started."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import warnings
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from airflow.providers.common.compat.sdk import (
+    AirflowException,
     AirflowFailException,
     AirflowSensorTimeout,
     AirflowSkipException,
+    AirflowTaskTimeout,
     BaseSensorOperator,
     PokeReturnValue,
     conf,
@@ -20,52 +22,74 @@ from airflow.providers.common.compat.sdk import (
 
 from airflow_provider_sim import arguments
 from airflow_provider_sim.arguments import LargeOutputs, OnPaused, Rule
-from airflow_provider_sim.deferral import BACKSTOP, after_deferral
-from airflow_provider_sim.ending import trigger_arguments
-from airflow_provider_sim.exceptions import SimError, SimRunError, SimRunTimeoutError
+from airflow_provider_sim.deferral import BACKSTOP, after_deferral, deadline
+from airflow_provider_sim.ending import log_end_on_worker, trigger_arguments
+from airflow_provider_sim.exceptions import (
+    SimError,
+    SimRateLimitError,
+    SimRunError,
+    SimRunNotFoundError,
+    SimRunTimeoutError,
+)
 from airflow_provider_sim.hooks.sim import SimHook
 from airflow_provider_sim.lineage import RunLineage
 from airflow_provider_sim.links.sim import SimApprovalLink, SimRunLink, SimWorkflowLink, push_links
 from airflow_provider_sim.operators.base import SimOperator
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_sim.client.models import WorkflowRun
+    from airflow_provider_sim.client.models import Cancellation, WorkflowRun
+    from airflow_provider_sim.client.retry import RetryPolicy
     from airflow_provider_sim.output import OutputRules
     from airflow_provider_sim.watch import RunWatch
 
+LONGEST_PAUSE = 60.0
+"""Seconds between polls of a rescheduled sensor that keeps its worker, because a poll has failed."""
+
+LAST_TIMEOUT = 30.0
+"""Seconds, for each request of the last poll and of cancelling."""
+
 
 class SimJobSensor(RunLineage, SimOperator, BaseSensorOperator):
-    """Wait until a run is over; its output is the sensor's XCom, beside ``run_details`` as the operator's.
+    """Wait until a run is finished, and return its output.
 
-    A run that fails or is cancelled fails the sensor at once, since looking again can't change it; with ``soft_fail``
-    the sensor is skipped instead. Single looks that fail don't count, unless too many in a row do.
+    A run that fails or is cancelled fails the sensor without retries, since another poll returns the same; so does a
+    run that Sim doesn't have. ``soft_fail`` and ``never_fail`` skip the sensor instead, as for any sensor. Polls that
+    fail for other reasons are repeated; the sensor fails when more than 10 in a row do. A sensor with
+    ``mode="reschedule"`` keeps its worker while polls fail, and polls at least once a minute, since nothing counts them
+    over its processes. Rate-limited polls don't count.
+
+    XComs: ``return_value``, ``run_details``, ``run_url``, ``workflow_url``, ``approval_url`` and
+    ``output_is_display_copy``, as for ``SimExecuteWorkflowOperator``.
 
     :param workflow_id: the run's workflow. (templated)
-    :param run_id: what ``SimExecuteWorkflowOperator`` returned or pushed as the XCom ``run_id``; a job id of an old
-        server works, too. (templated)
+    :param run_id: what ``SimExecuteWorkflowOperator`` returned or pushed as the XCom ``run_id``, or the job ID of an
+        old server. (templated)
     :param sim_conn_id: the Airflow connection of type Sim. (templated)
     :param deferrable: wait in the triggerer, without a worker.
-    :param poke_interval: seconds or timedelta between looks, in all modes. With ``mode="reschedule"`` not below 10:
-        Airflow notices the end of a look's process up to 5 seconds late, and fails a task that is started again before.
-    :param timeout: seconds or timedelta to wait; then the sensor times out, and the run may go on.
-    :param on_paused: when the run waits for a person: ``wait`` with it, ``fail``, or ``return`` a report with
+    :param poke_interval: seconds or timedelta between polls, in all modes. With ``mode="reschedule"`` not below 10:
+        Airflow notices the end of a process up to 5 seconds late, and fails a task that is started again before.
+    :param timeout: seconds or timedelta to wait; then there is a last poll, and the sensor times out. The run is left
+        alone. ``execution_timeout``, counted from the try's start, ends the waiting in the same way, in the triggerer
+        too; a retry then waits again.
+    :param on_paused: when the run waits for a person: ``wait`` for the answer, ``fail``, or ``return`` a report with
         ``context_id`` and ``approval_url``. Pauses that end by themselves are always waited for.
-    :param retry_args: settings that go before the connection's for requests that are safe to repeat.
-    :param cancel_on_timeout: cancel the run when the sensor's ``timeout`` has passed. Nothing else that happens to the
-        sensor touches the run, which it hasn't started.
-    :param selected_outputs: return the outputs of these blocks instead: block ids, with or without a path. (templated)
+    :param retry_args: retry settings for idempotent requests, which override the connection's.
+    :param cancel_on_timeout: cancel the run when ``timeout`` has passed. Nothing else that happens to the sensor
+        touches the run, which it hasn't started.
+    :param selected_outputs: return the outputs of these blocks instead: block IDs, with or without a path. (templated)
     :param output_files_dir: where to save the output's files, as for ``SimExecuteWorkflowOperator``. (templated)
-    :param max_output_bytes: how large the output may be as JSON; default 16 MiB.
-    :param large_outputs: what becomes of a larger one: ``fail``, or ``store`` in ``output_files_dir``.
-    :param start_from_trigger: start in the triggerer, without a worker (Airflow 3.3 and later; before, the sensor
-        defers from a worker). Each such task takes the whole serialised DAG into the triggerer: right for narrow DAGs,
-        wrong for ones with hundreds of tasks.
-    :param end_from_trigger: end in the triggerer when the run has completed, without a worker (Airflow 3.3 and later).
-        A run that fails, is cancelled or is paused still takes one, so that the task log says what happened.
+    :param max_output_bytes: maximum size of the output as JSON; default 16 MiB.
+    :param large_outputs: what to do with a larger one: ``fail``, or ``store`` it in ``output_files_dir``.
+    :param start_from_trigger: start in the triggerer, without a worker (Airflow 3.3 and later; before, or where an
+        argument pulls XComs that the triggerer can't pull, the sensor defers from a worker and a warning says so). Each
+        such task loads the whole serialized DAG into the triggerer: use it in narrow DAGs, not in ones with hundreds of
+        tasks.
+    :param end_from_trigger: when the run has completed, end in the triggerer, without a worker (Airflow 3.3 and later).
+        A worker ends the task after any other outcome, and where a trigger can't do what Airflow does for a successful
+        task: ``outlets``, ``multiple_outputs``, ``on_success_callback``, ``post_execute``, and tasks that are mapped
+        over the output.
     """
 
     template_fields: Sequence[str] = ("workflow_id", "run_id", "sim_conn_id", "selected_outputs", "output_files_dir")
@@ -116,42 +140,44 @@ class SimJobSensor(RunLineage, SimOperator, BaseSensorOperator):
         self.max_output_bytes = max_output_bytes
         self.large_outputs = large_outputs
         self.end_from_trigger = end_from_trigger
-        self._first_look: float | None = None
-        self._goes_on = False
+        self._first_poll: float | None = None
+        self._deadline: float | None = None
         self._check_constants()
         if start_from_trigger:
             self._start_in_triggerer()
 
     def _start_in_triggerer(self) -> None:
-        """Tell Airflow to start the task in the triggerer; where it can't render templates there, defer instead."""
+        """Set Airflow's attributes for a start in the triggerer; where that isn't possible, warn and defer instead."""
         from airflow.triggers.base import BaseTrigger, StartTriggerArgs
 
-        self.deferrable = True
-        templates = [_template_for_triggerer(value) for value in (self.workflow_id, self.run_id, self.sim_conn_id)]
+        self.deferrable = self.start_from_trigger = True
+        limit = self.execution_timeout
         why_not = None
         if not hasattr(BaseTrigger, "on_kill"):
             why_not = "start_from_trigger needs Airflow 3.3: the triggerer of earlier versions renders no templates"
-        elif None in templates:
-            why_not = (
-                "start_from_trigger can't pull XComs of mapped tasks, and of others only by templates with"
-                " map_indexes=-1, because Airflow's triggerer can't"
-            )
+        kwargs = {
+            "workflow_id": self.workflow_id,
+            "run_id": self.run_id,
+            "sim_conn_id": self.sim_conn_id,
+            "do_xcom_push": self.do_xcom_push,
+            **trigger_arguments(self),
+        }
+        try:
+            kwargs = {name: _for_triggerer(value) for name, value in kwargs.items()}
+        except ValueError as error:
+            why_not = why_not or f"start_from_trigger has no effect: {error}"
         if why_not:
-            words = f"{why_not}. The sensor {self.task_id!r} starts on a worker and defers from there."
-            warnings.warn(words, UserWarning, stacklevel=3)
+            self.start_from_trigger = False
+            message = f"{why_not}. The sensor {self.task_id!r} starts on a worker and defers from there."
+            warnings.warn(message, UserWarning, stacklevel=3)
             return
-        workflow_id, run_id, sim_conn_id = templates
-        self.start_from_trigger = True
         self.start_trigger_args = StartTriggerArgs(
             trigger_cls="airflow_provider_sim.triggers.sim.SimRunTrigger",
             trigger_kwargs={
-                "workflow_id": workflow_id,
-                "run_id": run_id,
-                "sim_conn_id": sim_conn_id,
+                **kwargs,
                 "poll_interval": self.poke_interval,
-                "timeout": self.timeout,
+                "timeout": self.timeout if limit is None else min(self.timeout, limit.total_seconds()),
                 "on_paused": self.on_paused,
-                **trigger_arguments(self),
             },
             next_method="execute_complete",
             timeout=timedelta(seconds=self.timeout) + BACKSTOP,
@@ -163,8 +189,13 @@ class SimJobSensor(RunLineage, SimOperator, BaseSensorOperator):
         return SimHook(self.sim_conn_id, retry_args=self.retry_args)
 
     def execute(self, context: Context) -> Any:
-        """Look until the run is over: here, in later legs, or in the triggerer."""
+        """Poll until the run is finished: here, in later processes, or in the triggerer."""
         self._check_rendered()
+        self._first_poll = _first_poll(context) if self.reschedule else None
+        if self.deferrable:
+            self._deadline = deadline(context, self.timeout, self.execution_timeout, otherwise=self.timeout)
+        else:
+            self._deadline = (self._first_poll or time.time()) + self.timeout
         with self.hook as hook:
             if self.do_xcom_push:
                 push_links(
@@ -172,104 +203,169 @@ class SimJobSensor(RunLineage, SimOperator, BaseSensorOperator):
                     hook.get_conn().base_url,
                     workflow_id=self.workflow_id,
                     run_id=self.run_id,
-                    # A rescheduled sensor comes here at every look, which must not cost a second request.
+                    # A rescheduled sensor is here at every poll, which must not cost a second request.
                     workspace_id=hook.workspace_id if self.reschedule else hook.workspace_of(self.workflow_id),
                 )
-            if not self.deferrable:
-                self._first_look = _first_look(context) if self.reschedule else None
-                return self._look_until_it_is_over(context)
-            done = self.poke(context)
-            if done:
-                return done.xcom_value
-        self._defer()
-        return None
+            return self._poke_until_finished(context)
 
-    def _look_until_it_is_over(self, context: Context) -> Any:
-        """Look now and then, or leave the worker until the next look; Airflow minds the time."""
+    def _poke_until_finished(self, context: Context) -> Any:
+        """Let Airflow call :meth:`poke`, and handle its timeouts and skips.
+
+        An ``AirflowSkipException`` without a cause is Airflow's for a timeout with ``soft_fail``.
+        """
         try:
             return super().execute(context)
-        except AirflowSensorTimeout as error:
-            raise self._out_of_time() from error
-        except AirflowSkipException as error:  # by soft_fail, also for a run that came to a bad end
-            if self._goes_on:
-                raise AirflowSkipException(str(self._out_of_time())) from error
-            raise
+        except AirflowTaskTimeout as error:
+            return self._result_at_timeout(context, error)
+        except AirflowSensorTimeout:
+            return self._result_at_timeout(context)
+        except AirflowSkipException as skip:
+            timeout = skip.__cause__
+            if timeout is not None and not isinstance(timeout, AirflowTaskTimeout):
+                raise AirflowSkipException(str(timeout)) from timeout
+            try:
+                return self._result_at_timeout(context, timeout)
+            except (AirflowException, AirflowTaskTimeout) as error:
+                raise AirflowSkipException(str(error)) from error
 
     def poke(self, context: Context) -> PokeReturnValue:
-        """Look once; done with the run's output as the XCom."""
-        self._goes_on = False  # also where looking or the run's end is an error
-        run = self._look()
-        self._goes_on = run is None
-        if run is None:
-            return PokeReturnValue(is_done=False)
-        return PokeReturnValue(is_done=True, xcom_value=self._result(context, lambda: run))
+        """Poll once; defer if the run isn't finished and the sensor is deferrable."""
+        run = self._poll()
+        if run is not None:
+            return PokeReturnValue(is_done=True, xcom_value=self._result(context, run))
+        if self.deferrable:
+            self._defer()
+        return PokeReturnValue(is_done=False)
 
-    def _look(self) -> WorkflowRun | None:
-        """The run, if waiting is over; None where the look failed, too.
+    def _poll(self) -> WorkflowRun | None:
+        """Return the run if it is finished, or paused where that counts; None to poll again later.
 
-        :raises SimError: it failed, and looking again is no use.
+        A sensor that is rescheduled keeps no count of failed polls, so it stays here until a poll succeeds.
+
+        :raises SimError: polling again is no use.
         """
         from airflow_provider_sim.client.retry import NO_RETRY
 
+        while True:
+            try:
+                run = self.hook.get_conn().get_workflow_run(self.workflow_id, self.run_id, retry=NO_RETRY)
+            except SimError as error:
+                self._watch.missed(error)
+                may_wait = isinstance(error, SimRateLimitError | SimRunNotFoundError)
+                if may_wait or self.deferrable or not self.reschedule or not self._pause():
+                    return None
+            else:
+                return run if self._watch.saw(run) else None
+
+    def _pause(self) -> bool:
+        """Sleep until the next poll on this worker; return False after the deadline."""
         try:
-            run = self.hook.get_conn().get_workflow_run(self.workflow_id, self.run_id, retry=NO_RETRY)
+            time.sleep(min(self._watch.pause(), LONGEST_PAUSE))
+        except SimRunTimeoutError:
+            return False
+        return True
+
+    def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> Any:
+        """Resume after the trigger's event: poll the run once and return its output.
+
+        :raises SimError: the run isn't finished, and the trigger has failed; or this poll fails as well.
+        """
+        from airflow_provider_sim.results import lost_sight, read_event
+
+        self._check_rendered()
+        told = read_event(event, workflow_id=self.workflow_id)
+        with self.hook as hook:
+            if told.status == "timeout":
+                return self._result_after_deferral(context)
+            run = hook.get_conn().get_workflow_run(self.workflow_id, told.run_id, job_id=told.job_id)
+            if told.status == "error" and not self._watch.saw(run):
+                raise lost_sight(self.workflow_id, told.run_id, told.message)
+            log_end_on_worker(self)
+            return self._result(context, run)
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """Resume after a deferral, also where the deferral itself has timed out.
+
+        The reason of a skip is the error; Airflow before 3.1 has no ``never_fail`` here.
+        """
+        try:
+            return super().resume_execution(*after_deferral(next_method, next_kwargs), context)
+        except AirflowSkipException as skip:
+            if skip.__cause__ is None:
+                raise
+            raise AirflowSkipException(str(skip.__cause__)) from skip.__cause__
+        except AirflowException as error:
+            if not self.never_fail:
+                raise
+            raise AirflowSkipException(str(error)) from error
+
+    def execute_out_of_time(self, context: Context) -> Any:
+        """Handle a deferral timeout."""
+        with self.hook:
+            return self._result_after_deferral(context)
+
+    def _result_after_deferral(self, context: Context) -> Any:
+        limit = self.execution_timeout
+        if limit is None or limit.total_seconds() >= self.timeout:
+            return self._result_at_timeout(context)
+        message = f"Run {self.run_id!r} did not finish within the task's execution_timeout of {limit}."
+        return self._result_at_timeout(context, AirflowTaskTimeout(message))
+
+    def _result_at_timeout(self, context: Context, error: BaseException | None = None) -> Any:
+        """Poll once more and return the output of a finished run; otherwise raise.
+
+        :param error: of ``execution_timeout``; None for the sensor's own timeout, which may cancel the run.
+        """
+        from airflow_provider_sim.watch import not_over_in_time
+
+        run = self._last_poll()
+        if run is None and error is None and self.cancel_on_timeout:
+            cancelled = self._cancel()
+            if cancelled and cancelled.finished_before:
+                run = self._last_poll()
+        if run is None:
+            raise error or AirflowSensorTimeout(str(not_over_in_time(self.workflow_id, self.run_id)))
+        return self._result(context, run)
+
+    def _last_poll(self) -> WorkflowRun | None:
+        """Return the run if it is finished, or paused where that counts.
+
+        :raises SimRunNotFoundError: Sim doesn't have it.
+        """
+        try:
+            with self.hook.new_client(timeout=LAST_TIMEOUT, retry=_last_retries()) as client:
+                run = client.get_workflow_run(self.workflow_id, self.run_id)
+        except SimRunNotFoundError:
+            raise
         except SimError as error:
-            self._watch.missed(error)
+            self.log.warning("The last poll of run %s failed: %s", self.run_id, error)
             return None
         return run if self._watch.saw(run) else None
 
-    def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> Any:
-        """Go on when the trigger has fired: fetch the run and return its output."""
-        from airflow_provider_sim.results import read_event
-
+    def _cancel(self) -> Cancellation | None:
         try:
-            run_id, job_id = read_event(event, workflow_id=self.workflow_id)
-        except SimRunTimeoutError as error:
-            raise self._out_of_time() from error
-        with self.hook as hook:
-            client = hook.get_conn()
-            return self._result(context, lambda: client.get_workflow_run(self.workflow_id, run_id, job_id=job_id))
+            with self.hook.new_client(timeout=LAST_TIMEOUT, retry=_last_retries()) as client:
+                cancelled = client.stop_workflow_run(self.workflow_id, self.run_id)
+        except SimError as error:
+            self.log.error("Run %s could not be cancelled and may go on: %s", self.run_id, error)
+            return None
+        self.log.info("%s", cancelled)
+        return cancelled
 
-    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Go on after a deferral, also where Airflow itself has ended it."""
-        return super().resume_execution(*after_deferral(next_method, next_kwargs), context)
+    def _result(self, context: Context, run: WorkflowRun) -> Any:
+        """Return the output of the run, or the report of its pause.
 
-    def execute_out_of_time(self, context: Context) -> Any:
-        """Look a last time, since no trigger did in time."""
-        with self.hook:
-            done = self.poke(context)
-        if done:
-            return done.xcom_value
-        raise self._out_of_time()
-
-    def _out_of_time(self) -> AirflowSensorTimeout:
-        """The error of a run that wasn't over in time; the run is cancelled if the author wants that."""
-        from airflow_provider_sim.client.retry import RetryPolicy
-        from airflow_provider_sim.watch import not_over_in_time
-
-        if self.cancel_on_timeout:
-            patience = RetryPolicy(max_retries=3, initial_delay=1.0)
-            try:
-                with self.hook.new_client(timeout=30.0, retry=patience) as client:
-                    self.log.info("%s", client.stop_workflow_run(self.workflow_id, self.run_id))
-            except SimError as error:
-                self.log.error("Run %s could not be cancelled and may go on: %s", self.run_id, error)
-        return AirflowSensorTimeout(str(not_over_in_time(self.workflow_id, self.run_id)))
-
-    def _result(self, context: Context, run: Callable[[], WorkflowRun]) -> Any:
-        """The output of the run, or the report of its pause.
-
-        :raises AirflowFailException: the run came to a bad end; another look, or another try, finds the same.
+        :raises AirflowFailException: the run failed or was cancelled; another poll or another try finds the same.
         """
         from airflow_provider_sim.results import task_result
 
+        client = self.hook.get_conn()
+        self._tell_lineage(client, run)
         try:
-            client, seen = self.hook.get_conn(), run()
-            self._tell_lineage(client, seen)
             return task_result(
                 context,
                 client,
-                seen,
+                run,
                 on_paused=self._watch.on_paused,
                 rules=self._output_rules,
                 selected_outputs=self.selected_outputs,
@@ -292,40 +388,59 @@ class SimJobSensor(RunLineage, SimOperator, BaseSensorOperator):
             self.workflow_id,
             self.run_id,
             poll_interval=self.poke_interval,
-            deadline=time.time() + self.timeout,
+            deadline=self._deadline,
             on_paused=self.on_paused,
-            started=self._first_look,
+            started=self._first_poll,
             base_url=self.hook.get_conn().base_url,
         )
 
-    def _defer(self) -> None:
+    def _defer(self) -> NoReturn:
         from airflow_provider_sim.triggers.sim import SimRunTrigger
 
+        assert self._deadline is not None
         self.defer(
             trigger=SimRunTrigger.of_watch(self._watch, self.sim_conn_id, **trigger_arguments(self)),
             method_name="execute_complete",
-            timeout=timedelta(seconds=self.timeout) + BACKSTOP,
+            timeout=timedelta(seconds=max(0.0, self._deadline - time.time())) + BACKSTOP,
         )
 
 
-def _template_for_triggerer(value: Any) -> str | None:
-    """An argument as text that the triggerer (3.3) can render; None where it can't.
+def _for_triggerer(value: Any) -> Any:
+    """Return an argument as the triggerer (Airflow 3.3) can render it.
 
     It can pull the XCom of one task instance, but not the list that a pull without ``map_indexes`` asks for first: the
-    trigger would then wait for ever.
+    trigger would then wait for ever. What it renders is text.
+
+    :raises ValueError: it can't.
     """
-    operator = getattr(value, "operator", None)
+    if isinstance(value, list):
+        return [_for_triggerer(item) for item in value]
+    operator, key = getattr(value, "operator", None), getattr(value, "key", None)
     if operator is not None and not getattr(operator, "is_mapped", False):
-        return f"{{{{ ti.xcom_pull(task_ids={operator.task_id!r}, key={value.key!r}, map_indexes=-1) }}}}"
-    if not isinstance(value, str) or ("xcom_pull" in value and "map_indexes" not in value):
-        return None
-    return value
+        if next(operator.iter_mapped_task_groups(), None) is None:
+            return f"{{{{ ti.xcom_pull(task_ids={operator.task_id!r}, key={key!r}, map_indexes=-1) }}}}"
+    elif isinstance(value, str | int | None) and not _pulls_list(value):
+        return value
+    raise ValueError(
+        "Airflow's triggerer can't pull XComs of mapped tasks, lists as XComs, and others only by templates with"
+        f" map_indexes=-1, and an argument is {value!r}"
+    )
 
 
-def _first_look(context: Context) -> float | None:
-    """When a rescheduled sensor looked for the first time, in seconds since the epoch; None at that time itself."""
+def _pulls_list(value: object) -> bool:
+    return isinstance(value, str) and "xcom_pull" in value and "map_indexes" not in value
+
+
+def _first_poll(context: Context) -> float | None:
+    """Return when a rescheduled sensor polled first, in seconds since the epoch; None if that is now."""
     ti: Any = context["ti"]
     ask = getattr(ti, "get_first_reschedule_date", None)
-    # Airflow 2 keeps the first leg's start on the task instance itself.
+    # Airflow 2 keeps the first process's start on the task instance itself.
     moment: datetime | None = ask(context) if ask else getattr(ti, "start_date", None)
     return None if moment is None else moment.timestamp()
+
+
+def _last_retries() -> RetryPolicy:
+    from airflow_provider_sim.client.retry import RetryPolicy
+
+    return RetryPolicy(max_retries=3, initial_delay=1.0)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.triggers.base import TaskSuccessEvent, TriggerEvent
 
 from airflow_provider_sim.arguments import OnPaused
+from airflow_provider_sim.client.ids import check_run_id, check_workflow_id
 from airflow_provider_sim.client.models import RunStatus
 from airflow_provider_sim.deferral import began_at
 from airflow_provider_sim.exceptions import SimError
@@ -133,6 +134,8 @@ class SimRunTrigger(WaitsForRuns):
 
     async def _wait(self) -> TriggerEvent:
         """Wait for the run; all triggers of this process share the requests."""
+        check_workflow_id(self.workflow_id)
+        check_run_id(self.run_id)
         watch = RunWatch(
             self.workflow_id,
             self.run_id,
@@ -145,6 +148,8 @@ class SimRunTrigger(WaitsForRuns):
         hook = SimHook(self.sim_conn_id)
         settings = await hook.get_async_settings()
         watch.base_url = settings.base_url
+        if self._starts_here:
+            await self._push_links(settings.base_url, hook.workspace_id)
         watcher = watcher_of(settings)
         run = await watcher.wait(
             watch, least=self._least_seconds(), look_soon=self._starts_here, workspace_id=hook.workspace_id
@@ -169,34 +174,54 @@ class SimRunTrigger(WaitsForRuns):
             return self.deadline
         return began_at(self.task_instance) + self.timeout
 
+    async def _push_links(self, base_url: str, workspace_id: str | None) -> None:
+        """Push what a worker pushes before it defers."""
+        if not self.do_xcom_push:
+            return
+        try:
+            await push_xcoms(
+                self.task_instance,
+                link_xcoms(base_url, workflow_id=self.workflow_id, run_id=self.run_id, workspace_id=workspace_id),
+            )
+        except Exception as error:
+            self.log.warning("The links could not be pushed: %s", error)
+
     async def _ending(self, client: AsyncSimClient, run: WorkflowRun) -> TriggerEvent | None:
-        """The task's success, with what a worker would have pushed; None where a worker has to say what is wrong."""
+        """Push what a worker would have pushed, and return the event that ends the task; None to leave it to a worker.
+
+        ``dag.test()`` runs triggers without a task instance, and resumes the task after any event.
+        """
+        if not TASKS_END_IN_TRIGGERERS:
+            self.log.info("end_from_trigger needs Airflow 3.3; a worker ends the task.")
+            return None
+        if self.task_instance is None:
+            return None
+        if self._starts_here and self._is_mapped_over():
+            self.log.info("A worker ends the task, since other tasks are mapped over its output.")
+            return None
+        try:
+            xcoms = await self._xcoms(client, run)
+            if self.do_xcom_push:
+                await push_xcoms(self.task_instance, xcoms)
+        except Exception as error:
+            self.log.warning("The task couldn't be ended here, so a worker does it: %s", error)
+            return None
+        return TaskSuccessEvent()
+
+    def _is_mapped_over(self) -> bool:
+        """Whether tasks are mapped over the output; only a worker stores its length."""
+        return self.task is not None and next(self.task.iter_mapped_dependants(), None) is not None
+
+    async def _xcoms(self, client: AsyncSimClient, run: WorkflowRun) -> dict[str, Any]:
         from airflow_provider_sim.client.blocking import SimClient
         from airflow_provider_sim.output import OutputRules
         from airflow_provider_sim.results import DETAILS_KEY, DISPLAY_COPY_KEY, delivered
 
-        if not TASKS_END_IN_TRIGGERERS:
-            self.log.info("end_from_trigger needs Airflow 3.3; a worker ends the task.")
-            return None
         rules = OutputRules.given(self.output_files_dir, self.max_output_bytes, self.large_outputs)
-        try:
-            output = await client.get_output(run, self.selected_outputs)
-            fetch = SimClient.from_settings(client.settings).download_file
-            result = await asyncio.to_thread(delivered, run, output, rules, fetch=fetch)
-        except SimError as error:
-            self.log.warning("%s A worker goes on with it.", error)
-            return None
-        if self.do_xcom_push:
-            xcoms = {
-                "return_value": result,
-                DETAILS_KEY: run.details(),
-                DISPLAY_COPY_KEY: output.is_display_copy,
-            }
-            if self._starts_here:
-                links = link_xcoms(client.base_url, workflow_id=self.workflow_id, run_id=self.run_id, workspace_id=None)
-                xcoms.update(links)
-            await push_xcoms(self.task_instance, xcoms)
-        return TaskSuccessEvent()
+        output = await client.get_output(run, self.selected_outputs)
+        fetch = SimClient.from_settings(client.settings).download_file
+        result = await asyncio.to_thread(delivered, run, output, rules, fetch=fetch)
+        return {"return_value": result, DETAILS_KEY: run.details(), DISPLAY_COPY_KEY: output.is_display_copy}
 
     async def _cancel(self) -> None:
         from airflow_provider_sim.client.retry import RetryPolicy

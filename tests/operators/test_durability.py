@@ -605,7 +605,7 @@ class TestForgottenBySim:
         with monkeypatch.context() as patch:
             wait = watch.wait_for_run
             patch.setattr(watch, "wait_for_run", lambda *args: (forget(), wait(*args))[1])
-            with pytest.raises(SimRunError, match="Lost sight of run") as lost:
+            with pytest.raises(SimRunError, match="Could not get the status of run") as lost:
                 a_try()
         assert not isinstance(lost.value, AirflowFailException), "which would use up all retries"
         assert emulator.runs == []
@@ -615,7 +615,7 @@ class TestForgottenBySim:
 
     def test_also_when_it_is_forgotten_between_the_trigger_s_look_and_the_worker_s(self, emulator, context):
         event = {"status": "completed", "workflow_id": "slow_one", "run_id": "gone", "job_id": None}
-        with pytest.raises(SimRunError, match="Lost sight of run 'gone'"):
+        with pytest.raises(SimRunError, match="Could not get the status of run 'gone'"):
             operator(deferrable=True).execute_complete(context, event)
 
 

@@ -16,6 +16,7 @@ from airflow_provider_sim.exceptions import (
     SimInputError,
     SimNotFoundError,
     SimRunCancelledError,
+    SimRunError,
     SimRunFailedError,
     SimRunPausedError,
     SimRunTimeoutError,
@@ -304,10 +305,22 @@ class TestDeferral:
         with pytest.raises(SimError, match="event"):
             operator(workflow_id="echo_plain").execute_complete(context, event)
 
-    def test_losing_sight_of_a_run_says_which(self, context):
-        event = {"status": "error", "workflow_id": "w", "run_id": "r-7", "job_id": None, "message": "Sim is down."}
-        with pytest.raises(Exception, match=r"Lost sight of run 'r-7' .* Sim is down"):
-            operator(workflow_id="w").execute_complete(context, event)
+    @pytest.mark.parametrize("state", ["running", "completed", "unknown"])
+    def test_error_event_is_followed_by_one_poll(self, context, client, emulator, state, caplog):
+        run_id = "r-7"
+        if state != "unknown":
+            run_id = client.execute_workflow("slow", {"seconds": 60}, async_execution=True).run_id
+            emulator.clock.advance(61 if state == "completed" else 0)
+        event = {"status": "error", "workflow_id": "slow", "run_id": run_id, "job_id": None, "message": "Sim is down."}
+        task = operator(workflow_id="slow")
+        if state == "completed":
+            assert task.execute_complete(context, event)["result"]["slept"] == 60
+        else:
+            with pytest.raises(SimRunError, match=f"status of run '{run_id}'.*re-attaches") as caught:
+                task.execute_complete(context, event)
+            assert not isinstance(caught.value, AirflowFailException)
+        assert "Sim is down." in caplog.text
+        assert not [seen for seen in emulator.requests if seen.path.endswith("/cancel")]
 
 
 @pytest.mark.sim_emulator(profile="v0.5.0")

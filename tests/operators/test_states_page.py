@@ -1,15 +1,17 @@
-"""``docs/states.md`` is played: each row with each operator that its table has, in each way to wait."""
+"""Every cell of the table in ``docs/states.md``, in every mode."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from airflow.exceptions import AirflowRescheduleException
 from airflow.providers.common.compat.sdk import AirflowException, TaskDeferred
 from airflow.triggers.base import TaskSuccessEvent
 from packaging.version import Version
@@ -38,7 +40,7 @@ DEFERRED = {"deferrable": True}
 ENDED_THERE = {"ended in the triggerer": DEFERRED | {"end_from_trigger": True}} if Version("3.3") <= AIRFLOW else {}
 WAYS: dict[str, dict[str, dict[str, Any]]] = {
     "operator": WAITING | ENDED_THERE,
-    "sensor": {"poked": {}, "deferred": DEFERRED} | ENDED_THERE,
+    "sensor": {"poked": {}, "rescheduled": {"mode": "reschedule"}, "deferred": DEFERRED} | ENDED_THERE,
     "batch": {"worker": {}, "triggerer": DEFERRED},
 }
 SIM_MAY_QUEUE_IT = ("asynchronous", "deferrable", *ENDED_THERE, *WAYS["sensor"], *WAYS["batch"])
@@ -50,6 +52,7 @@ class Fate:
 
     :param arrange: prepare the emulator for it.
     :param options: of the task.
+    :param rendered: what templated arguments of the task render to.
     :param run_options: of the run that a sensor waits for.
     :param ways: the ways to wait in which it can be.
     """
@@ -58,6 +61,7 @@ class Fate:
     arrange: Callable[[SimEmulator], Any] = lambda emulator: None
     options: dict[str, Any] = field(default_factory=dict)
     run_options: dict[str, Any] = field(default_factory=dict)
+    rendered: dict[str, Any] = field(default_factory=dict)
     ways: tuple[str, ...] = ()
 
 
@@ -74,6 +78,10 @@ def somebody_cancels(emulator):
     emulator.on_start("any", lambda run: run.cancel())
 
 
+def server_fails(emulator):
+    emulator.fault("server_error", match="run", times=None, status=500)
+
+
 def hours_go_by(emulator):
     emulator.on_request(lambda seen: emulator.clock.advance(3600) if seen.method == "GET" else None)
 
@@ -82,18 +90,22 @@ LONG, FOR_A_PERSON, FOR_AN_HOUR = {"seconds": 36_000}, {"waits": "for a person"}
 FATES = {
     "completes": Fate(),
     "fails": Fate({"fails": True}),
-    "is cancelled by somebody": Fate(LONG, somebody_cancels),
-    "is out of its `run_timeout`": Fate(
+    "fails, with `soft_fail` or `never_fail`": Fate({"fails": True}, options={"soft_fail": True}),
+    "is cancelled in Sim": Fate(LONG, somebody_cancels),
+    "exceeds its `run_timeout`": Fate(
         LONG, hours_go_by, {"run_timeout": 60}, {"run_timeout": 60}, ways=SIM_MAY_QUEUE_IT
     ),
     'waits for a person, `on_paused="wait"`': Fate(FOR_A_PERSON, somebody_answers),
     'waits for a person, `on_paused="fail"`': Fate(FOR_A_PERSON, options={"on_paused": "fail"}),
     'waits for a person, `on_paused="return"`': Fate(FOR_A_PERSON, options={"on_paused": "return"}),
     "waits until a time that Sim knows": Fate(FOR_AN_HOUR, hours_go_by, {"on_paused": "fail"}),
-    "goes on when the task's `timeout` is over": Fate(LONG, options={"timeout": timedelta(seconds=0.2)}),
-    "goes on when the sensor's `timeout` is over": Fate(LONG, options={"timeout": 0.2}),
+    "is not finished at the task's `timeout`": Fate(LONG, options={"timeout": timedelta(seconds=0.2)}),
+    "is not finished at the sensor's `timeout`": Fate(LONG, options={"timeout": 0.2}),
     "the same, with `cancel_on_timeout`": Fate(LONG, options={"timeout": 0.2, "cancel_on_timeout": True}),
+    "the same, with `soft_fail`": Fate(LONG, options={"timeout": 0.2, "soft_fail": True}),
+    "can't be polled: the server answers 500": Fate(LONG, server_fails),
     "is unknown to Sim": Fate(),
+    "has no ID: `run_id` is `None` or empty": Fate(rendered={"run_id": "None"}),
 }
 
 
@@ -118,7 +130,9 @@ def make_task(emulator, client):
             if known:
                 started = client.execute_workflow("any", fate.given, async_execution=True, **fate.run_options)
                 run_id = started.run_id
-            return SimJobSensor(run_id=run_id, poke_interval=0.02, **common)
+            sensor = SimJobSensor(run_id="{{ run_id }}", poke_interval=0.02, **common)
+            sensor.run_id = fate.rendered.get("run_id", run_id)
+            return sensor
         if who == "batch":
             return SimExecuteWorkflowsOperator(inputs=[fate.given], poll_interval=0.02, **common)
         return SimExecuteWorkflowOperator(input=fate.given, poll_interval=0.02, **common)
@@ -135,12 +149,14 @@ def play(context):
 
     def run(task):
         try:
-            return task.execute(context)
+            while True:
+                with suppress(AirflowRescheduleException):
+                    return task.execute(context)
         except TaskDeferred as deferral:
             [event] = asyncio.run(events(deferral.trigger))
             if isinstance(event, TaskSuccessEvent):
                 return context["ti"].xcoms["return_value"]
-            return getattr(task, deferral.method_name)(context, event=event.payload)
+            return task.resume_execution(deferral.method_name, {"event": event.payload}, context)
 
     return run
 
@@ -153,6 +169,8 @@ def _airflow_and_time(context, connection, xcoms, monkeypatch):
         context["ti"].xcoms.update(xcoms)
 
     connection()
+    started = context["ti"].start_date
+    context["ti"].get_first_reschedule_date = lambda context: started
     monkeypatch.setattr(triggers, "push_xcoms", push)
     monkeypatch.setattr(triggers, "FIRST_LOOK_AFTER", 0.01)
     monkeypatch.setattr(watch_run, "NOT_FOUND_GRACE", 0.0)

@@ -48,7 +48,7 @@ def event_of(trigger: BaseTrigger) -> TriggerEvent:
     """The trigger's one event, in another process than the one that made it."""
     _, arguments = trigger.serialize()
     rebuilt = triggers.SimRunTrigger(**json.loads(json.dumps(arguments)))
-    rebuilt.task_instance = trigger.task_instance
+    rebuilt.task_instance = trigger.task_instance or TaskInstance()
 
     async def events():
         return [event async for event in rebuilt.run()]

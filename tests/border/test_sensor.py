@@ -1,0 +1,123 @@
+"""``SimJobSensor`` under ``dag.test()``: outcomes, links and timeouts in each mode."""
+
+import re
+
+import pytest
+
+from airflow_provider_sim.emulator import BlockError
+
+pytestmark = pytest.mark.airflow
+
+MODES = """
+modes = {
+    "poke": {},
+    "reschedule": {"mode": "reschedule"},
+    "deferrable": {"deferrable": True},
+    "ends_in_trigger": {"deferrable": True, "end_from_trigger": True},
+    "starts_in_trigger": {"start_from_trigger": True, "end_from_trigger": True},
+}
+"""
+
+
+@pytest.fixture(autouse=True)
+def _workflows(sim):
+    @sim.workflow("bad")
+    def bad(given):
+        raise BlockError("no such table", block="Load")
+
+    @sim.workflow("bad_later", duration=6)
+    def bad_later(given):
+        raise BlockError("no such table", block="Load")
+
+    sim.workflow("long", duration=600)(lambda given: {"ok": True})
+    sim.workflow("brief", duration=6)(lambda given: {"ok": True})
+
+
+def test_each_mode_returns_the_output_and_pushes_links(dag_test, sim):
+    result = dag_test(
+        MODES
+        + """
+with DAG("d", schedule=None):
+    for name, mode in modes.items():
+        start = Op(task_id=f"start_{name}", workflow_id="brief", wait_for_completion=False)
+        Sensor(task_id=name, workflow_id="brief", run_id=start.output, poke_interval=1, **mode)
+"""
+    )
+    assert set(result.states.values()) == {"success"}, result.log[-10_000:]
+    for task_id in (name for name in result.states if not name.startswith("start_")):
+        xcoms, run_id = result.xcoms(task_id), result.outputs[f"start_{task_id}"]
+        assert xcoms["return_value"] == {"ok": True}
+        assert xcoms["approval_url"] == f"{sim.url}/resume/brief/{run_id}"
+        assert {"run_url", "workflow_url", "run_details"} <= set(xcoms)
+        assert not [key for key in xcoms if key.startswith("_link_")], "Airflow 3 reads the pushed XComs"
+
+
+def test_soft_fail_and_never_fail_skip_in_each_mode(dag_test):
+    result = dag_test(
+        MODES
+        + """
+with DAG("d", schedule=None):
+    for name, mode in modes.items():
+        for how in ("soft_fail", "never_fail"):
+            for workflow_id in ("bad", "bad_later"):
+                task_id, run = f"{how}_{workflow_id}_{name}", {"workflow_id": workflow_id}
+                start = Op(task_id=f"start_{task_id}", wait_for_completion=False, **run)
+                Sensor(task_id=task_id, run_id=start.output, poke_interval=1, **run, **{how: True}, **mode)
+                if not mode.get("deferrable"):
+                    break
+"""
+    )
+    states = {name: state for name, state in result.states.items() if not name.startswith("start_")}
+    assert set(states.values()) == {"skipped"}, result.log[-20_000:]
+    assert "no such table" in result.log
+
+
+def test_unknown_run_and_missing_run_id_are_the_same_error_in_each_mode(dag_test, sim):
+    result = dag_test(
+        MODES
+        + """
+with DAG("d", schedule=None):
+    for name, mode in modes.items():
+        how = {"workflow_id": "brief", "poke_interval": 1, "timeout": 4, "retries": 2, **mode}
+        Sensor(task_id=f"none_{name}", run_id="{{ ti.xcom_pull(task_ids='nobody', map_indexes=-1) }}", **how)
+        Sensor(task_id=f"unknown_{name}", run_id="airflow-11111111-2222-4333-8444-555555555555", **how)
+"""
+    )
+    assert set(result.states.values()) == {"failed"}, "not up_for_retry"
+    log = re.sub(r", request \w+", "", result.log)
+    raised = re.findall(r"\b(SimInputError|SimRunNotFoundError): ([^\n]*)", log)
+    assert len({message for kind, message in raised if kind == "SimInputError"}) == 1
+    assert {message for kind, message in raised if kind == "SimInputError" and "there is no run" in message}
+    unknown = {message for kind, message in raised if kind == "SimRunNotFoundError"}
+    assert len(unknown) == 1
+    assert "no such run of this workflow" in unknown.pop()
+    polls = [seen for seen in sim.requests if "None" in seen.path]
+    assert not polls
+
+
+def test_timeouts_end_deferred_and_poked_sensors_alike(dag_test, sim):
+    result = dag_test(
+        """
+with DAG("d", schedule=None):
+    start = Op(task_id="start", workflow_id="long", wait_for_completion=False)
+    for name, mode in {"poke": {}, "deferrable": {"deferrable": True}}.items():
+        how = {"workflow_id": "long", "run_id": start.output, "poke_interval": 1, **mode}
+        Sensor(task_id=f"timeout_{name}", timeout=4, retries=1, **how)
+        Sensor(task_id=f"soft_{name}", timeout=4, soft_fail=True, **how)
+        Sensor(task_id=f"execution_{name}", timeout=600, execution_timeout=timedelta(seconds=4), **how)
+    Op(task_id="operator", workflow_id="long", deferrable=True, poll_interval=1, execution_timeout=timedelta(seconds=4))
+"""
+    )
+    assert result.states == {
+        "start": "success",
+        "timeout_poke": "failed",
+        "timeout_deferrable": "failed",
+        "soft_poke": "skipped",
+        "soft_deferrable": "skipped",
+        "execution_poke": "failed",
+        "execution_deferrable": "failed",
+        "operator": "failed",
+    }, result.log[-20_000:]
+    assert all(3 < report.seconds < 30 for name, report in result.reports.items() if name != "d.start")
+    assert result.log.count("AirflowTaskTimeout") >= 2
+    assert [run.status for run in sim.runs] == ["running", "cancelled"], "the operator's own run"
