@@ -72,7 +72,7 @@ def bad_connections(sim: SimEmulator) -> Iterator[list[BadConnection]]:
 
         yield [
             case("another key", "Put a current key (Sim, Settings, API keys)", sim.url, password="sk-sim-of-another"),
-            case("no key", "put one into the connection's API key", sim.url, password=""),
+            case("no key", "has no API key. Set the password field", sim.url, password=""),
             case("http, where the server leads on to https", "(host) to https://sim.example.com;", to_https.url),
             case("http, where only https is spoken", "begin the base URL with https://", _as("http", of_tls.url)),
             case("https, where only http is spoken", "(host) with http://", _as("https", sim.url)),

@@ -97,9 +97,9 @@ class Bench:
         self.connect(host=server.url)
         return server
 
-    def connect(self, *, extra: dict[str, Any] | None = None, **fields: Any) -> None:
+    def connect(self, *, extra: dict[str, Any] | str | None = None, **fields: Any) -> None:
         """Set the connection ``sim_default``."""
-        extras = {"workspace_id": "w", **(extra or {})}
+        extras = extra if isinstance(extra, str) else {"workspace_id": "w", **(extra or {})}
         value = {"conn_type": "sim", "password": KEY, **fields, "extra": extras}
         os.environ["AIRFLOW_CONN_SIM_DEFAULT"] = json.dumps(value)
 
@@ -358,7 +358,9 @@ GROUPS: dict[str, dict[str, Case]] = {
         "unknown connection id": task(sim_conn_id="sim_prod"),
         "connection of another type": connected(conn_type="http"),
         "connection without a key": connected(password=""),
-        "key with a line break": connected(password=f"{KEY}\n"),
+        "key in the login field": connected(password="", login=KEY),
+        "key with a line break": connected(password=f"{KEY}\n{KEY}"),
+        "extra that is no object": connected(extra='["timeout", 60]'),
         "base URL of another protocol": connected(host="ftp://sim.example.com"),
         "base URL that can't be read": connected(host="http://sim.example.com:port"),
     },
@@ -520,7 +522,7 @@ def _told(bench: Bench, what: str, run: Case) -> Told:
 _CHANGING = {
     r"127\.0\.0\.1:\d+": "127.0.0.1:3000",
     r"airflow-[0-9a-f]{8}-[0-9a-f-]{27}": "airflow-0123",
-    r"request [0-9a-f]{8}\]": "request 89ab]",
+    r"request [0-9a-f]{8}\b": "request 89ab",
     r"\[Errno -\d+\] [^)]*|-\d+ (Name or service|Temporary failure|No address)[^)]*": "Name or service not known",
     r"_ssl\.c:\d+": "_ssl.c",
     r"self.signed certificate": "self-signed certificate",

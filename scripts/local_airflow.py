@@ -28,6 +28,7 @@ from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TextIO
+from urllib.parse import urlsplit
 
 from packaging.version import Version
 
@@ -61,7 +62,8 @@ class TaskReport:
 
 def environment(home: Path, *, sim_url: str, sim_key: str, dags: Path = EXAMPLE_DAGS, **extra: Any) -> dict[str, str]:
     """The environment variables that make an Airflow of this folder, with the connection ``sim_default``."""
-    connection = {"conn_type": "sim", "host": sim_url, "password": sim_key, "extra": extra}
+    port = urlsplit(sim_url).port  # the connection test of Airflow 3.3.2 requires one
+    connection = {"conn_type": "sim", "host": sim_url, "port": port, "password": sim_key, "extra": extra}
     return {
         "AIRFLOW_HOME": str(home),
         "AIRFLOW__CORE__DAGS_FOLDER": str(dags),

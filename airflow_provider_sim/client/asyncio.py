@@ -279,7 +279,7 @@ class AsyncSimClient(BaseClient):
                 try:
                     answer = await self._perform(question, delays)
                 except SimError as error:
-                    question = conversation.throw(error)
+                    question = conversation.throw(self._naming_connection(error))
                 else:
                     question = conversation.send(answer)
         except StopIteration as end:

@@ -14,6 +14,16 @@ from airflow_provider_sim.client.dialects.exchange import Request, Response, rat
 from airflow_provider_sim.client.models import RateLimit, RateLimitInfo, UsageLimits
 from airflow_provider_sim.client.retry import Attempts, Delays, RetryPolicy
 from airflow_provider_sim.client.settings import DEFAULT_BASE_URL, DEFAULT_TIMEOUT, HELD_OPEN_TIMEOUT, ClientSettings
+from airflow_provider_sim.exceptions import (
+    SimAuthenticationError,
+    SimConnectionError,
+    SimError,
+    SimPermissionError,
+    SimRedirectError,
+    SimResponseError,
+    SimRouteMissingError,
+    SimV2OffError,
+)
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +36,16 @@ class _Hidden(str):
     def __repr__(self) -> str:
         return "'***'"
 
+
+_ABOUT_THE_CONNECTION = (
+    SimAuthenticationError,
+    SimConnectionError,
+    SimPermissionError,
+    SimRedirectError,
+    SimResponseError,
+    SimRouteMissingError,
+    SimV2OffError,
+)
 
 SHORTEST_TIMEOUT = 1.0
 """Seconds to wait for an answer although the deadline has passed."""
@@ -69,15 +89,10 @@ class BaseClient:
 
     @classmethod
     def from_settings(cls, settings: ClientSettings) -> Self:
-        """Make a client of settings that stand."""
-        return cls(
-            settings.api_key,
-            settings.base_url,
-            api_version=settings.api_version,
-            timeout=settings.timeout,
-            verify=settings.verify,
-            retry=settings.retry,
-        )
+        """Return a client with these settings."""
+        client = cls(settings.api_key, settings.base_url)
+        client._use(settings)
+        return client
 
     def _use(self, settings: ClientSettings) -> None:
         self._settings = settings
@@ -169,6 +184,15 @@ class BaseClient:
         self._rate_limit = told
         if self.on_rate_limit is not None:
             self.on_rate_limit(told)
+
+    def _naming_connection(self, error: SimError) -> SimError:
+        """Add the connection's ID to an error that a change of the connection may fix."""
+        if self._settings.connection is not None and isinstance(error, _ABOUT_THE_CONNECTION):
+            connection = f"connection {self._settings.connection!r}"
+            message = str(error)
+            message = f"{message[:-1]}, {connection}]" if message.endswith("]") else f"{message} [{connection}]"
+            error.args = (message,)
+        return error
 
     def _without_key(self, response: Response) -> Response:
         """An error answer as its words may be shown: proxies exist that throw the request's headers back."""

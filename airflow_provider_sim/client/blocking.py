@@ -418,7 +418,7 @@ class SimClient(BaseClient):
                 try:
                     answer = self._perform(question, delays)
                 except SimError as error:
-                    question = conversation.throw(error)
+                    question = conversation.throw(self._naming_connection(error))
                 else:
                     question = conversation.send(answer)
         except StopIteration as end:

@@ -1,4 +1,4 @@
-"""Where a client talks to and how, checked before anything is sent."""
+"""Settings of a client, checked before anything is sent."""
 
 from __future__ import annotations
 
@@ -25,15 +25,16 @@ HELD_OPEN_TIMEOUT = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class ClientSettings:
-    """What both clients are made of.
+    """Settings of both clients.
 
-    :param api_key: a personal or workspace key; shown nowhere.
+    :param api_key: a personal or workspace key, without the whitespace around it; never shown.
     :param base_url: with scheme and any path prefix.
-    :param api_version: ``v2``, ``legacy``, or ``auto`` to find out.
-    :param timeout: seconds to wait for an answer; held-open executions have their own.
-    :param verify: whether to verify TLS certificates, or the path of a CA bundle to do it with.
-    :param retry: for requests that are safe to repeat.
-    :raises SimConfigurationError: one of them can't work.
+    :param api_version: ``v2``, ``legacy``, or ``auto`` to detect it.
+    :param timeout: seconds to wait for a response; sync executions have a timeout of their own.
+    :param verify: whether to verify TLS certificates, or the path of a CA bundle to verify them with.
+    :param retry: for idempotent requests.
+    :param connection: ID of the Airflow connection that the settings come from; errors name it.
+    :raises SimConfigurationError: a setting is invalid.
     """
 
     api_key: str = field(repr=False)
@@ -42,17 +43,17 @@ class ClientSettings:
     timeout: float = DEFAULT_TIMEOUT
     verify: bool | str = True
     retry: RetryPolicy = field(default_factory=RetryPolicy)
+    connection: str | None = None
 
     def __post_init__(self) -> None:
-        """Normalise the base URL, and refuse what can't work."""
-        _check_api_key(self.api_key)
-        object.__setattr__(self, "base_url", _checked_base_url(self.base_url, self.api_key))
-        if self.api_version not in API_VERSIONS:
-            raise _wrong(f"api_version is {self.api_version!r}; it can be {', '.join(API_VERSIONS)}")
-        if isinstance(self.timeout, bool) or not isinstance(self.timeout, int | float) or not self.timeout > 0:
-            raise _wrong(f"timeout is {self.timeout!r}; it must be a number of seconds above 0")
-        if not isinstance(self.verify, bool | str) or self.verify == "":
-            raise _wrong(f"verify is {self.verify!r}; it can be true, false or the path of a CA bundle")
+        """Normalize the key and the base URL, and reject invalid settings."""
+        try:
+            object.__setattr__(self, "api_key", _checked_api_key(self.api_key))
+            object.__setattr__(self, "base_url", _checked_base_url(self.base_url, self.api_key))
+            _check_others(self)
+        except ValueError as error:
+            subject = "The Sim connection" if self.connection is None else f"Connection {self.connection!r}"
+            raise SimConfigurationError(f"{subject} {error}.", outcome=Outcome.NEVER_SENT) from None
 
     @property
     def account(self) -> str:
@@ -77,40 +78,47 @@ def _hash(*values: object) -> str:
     return hashlib.sha256(repr(values).encode()).hexdigest()[:32]
 
 
-def _check_api_key(api_key: Any) -> None:
-    """Refuse keys that can't be put into a header, which HTTP libraries would quote in their errors."""
-    if not isinstance(api_key, str) or not api_key:
-        raise _wrong("there is no API key; put one into the connection's API key (password), or set SIM_API_KEY")
-    if not api_key.isascii() or not api_key.isprintable() or " " in api_key:
-        raise _wrong(
-            "the API key holds a line break, a space or another character that no key has;"
-            " enter it again without what was copied around it"
+def _checked_api_key(api_key: Any) -> str:
+    """Return the key without surrounding whitespace; reject one that HTTP libraries would quote in their errors."""
+    key = api_key.strip() if isinstance(api_key, str) else ""
+    if not key:
+        raise ValueError("has no API key. Set the password field or SIM_API_KEY")
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise ValueError(
+            "has an API key with a line break, a space or another character that no key contains. Enter the key again"
         )
+    return key
 
 
 def _checked_base_url(base_url: Any, api_key: str) -> str:
     if not isinstance(base_url, str):
-        raise _wrong(f"the base URL is {base_url!r}, not text")
-    advice = f"give it as in {DEFAULT_BASE_URL} or http://sim.internal:3000/prefix"
+        raise ValueError(f"has the base URL {base_url!r}, which is not a string")
+    advice = f"Set the host field to a URL such as {DEFAULT_BASE_URL} or http://sim.internal:3000/prefix"
     # A key, or a name and password, that went into the wrong field.
     shown = repr(re.sub("//[^/]*@", "//***@", base_url.replace(api_key, "***")))
     try:
         parts = urlsplit(base_url.strip())
         host, _ = parts.hostname, parts.port
     except ValueError:
-        raise _wrong(f"the base URL {shown} can't be read: its host or port is wrong; {advice}") from None
+        raise ValueError(f"has the base URL {shown}, whose host or port is invalid. {advice}") from None
     if parts.username is not None or parts.password is not None:
-        raise _wrong(
-            f"the base URL holds a user name or password; {advice}, and put the API key into the password field"
+        raise ValueError(
+            f"has a user name or password in the base URL. {advice}, and the password field to the API key"
         )
     if parts.scheme not in ("http", "https") or not host or any(sign.isspace() for sign in base_url.strip()):
-        raise _wrong(f"the base URL {shown} is no http or https address; {advice}")
+        raise ValueError(f"has the base URL {shown}, which is no http or https address. {advice}")
     if parts.query or parts.fragment:
-        raise _wrong(f"the base URL {shown} holds a query or fragment; {advice}")
+        raise ValueError(f"has the base URL {shown} with a query or fragment. {advice}")
     if api_key in base_url:
-        raise _wrong(f"the API key stands in the base URL (host); {advice}")
+        raise ValueError(f"has the API key in the base URL (host). {advice}")
     return base_url.strip().rstrip("/")
 
 
-def _wrong(what: str) -> SimConfigurationError:
-    return SimConfigurationError(f"The Sim connection can't work: {what}.", outcome=Outcome.NEVER_SENT)
+def _check_others(settings: ClientSettings) -> None:
+    timeout, verify = settings.timeout, settings.verify
+    if settings.api_version not in API_VERSIONS:
+        raise ValueError(f"has the api_version {settings.api_version!r}; it can be {', '.join(API_VERSIONS)}")
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
+        raise ValueError(f"has the timeout {timeout!r}; it must be a number of seconds above 0")
+    if not isinstance(verify, bool | str) or verify == "":
+        raise ValueError(f"has the setting verify {verify!r}; it can be true, false or the path of a CA bundle")

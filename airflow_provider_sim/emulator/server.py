@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import uvicorn
 from starlette.applications import Starlette
@@ -117,11 +118,13 @@ class SimEmulator:
         return [run.input for run in self.runs_of(workflow_id)]
 
     def connection(self, **fields: Any) -> str:
-        """The Airflow connection to this server, as JSON for ``AIRFLOW_CONN_…``.
+        """Return the Airflow connection to this server, as JSON for ``AIRFLOW_CONN_…``.
 
-        :param fields: further ones, or others: ``password``, ``extra`` …
+        :param fields: other or additional fields: ``password``, ``extra`` …
         """
-        return json.dumps({"conn_type": "sim", "host": self.url, "password": self.api_key, **fields})
+        port = urlsplit(self.url).port  # the connection test of Airflow 3.3.2 requires one
+        connection = {"conn_type": "sim", "host": self.url, "port": port, "password": self.api_key, **fields}
+        return json.dumps(connection)
 
     @property
     def requests(self) -> list[SeenRequest]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from airflow_provider_sim.client.settings import ClientSettings
 
 _RETRY_EXTRAS = {"max_retries": int, "initial_delay": float, "max_delay": float, "backoff_multiplier": float}
+_NO_OBJECT = 'has an extra that is not a JSON object. Set the extra field to an object such as {"timeout": 60}'
 _STANDARD_PORTS = {"http": 80, "https": 443}
 _TEST_TIMEOUT = 10.0
 """Seconds; the connection test runs in the API server and must not hold it up."""
@@ -42,7 +44,7 @@ class SimHook(BaseHook):
     """Gives clients for the Sim server that a connection names.
 
     The connection's host is the base URL (default ``https://www.sim.ai``) and its password the API key; where they are
-    empty, the environment variables ``SIM_BASE_URL`` and ``SIM_API_KEY`` of the worker count. Its extras are
+    empty, the environment variables ``SIM_BASE_URL`` and ``SIM_API_KEY`` of the worker are used. Its extras are
     ``workspace_id``, ``api_version`` (``auto``, ``v2``, ``legacy``), ``timeout`` (seconds), ``verify`` (true, false or
     the path of a CA bundle), ``max_retries``, ``initial_delay``, ``max_delay`` (seconds) and ``backoff_multiplier``.
 
@@ -163,14 +165,16 @@ class SimHook(BaseHook):
         self.close()
 
     def test_connection(self) -> tuple[bool, str]:
-        """Ask the server who we are, without starting or changing anything.
+        """Ask the server for the account of the key, without starting or changing anything.
 
-        :returns: whether the connection works, and a sentence that says as whom, or what to change.
+        :returns: whether the connection works, and the server, workspaces and plan, or what to change.
         """
+        from dataclasses import replace
+
         try:
-            settings = self.get_settings()
+            settings = replace(self.get_settings(), connection=None)  # its ID is one that Airflow made up for the test
         except SimConfigurationError as error:
-            return False, str(error)
+            return False, str(error).replace(f"Connection {self.sim_conn_id!r}", "The connection")
         try:
             return True, _introduce(settings)
         except SimError as error:
@@ -183,48 +187,85 @@ class SimHook(BaseHook):
         except Exception as error:
             raise self._unknown_connection(error) from error
 
+    def _invalid(self, what: str) -> SimConfigurationError:
+        return SimConfigurationError(f"Connection {self.sim_conn_id!r} {what}.")
+
     def _unknown_connection(self, error: Exception) -> SimConfigurationError:
+        if isinstance(error, ValueError) and "extra" in str(error):  # Airflow 3 rejects it itself, except in the SDK
+            return self._invalid(_NO_OBJECT)
         return SimConfigurationError(
-            f"There is no Airflow connection {self.sim_conn_id!r}, or it can't be read ({type(error).__name__}). Add"
-            f" one of type Sim in the UI, or with: airflow connections add {self.sim_conn_id} --conn-type sim"
+            f"Connection {self.sim_conn_id!r} doesn't exist or can't be read ({type(error).__name__}). Add one of type"
+            f" Sim in the UI, or with: airflow connections add {self.sim_conn_id} --conn-type sim"
             " --conn-host https://www.sim.ai --conn-password <API key>"
         )
 
     def _checked(self, connection: Connection) -> Connection:
-        """Refuse a connection of another type; its password isn't meant for Sim.
+        """Return the connection if its type and extra are valid; the password of another type isn't meant for Sim.
 
-        :raises SimConfigurationError: it is of another type.
+        :raises SimConfigurationError: they aren't.
         """
         if connection.conn_type not in (self.conn_type, "", None):
-            raise SimConfigurationError(
-                f"The connection {self.sim_conn_id!r} is of type {connection.conn_type!r}, not 'sim'. Choose another"
-                " sim_conn_id, or set the connection's type to Sim."
+            raise self._invalid(
+                f"is of type {connection.conn_type!r}, not 'sim'. Choose another sim_conn_id, or set the type to Sim"
             )
+        try:
+            extra = json.loads(connection.extra or "{}")
+        except ValueError:
+            extra = False
+        if not isinstance(extra, dict) and extra not in (None, ""):
+            raise self._invalid(_NO_OBJECT)
         return connection
 
     def _settings(self, connection: Connection, extra: Mapping[str, Any]) -> ClientSettings:
-        """Read a connection.
+        """Return the settings of a connection.
 
-        :raises SimConfigurationError: a value can't work; its name is in the message.
+        :raises SimConfigurationError: a value is invalid; the message names it.
         """
+        from dataclasses import replace
+
         from airflow_provider_sim.client.retry import RetryPolicy
         from airflow_provider_sim.client.settings import DEFAULT_BASE_URL, DEFAULT_TIMEOUT, ClientSettings
 
-        given = {name: value for name, value in extra.items() if value is not None and value != ""}
+        given = {name: value for name, value in (extra or {}).items() if value is not None and value != ""}
         self._workspace_id = str(given["workspace_id"]) if "workspace_id" in given else None
-        retry = {name: _number(given, name, kind) for name, kind in _RETRY_EXTRAS.items() if name in given}
         try:
-            policy = RetryPolicy(**{**retry, **self.retry_args})
+            numbers = {name: _number(given, name, kind) for name, kind in _RETRY_EXTRAS.items() if name in given}
+            policy = RetryPolicy(**numbers)
+            timeout = _number(given, "timeout", float) if "timeout" in given else DEFAULT_TIMEOUT
+            verify = _verify(given.get("verify", True))
+            host = base_url_of(connection)
+        except (ValueError, SimConfigurationError) as error:
+            raise self._invalid(f"has an invalid setting: {str(error).rstrip('.')}") from None
+        try:
+            policy = replace(policy, **self.retry_args)
         except TypeError as error:
             raise SimConfigurationError(f"retry_args are not those of RetryPolicy: {error}.") from None
         return ClientSettings(
-            api_key=connection.password or os.environ.get("SIM_API_KEY", ""),
-            base_url=base_url_of(connection) or os.environ.get("SIM_BASE_URL") or DEFAULT_BASE_URL,
+            api_key=self._api_key(connection),
+            base_url=host or os.environ.get("SIM_BASE_URL") or DEFAULT_BASE_URL,
             api_version=str(given.get("api_version", "auto")),
-            timeout=_number(given, "timeout", float) if "timeout" in given else DEFAULT_TIMEOUT,
-            verify=_verify(given.get("verify", True)),
+            timeout=timeout,
+            verify=verify,
             retry=policy,
+            connection=self.sim_conn_id,
         )
+
+    def _api_key(self, connection: Connection) -> str:
+        """Return the key of the connection or the environment, without surrounding whitespace.
+
+        :raises SimConfigurationError: the key seems to be in the login field.
+        """
+        key = (connection.password or "").strip()
+        if key and key != connection.password:
+            from airflow.providers.common.compat.sdk import mask_secret
+
+            mask_secret(key)  # Airflow masks the password with the whitespace only
+        if not key and connection.login:
+            raise self._invalid(
+                "has no API key in the password field, but a value in the login field. If that is the key, move it to"
+                " the password field; in a URI, put a colon before it (sim://:KEY@host)"
+            )
+        return key or os.environ.get("SIM_API_KEY", "")
 
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
@@ -253,42 +294,70 @@ def _declared_form() -> dict[str, Any]:
 
 
 def base_url_of(connection: Connection) -> str | None:
-    """The host field, which may hold a whole URL, with the port and the scheme of the fields beside it."""
+    """Return the base URL of the fields host, port and schema; None if the host is empty.
+
+    The host is a name, an address or a URL. Of a connection URI, Airflow stores the path as the schema, and an IPv6
+    address without its brackets.
+
+    :raises ValueError: there is a path or a port, but no host.
+    """
     host = (connection.host or "").strip()
-    if not host:
-        return None
     scheme, _, rest = host.rpartition("://")
-    scheme = scheme or (connection.schema if connection.schema in _STANDARD_PORTS else "https")
-    name, slash, prefix = rest.partition("/")
-    wanted = connection.port and connection.port != _STANDARD_PORTS.get(scheme)
-    port = f":{connection.port}" if wanted and ":" not in name.rpartition("]")[2] else ""
-    return f"{scheme}://{name}{port}{slash}{prefix}"
+    path = (connection.schema or "").strip().strip("/")
+    if path.lower() in _STANDARD_PORTS:
+        scheme, path = scheme or path.lower(), ""
+    if not host:
+        if path or connection.port not in (None, 0, *_STANDARD_PORTS.values()):
+            raise ValueError("a port or a path (schema) without a host; set the host field")
+        return None
+    scheme = scheme or "https"
+    name, _, prefix = rest.partition("/")
+    if _is_ipv6(name):
+        name = f"[{name}]"
+    has_port = ":" in name.rpartition("]")[2]
+    if connection.port and connection.port != _STANDARD_PORTS.get(scheme) and not has_port:
+        name = f"{name}:{connection.port}"
+    return "/".join(filter(None, (f"{scheme}://{name}", prefix.strip("/"), path)))
+
+
+def _is_ipv6(name: str) -> bool:
+    """Whether this is an IPv6 address without brackets."""
+    from ipaddress import IPv6Address
+
+    try:
+        IPv6Address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _number(given: Mapping[str, Any], name: str, kind: type[int] | type[float]) -> Any:
-    """An extra as a number; forms and URIs deliver text."""
+    """Return an extra as a number; forms and URIs provide strings.
+
+    :raises ValueError: it is none.
+    """
     value = given[name]
     try:
         if isinstance(value, bool):
             raise TypeError
         return kind(value)
     except (TypeError, ValueError):
-        raise SimConfigurationError(
-            f"The connection's extra {name!r} is {value!r}; it must be a {'whole ' if kind is int else ''}number."
-        ) from None
+        required = "whole number" if kind is int else "number"
+        raise ValueError(f"the extra {name!r} is {value!r}; it must be a {required}") from None
 
 
 def _verify(value: Any) -> bool | str:
-    """The extra ``verify``; forms deliver text."""
+    """Return the extra ``verify``; forms and URIs provide strings.
+
+    :raises ValueError: it is neither a boolean nor a path.
+    """
     if isinstance(value, str):
         return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}.get(
             value.strip().lower(), value.strip()
         )
     if isinstance(value, bool):
         return value
-    raise SimConfigurationError(
-        f"The connection's extra 'verify' is {value!r}; it can be true, false or the path of a CA bundle."
-    )
+    raise ValueError(f"the extra 'verify' is {value!r}; it can be true, false or the path of a CA bundle")
 
 
 def _what_is_wrong(error: SimError, settings: ClientSettings) -> str:

@@ -184,7 +184,7 @@ def test_the_environment_goes_before_the_default_connection_and_after_a_named_on
     assert sim("check").code == Exit.ERROR
     assert sim("check", "--conn-id", "sim_default").code == 0
     ran = sim("check", "--conn-id", "nowhere")
-    assert "There is no Airflow connection 'nowhere'" in ran.err
+    assert "Connection 'nowhere' doesn't exist" in ran.err
     assert "Traceback" not in ran.err
 
 

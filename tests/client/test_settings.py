@@ -14,27 +14,28 @@ KEY = "sk-sim-a-key-that-nobody-may-see"
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"api_key": ""}, "no API key.*password.*or set SIM_API_KEY"),
+        ({"api_key": ""}, "no API key.*password field or SIM_API_KEY"),
         ({"api_key": None}, "no API key"),
-        ({"api_key": f"{KEY}\n"}, "line break, a space"),
-        ({"api_key": f" {KEY}"}, "line break, a space"),
+        ({"api_key": " \n"}, "no API key"),
+        ({"api_key": f"{KEY}\n{KEY}"}, "line break, a space"),
+        ({"api_key": f"{KEY} {KEY}"}, "line break, a space"),
         ({"api_key": f"{KEY}\u200b"}, "another character"),
         ({"base_url": "sim.example.com"}, "no http or https address"),
         ({"base_url": "ftp://sim.example.com"}, "no http or https address"),
         ({"base_url": ""}, "no http or https address"),
         ({"base_url": "http://"}, "no http or https address"),
-        ({"base_url": "http://sim.example.com:port"}, "can't be read"),
-        ({"base_url": "http://[::1"}, "can't be read"),
+        ({"base_url": "http://sim.example.com:port"}, "host or port is invalid"),
+        ({"base_url": "http://[::1"}, "host or port is invalid"),
         ({"base_url": "http://me:secret@sim.example.com"}, "user name or password"),
-        ({"base_url": "http://me:secret@sim.example.com:port"}, "can't be read"),
-        ({"base_url": f"http://sim.example.com:{KEY}"}, "can't be read"),
+        ({"base_url": "http://me:secret@sim.example.com:port"}, "host or port is invalid"),
+        ({"base_url": f"http://sim.example.com:{KEY}"}, "host or port is invalid"),
         ({"base_url": f"http://sim.example.com?key={KEY}"}, "query or fragment"),
         ({"base_url": KEY}, "no http or https address"),
-        ({"base_url": f"https://{KEY}"}, "API key stands in the base URL"),
+        ({"base_url": f"https://{KEY}"}, "API key in the base URL"),
         ({"base_url": "http://sim.example.com?x=1"}, "query or fragment"),
         ({"base_url": "http://sim.example.com/#top"}, "query or fragment"),
         ({"base_url": "http://sim example.com"}, "no http or https address"),
-        ({"base_url": 7}, "not text"),
+        ({"base_url": 7}, "not a string"),
         ({"api_version": "v3"}, "auto, v2, legacy"),
         ({"timeout": 0}, "seconds above 0"),
         ({"timeout": "soon"}, "seconds above 0"),
@@ -48,6 +49,12 @@ def test_settings_that_cant_work(settings, words):
         ClientSettings(**{"api_key": KEY, **settings})
     assert KEY not in str(caught.value)
     assert "secret" not in str(caught.value)
+    with pytest.raises(SimConfigurationError, match=r"^Connection 'sim_prod' has "):
+        ClientSettings(**{"api_key": KEY, "connection": "sim_prod", **settings})
+
+
+def test_whitespace_around_the_key_is_removed():
+    assert ClientSettings(f" {KEY}\r\n").api_key == KEY
 
 
 @pytest.mark.parametrize(

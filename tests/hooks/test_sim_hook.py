@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+from unittest.mock import patch
 
 import pytest
 from airflow.providers.common.compat.sdk import Connection
 
-from airflow_provider_sim.exceptions import Outcome, SimConfigurationError
+from airflow_provider_sim.exceptions import (
+    Outcome,
+    SimAuthenticationError,
+    SimConfigurationError,
+    SimConnectionError,
+)
 from airflow_provider_sim.hooks.sim import SimHook
+from tests.canned_server import closed_port
 
 KEY = "sk-sim-hook-test-key"
 
@@ -46,6 +54,14 @@ def settings_of(hook: SimHook):
         pytest.param({"host": "https://www.sim.ai", "port": 443}, "https://www.sim.ai", id="https has it anyway"),
         pytest.param({"host": "sim.example.com", "schema": "http"}, "http://sim.example.com", id="with a scheme"),
         pytest.param({"host": "sim.example.com/prefix", "port": 81}, "https://sim.example.com:81/prefix", id="all"),
+        pytest.param({"host": "sim.example.com", "schema": "a/b/"}, "https://sim.example.com/a/b", id="path as schema"),
+        pytest.param({"host": "http://sim/a", "schema": "/b"}, "http://sim/a/b", id="a path in both"),
+        pytest.param({"host": "sim.example.com", "schema": "HTTP"}, "http://sim.example.com", id="scheme in capitals"),
+        pytest.param({"host": "fd07::1", "schema": "http"}, "http://[fd07::1]", id="IPv6"),
+        pytest.param({"host": "http://fd07::1/sim", "port": 3000}, "http://[fd07::1]:3000/sim", id="IPv6 in a URL"),
+        pytest.param({"host": "[fd07::1]:3000", "port": 80}, "https://[fd07::1]:3000", id="IPv6 with its port"),
+        pytest.param({"host": "fe80::1%eth0", "schema": "http"}, "http://[fe80::1%eth0]", id="IPv6 with a zone"),
+        pytest.param({"port": 443}, "https://www.sim.ai", id="a standard port alone"),
     ],
 )
 def test_host_is_the_base_url(connect, fields, base_url):
@@ -129,20 +145,26 @@ def test_the_connection_goes_before_the_environment(connect, monkeypatch):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        pytest.param({"password": ""}, "there is no API key", id="no key"),
-        pytest.param({"password": "sk-sim-a\n"}, "line break", id="key with a line break"),
+        pytest.param({"password": ""}, "has no API key", id="no key"),
+        pytest.param({"password": "", "login": KEY}, "login field.*sim://:KEY@host", id="key as login"),
+        pytest.param({"password": "sk-sim\na"}, "line break", id="key with a line break"),
+        pytest.param({"extra": "[1]"}, "not a JSON object", id="extra is a list"),
+        pytest.param({"extra": '"timeout"'}, "not a JSON object", id="extra is a string"),
+        pytest.param({"extra": "timeout=60"}, "not a JSON object", id="extra is no JSON"),
+        pytest.param({"schema": "prefix"}, "without a host", id="path without a host"),
+        pytest.param({"port": 3000}, "without a host", id="port without a host"),
         pytest.param({"conn_type": "http"}, "is of type 'http', not 'sim'", id="another type"),
         pytest.param({"host": "ftp://sim.example.com"}, "no http or https address", id="another protocol"),
         pytest.param({"extra": {"timeout": "soon"}}, "'timeout' is 'soon'", id="timeout no number"),
-        pytest.param({"extra": {"timeout": 0}}, "timeout is 0", id="timeout zero"),
+        pytest.param({"extra": {"timeout": 0}}, "timeout 0", id="timeout zero"),
         pytest.param({"extra": {"max_retries": -1}}, "max_retries is -1", id="negative retries"),
         pytest.param({"extra": {"max_retries": True}}, "'max_retries' is True", id="retries no number"),
-        pytest.param({"extra": {"api_version": "v3"}}, "api_version is 'v3'", id="unknown API version"),
+        pytest.param({"extra": {"api_version": "v3"}}, "api_version 'v3'", id="unknown API version"),
         pytest.param({"extra": {"verify": 5}}, "'verify' is 5", id="verify no path"),
     ],
 )
 def test_what_cannot_work_is_refused_with_its_name(connect, fields, message):
-    with pytest.raises(SimConfigurationError, match=message) as caught:
+    with pytest.raises(SimConfigurationError, match=f"^Connection 'sim_default' .*{message}") as caught:
         connect(**fields).get_conn()
     assert KEY not in str(caught.value)
 
@@ -164,7 +186,7 @@ def test_an_unknown_connection_says_so_on_an_event_loop_too():
             pytest.fail("there is no such connection")
 
     with pytest.raises(
-        SimConfigurationError, match="no Airflow connection 'sim_nowhere', or it can't be read"
+        SimConfigurationError, match="Connection 'sim_nowhere' doesn't exist or can't be read"
     ) as caught:
         asyncio.run(enter())
     assert caught.value.outcome is Outcome.NEVER_SENT
@@ -200,3 +222,30 @@ def test_the_form_of_older_airflows_shows_the_same_labels():
     behaviour = SimHook.get_ui_field_behaviour()
     assert behaviour["relabeling"] == {"host": "Base URL", "password": "API key"}
     assert "schema" in behaviour["hidden_fields"]
+
+
+def test_whitespace_around_the_key_is_removed_and_the_rest_masked(connect):
+    from airflow.providers.common.compat import sdk
+
+    with patch.object(sdk, "mask_secret", create=True) as mask:
+        assert settings_of(connect(password=f"{KEY}\n")).api_key == KEY
+    mask.assert_called_once_with(KEY)
+
+
+def test_errors_of_the_server_name_the_connection(connect):
+    hook = connect("sim_prod", host=f"http://127.0.0.1:{closed_port()}", extra={"max_retries": 0})
+    with hook, pytest.raises(SimConnectionError, match=r"\[connection 'sim_prod'\]$"):
+        hook.get_conn().get_workflow("w")
+
+    async def ask() -> None:
+        async with hook.get_async_conn() as client:
+            await client.get_workflow("w")
+
+    with pytest.raises(SimConnectionError, match=r"\[connection 'sim_prod'\]$"):
+        asyncio.run(ask())
+
+
+def test_errors_of_the_server_name_the_connection_beside_the_status(connect, emulator):
+    with connect(host=emulator.url, password="sk-sim-another") as hook, pytest.raises(SimAuthenticationError) as caught:
+        hook.get_conn().get_workflow("w")
+    assert re.search(r"\[HTTP 401, request \w+, connection 'sim_default'\]$", str(caught.value))

@@ -121,7 +121,7 @@ def refusal_error(request: Request, response: Response, refusal: Refusal) -> Sim
             return error(
                 SimAuthenticationError,
                 "Sim doesn't accept the API key. Put a current key (Sim, Settings, API keys) into the connection's"
-                " API key (password), without spaces around it",
+                " API key (password)",
             )
         case 402:
             return error(
