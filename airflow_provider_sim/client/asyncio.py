@@ -24,6 +24,7 @@ from airflow_provider_sim.client.base import BaseClient
 from airflow_provider_sim.client.conversations import Ask, Conversation, given
 from airflow_provider_sim.client.dialects.exchange import Body, Request, Response, streaming
 from airflow_provider_sim.client.dialects.files import check_file_answer, file_request
+from airflow_provider_sim.client.environment import ca_bundle, proxy_for
 from airflow_provider_sim.client.models import (
     AsyncExecutionResult,
     BillingStatus,
@@ -201,7 +202,7 @@ class AsyncSimClient(BaseClient):
         timeout = self._settings.timeout
         try:
             async with (
-                httpx.AsyncClient(verify=_tls(self._settings.verify), timeout=timeout) as http,
+                httpx.AsyncClient(**await _transport(address, self._settings.verify), timeout=timeout) as http,
                 http.stream("GET", address) as answer,
             ):
                 check_file_answer(request, answer.status_code)
@@ -351,11 +352,11 @@ class AsyncSimClient(BaseClient):
     async def _open_http(self) -> httpx.AsyncClient:
         if self._http is not None:
             return self._http
-        verify = await asyncio.to_thread(_tls, self._settings.verify)
-        if self._http is None:  # still: another request may have opened it meanwhile
+        transport = await _transport(self.base_url, self._settings.verify)
+        if self._http is None:  # another request may have opened it since
             # Sim's key is all the identity that a request may carry: no cookies, nothing from a .netrc file.
             self._http = httpx.AsyncClient(
-                verify=verify,
+                **transport,
                 limits=_LIMITS,
                 follow_redirects=False,
                 cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),
@@ -384,26 +385,39 @@ def _stream_of(result: WorkflowExecutionResult) -> AsyncWorkflowStream:
     return AsyncWorkflowStream(events(), close)
 
 
-@functools.lru_cache(maxsize=16)
-def _tls(verify: bool | str) -> ssl.SSLContext | bool:
-    """One context for all clients: building one takes tens of milliseconds, during which an event loop stands still.
+async def _transport(url: str, verify: bool | str) -> dict[str, Any]:
+    """Return httpx's arguments for the connections to one server.
 
-    :raises SimConfigurationError: there is no CA bundle at the path.
+    Reading the environment and building an SSL context takes tens of milliseconds, so that a thread does it.
+
+    :raises SimConfigurationError: the environment's proxy or CA bundle can't be used.
     """
-    if verify is False:
-        return False
-    # The same variable that requests honours, so that both clients trust the same servers.
-    bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") if verify is True else verify
-    if not bundle:
-        return httpx.create_ssl_context()
+
+    def read() -> dict[str, Any]:
+        context = _ssl_context(ca_bundle(verify))
+        proxy = proxy_for(url, socks_package="socksio")
+        if proxy is None:
+            return {"verify": context, "trust_env": False}
+        of_proxy = context if proxy.lower().startswith("https:") else None
+        return {"verify": context, "trust_env": False, "proxy": httpx.Proxy(proxy, ssl_context=of_proxy)}
+
+    return await asyncio.to_thread(read)
+
+
+@functools.lru_cache(maxsize=16)
+def _ssl_context(bundle: bool | str) -> ssl.SSLContext:
+    """Return the SSL context that all clients with the same CA bundle share.
+
+    :raises SimConfigurationError: the CA bundle can't be read.
+    """
+    if isinstance(bundle, bool):
+        return httpx.create_ssl_context(verify=bundle, trust_env=False)
     try:
         if os.path.isdir(bundle):
             return ssl.create_default_context(capath=bundle)
         return ssl.create_default_context(cafile=bundle)
     except OSError as error:
-        raise SimConfigurationError(
-            f"The CA bundle {bundle!r} can't be read ({error}); correct the connection's extra 'verify'."
-        ) from error
+        raise SimConfigurationError(f"The CA bundle {bundle!r} can't be read ({error}).") from error
 
 
 def _fault(request: Request, base_url: str, wait: float, error: Exception) -> SimError:

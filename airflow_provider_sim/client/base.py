@@ -16,6 +16,7 @@ from airflow_provider_sim.client.retry import Attempts, Delays, RetryPolicy
 from airflow_provider_sim.client.settings import DEFAULT_BASE_URL, DEFAULT_TIMEOUT, HELD_OPEN_TIMEOUT, ClientSettings
 from airflow_provider_sim.exceptions import (
     SimAuthenticationError,
+    SimConfigurationError,
     SimConnectionError,
     SimError,
     SimPermissionError,
@@ -39,6 +40,7 @@ class _Hidden(str):
 
 _ABOUT_THE_CONNECTION = (
     SimAuthenticationError,
+    SimConfigurationError,
     SimConnectionError,
     SimPermissionError,
     SimRedirectError,

@@ -193,6 +193,12 @@ class SimHook(BaseHook):
     def _unknown_connection(self, error: Exception) -> SimConfigurationError:
         if isinstance(error, ValueError) and "extra" in str(error):  # Airflow 3 rejects it itself, except in the SDK
             return self._invalid(_NO_OBJECT)
+        variable = f"AIRFLOW_CONN_{self.sim_conn_id.upper()}"
+        if variable in os.environ:
+            return self._invalid(
+                f"can't be read from the environment variable {variable} ({type(error).__name__}). Set it to a URI or"
+                " JSON, with a JSON object as extra"
+            )
         return SimConfigurationError(
             f"Connection {self.sim_conn_id!r} doesn't exist or can't be read ({type(error).__name__}). Add one of type"
             f" Sim in the UI, or with: airflow connections add {self.sim_conn_id} --conn-type sim"

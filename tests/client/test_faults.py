@@ -213,7 +213,7 @@ def test_verify_says_what_is_trusted(connect, tls_server, certificate, how):
 
 
 def test_the_environment_says_what_is_trusted(connect, tls_server, certificate, monkeypatch):
-    monkeypatch.setattr(asyncio, "_tls", asyncio._tls.__wrapped__)  # which reads it once
+    monkeypatch.setattr(asyncio, "_ssl_context", asyncio._ssl_context.__wrapped__)  # which reads it once
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
     assert connect(tls_server.url, api_version="v2").execute_workflow("wf-1").output == {"a": 1}
 
