@@ -1,19 +1,18 @@
-"""Where a task writes its run's id down before anything is sent, and finds it again when its worker has died since.
+"""Write-ahead store for a task's run ID, used to recover after a worker crash.
 
-Sim takes each run id once and lets the caller choose it. So the order is: choose an id, write it down, send. Whoever
-comes later, a retry, a worker that replaces a dead one, asks Sim for that id first.
+The caller chooses the run ID, and Sim accepts each ID once. So a task chooses an ID, records it, and sends the start.
+A retry asks Sim for that ID before it starts anything.
 
-Airflow 3.3 and later keep a task's state over its retries; there the id is written into it (:class:`StoredLedger`).
-Before, ids follow from the task instance and its try (:class:`DerivedLedger`): a retry can work out what the former try
-would have called its run, but not whether that try was meant to be undone, so that it takes up a run only if it still
-goes on.
+Airflow 3.3 and later keep a task's state across retries; the ID is recorded there (:class:`StoredLedger`). Earlier
+versions have no such store, so IDs are derived from what all tries of a task instance have in common
+(:class:`DerivedLedger`): a retry computes the IDs that the earlier tries have used.
 """
 
 from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -36,8 +35,8 @@ BATCH_KEY = "sim_batch"
 NAMES_IN_AN_ENTRY = 256
 """Ids of runs; Airflow advises to keep an entry below 64 KiB."""
 
-_RESTARTS_IN_A_TRY = 4
-"""How many ids of one try are looked for: those that refusals have used up, and the one after them."""
+_IDS_PER_TRY = 4
+"""How many IDs of one try a later try looks for: those that Sim has rejected, and the one after them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,62 +44,74 @@ class NotedRun:
     """A run that an earlier try of the task may have started.
 
     :param job_id: its queue entry, if the server named one.
-    :param undone: the task was cleared since: it is to run afresh.
-    :param only_if_active: it isn't certain that the try was to be gone on with.
+    :param undone: the task was cleared since, so the run must not be used.
+    :param derived: the ID is computed, not recorded: the earlier try may have used another one, or none.
+    :param resend: if Sim doesn't know the ID, send the next start under it: should the start that an earlier try has
+        sent still arrive, Sim rejects one of the two.
     """
 
     run_id: str
     job_id: str | None = None
     undone: bool = False
-    only_if_active: bool = False
+    derived: bool = False
+    resend: bool = True
 
 
 class Ledger(Protocol):
     """What a task needs to know about its runs."""
 
     def new_run_id(self) -> str:
-        """Choose an id and write it down."""
+        """Choose an ID and record it."""
 
     def note(self, run_id: str, job_id: str | None) -> None:
-        """Write down what the server calls a run that has its own id, or its queue entry."""
+        """Record the ID that the server has chosen for a run, or its queue entry."""
 
     def former_runs(self) -> Iterator[NotedRun]:
         """Runs that earlier tries may have started, the latest first."""
 
-    def last_run_id(self) -> str | None:
-        """The id under which this try has started its run, in an earlier leg; as far as that can be known."""
+    def runs_of_this_try(self) -> Iterator[NotedRun]:
+        """Runs that this try may have started or re-attached to before it was deferred, the likeliest first."""
+
+    def may_have_sent(self, run_id: str) -> bool:
+        """Whether an earlier try of this task instance may have sent a start under this ID."""
 
 
 def ledger_of(context: Context, *, durable: bool, workflow_id: str, server: str) -> Ledger:
     """The ledger that this Airflow can offer.
 
     :param durable: False keeps nothing.
-    :param server: the base URL; an id means nothing to another server.
+    :param server: the base URL; an ID means nothing to another server.
     """
     if not durable:
         return NoLedger()
     store = context.get("task_state_store")
-    if store is None:
-        return DerivedLedger(context["ti"])
-    return StoredLedger(store, context, workflow_id=workflow_id, server=server)
+    if store is not None:
+        return StoredLedger(store, context, workflow_id=workflow_id, server=server)
+    names = _identity_of(context)
+    return DerivedLedger(names, context["ti"]) if names else NoLedger()
 
 
 class NoLedger:
-    """Keeps nothing: each try starts a run of its own."""
+    """Keeps nothing: each try starts its own run."""
 
     def new_run_id(self) -> str:
-        """Choose an id at random."""
+        """Choose an ID at random."""
         return new_run_id()
 
     def note(self, run_id: str, job_id: str | None) -> None:
-        """Forget it."""
+        """Do nothing."""
 
     def former_runs(self) -> Iterator[NotedRun]:
         """None."""
         return iter(())
 
-    def last_run_id(self) -> None:
-        """Forgotten."""
+    def runs_of_this_try(self) -> Iterator[NotedRun]:
+        """None."""
+        return iter(())
+
+    def may_have_sent(self, run_id: str) -> bool:
+        """IDs are random: whatever run has one, this task has started it."""
+        return True
 
 
 class TaskEntry:
@@ -134,8 +145,8 @@ class TaskEntry:
         return entry, all(entry.get(name) != value for name, value in self._generation.items())
 
 
-class StoredLedger:
-    """Writes into the task's state.
+class StoredLedger(NoLedger):
+    """Records the run ID in the task's state.
 
     :param store: ``context["task_state_store"]``.
     """
@@ -145,17 +156,17 @@ class StoredLedger:
         self._ours = {"workflow_id": workflow_id, "server": server}
 
     def new_run_id(self) -> str:
-        """Choose an id at random and write it down."""
+        """Choose an ID at random and record it."""
         run_id = new_run_id()
         self.note(run_id, None)
         return run_id
 
     def note(self, run_id: str, job_id: str | None) -> None:
-        """Write it down."""
+        """Record it."""
         self._entry.write({"run_id": run_id, "job_id": job_id, **self._ours})
 
     def former_runs(self) -> Iterator[NotedRun]:
-        """The one that is written down, if it is of the same workflow and server."""
+        """The recorded run, if it belongs to the same workflow and server."""
         entry, undone = self._entry.read() or ({}, False)
         if not isinstance(entry.get("run_id"), str):
             return
@@ -169,39 +180,49 @@ class StoredLedger:
             return
         yield NotedRun(entry["run_id"], job_id=entry.get("job_id"), undone=undone)
 
-    def last_run_id(self) -> str | None:
-        """What is written down."""
-        return next((noted.run_id for noted in self.former_runs()), None)
+    def runs_of_this_try(self) -> Iterator[NotedRun]:
+        """The recorded run."""
+        return self.former_runs()
 
 
-class DerivedLedger:
-    """Works ids out from the task instance and its try; keeps nothing."""
+class DerivedLedger(NoLedger):
+    """Derives IDs from the task instance, its DAG run's start and the try; keeps nothing.
 
-    def __init__(self, ti: Any) -> None:
-        self._names = _names_of(ti)
-        self._try_number = int(getattr(ti, "try_number", 1) or 1)
-        self._chosen = 0
+    :param names: what all tries of the task instance have in common, and no other task instance; :func:`_identity_of`.
+    """
+
+    def __init__(self, names: Sequence[str], ti: Any) -> None:
+        self._names = names
+        self._try_number = _try_number_of(ti)
+        self._chosen: list[str] = []
 
     def new_run_id(self) -> str:
-        """The try's next id."""
-        self._chosen += 1
-        return self._id(self._try_number, self._chosen)
-
-    def note(self, run_id: str, job_id: str | None) -> None:
-        """Nothing can be kept; a server that chooses ids itself can't be asked by the next try."""
+        """The try's next ID."""
+        self._chosen.append(self._id(self._try_number, len(self._chosen) + 1))
+        return self._chosen[-1]
 
     def former_runs(self) -> Iterator[NotedRun]:
-        """Those that the former tries would have started.
+        """Runs that the earlier tries would have started.
 
-        A try that has gone on with an earlier one's run has none of its own, and ids that were refused leave gaps.
+        A try that has re-attached to a run of an earlier one has used none of its own IDs, and rejected IDs leave gaps.
         """
-        for try_number in range(self._try_number - 1, 0, -1):
-            for number in range(1, _RESTARTS_IN_A_TRY + 1):
-                yield NotedRun(self._id(try_number, number), only_if_active=True)
+        return self._runs_of(range(self._try_number - 1, 0, -1))
 
-    def last_run_id(self) -> str:
-        """The try's first id, which is the one of its run unless that was refused."""
-        return self._id(self._try_number, 1)
+    def runs_of_this_try(self) -> Iterator[NotedRun]:
+        """The try's own run, or one of an earlier try that it has re-attached to."""
+        return self._runs_of(range(self._try_number, 0, -1))
+
+    def may_have_sent(self, run_id: str) -> bool:
+        """Not the IDs of this try: Airflow never starts the same try of a scheduled task a second time.
+
+        ``airflow tasks test`` does; it must not return the output of the scheduled task.
+        """
+        return run_id not in self._chosen
+
+    def _runs_of(self, tries: Iterable[int]) -> Iterator[NotedRun]:
+        for try_number in tries:
+            for number in range(1, _IDS_PER_TRY + 1):
+                yield NotedRun(self._id(try_number, number), derived=True, resend=number == 1)
 
     def _id(self, try_number: int, number: int) -> str:
         return _derived_id(*self._names, str(try_number), str(number))
@@ -237,8 +258,11 @@ class AnswerLedger:
 class BatchLedger(Protocol):
     """What a task needs to know about its batch of runs."""
 
+    derives_ids: bool
+    """Whether a batch ID is computed, so that ``airflow tasks test`` gets the ID of the scheduled task's batch."""
+
     def new_batch_id(self) -> str:
-        """Choose an id."""
+        """Choose an ID."""
 
     def former(self) -> tuple[dict[str, Any], bool] | None:
         """What an earlier try has written down of the same batch or another, and whether that was undone since."""
@@ -261,19 +285,22 @@ def batch_ledger_of(context: Context, *, durable: bool, server: str, digest: str
 
     :param digest: of the batch's inputs.
     """
-    store = context.get("task_state_store")
     if not durable:
         return NoBatchLedger()
-    if store is None:
-        return DerivedBatchLedger(context["ti"], digest)
-    return StoredBatchLedger(store, context, server=server, digest=digest)
+    store = context.get("task_state_store")
+    if store is not None:
+        return StoredBatchLedger(store, context, server=server, digest=digest)
+    names = _identity_of(context)
+    return DerivedBatchLedger([*names, digest], context["ti"]) if names else NoBatchLedger()
 
 
 class NoBatchLedger:
-    """Keeps nothing: each try starts a batch of its own."""
+    """Keeps nothing: each try starts its own batch."""
+
+    derives_ids = False
 
     def new_batch_id(self) -> str:
-        """Choose an id at random."""
+        """Choose an ID at random."""
         return new_run_id()
 
     def former(self) -> tuple[dict[str, Any], bool] | None:
@@ -337,25 +364,47 @@ class StoredBatchLedger(NoBatchLedger):
 
 
 class DerivedBatchLedger(NoBatchLedger):
-    """Works the batch's id out from the task instance, its inputs, and ``max_tries``, which a clearing raises and a
-    retry doesn't; keeps nothing.
+    """Derives the batch's ID from the task instance, its DAG run's start and its inputs; keeps nothing.
+
+    :param names: what all tries of the task instance with these inputs have in common.
     """
 
-    def __init__(self, ti: Any, digest: str) -> None:
-        self._names_of_it = [*_names_of(ti), str(getattr(ti, "max_tries", "")), digest]
-        self._try_number = int(getattr(ti, "try_number", 1) or 1)
+    derives_ids = True
+
+    def __init__(self, names: Sequence[str], ti: Any) -> None:
+        self._names = names
+        self._try_number = _try_number_of(ti)
 
     def new_batch_id(self) -> str:
         """The same in all tries."""
-        return _derived_id(*self._names_of_it)
+        return _derived_id(*self._names)
 
     def former(self) -> tuple[dict[str, Any], bool] | None:
-        """The batch of this id, if this isn't the first try."""
+        """The batch of this ID, if this isn't the first try."""
         return ({"batch_id": self.new_batch_id()}, False) if self._try_number > 1 else None
 
 
-def _names_of(ti: Any) -> list[str]:
-    return [str(getattr(ti, name, "")) for name in ("dag_id", "run_id", "task_id", "map_index")]
+def _identity_of(context: Context) -> list[str] | None:
+    """What all tries of a task instance have in common, and no other task instance of any Airflow.
+
+    - The DAG run's start, to the microsecond, differs between deployments, and between a DAG run that was deleted and
+      one that was created again under the same name. A retry doesn't change it, nor does clearing tasks of a DAG run
+      that still runs (Airflow 2.11 to 3.2).
+    - ``max_tries`` is increased by clearing the task, and not by a retry.
+
+    :return: None for a DAG run that has no start of its own: ``dag.test()`` and ``airflow tasks test`` leave it empty,
+        or set it to the logical date or to ``run_after``, which other DAG runs may share.
+    """
+    ti, dag_run = context["ti"], context.get("dag_run")
+    start = getattr(dag_run, "start_date", None)
+    if start is None or start in (getattr(dag_run, "logical_date", None), getattr(dag_run, "run_after", None)):
+        return None
+    names = [str(getattr(ti, name, "")) for name in ("dag_id", "run_id", "task_id", "map_index", "max_tries")]
+    return [*names, f"{start.timestamp():.6f}"]
+
+
+def _try_number_of(ti: Any) -> int:
+    return int(getattr(ti, "try_number", 1) or 1)
 
 
 def _derived_id(*names: str) -> str:

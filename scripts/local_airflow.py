@@ -24,7 +24,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TextIO
@@ -165,14 +165,16 @@ def is_up(url: str, process: subprocess.Popen[bytes]) -> bool:
     return False
 
 
-def run_dag(dag_id: str) -> list[TaskReport]:
+def run_dag(dag_id: str, logical_date: datetime | None = None) -> list[TaskReport]:
     """Run one DAG to its end in this process and report its tasks, in the order of their start.
 
+    :param logical_date: of the DAG run; default: now.
     :raises LookupError: there is no such DAG, or a DAG file can't be read.
     """
     dag = _dag(dag_id)
+    named = "logical_date" if Version("3") <= Version(version("apache-airflow")) else "execution_date"
     with _started_api(), _approver():
-        return _reports(dag, dag.test())
+        return _reports(dag, dag.test(**({} if logical_date is None else {named: logical_date})))
 
 
 @contextlib.contextmanager
@@ -310,13 +312,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--sim-key", required=True)
     parser.add_argument("--dags", type=Path, default=EXAMPLE_DAGS)
     parser.add_argument("--keep", action="store_true", help="use the folder as it is")
+    parser.add_argument("--logical-date", type=datetime.fromisoformat, help="of the DAG runs (default: now)")
     parser.add_argument("dag_ids", metavar="DAG_ID", nargs="*")
     options = parser.parse_args(arguments)
     faulthandler.dump_traceback_later(2 * PATIENCE, exit=True)  # dag.test() waits for ever
     os.environ.update(environment(options.home, sim_url=options.sim_url, sim_key=options.sim_key, dags=options.dags))
     if not options.keep:
         create(options.home)
-    reports = [report for dag_id in options.dag_ids for report in run_dag(dag_id)]
+    reports = [report for dag_id in options.dag_ids for report in run_dag(dag_id, options.logical_date)]
     print(json.dumps([asdict(report) for report in reports], default=str))
     faulthandler.cancel_dump_traceback_later()
     return 0

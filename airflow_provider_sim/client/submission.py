@@ -10,7 +10,8 @@ never sent; refused for a reason that passes      sent again by :mod:`.retry`; u
 refused for another reason; ran                   the error, or the run
 unknown: no or half an answer, 499, 500, 502 …    look for the run: found, take it up; not found, the same id again
 ``ASYNC_ENQUEUE_AMBIGUOUS``                       look for a minute: found, take it up; not found, a new id
-run id used before                                the same; a refusal's trace: a new id
+run ID used before, by this caller                the same; a rejected start's trace: a new ID
+run ID used before, by another caller             a new ID; without one, the error
 ================================================  ===================================================================
 
 Where the server chooses its ids itself (the legacy API before v0.7.32), or isn't known not to, "not found" proves
@@ -58,15 +59,19 @@ def submit(
     retry: RetryPolicy,
     run_id: RunId | None = None,
     deadline: float | None = None,
+    may_have_sent: Callable[[str], bool] = lambda run_id: True,
     **options: Any,
 ) -> Conversation[Any]:
-    """Start a workflow once; what the start gives, or the run that an answer was lost of.
+    """Start a workflow once; return the start's result, or the run whose response was lost.
 
-    :param run_id: text is used for all attempts; a function gives one for each attempt that needs a new one.
+    :param run_id: text is used for all attempts; a function returns one for each attempt that needs a new one.
+    :param may_have_sent: whether the caller may have sent this ID before this call. If not, and no response to it was
+        lost during this call, a run that has the ID is another caller's.
     :param options: of :meth:`.Conversations.execute`.
     """
     more = run_id if callable(run_id) else None if run_id is not None else new_run_id
     current = run_id if isinstance(run_id, str) else more() if more else new_run_id()
+    unanswered: set[str | None] = set()
     for repetition in itertools.count(1):
         ids: RunId = current if more is None else _first(current, more)
         try:
@@ -74,6 +79,13 @@ def submit(
         except SimError as error:
             if not _may_have_started(error):
                 raise
+            if _is_foreign(error, unanswered, may_have_sent):
+                if more is None:
+                    raise
+                current = more()
+                log.warning("Run ID %s belongs to another run: starting run %s.", error.run_id, current)
+                continue
+            unanswered.add(error.run_id)
             log.warning("%s Asking Sim for run %s.", error, error.run_id)
             run = yield from _look_for(talk, workflow_id, error, retry, deadline)
             if run is not None and not tells_of_a_refusal(run):
@@ -104,6 +116,16 @@ def _may_have_started(error: SimError) -> bool:
     if isinstance(error, SimPermanentError) or error.run_id is None:
         return False
     return error.outcome is Outcome.UNKNOWN or isinstance(error, SimRunIdConflictError)
+
+
+def _is_foreign(error: SimError, unanswered: set[str | None], may_have_sent: Callable[[str], bool]) -> bool:
+    """Whether the ID was rejected because another caller has used it.
+
+    :param unanswered: the IDs whose responses were lost.
+    """
+    if not isinstance(error, SimRunIdConflictError) or error.run_id in unanswered:
+        return False
+    return error.run_id is not None and not may_have_sent(error.run_id)
 
 
 def _uses_the_id_up(error: SimError) -> bool:

@@ -18,6 +18,7 @@ from airflow_provider_sim.batch.pace import Pace, budgets_of
 from airflow_provider_sim.batch.results import Results
 from airflow_provider_sim.batch.survey import Survey, cancel_all, undeployed
 from airflow_provider_sim.client.asyncio import AsyncSimClient
+from airflow_provider_sim.client.conversations import new_run_id
 from airflow_provider_sim.client.models import WorkflowExecutionResult, WorkflowRun
 from airflow_provider_sim.client.pages import workflow_page
 from airflow_provider_sim.client.retry import RetryPolicy
@@ -28,6 +29,7 @@ from airflow_provider_sim.exceptions import (
     SimError,
     SimOutputError,
     SimPermanentError,
+    SimRunNotFoundError,
     SimUsageLimitError,
 )
 from airflow_provider_sim.ledger import batch_ledger_of
@@ -238,8 +240,18 @@ class TaskBatch:
         if journal is not None:
             await self._undo(client, journal, entry)
         self._stands_as(Journal(self._ledger.new_batch_id(), len(self._items)))
+        if self._ledger.derives_ids and await self._is_started(client):
+            self._stands_as(Journal(new_run_id(), len(self._items)))
         self._announce()
         self.note()
+
+    async def _is_started(self, client: AsyncSimClient) -> bool:
+        """Whether Sim knows the first run of a batch that no earlier try has started: then it is another task's."""
+        try:
+            await client.get_workflow_run(self._items.workflow_of(0), self.journal.run_id(0))
+        except SimRunNotFoundError:
+            return False
+        return True
 
     def _journal_of(self, entry: Mapping[str, Any]) -> Journal | None:
         if "journal" in entry:

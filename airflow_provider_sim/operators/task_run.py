@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -77,28 +77,41 @@ class TaskRun:
 
     @classmethod
     def of_this_try(cls, context: Context, operator: RunsOneWorkflow, client: SimClient) -> TaskRun:
-        """The run that an earlier leg of the same try has started."""
+        """The run that this try has started or re-attached to before it was deferred."""
         ti: Any = context["ti"]
         run_id = ti.xcom_pull(task_ids=ti.task_id, key=RUN_ID_KEY, map_indexes=ti.map_index)
         run = cls(context, operator, run_id=run_id)
         if run_id is None:
-            run.run_id = run._open_ledger(client).last_run_id()
+            noted = run._first_known(client, list(run._open_ledger(client).runs_of_this_try()))
+            run._set(noted.run_id, noted.job_id) if noted else None
         return run
 
+    def _first_known(self, client: SimClient, candidates: Sequence[NotedRun]) -> NotedRun | None:
+        """The first candidate that Sim knows and has accepted; without any, the likeliest."""
+        for noted in candidates if len(candidates) > 1 else ():
+            try:
+                run = client.get_workflow_run(self._operator.workflow_id, noted.run_id, job_id=noted.job_id)
+            except SimRunNotFoundError:
+                continue
+            except SimError as error:
+                self._log.warning("Could not find out whether this try has started run %s: %s", noted.run_id, error)
+                break
+            if not tells_of_a_refusal(run):
+                return noted
+        return candidates[0] if candidates else None
+
     def take_up(self, client: SimClient) -> WorkflowRun | None:
-        """The run that an earlier try has started and that is to be gone on with, if there is one.
+        """Re-attach to the run that an earlier try has started, if it is active or has completed.
 
         :raises SimError: that can't be found out; then nothing may be started.
         """
         for noted in self._open_ledger(client).former_runs():
             run = self._find(client, noted)
-            if noted.only_if_active and (run is None or tells_of_a_refusal(run)):
-                continue
-            if run is not None:
-                return self._gone_on_with(run, noted)
-            if not noted.undone:
+            if run is None and noted.resend and not noted.undone:
                 self._sent_before = noted.run_id
-            return None
+            if noted.derived and (run is None or tells_of_a_refusal(run)):
+                continue
+            return None if run is None else self._gone_on_with(run, noted)
         return None
 
     def _find(self, client: SimClient, noted: NotedRun) -> WorkflowRun | None:
@@ -108,7 +121,7 @@ class TaskRun:
         try:
             return client.get_workflow_run(self._operator.workflow_id, noted.run_id, job_id=noted.job_id)
         except SimRunNotFoundError:
-            if not client.takes_run_ids and not noted.only_if_active:
+            if not client.takes_run_ids and not noted.derived:
                 self._log.warning(
                     "An earlier try may have started run %s, which this server doesn't know. It may be older than"
                     " v0.7.32 and choose run ids itself; if so, that run, if any, goes on beside the one started now.",
@@ -121,7 +134,7 @@ class TaskRun:
             if not run.status.is_terminal and self._operator.wait_for_completion:
                 self.give_up("the task was cleared since")
             return None
-        if run.status.is_terminal and (noted.only_if_active or run.status is not RunStatus.COMPLETED):
+        if run.status.is_terminal and run.status is not RunStatus.COMPLETED:
             self._log.info("Run %s of an earlier try is %s: starting another.", noted.run_id, run.status)
             return None
         self._log.info("An earlier try has started run %s, which is %s: going on with it.", noted.run_id, run.status)
@@ -169,7 +182,6 @@ class TaskRun:
             asynchronous=self.is_asynchronous,
             unconverted_files=operator.unconverted_files,
         )
-        self._open_ledger(client)
         left = max(1.0, self.deadline - time.time())
         try:
             started: Any = client.execute_with_retry(
@@ -183,6 +195,7 @@ class TaskRun:
                 run_timeout=whole_seconds(operator.run_timeout),
                 deadline=self.deadline,
                 before_attempt=self._refuse_if_killed,
+                may_have_sent=self._open_ledger(client).may_have_sent,
             )
         except SimError:
             self._stop_if_killed()

@@ -10,7 +10,7 @@ import json
 import logging
 import threading
 from collections import Counter
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -129,7 +129,8 @@ def next_try(context, *, cleared=False):
     if not cleared:
         return {**context, "ti": TaskInstance(ti.try_number + 1, max_tries=ti.max_tries)}
     another = TaskInstance(ti.try_number + 1, max_tries=ti.try_number + ti.max_tries)
-    return {**context, "ti": another, "dag_run": SimpleNamespace(clear_number=clear_number + 1)}
+    dag_run = SimpleNamespace(**vars(context["dag_run"]) | {"clear_number": clear_number + 1})
+    return {**context, "ti": another, "dag_run": dag_run}
 
 
 def started(emulator):
@@ -476,19 +477,39 @@ class TestDurability:
         assert run_batch(operator(numbers(4))) == doubled(4)
         assert emulator.runs[0].run_id == f"{noted}-0"
 
-    def test_without_a_store_by_ids_that_follow_from_the_task(
-        self, run_batch, context, emulator, doubles, monkeypatch, mode
-    ):
+    @pytest.fixture
+    def no_store(self, context):
+        """Airflow before 3.3: batch IDs are derived from the task instance and its DAG run's start."""
         del context["task_state_store"]
+        context["dag_run"].start_date = datetime(2026, 1, 1, 0, 0, 3, 141592, tzinfo=UTC)
+
+    @pytest.mark.usefixtures("no_store")
+    def test_without_a_store_by_derived_ids(self, run_batch, context, emulator, doubles, monkeypatch, mode):
         self.die(context, emulator, doubles, 17, monkeypatch, **mode)
         assert run_batch(operator(numbers(40), **mode)) == doubled(40)
         assert started(emulator) == Counter(range(40))
 
+    @pytest.mark.usefixtures("no_store")
     def test_without_a_store_a_cleared_task_runs_afresh(self, run_batch, context, emulator):
-        del context["task_state_store"]
         run_batch(operator(numbers(3)))
         context.update(next_try(context, cleared=True))
         run_batch(operator(numbers(3)))
+        assert started(emulator).total() == 6
+
+    @pytest.mark.usefixtures("no_store")
+    def test_without_a_store_the_same_try_executed_again_starts_its_own_batch(self, run_batch, emulator, mode):
+        for _ in range(2):
+            assert run_batch(operator(numbers(3), **mode)) == doubled(3)
+        assert started(emulator).total() == 6
+
+    @pytest.mark.usefixtures("no_store")
+    @pytest.mark.parametrize("start", ["another", "none"])
+    def test_without_a_store_a_dag_run_of_the_same_name_has_its_own_batch(self, run_batch, context, emulator, start):
+        run_batch(operator(numbers(3)))
+        another = context["dag_run"].start_date + timedelta(microseconds=1)
+        context["dag_run"].start_date = another if start == "another" else None
+        context["ti"] = TaskInstance(try_number=2)
+        assert run_batch(operator(numbers(3))) == doubled(3)
         assert started(emulator).total() == 6
 
     def test_durable_false_starts_a_batch_for_each_try(self, run_batch, context, emulator):

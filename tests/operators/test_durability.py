@@ -7,7 +7,7 @@ import contextlib
 import json
 import logging
 import threading
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import pytest
@@ -72,7 +72,7 @@ def next_try(context, *, cleared=False):
         return {
             **context,
             "ti": TaskInstance(ti.try_number + 1, max_tries=ti.try_number + ti.max_tries),
-            "dag_run": SimpleNamespace(clear_number=clear_number + 1),
+            "dag_run": SimpleNamespace(**vars(context["dag_run"]) | {"clear_number": clear_number + 1}),
         }
     return {**context, "ti": TaskInstance(ti.try_number + 1, max_tries=ti.max_tries)}
 
@@ -242,35 +242,80 @@ class TestCleared:
 
 
 class TestBeforeAirflow33:
-    """No store: ids follow from the try."""
+    """No store: IDs are derived from the task instance, its DAG run's start and the try."""
 
     @pytest.fixture(autouse=True)
     def _no_store(self, context):
         del context["task_state_store"]
+        context["dag_run"].start_date = datetime(2026, 1, 1, 0, 0, 3, 141592, tzinfo=UTC)
 
-    def test_the_next_try_goes_on_with_a_run_that_goes_on(self, emulator, context, run_task, monkeypatch, slow):
+    def test_a_retry_reattaches_to_an_active_run(self, emulator, context, run_task, monkeypatch, slow):
         die_and_try_again(context, monkeypatch)
         emulator.on_request(lambda request: setattr(slow, "seconds", 0.0))
         assert run_task(operator(async_execution=True)) == {"done": True}
         assert len(emulator.runs) == 1
 
-    def test_but_not_with_one_that_is_over(self, emulator, context, run_task, monkeypatch, slow):
+    def test_a_retry_returns_the_output_of_a_completed_run(self, emulator, context, run_task, monkeypatch, slow):
         die_waiting(context, monkeypatch)
         slow.seconds = 0.0
         context.update(next_try(context))
-        run_task(operator(async_execution=True))
-        assert len(emulator.runs) == 2, "the former try may have completed, and the task been cleared"
+        assert run_task(operator(async_execution=True)) == {"done": True}
+        assert len(emulator.runs) == 1
 
-    def test_one_that_two_workers_have_left_behind_is_found_by_the_third(
-        self, emulator, context, run_task, monkeypatch, slow
-    ):
+    def test_a_retry_starts_another_run_after_a_failed_one(self, emulator, context, run_task, monkeypatch, slow):
+        die_waiting(context, monkeypatch)
+        emulator.runs[0].cancel()
+        slow.seconds = 0.0
+        context.update(next_try(context))
+        assert run_task(operator(async_execution=True)) == {"done": True}
+        assert [run.status for run in emulator.runs] == ["cancelled", "completed"]
+
+    def test_a_cleared_task_starts_another_run(self, emulator, context, run_task, slow, mode):
+        slow.seconds = 0.0
+        run_task(operator(**mode))
+        context.update(next_try(context, cleared=True))
+        run_task(operator(**mode))
+        assert len(emulator.runs) == 2
+
+    def test_the_third_try_finds_the_run_of_the_first(self, emulator, context, run_task, monkeypatch, slow):
         for _ in range(2):
             die_and_try_again(context, monkeypatch)
         end_when_found(emulator, slow)
         assert run_task(operator(async_execution=True)) == {"done": True}
-        assert len(emulator.runs) == 1, "the third try asks for the first one's run, which the second one went on with"
+        assert len(emulator.runs) == 1, "the second try re-attached and used none of its own IDs"
 
-    def test_an_id_that_left_no_trace_hides_none_after_it(self, emulator, context, run_task, monkeypatch, slow):
+    def test_a_retry_sends_the_id_of_an_earlier_try_that_sim_does_not_know(self, emulator, context, run_task, slow):
+        """The start that the earlier try has sent may still arrive."""
+        for number in (1, 2):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(SimClient, "execute_with_retry", killed_after_the_id)
+                with pytest.raises(Killed):
+                    operator().execute(context)
+            if number == 1:
+                first = context["ti"].xcoms["run_id"]
+            context.update(next_try(context))
+        slow.seconds = 0.0
+        run_task(operator())
+        assert [run.run_id for run in emulator.runs] == [first]
+
+    def test_a_start_that_arrives_late_is_found(self, emulator, context, run_task, slow, client):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(SimClient, "execute_with_retry", killed_after_the_id)
+            with pytest.raises(Killed):
+                operator().execute(context)
+        sent = context["ti"].xcoms["run_id"]
+        slow.seconds = 0.0
+        context.update(next_try(context))
+
+        def arrive(request):
+            if request.method == "GET" and not emulator.runs:
+                client.execute_workflow("slow_one", async_execution=True, run_id=sent)
+
+        emulator.on_request(arrive)
+        assert run_task(operator()) == {"done": True}
+        assert len(emulator.runs) == 1
+
+    def test_a_rejected_id_without_a_trace_hides_no_run(self, emulator, context, run_task, monkeypatch, slow):
         emulator.fault("server_error", status=503, match="execute")
         no_sleep(monkeypatch)
         die_and_try_again(context, monkeypatch)
@@ -278,24 +323,21 @@ class TestBeforeAirflow33:
         assert run_task(operator(async_execution=True)) == {"done": True}
         assert len(emulator.runs) == 1
 
-    def test_a_deferral_that_airflow_ended_finds_its_own_run(self, emulator, context, monkeypatch, slow):
+    @pytest.mark.parametrize("reattached", [False, True])
+    def test_a_deferral_timeout_cancels_the_run_of_this_try(self, emulator, context, monkeypatch, slow, reattached):
         die_waiting(context, monkeypatch)
-        emulator.runs[0].cancel()
+        if not reattached:
+            emulator.runs[0].cancel()
         context.update(next_try(context))
         with pytest.raises(TaskDeferred):
             operator(deferrable=True, do_xcom_push=False).execute(context)
         resume = {"next_method": "__fail__", "next_kwargs": {"error": "Trigger timeout"}, "context": context}
-        with pytest.raises(SimRunTimeoutError, match=emulator.runs[1].run_id):
+        with pytest.raises(SimRunTimeoutError, match=emulator.runs[-1].run_id):
             operator(deferrable=True, do_xcom_push=False).resume_execution(**resume)
-        assert [run.status for run in emulator.runs] == ["cancelled", "cancelled"]
+        assert {run.status for run in emulator.runs} == {"cancelled"}
+        assert len(emulator.runs) == (1 if reattached else 2)
 
-    def test_the_same_try_has_the_same_id(self, emulator, context, run_task, slow):
-        slow.seconds = 0.0
-        run_task(operator())
-        run_task(operator())
-        assert len(emulator.runs) == 1, "the server takes each id once, and the run is found"
-
-    def test_ids_that_refusals_have_used_up_are_passed_over(self, emulator, context, run_task, monkeypatch, slow):
+    def test_rejected_ids_are_skipped(self, emulator, context, run_task, monkeypatch, slow):
         emulator.state.limits.concurrent_runs = 0
         lift = emulator.state.request_listeners.append
         lift(lambda request: request.status == 429 and setattr(emulator.state.limits, "concurrent_runs", None))
@@ -313,6 +355,34 @@ class TestBeforeAirflow33:
             context["ti"].map_index = number
             run_task(operator())
         assert len({run.run_id for run in emulator.runs}) == 3
+
+    def test_the_same_try_executed_again_starts_its_own_run(self, emulator, context, run_task, slow, mode):
+        """``airflow tasks test`` on a DAG run of the scheduler."""
+        slow.seconds = 0.0
+        for _ in range(2):
+            run_task(operator(**mode))
+        assert len(emulator.runs) == 2
+
+    def test_a_lost_response_is_found_all_the_same(self, emulator, context, run_task, monkeypatch, slow):
+        slow.seconds = 0.0
+        no_sleep(monkeypatch)
+        emulator.fault("drop_after_accept", match="execute")
+        assert run_task(operator(async_execution=True)) == {"done": True}
+        assert len(emulator.runs) == 1
+
+    @pytest.mark.parametrize("start", ["another", "none", "logical_date", "run_after"])
+    def test_a_dag_run_of_the_same_name_has_other_ids(self, emulator, context, run_task, slow, mode, start):
+        """On another Airflow, or created again; also where its start doesn't tell it from others."""
+        slow.seconds = 0.0
+        run_task(operator(**mode))
+        run_task(operator(**mode)) if start != "another" else None
+        another = context["dag_run"].start_date + timedelta(microseconds=start == "another")
+        context["dag_run"].start_date = None if start == "none" else another
+        setattr(context["dag_run"], start, another)
+        before = len(emulator.runs)
+        context["ti"] = TaskInstance(try_number=2)
+        run_task(operator(**mode))
+        assert len(emulator.runs) == before + 1
 
 
 def end_when_found(emulator, slow):
