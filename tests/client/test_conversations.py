@@ -299,7 +299,7 @@ class TestArguments:
             ({"async_execution": True, "run_timeout": 1.5}, "1 to 604800"),
             ({"run_id": "a b"}, "letters, digits, dots"),
             ({"run_id": "x" * 129}, "1 to 128"),
-            ({"run_id": ""}, "1 to 128"),
+            ({"run_id": ""}, "there is no run"),
         ],
     )
     def test_executions(self, connect, options, words):
