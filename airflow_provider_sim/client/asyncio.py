@@ -89,15 +89,18 @@ _Started = WorkflowExecutionResult | AsyncExecutionResult | AsyncWorkflowStream
 
 
 class AsyncSimClient(BaseClient):
-    """Sim's API for code on an event loop. One instance holds one pool of connections, for one loop.
+    """Sim's API for code on an event loop. One instance holds one pool of connections per base URL, for one loop.
 
     See :class:`~.base.BaseClient` for its arguments.
     """
 
-    _http: httpx.AsyncClient | None = None
     _shares_with: AsyncSimClient | None = None
     _slots: AbstractAsyncContextManager[Any] = nullcontext()
     _sleep = staticmethod(asyncio.sleep)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._pools: dict[str, httpx.AsyncClient] = {}
 
     async def execute_workflow(self, workflow_id: str, input: Any = None, **options: Any) -> _Started:
         """As :meth:`.SimClient.execute_workflow`."""
@@ -259,8 +262,8 @@ class AsyncSimClient(BaseClient):
 
     async def close(self) -> None:
         """Close all connections; the client may be used again and then opens others."""
-        if self._http is not None:
-            http, self._http = self._http, None
+        pools, self._pools = self._pools, {}
+        for http in pools.values():
             await http.aclose()
 
     async def __aenter__(self) -> Self:
@@ -350,19 +353,20 @@ class AsyncSimClient(BaseClient):
         reader.finish()
 
     async def _open_http(self) -> httpx.AsyncClient:
-        if self._http is not None:
-            return self._http
-        transport = await _transport(self.base_url, self._settings.verify)
-        if self._http is None:  # another request may have opened it since
+        if http := self._pools.get(self.base_url):
+            return http
+        base_url = self.base_url
+        transport = await _transport(base_url, self._settings.verify)
+        if base_url not in self._pools:  # another request may have opened it since
             # Sim's key is all the identity that a request may carry: no cookies, nothing from a .netrc file.
-            self._http = httpx.AsyncClient(
+            self._pools[base_url] = httpx.AsyncClient(
                 **transport,
                 limits=_LIMITS,
                 follow_redirects=False,
                 cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),
                 auth=lambda request: request,
             )
-        return self._http
+        return self._pools[base_url]
 
 
 def limited(client: AsyncSimClient, requests: int) -> AsyncSimClient:
