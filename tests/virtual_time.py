@@ -197,9 +197,9 @@ class _Client(AsyncSimClient):
     transport: httpx.MockTransport
 
     async def _open_http(self) -> httpx.AsyncClient:
-        if self._http is None:
-            self._http = httpx.AsyncClient(transport=self.transport)
-        return self._http
+        if self.base_url not in self._pools:
+            self._pools[self.base_url] = httpx.AsyncClient(transport=self.transport)
+        return self._pools[self.base_url]
 
 
 def _do(given: dict[str, Any]) -> Any:
