@@ -16,6 +16,17 @@ def deferral_timed_out(next_method: str, next_kwargs: Mapping[str, Any] | None) 
     return next_method == "__fail__" and (next_kwargs or {}).get("error") == "Trigger timeout"
 
 
+def resumed_context() -> Any:
+    """Return the context of a task that Airflow 2 is resuming after a deferral; None otherwise."""
+    from airflow.providers.common.compat.sdk import get_current_context
+
+    try:
+        context: Any = get_current_context()
+    except Exception:  # which one, depends on the version
+        return None
+    return context if getattr(context["ti"], "next_method", None) else None
+
+
 @contextmanager
 def with_stored_connections() -> Iterator[None]:
     """Find connections in Airflow's database, too, as Airflow's own commands do.

@@ -228,7 +228,12 @@ class SimExecuteWorkflowOperator(RunLineage, RunsOneWorkflow):
         return self._result(context, client, finished)
 
     def on_kill(self) -> None:
-        """Cancel the run, also one whose start Sim hasn't answered yet."""
+        """Cancel the run, also one whose start Sim hasn't answered yet.
+
+        Where Airflow 2 resumes a deferred task after its ``execution_timeout``, it calls nothing but this.
+        """
+        if self._run is None:
+            self._run = self._deferred_run()
         if self._run is not None:
             self._run.kill()
 
@@ -254,6 +259,13 @@ class SimExecuteWorkflowOperator(RunLineage, RunsOneWorkflow):
                 " deferrable, or use timeout"
             )
         return arguments.missing_output_folder(given)
+
+    def _deferred_run(self) -> TaskRun | None:
+        from airflow_provider_sim.operators.task_run import TaskRun
+        from airflow_provider_sim.versions import resumed_context
+
+        context = resumed_context()
+        return TaskRun.of_this_try(context, self, self.hook.get_conn()) if context else None
 
     def _start(self, client: SimClient, run: TaskRun) -> AsyncExecutionResult | WorkflowRun:
         """Start a run, after the looks that the author wants; a run that goes on already needs none."""

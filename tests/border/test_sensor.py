@@ -5,6 +5,7 @@ import re
 import pytest
 
 from airflow_provider_sim.emulator import BlockError
+from tests.versions import AIRFLOW, needs_airflow
 
 pytestmark = pytest.mark.airflow
 
@@ -104,8 +105,6 @@ with DAG("d", schedule=None):
         how = {"workflow_id": "long", "run_id": start.output, "poke_interval": 1, **mode}
         Sensor(task_id=f"timeout_{name}", timeout=4, retries=1, **how)
         Sensor(task_id=f"soft_{name}", timeout=4, soft_fail=True, **how)
-        Sensor(task_id=f"execution_{name}", timeout=600, execution_timeout=timedelta(seconds=4), **how)
-    Op(task_id="operator", workflow_id="long", deferrable=True, poll_interval=1, execution_timeout=timedelta(seconds=4))
 """
     )
     assert result.states == {
@@ -114,10 +113,43 @@ with DAG("d", schedule=None):
         "timeout_deferrable": "failed",
         "soft_poke": "skipped",
         "soft_deferrable": "skipped",
-        "execution_poke": "failed",
-        "execution_deferrable": "failed",
-        "operator": "failed",
     }, result.log[-20_000:]
-    assert all(3 < report.seconds < 30 for name, report in result.reports.items() if name != "d.start")
-    assert result.log.count("AirflowTaskTimeout") >= 2
+    assert [run.status for run in sim.runs] == ["running"]
+
+
+@needs_airflow("3.0", "dag.test() that survives an AirflowTaskTimeout")
+def test_execution_timeout_counts_from_the_start_in_the_triggerer_too(dag_test, sim):
+    result = dag_test(
+        """
+with DAG("d", schedule=None):
+    start = Op(task_id="start", workflow_id="long", wait_for_completion=False)
+    limit = {"workflow_id": "long", "execution_timeout": timedelta(seconds=4)}
+    for name, mode in {"poke": {}, "deferrable": {"deferrable": True}}.items():
+        Sensor(task_id=name, run_id=start.output, poke_interval=1, timeout=600, **limit, **mode)
+    Op(task_id="operator", deferrable=True, poll_interval=1, **limit)
+"""
+    )
+    states = {"start": "success", "poke": "failed", "deferrable": "failed", "operator": "failed"}
+    assert result.states == states, result.log[-20_000:]
+    assert result.log.count("AirflowTaskTimeout: ") >= 2
+    assert "SimRunTimeoutError: " in result.log
     assert [run.status for run in sim.runs] == ["running", "cancelled"], "the operator's own run"
+
+
+@pytest.mark.skipif(AIRFLOW.major > 2, reason="Airflow 3 applies execution_timeout to each process anew")
+def test_task_resumed_after_its_execution_timeout_cancels_the_run(dag_test, sim):
+    with pytest.raises(AssertionError, match="AirflowTaskTimeout"):  # dag.test() doesn't survive it
+        dag_test(
+            """
+            def begun_long_ago(context):
+                if context["ti"].next_method:
+                    context["ti"].start_date = context["logical_date"] - timedelta(hours=1)
+
+            with DAG("d", schedule=None):
+                Op(
+                    task_id="operator", workflow_id="long", deferrable=True, poll_interval=1,
+                    execution_timeout=timedelta(seconds=4), pre_execute=begun_long_ago,
+                )
+            """
+        )
+    assert [run.status for run in sim.runs] == ["cancelled"]
