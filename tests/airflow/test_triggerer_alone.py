@@ -32,6 +32,7 @@ def airflow(tmp_path_factory):
         inputs = {"message": "string"}
         sim.workflow("brief", duration=3.0, inputs=inputs)(lambda given: {"said": given["message"]})
         sim.workflow("failing_soon", duration=3.0)(fail)
+        sim.workflow("listed", duration=6.0)(lambda given: [1, 2, 3])
         sim.workflow("endless", duration=float("inf"))(lambda given: {})
         connections = {"sim_default": {"conn_type": "sim", "host": sim.url, "password": sim.api_key}}
         with RealAirflow(tmp_path_factory.mktemp("airflow") / "home", DAGS, connections=connections) as airflow:
@@ -78,3 +79,85 @@ def test_a_failed_run_fails_at_once_with_sim_s_words(airflow):
 
 def test_a_timeout_is_the_sensor_s(airflow):
     assert "AirflowSensorTimeout" in airflow.log(airflow.task_instance("late", "done"))
+
+
+class TestOnWorkers:
+    """``end_from_trigger`` where Airflow does more for a successful task than a trigger can."""
+
+    @pytest.fixture(scope="class", autouse=True)
+    def _ran(self, airflow):
+        airflow.trigger("on_workers", run_id="on_workers")
+        airflow.wait_until(lambda: is_over(airflow, "on_workers"), 240, "the DAG run's end")
+
+    def test_all_succeed(self, airflow):
+        states = {ti.task_id: ti.state for ti in airflow.task_instances("on_workers")}
+        assert set(states.values()) == {"success"}, states
+
+    @pytest.mark.parametrize("suffix", ["", "_sensor"], ids=["operator", "sensor"])
+    def test_only_workers_do_it(self, airflow, suffix):
+        def log(name):
+            return airflow.log(airflow.task_instance("on_workers", f"{name}{suffix}"))
+
+        assert "SUCCESS CALLBACK" in log("callback")
+        assert "POST EXECUTE" in log("post_execute")
+        assert airflow.xcom(airflow.task_instance("on_workers", f"multiple_outputs{suffix}"), "said") is not None
+        events = airflow.query(
+            "SELECT id FROM asset_event WHERE source_run_id = 'on_workers' AND source_task_id = :task",
+            task=f"outlets{suffix}",
+        )
+        assert len(events) == 1
+        assert "a worker takes care of: outlets" in log("outlets")
+
+    @pytest.mark.parametrize("task_id", ["use_run", "use_sensor"])
+    def test_tasks_are_mapped_over_the_output(self, airflow, task_id):
+        mapped = [ti for ti in airflow.task_instances("on_workers") if ti.task_id == task_id]
+        assert sorted(ti.map_index for ti in mapped) == [0, 1, 2]
+
+    def test_argument_that_pulls_xcoms(self, airflow):
+        [row] = airflow.query("SELECT pid FROM task_instance WHERE run_id = 'on_workers' AND task_id = 'pulls_xcom'")
+        assert row.pid is not None, "started on a worker"
+
+
+class TestWaiting:
+    """Links while tasks wait, and ``execution_timeout``."""
+
+    TASKS = ("pokes", "defers", "starts_in_triggerer", "worker", "operator")
+
+    @pytest.fixture(scope="class")
+    def links(self, airflow):
+        """The links of all tasks while they wait, from Airflow's API."""
+        airflow.trigger("waiting", run_id="waiting")
+        links = {}
+
+        def all_linked():
+            for task_id in self.TASKS:
+                path = f"/dags/waiting/dagRuns/waiting/taskInstances/{task_id}/links"
+                waits = airflow.task_instance("waiting", task_id).state in ("running", "deferred")
+                found = airflow.api("GET", path)["extra_links"] if waits else {}
+                if found and all(found.values()):
+                    links.setdefault(task_id, found)
+            return set(links) == set(self.TASKS) or is_over(airflow, "waiting")
+
+        airflow.wait_until(all_linked, 120, "the links of tasks that wait")
+        return links
+
+    def test_links_work_while_a_task_waits(self, links):
+        assert set(links) == set(self.TASKS)
+        for found in links.values():
+            assert set(found) == {"Sim run", "Sim workflow", "Sim approval"}
+            assert all(url.startswith("http") for url in found.values())
+
+    @pytest.mark.usefixtures("links")
+    def test_execution_timeout_counts_from_the_start(self, airflow):
+        airflow.wait_until(lambda: is_over(airflow, "waiting"), 120, "the DAG run's end")
+        columns = "task_id, state, start_date, end_date"
+        rows = airflow.query(f"SELECT {columns} FROM task_instance WHERE run_id = 'waiting' AND task_id != 'start'")
+        assert {row.task_id: row.state for row in rows} == dict.fromkeys(self.TASKS, "failed")
+        seconds = {row.task_id: (row.end_date - row.start_date).total_seconds() for row in rows}
+        assert all(24 < took < 60 for took in seconds.values()), seconds
+
+
+def is_over(airflow, run_id):
+    """Whether all tasks of a DAG run are over."""
+    found = airflow.task_instances(run_id)
+    return bool(found) and all(ti.is_over for ti in found)
