@@ -9,6 +9,7 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout, TaskDeferred
 
 from airflow_provider_sim.client.blocking import SimClient
+from airflow_provider_sim.operators.batch import SimExecuteWorkflowsOperator
 from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
 from airflow_provider_sim.sensors.sim import SimJobSensor
 from airflow_provider_sim.triggers import sim as triggers
@@ -79,6 +80,19 @@ def test_run_that_completes_before_the_cancel_request(make, run, emulator, monke
 def test_run_that_completes_after_the_trigger_s_event(make, run, emulator, mode):
     assert run(make(mode), meanwhile=lambda: emulator.clock.advance(3600)) == OUTPUT
     assert not [seen for seen in emulator.requests if seen.path.endswith("/cancel")]
+
+
+@pytest.mark.usefixtures("xcoms")
+@pytest.mark.parametrize("status", ["timeout", "error"])
+def test_batch_that_completes_after_the_trigger_s_event(context, emulator, status):
+    task = SimExecuteWorkflowsOperator(
+        task_id="t", workflow_id="long", inputs=[{}, {}], deferrable=True, poll_interval=0.05, timeout=0.3
+    )
+    with pytest.raises(TaskDeferred) as deferral:
+        task.execute(context)
+    event = {**fire(deferral.value.trigger, context["ti"]), "status": status}
+    emulator.clock.advance(3600)
+    assert task.resume_execution(deferral.value.method_name, {"event": event}, context) == [OUTPUT, OUTPUT]
 
 
 def test_run_that_completes_after_the_last_regular_poll(make, run, emulator, monkeypatch):
