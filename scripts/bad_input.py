@@ -404,7 +404,9 @@ GROUPS: dict[str, dict[str, Case]] = {
         "404: unknown run": asked("get_workflow_run", "echo_plain", "airflow-1"),
         "404: v2 is switched off": task(profile="v0.8-legacy", connection={"extra": {"api_version": "v2"}}),
         "what takes v2, where it is off": asked("list_workflow_runs", "echo_plain", profile="v0.8-legacy"),
-        "cancelling on an old server": asked("cancel_workflow_run", "slow", "airflow-1", profile="v0.3.10"),
+        "a server before v0.5.44": answered(
+            Answer(202, {"success": True, "taskId": "task_1", "status": "queued"}), api_version="legacy", **ASYNC
+        ),
         "409: run id used before": run_id_used_before,
         "409: pause answered before": answered_before,
         "a pause that somebody else has answered": answered_by_somebody_else,

@@ -21,7 +21,7 @@ from airflow_provider_sim.batch.journal import Journal, Standing
 from airflow_provider_sim.batch.pace import Pace
 from airflow_provider_sim.client.asyncio import AsyncSimClient
 from airflow_provider_sim.client.dialects.refusals import CONCURRENCY_LIMIT, EXECUTION_LIMIT
-from airflow_provider_sim.client.models import AsyncExecutionResult, RunStatus, WorkflowRun
+from airflow_provider_sim.client.models import RunStatus, WorkflowRun
 from airflow_provider_sim.exceptions import (
     Outcome,
     SimError,
@@ -280,7 +280,8 @@ class BatchEngine:
         except SimError as error:
             self._has_failed(index, error)
         else:
-            return self._began_run(index, started)
+            self._began_run(index, started)
+            return True
         return False
 
     def _refuse_if_stopped(self) -> None:
@@ -308,17 +309,13 @@ class BatchEngine:
         self._journal.renew(index)
         self._write_down()
 
-    def _began_run(self, index: int, started: Any) -> bool:
+    def _began_run(self, index: int, started: Any) -> None:
         self._failed_starts = 0
-        if not isinstance(started, AsyncExecutionResult):  # a server that holds every run open
-            self._has_ended(index, started)
-            return False
         if started.run_id != self._journal.run_id(index):
             self._journal.is_called(index, started.run_id, started.job_id)
             self._write_name(index)
         self._journal.stands(index, Standing.ACTIVE)
         self._pace.slots.began()
-        return True
 
     async def _see_through(self, index: int) -> None:
         """Wait for a run that goes on."""

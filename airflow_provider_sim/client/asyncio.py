@@ -304,7 +304,6 @@ class AsyncSimClient(BaseClient):
                 result = call.read(response)
             if not question.streamed:
                 return result
-            self._say_not_streamed(call.request)
             return _stream_of(result)
 
         return await tenacity.AsyncRetrying(sleep=self._sleep, **attempts.tenacity())(attempt)

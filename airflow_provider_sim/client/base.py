@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,8 +24,6 @@ from airflow_provider_sim.exceptions import (
     SimRouteMissingError,
     SimV2OffError,
 )
-
-log = logging.getLogger(__name__)
 
 
 class _Hidden(str):
@@ -202,14 +199,6 @@ class BaseClient:
         if response.status < 400 or key not in response.body:
             return response
         return replace(response, body=response.body.replace(key, b"***"))
-
-    @staticmethod
-    def _say_not_streamed(request: Request) -> None:
-        log.warning(
-            "This Sim server (before v0.4.9) knows no streams: it ran workflow %s to its end and answered once, with"
-            " the whole output instead of selected ones.",
-            request.workflow_id,
-        )
 
     @staticmethod
     def _is_event_stream(response: Response) -> bool:

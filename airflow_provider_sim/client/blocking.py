@@ -133,7 +133,7 @@ class SimClient(BaseClient):
         async_execution: Literal[True],
         run_id: RunId | None = ...,
         run_timeout: int | None = ...,
-    ) -> AsyncExecutionResult | WorkflowExecutionResult: ...
+    ) -> AsyncExecutionResult: ...
 
     def execute_workflow(
         self, workflow_id: str, input: Any = None, *, timeout: float | None = None, **options: Any
@@ -145,8 +145,7 @@ class SimClient(BaseClient):
         :param timeout: seconds to wait for the answer; default 3600 where it is held open until the run's end.
         :param stream: receive the output as it comes, as a :class:`WorkflowStream`.
         :param selected_outputs: with ``stream``, the block outputs to stream: ``Block name.path``.
-        :param async_execution: only start it; the answer is a receipt, or the finished run from servers v0.5.0 to
-            v0.5.15, which hold it open all the same.
+        :param async_execution: queue the run and return a receipt.
         :param run_id: the run's id, if it is to be known beforehand: 1 to 128 of ``A-Za-z0-9._:-``; or a function that
             gives one.
         :param run_timeout: with ``async_execution``, seconds after which the server stops the run.
@@ -437,7 +436,6 @@ class SimClient(BaseClient):
             result = call.read(response)
             if not question.streamed:
                 return result
-            self._say_not_streamed(call.request)
             return WorkflowStream(iter([StreamEnd(result)]))
 
         return tenacity.Retrying(sleep=self._sleep, **attempts.tenacity())(attempt)

@@ -334,9 +334,7 @@ class Conversations:
         assert not_found is not None
         if executions.present is not True and isinstance(not_found, SimRunNotFoundError):
             raise SimRunNotFoundError(
-                f"{not_found} This Sim server is older than v0.6.81 and knows of a run only while its queue does: for a"
-                " day, and servers v0.5.0 to v0.5.15 have no queue at all. They run a workflow while it is being"
-                " started; its output is then the XCom 'output' of the task that started it.",
+                f"{not_found} This Sim server is older than v0.6.81 and knows only asynchronous runs, for a day.",
                 status=not_found.status,
                 request_id=not_found.request_id,
                 workflow_id=workflow_id,
@@ -393,17 +391,7 @@ class Conversations:
         """Ask for a run to be cancelled; ``how`` are fields of :class:`Ask`."""
 
         def on_legacy() -> Conversation[Cancellation]:
-            try:
-                return (yield from ask(legacy.cancel_run(workflow_id, run_id), **how))
-            except SimRouteMissingError as error:
-                raise SimUnsupportedError(
-                    f"Could not cancel run {run_id!r} of workflow {workflow_id!r}: this Sim server has no way to cancel"
-                    " a run (it came with v0.5.44). The run goes on until it ends by itself.",
-                    status=error.status,
-                    workflow_id=workflow_id,
-                    run_id=run_id,
-                    outcome=Outcome.REFUSED,
-                ) from error
+            return ask(legacy.cancel_run(workflow_id, run_id), **how)
 
         def on_v2() -> Conversation[Cancellation]:
             try:

@@ -54,13 +54,8 @@ def timed_out(request: Request, base_url: str, timeout: float) -> SimError:
             "Hanging up cancels a run that Sim holds open; use async_execution=True or deferrable=True for long runs,"
             " or a longer timeout"
         )
-    elif request.repeatable:
-        advice = "Sim may be overloaded; the connection's extra 'timeout' sets how long to wait"
     else:
-        advice = (
-            "Sim may be overloaded, or it is v0.5.0 to v0.5.15, which runs the workflow before it answers; the"
-            " connection's extra 'timeout' sets how long to wait"
-        )
+        advice = "Sim may be overloaded; the connection's extra 'timeout' sets how long to wait"
     return error_of(SimTimeoutError, request, None, f"no answer from {base_url} within {timeout:g} s. {advice}")
 
 

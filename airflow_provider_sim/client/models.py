@@ -167,12 +167,12 @@ class WorkflowExecutionResult(WorkflowRun):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobStatus(WorkflowRun):
-    """A run seen through its queue entry (``/api/jobs``), the only view that old servers have.
+    """A run as its queue entry (``/api/jobs``) shows it: the only view of runs before v0.6.81.
 
     The status is the run's, not the queue entry's: an entry is ``completed`` for cancelled and paused runs, too.
 
     :param job_id: the queue entry's id.
-    :param metadata: what the server tells about the entry; its keys differ from version to version.
+    :param metadata: the server's details of the entry; the keys differ by version.
     """
 
     job_id: str = ""
@@ -194,10 +194,9 @@ class RunOutput:
 class AsyncExecutionResult:
     """The receipt of an asynchronous start.
 
-    :param run_id: what to ask for later; on servers before v0.5.80, which tell none, the job's id.
+    :param run_id: the run's ID; servers before v0.5.80 return only the job's ID, which serves as the run's.
     :param job_id: the queue entry's id, on the legacy API.
-    :param status: mostly ``queued``.
-    :param created_at: ISO 8601 UTC, from servers before v0.5 only.
+    :param status: ``queued``, or the status of a run to which the start was re-attached.
     :param run_id_is_ours: whether the run has the id that the request chose; servers before v0.7.32 choose their own.
     :param path: where the status can be read, relative to the base URL. Sim's own status URL names the host that the
         server was configured with, which needn't be one that we can reach or may send the key to.
@@ -208,7 +207,6 @@ class AsyncExecutionResult:
     job_id: str | None = None
     status: RunStatus = RunStatus.QUEUED
     message: str = ""
-    created_at: str | None = None
     run_id_is_ours: bool = True
     path: str = ""
 

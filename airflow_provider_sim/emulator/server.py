@@ -44,8 +44,8 @@ class SimEmulator:
                 return {"number": 2 * input["number"]}
             ...  # sim.url, sim.api_key, sim.runs
 
-    :param profile: which server version to be: ``v0.3.10``, ``v0.5.0``, ``v0.5.16``, ``v0.6.15``, ``v0.6.40``,
-        ``v0.8-legacy`` (v2 switched off) or ``v0.8``.
+    :param profile: the server version: ``v0.5.44``, ``v0.6.40``, ``v0.7``, ``v0.8-legacy`` (v2 switched off) or
+        ``v0.8``.
     :param plan: whose limits to keep: ``free``, ``pro``, ``team``, ``enterprise``; None for a self-hosted server.
     :param api_key: the first user's personal key.
     :param workflows: a TOML file with workflows, beside the ones that are always there.

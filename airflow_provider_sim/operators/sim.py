@@ -28,14 +28,8 @@ if TYPE_CHECKING:
     from airflow_provider_sim.operators.task_run import TaskRun
     from airflow_provider_sim.watch import RunWatch
 
-OUTPUT_KEY = "output"
-
 DEFERRABLE = conf.getboolean("operators", "default_deferrable", fallback=False)
 """Airflow's configured default."""
-
-_HELD_OPEN = (
-    "This Sim server (v0.5.0 to v0.5.15) knows no asynchronous runs: it held the connection open until the run's end"
-)
 
 
 class SimExecuteWorkflowOperator(RunLineage, RunsOneWorkflow):
@@ -176,7 +170,7 @@ class SimExecuteWorkflowOperator(RunLineage, RunsOneWorkflow):
             try:
                 started = run.take_up(client) or self._start(client, run)
                 if not self.wait_for_completion:
-                    return self._leave_running(context, client, started)
+                    return started.run_id
                 ended = self._see_through(client, run, started)
                 if run.died_with_an_earlier_try(ended):
                     ended = self._see_through(client, run, self._start(client, run))
@@ -290,28 +284,11 @@ class SimExecuteWorkflowOperator(RunLineage, RunsOneWorkflow):
         assert self.check_usage_before is not None
         Usage(*client.get_usage()).require_below(float(self.check_usage_before), workflow_id=self.workflow_id)
 
-    def _leave_running(
-        self, context: Context, client: SimClient, started: AsyncExecutionResult | WorkflowRun
-    ) -> str | None:
-        """Return the run's id. A server that held the run open all the same has its output now or never."""
-        from airflow_provider_sim.client.models import WorkflowExecutionResult
-
-        if isinstance(started, WorkflowExecutionResult):
-            self.log.warning(
-                "%s, and the run can't be looked up later. Its output is in the XCom %r.", _HELD_OPEN, OUTPUT_KEY
-            )
-            output = self._result(context, client, started)
-            if self.do_xcom_push:
-                context["ti"].xcom_push(key=OUTPUT_KEY, value=output)
-        return started.run_id
-
     def _see_through(self, client: SimClient, run: TaskRun, started: AsyncExecutionResult | WorkflowRun) -> WorkflowRun:
         """Wait for a run that isn't over yet, here or in the triggerer."""
-        from airflow_provider_sim.client.models import WorkflowExecutionResult, WorkflowRun
+        from airflow_provider_sim.client.models import WorkflowRun
         from airflow_provider_sim.watch import RunWatch, wait_for_run
 
-        if isinstance(started, WorkflowExecutionResult) and run.is_asynchronous:
-            self.log.warning("%s.", _HELD_OPEN)
         seen = started if isinstance(started, WorkflowRun) else None
         if seen is not None and (seen.status.is_terminal or seen.run_id is None):
             return seen

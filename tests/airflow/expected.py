@@ -12,15 +12,6 @@ from airflow_provider_sim.emulator import SimEmulator
 from airflow_provider_sim.emulator.profiles import Profile
 from scripts.local_airflow import EXAMPLE_DAGS
 
-CANT_BE_FOUND = {
-    "async_sensor.done": "failed",
-    "async_sensor.publish": "upstream_failed",
-    "deferrable.done": "failed",
-    "approval.resume": "failed",
-    "approval.done": "upstream_failed",
-}
-"""What an example can't do where a run that is over can't be looked up later."""
-
 CANT_BE_DEPLOYED = {"deploy.deploy": "failed", "deploy.trial": "upstream_failed", "deploy.go_back": "failed"}
 """What an example can't do without v2."""
 
@@ -93,17 +84,10 @@ RUN_IDS = {"async_sensor.start", "cancel.start", "deferrable.start"}
 """The tasks whose output is the id of the run that they have started."""
 
 
-def finds_runs(profile: Profile) -> bool:
-    """Whether the server knows of an asynchronous run when it is looked for."""
-    return profile.receipt is not None
-
-
 def states(profile: Profile) -> dict[str, str]:
     """How each task of the examples ends."""
     return {
         **STATES,
-        **({} if finds_runs(profile) else CANT_BE_FOUND),
-        **({} if profile.cancel else {"cancel.cancel": "failed"}),
         **({} if profile.v2_on else CANT_BE_DEPLOYED),
     }
 
@@ -111,7 +95,6 @@ def states(profile: Profile) -> dict[str, str]:
 def outputs(sim: SimEmulator) -> dict[str, Any]:
     """What each task of the examples returns, as :func:`told` tells it."""
     profile = sim.state.profile
-    found = finds_runs(profile)
     slept = {"result": {"slept": 3.0, "message": "take your time"}, "stdout": ""}
     summary = {"result": {"slept": 2.0, "message": "AIRFLOW-RUN"}, "stdout": ""}
     echo = {"echo": {"message": "Good morning, it is AIRFLOW-RUN", "count": 3, "payload": {}}, "ok": True}
@@ -122,7 +105,7 @@ def outputs(sim: SimEmulator) -> dict[str, Any]:
     titles = [f"An outline on the sea, chapter {number}" for number in (1, 2)]
     approved = {"approved": True, "comment": "by all means"}
     several = [("completed", _plain({"message": "this one is fine"})), ("failed", None), ("skipped", None)]
-    expected = {
+    return {
         "approval.ask": "Approve the plan?",
         "approval.decide": ["Approve"],
         "approval.answer": approved,
@@ -135,7 +118,7 @@ def outputs(sim: SimEmulator) -> dict[str, Any]:
         "batch.report": {"completed": 20},
         "batch.several": several,
         "batch.report_several": {"completed": 1, "failed": 1, "skipped": 1},
-        "cancel.cancel": ("cancelled" if found else "completed") if profile.cancel else None,
+        "cancel.cancel": "cancelled",
         "deferrable.summary": summary,
         "deferrable.done": _plain({"message": "built on the summary", "payload": summary}),
         "deploy.deploy": 2 if profile.v2_on else None,
@@ -153,10 +136,8 @@ def outputs(sim: SimEmulator) -> dict[str, Any]:
         "mapped.report": "ticket 17, ticket 42, ticket 99",
         "notifier.load": None,
         "notifier.go_on": "the agent has been told",
-        "streaming.story": (
-            {agent: text} if profile.stream else {"content": text, "model": "emulated", "tokens": {"total": 21}}
-        ),
-        "streaming.count_words": 21 if profile.stream else 24,
+        "streaming.story": {agent: text},
+        "streaming.count_words": 21,
         "sync.answer": {"data": echo, "status": 200, "headers": {"Content-Type": "application/json"}},
         "sync.publish": echo,
         "taskflow.outline": _plain({"message": "An outline on the sea", "payload": {"asked_by": "AIRFLOW-RUN"}}),
@@ -168,8 +149,6 @@ def outputs(sim: SimEmulator) -> dict[str, Any]:
         "usage.room": (0, 0),
         "usage.digest": _plain({"message": "the day's digest"}),
     }
-    lost = set() if found else CANT_BE_FOUND.keys() | {"approval.ask"}
-    return {name: None if name in lost else output for name, output in expected.items()}
 
 
 def told(returned: Mapping[str, Any]) -> dict[str, Any]:
@@ -183,23 +162,21 @@ def told(returned: Mapping[str, Any]) -> dict[str, Any]:
 
 def runs(profile: Profile) -> Counter[tuple[str, str]]:
     """How many runs of which workflow the examples start, in which mode: one for each task, one more for a retry."""
-    queued = "async" if profile.receipt else "sync"
-    streamed = "stream" if profile.stream else "sync"
     trials = 1 if profile.v2_on else 0
     return Counter(
         {
-            ("slow", queued): 3,
-            ("echo_plain", queued): 7 + 20 + 1,
-            ("paused", queued): 1,
+            ("slow", "async"): 3,
+            ("echo_plain", "async"): 7 + 20 + 1,
+            ("paused", "async"): 1,
             ("failing", "sync"): 2,
-            ("streaming", streamed): 1,
+            ("streaming", "stream"): 1,
             ("echo", "sync"): 1,
         }
     ) + Counter(
         [
-            ("failing", queued),
+            ("failing", "async"),
             ("file_echo", "sync"),
-            ("file_echo", streamed),
+            ("file_echo", "stream"),
             *[("echo_plain", "sync")] * (2 + trials),
         ]
     )

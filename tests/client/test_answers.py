@@ -1,4 +1,4 @@
-"""Good answers in all their historical shapes, and what is made of them."""
+"""Successful responses in every supported shape, and what the client reads in them."""
 
 from __future__ import annotations
 
@@ -31,10 +31,12 @@ from airflow_provider_sim.exceptions import (
     Outcome,
     SimError,
     SimInputError,
+    SimPermanentError,
     SimResponseError,
     SimRunCancelledError,
     SimRunFailedError,
     SimStreamError,
+    SimUnsupportedError,
 )
 
 
@@ -51,8 +53,6 @@ RUN = "11111111-2222-4333-8444-555555555555"
 @pytest.mark.parametrize(
     ("body", "run_id", "job_id"),
     [
-        pytest.param({"success": True, "taskId": "task_1", "status": "queued", "createdAt": "2025-01-01T00:00:00Z",
-                      "links": {"status": "/api/jobs/task_1"}}, "task_1", "task_1", id="taskId"),
         pytest.param({"success": True, "async": True, "jobId": JOB, "message": "queued",
                       "statusUrl": "http://inside:3000/api/jobs/x"}, RUN, JOB, id="jobId"),
         pytest.param({"success": True, "async": True, "jobId": "run_abc", "executionId": RUN, "statusUrl": "x"}, RUN,
@@ -73,17 +73,46 @@ def test_v2_receipt():
     assert (receipt.run_id, receipt.path) == (RUN, f"/api/v2/workflows/w/runs/{RUN}")
 
 
-def test_a_server_that_ignores_the_wish_for_async_gives_the_result():
-    body = {"success": True, "output": {"a": 1}, "metadata": {"duration": 12}}
-    result = legacy.execute_async("w", {}, run_id="sent", run_timeout=None).read(answer(body))
-    assert isinstance(result, WorkflowExecutionResult)
-    assert (result.status, result.output) == (RunStatus.COMPLETED, {"a": 1})
+ASYNC = legacy.execute_async("w", {}, run_id="sent", run_timeout=None)
+STREAM = legacy.execute_stream("w", {}, run_id="sent", selected_outputs=None)
+TASK = {"success": True, "taskId": "task_1", "status": "queued", "links": {"status": "/api/jobs/task_1"}}
+FINISHED = {"success": True, "output": {"a": 1}, "metadata": {"duration": 12}}
+
+
+@pytest.mark.parametrize(
+    ("call", "response", "run_id"),
+    [
+        pytest.param(ASYNC, answer(TASK, 202), "task_1", id="v0.3.10-receipt"),
+        pytest.param(ASYNC, answer(FINISHED), None, id="v0.5.0-ignores-async"),
+        pytest.param(ASYNC, answer({"success": False, "error": "boom"}, 500), None, id="v0.5.0-ignores-async-fails"),
+        pytest.param(STREAM, answer(FINISHED), None, id="v0.3.10-ignores-stream"),
+    ],
+)
+def test_a_server_before_v0_5_44_is_a_non_retryable_error(call, response, run_id):
+    with pytest.raises(SimUnsupportedError, match=r"Sim v0\.5\.44 or later is required") as caught:
+        call.read(response)
+    error = caught.value
+    assert (error.outcome, error.run_id, error.worth_repeating) == (Outcome.RAN, run_id, 0)
+    assert isinstance(error, SimPermanentError)
+
+
+def test_a_server_before_v0_5_44_has_no_route_to_cancel_a_run():
+    page = Response(404, {"content-type": "text/html"}, b"<html>404</html>")
+    with pytest.raises(SimUnsupportedError, match=r"Sim v0\.5\.44 or later is required") as caught:
+        legacy.cancel_run("w", "r").read(page)
+    assert (caught.value.outcome, caught.value.status) == (Outcome.REFUSED, 404)
+
+
+def test_a_run_that_fails_before_its_stream_begins():
+    result = STREAM.read(answer({"success": False, "error": "boom", "output": {}}, 500))
+    assert (result.status, result.error.message) == (RunStatus.FAILED, "boom")
 
 
 @pytest.mark.parametrize("body", [{}, {"success": True}, [], "queued", None, {"jobId": 7}])
-def test_a_receipt_without_any_id_is_refused(body):
+@pytest.mark.parametrize("status", [200, 202])
+def test_a_receipt_without_any_id_is_refused(body, status):
     with pytest.raises(SimResponseError):
-        legacy.execute_async("w", {}, run_id="sent", run_timeout=None).read(answer(body, 202))
+        ASYNC.read(answer(body, status))
 
 
 # --- statuses ------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Both clients and every server version: what works everywhere, and what an old server can't do, is said clearly."""
+"""Both clients with every server version that the emulator can be."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ from airflow_provider_sim.exceptions import (
 pytestmark = pytest.mark.usefixtures("emulator")
 EVERYWHERE = [pytest.param(name, marks=pytest.mark.sim_emulator(profile=name), id=name) for name in PROFILES]
 ON_V2 = [name for name, profile in PROFILES.items() if profile.v2_on]
-CANT_CANCEL = [name for name, profile in PROFILES.items() if not profile.cancel]
 
 
 @pytest.fixture(params=EVERYWHERE)
@@ -64,12 +63,8 @@ class TestEverywhere:
         assert "boom: x" in result.error.message
         assert len(sim.runs) == 1
 
-    def test_asynchronously(self, client, sim, profile):
+    def test_asynchronously(self, client, sim):
         receipt = client.execute_workflow("echo_plain", {"message": "hi"}, async_execution=True)
-        if profile == "v0.5.0":
-            assert isinstance(receipt, WorkflowExecutionResult), "held open instead"
-            assert receipt.output["result"]["message"] == "hi"
-            return
         assert isinstance(receipt, AsyncExecutionResult)
         run = client.get_workflow_run("echo_plain", receipt.run_id, job_id=receipt.job_id)
         assert run.status is RunStatus.COMPLETED
@@ -77,9 +72,7 @@ class TestEverywhere:
         assert result.output["result"]["message"] == "hi"
         assert client.get_workflow_run("echo_plain", f"workflow-execution:{sim.runs[0].run_id}").status == "completed"
 
-    def test_a_run_that_goes_on(self, client, sim, profile):
-        if profile == "v0.5.0":
-            pytest.skip("no asynchronous runs on this server")
+    def test_a_run_that_goes_on(self, client, sim):
         sim.state.queue_delay = 60
         receipt = client.execute_workflow("slow", {"seconds": 60}, async_execution=True)
         seen = []
@@ -88,19 +81,15 @@ class TestEverywhere:
             sim.clock.advance(61)
         assert seen == [RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.COMPLETED]
 
-    def test_streamed(self, client, sim, caplog):
+    def test_streamed(self, client):
         stream = client.execute_workflow(
             "streaming", {"message": "sea"}, stream=True, selected_outputs=["Agent.content"]
         )
         *chunks, end = client.events(stream)
         assert isinstance(end, StreamEnd)
         assert end.result.status is RunStatus.COMPLETED
-        if sim.state.profile.stream:
-            assert all(isinstance(chunk, StreamChunk) for chunk in chunks)
-            assert "".join(chunk.text for chunk in chunks).startswith("You wrote: sea.")
-        else:
-            assert chunks == [], "this server knows no streams and gives everything at the end"
-            assert "before v0.4.9) knows no streams: it ran workflow streaming to its end" in caplog.text
+        assert all(isinstance(chunk, StreamChunk) for chunk in chunks)
+        assert "".join(chunk.text for chunk in chunks).startswith("You wrote: sea.")
 
     def test_a_block_s_output(self, client, sim, profile):
         run = client.execute_workflow("echo_plain", {"message": "hi"})
@@ -144,9 +133,7 @@ class TestEverywhere:
         sim.clock.advance(60)
         assert client.execute_with_retry("echo").status is RunStatus.COMPLETED
 
-    def test_job_status(self, client, sim, profile):
-        if profile == "v0.5.0":
-            pytest.skip("no asynchronous runs on this server")
+    def test_job_status(self, client):
         run_id = client.execute_workflow("echo_plain", {"message": "hi"}, async_execution=True).run_id
         job = client.get_job_status(f"workflow-execution:{run_id.removeprefix('workflow-execution:')}")
         assert (job.status, job.output["result"]["message"]) == (RunStatus.COMPLETED, "hi")
@@ -157,11 +144,6 @@ class TestEverywhere:
 class TestWhatOldServersLack:
     """Each is a clear error."""
 
-    @pytest.mark.parametrize("profile", [name for name in EVERYWHERE if name.id in CANT_CANCEL], indirect=True)
-    def test_cancel(self, client):
-        with pytest.raises(SimUnsupportedError, match="no way to cancel"):
-            client.cancel_workflow_run("slow", "r")
-
     @pytest.mark.parametrize("profile", [name for name in EVERYWHERE if name.id not in ON_V2], indirect=True)
     def test_lists(self, client):
         with pytest.raises(SimUnsupportedError, match="v2 API"):
@@ -170,11 +152,6 @@ class TestWhatOldServersLack:
 
 class TestNewServers:
     """What came with later versions."""
-
-    @pytest.fixture(params=[name for name in EVERYWHERE if name.id not in CANT_CANCEL])
-    def profile(self, request) -> str:
-        """Servers that can cancel."""
-        return request.param
 
     def test_cancel(self, client, sim):
         receipt = client.execute_workflow("slow", {"seconds": 60}, async_execution=True)

@@ -85,7 +85,7 @@ def test_no_answer_in_time(connect):
 def test_no_receipt_in_time(connect):
     with canned(TOO_LATE) as server:
         client = connect(server.url, api_version="v2", timeout=0.4)
-        with pytest.raises(SimTimeoutError, match=r"v0\.5\.0 to v0\.5\.15, which runs the workflow before it answers"):
+        with pytest.raises(SimTimeoutError, match="Sim may be overloaded"):
             client.execute_workflow("wf-1", async_execution=True)
 
 

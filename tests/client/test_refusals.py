@@ -130,8 +130,6 @@ ROWS = {
                               {"outcome": Outcome.UNKNOWN}, 1, None),
     "legacy nobody receives it": ("legacy", True, legacy(499, "Client cancelled request"), SimServerError,
                                   {"outcome": Outcome.UNKNOWN}, 1, None),
-    "old server's code": ("legacy", False, legacy(402, "Usage limit exceeded", code="USAGE_LIMIT_EXCEEDED"),
-                          SimUsageLimitError, {"code": "USAGE_LIMIT_EXCEEDED"}, 1, None),
     "a login page": ("v2", False, Answer(200, b"<html>Please log in</html>", {"content-type": "text/html"}),
                      SimResponseError, {"code": "INVALID_JSON", "outcome": Outcome.UNKNOWN}, 3, False),
     "a proxy's limit": ("legacy", True, Answer(429, b"slow down"), SimRateLimitError, {"outcome": Outcome.REFUSED},

@@ -454,7 +454,7 @@ class TestServer:
         assert emulator.url.startswith("http://127.0.0.1:")
 
     def test_there_is_no_such_profile(self):
-        with pytest.raises(ValueError, match=r"v0\.3\.10.*v0\.8"):
+        with pytest.raises(ValueError, match=r"v0\.5\.44.*v0\.8"):
             SimEmulator(profile="v9")
 
     @pytest.mark.parametrize("profile", PROFILES)
@@ -539,7 +539,7 @@ class TestCommandLine:
         process = self.start("--profile", "v9")
         _, err = process.communicate(timeout=20)
         assert process.returncode == 2
-        assert "v0.3.10" in err
+        assert "v0.5.44" in err
 
 
 def test_the_emulator_and_the_client_share_no_code():

@@ -561,12 +561,6 @@ class TestServersThatChooseIdsThemselves:
         assert doubles_started <= pace.MOST_STARTING, "only those whose answers were on their way"
 
 
-@pytest.mark.sim_emulator(profile="v0.5.0")
-def test_a_server_that_holds_every_run_open(run_batch, emulator, context):
-    assert run_batch(operator(numbers(6), deferrable=True)) == doubled(6)
-    assert context["deferrals"] == []
-
-
 class TestOutOfTime:
     def test_the_runs_are_cancelled_and_what_is_done_is_kept(self, run_batch, context, emulator, mode):
         inputs = [{"n": number, "seconds": 0.0 if number < 3 else 60.0} for number in range(6)]

@@ -76,7 +76,8 @@ def test_what_can_t_be_a_run_s_id_is_refused(run_task, emulator):
     assert not emulator.requests
 
 
-@pytest.mark.sim_emulator(profile="v0.5.16")
-def test_a_server_that_cannot_cancel_is_said_to_be_one(run_task, start):
-    with pytest.raises(SimUnsupportedError, match=r"no way to cancel"):
+@pytest.mark.sim_emulator(profile="v0.5.44")
+def test_a_server_without_the_route_is_too_old(run_task, start, emulator):
+    emulator.fault("server_error", match="cancel", times=None, status=404, page=True)
+    with pytest.raises(SimUnsupportedError, match=r"Sim v0\.5\.44 or later is required"):
         run_task(operator(start(seconds=60)))

@@ -518,8 +518,8 @@ class TestKilled:
             task.execute(context)
         assert "is cancelled (Sim's word: already_cancelled)" in "".join(capfd.readouterr())
 
-    @pytest.mark.sim_emulator(profile="v0.3.10")
     def test_the_log_says_so_where_a_server_cannot_cancel(self, emulator, context, monkeypatch, slow, capfd):
+        emulator.fault("server_error", match="cancel", times=None, status=404, page=True)
         task = operator(async_execution=True)
         monkeypatch.setattr(watch, "wait_for_run", lambda *_: task.on_kill() or (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):

@@ -20,7 +20,6 @@ from airflow_provider_sim.exceptions import (
     SimRunFailedError,
     SimRunPausedError,
     SimRunTimeoutError,
-    SimUnsupportedError,
     SimWorkflowNotDeployedError,
 )
 from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
@@ -323,34 +322,8 @@ class TestDeferral:
         assert not [seen for seen in emulator.requests if seen.path.endswith("/cancel")]
 
 
-@pytest.mark.sim_emulator(profile="v0.5.0")
-class TestServerWithoutAsyncRuns:
-    @pytest.mark.parametrize("options", [{"async_execution": True}, {"deferrable": True}], ids=["worker", "triggerer"])
-    def test_the_run_is_held_open_instead_and_that_is_said(self, run_task, options, capfd):
-        output = run_task(operator(workflow_id="echo_plain", input={"message": "hi"}, **options))
-        assert output["result"]["message"] == "hi"
-        assert "knows no asynchronous runs: it held the connection open" in "".join(capfd.readouterr())
-
-    def test_who_asks_for_no_asynchronous_run_is_told_nothing(self, run_task, capfd):
-        run_task(operator(workflow_id="echo_plain"))
-        assert "knows no asynchronous runs" not in "".join(capfd.readouterr())
-
-    def test_no_wait_keeps_the_output(self, run_task, context, capfd):
-        run_task(operator(workflow_id="echo_plain", input={"message": "hi"}, wait_for_completion=False))
-        assert context["ti"].xcoms["output"]["result"]["message"] == "hi"
-        assert "knows no asynchronous runs" in "".join(capfd.readouterr())
-
-
-@pytest.mark.sim_emulator(profile="v0.3.10")
-def test_cancelling_on_a_server_that_cannot_says_so(emulator, connection):
-    from airflow_provider_sim.hooks.sim import SimHook
-
-    with SimHook() as hook, pytest.raises(SimUnsupportedError, match=r"came with v0\.5\.44"):
-        hook.get_conn().cancel_workflow_run("slow", "r")
-
-
-@pytest.mark.sim_emulator(profile="v0.3.10")
-def test_killing_a_deferred_task_on_a_server_that_cannot_cancel_says_so(context, capfd):
+def test_killing_a_deferred_task_on_a_server_that_cannot_cancel_says_so(context, capfd, emulator):
+    emulator.fault("server_error", match="cancel", times=None, status=404, page=True)
     with pytest.raises(TaskDeferred) as deferral:
         operator(workflow_id="slow", input={"seconds": 60}, deferrable=True).execute(context)
     trigger = deferral.value.trigger

@@ -15,7 +15,6 @@ from airflow.providers.common.compat.sdk import (
 
 from airflow_provider_sim.client.blocking import SimClient
 from airflow_provider_sim.exceptions import SimInputError, SimRunNotFoundError
-from airflow_provider_sim.hooks.sim import SimHook
 from airflow_provider_sim.sensors.sim import SimJobSensor
 from tests.operators.conftest import TaskInstance, fire
 from tests.versions import needs_airflow
@@ -154,9 +153,9 @@ def test_a_run_that_came_to_a_bad_end_is_not_cancelled(run_task, emulator, start
     assert not [request for request in emulator.requests if "cancel" in request.path]
 
 
-@pytest.mark.sim_emulator(profile="v0.3.10")
-def test_a_run_that_can_t_be_cancelled_at_the_timeout_is_said_to_go_on(run_task, start, capfd):
+def test_a_run_that_can_t_be_cancelled_at_the_timeout_is_said_to_go_on(run_task, start, capfd, emulator):
     run_id = start("slow", {"seconds": 60})
+    emulator.fault("server_error", match="cancel", times=None, status=404, page=True)
     task = sensor(workflow_id="slow", run_id=run_id, deferrable=True, timeout=0.1, cancel_on_timeout=True)
     with pytest.raises(AirflowSensorTimeout):
         run_task(task)
@@ -170,7 +169,7 @@ def test_the_deferral_ends_after_the_trigger_s_own_deadline(context, start):
     assert deferral.value.timeout.total_seconds() > 100
 
 
-@pytest.mark.sim_emulator(profile="v0.3.10")
+@pytest.mark.sim_emulator(profile="v0.5.44")
 def test_an_old_server_s_job_id_works(run_task, start, deferrable):
     job_id = start("slow", {"seconds": 0.2, "message": "hi"})
     assert "hi" in str(run_task(sensor(workflow_id="slow", run_id=job_id, deferrable=deferrable)))
@@ -208,9 +207,3 @@ def test_a_rescheduled_sensor_looks_again_for_a_run_just_started_and_gives_one_u
         look(seconds_ago=10)
     with pytest.raises(SimRunNotFoundError, match="no such run"):
         look(seconds_ago=100)
-
-
-@pytest.mark.sim_emulator(profile="v0.5.0")
-def test_a_server_without_a_queue_cannot_know_the_run_later(context):
-    with SimHook() as hook, pytest.raises(SimRunNotFoundError, match="XCom 'output' of the task that started it"):
-        hook.get_conn().get_workflow_run("slow", "nowhere")

@@ -60,13 +60,14 @@ def main() -> None:
         step("undeployed", lambda: client.execute_workflow("undeployed"))
         step("unknown", lambda: client.execute_workflow("nowhere"))
         step("client timeout", lambda: client.execute_workflow("slow", {"seconds": 60}, timeout=0.2))
-        receipt = step("async", lambda: client.execute_workflow("echo_plain", {"message": "hi"}, async_execution=True))
+        given = {"message": "hi", "executionId": "sdk-run"}  # the legacy API takes it as the run's ID
+        receipt = step("async", lambda: client.execute_workflow("echo_plain", given, async_execution=True))
         if hasattr(client, "get_workflow_run"):
             step("run", lambda: client.get_workflow_run("echo_plain", receipt.run_id, include_output=True))
             step("run unknown", lambda: client.get_workflow_run("echo_plain", "nowhere"))
             step("job", lambda: client.get_job_status(f"workflow-execution:{receipt.run_id}"))
         else:
-            step("job", lambda: client.get_job_status(receipt.task_id))
+            step("job", lambda: client.get_job_status("workflow-execution:sdk-run"))
         step("job unknown", lambda: client.get_job_status("workflow-execution:nowhere"))
         step("status", lambda: client.get_workflow_status("echo"))
         step("status unknown", lambda: client.get_workflow_status("nowhere"))

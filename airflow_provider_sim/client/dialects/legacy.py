@@ -1,6 +1,6 @@
-"""``/api/workflows``, ``/api/jobs`` and their kin: every Sim server has them; ``legacy_answers`` reads what they say.
+"""Requests of the legacy API (``/api/workflows``, ``/api/jobs``, …), which every Sim server has.
 
-Here a run is called an execution; its id is the same as on v2.
+:mod:`.legacy_answers` reads the responses. This API calls a run an execution; the ID is the same as on v2.
 """
 
 from __future__ import annotations
@@ -87,8 +87,8 @@ def execute(workflow_id: str, input: Any, *, run_id: str | None) -> Call[Workflo
 
 def execute_async(
     workflow_id: str, input: Any, *, run_id: str | None, run_timeout: int | None
-) -> Call[AsyncExecutionResult | WorkflowExecutionResult]:
-    """Queue a run. Servers v0.5.0 to v0.5.15 ignore the wish and answer with the finished run.
+) -> Call[AsyncExecutionResult]:
+    """Queue a run.
 
     :param run_timeout: seconds after which the server stops it; servers before v0.7.59 ignore it.
     """
@@ -103,12 +103,12 @@ def execute_stream(
 ) -> Call[WorkflowExecutionResult]:
     """Run a workflow and receive its output as server-sent events.
 
-    The call's ``read`` is for answers that are no stream: refusals, and servers before v0.4.9.
+    The call's ``read`` is for responses that are not a stream.
     """
     controls: dict[str, Any] = {"stream": True}
     if selected_outputs:
         controls["selectedOutputs"] = list(selected_outputs)
-    return _execute(workflow_id, input, run_id, answers.read_execution, controls=controls)
+    return _execute(workflow_id, input, run_id, answers.read_unstreamed, controls=controls)
 
 
 def get_execution(
@@ -130,7 +130,7 @@ def get_execution(
 
 
 def get_job(job_id: str, *, workflow_id: str | None = None) -> Call[JobStatus]:
-    """Ask for a run's queue entry, the only view that servers before v0.6.81 offer; holds the raw output for a day."""
+    """Get a run's queue entry: the only view before v0.6.81, and the raw output for a day on all servers."""
     request = Request(
         "GET",
         path_of("jobs", check_run_id(job_id)),
@@ -142,7 +142,7 @@ def get_job(job_id: str, *, workflow_id: str | None = None) -> Call[JobStatus]:
 
 
 def cancel_run(workflow_id: str, run_id: str) -> Call[Cancellation]:
-    """Ask Sim to cancel a run (servers v0.5.44 and later)."""
+    """Cancel a run."""
     request = Request(
         "POST",
         path_of("workflows", check_workflow_id(workflow_id), "executions", check_run_id(run_id), "cancel"),

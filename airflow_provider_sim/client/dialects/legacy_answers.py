@@ -1,4 +1,4 @@
-"""How to read the answers of the legacy API, in all their historical shapes."""
+"""Readers of the legacy API's responses, as servers since v0.5.44 send them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,16 @@ from airflow_provider_sim.client.models import (
     WorkflowRun,
     WorkflowStatus,
 )
-from airflow_provider_sim.exceptions import SimError, SimResponseError, SimRunIdConflictError
+from airflow_provider_sim.exceptions import (
+    Outcome,
+    SimError,
+    SimResponseError,
+    SimRouteMissingError,
+    SimRunIdConflictError,
+    SimUnsupportedError,
+)
+
+REQUIRED_VERSION = "Sim v0.5.44 or later is required"
 
 JOB_PREFIX = "workflow-execution:"
 """Job ids of the database queue are this and the run id; the Trigger.dev queue finds its jobs under it, too."""
@@ -157,7 +166,7 @@ def read_execution(request: Request, response: Response) -> WorkflowExecutionRes
         if response.status >= 400:
             raise unreadable_error(request, response) from None
         raise
-    if isinstance(body, dict) and isinstance(body.get("success"), bool) and body.keys() & {"output", "error"}:
+    if _is_finished_run(body):
         return _finished(request, response, body)
     result = _of_response_block(request, response, body)
     if response.status < 400:
@@ -176,6 +185,10 @@ def read_execution(request: Request, response: Response) -> WorkflowExecutionRes
     ambiguous.refusal = refusal or unreadable_error(request, response)
     ambiguous.result = result
     raise ambiguous
+
+
+def _is_finished_run(body: Any) -> bool:
+    return isinstance(body, dict) and isinstance(body.get("success"), bool) and bool(body.keys() & {"output", "error"})
 
 
 def _is_said_before_a_run(status: int, message: str) -> bool:
@@ -223,22 +236,23 @@ def _of_response_block(request: Request, response: Response, body: Any) -> Workf
     )
 
 
-def read_receipt(request: Request, response: Response) -> AsyncExecutionResult | WorkflowExecutionResult:
+def read_unstreamed(request: Request, response: Response) -> WorkflowExecutionResult:
+    """Read the JSON response to a streamed execution: an error, or a run that failed before its stream began."""
     if response.status < 400:
-        body = read_json(request, response)
-        job_id = fields.text(body, "jobId") or fields.text(body, "taskId")
-        run_id = fields.text(body, "executionId") if response.status == 202 else None
-        if response.status == 202 or (job_id and fields.flag(body, "async")):
-            if job_id is None and run_id is None:
-                raise _unexpected(request, response)
-            return _receipt(request, body, job_id, run_id)
-    try:
-        return read_execution(request, response)
-    except AmbiguousAnswerError as ambiguous:
-        raise ambiguous.refusal from None
+        raise _not_as_requested(request, response)
+    return read_execution(request, response)
 
 
-def _receipt(request: Request, body: Any, job_id: str | None, run_id: str | None) -> AsyncExecutionResult:
+def read_receipt(request: Request, response: Response) -> AsyncExecutionResult:
+    if response.status >= 400:
+        try:
+            read_execution(request, response)
+        except AmbiguousAnswerError as ambiguous:
+            raise ambiguous.refusal from None
+    body = read_json(request, response)
+    job_id, run_id = fields.text(body, "jobId"), fields.text(body, "executionId")
+    if response.status != 202 or (job_id is None and run_id is None):
+        raise _not_as_requested(request, response)
     job_id = job_id or f"{JOB_PREFIX}{run_id}"
     run_id = run_id or job_id.removeprefix(JOB_PREFIX)
     return AsyncExecutionResult(
@@ -246,10 +260,29 @@ def _receipt(request: Request, body: Any, job_id: str | None, run_id: str | None
         run_id_is_ours=run_id == request.run_id,
         workflow_id=request.workflow_id or "",
         job_id=job_id,
-        status=_JOB_STATUSES.get(fields.text(body, "status") or "queued", RunStatus.QUEUED),
         message=fields.text(body, "message") or "",
-        created_at=fields.text(body, "createdAt"),
         path=path_of("jobs", job_id),
+    )
+
+
+def _not_as_requested(request: Request, response: Response) -> SimError:
+    """Return the error for a run that was not started as requested.
+
+    Servers before v0.4.9 ignore ``stream``, v0.5.0 to v0.5.15 ignore the request for an asynchronous run, and receipts
+    before v0.5 have a ``taskId``.
+    """
+    body = read_json(request, response)
+    job_id = fields.text(body, "taskId")
+    if job_id is None and not _is_finished_run(body):
+        return _unexpected(request, response)
+    started = "ran the workflow synchronously" if job_id is None else f"queued the run as job {job_id!r}"
+    return error_of(
+        SimUnsupportedError,
+        request,
+        response,
+        f"{REQUIRED_VERSION}. This server is older and {started}",
+        outcome=Outcome.RAN,
+        run_id=job_id or fields.text(body, "executionId"),
     )
 
 
@@ -301,6 +334,9 @@ def read_cancellation(request: Request, response: Response) -> Cancellation:
         refusal = refused(request, response)
         if response.status == 409:
             return Cancellation(run_id=run_id, accepted=False, reason="already_over")
+        if isinstance(refusal, SimRouteMissingError):
+            what = f"the server has no route to cancel a run. {REQUIRED_VERSION}. The run continues"
+            raise error_of(SimUnsupportedError, request, response, what) from refusal
         raise refusal
     body = read_json(request, response)
     return Cancellation(
@@ -364,11 +400,10 @@ def _rate_limit(value: Any) -> RateLimit | None:
     if not isinstance(value, dict):
         return None
     remaining = fields.whole(value, "remaining")
-    rate = fields.whole(value, "requestsPerMinute")
     return RateLimit(
         # Sim counts below zero and then says False here.
         is_limited=fields.flag(value, "isLimited") is True or (remaining is not None and remaining <= 0),
-        requests_per_minute=fields.whole(value, "limit") if rate is None else rate,
+        requests_per_minute=fields.whole(value, "requestsPerMinute"),
         max_burst=fields.whole(value, "maxBurst"),
         remaining=remaining,
         reset_at=fields.text(value, "resetAt"),

@@ -9,7 +9,6 @@ from starlette.responses import Response
 
 from airflow_provider_sim.emulator.clock import iso
 from airflow_provider_sim.emulator.limits import Bucket
-from airflow_provider_sim.emulator.state import State
 from airflow_provider_sim.emulator.surfaces.legacy.gates import (
     key_of,
     route,
@@ -48,13 +47,12 @@ async def get_workflow(request: Request) -> Response:
 async def get_usage_limits(request: Request) -> Response:
     """The account's limits; reading spends nothing."""
     key_of(request, "Authentication required", coded=True)
-    state = state_of(request)
-    limits = state.limits
+    limits = state_of(request).limits
     body = {
         "success": True,
         "rateLimit": {
-            "sync": _bucket(state, limits.sync),
-            "async": _bucket(state, limits.asynchronous),
+            "sync": _bucket(limits.sync),
+            "async": _bucket(limits.asynchronous),
             "authType": "api",
         },
         "usage": {"currentPeriodCost": limits.usage, "limit": limits.usage_limit, "plan": limits.plan.name},
@@ -63,11 +61,11 @@ async def get_usage_limits(request: Request) -> Response:
     return answer(200, body)
 
 
-def _bucket(state: State, bucket: Bucket) -> dict[str, Any]:
-    rate = {"requestsPerMinute": bucket.per_minute, "maxBurst": bucket.capacity}
+def _bucket(bucket: Bucket) -> dict[str, Any]:
     return {
         "isLimited": bucket.shown_remaining == 0,
-        **({"limit": bucket.per_minute} if state.profile.job == "early" else rate),
+        "requestsPerMinute": bucket.per_minute,
+        "maxBurst": bucket.capacity,
         "remaining": bucket.shown_remaining,
         "resetAt": iso(bucket.reset),
     }

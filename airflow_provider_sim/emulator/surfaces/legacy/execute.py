@@ -59,7 +59,6 @@ _NOT_ASYNC = (
     "stopAfterBlockId",
     "workflowStateOverride",
 )
-_CODES_OF_OLD = {402: "USAGE_LIMIT_EXCEEDED", 429: "RATE_LIMIT_EXCEEDED", 500: "EXECUTION_ERROR"}
 
 
 @route("/workflows/{workflow_id}/execute", "POST")
@@ -80,14 +79,14 @@ async def execute(request: Request) -> Response:
         )
     key = key_of(request, "Unauthorized", "Invalid API key")
     body = await body_as_object(request)
-    asynchronous = request.headers.get("x-execution-mode") == "async" and profile.receipt is not None
+    asynchronous = request.headers.get("x-execution-mode") == "async"
     run_id = _chosen_id(request, body, allowed=profile.run_ids)
     timeout = _chosen_timeout(request, asynchronous=asynchronous) if profile.run_ids else None
     _check_controls(body, asynchronous=asynchronous)
     workflow = _executable(state, request.path_params["workflow_id"], key)
     if run_id in state.runs:
         raise Failure(409, "Execution ID has already been used", code="EXECUTION_ID_CONFLICT", executionId=run_id)
-    streamed = profile.stream and (body.get("stream") is True or request.headers.get("x-stream-response") == "true")
+    streamed = body.get("stream") is True or request.headers.get("x-stream-response") == "true"
     mode = "async" if asynchronous else "stream" if streamed else "sync"
     sent = {name: value for name, value in body.items() if name not in _TAKEN_OUT}
     run = _started(state, workflow, sent, mode, key, run_id, timeout, trouble_of(request))
@@ -189,22 +188,12 @@ def _started(
         if refused.run_id is not None:
             unsure = {"code": refused.code, "executionId": refused.run_id}
             raise Failure(503, refused.message, {"x-execution-id": refused.run_id}, **unsure) from refused
-        codes: dict[str, Any] = {"code": _CODES_OF_OLD[refused.status]} if state.profile.error_codes else {}
-        raise Failure(refused.status, refused.message, None, **codes) from refused
+        raise Failure(refused.status, refused.message) from refused
 
 
 def _receipt(state: State, run: Run) -> Response:
     job_id = f"{JOB_PREFIX}{run.run_id}"
-    if state.profile.receipt == "taskId":
-        body = {
-            "success": True,
-            "taskId": job_id,
-            "status": "queued",
-            "createdAt": iso(run.created_at),
-            "links": {"status": f"/api/jobs/{job_id}"},
-        }
-        return answer(202, body)
-    ids = {"executionId": run.run_id} if state.profile.receipt == "executionId" else {}
+    ids = {"executionId": run.run_id} if state.profile.queue_metadata else {}
     body = {
         "success": True,
         "async": True,
@@ -222,7 +211,7 @@ def _finished(state: State, run: Run) -> Response:
     if block is not None:
         return answer(block.status, block.data, {name.lower(): value for name, value in block.headers.items()})
     body: dict[str, Any] = {"success": run.status in ("completed", "paused")}
-    if state.profile.receipt == "executionId" and body["success"]:
+    if state.profile.queue_metadata and body["success"]:
         body["executionId"] = run.run_id
     output = run.output(base_url=state.base_url, workspace_id=state.workspace_id)
     body["output"] = {} if output is None else output

@@ -30,12 +30,6 @@ from airflow_provider_sim.emulator.surfaces.wire import (
     trouble_of,
 )
 
-_JOB_WORDS = {
-    "early": {"queued": "queued", "running": "processing"},
-    "bullmq": {"queued": "waiting", "running": "running"},
-    "raw": {"queued": "pending", "running": "processing"},
-}
-
 
 @route("/jobs/{job_id:path}", "GET")
 async def get_job(request: Request) -> Response:
@@ -52,18 +46,17 @@ async def get_job(request: Request) -> Response:
 
 
 def _job(state: State, job_id: str, run: Run) -> dict[str, Any]:
-    style = state.profile.job
-    status = run.status
-    word = _JOB_WORDS[style].get(status) or ("completed" if status == "paused" else status)
-    body: dict[str, Any] = {"success": True, "taskId": job_id, "status": word}
-    body["metadata"] = _job_metadata(state, run) if style == "raw" else _job_times(run)
-    body["output"] = _job_output(state, run) if word == "completed" else None
-    if style == "early" and body["output"] is None:
-        del body["output"]
+    raw = state.profile.queue_metadata
+    shown = {"queued": "pending" if raw else "queued", "running": "processing", "paused": "completed"}
+    status = shown.get(run.status, run.status)
+    body: dict[str, Any] = {"success": True, "taskId": job_id, "status": status}
+    body["metadata"] = _job_metadata(state, run) if raw else _job_times(run)
+    if raw or status == "completed":
+        body["output"] = _job_output(state, run) if status == "completed" else None
     if run.job_error is not None:
-        body["error"] = {"message": run.job_error} if style == "early" else run.job_error
-    if style != "raw" and status in ("queued", "running"):
-        body["estimatedDuration"] = 180_000 if style == "early" else 300_000
+        body["error"] = run.job_error if raw else {"message": run.job_error}
+    if not raw and run.status in ("queued", "running"):
+        body["estimatedDuration"] = 180_000
     return body
 
 
@@ -133,7 +126,7 @@ async def get_execution(request: Request) -> Response:
     return answer(200, body)
 
 
-@route("/workflows/{workflow_id}/executions/{run_id}/cancel", "POST", had_by=lambda profile: profile.cancel)
+@route("/workflows/{workflow_id}/executions/{run_id}/cancel", "POST")
 async def cancel_execution(request: Request) -> Response:
     """Cancel a run."""
     state = state_of(request)
