@@ -243,6 +243,8 @@ class DeploymentAttempt:
     :param status: Sim's word, such as ``active`` once it has succeeded.
     :param readiness: of the parts that it takes, ``webhooks``, ``schedules`` and ``mcp``.
     :param error: why it failed, in Sim's words.
+    :param action: ``deploy`` or ``rollback``.
+    :param requested_at: ISO 8601 UTC.
     """
 
     attempt_id: str | None
@@ -250,10 +252,12 @@ class DeploymentAttempt:
     status: str | None
     readiness: dict[str, str] = field(default_factory=dict)
     error: str | None = None
+    action: str | None = None
+    requested_at: str | None = None
 
     @property
     def has_failed(self) -> bool:
-        """Whether it is over, and in vain."""
+        """Whether it has finished without success."""
         return self.error is not None or (self.status or "").lower() in ("failed", "error", "cancelled")
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_sim import arguments
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from airflow_provider_sim.client.blocking import SimClient
     from airflow_provider_sim.client.models import Deployment
 
+_CLOCK_SKEW = timedelta(seconds=5)
+"""Between Airflow's clock and Sim's."""
+
 
 class SimDeployWorkflowOperator(SimOperator):
     """Deploy a workflow's draft, take the deployment back, or go back to an earlier version.
@@ -27,10 +30,12 @@ class SimDeployWorkflowOperator(SimOperator):
     key may run workflows, but not deploy them. Returns ``workflow_id``, ``is_deployed``, ``version`` and
     ``deployed_at`` as they are then.
 
+    A retry waits for the version that an earlier try of the same DAG run has requested, and requests another only if
+    that one has failed.
+
     :param workflow_id: the workflow: the last part of its address in Sim's editor. (templated)
     :param action: ``deploy`` the draft as a new version, ``undeploy``, or ``rollback``. (templated)
-    :param version: the version to go back to, a number; default: the one before the live one. Name it where the task
-        has retries, since each try would go back by one. (templated)
+    :param version: the version to go back to, a number; default: the one before the live one. (templated)
     :param version_name: what to call the new version, up to 100 characters. (templated)
     :param description: what the new version brings. (templated)
     :param sim_conn_id: the Airflow connection of type Sim. (templated)
@@ -97,7 +102,7 @@ class SimDeployWorkflowOperator(SimOperator):
         version = None if self.version is None else int(self.version)
         with SimHook(self.sim_conn_id, retry_args=self.retry_args) as hook:
             client = hook.get_conn()
-            deployment = self._ask(client, version)
+            deployment = self._requested_before(context, client, version) or self._request(client, version)
             for warning in deployment.warnings:
                 self.log.info("Sim says: %s", warning)
             if self.wait_for_completion and self.action != "undeploy":
@@ -114,7 +119,23 @@ class SimDeployWorkflowOperator(SimOperator):
             "deployed_at": deployment.deployed_at,
         }
 
-    def _ask(self, client: SimClient, version: int | None) -> Deployment:
+    def _requested_before(self, context: Context, client: SimClient, version: int | None) -> Deployment | None:
+        """Return the deployment that an earlier try has requested, so that a retry doesn't request another."""
+        dag_run: Any = context.get("dag_run")
+        moments = (getattr(dag_run, name, None) for name in ("start_date", "run_after", "logical_date"))
+        began = next(filter(None, moments), None)  # dag.test() of Airflow 3 has no start_date
+        if self.action == "undeploy" or getattr(context["ti"], "try_number", 1) == 1 or began is None:
+            return None
+        deployment = client.get_deployment(self.workflow_id)
+        attempt = deployment.latest_attempt
+        if attempt is None or attempt.has_failed or attempt.action != self.action or not attempt.requested_at:
+            return None
+        if datetime.fromisoformat(attempt.requested_at) < began - _CLOCK_SKEW or version not in (None, attempt.version):
+            return None
+        self.log.info("Version %s of workflow %s was requested by an earlier try.", attempt.version, self.workflow_id)
+        return deployment
+
+    def _request(self, client: SimClient, version: int | None) -> Deployment:
         if self.action == "undeploy":
             return client.undeploy_workflow(self.workflow_id)
         if self.action == "rollback":

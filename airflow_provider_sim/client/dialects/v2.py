@@ -480,6 +480,8 @@ def _read_deployment(request: Request, response: Response, data: Any) -> Deploym
             status=fields.text(attempt, "status"),
             readiness={name: str(state) for name, state in fields.mapping(attempt, "readiness").items()},
             error=run_error(error).message if error else None,
+            action=fields.text(attempt, "action"),
+            requested_at=fields.text(attempt, "requestedAt"),
         )
         if attempt
         else None,
