@@ -46,6 +46,12 @@ OUTAGE = 600.0
 MAX_FAILED_STARTS = 15
 """In a row; with the pauses between them they take about as long."""
 
+STARTING_ON_WORKER = 5.0
+"""Seconds after which a deferrable batch leaves the remaining starts to the triggerer."""
+
+UNANSWERED_ON_WORKER = 5.0
+"""Further seconds to wait for responses to starts that were sent before."""
+
 LAST_LOOKS = 180.0
 """Seconds after the deadline in which the last looks may come in."""
 
@@ -128,6 +134,7 @@ class BatchEngine:
         self._report: asyncio.Task[None] | None = None
         self._bell = asyncio.Event()
         self._waits_for_ends = True
+        self._starts_until = terms.deadline
         self._answered = False
         self._failed_starts = 0
         self._broken: BaseException | None = None
@@ -137,12 +144,15 @@ class BatchEngine:
         self.refusal: SimError | None = None
 
     async def start_what_fits(self) -> None:
-        """Start as many runs as Sim takes at once, and wait for none.
+        """Start the runs that Sim accepts within a few seconds, without waiting for them.
 
-        :raises SimError: something is wrong that waiting doesn't mend.
+        :raises SimError: a retry is needed.
         """
         self._waits_for_ends = False
+        self._starts_until = self._clock() + STARTING_ON_WORKER
         await self._drive()
+        for index in list(self._journal.indices(Standing.SENT)):
+            self._journal.stands(index, Standing.UNSENT)
 
     async def run(self) -> None:
         """Start all runs, and wait for all of them.
@@ -151,6 +161,7 @@ class BatchEngine:
         :raises SimError: the runs can't be looked at.
         """
         self._waits_for_ends = True
+        self._starts_until = self._terms.deadline
         await self._drive()
 
     def stop(self, error: SimError) -> None:
@@ -182,14 +193,19 @@ class BatchEngine:
     def _is_done(self) -> bool:
         now = self._clock()
         if self._tasks:
-            return now > self._terms.deadline + LAST_LOOKS
-        if self._journal.next_unsent() is None or self.stopped or now >= self._terms.deadline:
+            return now > self._ends_at
+        if self._journal.next_unsent() is None or self.stopped or now >= self._starts_until:
             return True
-        return not self._waits_for_ends and self._pace.wait() > 1.0
+        return not self._waits_for_ends and now + self._pace.wait() > self._starts_until
+
+    @property
+    def _ends_at(self) -> float:
+        """Seconds since the epoch at which requests that are in flight are abandoned."""
+        return self._starts_until + (LAST_LOOKS if self._waits_for_ends else UNANSWERED_ON_WORKER)
 
     def _start_some(self) -> None:
         journal, pace = self._journal, self._pace
-        while self.stopped is None and self._clock() < self._terms.deadline and pace.room() > 0:
+        while self.stopped is None and self._clock() < self._starts_until and pace.room() > 0:
             if not self._answered and pace.slots.starting:
                 return  # the first answer tells what to expect
             index = journal.next_unsent()
@@ -221,10 +237,10 @@ class BatchEngine:
             wait = inf
         else:
             wait = self._pace.wait()
-            if not self._waits_for_ends and not self._tasks and wait > 1.0:
+            if not self._waits_for_ends and not self._tasks and self._clock() + wait > self._starts_until:
                 return
-        left = self._terms.deadline - self._clock()
-        wait = min(wait, self._told_every(), left if left > 0 else left + LAST_LOOKS + 1.0)
+        left = self._starts_until - self._clock()
+        wait = min(wait, self._told_every(), left if left > 0 else self._ends_at - self._clock() + 1.0)
         if wait > 0 and not self._bell.is_set():
             timer = asyncio.get_running_loop().call_later(wait, self._bell.set)
             try:
@@ -262,7 +278,7 @@ class BatchEngine:
                 async_execution=True,
                 run_id=self._ids(index),
                 run_timeout=self._terms.run_timeout,
-                deadline=self._terms.deadline,
+                deadline=self._starts_until,
                 waits_out_limits=False,
                 before_attempt=self._refuse_if_stopped,
             )
@@ -427,20 +443,25 @@ class BatchEngine:
         if self._told_every() > 0:
             return
         self._told_at = self._clock()
-        told = self._journal.described()
+        told = self._journal.described() if self._waits_for_ends else self._started()
         reason = self._pace.reason() if self._journal.next_unsent() is not None and not self.stopped else None
         told += f"; the next waits {reason}" if reason else ""
         if told != self._told:
             log.info("Batch %s: %s.", self._journal.batch_id, told)
             self._told = told
 
+    def _started(self) -> str:
+        """Progress where runs are not polled, so that some of them may have finished."""
+        waiting = self._journal.count(Standing.UNSENT, Standing.SENT)
+        return f"{len(self._journal) - waiting} of {len(self._journal)} started, {waiting} not started"
+
 
 def not_over_in_time(journal: Journal) -> SimRunTimeoutError:
     """The error for a batch that was not over at the deadline."""
     unsent = journal.count(Standing.UNSENT, Standing.SENT)
     return SimRunTimeoutError(
-        f"Batch {journal.batch_id} wasn't over when the time to wait for it was up: {journal.count(Standing.ACTIVE)} of"
-        f" {len(journal)} runs went on, and {unsent} weren't started.",
+        f"Batch {journal.batch_id} did not finish within its timeout: {journal.count(Standing.ACTIVE)} of"
+        f" {len(journal)} runs were still running, and {unsent} not started.",
         outcome=Outcome.RAN,
     )
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from airflow_provider_sim.client.ids import check_workflow_id
 from airflow_provider_sim.exceptions import Outcome, SimInputError
-from airflow_provider_sim.input import ready_input
+from airflow_provider_sim.input import SimFile, is_file, ready_input
 
 _PAIR = {"workflow_id", "input"}
 
@@ -21,7 +22,7 @@ class Items:
 
     :param workflows: the distinct workflows.
     :param of: by an input's number, its workflow's place in ``workflows``.
-    :param inputs: JSON values.
+    :param inputs: JSON values, which may contain files.
     """
 
     workflows: tuple[str, ...]
@@ -36,45 +37,55 @@ class Items:
         """An input's workflow."""
         return self.workflows[self.of[index]]
 
-    def with_files(self, unconverted_files: str) -> Items:
-        """The same inputs, with the files in them read and written as Sim takes them.
+    def ready(self, index: int, *, unconverted_files: str, check_input: Callable[[str, Any], None]) -> Any:
+        """Return an input as Sim accepts it, with its files read.
 
         :param unconverted_files: as for :func:`~airflow_provider_sim.input.ready_input`.
-        :raises SimInputError: names the first input that can't be sent so by its number.
-        """
-        inputs = []
-        for index, value in enumerate(self.inputs):
-            workflow_id = self.workflow_of(index)
-            try:
-                ready = ready_input(
-                    value, workflow_id=workflow_id, asynchronous=True, unconverted_files=unconverted_files
-                )
-            except SimInputError as error:
-                raise _wrong(index, str(error), workflow_id=workflow_id) from error
-            inputs.append(ready)
-        return replace(self, inputs=tuple(inputs))
-
-    def check(self, check_input: Callable[[str, Any], None]) -> None:
-        """Refuse what Sim wouldn't take.
-
         :param check_input: raises SimInputError for an input that its workflow can't be sent.
-        :raises SimInputError: names the first such input by its number.
+        :raises SimInputError: the input can't be sent; the message contains its number.
         """
-        for index, value in enumerate(self.inputs):
-            try:
-                check_input(self.workflow_of(index), value)
-            except SimInputError as error:
-                raise _wrong(index, str(error), workflow_id=self.workflow_of(index)) from error
+        workflow_id = self.workflow_of(index)
+        try:
+            value = ready_input(
+                self.inputs[index],
+                workflow_id=workflow_id,
+                asynchronous=True,
+                unconverted_files=unconverted_files,
+            )
+            check_input(workflow_id, value)
+        except SimInputError as error:
+            raise _wrong(index, str(error), workflow_id=workflow_id) from error
+        return value
 
     def digest(self) -> str:
-        """A short name of exactly these inputs in this order, so that nobody takes the runs of others for theirs.
+        """Hash the inputs and their order, so that runs of other inputs are not taken for theirs.
 
-        To be asked for once they are checked.
+        A file counts by its name, so that a later try or leg of the task needs no file whose run it only waits for.
+
+        :raises SimInputError: an input can't be written as JSON; the message contains its number.
         """
-        told = hashlib.sha256()
+        digest = hashlib.sha256()
         for index, value in enumerate(self.inputs):
-            told.update(json.dumps([self.workflow_of(index), value], sort_keys=True).encode())
-        return told.hexdigest()[:32]
+            try:
+                text = json.dumps([self.workflow_of(index), value], sort_keys=True, default=_file_name)
+            except (TypeError, ValueError, RecursionError) as error:
+                raise _wrong(index, f"it can't be written as JSON: {error}") from error
+            digest.update(text.encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()[:32]
+
+
+def _file_name(value: Any) -> Any:
+    """Represent a file in an input by its path, or its content where it has no path.
+
+    :raises TypeError: it is not a file.
+    """
+    if not is_file(value):
+        raise TypeError(f"{type(value).__name__} is not a JSON type")
+    if isinstance(value, SimFile):
+        return [value.source, value.name, value.mime]
+    if isinstance(value, bytes | bytearray | memoryview):
+        return hashlib.sha256(value).hexdigest()
+    return str(value) if isinstance(value, os.PathLike) else str(getattr(value, "name", type(value).__name__))
 
 
 def read_items(given: Any, workflow_id: str | None) -> Items:
@@ -124,7 +135,7 @@ def _pair(index: int, value: Any) -> tuple[str, Any]:
 
 
 def _wrong(index: int, why: str, **facts: Any) -> SimInputError:
-    return _refused(f"inputs[{index}] can't be run, so that none of them was: {why.removesuffix('.')}", **facts)
+    return _refused(f"inputs[{index}] is invalid: {why.removesuffix('.')}", **facts)
 
 
 def _refused(what: str, **facts: Any) -> SimInputError:

@@ -95,14 +95,15 @@ class Journal:
         return told | {words: count for words, *standings in _WORDS if (count := self.count(*standings))}
 
     def described(self) -> str:
-        """How it stands, in words."""
-        total = len(self)
-        started = total - self.count(Standing.UNSENT, Standing.SENT, Standing.REFUSED, Standing.SKIPPED)
-        parts = [f"{started} of {total} started"]
-        for words, *standings in _WORDS:
-            if count := self.count(*standings):
-                parts.append(f"{count} {words}")
-        return ", ".join(parts)
+        """How many inputs have finished, run and wait, for a log line."""
+        counts = self.counts()
+        total, running = counts.pop("total"), counts.pop("running", 0)
+        waiting = self.count(Standing.UNSENT, Standing.SENT)
+        finished = f"{total - running - waiting} of {total} finished"
+        if counts:
+            finished += f" ({', '.join(f'{count} {words}' for words, count in counts.items())})"
+        rest = [f"{running} running"] * bool(running) + [f"{waiting} not started"] * bool(waiting)
+        return ", ".join([finished, *rest])
 
     # --- ids -----------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from airflow.providers.common.compat.sdk import conf
 from airflow_provider_sim import arguments
 from airflow_provider_sim.arguments import LargeOutputs, OnError, OnPaused, Rule, UnconvertedFiles
 from airflow_provider_sim.deferral import seconds
-from airflow_provider_sim.exceptions import SimError, SimRunTimeoutError
+from airflow_provider_sim.exceptions import SimError
 from airflow_provider_sim.hooks.sim import SimHook
 from airflow_provider_sim.links.sim import SimWorkflowLink
 from airflow_provider_sim.operators.base import RunsManyWorkflows
@@ -143,14 +143,12 @@ class SimExecuteWorkflowsOperator(RunsManyWorkflows):
             self.log.info("There are no inputs, and so no runs.")
             return []
         with self.hook as hook:
-            client = hook.get_conn()
             hook.workspace_of(items.workflows[0])  # tells as well which API the server speaks
-            items.check(client.check_input)
             with TaskBatch(context, self, items) as self._batch:
                 try:
                     self._batch.begin(hand_over=self.deferrable)
                 except SimError as error:
-                    raise self._failed(self._batch, error) from error
+                    return self._batch.end(error)
                 if not self._batch.is_over:
                     self._defer(self._batch)
                 return self._batch.result()
@@ -165,35 +163,26 @@ class SimExecuteWorkflowsOperator(RunsManyWorkflows):
             self._batch = batch
             batch.remember(told.leg)
             if told.error is not None:
-                if batch.is_over_by_now():
-                    return batch.result()
-                raise self._failed(batch, told.error)
+                return batch.end(told.error)
             if told.status == "gather":
                 batch.store_results()
                 self._defer(batch)
             return batch.result()
 
     def execute_out_of_time(self, context: Context) -> Any:
-        """Look a last time, since no trigger did in time, and don't leave the runs behind."""
+        """Handle a deferral timeout: poll once more, then cancel the runs."""
         from airflow_provider_sim.batch.engine import not_over_in_time
         from airflow_provider_sim.operators.task_batch import TaskBatch
 
         with self.hook, TaskBatch(context, self, self._read_items()) as batch:
             self._batch = batch
             batch.recover()
-            if batch.is_over:
-                return batch.result()
-            raise self._failed(batch, not_over_in_time(batch.journal))
+            return batch.end(not_over_in_time(batch.journal))
 
     def on_kill(self) -> None:
         """Cancel the runs, also those whose start Sim hasn't answered yet."""
         if self._batch is not None:
             self._batch.kill()
-
-    def _failed(self, batch: TaskBatch, error: SimError) -> SimError:
-        if isinstance(error, SimRunTimeoutError):
-            batch.give_up("its time is up")
-        return batch.failed(error)
 
     def _defer(self, batch: TaskBatch) -> NoReturn:
         from airflow_provider_sim.triggers.batch import SimBatchTrigger
@@ -212,4 +201,4 @@ class SimExecuteWorkflowsOperator(RunsManyWorkflows):
         from airflow_provider_sim.batch.items import read_items
 
         self._check_rendered()
-        return read_items(self.inputs, self.workflow_id).with_files(self.unconverted_files)
+        return read_items(self.inputs, self.workflow_id)

@@ -27,9 +27,11 @@ from airflow_provider_sim.exceptions import (
     Outcome,
     SimBatchError,
     SimError,
+    SimInputError,
     SimOutputError,
     SimPermanentError,
     SimRunNotFoundError,
+    SimRunTimeoutError,
     SimUsageLimitError,
 )
 from airflow_provider_sim.ledger import batch_ledger_of
@@ -60,6 +62,9 @@ GATHER_EVERY = 600.0
 
 PATIENCE = RetryPolicy(max_retries=100, max_elapsed=900.0)
 """For what has to be asked once all is over."""
+
+_SHORT = RetryPolicy(max_retries=3, initial_delay=0.5, max_delay=2.0, max_elapsed=5.0)
+"""For a last poll."""
 
 _RESULTS = "batch_results_{}"
 """Results that a leg has got, for the last one: names of files, or of XComs where there is no ``output_files_dir``."""
@@ -97,7 +102,8 @@ class TaskBatch:
         self._killed = False
         self._since = time.time()
         self._known: int | None = None
-        self._parts = 0
+        self._parts: list[int] = []
+        self._inputs: dict[int, Any] = {}
         self._result_parts = 0
         limit = _shortened(operator.execution_timeout)
         self.deadline = deadline(context, operator.timeout, limit, otherwise=SEVEN_DAYS)
@@ -199,7 +205,7 @@ class TaskBatch:
         operator, items = self._operator, self._items
 
         async def input_of(index: int) -> Any:
-            return items.inputs[index]
+            return self._input(index)
 
         engine = BatchEngine(
             client,
@@ -237,6 +243,8 @@ class TaskBatch:
         if journal is not None and not undone and len(journal) == len(self._items):
             await self._take_up(client, journal, entry)
             return
+        for index in range(len(self._items)):
+            self._input(index)
         if journal is not None:
             await self._undo(client, journal, entry)
         self._stands_as(Journal(self._ledger.new_batch_id(), len(self._items)))
@@ -252,6 +260,19 @@ class TaskBatch:
         except SimRunNotFoundError:
             return False
         return True
+
+    def _input(self, index: int) -> Any:
+        """Return an input as Sim accepts it; its files are read once.
+
+        :raises SimInputError: it can't be sent.
+        """
+        if index not in self._inputs:
+            self._inputs[index] = self._items.ready(
+                index,
+                unconverted_files=self._operator.unconverted_files,
+                check_input=self._operator.hook.get_conn().check_input,
+            )
+        return self._inputs[index]
 
     def _journal_of(self, entry: Mapping[str, Any]) -> Journal | None:
         if "journal" in entry:
@@ -274,7 +295,12 @@ class TaskBatch:
         survey = self._survey(client, rerun=self._operator.on_error == "fail")
         survey.reopen()
         await survey.look(since=self._since, workspace_id=self._workspace_id)
-        self._log.info("An earlier try has begun batch %s: %s. Going on.", journal.batch_id, journal.described())
+        for index in list(journal.indices(Standing.UNSENT)):
+            try:
+                self._input(index)
+            except SimInputError as error:  # such as a file that is gone: the other inputs have runs already
+                journal.stands(index, Standing.REFUSED, why=str(error))
+        self._log.info("Resuming batch %s of an earlier try: %s.", journal.batch_id, journal.described())
         self.note()
 
     def recover(self) -> None:
@@ -292,16 +318,8 @@ class TaskBatch:
         self._since = self._since_of(entry)
         asyncio.run(self._look())
 
-    def is_over_by_now(self) -> bool:
-        """Poll once after the trigger's error; return whether all runs are finished."""
-        try:
-            asyncio.run(self._look())
-        except SimError as error:
-            self._log.warning("The last poll of batch %s failed: %s", self.journal.batch_id, error)
-        return self.journal.is_over
-
-    async def _look(self) -> None:
-        async with self._client() as client:
+    async def _look(self, retry: RetryPolicy | None = None) -> None:
+        async with self._client(retry) as client:
             await self._survey(client).look(since=self._since, workspace_id=self._workspace_id)
 
     async def _undo(self, client: AsyncSimClient, journal: Journal, entry: Mapping[str, Any]) -> None:
@@ -368,18 +386,17 @@ class TaskBatch:
     def hand_over(self) -> dict[str, Any]:
         """Give the triggerer the inputs that aren't sent; return what it needs to know besides."""
         operator, items = self._operator, self._items
-        unsent = ((index, items.inputs[index]) for index in self.journal.indices(Standing.UNSENT))
-        firsts = []
-        for part, (first, text) in enumerate(in_parts(unsent)):
-            firsts.append(first)
-            self._context["ti"].xcom_push(key=key_of(part), value=text)
-        self._parts = max(self._parts, len(firsts))
+        unsent = self.journal.indices(Standing.UNSENT, Standing.SENT)
+        if not self._parts:  # otherwise an earlier leg has stored them
+            for part, (first, text) in enumerate(in_parts((index, self._input(index)) for index in unsent)):
+                self._parts.append(first)
+                self._context["ti"].xcom_push(key=key_of(part), value=text)
         self.note()
         return {
             "journal": self.journal.written(),
             "workflows": list(items.workflows),
             "of": squeezed(map(str, items.of)),
-            "parts": firsts,
+            "parts": self._parts,
             "task": names_of(self._context["ti"]),
             "leg": self._remembered(),
             "sim_conn_id": operator.sim_conn_id,
@@ -401,7 +418,7 @@ class TaskBatch:
             "deadline": self.deadline,
             "since": self._since,
             "known": self._known,
-            "parts": self._parts,
+            "firsts": self._parts,
             "result_parts": self._result_parts,
         }
 
@@ -410,7 +427,7 @@ class TaskBatch:
         self.deadline = leg.get("deadline", self.deadline)
         self._since = leg.get("since", self._since)
         self._known = leg.get("known")
-        self._parts = leg.get("parts", 0)
+        self._parts = list(leg.get("firsts", []))
         self._result_parts = leg.get("result_parts", 0)
         for part in range(self._result_parts):
             self._load_results(part)
@@ -443,7 +460,7 @@ class TaskBatch:
 
     def _take_back(self) -> None:
         """Delete what only the triggerer and later legs needed."""
-        keys = [*map(key_of, range(self._parts)), *map(_RESULTS.format, range(self._result_parts))]
+        keys = [*map(key_of, range(len(self._parts))), *map(_RESULTS.format, range(self._result_parts))]
         for key in keys:
             delete_xcom(names_of(self._context["ti"]), key)
 
@@ -470,8 +487,39 @@ class TaskBatch:
         values = self._results.entries if operator.on_error == "collect" else self._results.outputs
         return self._results.deliver(values, "results")
 
-    def failed(self, error: SimError) -> SimError:
-        """The error to raise where the batch isn't over: it says where the results are that there are."""
+    def end(self, error: SimError) -> Any:
+        """Poll once more: return the result if all runs have finished by now, or else fail.
+
+        At the timeout, the runs that have not finished are cancelled.
+
+        :param error: why the batch was not waited for any longer.
+        :raises SimError: that error, with the place of the outputs of the runs that have completed.
+        """
+        if not self.journal.batch_id:
+            raise error  # nothing was started
+        timed_out = isinstance(error, SimRunTimeoutError)
+        may_run = timed_out or self.journal.count(Standing.ACTIVE, Standing.SENT)
+        if may_run and self._poll() and self.journal.is_over:
+            return self.result()
+        if timed_out:
+            cancelled = self.journal.count(Standing.CANCELLED)
+            self.give_up("its timeout has passed")
+            self._poll()
+            if self.journal.is_over and self.journal.count(Standing.CANCELLED) == cancelled:
+                return self.result()  # all of them completed before they could be cancelled
+        raise self._failed_with(error)
+
+    def _poll(self) -> bool:
+        """Update the journal; return whether Sim has responded."""
+        try:
+            asyncio.run(self._look(_SHORT))
+        except SimError as error:
+            self._log.warning("Could not get the status of the runs of batch %s: %s", self.journal.batch_id, error)
+            return False
+        return True
+
+    def _failed_with(self, error: SimError) -> SimError:
+        """Keep the results of the runs that have completed, and add to the error where they are."""
         try:
             self._gather()
         except SimError as another:
@@ -587,8 +635,8 @@ class TaskBatch:
         self._log.info("%s", told)
 
     @asynccontextmanager
-    async def _client(self) -> AsyncIterator[AsyncSimClient]:
-        async with AsyncSimClient.from_settings(self._settings) as client:
+    async def _client(self, retry: RetryPolicy | None = None) -> AsyncIterator[AsyncSimClient]:
+        async with AsyncSimClient.from_settings(replace(self._settings, retry=retry or self._settings.retry)) as client:
             client.on_rate_limit = budgets_of(self._settings).told
             yield client
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 
 import pytest
 
 from airflow_provider_sim.batch.items import read_items
 from airflow_provider_sim.client.blocking import SimClient
 from airflow_provider_sim.exceptions import Outcome, SimInputError
+from airflow_provider_sim.input import SimFile
 
 
 class LazySequence:
@@ -65,11 +67,11 @@ def test_a_pair_without_an_input_has_none():
         ("[{'a': 1}]", "wf", r"not JSON .*tojson"),
         ('{"a": 1}', "wf", "inputs is a dict"),
         ([{}], "", "workflow_id is ''"),
-        ([{"workflow_id": "a", "input": 1}, {"input": 1}], None, r"inputs\[1\] can't be run.*must be a dict of"),
-        ([{"workflow_id": "a", "inputs": 1}], None, r"inputs\[0\] can't be run.*and nothing else"),
-        (["x"], None, r"inputs\[0\] can't be run"),
-        ([{"workflow_id": "a"}, {"workflow_id": " a"}], None, r"inputs\[1\] can't be run.*contains spaces"),
-        ([{"workflow_id": None}], None, r"inputs\[0\] can't be run.*workflow_id is None"),
+        ([{"workflow_id": "a", "input": 1}, {"input": 1}], None, r"inputs\[1\] is invalid.*must be a dict of"),
+        ([{"workflow_id": "a", "inputs": 1}], None, r"inputs\[0\] is invalid.*and nothing else"),
+        (["x"], None, r"inputs\[0\] is invalid"),
+        ([{"workflow_id": "a"}, {"workflow_id": " a"}], None, r"inputs\[1\] is invalid.*contains spaces"),
+        ([{"workflow_id": None}], None, r"inputs\[0\] is invalid.*workflow_id is None"),
     ],
 )
 def test_what_can_not_be_run_is_named(given, workflow_id, message):
@@ -92,26 +94,33 @@ def test_what_sim_would_not_take_is_named(value, api_version, message):
     client = SimClient("sk-sim-x", "http://127.0.0.1:9", api_version=api_version)
     items = read_items([{"a": 1}, None, value], "wf")
     with pytest.raises(SimInputError, match=message) as caught:
-        items.check(client.check_input)
+        items.ready(2, unconverted_files="fail", check_input=client.check_input)
     assert caught.value.workflow_id == "wf"
 
 
 def test_a_control_field_of_the_old_api_is_no_matter_for_the_new_one():
     client = SimClient("sk-sim-x", "http://127.0.0.1:9", api_version="v2")
-    read_items([{"stream": True}], "wf").check(client.check_input)
+    read_items([{"stream": True}], "wf").ready(0, unconverted_files="fail", check_input=client.check_input)
 
 
 class TestFiles:
-    def test_are_refused_as_sim_converts_none_of_them(self, tmp_path):
+    def ready(self, items, index, unconverted_files):
+        return items.ready(index, unconverted_files=unconverted_files, check_input=lambda workflow_id, value: None)
+
+    def test_are_rejected_as_sim_converts_none_of_them(self, tmp_path):
         path = tmp_path / "a.txt"
         path.write_text("hello")
         with pytest.raises(SimInputError, match=r"inputs\[1\].*has files in 'report'"):
-            read_items([{"report": 1}, {"report": path}], "wf").with_files("fail")
+            self.ready(read_items([{"report": 1}, {"report": path}], "wf"), 1, "fail")
 
-    def test_or_sent_as_they_are(self):
-        items = read_items([{"report": b"hello"}, None, 7], "wf").with_files("send")
-        assert items.inputs[0]["report"]["data"].endswith("aGVsbG8=")
-        assert items.inputs[1:] == (None, 7)
+    def test_are_sent_as_base64(self):
+        items = read_items([{"report": b"hello"}, None, 7], "wf")
+        assert self.ready(items, 0, "send")["report"]["data"].endswith("aGVsbG8=")
+        assert [self.ready(items, index, "send") for index in (1, 2)] == [None, 7]
+
+    def test_that_is_missing_is_named(self, tmp_path):
+        with pytest.raises(SimInputError, match=r"inputs\[0\] is invalid: The file 'gone' of the input can't be read"):
+            self.ready(read_items([{"report": tmp_path / "gone"}], "wf"), 0, "send")
 
 
 class TestDigest:
@@ -122,3 +131,18 @@ class TestDigest:
         assert read_items(pairs, None).digest() == same
         others = [([3, {"a": 1, "b": 2}], "wf"), ([{"a": 1, "b": 2}, 3], "other"), ([{"a": 1, "b": 2}], "wf")]
         assert len({read_items(*other).digest() for other in others} | {same}) == 4
+
+    def test_of_files_needs_no_file(self, tmp_path):
+        def digest(*inputs):
+            return read_items(inputs, "wf").digest()
+
+        gone, other = tmp_path / "gone", tmp_path / "other"
+        assert digest({"f": gone}) == digest({"f": tmp_path / "gone"})
+        with (tmp_path / "open").open("wb") as open_file:
+            several = [gone, other, SimFile(gone), SimFile(gone, "x"), SimFile(str(gone)), b"a", b"b", open_file]
+            assert len({digest({"f": file}) for file in several}) == len(several) - 1  # a path or its text: one file
+
+    @pytest.mark.parametrize("value", [{1, 2}, {"a": 1, 2: 3}, {"at": timedelta(1)}], ids=repr)
+    def test_of_what_is_not_json_is_an_error(self, value):
+        with pytest.raises(SimInputError, match=r"inputs\[1\] is invalid.*written as JSON"):
+            read_items([None, {"x": value}], "wf").digest()

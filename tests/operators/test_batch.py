@@ -489,6 +489,28 @@ class TestDurability:
         assert run_batch(operator(numbers(40), **mode)) == doubled(40)
         assert started(emulator) == Counter(range(40))
 
+    def test_a_retry_reads_only_the_files_it_sends(self, context, emulator, tmp_path):
+        failing = {1, 2}
+
+        @emulator.workflow("double", duration=0.05)
+        def double(given):
+            if given["n"] in failing:
+                raise BlockError("no", block="Double")
+            return {}
+
+        files = [tmp_path / str(number) for number in range(3)]
+        for file in files:
+            file.write_bytes(b"x")
+        task = operator([{"n": number, "f": file} for number, file in enumerate(files)], unconverted_files="send")
+        with pytest.raises(SimBatchError, match="2 of 3 inputs"):
+            task.execute(context)
+        failing.clear()
+        files[0].unlink()  # its run has completed
+        files[2].unlink()
+        with pytest.raises(SimBatchError, match=r"1 of 3 inputs.*inputs\[2\] \(refused.*can't be read"):
+            task.execute(next_try(context))
+        assert started(emulator) == Counter({0: 1, 1: 2, 2: 1})
+
     @pytest.mark.usefixtures("no_store")
     def test_without_a_store_a_cleared_task_runs_afresh(self, run_batch, context, emulator):
         run_batch(operator(numbers(3)))
@@ -564,12 +586,11 @@ class TestServersThatChooseIdsThemselves:
 class TestOutOfTime:
     def test_the_runs_are_cancelled_and_what_is_done_is_kept(self, run_batch, context, emulator, mode):
         inputs = [{"n": number, "seconds": 0.0 if number < 3 else 60.0} for number in range(6)]
-        with pytest.raises(SimRunTimeoutError, match=r"3 of 6 runs went on.*3 that completed are in the XCom"):
+        with pytest.raises(SimRunTimeoutError, match=r"3 of 6 runs were still.*3 that completed are"):
             run_batch(operator(inputs, timeout=1.2, **mode))
         assert [run.status for run in emulator.runs] == ["completed"] * 3 + ["cancelled"] * 3
-        assert [entry["status"] for entry in context["ti"].xcoms["partial_results"]] == ["completed"] * 3 + [
-            "running"
-        ] * 3
+        partial = [entry["status"] for entry in context["ti"].xcoms["partial_results"]]
+        assert partial == ["completed"] * 3 + ["cancelled"] * 3
 
     def test_or_left_alone_where_the_author_wants_that(self, run_batch, emulator, mode):
         with pytest.raises(SimRunTimeoutError):
@@ -581,6 +602,27 @@ class TestOutOfTime:
         with pytest.raises(SimRunTimeoutError):
             run_batch(task)
         assert [run.status for run in emulator.runs] == ["cancelled"] * 3
+
+    @pytest.mark.parametrize("status", ["timeout", "error"])
+    def test_runs_that_finished_before_the_worker_resumed_count(self, context, emulator, doubles, status):
+        doubles.seconds = 60.0
+        with pytest.raises(TaskDeferred) as deferral:
+            operator(numbers(5), deferrable=True).execute(context)
+        trigger = deferral.value.trigger
+        doubles.seconds = 0.0
+        event = {"status": status, "journal": trigger.journal, "leg": trigger.leg, "message": "x"}
+        assert operator(numbers(5)).execute_complete(context, event) == doubled(5)
+
+    def test_an_error_of_the_trigger_leaves_running_runs_to_the_retry(self, context, emulator, doubles):
+        doubles.seconds = 60.0
+        with pytest.raises(TaskDeferred) as deferral:
+            operator(numbers(5), deferrable=True).execute(context)
+        trigger = deferral.value.trigger
+        event = {"status": "error", "journal": trigger.journal, "leg": trigger.leg, "message": "x"}
+        with pytest.raises(SimBatchError) as caught:
+            operator(numbers(5)).execute_complete(context, event)
+        assert not isinstance(caught.value, AirflowFailException)
+        assert [run.status for run in emulator.runs] == ["running"] * 5
 
     @pytest.mark.parametrize("store", [True, False], ids=["Airflow 3.3", "before"])
     @pytest.mark.parametrize("done", [True, False], ids=["over", "not over"])
@@ -745,5 +787,5 @@ class TestLogs:
         run_batch(operator(numbers(100), **mode))
         lines = "".join(capfd.readouterr()).splitlines()
         assert any("100 inputs are batch airflow-" in line for line in lines)
-        assert any("100 of 100 started, 100 completed" in line for line in lines)
+        assert any("100 of 100 finished (100 completed)" in line for line in lines)
         assert len([line for line in lines if "airflow_provider_sim" in line]) < 12
