@@ -81,13 +81,38 @@ def test_a_timeout_is_the_sensor_s(airflow):
     assert "AirflowSensorTimeout" in airflow.log(airflow.task_instance("late", "done"))
 
 
+WAITING = ("pokes", "defers", "starts_in_triggerer", "worker", "operator")
+
+
+@pytest.fixture(scope="module")
+def on_workers(airflow):
+    """The DAG run whose tasks only workers can end."""
+    airflow.trigger("on_workers", run_id="on_workers")
+    airflow.wait_until(lambda: is_over(airflow, "on_workers"), 240, "the DAG run's end")
+
+
+@pytest.fixture(scope="module")
+def links(airflow):
+    """The links of tasks while they wait, from Airflow's API."""
+    airflow.trigger("waiting", run_id="waiting")
+    links = {}
+
+    def all_linked():
+        for task_id in WAITING:
+            path = f"/dags/waiting/dagRuns/waiting/taskInstances/{task_id}/links"
+            waits = airflow.task_instance("waiting", task_id).state in ("running", "deferred")
+            found = airflow.api("GET", path)["extra_links"] if waits else {}
+            if found and all(found.values()):
+                links.setdefault(task_id, found)
+        return set(links) == set(WAITING) or is_over(airflow, "waiting")
+
+    airflow.wait_until(all_linked, 120, "the links of tasks that wait")
+    return links
+
+
+@pytest.mark.usefixtures("on_workers")
 class TestOnWorkers:
     """``end_from_trigger`` where Airflow does more for a successful task than a trigger can."""
-
-    @pytest.fixture(scope="class", autouse=True)
-    def _ran(self, airflow):
-        airflow.trigger("on_workers", run_id="on_workers")
-        airflow.wait_until(lambda: is_over(airflow, "on_workers"), 240, "the DAG run's end")
 
     def test_all_succeed(self, airflow):
         states = {ti.task_id: ti.state for ti in airflow.task_instances("on_workers")}
@@ -121,28 +146,8 @@ class TestOnWorkers:
 class TestWaiting:
     """Links while tasks wait, and ``execution_timeout``."""
 
-    TASKS = ("pokes", "defers", "starts_in_triggerer", "worker", "operator")
-
-    @pytest.fixture(scope="class")
-    def links(self, airflow):
-        """The links of all tasks while they wait, from Airflow's API."""
-        airflow.trigger("waiting", run_id="waiting")
-        links = {}
-
-        def all_linked():
-            for task_id in self.TASKS:
-                path = f"/dags/waiting/dagRuns/waiting/taskInstances/{task_id}/links"
-                waits = airflow.task_instance("waiting", task_id).state in ("running", "deferred")
-                found = airflow.api("GET", path)["extra_links"] if waits else {}
-                if found and all(found.values()):
-                    links.setdefault(task_id, found)
-            return set(links) == set(self.TASKS) or is_over(airflow, "waiting")
-
-        airflow.wait_until(all_linked, 120, "the links of tasks that wait")
-        return links
-
     def test_links_work_while_a_task_waits(self, links):
-        assert set(links) == set(self.TASKS)
+        assert set(links) == set(WAITING)
         for found in links.values():
             assert set(found) == {"Sim run", "Sim workflow", "Sim approval"}
             assert all(url.startswith("http") for url in found.values())
@@ -152,7 +157,7 @@ class TestWaiting:
         airflow.wait_until(lambda: is_over(airflow, "waiting"), 120, "the DAG run's end")
         columns = "task_id, state, start_date, end_date"
         rows = airflow.query(f"SELECT {columns} FROM task_instance WHERE run_id = 'waiting' AND task_id != 'start'")
-        assert {row.task_id: row.state for row in rows} == dict.fromkeys(self.TASKS, "failed")
+        assert {row.task_id: row.state for row in rows} == dict.fromkeys(WAITING, "failed")
         seconds = {row.task_id: (row.end_date - row.start_date).total_seconds() for row in rows}
         assert all(24 < took < 60 for took in seconds.values()), seconds
 

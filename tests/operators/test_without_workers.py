@@ -144,6 +144,13 @@ class TestEndFromTrigger:
         assert not isinstance(event, TaskSuccessEvent)
         assert event.payload["run_id"] == emulator.runs[0].run_id
 
+    def test_arguments_of_the_trigger_are_json(self, context, adds, tmp_path):
+        block = "11111111-2222-4333-8444-555555555555"
+        task = operator(output_files_dir=tmp_path, selected_outputs=(f"{block}.a",))
+        _, arguments = deferred(task, context).serialize()
+        assert json.loads(json.dumps(arguments)) == arguments
+        assert (arguments["output_files_dir"], arguments["selected_outputs"]) == (str(tmp_path), [f"{block}.a"])
+
     def test_earlier_airflow_leaves_it_to_a_worker_and_says_so(self, context, adds, monkeypatch, capfd):
         monkeypatch.setattr(triggers, "TASKS_END_IN_TRIGGERERS", False)
         event = event_of(deferred(operator(), context))
@@ -207,6 +214,20 @@ class TestStartFromTrigger:
                     task = SimJobSensor(task_id=f"s{number}", workflow_id="w", run_id=run_id, start_from_trigger=True)
                 assert task.start_from_trigger is False
                 assert task.deferrable is True
+
+    @pytest.mark.parametrize(
+        "given",
+        [
+            {"output_files_dir": "{{ ti.xcom_pull('where') }}"},
+            {"selected_outputs": ["{{ ti.xcom_pull('which') }}"]},
+            {"sim_conn_id": "{{ ti.xcom_pull('which') }}"},
+        ],
+        ids=str,
+    )
+    def test_any_argument_that_the_triggerer_cannot_pull_is_left_to_a_worker(self, given):
+        with pytest.warns(UserWarning, match="map_indexes=-1.*defers from there"):
+            task = sensor("r", start_from_trigger=True, end_from_trigger=True, **given)
+        assert task.start_from_trigger is False
 
     def test_its_templates_are_among_the_trigger_s_attributes(self):
         task = sensor("{{ x }}", start_from_trigger=True, end_from_trigger=True)
