@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import faulthandler
+import functools
 import json
 import os
 import secrets
@@ -22,7 +23,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from importlib.metadata import version
@@ -179,9 +180,10 @@ def run_dag(dag_id: str, logical_date: datetime | None = None) -> list[TaskRepor
 
 @contextlib.contextmanager
 def _started_api() -> Iterator[None]:
-    """Let ``dag.test()`` wait for the API servers that it starts in its process, and keep them.
+    """Make ``dag.test()`` of Airflow 3.0 to 3.2 wait for its in-process API server, and start only one.
 
-    Airflow 3.0 to 3.2 doesn't: a server that nobody refers to loses what it has made at its start.
+    Airflow 3.3 caches the server. Before, each task starts one, which costs seconds and can deadlock when a server that
+    nothing refers to is garbage-collected.
     """
     if not Version("3") <= Version(version("apache-airflow")) < Version("3.3"):
         yield
@@ -190,19 +192,19 @@ def _started_api() -> Iterator[None]:
 
     from airflow.sdk.execution_time import supervisor
 
-    start, kept = supervisor.in_process_api_server, []
-
-    def start_and_wait() -> Any:
-        api = start()
-        assert api.transport is not None  # asking for it is what starts the server, in a thread
-        until = time.monotonic() + PATIENCE
-        while not hasattr(api.app.state, "svcs_registry") and time.monotonic() < until:
-            time.sleep(0.01)
-        kept.append(api)
-        return api
-
-    with patch.object(supervisor, "in_process_api_server", start_and_wait):
+    start = functools.partial(_api_server, supervisor.in_process_api_server)
+    with patch.object(supervisor, "in_process_api_server", start):
         yield
+
+
+@functools.lru_cache(maxsize=1)
+def _api_server(start: Callable[[], Any]) -> Any:
+    api = start()
+    assert api.transport is not None  # reading it starts the server, in a thread
+    until = time.monotonic() + PATIENCE
+    while not hasattr(api.app.state, "svcs_registry") and time.monotonic() < until:
+        time.sleep(0.01)
+    return api
 
 
 @contextlib.contextmanager
