@@ -26,17 +26,19 @@ MAX_EXCEPTION_LENGTH = 10_000
 
 
 class SimNotifier(BaseNotifier):
-    """Starts a workflow and doesn't wait for it, so that an agent can look at what has happened.
+    """Start a workflow without waiting for it, as the callback of a task, a DAG or a deadline.
 
-    The workflow's input says what it was: ``dag_id``, ``dag_run_id``, ``task_id``, ``map_index``, ``try_number``,
-    ``state``, ``exception`` (its type and message, masked as in logs), ``log_url`` and, for a DAG's callback, Airflow's
-    ``reason``; None where Airflow doesn't tell. Sim drops those that the workflow's Start block doesn't declare.
+    The workflow's input contains ``dag_id``, ``dag_run_id``, ``task_id``, ``map_index``, ``try_number``, ``state``,
+    ``exception`` (type and message, masked as in logs), ``log_url`` and ``reason`` (Airflow's, for a DAG's callback;
+    the missed time, for a deadline); None where Airflow doesn't provide a value. Sim drops fields that the workflow's
+    Start block doesn't declare.
 
-    It never fails the callback: what goes wrong is a warning in the log.
+    It never fails the callback: errors are warnings in the log.
 
     ::
 
         SimExecuteWorkflowOperator(..., on_failure_callback=SimNotifier(workflow_id="..."))
+        DeadlineAlert(..., callback=AsyncCallback(SimNotifier, kwargs={"workflow_id": "..."}))  # Airflow 3.1 and later
 
     :param workflow_id: the workflow to run (templated).
     :param input: further fields of the input, or others in the place of those above (templated).
@@ -107,7 +109,7 @@ class SimNotifier(BaseNotifier):
         return {"async_execution": True, "timeout": self.timeout, "deadline": time.time() + self.timeout}
 
     def _input(self, context: Mapping[str, Any]) -> dict[str, Any]:
-        return {**_told(context), **self.input}
+        return {**_facts(context), **self.input}
 
     def _say_started(self, started: Any) -> None:
         log.info("Workflow %s runs as %s, to look at it.", self.workflow_id, started.run_id)
@@ -130,22 +132,38 @@ def _patience() -> RetryPolicy:
     return RetryPolicy(max_retries=1, max_delay=1.0, max_retry_after=1.0)
 
 
-def _told(context: Mapping[str, Any]) -> dict[str, Any]:
-    """What a callback's context tells, as JSON."""
+def _facts(context: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a callback's context contains, as JSON.
+
+    A deadline's context (Airflow 3.1 and later) has the DAG run as a dict of Airflow's REST API, and no task.
+    """
     ti, dag_run = context.get("ti"), context.get("dag_run")
-    task, dag = context.get("task"), context.get("dag")
-    state = getattr(ti, "state", None) or getattr(dag_run, "state", None)
+    state = _fact(ti, "state") or _fact(dag_run, "state")
     return {
-        "dag_id": getattr(ti, "dag_id", None) or getattr(dag, "dag_id", None),
-        "dag_run_id": context.get("run_id") or getattr(ti, "run_id", None) or getattr(dag_run, "run_id", None),
-        "task_id": getattr(ti, "task_id", None) or getattr(task, "task_id", None),
-        "map_index": getattr(ti, "map_index", None),
-        "try_number": getattr(ti, "try_number", None),
+        "dag_id": _fact(ti, "dag_id") or _fact(context.get("dag"), "dag_id") or _fact(dag_run, "dag_id"),
+        "dag_run_id": context.get("run_id") or _fact(ti, "run_id") or _fact(dag_run, "run_id", "dag_run_id"),
+        "task_id": _fact(ti, "task_id") or _fact(context.get("task"), "task_id"),
+        "map_index": _fact(ti, "map_index"),
+        "try_number": _fact(ti, "try_number"),
         "state": None if state is None else str(getattr(state, "value", state)),
         "exception": _exception(context.get("exception")),
-        "log_url": getattr(ti, "log_url", None),
-        "reason": context.get("reason"),
+        "log_url": _fact(ti, "log_url"),
+        "reason": context.get("reason") or _missed(context.get("deadline")),
     }
+
+
+def _fact(source: Any, *names: str) -> Any:
+    """Return the first of these fields that an object or a mapping has."""
+    for name in names:
+        value = source.get(name) if isinstance(source, Mapping) else getattr(source, name, None)
+        if value is not None:
+            return value
+    return None
+
+
+def _missed(deadline: Any) -> str | None:
+    moment = _fact(deadline, "deadline_time")
+    return None if moment is None else f"deadline missed: {moment}"
 
 
 def _exception(error: Any) -> str | None:

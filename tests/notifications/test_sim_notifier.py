@@ -91,6 +91,18 @@ def test_of_a_dag(agent, context):
     }
 
 
+def test_of_a_deadline(agent):
+    dag_run = {"dag_id": "loads", "dag_run_id": "manual__1", "state": "running"}
+    SimNotifier(workflow_id="agent")(
+        {"dag_run": dag_run, "deadline": {"id": "0", "deadline_time": "2026-11-27T06:00Z"}}
+    )
+    [given] = agent()
+    assert {name: value for name, value in given.items() if value} == {
+        **dag_run,
+        "reason": "deadline missed: 2026-11-27T06:00Z",
+    }
+
+
 def test_a_long_exception_is_cut(agent, context):
     SimNotifier(workflow_id="agent")({**context, "exception": "x" * 2 * MAX_EXCEPTION_LENGTH})
     [told] = agent()
@@ -108,7 +120,7 @@ def test_of_nothing(agent):
     ("arguments", "words"),
     [
         ({"workflow_id": "nowhere"}, "doesn't exist"),
-        ({"workflow_id": "agent", "sim_conn_id": "nowhere"}, "no Airflow connection 'nowhere'"),
+        ({"workflow_id": "agent", "sim_conn_id": "nowhere"}, "Connection 'nowhere'"),
         ({"workflow_id": "{{ 1 / 0 }}"}, "division by zero"),
         ({"workflow_id": "agent", "input": {"a": {1, 2}}}, "JSON"),
     ],
