@@ -10,7 +10,14 @@ from airflow_provider_sim.arguments import OnPaused
 from airflow_provider_sim.client.dialects.resources import display_marks
 from airflow_provider_sim.client.models import RunStatus
 from airflow_provider_sim.client.pages import approval_page
-from airflow_provider_sim.exceptions import Outcome, SimError, SimRunError, SimRunPausedError
+from airflow_provider_sim.exceptions import (
+    Outcome,
+    SimError,
+    SimRunCancelledError,
+    SimRunError,
+    SimRunFailedError,
+    SimRunPausedError,
+)
 from airflow_provider_sim.output import OutputDelivery
 
 if TYPE_CHECKING:
@@ -56,10 +63,24 @@ def task_result(
         context["ti"].xcom_push(key=DETAILS_KEY, value=run.details())
     if run.status is RunStatus.PAUSED:
         return paused_result(client, run, on_paused)
-    output = client.get_output(run, selected_outputs)
+    try:
+        output = client.get_output(run, selected_outputs)
+    except (SimRunFailedError, SimRunCancelledError) as error:
+        _add_link(error, context)
+        raise
     if push:
         context["ti"].xcom_push(key=DISPLAY_COPY_KEY, value=output.is_display_copy)
     return delivered(run, output, rules, fetch=client.download_file)
+
+
+def _add_link(error: SimRunError, context: Context) -> None:
+    """Add the run's link, which the task has pushed as an XCom, to the end of an error's message."""
+    from airflow_provider_sim.links.sim import RUN_URL_KEY
+
+    ti = context["ti"]
+    url = ti.xcom_pull(task_ids=ti.task_id, key=RUN_URL_KEY, map_indexes=ti.map_index)
+    if url:
+        error.args = (f"{error} {url}",)
 
 
 def told(run: WorkflowRun) -> str:

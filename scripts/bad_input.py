@@ -132,8 +132,18 @@ class Bench:
 
 
 class _TaskInstance:
+    task_id, map_index = "t", -1
+
+    def __init__(self) -> None:
+        self.xcoms: dict[str, Any] = {}
+
     def xcom_push(self, key: str, value: Any) -> None:
-        """Take an XCom and forget it."""
+        """Keep an XCom."""
+        self.xcoms[key] = value
+
+    def xcom_pull(self, *, task_ids: str, key: str, map_indexes: int) -> Any:
+        """Return an XCom that the task has pushed itself."""
+        return self.xcoms.get(key)
 
 
 def _context() -> Any:

@@ -103,6 +103,7 @@ def test_messages_name_the_workflow_and_the_run_that_there_may_be(told):
 
 def test_messages_are_sentences_without_the_key(told):
     bracket = r"\[(HTTP \d{3}(, request 89ab)?)?(, )?(connection 'sim_default')?\]"
+    link = r"http://127.0.0.1:3000/workspace/w/logs\?executionId=airflow-0123"
     for case in told:
         assert bad_input.KEY not in case.message, case
-        assert re.search(rf"(\.|\. {bracket}|<API key>)$", case.message), case
+        assert re.search(rf"(\.|\. {bracket}|\. {link}|<API key>)$", case.message), case

@@ -9,7 +9,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
@@ -19,6 +19,7 @@ from airflow_provider_sim.cli import show
 from airflow_provider_sim.client.blocking import SimClient, WorkflowStream
 from airflow_provider_sim.client.conversations import new_run_id
 from airflow_provider_sim.client.models import AsyncExecutionResult, RunStatus, WorkflowRun
+from airflow_provider_sim.client.pages import approval_page, run_page
 from airflow_provider_sim.client.retry import NO_RETRY
 from airflow_provider_sim.client.settings import DEFAULT_BASE_URL, ClientSettings
 from airflow_provider_sim.client.stream import StreamChunk, StreamEnd
@@ -49,8 +50,19 @@ class _Server:
         self.client = client
         self._workspace_id = workspace_id
 
+    def link_to(self, run: WorkflowRun) -> str | None:
+        """Return the page in Sim on which a paused run is answered, or the run's log.
+
+        If the connection has no workspace, the latter is the workflow's page.
+        """
+        if run.workflow_id is None or run.run_id is None:
+            return None
+        if show.waits_for_person(run):
+            return approval_page(self.client.base_url, run.workflow_id, run.run_id)
+        return run_page(self.client.base_url, run.workflow_id, run.run_id, self._workspace_id)
+
     def workspace(self) -> str:
-        """The workspace to look at when none is named.
+        """Return the workspace to list when none is named.
 
         :raises SimInputError: there is more than one.
         """
@@ -158,7 +170,7 @@ def run(arguments: Any, server: _Server) -> Exit:
         if error.run_id and deadline is not None and time.time() >= deadline:
             _stop(arguments, server.client, error.run_id)
         raise
-    return _show(arguments, ended)
+    return _show(arguments, server, ended)
 
 
 def _input(text: str | None) -> Any:
@@ -224,12 +236,12 @@ def _stop(arguments: Any, client: SimClient, run_id: str) -> None:
             show.remark(f"Run {run_id} could not be cancelled. {error}")
 
 
-def _show(arguments: Any, ended: WorkflowRun) -> Exit:
-    """Show a run; say by the exit code how it ended."""
-    show.one_run(arguments, ended)
-    if ended.status in (RunStatus.FAILED, RunStatus.CANCELLED):
+def _show(arguments: Any, server: _Server, run: WorkflowRun) -> Exit:
+    """Show a run; return the exit code of its status."""
+    show.one_run(arguments, run, link=server.link_to(run))
+    if run.status in (RunStatus.FAILED, RunStatus.CANCELLED):
         return Exit.NOT_SO
-    return Exit.PAUSED if ended.status is RunStatus.PAUSED else Exit.FINE
+    return Exit.PAUSED if show.waits_for_person(run) else Exit.FINE
 
 
 @_command
@@ -238,7 +250,7 @@ def status(arguments: Any, server: _Server) -> Exit:
     found = server.client.get_workflow_run(arguments.workflow_id, arguments.run_id)
     if found.status is RunStatus.COMPLETED:
         found = server.client.get_workflow_result(arguments.workflow_id, arguments.run_id)
-    return _show(arguments, found)
+    return _show(arguments, server, found)
 
 
 @_command
@@ -246,20 +258,32 @@ def watch(arguments: Any, server: _Server) -> Exit:
     """Show the latest runs."""
     client = server.client
     if arguments.workflow:
-        look = functools.partial(client.list_workflow_runs, arguments.workflow, limit=arguments.limit)
+        page = functools.partial(client.list_workflow_runs, arguments.workflow, limit=arguments.limit)
     else:
-        look = functools.partial(client.list_logs, arguments.workspace or server.workspace(), limit=arguments.limit)
+        page = functools.partial(client.list_logs, arguments.workspace or server.workspace(), limit=arguments.limit)
     if arguments.once or not show.is_watched(arguments):
-        show.runs(arguments, look().items)
+        show.runs(arguments, _with_pauses(client, page().items))
         return Exit.FINE
     with show.live() as screen:
         while True:
             wait = arguments.interval
             try:
-                screen.update(show.table(look().items), refresh=True)
+                screen.update(show.table(_with_pauses(client, page().items)), refresh=True)
             except SimRateLimitError as error:
                 wait = max(wait, error.retry_after or 0.0)
             time.sleep(wait)
+
+
+def _with_pauses(client: SimClient, runs: Sequence[WorkflowRun]) -> list[WorkflowRun]:
+    """Return listed runs with the status that :func:`status` shows: lists call a paused run ``pending``."""
+    return [_read(client, run) if run.status is RunStatus.PENDING else run for run in runs]
+
+
+def _read(client: SimClient, run: WorkflowRun) -> WorkflowRun:
+    try:
+        return client.get_workflow_run(run.workflow_id or "", run.run_id or "", retry=NO_RETRY)
+    except SimError:  # such as a rate limit: better the list's status than none
+        return run
 
 
 @_command

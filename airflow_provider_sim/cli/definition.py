@@ -48,13 +48,13 @@ _COMMON = (
     _option("--json", dest="output", action="store_true", help="print JSON, for scripts"),
 )
 _WORKFLOW = _option("workflow_id", help="last part of the workflow's address in Sim's editor")
-_RUN = _option("run_id", help="the run's id")
+_RUN = _option("run_id", help="ID of the run")
 
 COMMANDS = (
-    Command("check", "Say whom the connection leads to, as whom, and what is left of the limits", _COMMON),
+    Command("check", "Test the connection and show the account and its remaining limits", _COMMON),
     Command(
         "run",
-        "Run a workflow and wait for its end; Ctrl-C cancels the run",
+        "Run a workflow and wait until it finishes; Ctrl-C cancels the run",
         (
             _WORKFLOW,
             _option("--input", metavar="JSON", help="the input, or @FILE with it"),
@@ -62,29 +62,31 @@ COMMANDS = (
             _option(
                 "--stream",
                 action="store_true",
-                help="print selected outputs as they come",
+                help="print selected outputs as they arrive",
             ),
             _option("--select", action="append", metavar="BLOCK.PATH", help="with --stream: which outputs; repeatable"),
-            _option("--no-wait", action="store_true", help="with --async: print the run's id and leave"),
-            _option("--timeout", type=float, metavar="SECONDS", help="how long to wait; the run is then cancelled"),
-            _option("--poll-interval", type=float, default=2.0, metavar="SECONDS", help="between looks (default: 2)"),
+            _option("--no-wait", action="store_true", help="start an async run, print its ID and exit"),
+            _option("--timeout", type=float, metavar="SECONDS", help="cancel the run after this time"),
+            _option(
+                "--poll-interval", type=float, default=2.0, metavar="SECONDS", help="time between polls (default: 2)"
+            ),
             *_COMMON,
         ),
     ),
-    Command("status", "Show a run, with its output once it is completed", (_WORKFLOW, _RUN, *_COMMON)),
+    Command("status", "Show a run, with its output if it is completed", (_WORKFLOW, _RUN, *_COMMON)),
     Command(
         "watch",
-        "Show the latest runs of a workspace or a workflow, again and again",
+        "Show the latest runs of a workspace or a workflow until Ctrl-C",
         (
             _option("--workflow", metavar="ID", help="only this workflow's runs"),
             _option("--workspace", metavar="ID", help="default: the connection's, or the only one of the key"),
             _option("--limit", type=int, default=20, help="how many runs (default: 20)"),
-            _option("--interval", type=float, default=5.0, metavar="SECONDS", help="between looks (default: 5)"),
-            _option("--once", action="store_true", help="look once; the default where nobody looks at a terminal"),
+            _option("--interval", type=float, default=5.0, metavar="SECONDS", help="time between polls (default: 5)"),
+            _option("--once", action="store_true", help="print the list once; the default if stdout is not a terminal"),
             *_COMMON,
         ),
     ),
-    Command("cancel", "Cancel a run, and say what that achieved", (_WORKFLOW, _RUN, *_COMMON)),
+    Command("cancel", "Cancel a run and show whether it is cancelled", (_WORKFLOW, _RUN, *_COMMON)),
 )
 _HELP = "Run, watch and cancel Sim workflows"
 

@@ -23,6 +23,7 @@ from airflow_provider_sim.client.models import (
     AsyncExecutionResult,
     Cancellation,
     RateLimit,
+    RunStatus,
     UsageLimits,
     WorkflowRun,
     Workspace,
@@ -120,10 +121,15 @@ def receipt(arguments: Any, started: AsyncExecutionResult) -> None:
         _out().print(started.run_id)
 
 
-def one_run(arguments: Any, run: WorkflowRun) -> None:
+def waits_for_person(run: WorkflowRun) -> bool:
+    """Whether a run is paused until a person answers; other pauses end on their own."""
+    return run.status is RunStatus.PAUSED and not (run.paused is not None and run.paused.resumes_alone)
+
+
+def one_run(arguments: Any, run: WorkflowRun, *, link: str | None) -> None:
     """Show a run."""
     if _wants_json(arguments):
-        _print_json(_as_json(run))
+        _print_json(_as_json(run) | {"url": link})
         return
     _print_rows(
         {
@@ -134,6 +140,7 @@ def one_run(arguments: Any, run: WorkflowRun) -> None:
             "Took": _seconds(run),
             "Cost": _cost(run),
             "Error": str(run.error or ""),
+            "Link": (link or "") if run.status is RunStatus.FAILED or waits_for_person(run) else "",
         }
     )
     if run.output is not None:

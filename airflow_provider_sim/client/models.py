@@ -123,7 +123,7 @@ class WorkflowRun:
         }
 
     def raise_for_status(self) -> None:
-        """Pass a run that completed, is paused or still goes on.
+        """Raise an error if the run failed or was cancelled.
 
         :raises SimRunFailedError: it failed; with Sim's own message.
         :raises SimRunCancelledError: it was cancelled.
@@ -407,7 +407,7 @@ class Cancellation:
     """What a cancel request achieved.
 
     :param accepted: Sim's ``success``; neither value proves how the run ends, only its status does.
-    :param reason: Sim's word, for example ``recorded``, ``already_completed``, ``redis_unavailable``.
+    :param reason: Sim's code, for example ``recorded``, ``already_completed``, ``redis_unavailable``.
     :param status: of the run afterwards, where it was looked at.
     """
 
@@ -422,17 +422,16 @@ class Cancellation:
         return self.status is not None and self.status.is_terminal and self.status is not RunStatus.CANCELLED
 
     def __str__(self) -> str:
-        """What it achieved, for a log; HTTP 200 and ``success`` are no proof of it."""
-        words = f"Sim's word: {self.reason or ('accepted' if self.accepted else 'not accepted')}"
+        """What the request achieved, by the run's status; HTTP 200 and ``success`` don't prove it."""
         if self.status is RunStatus.CANCELLED:
-            return f"Run {self.run_id} is cancelled ({words})."
+            return f"Run {self.run_id} is cancelled."
         if self.finished_before:
-            return f"Run {self.run_id} was {self.status} before it could be cancelled ({words})."
+            return f"Run {self.run_id} was {self.status} before it could be cancelled."
         if self.status is None:
-            return f"Run {self.run_id} was asked to cancel; what became of it could not be seen ({words})."
+            return f"Cancellation of run {self.run_id} was requested; the run's status could not be read."
         return (
-            f"Run {self.run_id} is still {self.status} after it was asked to cancel ({words}); Sim stops it at the end"
-            " of its present block, or it goes on: look at its log in Sim."
+            f"Cancellation of run {self.run_id} was requested; the run is still {self.status}. Sim may stop it at the"
+            " end of its current block. Check its log in Sim."
         )
 
 

@@ -145,6 +145,49 @@ def test_watch_looks_once_where_nobody_watches(sim):
     assert [run["workflow_id"] for run in parsed(sim("watch", "--workflow", "echo", "--json"))] == ["echo"]
 
 
+def test_cancel_prints_plain_words(sim, emulator):
+    run_id = sim("run", "slow", "--no-wait").out.strip()
+    assert sim("cancel", "slow", run_id).out == f"Run {run_id} is cancelled.\n"
+    done = parsed(sim("run", "echo_plain", "--json"))["run_id"]
+    assert sim("cancel", "echo_plain", done).out == f"Run {done} was completed before it could be cancelled.\n"
+
+
+@pytest.mark.parametrize("listed", [[], ["--workflow", "paused"]], ids=["workspace", "workflow"])
+def test_status_and_watch_agree_on_a_run_that_waits_for_a_person(sim, emulator, listed):
+    ran = sim("run", "paused", "--json")
+    assert ran.code == Exit.PAUSED
+    status = sim("status", "paused", parsed(ran)["run_id"], "--json")
+    assert status.code == Exit.PAUSED
+    watched = sim("watch", *listed, "--json")
+    assert watched.code == Exit.FINE, "a list was printed"
+    assert [run["status"] for run in parsed(watched)] == [parsed(status)["status"]] == ["paused"]
+    assert re.search(r"paused +paused", sim("watch", *listed).out)
+
+
+def test_status_and_watch_agree_on_a_run_whose_pause_ends_on_its_own(sim, emulator):
+    run_id = parsed(sim("run", "waiting", "--no-wait", "--json"))["run_id"]
+    status = sim("status", "waiting", run_id, "--json")
+    assert (status.code, parsed(status)["status"]) == (Exit.FINE, "paused"), "still in progress"
+    assert [run["status"] for run in parsed(sim("watch", "--json"))] == ["paused"]
+
+
+def test_watch_shows_the_list_s_status_where_a_run_cannot_be_read(sim, emulator):
+    sim("run", "paused")
+    emulator.fault("rate_limit", kind="requests", match="run", times=None)
+    assert [run["status"] for run in parsed(sim("watch", "--json"))] == ["pending"]
+
+
+@pytest.mark.parametrize(
+    ("workflow_id", "page"),
+    [("failing", "/workspace?redirect_workflow=failing"), ("paused", "/resume/paused/{run_id}")],
+)
+def test_a_run_that_needs_attention_is_shown_with_its_link(sim, emulator, workflow_id, page):
+    ran = parsed(sim("run", workflow_id, "--json"))
+    link = emulator.url + page.format(run_id=ran["run_id"])
+    assert ran["url"] == link
+    assert f"Link      {link}" in sim("status", workflow_id, ran["run_id"]).out
+
+
 def test_a_row_stays_a_line_where_no_terminal_is(sim, monkeypatch):
     run_id = parsed(sim("run", "echo", "--json"))["run_id"]
     monkeypatch.delenv("COLUMNS")

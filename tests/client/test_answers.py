@@ -508,25 +508,25 @@ def test_no_other_status_is_raised(status):
 @pytest.mark.parametrize(
     ("accepted", "reason", "status", "words"),
     [
-        (True, "recorded", RunStatus.CANCELLED, "Run r is cancelled (Sim's word: recorded)."),
+        (True, "recorded", RunStatus.CANCELLED, "Run r is cancelled."),
         (
             False,
             None,
             RunStatus.COMPLETED,
-            "Run r was completed before it could be cancelled (Sim's word: not accepted).",
+            "Run r was completed before it could be cancelled.",
         ),
         (
             True,
             None,
             None,
-            "Run r was asked to cancel; what became of it could not be seen (Sim's word: accepted).",
+            "Cancellation of run r was requested; the run's status could not be read.",
         ),
         (
             True,
             "recorded",
             RunStatus.RUNNING,
-            "Run r is still running after it was asked to cancel (Sim's word: recorded); Sim stops it at the end of its"
-            " present block, or it goes on: look at its log in Sim.",
+            "Cancellation of run r was requested; the run is still running. Sim may stop it at the end of its current"
+            " block. Check its log in Sim.",
         ),
     ],
 )

@@ -516,7 +516,7 @@ class TestKilled:
         emulator.on_request(lambda request: request.method == "GET" and emulator.runs and kill(task))
         with pytest.raises(SimRunCancelledError):
             task.execute(context)
-        assert "is cancelled (Sim's word: already_cancelled)" in "".join(capfd.readouterr())
+        assert "is cancelled." in "".join(capfd.readouterr())
 
     def test_the_log_says_so_where_a_server_cannot_cancel(self, emulator, context, monkeypatch, slow, capfd):
         emulator.fault("server_error", match="cancel", times=None, status=404, page=True)
