@@ -23,7 +23,7 @@ def check_workflow_id(workflow_id: object) -> str:
     last = address.rpartition("/")[2]
     if "/" in workflow_id and last:
         raise _wrong(f"workflow_id is {workflow_id!r}; use only the last part of the address: {last!r}")
-    if workflow_id in (".", "..") or not workflow_id.isprintable() or not set(workflow_id).isdisjoint(" /\\?#"):
+    if workflow_id in (".", "..") or not workflow_id.isprintable() or not set(workflow_id).isdisjoint(" ,/\\?#"):
         raise _wrong(f"workflow_id is {workflow_id!r}, which contains spaces or characters that no workflow ID has")
     return workflow_id
 
