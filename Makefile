@@ -52,7 +52,7 @@ chaos: $(STAMP) ## Kill workers and triggerers of a real Airflow, 200 times; sho
 chaos-small: $(STAMP) ## The same, each point once
 	@$(BIN)/python -m scripts.chaos --small
 
-chaos-events: $(STAMP) ## Kill the triggerer of a real Airflow 20 times among 2000 runs that end; count the events
+chaos-events: $(STAMP) ## Kill the triggerer of a real Airflow 20 times; count the runs that DAG runs received
 	@$(BIN)/python -m scripts.event_trials
 
 bench: $(STAMP) ## What the provider costs beside its peers, in tables; Q=imports for one of them

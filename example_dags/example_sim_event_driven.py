@@ -1,4 +1,4 @@
-"""Schedule a DAG whenever a run ends, whoever has started it (Airflow 3.0 and later)."""
+"""Schedule a DAG whenever runs finish, whatever started them (Airflow 3.0 and later)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from airflow.sdk import Asset, AssetWatcher, dag, task
 from airflow_provider_sim.triggers.events import SimRunEventTrigger
 
 # [START event_driven]
-ended = Asset(
-    "sim_runs_ended",
+finished = Asset(
+    "sim_runs_finished",
     watchers=[
         AssetWatcher(
             name="sim",
@@ -18,11 +18,12 @@ ended = Asset(
 )
 
 
-@dag(dag_id="example_sim_event_driven", schedule=[ended], catchup=False, tags=["sim"])
+@dag(dag_id="example_sim_event_driven", schedule=[finished], catchup=False, tags=["sim"])
 def example_sim_event_driven():
     @task
     def report(triggering_asset_events=None) -> list[str]:
-        runs = [event.extra["payload"] for event in triggering_asset_events.get(ended, [])]
+        events = triggering_asset_events.get(finished, [])
+        runs = [run for event in events for run in event.extra["payload"]["runs"]]
         return [f"{run['workflow_id']} {run['status']} in {run['duration_ms']} ms: {run['run_id']}" for run in runs]
 
     report()

@@ -224,7 +224,6 @@ class RealAirflow:
             **SETTINGS,
             **({} if broker is None else {**CELERY_SETTINGS, "AIRFLOW__CELERY__BROKER_URL": broker}),
             "AIRFLOW_HOME": str(self.home),
-            "AIRFLOW_CONN_AIRFLOW_API": json.dumps({"conn_type": "http", "host": self.url}),
             "AIRFLOW__CORE__DAGS_FOLDER": str(self._dags),
             "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{self.url}/execution/",
             "AIRFLOW__API__BASE_URL": self.url,

@@ -1,11 +1,10 @@
-"""What schedules DAGs when runs end."""
+"""Event trigger that schedules DAGs when runs finish."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
 import json
-import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ except ImportError as error:  # Airflow 2
     ) from error
 
 from airflow_provider_sim.arguments import duration
+from airflow_provider_sim.client.ids import check_workflow_id
 from airflow_provider_sim.deferral import seconds
 from airflow_provider_sim.exceptions import Outcome, SimInputError
 from airflow_provider_sim.hooks.sim import SimHook
@@ -28,43 +28,42 @@ if TYPE_CHECKING:
 
     from airflow_provider_sim.client.models import WorkflowRun
     from airflow_provider_sim.client.settings import ClientSettings
-    from airflow_provider_sim.watch.events import Connect, Listener, RunEvents
-    from airflow_provider_sim.watch.position import Position
+    from airflow_provider_sim.watch.events import Batch, Connect, Listener, RunEvents
+    from airflow_provider_sim.watch.position import Cursor
 
-POSITION_KEY = "sim_position"
-"""In the asset's state, followed by what tells the positions of several triggers of one asset apart."""
+CURSOR_KEY = "sim_cursor"
+"""Key in the asset's state store; followed by a hash that separates the triggers of one asset."""
 
 STATUSES = ("completed", "failed", "cancelled")
-"""How runs end."""
+"""Terminal states of a run."""
 
 SHARES_STREAMS = hasattr(BaseEventTrigger, "shared_stream_key")
-"""Whether Airflow (3.3 and later) says when an event is stored, and keeps a state for assets."""
+"""Whether Airflow (3.3 and later) confirms stored events and has a state store for assets."""
 
-_UNSUBSCRIBING = 1.0
-"""Seconds in which a trigger that Airflow has given up takes its leave."""
+_LEAVING = 1.0
+"""Seconds in which a trigger that Airflow has failed leaves the stream."""
 
 
 class SimRunEventTrigger(BaseEventTrigger):
-    """Fires for each run of some workflows that ends, whoever has started it; for ``AssetWatcher``.
+    """Emits an event when runs of some workflows finish, whatever started them; for ``AssetWatcher``.
 
-    The event says ``workflow_id``, ``run_id``, ``status`` (``completed``, ``failed``, ``cancelled``), ``trigger`` (what
+    The event's payload is ``{"runs": [...]}`` with the runs that have finished since the last event, 500 at most. Each
+    run has ``workflow_id``, ``run_id``, ``status`` (``completed``, ``failed`` or ``cancelled``), ``trigger`` (what
     started the run: ``api``, ``schedule``, ``webhook``, ``manual`` ...), ``started_at`` and ``ended_at`` (ISO 8601
-    UTC), ``duration_ms`` and ``cost_usd`` (US dollars); None where Sim doesn't tell. It takes a server with the v2 API.
+    UTC), ``duration_ms`` and ``cost_usd`` (US dollars); None where Sim reports no value. Events of a trigger are at
+    least 15 seconds apart, so that Airflow creates a DAG run for each. Requires a server with the v2 API.
 
-    It begins with the runs that haven't ended when the watcher comes to be. On Airflow 3.3 and later all such triggers
-    of a server and key share one stream of requests, and each keeps its position in its asset's state: what ends while
-    no triggerer runs is told when one does. Before, each restart begins anew. Failures to reach Sim are logged, and
-    never the end.
+    The first event reports runs that had not finished when the watcher was added. On Airflow 3.3 and later, delivery
+    is at least once: the trigger resumes after a restart, and may repeat runs (deduplicate by ``run_id``). On Airflow
+    3.0 to 3.2, runs that finish while no triggerer runs are not delivered. Errors of Sim are logged and retried.
 
-    :param workflow_ids: the workflows, one or several.
-    :param statuses: only runs that end so; default: all three.
+    :param workflow_ids: one or several workflow IDs.
+    :param statuses: only runs that finish in these states; default: all three.
     :param triggers: only runs that were started by these; default: all.
     :param sim_conn_id: the Airflow connection of type Sim.
-    :param poll_interval: seconds or timedelta between looks; of triggers that share them, the shortest counts.
-    :param airflow_conn_id: a connection to this Airflow's own REST API: host, and login and password, or a token as the
-        password alone. After a triggerer was killed, it is asked which events were stored just before. Without it,
-        those that were just on their way then are told twice.
-    :raises SimInputError: an argument can't be.
+    :param poll_interval: seconds or timedelta between polls. On Airflow 3.3 and later, triggers of one server and API
+        key share their polls, and the shortest interval applies.
+    :raises SimInputError: an argument is invalid.
     """
 
     def __init__(
@@ -74,7 +73,6 @@ class SimRunEventTrigger(BaseEventTrigger):
         triggers: Sequence[str] | None = None,
         sim_conn_id: str = "sim_default",
         poll_interval: float | timedelta = 30.0,
-        airflow_conn_id: str | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.workflow_ids = [workflow_ids] if isinstance(workflow_ids, str) else list(workflow_ids)
@@ -82,17 +80,16 @@ class SimRunEventTrigger(BaseEventTrigger):
         self.triggers = [triggers] if isinstance(triggers, str) else None if triggers is None else list(triggers)
         self.sim_conn_id = sim_conn_id
         self.poll_interval = seconds(poll_interval)
-        self.airflow_conn_id = airflow_conn_id
         self._check_arguments()
 
     def _check_arguments(self) -> None:
-        """Refuse what can't work, when the DAG is parsed.
+        """Reject invalid arguments when the DAG is parsed.
 
-        :raises SimInputError: says which argument, and what to choose.
+        :raises SimInputError: names the argument and what it can be.
         """
         wrong = None
-        if not self.workflow_ids or not all(isinstance(name, str) and name.strip() for name in self.workflow_ids):
-            wrong = f"workflow_ids is {self.workflow_ids!r}; it must name deployed Sim workflows"
+        if not self.workflow_ids:
+            wrong = "workflow_ids is empty; it must name deployed Sim workflows"
         elif not self.statuses or set(self.statuses) - set(STATUSES):
             wrong = f"statuses is {self.statuses!r}; it can hold {', '.join(STATUSES)}"
         elif self.triggers is not None and not (self.triggers and all(isinstance(name, str) for name in self.triggers)):
@@ -101,128 +98,114 @@ class SimRunEventTrigger(BaseEventTrigger):
             wrong = f"poll_interval is {self.poll_interval!r}; {expected}"
         if wrong:
             raise SimInputError(f"{wrong}.", outcome=Outcome.NEVER_SENT)
+        for workflow_id in self.workflow_ids:
+            check_workflow_id(workflow_id)
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class path and the arguments, as plain JSON."""
-        names = ("workflow_ids", "statuses", "triggers", "sim_conn_id", "poll_interval", "airflow_conn_id")
+        names = ("workflow_ids", "statuses", "triggers", "sim_conn_id", "poll_interval")
         return f"{type(self).__module__}.{type(self).__qualname__}", {name: getattr(self, name) for name in names}
 
     # --- Airflow 3.3 and later -----------------------------------------------------------------------------------
 
     def shared_stream_key(self) -> tuple[str, str]:
-        """Share the stream with all that ask the same server with the same key."""
+        """Return the key of the stream, which all triggers of one server and API key share."""
         from airflow_provider_sim.watch.events import run_events_of
 
         try:
             account = SimHook(self.sim_conn_id).get_settings().account
-        except Exception as error:  # Airflow's, too, where it lets no trigger read a connection at this point
-            self.log.info("Its stream of runs is shared by the name of the connection only: %s", error)
+        except Exception as error:  # Airflow's, too, where a trigger can't read a connection at this point
+            self.log.info("The stream is shared within connection %r only: %s", self.sim_conn_id, error)
             account = f"connection {self.sim_conn_id}"
         run_events_of(self.sim_conn_id, account)
         return "airflow_provider_sim.runs", account
 
     @classmethod
     def create_shared_stream_producer(cls, kwargs: dict[str, Any]) -> SharedStreamProducer:
-        """Make the stream's source, which is told when the events made of a run are stored."""
+        """Return the stream's source, to which Airflow confirms stored events."""
         from airflow_provider_sim.watch.events import run_events_of
 
         return _producer(run_events_of(kwargs.get("sim_conn_id", "sim_default")))
 
-    async def filter_shared_stream(self, shared_stream: AsyncIterator[WorkflowRun]) -> AsyncIterator[TriggerEvent]:
-        """Fire for those runs of the shared stream that this trigger is for."""
+    async def filter_shared_stream(self, shared_stream: AsyncIterator[Batch]) -> AsyncIterator[TriggerEvent]:
+        """Emit an event for this trigger's part of each batch."""
         from airflow_provider_sim.watch.events import run_events_of
 
         stream = run_events_of(self.sim_conn_id)
-        listener = self._listener(await self._stored_position())
+        listener = self._listener(await self._load())
         stream.join(listener)
         try:
-            async for run in shared_stream:
-                if self._is_mine(listener, run):
-                    yield TriggerEvent(run.details())
+            async for batch in shared_stream:
+                if listener in batch:
+                    yield _event(batch[listener])
         finally:
             stream.leave(listener)
 
     @property
-    def position_key(self) -> str:
-        """Where the position is kept; another one for whoever is to be told of other runs."""
-        told = [self.sim_conn_id, sorted(self.workflow_ids), sorted(self.statuses), sorted(self.triggers or ())]
-        return f"{POSITION_KEY}_{hashlib.sha256(json.dumps(told).encode()).hexdigest()[:12]}"
+    def cursor_key(self) -> str:
+        """Key in the asset's state store; triggers with other workflows or filters have others."""
+        subject = [self.sim_conn_id, sorted(self.workflow_ids), sorted(self.statuses), sorted(self.triggers or ())]
+        return f"{CURSOR_KEY}_{hashlib.sha256(json.dumps(subject).encode()).hexdigest()[:12]}"
 
-    async def _stored_position(self) -> Position | None:
-        """Where the trigger stood, with what was stored since."""
-        from airflow_provider_sim.watch.position import Position
-
-        stored: Any = None
+    async def _load(self) -> Any:
         for store in self._stores():
-            stored = stored or await store.aget(self.position_key)
-        position = Position.of_json(stored)
-        if position is None:
-            return None
-        self.log.info("%d runs are still to be told, or were being told when the triggerer ended.", len(position.open))
-        if self.airflow_conn_id is not None:
-            from airflow_provider_sim.triggers.stored_events import runs_told
+            if stored := await store.aget(self.cursor_key):
+                return stored
+        return None
 
-            told = await runs_told(self.airflow_conn_id, self._asset_names(), since=stored.get("saved_at", 0.0))
-            for run_id, began in told.items():
-                position.confirm(run_id, began)
-        return position
-
-    async def _save(self, position: Position) -> None:
+    async def _save(self, cursors: dict[str, Cursor]) -> None:
+        stored = {workflow_id: cursor.to_dict() for workflow_id, cursor in cursors.items()}
         for store in self._stores():
-            await store.aset(self.position_key, {**position.as_json(), "saved_at": time.time()})
+            await store.aset(self.cursor_key, stored)
 
     def _stores(self) -> list[Any]:
-        """The states of the assets that are watched: several, where their watchers' triggers are the same."""
-        stores = self.asset_state_store
+        """Return the state stores of the watched assets: several, if their watchers' triggers are equal."""
+        stores = self.asset_state_store if SHARES_STREAMS else None
         return [] if stores is None else list(stores._by_name.values())
 
-    def _asset_names(self) -> list[str]:
-        return [] if self.asset_state_store is None else list(self.asset_state_store._by_name)
-
-    # --- before ---------------------------------------------------------------------------------------------------
+    # --- before Airflow 3.3 --------------------------------------------------------------------------------------
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Fire for each run that ends, from now on."""
+        """Emit an event for each batch of runs that finish from now on."""
         from airflow_provider_sim.watch.events import RunEvents
 
         stream = RunEvents()
-        listener = self._listener(None)
-        stream.join(listener)
-        async for run in stream.ended():
-            if self._is_mine(listener, run):
-                yield TriggerEvent(run.details())
-            await stream.confirm([run])
+        stream.join(self._listener(None))
+        async for batch in stream.batches():
+            for runs in batch.values():
+                yield _event(runs)
+            await stream.confirm(batch)
 
     # --- both ----------------------------------------------------------------------------------------------------
 
-    def _listener(self, position: Position | None) -> Listener:
+    def _listener(self, stored: Any) -> Listener:
+        """Return the trigger's part of the stream.
+
+        :param stored: what :meth:`_save` stored; anything else starts anew.
+        """
         from airflow_provider_sim.watch.events import Listener
+        from airflow_provider_sim.watch.position import cursors_of
 
         return Listener(
             connection=self.sim_conn_id,
             connect=_connect(self.sim_conn_id),
             poll_interval=self.poll_interval,
             workflow_ids=frozenset(self.workflow_ids),
-            position=position,
-            save=self._save if SHARES_STREAMS else _keep_nothing,
+            wants=self._wants,
+            cursors=cursors_of(stored),
+            save=self._save,
         )
 
-    def _is_mine(self, listener: Listener, run: WorkflowRun) -> bool:
-        position = listener.position
-        return (
-            position is not None
-            and run.run_id in position.on_way
-            and run.status.value in self.statuses
-            and (self.triggers is None or run.trigger in self.triggers)
-        )
+    def _wants(self, run: WorkflowRun) -> bool:
+        return run.status.value in self.statuses and (self.triggers is None or run.trigger in self.triggers)
 
 
-async def _keep_nothing(position: Position) -> None:
-    """Before Airflow 3.3 there is no place."""
+def _event(runs: Iterable[WorkflowRun]) -> TriggerEvent:
+    return TriggerEvent({"runs": [run.details() for run in runs]})
 
 
 def _connect(sim_conn_id: str) -> Connect:
-    """Read the connection whenever it is asked for, since it may have changed."""
+    """Return a function that reads the connection, which may change between polls."""
 
     async def connect() -> tuple[ClientSettings, str | None]:
         hook = SimHook(sim_conn_id)
@@ -232,19 +215,20 @@ def _connect(sim_conn_id: str) -> Connect:
 
 
 def _producer(stream: RunEvents) -> SharedStreamProducer:
-    """The source of a shared stream, as Airflow wants it."""
+    """Return the source of a shared stream."""
     from airflow.triggers.shared_stream import SharedStreamProducer
 
     class RunEventProducer(SharedStreamProducer):
-        async def open_stream(self) -> AsyncIterator[tuple[WorkflowRun, WorkflowRun]]:
-            async for run in stream.ended():
-                yield run, run
+        async def open_stream(self) -> AsyncIterator[tuple[Batch, Batch]]:
+            async for batch in stream.batches():
+                yield batch, batch
 
         async def advance(self, batch: Iterable[AdvanceItem]) -> None:
-            """The events of these runs are stored, but for those of triggers that Airflow has given up."""
+            """Confirm that events are stored, except those of triggers that Airflow has failed."""
             items = list(batch)
             if any(item.outcome.failed for item in items):
-                await asyncio.sleep(_UNSUBSCRIBING)
-            await stream.confirm(item.broker_payload for item in items)
+                await asyncio.sleep(_LEAVING)
+            for item in items:
+                await stream.confirm(item.broker_payload)
 
     return RunEventProducer()

@@ -1,7 +1,7 @@
-"""The runs that end, of any workflows and whoever started them: one stream for all who want to know.
+"""Stream of finished runs for event triggers, shared by the triggers of one server and API key.
 
-New runs are found by listing each workspace's log from where the last look ended. Runs that are seen before their end
-are waited for by the process's :class:`~.watcher.Watcher`, as any other run is.
+New runs are found by listing the log of each workspace from where the last poll ended. Runs that are seen before their
+end are waited for by the process's :class:`~.watcher.Watcher`, as any other run is.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,7 @@ from airflow_provider_sim.client.dialects.v2 import (
 from airflow_provider_sim.client.models import RunStatus, WorkflowRun
 from airflow_provider_sim.client.retry import NO_RETRY
 from airflow_provider_sim.exceptions import SimError, SimNotFoundError, SimRunNotFoundError
-from airflow_provider_sim.watch.position import OVERLAP, Position
+from airflow_provider_sim.watch.position import OVERLAP, Cursor
 from airflow_provider_sim.watch.run import RunWatch
 from airflow_provider_sim.watch.watcher import Watcher, watcher_of
 
@@ -41,105 +42,156 @@ log = logging.getLogger(__name__)
 
 Connect = Callable[[], Awaitable["tuple[ClientSettings, str | None]"]]
 
-MOST_ON_WAY = 32
-"""Runs that are told before it is certain that the earlier ones were: so many may be told twice after a death. It takes
-a second or two until it is certain, so that this is how many runs are told in that time, too."""
+EVENT_GAP = 15.0
+"""Minimum seconds between two events of a trigger. Airflow queues a DAG once per asset and forgets the entry when it
+creates the DAG run; an event that is stored in between waits in Airflow for the next one. The gap is longer than the
+scheduler needs to create the DAG run."""
+
+EVENT_DELAY = 1.0
+"""Seconds from the first finished run to its event, so that runs that finish together share one."""
+
+MAX_RUNS_PER_EVENT = 500
+"""A limit for the size of an event, about 150 KB; further runs wait for the next event."""
 
 LONGEST_PAUSE = 600.0
-"""Seconds between looks that fail."""
+"""Maximum seconds between polls that fail."""
 
 
 @dataclass(eq=False, kw_only=True)
 class Listener:
-    """Somebody who is told of ended runs.
+    """A trigger's part of the stream.
 
-    :param connection: the name of the connection, and
-    :param connect: gives its settings and its workspace, if known; asked anew at each look.
-    :param poll_interval: seconds between looks, or fewer, where somebody else who is told of the same wants them.
-    :param workflow_ids: of these workflows.
-    :param position: None for who comes for the first time: told of what ends from then on.
-    :param save: writes the position down.
+    :param connection: the connection ID.
+    :param connect: returns the connection's settings and workspace; called at each poll.
+    :param poll_interval: maximum seconds between polls.
+    :param workflow_ids: the workflows.
+    :param wants: whether a finished run is to be delivered.
+    :param cursors: by workflow ID. A workflow without a cursor starts with the runs that have not finished.
+    :param save: stores the cursors.
+    :ivar finished: runs to deliver, by run ID; kept until their event is stored.
+    :ivar ready_at: monotonic time of the next event; infinite while an event has not been stored.
     """
 
     connection: str
     connect: Connect
     poll_interval: float
     workflow_ids: frozenset[str]
-    position: Position | None
-    save: Callable[[Position], Awaitable[None]]
+    wants: Callable[[WorkflowRun], bool]
+    cursors: dict[str, Cursor]
+    save: Callable[[dict[str, Cursor]], Awaitable[None]]
+    finished: dict[str, WorkflowRun] = field(default_factory=dict, init=False)
+    ready_at: float = field(default=inf, init=False)
     changed: bool = field(default=False, init=False)
+
+    def saw(self, run: WorkflowRun) -> None:
+        """Record a run that was listed, if it is one of this trigger's workflows."""
+        cursor = self.cursors.get(run.workflow_id or "")
+        if cursor is not None:
+            cursor.saw(run)
+            self.saw_end(run.workflow_id or "", run)
+
+    def saw_end(self, workflow_id: str, run: WorkflowRun) -> None:
+        """Queue a run for delivery if it has finished."""
+        cursor, run_id = self.cursors.get(workflow_id), run.run_id or ""
+        if cursor is None or run_id not in cursor.open or not run.status.is_terminal:
+            return
+        if not self.wants(run):
+            cursor.deliver(run)
+            return
+        if not self.finished:
+            self.ready_at = max(self.ready_at, time.monotonic() + EVENT_DELAY)
+        self.finished[run_id] = run
+
+    def take(self) -> list[WorkflowRun]:
+        """Return the runs of the next event, if there is to be one now."""
+        if not self.finished or time.monotonic() < self.ready_at:
+            return []
+        self.ready_at = inf
+        return list(islice(self.finished.values(), MAX_RUNS_PER_EVENT))
+
+    def confirm(self, runs: Iterable[WorkflowRun]) -> None:
+        """Record that the event of these runs is stored."""
+        for run in runs:
+            self.finished.pop(run.run_id or "", None)
+            for cursor in self.cursors.values():
+                if run.run_id in cursor.open:
+                    cursor.deliver(run)
+        self.pause()
+        self.changed = True
+
+    def pause(self) -> None:
+        """Allow the next event after the gap, since one may just have been stored."""
+        self.ready_at = time.monotonic() + EVENT_GAP
+
+
+Batch = dict[Listener, list[WorkflowRun]]
+"""The finished runs of one event for each trigger that has some."""
 
 
 class RunEvents:
-    """Tells listeners of the runs that end."""
+    """Delivers finished runs to listeners, in batches."""
 
     def __init__(self) -> None:
         self._listeners: dict[Listener, None] = {}
-        self._ended: dict[str, WorkflowRun] = {}
         self._followed: dict[str, asyncio.Task[None]] = {}
         self._workspaces: dict[str, str | None] = {}
+        self._skipped: dict[str, type[Exception]] = {}
         self._news = asyncio.Event()
-        self._look_at = -inf
+        self._poll_at = -inf
 
     # --- listeners -----------------------------------------------------------------------------------------------
 
     def join(self, listener: Listener) -> None:
-        """Tell somebody more, from the next look on, which is at once."""
+        """Add a listener, and poll at once."""
+        listener.pause()
         self._listeners[listener] = None
-        self._look_at = -inf
+        self._poll_at = -inf
         self._news.set()
 
     def leave(self, listener: Listener) -> None:
-        """Tell them no longer."""
+        """Remove a listener."""
         self._listeners.pop(listener, None)
         self._news.set()
 
     @property
     def _poll_interval(self) -> float:
-        """Seconds between looks: the fewest that somebody wants."""
+        """The shortest poll interval of all listeners."""
         return min((listener.poll_interval for listener in self._listeners), default=LONGEST_PAUSE)
 
-    def _positions(self) -> Iterable[Position]:
-        for listener in self._listeners:
-            if listener.position is not None:
-                yield listener.position
-
-    async def confirm(self, runs: Iterable[WorkflowRun]) -> None:
-        """It is certain that runs were told to all who were there."""
-        for run in runs:
-            for listener in self._listeners:
-                position = listener.position
-                if position is not None and run.run_id in position.on_way:
-                    position.confirm(run.run_id or "", run.began)
-                    listener.changed = True
+    async def confirm(self, batch: Batch) -> None:
+        """Record that the events of a batch are stored, for those listeners that are still there."""
+        for listener, runs in batch.items():
+            if listener in self._listeners:
+                listener.confirm(runs)
         await self._save()
         self._news.set()
 
     async def _save(self) -> None:
         for listener in list(self._listeners):
-            if listener.changed and listener.position is not None:
+            if listener.changed:
                 listener.changed = False
                 try:
-                    await listener.save(listener.position)
-                except Exception as error:  # whatever Airflow's processes have to say to each other
+                    await listener.save(listener.cursors)
+                except Exception as error:  # whatever Airflow's supervisor or API raise
                     listener.changed = True
-                    log.warning("The position in Sim's runs could not be written down: %s", error)
+                    log.warning("Could not store which runs were delivered: %s", error)
 
     # --- the stream ----------------------------------------------------------------------------------------------
 
-    async def ended(self) -> AsyncIterator[WorkflowRun]:
-        """The runs that end, each as soon as it is seen, for as long as somebody listens; never fails for Sim's sake.
+    async def batches(self) -> AsyncIterator[Batch]:
+        """Yield batches of finished runs until cancelled; errors of Sim are logged and retried.
 
-        Who is to be told of one has it ``on_way`` when it comes.
+        A listener gets no other batch before :meth:`confirm` was called with the last one.
         """
-        self._ended.clear()
-        self._look_at, failures = -inf, 0
+        for listener in self._listeners:
+            listener.pause()
+        self._poll_at, failures = -inf, 0
         try:
             while True:
-                if self._listeners and time.monotonic() >= self._look_at:
-                    failures = await self._look_patiently(failures)
-                while (run := self._next()) is not None:
-                    yield run
+                if self._listeners and time.monotonic() >= self._poll_at:
+                    failures = await self._poll_with_backoff(failures)
+                if batch := {listener: runs for listener in self._listeners if (runs := listener.take())}:
+                    yield batch
                 await self._rest()
         finally:
             followed, self._followed = self._followed, {}
@@ -147,170 +199,203 @@ class RunEvents:
                 task.cancel()
             await asyncio.gather(*followed.values(), return_exceptions=True)
 
-    def _next(self) -> WorkflowRun | None:
-        """The next run that somebody wants to know of; None while the telling of too many isn't certain."""
-        while self._ended and max((len(position.on_way) for position in self._positions()), default=0) < MOST_ON_WAY:
-            run = self._ended.pop(next(iter(self._ended)))
-            wanting = [position for position in self._positions() if position.wants(run)]
-            for position in wanting:
-                position.on_way.add(run.run_id or "")
-            if wanting:
-                return run
-        return None
-
     async def _rest(self) -> None:
-        """Sleep until the next look, or until there is news."""
-        seconds = max(0.0, self._look_at - time.monotonic()) if self._listeners else 60.0
+        """Sleep until the next poll or event, or until there is news."""
+        due = min((listener.ready_at for listener in self._listeners if listener.finished), default=inf)
+        seconds = max(0.0, min(self._poll_at, due) - time.monotonic()) if self._listeners else 60.0
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(min(seconds, 60.0)):  # wait_for may swallow a cancellation (Python 3.11)
                 await self._news.wait()
         self._news.clear()
 
-    async def _look_patiently(self, failures: int) -> int:
-        """Look once; return how many looks in a row have failed."""
-        self._look_at = inf
+    async def _poll_with_backoff(self, failures: int) -> int:
+        """Poll once; return how many polls in a row have failed."""
+        self._poll_at = inf
         pause = self._poll_interval
         try:
-            await self._look()
+            await self._poll()
             failures = 0
         except Exception as error:
             failures += 1
             pause = min(max(pause, 1.0) * 2 ** min(failures, 10), LONGEST_PAUSE)
             if isinstance(error, SimError):
                 pause = max(self._poll_interval, error.retry_after or pause)
-                log.warning("%s Looking for ended runs again in %.0f s (%d failed in a row).", error, pause, failures)
+                log.warning(
+                    "%s Polling for finished runs again in %.0f s (failures in a row: %d).", error, pause, failures
+                )
             else:
-                log.exception("Looking for ended runs again in %.0f s (%d failed in a row).", pause, failures)
-        if self._look_at == inf:  # nobody has joined meanwhile
-            self._look_at = time.monotonic() + pause
+                log.exception("Polling for finished runs again in %.0f s (failures in a row: %d).", pause, failures)
+        if self._poll_at == inf:  # no listener has joined meanwhile
+            self._poll_at = time.monotonic() + pause
         return failures
 
-    # --- looking -------------------------------------------------------------------------------------------------
+    # --- polling -------------------------------------------------------------------------------------------------
 
-    async def _look(self) -> None:
-        """Find the runs that have started since the last look, and follow those that haven't ended.
+    async def _poll(self) -> None:
+        """Find the runs that have started since the last poll, and wait for those that have not finished.
 
-        :raises SimError: that can't be done at the moment.
+        An error that concerns one connection, workspace or workflow does not affect the others.
+
+        :raises Exception: nothing could be polled.
         """
-        for watcher, listeners in (await _by_account(self._listeners)).items():
-            await self._look_with(watcher, listeners)
+        errors: dict[str, Exception] = {}
+        polled = False
+        for watcher, listeners in (await self._by_account(errors)).items():
+            for workspace_id, workflow_ids in (await self._by_workspace(watcher, listeners, errors)).items():
+                try:
+                    await self._poll_workspace(watcher, workspace_id, workflow_ids, listeners, errors)
+                    polled = True
+                except SimError as error:
+                    errors[f"workspace {workspace_id!r}"] = error
+            for listener, of_connection in listeners.items():
+                self._follow(watcher, listener, of_connection)
         await self._save()
+        serious = [error for error in errors.values() if not isinstance(error, SimNotFoundError)]
+        if serious and not polled:
+            raise serious[0]
+        for what, problem in errors.items():
+            if self._skipped.get(what) is not type(problem):
+                log.warning("Runs of %s are not delivered until this is resolved: %s", what, problem)
+        self._skipped = {what: type(problem) for what, problem in errors.items()}
 
-    async def _look_with(self, watcher: Watcher, listeners: Mapping[Listener, str | None]) -> None:
-        """Look at one server with one key.
+    async def _by_account(self, errors: dict[str, Exception]) -> dict[Watcher, dict[Listener, str | None]]:
+        """Return the listeners by server and API key, with the workspaces of their connections.
 
-        :param listeners: those who are told what it tells, with their connections' workspaces.
+        That is one account, unless a connection was changed after its listener had joined. Of connections that differ
+        in other settings, such as timeouts, the first one's settings apply.
         """
-        places = await self._places(watcher, listeners)
-        asked_at = watcher.server_now()
-        for listener in listeners:
-            if listener.position is None:
-                await self._begin(watcher, listener, places)
-        for place, workflow_ids in places.items():
-            since = min(
-                position.since
-                for listener in listeners
-                if listener.workflow_ids & workflow_ids and (position := listener.position) is not None
-            )
-            async for run in _logged(watcher, place, workflow_ids, since):
-                for listener in listeners if run.workflow_id in workflow_ids else ():
-                    if run.workflow_id in listener.workflow_ids and listener.position is not None:
-                        listener.position.saw(run)
-                self._note_end(run)
-        for listener, workspace_id in listeners.items():
-            if listener.position is not None:
-                listener.position.advance(asked_at - OVERLAP)
-                listener.changed = True
-                self._follow(watcher, listener.position, workspace_id)
+        connected: dict[str, tuple[ClientSettings, str | None]] = {}
+        watchers: dict[str, Watcher] = {}
+        accounts: dict[Watcher, dict[Listener, str | None]] = {}
+        for listener in list(self._listeners):
+            what = f"connection {listener.connection!r}"
+            if what in errors:
+                continue
+            try:
+                if listener.connection not in connected:
+                    connected[listener.connection] = await listener.connect()
+                settings, workspace_id = connected[listener.connection]
+                if settings.account not in watchers:
+                    watchers[settings.account] = watcher_of(settings)
+                accounts.setdefault(watchers[settings.account], {})[listener] = workspace_id
+            except Exception as error:  # Airflow's, too: the connection may be gone
+                errors[what] = error
+        return accounts
 
-    def _note_end(self, run: WorkflowRun) -> None:
-        if run.status.is_terminal and any(position.wants(run) for position in self._positions()):
-            self._ended.setdefault(run.run_id or "", run)
-
-    async def _places(self, watcher: Watcher, listeners: Mapping[Listener, str | None]) -> dict[str, set[str]]:
-        """The workflows that are listened to, by their workspaces."""
-        places: dict[str, set[str]] = {}
-        for listener, workspace_id in listeners.items():
+    async def _by_workspace(
+        self, watcher: Watcher, listeners: Mapping[Listener, str | None], errors: dict[str, Exception]
+    ) -> dict[str, set[str]]:
+        """Return the listeners' workflows by workspace."""
+        workspaces: dict[str, set[str]] = {}
+        for listener, of_connection in listeners.items():
             for workflow_id in sorted(listener.workflow_ids):
-                place = workspace_id or await self._workspace_of(watcher, workflow_id)
-                if place is not None:
-                    places.setdefault(place, set()).add(workflow_id)
-        return places
+                what = f"workflow {workflow_id!r}"
+                try:
+                    workspace_id = of_connection
+                    if workspace_id is None and what not in errors:
+                        workspace_id = await self._workspace_of(watcher, workflow_id)
+                    if workspace_id is not None:
+                        workspaces.setdefault(workspace_id, set()).add(workflow_id)
+                except SimError as error:
+                    errors[what] = error
+        return workspaces
 
     async def _workspace_of(self, watcher: Watcher, workflow_id: str) -> str | None:
         if workflow_id not in self._workspaces:
-            try:
-                workflow = await watcher.ask(
-                    WORKFLOW_BUCKET, lambda client: client.get_workflow(workflow_id, retry=NO_RETRY)
-                )
-            except SimNotFoundError as error:
-                log.warning("%s Its runs are not told until it is there.", error)
-                return None
+            workflow = await watcher.ask(
+                WORKFLOW_BUCKET, lambda client: client.get_workflow(workflow_id, retry=NO_RETRY)
+            )
             self._workspaces[workflow_id] = workflow.workspace_id
         return self._workspaces[workflow_id]
 
-    async def _begin(self, watcher: Watcher, listener: Listener, places: dict[str, set[str]]) -> None:
-        """Find where somebody who comes for the first time stands: what has ended already isn't told."""
-        position = Position(since=watcher.server_now() - OVERLAP)
-        for workspace_id, workflow_ids in places.items():
-            wanted = workflow_ids & listener.workflow_ids
-            if not wanted:
-                continue
-            async for run in _logged(watcher, workspace_id, wanted, position.since):
-                if run.workflow_id in wanted:
-                    position.saw(run)
-                    if run.status.is_terminal:
-                        position.confirm(run.run_id or "", run.began)
-            for workflow_id in sorted(wanted):
+    async def _poll_workspace(
+        self,
+        watcher: Watcher,
+        workspace_id: str,
+        workflow_ids: set[str],
+        listeners: Iterable[Listener],
+        errors: dict[str, Exception],
+    ) -> None:
+        """Poll some workflows of one workspace.
+
+        :raises SimError: the workspace could not be listed.
+        """
+        polled_at = watcher.server_now() - OVERLAP
+        for listener in listeners:
+            if new := (listener.workflow_ids & workflow_ids) - listener.cursors.keys():
+                listener.cursors |= await self._begin(watcher, workspace_id, new, polled_at, errors)
+        cursors = [
+            cursor
+            for listener in listeners
+            for workflow_id, cursor in listener.cursors.items()
+            if workflow_id in workflow_ids
+        ]
+        if not cursors:
+            return
+        async for run in _logged(watcher, workspace_id, workflow_ids, min(cursor.since for cursor in cursors)):
+            for listener in listeners if run.workflow_id in workflow_ids else ():
+                listener.saw(run)
+        for cursor in cursors:
+            cursor.advance(polled_at)
+        for listener in listeners:
+            listener.changed = True
+
+    async def _begin(
+        self,
+        watcher: Watcher,
+        workspace_id: str,
+        workflow_ids: frozenset[str],
+        since: float,
+        errors: dict[str, Exception],
+    ) -> dict[str, Cursor]:
+        """Return the first cursors of workflows: runs that have finished already are not delivered."""
+        cursors = {workflow_id: Cursor(since) for workflow_id in workflow_ids}
+        async for run in _logged(watcher, workspace_id, workflow_ids, since):
+            if cursor := cursors.get(run.workflow_id or ""):
+                cursor.saw(run)
+                if run.status.is_terminal:
+                    cursor.deliver(run)
+        for workflow_id in sorted(workflow_ids):
+            try:
                 for status in sorted(LISTED_STATUSES):
                     async for run in _runs_of(watcher, workflow_id, status):
-                        position.saw(run)
-        listener.position, listener.changed = position, True
+                        cursors[workflow_id].open.add(run.run_id or "")
+            except SimError as error:
+                errors[f"workflow {workflow_id!r}"] = error
+                del cursors[workflow_id]
+        return cursors
 
-    def _follow(self, watcher: Watcher, position: Position, workspace_id: str | None) -> None:
-        """Wait for the runs that are known and haven't ended."""
-        for run_id, workflow_id in position.open.items():
-            if run_id not in self._followed and run_id not in self._ended and run_id not in position.on_way:
-                place = workspace_id or self._workspaces.get(workflow_id)
+    def _follow(self, watcher: Watcher, listener: Listener, workspace_id: str | None) -> None:
+        """Wait for a listener's known runs that have not finished."""
+        for workflow_id, cursor in listener.cursors.items():
+            place = workspace_id or self._workspaces.get(workflow_id)
+            for run_id in cursor.open - listener.finished.keys() - self._followed.keys():
                 self._followed[run_id] = asyncio.create_task(self._await(watcher, workflow_id, run_id, place))
 
     async def _await(self, watcher: Watcher, workflow_id: str, run_id: str, workspace_id: str | None) -> None:
-        """See a run to its end."""
+        """Wait for a run's end."""
         try:
             watch = RunWatch(workflow_id, run_id, poll_interval=self._poll_interval)
-            self._note_end(await watcher.wait(watch, look_soon=True, workspace_id=workspace_id))
-        except SimRunNotFoundError as error:
-            log.warning("%s Its end isn't told.", error)
+            run = await watcher.wait(watch, look_soon=True, workspace_id=workspace_id)
             for listener in self._listeners:
-                if listener.position is not None and run_id in listener.position.open:
-                    listener.position.forget(run_id)
+                listener.saw_end(workflow_id, run)
+        except SimRunNotFoundError as error:
+            log.warning("%s Its end is not delivered.", error)
+            for listener in self._listeners:
+                if cursor := listener.cursors.get(workflow_id):
+                    cursor.open.discard(run_id)
                     listener.changed = True
         except SimError as error:
-            log.warning("%s The next look goes on with it.", error)
+            log.warning("%s The next poll continues with it.", error)
         finally:
             self._followed.pop(run_id, None)
             self._news.set()
 
 
-async def _by_account(listeners: Iterable[Listener]) -> dict[Watcher, dict[Listener, str | None]]:
-    """Who listens to which server with which key, with the workspaces that the connections name.
-
-    That is one and the same for all, unless a connection was changed since its listener came.
-    """
-    connected: dict[str, tuple[ClientSettings, str | None]] = {}
-    accounts: dict[Watcher, dict[Listener, str | None]] = {}
-    for listener in list(listeners):
-        if listener.connection not in connected:
-            connected[listener.connection] = await listener.connect()
-        settings, workspace_id = connected[listener.connection]
-        accounts.setdefault(watcher_of(settings), {})[listener] = workspace_id
-    return accounts
-
-
 async def _logged(
-    watcher: Watcher, workspace_id: str, workflow_ids: set[str], since: float
+    watcher: Watcher, workspace_id: str, workflow_ids: Iterable[str], since: float
 ) -> AsyncIterator[WorkflowRun]:
-    """The runs that have started since a moment, in that order."""
+    """Yield the runs that have started since a moment, in that order."""
     wanted = named_workflows(workflow_ids)
 
     def ask(client: AsyncSimClient, *, cursor: str | None) -> Awaitable[Page[WorkflowRun]]:
@@ -329,7 +414,7 @@ async def _logged(
 
 
 async def _runs_of(watcher: Watcher, workflow_id: str, status: RunStatus) -> AsyncIterator[WorkflowRun]:
-    """A workflow's runs of one status."""
+    """Yield a workflow's runs of one status."""
 
     def ask(client: AsyncSimClient, *, cursor: str | None) -> Awaitable[Page[WorkflowRun]]:
         return client.list_workflow_runs(
@@ -355,7 +440,7 @@ async def _paged(
 
 @dataclass(slots=True)
 class _Streams:
-    """Those of one event loop."""
+    """The streams of one event loop."""
 
     of_accounts: dict[str, RunEvents] = field(default_factory=dict)
     of_connections: dict[str, RunEvents] = field(default_factory=dict)
@@ -365,10 +450,10 @@ _streams: dict[asyncio.AbstractEventLoop, _Streams] = {}
 
 
 def run_events_of(connection: str, account: str | None = None) -> RunEvents:
-    """The stream that all on this event loop share who listen to the same server with the same key.
+    """Return the stream of this event loop for a connection's server and API key.
 
-    :param connection: the name of the connection.
-    :param account: the server and the key that it stands for; None for those of the last time that they were given.
+    :param connection: the connection ID.
+    :param account: hash of server and API key; None for the one that was last given for the connection.
     """
     for loop in [loop for loop in _streams if loop.is_closed()]:
         del _streams[loop]

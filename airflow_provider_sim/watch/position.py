@@ -1,4 +1,4 @@
-"""What somebody who is told of every ended run has been told so far; no I/O."""
+"""Cursor over the finished runs of one workflow; no I/O."""
 
 from __future__ import annotations
 
@@ -10,74 +10,63 @@ if TYPE_CHECKING:
     from airflow_provider_sim.client.models import WorkflowRun
 
 OVERLAP = 60.0
-"""Seconds for which a look goes back behind the one before: a run may appear in Sim's log after its start."""
+"""Seconds by which each poll overlaps the one before: a run may appear in Sim's log some time after its start."""
 
 _LONG = 86_400.0
-"""Seconds for which a run without a start is remembered."""
+"""Seconds for which a delivered run without a start time is remembered."""
 
 _MARGIN = 5.0
-"""Seconds by which a run's start may move in its first moments."""
+"""Seconds by which a run's start time may move in its first moments."""
 
 
 @dataclass(slots=True)
-class Position:
-    """Which ended runs were told, and which runs are known that haven't ended.
+class Cursor:
+    """Which finished runs of a workflow were delivered to a trigger, and which runs are known but not delivered.
 
-    Sim lists runs in the order of their starts, not of their ends. So a position is the start up to which all runs are
-    known, those of them that are still to be told, and those behind it, within the overlap, that were told.
+    Sim lists runs in the order of their starts, not of their ends, so that a single timestamp is not enough.
 
-    :param since: seconds since the epoch: each run that has started before was told, or is ``open``, or wasn't wanted.
-    :param open: runs that are still to be told, with their workflows.
-    :param told: runs that were told, with their starts, as far as they may be listed again.
-    :ivar on_way: runs that are being told; whether that has succeeded isn't known yet.
+    :param since: seconds since the epoch; each run that started earlier is either in ``open`` or needs no delivery.
+    :param open: IDs of known runs that have not been delivered.
+    :param delivered: IDs of delivered runs, and their starts, for as long as a poll may list them again.
     """
 
     since: float
-    open: dict[str, str] = field(default_factory=dict)
-    told: dict[str, float] = field(default_factory=dict)
-    on_way: set[str] = field(default_factory=set)
+    open: set[str] = field(default_factory=set)
+    delivered: dict[str, float] = field(default_factory=dict)
 
     def saw(self, run: WorkflowRun) -> None:
-        """Take note of a run in a list."""
+        """Record a run that was listed, perhaps for another trigger whose cursor is older."""
         run_id = run.run_id or ""
-        if run_id not in self.told:
-            self.open.setdefault(run_id, run.workflow_id or "")
+        if run_id not in self.delivered and (run.began is None or run.began >= self.since):
+            self.open.add(run_id)
 
-    def wants(self, run: WorkflowRun) -> bool:
-        """Whether an ended run is to be told now."""
-        return run.run_id in self.open and run.run_id not in self.on_way
-
-    def confirm(self, run_id: str, began: float | None) -> None:
-        """A run was told, and that is certain; perhaps by an earlier listener, and never seen by this one."""
-        self.on_way.discard(run_id)
-        self.open.pop(run_id, None)
-        self.told[run_id] = self.since + _LONG if began is None else began
-
-    def forget(self, run_id: str) -> None:
-        """A run doesn't exist any more."""
-        self.open.pop(run_id, None)
-        self.on_way.discard(run_id)
+    def deliver(self, run: WorkflowRun) -> None:
+        """Record that a run was delivered, or needs no delivery."""
+        run_id = run.run_id or ""
+        self.open.discard(run_id)
+        self.delivered[run_id] = self.since + _LONG if run.began is None else run.began
 
     def advance(self, since: float) -> None:
-        """All runs that have started before this moment are known."""
+        """Record that all runs that started before a moment are known."""
         self.since = max(self.since, since)
         keep = self.since - _MARGIN
-        self.told = {run_id: began for run_id, began in self.told.items() if began >= keep}
+        self.delivered = {run_id: began for run_id, began in self.delivered.items() if began >= keep}
 
-    def as_json(self) -> dict[str, Any]:
-        """To be written down. Runs that are on their way are still open: whether they were told isn't certain."""
-        return {"since": self.since, "open": dict(self.open), "told": dict(self.told)}
+    def to_dict(self) -> dict[str, Any]:
+        """Return the cursor as plain JSON."""
+        return {"since": self.since, "open": sorted(self.open), "delivered": dict(self.delivered)}
 
     @classmethod
-    def of_json(cls, value: Any) -> Self | None:
-        """What was written down; None if it is no position."""
-        if not isinstance(value, Mapping) or not isinstance(value.get("since"), int | float):
-            return None
-        open_runs, told = value.get("open"), value.get("told")
-        if not isinstance(open_runs, Mapping) or not isinstance(told, Mapping):
-            return None
-        return cls(
-            since=float(value["since"]),
-            open={str(run_id): str(workflow_id) for run_id, workflow_id in open_runs.items()},
-            told={str(run_id): float(began) for run_id, began in told.items()},
-        )
+    def from_dict(cls, value: Any) -> Self | None:
+        """Return a stored cursor; None if the value is not one."""
+        match value:
+            case {"since": int() | float() as since, "open": [*run_ids], "delivered": Mapping() as delivered}:
+                began = {str(run_id): float(start) for run_id, start in delivered.items()}
+                return cls(float(since), {str(run_id) for run_id in run_ids}, began)
+        return None
+
+
+def cursors_of(stored: Any) -> dict[str, Cursor]:
+    """Return stored cursors by workflow ID; without what is not one."""
+    found = {str(key): Cursor.from_dict(value) for key, value in stored.items()} if isinstance(stored, Mapping) else {}
+    return {workflow_id: cursor for workflow_id, cursor in found.items() if cursor is not None}

@@ -17,8 +17,9 @@ watchers = needs_airflow("3.0", "asset watchers")
 
 
 @watchers
-def test_without_shared_streams_it_runs_alone(client, emulator):
+def test_without_shared_streams_it_runs_alone(client, emulator, monkeypatch):
     """As Airflow before 3.3 has it."""
+    monkeypatch.setattr("airflow_provider_sim.watch.events.EVENT_GAP", 0.1)
 
     def has_begun():
         return sum("/logs" in seen.path for seen in emulator.requests) > 1
@@ -34,7 +35,7 @@ def test_without_shared_streams_it_runs_alone(client, emulator):
         return run_id, event.payload
 
     run_id, payload = asyncio.run(main())
-    assert payload["run_id"] == run_id
+    assert [run["run_id"] for run in payload["runs"]] == [run_id]
 
 
 @watchers
@@ -42,7 +43,12 @@ def test_without_shared_streams_it_runs_alone(client, emulator):
     ("arguments", "words"),
     [
         ({"workflow_ids": []}, "workflow_ids"),
-        ({"workflow_ids": [""]}, "workflow_ids"),
+        ({"workflow_ids": [""]}, "workflow_id"),
+        ({"workflow_ids": ["other "]}, "workflow_id"),
+        ({"workflow_ids": ["w", "other\n"]}, "workflow_id"),
+        ({"workflow_ids": [7]}, "workflow_id"),
+        ({"workflow_ids": "a,b"}, "workflow_id"),
+        ({"workflow_ids": "https://www.sim.ai/workspace/1/w/other"}, "use only the last part of the address: 'other'"),
         ({"statuses": ["paused"]}, "statuses"),
         ({"statuses": []}, "statuses"),
         ({"triggers": []}, "triggers"),
@@ -57,7 +63,7 @@ def test_bad_arguments_are_refused_when_the_dag_is_parsed(arguments, words):
 
 @watchers
 def test_serialization_is_complete():
-    given = trigger(workflow_ids="w", statuses="failed", triggers="api", airflow_conn_id="a", sim_conn_id="s")
+    given = trigger(workflow_ids="w", statuses="failed", triggers="api", sim_conn_id="s")
     path, arguments = given.serialize()
     assert path == "airflow_provider_sim.triggers.events.SimRunEventTrigger"
     assert type(given)(**arguments).serialize() == (path, arguments)

@@ -1,6 +1,7 @@
-"""SimRunEventTrigger in a triggerer of a few lines, which is killed; with Airflow's own shared streams.
+"""SimRunEventTrigger with Airflow's shared streams, in a stand-in for the triggerer that can be killed.
 
-What the triggerer has stored and what the trigger has written down outlive it; nothing else does.
+What the triggerer has stored and what the trigger has saved outlive it; nothing else does. On a real Airflow:
+``tests/airflow/test_ended_runs.py``.
 """
 
 from __future__ import annotations
@@ -11,8 +12,6 @@ import json
 import logging
 import random
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -28,6 +27,12 @@ shared_stream = pytest.importorskip("airflow.triggers.shared_stream", reason="Ai
 ASSET = "ended runs"
 
 
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    monkeypatch.setattr(streams, "EVENT_GAP", 0.1)
+    monkeypatch.setattr(streams, "EVENT_DELAY", 0.0)
+
+
 class Airflow:
     """What outlives a triggerer: the events of assets, and their states."""
 
@@ -36,7 +41,7 @@ class Airflow:
         self.state = {}
 
     def runs(self):
-        return [payload["run_id"] for payload in self.stored]
+        return [run["run_id"] for payload in self.stored for run in payload["runs"]]
 
     def store(self, payload):
         self.stored.append(json.loads(json.dumps(payload)))
@@ -106,41 +111,6 @@ class Triggerer:
         streams._streams.clear()
 
 
-@pytest.fixture
-def airflow_api(monkeypatch):
-    """Airflow's REST API, as far as it tells of stored events; give it the Airflow."""
-    servers = []
-
-    def serve(airflow):
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self):
-                query = parse_qs(urlsplit(self.path).query)
-                if self.path == "/auth/token":
-                    body = {"access_token": "t-1"}
-                else:
-                    assert self.headers["Authorization"] == "Bearer t-1"
-                    offset = int(query["offset"][0])
-                    told = [{"name": ASSET, "extra": {"from_trigger": True, "payload": p}} for p in airflow.stored]
-                    body = {"asset_events": told[offset : offset + int(query["limit"][0])]}
-                self.send_response(200)
-                self.end_headers()
-                self.wfile.write(json.dumps(body).encode())
-
-            def log_message(self, *arguments):
-                """Say nothing."""
-
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        servers.append(server)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        connection = {"conn_type": "http", "host": "127.0.0.1", "port": server.server_port, "schema": "http"}
-        monkeypatch.setenv("AIRFLOW_CONN_AIRFLOW_API", json.dumps(connection))
-
-    yield serve
-    for server in servers:
-        server.shutdown()
-        server.server_close()
-
-
 def begun(airflow):
     return until(lambda: bool(airflow.state))
 
@@ -172,7 +142,7 @@ def test_it_fires_for_each_run_that_ends_and_says_how(client, emulator):
 
     first, second = asyncio.run(main())
     assert airflow.runs() == [first, second]
-    told, failed = airflow.stored
+    told, failed = (run for payload in airflow.stored for run in payload["runs"])
     assert (told["workflow_id"], told["status"], told["trigger"], told["cost_usd"]) == (
         "echo_plain",
         "completed",
@@ -198,7 +168,7 @@ def test_runs_that_go_on_when_it_begins_and_pauses_are_seen_to_their_end(client,
             await until(lambda: asked in airflow.runs())
 
     asyncio.run(main())
-    assert len(airflow.stored) == 2
+    assert len(airflow.runs()) == 2
 
 
 def test_filters(client, emulator):
@@ -216,19 +186,19 @@ def test_filters(client, emulator):
                 await begun(airflow)
             for workflow_id in ("echo_plain", "failing"):
                 await asyncio.to_thread(start, client, workflow_id, message="x")
-            await until(lambda: len(everything.stored) == 2 and len(failures.stored) == 1)
+            await until(lambda: len(everything.runs()) == 2 and len(failures.runs()) == 1)
             await looks(emulator)
 
     asyncio.run(main())
-    assert (len(everything.stored), len(failures.stored), len(schedules.stored)) == (2, 1, 0)
+    assert (len(everything.runs()), len(failures.runs()), len(schedules.runs())) == (2, 1, 0)
     for airflow in (failures, schedules):
-        [position] = airflow.state.values()
-        assert position["open"] == {}, "what isn't wanted is done with, too"
+        [cursors] = airflow.state.values()
+        assert all(cursor["open"] == [] for cursor in cursors.values()), "what is not wanted is done with, too"
 
 
 def test_all_triggers_of_a_server_and_key_share_their_requests(client, emulator, monkeypatch):
     """Also by several connections, and with several intervals."""
-    monkeypatch.setenv("AIRFLOW_CONN_SIM_TOO", emulator.connection())
+    monkeypatch.setenv("AIRFLOW_CONN_SIM_TOO", emulator.connection(extra={"timeout": 7}))
     airflows = [Airflow() for _ in range(10)]
 
     async def main():
@@ -239,20 +209,20 @@ def test_all_triggers_of_a_server_and_key_share_their_requests(client, emulator,
                 await begun(airflow)
             before = asked(emulator)
             for _ in range(3):
-                last = position()
-                await until(lambda last=last: position() != last)
+                last = since()
+                await until(lambda last=last: since() != last)
             looked = asked(emulator) - before
             run_id = await asyncio.to_thread(start, client, message="x")
             await until(lambda: all(run_id in airflow.runs() for airflow in airflows))
         return looked
 
-    def position():
-        """How far one of them has been told: each look moves that on."""
-        [written] = airflows[0].state.values()
-        return written["since"]
+    def since():
+        """The cursor of one of them, which each poll advances."""
+        [cursors] = airflows[0].state.values()
+        return cursors["echo_plain"]["since"]
 
     assert asyncio.run(main()) <= 4, "one for all each time, and not one for each"
-    assert all(len(airflow.stored) == 1 for airflow in airflows)
+    assert all(len(airflow.runs()) == 1 for airflow in airflows)
 
 
 def test_a_connection_that_is_changed_leads_elsewhere_from_the_next_look_on(client, emulator, monkeypatch):
@@ -285,7 +255,7 @@ def test_what_ends_while_no_triggerer_runs_is_told_afterwards(client, emulator):
             await begun(airflow)
         missed = [start(client, message=str(number)) for number in range(5)]
         async with Triggerer([(trigger(), airflow)]):
-            await until(lambda: len(airflow.stored) >= 5)
+            await until(lambda: len(airflow.runs()) >= 5)
             await looks(emulator)
         return missed
 
@@ -293,13 +263,9 @@ def test_what_ends_while_no_triggerer_runs_is_told_afterwards(client, emulator):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("asks_airflow", [True, False])
-def test_twenty_deaths(client, emulator, airflow_api, asks_airflow):
-    """With Airflow's API each run is told once; without, none is missed."""
+def test_no_run_is_missed_over_twenty_kills(client, emulator):
     airflow = Airflow()
-    airflow_api(airflow)
     emulator.workflow("brief", duration=lambda given: given.get("seconds", 0.0))(lambda given: {})
-    how = {"workflow_ids": ["brief"], "airflow_conn_id": "airflow_api" if asks_airflow else None}
     runs = []
     done = threading.Event()
 
@@ -309,23 +275,21 @@ def test_twenty_deaths(client, emulator, airflow_api, asks_airflow):
             done.wait(0.03)
 
     async def main():
-        async with Triggerer([(trigger(**how), airflow)]):
+        async with Triggerer([(trigger(workflow_ids=["brief"]), airflow)]):
             await begun(airflow)
         worker = threading.Thread(target=work)
         worker.start()
         chance = random.Random(7)
         for _ in range(20):
-            async with Triggerer([(trigger(**how), airflow)]):
+            async with Triggerer([(trigger(workflow_ids=["brief"]), airflow)]):
                 await asyncio.sleep(chance.uniform(0.1, 0.8))
         await asyncio.to_thread(worker.join)
-        async with Triggerer([(trigger(**how), airflow)]):
+        async with Triggerer([(trigger(workflow_ids=["brief"]), airflow)]):
             await until(lambda: set(airflow.runs()) >= set(runs), 60)
             await looks(emulator)
 
     asyncio.run(main())
     assert set(airflow.runs()) == set(runs)
-    if asks_airflow:
-        assert len(airflow.runs()) == len(runs)
 
 
 def test_failures_are_counted_and_not_fatal(client, emulator, caplog, connection, monkeypatch):
@@ -345,7 +309,7 @@ def test_failures_are_counted_and_not_fatal(client, emulator, caplog, connection
             await until(lambda: run_id in airflow.runs(), 40)
 
     asyncio.run(main())
-    assert "failed in a row" in caplog.text
+    assert "failures in a row" in caplog.text
 
 
 def test_a_workflow_that_does_not_exist_keeps_nobody_from_the_others(client, connection, caplog):
@@ -359,7 +323,7 @@ def test_a_workflow_that_does_not_exist_keeps_nobody_from_the_others(client, con
             await until(lambda: run_id in airflow.runs())
 
     asyncio.run(main())
-    assert "not told until it is there" in caplog.text
+    assert "Runs of workflow 'nowhere' are not delivered" in caplog.text
 
 
 async def key_of(**arguments):
@@ -380,7 +344,7 @@ def test_a_connection_that_cannot_be_read_has_a_stream_of_its_own(caplog):
     assert keys == {("airflow_provider_sim.runs", f"connection {name}") for name in ("absent", "absent_too")}
 
 
-def test_triggers_of_one_asset_keep_their_positions_apart():
+def test_triggers_of_one_asset_keep_their_cursors_apart():
     apart = [
         trigger(),
         trigger(workflow_ids=["echo"]),
@@ -388,13 +352,13 @@ def test_triggers_of_one_asset_keep_their_positions_apart():
         trigger(triggers=["api"]),
         trigger(sim_conn_id="another"),
     ]
-    assert len({one.position_key for one in apart}) == len(apart)
-    same = [trigger(workflow_ids=["a", "b"], poll_interval=1.0), trigger(workflow_ids=["b", "a"], airflow_conn_id="x")]
-    assert len({one.position_key for one in same}) == 1
+    assert len({one.cursor_key for one in apart}) == len(apart)
+    same = [trigger(workflow_ids=["a", "b"], poll_interval=1.0), trigger(workflow_ids=["b", "a"])]
+    assert len({one.cursor_key for one in same}) == 1
 
 
 def test_two_triggers_of_one_asset(client, emulator):
-    """Their positions are in the same state."""
+    """Their cursors are in the same state."""
     airflow = Airflow()
 
     async def main():
@@ -403,7 +367,7 @@ def test_two_triggers_of_one_asset(client, emulator):
             await until(lambda: len(airflow.state) == 2)
         missed = [start(client, workflow_id, message="x") for workflow_id in ("echo_plain", "failing")]
         async with Triggerer(both):
-            await until(lambda: len(airflow.stored) >= 2)
+            await until(lambda: len(airflow.runs()) >= 2)
             await looks(emulator)
         return missed
 
