@@ -314,6 +314,7 @@ class AsyncSimClient(BaseClient):
 
     async def _send(self, request: Request, question: Ask) -> Response | AsyncWorkflowStream:
         connect, wait = self._timeouts(request, question)
+        ends = asyncio.get_running_loop().time() + wait
         try:
             http = await (self._shares_with or self)._open_http()
             answer = await http.send(
@@ -330,7 +331,7 @@ class AsyncSimClient(BaseClient):
             head = Response(answer.status_code, headers, b"")
             self._note_rate_limit(request, head)
             if question.streamed and self._is_event_stream(head):
-                return AsyncWorkflowStream(self._events(answer, request, wait), answer.aclose)
+                return AsyncWorkflowStream(self._events(answer, request, wait, ends), answer.aclose)
             try:
                 body = Body(request, head)
                 async for piece in answer.aiter_bytes():
@@ -341,13 +342,15 @@ class AsyncSimClient(BaseClient):
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             raise _fault(request, self.base_url, wait, error) from faults.without_frames(error)
 
-    async def _events(self, answer: httpx.Response, request: Request, wait: float) -> AsyncIterator[StreamEvent]:
+    async def _events(
+        self, answer: httpx.Response, request: Request, wait: float, ends: float
+    ) -> AsyncIterator[StreamEvent]:
         reader = StreamReader(workflow_id=request.workflow_id or "", run_id=request.run_id)
         try:
-            async for piece in answer.aiter_bytes():
+            async for piece in _pieces(answer, ends):
                 for event in reader.feed(piece):
                     yield event
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, TimeoutError) as error:
             raise _fault(streaming(request), self.base_url, wait, error) from faults.without_frames(error)
         reader.finish()
 
@@ -376,6 +379,22 @@ def limited(client: AsyncSimClient, requests: int) -> AsyncSimClient:
     other = copy.copy(client)
     other._shares_with, other._slots = client, asyncio.Semaphore(requests)
     return other
+
+
+async def _pieces(answer: httpx.Response, ends: float) -> AsyncIterator[bytes]:
+    """Yield a stream's bytes as they arrive.
+
+    :param ends: the loop's time at which the stream times out: the timeout of httpx applies to each read, and starts
+        again with every piece.
+    :raises TimeoutError: the stream has timed out.
+    """
+    pieces = answer.aiter_bytes()
+    while True:
+        async with asyncio.timeout_at(ends):
+            piece = await anext(pieces, None)
+        if piece is None:
+            return
+        yield piece
 
 
 def _stream_of(result: WorkflowExecutionResult) -> AsyncWorkflowStream:
@@ -427,6 +446,6 @@ def _fault(request: Request, base_url: str, wait: float, error: Exception) -> Si
     """Tell what went wrong apart by what the server can have seen."""
     if isinstance(error, _NEVER_SENT):
         return faults.unreachable(request, base_url, error)
-    if isinstance(error, httpx.TimeoutException):
+    if isinstance(error, httpx.TimeoutException | TimeoutError):
         return faults.timed_out(request, base_url, wait)
     return faults.broken(request, base_url, error)

@@ -442,6 +442,7 @@ class SimClient(BaseClient):
 
     def _exchange(self, request: Request, question: Ask) -> Response | WorkflowStream:
         connect, wait = self._timeouts(request, question)
+        ends = time.monotonic() + wait
         try:
             session = self._sessions.get()
             # Prepared here and not by the session, which would merge settings of its own into each request.
@@ -458,7 +459,7 @@ class SimClient(BaseClient):
             head = Response(answer.status_code, headers, b"")
             self._note_rate_limit(request, head)
             if question.streamed and self._is_event_stream(head):
-                return WorkflowStream(self._events(answer, request, wait), answer.close)
+                return WorkflowStream(self._events(answer, request, wait, ends), answer.close)
             body = Body(request, head)
             with answer:
                 for piece in answer.iter_content(_PIECE_BYTES):
@@ -467,10 +468,10 @@ class SimClient(BaseClient):
         except OSError as error:
             raise _fault(request, self.base_url, wait, error) from faults.without_frames(error)
 
-    def _events(self, answer: requests.Response, request: Request, wait: float) -> Iterator[StreamEvent]:
+    def _events(self, answer: requests.Response, request: Request, wait: float, ends: float) -> Iterator[StreamEvent]:
         reader = StreamReader(workflow_id=request.workflow_id or "", run_id=request.run_id)
         try:
-            for piece in answer.iter_content(None if answer.raw.chunked else _PIECE_BYTES):
+            for piece in _pieces(answer, ends):
                 yield from reader.feed(piece)
         except requests.RequestException as error:
             raise _fault(streaming(request), self.base_url, wait, error) from faults.without_frames(error)
@@ -500,6 +501,28 @@ class _Sessions:
         with self._lock:
             for session in self._all:
                 session.close()
+
+
+def _pieces(answer: requests.Response, ends: float) -> Iterator[bytes]:
+    """Yield a stream's bytes as they arrive.
+
+    :param ends: ``time.monotonic()`` at which the stream times out: the timeout of requests applies to each read, and
+        starts again with every piece.
+    :raises requests.ReadTimeout: the stream has timed out.
+    """
+    # requests hands on a piece as it arrives only where the response is chunked and no size is asked for.
+    pieces = answer.iter_content(None if answer.raw.chunked else _PIECE_BYTES)
+    while True:
+        left = ends - time.monotonic()
+        if left <= 0:
+            raise requests.ReadTimeout
+        sock = getattr(answer.raw.connection, "sock", None)  # None after "Connection: close"
+        if sock is not None:
+            sock.settimeout(left)
+        piece = next(pieces, None)
+        if piece is None:
+            return
+        yield piece
 
 
 def _session(url: str, verify: bool | str) -> requests.Session:

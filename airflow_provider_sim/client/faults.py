@@ -56,7 +56,10 @@ def timed_out(request: Request, base_url: str, timeout: float) -> SimError:
         )
     else:
         advice = "Sim may be overloaded; the connection's extra 'timeout' sets how long to wait"
-    return error_of(SimTimeoutError, request, None, f"no answer from {base_url} within {timeout:g} s. {advice}")
+    what = (
+        f"it did not end within {timeout:g} s" if request.begun else f"no answer from {base_url} within {timeout:g} s"
+    )
+    return error_of(SimTimeoutError, request, None, f"{what}. {advice}")
 
 
 def broken(request: Request, base_url: str, cause: BaseException) -> SimError:

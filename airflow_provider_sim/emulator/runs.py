@@ -74,7 +74,7 @@ class Run:
             return float("inf")
         if self.refused is not None:
             return self.started_at
-        return self.started_at + min(self.workflow.seconds(self.input), self.timeout)
+        return self.started_at + min(self._seconds, self.timeout)
 
     @property
     def outcome(self) -> Any:
@@ -114,7 +114,15 @@ class Run:
     @property
     def timed_out(self) -> bool:
         """Whether the server's limit is shorter than the run."""
-        return self.refused is None and self.swept_at is None and self.workflow.seconds(self.input) > self.timeout
+        return self.refused is None and self.swept_at is None and self._seconds > self.timeout
+
+    @property
+    def _seconds(self) -> float:
+        """How long the run takes by itself."""
+        workflow, seconds = self.workflow, self.workflow.seconds(self.input)
+        if self.mode == "stream" and workflow.chunks is not None:
+            seconds = max(seconds, len(workflow.chunks(self.input)) * workflow.chunk_delay)
+        return seconds
 
     @property
     def resumes_at(self) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from airflow_provider_sim.client import asyncio, faults
 from airflow_provider_sim.client.dialects import exchange
 from airflow_provider_sim.client.retry import RetryPolicy
 from airflow_provider_sim.client.stream import StreamChunk
+from airflow_provider_sim.emulator import SimEmulator
 from airflow_provider_sim.exceptions import (
     Outcome,
     SimConnectionError,
@@ -21,9 +23,18 @@ from airflow_provider_sim.exceptions import (
 )
 from tests.canned_server import Answer, CannedServer, canned, closed_port, held
 from tests.certificates import self_signed
+from tests.client.conftest import KEY
 
 DONE = Answer(200, {"data": {"runId": "r", "workflowId": "wf-1", "status": "completed", "output": {"a": 1}}})
 FATE_UNKNOWN = "Whether run {!r} was started isn't known; look for it in Sim's logs before you start another."
+
+
+def until(condition):
+    """Whether a condition becomes true within 5 s."""
+    ends = time.monotonic() + 5
+    while not condition() and time.monotonic() < ends:
+        time.sleep(0.02)
+    return condition()
 
 
 def test_nobody_listens(connect):
@@ -173,6 +184,20 @@ def test_a_stream_that_stalls(connect):
         assert next(events) == StreamChunk("b", "Once")
         with pytest.raises(SimTimeoutError, match=r"read the stream of run 'mine'.*within 0\.6 s"):
             next(events)
+
+
+def test_timeout_ends_a_stream_that_keeps_sending(connect):
+    with SimEmulator(api_key=KEY) as sim:
+        sim.workflow("talk", chunks=lambda given: ["word "] * 50, chunk_delay=0.2, block="Agent")(lambda given: {})
+        client = connect(sim.url, api_version="v2")
+        started = time.monotonic()
+        stream = client.execute_workflow("talk", stream=True, selected_outputs=["Agent.content"], timeout=1.0)
+        with pytest.raises(SimTimeoutError, match=r"did not end within 1 s") as caught:
+            list(client.events(stream))
+        assert 0.9 < time.monotonic() - started < 3
+        assert caught.value.outcome is Outcome.RAN
+        [run] = sim.runs
+        assert until(lambda: run.status == "cancelled")
 
 
 def test_a_stream_of_something_else(connect):
