@@ -21,6 +21,9 @@ OnPaused = Literal["wait", "fail", "return"]
 
 LargeOutputs = Literal["fail", "store"]
 UnconvertedFiles = Literal["fail", "send"]
+CheckInput = Literal["warn", "fail", "off"]
+"""How to treat an input that doesn't match the fields that its workflow declares."""
+
 OnError = Literal["fail", "collect"]
 DeploymentAction = Literal["deploy", "undeploy", "rollback"]
 
@@ -137,14 +140,15 @@ def percentage(value: Any) -> str | None:
 
 
 def selectors(value: Any) -> str | None:
-    """Accept a list of block outputs."""
-    if isinstance(value, list | tuple) and all(isinstance(item, str) and item.strip() for item in value):
+    """Accept a block output, or a list of them."""
+    items = value if isinstance(value, list | tuple) else [value]
+    if all(isinstance(item, str) and item.strip() for item in items):
         return None
-    return "it must be a list of strings, each a block and optionally a path: ['Agent 1.content']"
+    return "it must be a string, or a list of strings, each a block and optionally a path: 'Agent 1.content'"
 
 
 def block_selectors(value: Any) -> str | None:
-    """Accept a list of block IDs with or without a path: what selects outputs of a finished run.
+    """Accept block IDs with or without a path: what selects outputs of a finished run.
 
     :raises SimInputError: one of them is not a block ID.
     """

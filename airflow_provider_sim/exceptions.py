@@ -14,6 +14,8 @@ from typing import ClassVar
 
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
 
+from airflow_provider_sim.json_values import printable
+
 
 class Outcome(StrEnum):
     """What is known of a request's effect on the server when it ended in an error.
@@ -66,7 +68,7 @@ class SimError(AirflowException):
         run_id_spent: bool = False,
         worth_repeating: float | None = None,
     ) -> None:
-        super().__init__(message)
+        super().__init__(printable(message))
         self.code = code or self.default_code
         self.detail_code = detail_code
         self.status = status

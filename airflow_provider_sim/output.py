@@ -6,19 +6,25 @@ import base64
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import PurePosixPath
 from typing import Any
 
+from airflow_provider_sim.client.dialects import fields
 from airflow_provider_sim.client.dialects.files import OutputFile, map_files
 from airflow_provider_sim.exceptions import Outcome, SimError, SimOutputError
+from airflow_provider_sim.json_values import UnstorableValueError, nodes, place_of, storable
 from airflow_provider_sim.large_output import LargeOutput
 
 log = logging.getLogger(__name__)
 
 DEFAULT_MAX_OUTPUT_BYTES = 16 * 1024 * 1024
 """As JSON. A metadata database may take more, but every look at the XCom then moves it."""
+
+_REFERENCE_MARKS = ("__simLargeValueRef", "__simLargeArrayManifest")
+"""Keys of the objects that Sim sends instead of values over 8 MiB."""
 
 Fetch = Callable[[str], Iterator[bytes]]
 
@@ -37,9 +43,13 @@ class OutputRules:
     large: str = "fail"
 
     @classmethod
-    def given(cls, folder: str | None, max_bytes: int | None, large: str) -> OutputRules:
-        """The rules of an operator's arguments, which leave the default to us."""
-        return cls(folder, DEFAULT_MAX_OUTPUT_BYTES if max_bytes is None else max_bytes, large)
+    def given(cls, folder: object, max_bytes: int | None, large: str) -> OutputRules:
+        """The rules of an operator's arguments, which leave the default to us.
+
+        :param folder: a text, or a path object such as ``pathlib.Path`` or ``ObjectStoragePath``.
+        """
+        most = DEFAULT_MAX_OUTPUT_BYTES if max_bytes is None else max_bytes
+        return cls(None if folder is None else str(folder), most, large)
 
 
 def as_json(value: Any) -> bytes:
@@ -47,7 +57,7 @@ def as_json(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
 
 
-def write_file(folder: str, subfolder: str, name: str, content: Iterable[bytes]) -> str:
+def write_file(folder: str | PathLike[str], subfolder: str, name: str, content: Iterable[bytes]) -> str:
     """Write a file into object storage; return its path.
 
     :param subfolder: the id of what it belongs to.
@@ -64,7 +74,7 @@ def write_file(folder: str, subfolder: str, name: str, content: Iterable[bytes])
     return str(path)
 
 
-def read_file(folder: str, subfolder: str, name: str) -> Iterator[bytes]:
+def read_file(folder: str | PathLike[str], subfolder: str, name: str) -> Iterator[bytes]:
     """Read a file that :func:`write_file` has written, line by line; nothing, if it isn't there."""
     from airflow.providers.common.compat.sdk import ObjectStoragePath
 
@@ -96,17 +106,57 @@ class OutputDelivery:
     def deliver(self, output: Any) -> Any:
         """Return the output as the task's result.
 
-        :raises SimOutputError: a file can't be saved, or the output is too large.
+        :raises SimOutputError: a file can't be saved, the output is too large or incomplete, or Airflow can't store it.
         """
         if isinstance(output, LargeOutput):
             with closing(output):
+                self._check_complete(output.rest)
                 if self._rules.folder:
                     output = replace(output, rest=map_files(output.rest, self._save))
                 return self._deliver_large(output.size, output.pieces())
+        self._check_complete(output)
+        try:
+            value = storable(output)
+        except UnstorableValueError as error:
+            return self._deliver_unstorable(output, error)
+        if value is not output:
+            log.warning(
+                "The output of run %s is changed where Airflow can't store it: integers beyond 64 bits are floats, and"
+                " halves of surrogate pairs are U+FFFD.",
+                self._run_id,
+            )
         if self._rules.folder:
-            output = map_files(output, self._save)
-        encoded = as_json(output)
-        return output if len(encoded) <= self._rules.max_bytes else self._deliver_large(len(encoded), iter([encoded]))
+            value = map_files(value, self._save)
+        encoded = as_json(value)
+        return value if len(encoded) <= self._rules.max_bytes else self._deliver_large(len(encoded), iter([encoded]))
+
+    def _check_complete(self, output: Any) -> None:
+        """Raise for a reference in place of a value that Sim keeps in its own storage.
+
+        :raises SimOutputError: names its place.
+        """
+        for value, path, _ in nodes(output):
+            if isinstance(value, dict) and any(value.get(mark) is True for mark in _REFERENCE_MARKS):
+                size = fields.whole(value, "size") or fields.whole(value, "byteSize") or 0
+                raise self._error(
+                    f"The output of {self._run} is incomplete: at {place_of(path, 'output')}, Sim sent a reference"
+                    f" instead of the value ({size:,} bytes). Sim keeps values over 8 MiB in its own storage, which its"
+                    " API doesn't serve. Let the workflow return a smaller value, or write it to your storage and"
+                    " return its address"
+                )
+
+    def _deliver_unstorable(self, output: Any, error: UnstorableValueError) -> dict[str, Any]:
+        problem = f"at {place_of(error.path, 'output')}, {error.reason}"
+        if self._rules.large == "store":
+            with suppress(RecursionError):
+                log.log(self._level, "Airflow can't store the output of run %s as an XCom: %s.", self._run_id, problem)
+                output = map_files(output, self._save)
+                encoded = json.dumps(output).encode()  # ASCII: U+0000 and surrogates are escaped
+                return self._deliver_large(len(encoded), iter([encoded]))
+        raise self._error(
+            f"Airflow can't store the output of {self._run} as an XCom: {problem}. Set large_outputs='store' and"
+            " output_files_dir to get the path of a file instead, or let the workflow return another value"
+        )
 
     def _deliver_large(self, size: int, pieces: Iterator[bytes]) -> dict[str, Any]:
         if self._rules.large == "store":
@@ -165,8 +215,7 @@ class OutputDelivery:
 
     def _error(self, what: str) -> SimOutputError:
         return SimOutputError(
-            f"{what}. The run itself completed; a retry of the task takes its output again, clearing the task runs it"
-            " afresh.",
+            f"{what}. The run itself completed; clearing the task starts a new run.",
             workflow_id=self._workflow_id,
             run_id=self._run_id,
             outcome=Outcome.RAN,

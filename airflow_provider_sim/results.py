@@ -18,6 +18,7 @@ from airflow_provider_sim.exceptions import (
     SimRunFailedError,
     SimRunPausedError,
 )
+from airflow_provider_sim.json_values import printable
 from airflow_provider_sim.output import OutputDelivery
 
 if TYPE_CHECKING:
@@ -56,7 +57,8 @@ def task_result(
     :param selected_outputs: block ids, with or without a path, whose outputs to return instead.
     :param push: whether to say by XComs how the run went and if the output is a display copy.
     :raises SimRunError: the run failed, was cancelled, or is paused and shouldn't be.
-    :raises SimOutputError: the output is too large, or a file of it can't be saved.
+    :raises SimOutputError: the output is too large or incomplete, Airflow can't store it, or a file of it can't be
+        saved.
     """
     log.info("%s", told(run))
     if push:
@@ -93,7 +95,7 @@ def told(run: WorkflowRun) -> str:
 def delivered(run: WorkflowRun, output: RunOutput, rules: OutputRules, *, fetch: Fetch) -> Any:
     """Return an output as the task's result; blocks where files are to be saved.
 
-    :raises SimOutputError: it is too large, or a file of it can't be saved.
+    :raises SimOutputError: it is too large or incomplete, Airflow can't store it, or a file of it can't be saved.
     """
     if output.is_display_copy:
         marks = display_marks(output.value)
@@ -129,7 +131,7 @@ def paused_result(client: SimClient, run: WorkflowRun, on_paused: OnPaused) -> d
         "status": RunStatus.PAUSED.value,
         "run_id": run_id,
         "context_id": point.context_id if point else context_id,
-        "question": point.question if point else None,
+        "question": printable(point.question) if point and point.question else None,
         "fields": {field.name: field.type for field in point.fields} if point else {},
         "pause_kind": run.paused.kind if run.paused else None,
         "resume_at": run.paused.resume_at if run.paused else None,

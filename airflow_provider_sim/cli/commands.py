@@ -9,8 +9,10 @@ import os
 import sys
 import time
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
@@ -18,12 +20,13 @@ from typing import Any
 from airflow_provider_sim.cli import show
 from airflow_provider_sim.client.blocking import SimClient, WorkflowStream
 from airflow_provider_sim.client.conversations import new_run_id
-from airflow_provider_sim.client.models import AsyncExecutionResult, RunStatus, WorkflowRun
+from airflow_provider_sim.client.models import AsyncExecutionResult, RunStatus, WorkflowExecutionResult, WorkflowRun
 from airflow_provider_sim.client.pages import approval_page, run_page
 from airflow_provider_sim.client.retry import NO_RETRY
 from airflow_provider_sim.client.settings import DEFAULT_BASE_URL, ClientSettings
-from airflow_provider_sim.client.stream import StreamChunk, StreamEnd
+from airflow_provider_sim.client.stream import StreamChunk, StreamChunkReset, StreamEnd, check_selected
 from airflow_provider_sim.exceptions import SimError, SimInputError, SimRateLimitError, SimUnsupportedError
+from airflow_provider_sim.input import input_fields
 from airflow_provider_sim.watch import RunWatch, wait_for_run
 
 STOPPING_TIMEOUT = 10.0
@@ -152,7 +155,7 @@ def check(arguments: Any, server: _Server) -> Exit:
 @_command
 def run(arguments: Any, server: _Server) -> Exit:
     """Run a workflow."""
-    given, run_id = _input(arguments.input), new_run_id()
+    given, run_id = input_fields(_input(arguments.input), workflow_id=arguments.workflow_id), new_run_id()
     deadline = None if arguments.timeout is None else time.time() + arguments.timeout
     try:
         with show.waiting(arguments, f"Running {arguments.workflow_id} ({run_id})"):
@@ -195,14 +198,27 @@ def _start(
     started = client.execute_with_retry(arguments.workflow_id, given, **options)
     if not isinstance(started, WorkflowStream):
         return started
+    texts: defaultdict[str, str] = defaultdict(str)
     with started:
         for event in started:
-            if isinstance(event, StreamChunk):
-                show.text(arguments, event.text)
-            elif isinstance(event, StreamEnd):
-                show.text(arguments, "\n")
-                return event.result
+            match event:
+                case StreamChunk(block_id, text):
+                    texts[block_id or ""] += text
+                    show.text(arguments, text)
+                case StreamChunkReset(block_id):
+                    texts.pop(block_id or "", None)
+                case StreamEnd(result):
+                    show.text(arguments, "\n")
+                    check_selected(arguments.select or [], texts, event)
+                    return _with_texts(result, texts) if arguments.select and arguments.output else result
     raise AssertionError("a stream without an end raises SimStreamError")
+
+
+def _with_texts(result: WorkflowExecutionResult, texts: dict[str, str]) -> WorkflowExecutionResult:
+    """The result with the streamed texts, which Sim leaves out of the final output."""
+    if result.status is not RunStatus.COMPLETED:
+        return result
+    return replace(result, output={**texts, **(result.output if isinstance(result.output, dict) else {})})
 
 
 def _wait(arguments: Any, client: SimClient, receipt: AsyncExecutionResult, deadline: float | None) -> WorkflowRun:

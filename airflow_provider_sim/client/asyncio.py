@@ -399,7 +399,7 @@ async def _pieces(answer: httpx.Response, ends: float) -> AsyncIterator[bytes]:
 
 def _stream_of(result: WorkflowExecutionResult) -> AsyncWorkflowStream:
     async def events() -> AsyncIterator[StreamEvent]:
-        yield StreamEnd(result)
+        yield StreamEnd(result, streamed=False)
 
     async def close() -> None:
         pass

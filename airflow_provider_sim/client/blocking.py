@@ -190,7 +190,7 @@ class SimClient(BaseClient):
         )
         started: _Started = self._hold(submit(self._talk, workflow_id, input, retry=policy, **given(options)))
         if options.get("stream") and isinstance(started, WorkflowExecutionResult):
-            return WorkflowStream(iter([StreamEnd(started)]))  # the stream was lost, and its run found
+            return WorkflowStream(iter([StreamEnd(started, streamed=False)]))  # the stream was lost, and its run found
         return started
 
     # --- runs ----------------------------------------------------------------------------------------------------
@@ -436,7 +436,7 @@ class SimClient(BaseClient):
             result = call.read(response)
             if not question.streamed:
                 return result
-            return WorkflowStream(iter([StreamEnd(result)]))
+            return WorkflowStream(iter([StreamEnd(result, streamed=False)]))
 
         return tenacity.Retrying(sleep=self._sleep, **attempts.tenacity())(attempt)
 

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from airflow_provider_sim.client.dialects import legacy, v2
 from airflow_provider_sim.client.dialects.exchange import Call
+from airflow_provider_sim.client.ids import selectors_of
 from airflow_provider_sim.client.limits import MAX_RUN_TIMEOUT
 from airflow_provider_sim.client.models import (
     AsyncExecutionResult,
@@ -203,6 +204,7 @@ class Conversations:
         retry: RetryPolicy = NO_RETRY,
     ) -> Conversation[Any]:
         """Start a workflow: its result, the receipt of an asynchronous start, or the transport's stream."""
+        selected_outputs = selectors_of(selected_outputs)
         check_execution(stream, selected_outputs, async_execution, run_timeout)
         more = run_id if callable(run_id) else new_run_id
         sent_id = run_id if isinstance(run_id, str) else more()
@@ -290,7 +292,10 @@ class Conversations:
         """Ask for a run by whatever route the server has; ``how`` are fields of :class:`Ask`."""
         of_job = run_id.startswith(legacy.JOB_PREFIX) if isinstance(run_id, str) else False
         run_id = run_id.removeprefix(legacy.JOB_PREFIX) if of_job else run_id
-        options: dict[str, Any] = {"include_output": include_output, "selected_outputs": selected_outputs}
+        options: dict[str, Any] = {
+            "include_output": include_output,
+            "selected_outputs": selectors_of(selected_outputs),
+        }
         return (
             yield from self._either(
                 lambda: ask(v2.get_run(workflow_id, run_id, **options), **how),
@@ -365,9 +370,9 @@ class Conversations:
         """Give what a run that is over has returned, or raise how else it has ended."""
         run.raise_for_status()
         workflow_id, run_id = run.workflow_id or "", run.run_id or ""
-        if selected_outputs:
-            read = yield from self.get_workflow_run(workflow_id, run_id, selected_outputs=selected_outputs)
-            return RunOutput(value=_selected(run, read.block_outputs or {}, selected_outputs))
+        if selectors := selectors_of(selected_outputs):
+            read = yield from self.get_workflow_run(workflow_id, run_id, selected_outputs=selectors)
+            return RunOutput(value=_selected(run, read.block_outputs or {}, selectors))
         if not isinstance(run, WorkflowExecutionResult | JobStatus):
             run = yield from self.get_workflow_result(workflow_id, run_id)
             run.raise_for_status()

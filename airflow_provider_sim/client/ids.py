@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from airflow_provider_sim.exceptions import Outcome, SimInputError
 
@@ -52,6 +52,32 @@ def check_run_id(run_id: object) -> str:
             outcome=Outcome.NEVER_SENT,
         )
     return run_id
+
+
+def selectors_of(selected_outputs: object) -> list[str]:
+    """Selected outputs as a list; a text is one selector, and None is none.
+
+    :raises SimInputError: one of them is not a text, or is empty.
+    """
+    if selected_outputs is None or selected_outputs == "":
+        return []
+    if isinstance(selected_outputs, Iterable) and not isinstance(selected_outputs, str | Mapping):
+        selectors = list(selected_outputs)
+    else:
+        selectors = [selected_outputs]
+    for selector in selectors:
+        if not isinstance(selector, str) or not selector.strip():
+            raise SimInputError(
+                f"selected_outputs contains {selector!r}. It takes texts such as 'Agent 1.content', one or a list.",
+                outcome=Outcome.NEVER_SENT,
+            )
+    return selectors
+
+
+def block_id_of(selector: str) -> str | None:
+    """The block ID that a selector begins with; None if it begins with a block's name."""
+    found = _BLOCK_ID.match(selector)
+    return found[0] if found else None
 
 
 def check_block_ids(selectors: Sequence[object]) -> None:

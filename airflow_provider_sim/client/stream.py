@@ -7,14 +7,17 @@ final frame then holds the rest.
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from airflow_provider_sim.client.dialects import fields
 from airflow_provider_sim.client.dialects.exchange import LOST_STREAM
 from airflow_provider_sim.client.dialects.resources import pause_in, run_error
-from airflow_provider_sim.client.models import RunStatus, WorkflowExecutionResult
-from airflow_provider_sim.exceptions import Outcome, SimStreamError
+from airflow_provider_sim.client.ids import block_id_of
+from airflow_provider_sim.client.models import RunStatus, WorkflowExecutionResult, WorkflowRun
+from airflow_provider_sim.exceptions import Outcome, SimOutputError, SimStreamError
+from airflow_provider_sim.json_values import well_formed
 
 MAX_FRAME_BYTES = 256 * 1024 * 1024
 """Far above any output that Sim puts into one frame; an endless line must not fill the memory."""
@@ -57,9 +60,14 @@ class StreamBlockError:
 
 @dataclass(frozen=True, slots=True)
 class StreamEnd:
-    """The run is over or paused; the last event of every stream that wasn't cut off."""
+    """The run is finished or paused; the last event of every stream that was not interrupted.
+
+    :param streamed: False if the result did not come from a stream, and so has the whole output instead of the selected
+        one: the stream was lost, and the run was found by its ID.
+    """
 
     result: WorkflowExecutionResult
+    streamed: bool = True
 
 
 StreamEvent = StreamChunk | StreamChunkReset | StreamProgress | StreamBlockError | StreamEnd
@@ -78,6 +86,7 @@ class StreamReader:
         self._line: list[bytes] = []
         self._line_bytes = 0
         self._data: list[bytes] = []
+        self._halves: dict[str | None, str] = {}
         self._ended = False
 
     def feed(self, piece: bytes) -> list[StreamEvent]:
@@ -91,9 +100,7 @@ class StreamReader:
         for following in rest:
             line = b"".join(self._line).removesuffix(b"\r")
             self._line, self._line_bytes = [following], len(following)
-            event = self._take_line(line)
-            if event is not None:
-                events.append(event)
+            events += self._take_line(line)
         return events
 
     def finish(self) -> None:
@@ -110,33 +117,39 @@ class StreamReader:
         if self._line_bytes > MAX_FRAME_BYTES:
             raise self._error(f"a frame of the stream is larger than {MAX_FRAME_BYTES // 2**20} MiB")
 
-    def _take_line(self, line: bytes) -> StreamEvent | None:
+    def _take_line(self, line: bytes) -> list[StreamEvent]:
         if line.startswith(b"data:"):
             self._data.append(line[5:].removeprefix(b" "))
-            return None
+            return []
         if line or not self._data:
-            return None  # comments and fields that Sim doesn't use
+            return []  # comments and fields that Sim doesn't use
         data, self._data = b"\n".join(self._data), []
         return self._take_frame(data)
 
-    def _take_frame(self, data: bytes) -> StreamEvent | None:
+    def _take_frame(self, data: bytes) -> list[StreamEvent]:
         if data.strip() in (b"[DONE]", b'"[DONE]"'):
-            return None
+            return []
         try:
             frame = json.loads(data)
         except (ValueError, RecursionError) as error:
             raise self._error("a frame of the stream is no JSON") from error
         if not isinstance(frame, dict):
             raise self._error(f"a frame of the stream is {type(frame).__name__}, not an object")
-        return self._read_frame(frame)
+        event = self._read_frame(frame)
+        halves: list[StreamEvent] = []
+        if isinstance(event, StreamEnd):
+            halves = [StreamChunk(block_id, well_formed(half)) for block_id, half in self._halves.items()]
+        return [*halves, event]
 
     def _read_frame(self, frame: dict[str, Any]) -> StreamEvent:
         block_id = fields.text(frame, "blockId")
         match frame.get("event"):
             case None:
                 chunk = frame.get("chunk")
-                return StreamChunk(block_id, chunk if isinstance(chunk, str) else json.dumps(chunk))
+                text = chunk if isinstance(chunk, str) else json.dumps(chunk)
+                return StreamChunk(block_id, self._joined(block_id, text))
             case "chunk_reset":
+                self._halves.pop(block_id, None)
                 return StreamChunkReset(block_id)
             case "stream_error":
                 return StreamBlockError(block_id, run_error(frame.get("error")).message)
@@ -146,6 +159,13 @@ class StreamReader:
                 return self._end({"success": False, "error": frame.get("error")}, block_id=block_id)
             case kind:
                 return StreamProgress(str(kind), block_id, frame)
+
+    def _joined(self, block_id: str | None, text: str) -> str:
+        """A chunk's text; the first half of a surrogate pair at its end waits for the second, in the next chunk."""
+        text = self._halves.pop(block_id, "") + text
+        if text and "\ud800" <= text[-1] <= "\udbff":
+            text, self._halves[block_id] = text[:-1], text[-1]
+        return well_formed(text)
 
     def _end(self, data: dict[str, Any], *, block_id: str | None = None) -> StreamEnd:
         self._ended = True
@@ -178,3 +198,53 @@ class StreamReader:
             run_id=self._run_id,
             outcome=Outcome.RAN,
         )
+
+
+def check_selected(selectors: Sequence[str], streamed: Collection[str], end: StreamEnd) -> None:
+    """Raise if selected outputs of a completed run were not in its stream, which Sim doesn't report.
+
+    A frame names a block by its ID, a selector mostly by its name. So a selector without output is known where it names
+    an ID, where nothing was received, and where fewer blocks were received than selected.
+
+    :param streamed: IDs of the blocks that sent text.
+    :raises SimOutputError: names the selectors.
+    """
+    result = end.result
+    if not selectors or result.status is not RunStatus.COMPLETED:
+        return
+    if not end.streamed:
+        raise selection_lost(result, selectors)
+    rest = result.output if isinstance(result.output, Mapping) else {}
+    received = {*streamed, *(block_id for block_id, output in rest.items() if output != {})}
+    missing = missing_selectors(selectors, received)
+    if missing:
+        raise SimOutputError(
+            f"Run {result.run_id!r} of workflow {result.workflow_id!r} completed, but its stream had no output for"
+            f" {', '.join(missing)}: the workflow has no such block or field, or the block did not run. Correct"
+            " selected_outputs: block name or block ID, and path, such as 'Agent 1.content'.",
+            workflow_id=result.workflow_id,
+            run_id=result.run_id,
+            outcome=Outcome.RAN,
+        )
+
+
+def selection_lost(run: WorkflowRun, selectors: Sequence[str]) -> SimOutputError:
+    """The error for a completed run whose selected outputs can't be had any more."""
+    return SimOutputError(
+        f"Run {run.run_id!r} of workflow {run.workflow_id!r} completed, but its stream was lost, and the selected outputs"
+        f" with it: {', '.join(selectors)}. A SimJobSensor with this run ID returns the whole output; clearing the task"
+        " starts a new run.",
+        workflow_id=run.workflow_id,
+        run_id=run.run_id,
+        outcome=Outcome.RAN,
+    )
+
+
+def missing_selectors(selectors: Sequence[str], received: Collection[str]) -> list[str]:
+    """Selectors whose blocks are not among the received block IDs, as far as that can be known."""
+    by_id = [selector for selector in selectors if block_id_of(selector)]
+    missing = [selector for selector in by_id if block_id_of(selector) not in received]
+    by_name = [selector for selector in selectors if not block_id_of(selector)]
+    names = {selector.partition(".")[0] for selector in by_name}
+    others = set(received) - {block_id_of(selector) for selector in by_id}
+    return missing + (by_name if len(names) > len(others) else [])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from airflow_provider_sim.client.stream import (
     StreamChunkReset,
     StreamEnd,
     StreamProgress,
+    check_selected,
 )
 from airflow_provider_sim.large_output import LargeOutput, LongText
 
@@ -31,12 +33,14 @@ _LINE_LENGTH = 160
 class StreamLog:
     """Writes each block's text line by line; a chunk is mostly a word, and a log line for each couldn't be read.
 
-    :param keep: the rules of a result that the text becomes part of: it does where the author selected outputs, which
-        Sim then leaves out of the final output. None where it doesn't.
+    :param rules: for the result.
+    :param selectors: the selected outputs. Their text becomes part of the result, since Sim leaves it out of the final
+        output then.
     """
 
-    def __init__(self, *, keep: OutputRules | None) -> None:
-        self._keep = keep
+    def __init__(self, rules: OutputRules, selectors: Sequence[str]) -> None:
+        self._rules = rules
+        self._selectors = selectors
         self._unwritten: defaultdict[str, str] = defaultdict(str)
         self._texts: dict[str, LongText] = {}
 
@@ -44,15 +48,18 @@ class StreamLog:
         """Read a stream to its end and return the run's result.
 
         :raises SimStreamError: it stopped before.
+        :raises SimOutputError: a selector selected nothing.
         """
         try:
-            return self._with_texts(self._read_to_end(stream))
+            end = self._read_to_end(stream)
+            check_selected(self._selectors, self._texts, end)
+            return self._with_texts(end.result)
         finally:
             for text in self._texts.values():
                 text.close()
 
-    def _read_to_end(self, stream: WorkflowStream) -> WorkflowExecutionResult:
-        result: WorkflowExecutionResult | None = None
+    def _read_to_end(self, stream: WorkflowStream) -> StreamEnd:
+        end: StreamEnd | None = None
         for event in stream:
             match event:
                 case StreamChunk(block_id, text):
@@ -63,17 +70,17 @@ class StreamLog:
                     log.error("Block %s: %s", block_id, message)
                 case StreamProgress(kind, block_id, _):
                     log.info("Block %s: %s", block_id, kind)
-                case StreamEnd(ended):
-                    result = ended
+                case StreamEnd():
+                    end = event
         for block_id in list(self._unwritten):
             self._write(block_id)
-        assert result is not None, "a stream without an end raises SimStreamError"
-        return result
+        assert end is not None, "a stream without an end raises SimStreamError"
+        return end
 
     def _take(self, block_id: str, text: str) -> None:
-        if self._keep is not None:
+        if self._selectors:
             if block_id not in self._texts:
-                rules = self._keep
+                rules = self._rules
                 self._texts[block_id] = LongText(max_bytes=rules.max_bytes, keep=rules.large == "store")
             self._texts[block_id].add(text)
         self._unwritten[block_id] += text

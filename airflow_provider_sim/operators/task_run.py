@@ -13,6 +13,7 @@ from airflow.providers.common.compat.sdk import AirflowException
 from airflow_provider_sim.client.blocking import WorkflowStream
 from airflow_provider_sim.client.dialects.refusals import tells_of_a_refusal
 from airflow_provider_sim.client.dialects.resources import died_with_its_connection
+from airflow_provider_sim.client.ids import selectors_of
 from airflow_provider_sim.client.models import AsyncExecutionResult, RunStatus, WorkflowRun
 from airflow_provider_sim.client.retry import RetryPolicy
 from airflow_provider_sim.client.settings import HELD_OPEN_TIMEOUT
@@ -51,6 +52,7 @@ class TaskRun:
     :param operator: with its templates rendered.
     :param run_id: of a run that is known already.
     :param job_id: its queue entry, if known.
+    :ivar streamed: whether the run's output has come in its stream.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class TaskRun:
         self._taken_up = False
         self._killed = False
         self._cancelled: str | None = None
+        self.streamed = False
 
     @classmethod
     def of_this_try(cls, context: Context, operator: RunsOneWorkflow, client: SimClient) -> TaskRun:
@@ -231,6 +234,7 @@ class TaskRun:
         if run_id is None:
             assert self._ledger is not None
             run_id = self._ledger.new_run_id()
+        self._log.info("Starting run %s of workflow %s.", run_id, self._operator.workflow_id)
         self._announce(run_id)
         return run_id
 
@@ -258,7 +262,9 @@ class TaskRun:
         try:
             with stream:
                 self._stop_if_killed()
-                return StreamLog(keep=operator.output_rules if operator.selected_outputs else None).read(stream)
+                result = StreamLog(operator.output_rules, selectors_of(operator.selected_outputs)).read(stream)
+                self.streamed = result.status is RunStatus.COMPLETED
+                return result
         except (SimStreamError, SimConnectionError) as error:
             assert self.run_id is not None
             try:
@@ -339,7 +345,6 @@ class TaskRun:
     def _announce(self, run_id: str) -> None:
         operator = self._operator
         self._set(run_id, None)
-        self._log.info("Workflow %s runs as %s.", operator.workflow_id, run_id)
         if operator.do_xcom_push:
             self._context["ti"].xcom_push(key=RUN_ID_KEY, value=run_id)
             push_links(

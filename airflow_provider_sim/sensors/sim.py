@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import cached_property
+from os import PathLike
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from airflow.providers.common.compat.sdk import (
@@ -119,8 +120,8 @@ class SimJobSensor(RunLineage, SimOperator, BaseSensorOperator):
         on_paused: OnPaused = "wait",
         retry_args: Mapping[str, Any] | None = None,
         cancel_on_timeout: bool = False,
-        selected_outputs: Sequence[str] | None = None,
-        output_files_dir: str | None = None,
+        selected_outputs: str | Sequence[str] | None = None,
+        output_files_dir: str | PathLike[str] | None = None,
         max_output_bytes: int | None = None,
         large_outputs: LargeOutputs = "fail",
         start_from_trigger: bool = False,

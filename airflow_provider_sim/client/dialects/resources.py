@@ -18,6 +18,7 @@ from airflow_provider_sim.client.models import (
     WorkflowInput,
     WorkflowRun,
 )
+from airflow_provider_sim.json_values import printable
 
 
 def run_status(word: str) -> RunStatus:
@@ -68,13 +69,13 @@ def run_error(error: object, *, code: str | None = None) -> RunError:
     """An error field as the servers of all times fill it: a sentence, an object with one, or nothing."""
     if isinstance(error, dict) and error:
         return RunError(
-            message=fields.text(error, "message") or str(error),
+            message=printable(fields.text(error, "message") or str(error)),
             code=fields.text(error, "code") or code,
             block_id=fields.text(error, "blockId"),
             block_name=fields.text(error, "blockName"),
             block_type=fields.text(error, "blockType"),
         )
-    return RunError(message=str(error) if error else "the run failed, and Sim doesn't say why", code=code)
+    return RunError(message=printable(str(error)) if error else "the run failed, and Sim doesn't say why", code=code)
 
 
 def _pause(value: Any) -> Pause | None:

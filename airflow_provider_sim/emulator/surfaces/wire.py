@@ -162,12 +162,12 @@ def _last_event(state: State, run: Run, selected: list[str], streamed: list[str]
 
 
 def _selected(run: Run, selectors: list[str]) -> dict[str, Any]:
-    """Selected block outputs as the final frame holds them: by block id, then by path."""
-    found: dict[str, Any] = {}
+    """Selected block outputs as the final frame holds them: by block id, then by path; those that exist."""
+    block_id, found = run.workflow.block_id, {}
+    whole = run.block_outputs([block_id], ids_only=True).get(block_id)
     for selector in selectors:
         path = run.workflow.selects(selector)
-        if path:
-            value = run.block_outputs([f"{run.workflow.block_id}.{path[0]}"], ids_only=True)
-            inner = next(iter(value.values()), None)
-            found[".".join(path)] = at_path(inner, path[1:])
-    return {run.workflow.block_id: found} if found else {}
+        parent = at_path(whole, path[:-1]) if path else None
+        if path and isinstance(parent, dict) and path[-1] in parent:
+            found[".".join(path)] = parent[path[-1]]
+    return {block_id: found} if found else {}

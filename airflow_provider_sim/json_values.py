@@ -1,0 +1,138 @@
+"""Checks on JSON values: how deep they are nested, and whether Airflow can store them as XComs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+MAX_DEPTH = 100
+"""Levels of lists and objects. Airflow serializes XComs recursively, and its API rejects deeper ones; Sim's own display
+copies end at 50."""
+
+_RESERVED_KEYS = ("__classname__", "__id__")
+"""Airflow's serializer refuses objects with these keys, in all versions."""
+_OLD_STYLE_KEYS = {"__type", "__var"}
+"""Airflow's deserializer replaces an object that has both."""
+
+_MIN_INTEGER, _MAX_INTEGER = -(2**63), 2**64 - 1
+"""What MessagePack holds, in which a task of Airflow 3 hands over its XComs."""
+
+Path = tuple[Any, ...]
+"""Where a value is: ``()``, or the path of the list or object that contains it, and its index or key."""
+
+
+class UnstorableValueError(ValueError):
+    """A value that Airflow can't store as an XCom.
+
+    :param reason: why, without the value itself.
+    :param path: where it is.
+    """
+
+    def __init__(self, reason: str, path: Path) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.path = path
+
+
+def well_formed(text: str) -> str:
+    """Join the halves of surrogate pairs, and replace halves without a partner, which UTF-8 can't encode, by U+FFFD."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
+def printable(text: str) -> str:
+    """Return a text that every log and database can hold."""
+    return well_formed(text).replace("\0", "\ufffd")
+
+
+def nodes(value: Any) -> Iterator[tuple[Any, Path, int]]:
+    """Yield a value and each value inside it, with its path and depth; an endless one endlessly."""
+    stack: list[tuple[Any, Path, int]] = [(value, (), 0)]
+    while stack:
+        node = stack.pop()
+        yield node
+        value, path, depth = node
+        if isinstance(value, dict):
+            stack.extend((item, (path, key), depth + 1) for key, item in value.items())
+        elif isinstance(value, list | tuple):
+            stack.extend((item, (path, index), depth + 1) for index, item in enumerate(value))
+
+
+def beyond_depth(value: Any, limit: int) -> Path | None:
+    """The path of a part that is nested deeper than ``limit`` levels, if there is one; also of a value in itself."""
+    return next((path for _, path, depth in nodes(value) if depth > limit), None)
+
+
+def place_of(path: Path, root: str) -> str:
+    """A path as text: ``output.items[3].text``."""
+    steps = []
+    while path:
+        path, step = path
+        named = isinstance(step, str) and step.isidentifier()
+        steps.append(f".{step}" if named else f"[{printable(str(step))!r}]" if isinstance(step, str) else f"[{step!r}]")
+    if len(steps) > 12:
+        steps[6:-6] = ["…"]
+    return root + "".join(reversed(steps))
+
+
+def storable(value: Any) -> Any:
+    """Return a JSON value as Airflow can store it, whichever the database.
+
+    Integers beyond 64 bits become floats, as they are in Sim, which is written in JavaScript; single halves of
+    surrogate pairs become U+FFFD. The value itself is returned where nothing has to change.
+
+    :raises UnstorableValueError: part of it has no equivalent that Airflow stores.
+    """
+    changed = False
+    for item, path, depth in nodes(value):
+        if depth > MAX_DEPTH:
+            raise UnstorableValueError(f"it is nested deeper than {MAX_DEPTH} levels", path)
+        if isinstance(item, dict):
+            for key in item:
+                changed |= _check(key, (path, key))
+            reserved = [key for key in _RESERVED_KEYS if key in item]
+            reserved += sorted(_OLD_STYLE_KEYS) if item.keys() >= _OLD_STYLE_KEYS else []
+            if reserved:
+                keys = " and ".join(map(repr, reserved))
+                raise UnstorableValueError(f"it has the key {keys}, which Airflow's serializer reserves", path)
+        else:
+            changed |= _check(item, path)
+    return _converted(value) if changed else value
+
+
+def _check(value: Any, path: Path) -> bool:
+    """Whether a scalar has to be converted.
+
+    :raises UnstorableValueError: it can't be stored.
+    """
+    if isinstance(value, str):
+        if "\0" in value:
+            raise UnstorableValueError("it contains the character U+0000, which PostgreSQL doesn't store", path)
+        return well_formed(value) is not value
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise UnstorableValueError(f"it is {value}, which JSON doesn't have", path)
+        return False
+    if isinstance(value, int) and not _MIN_INTEGER <= value <= _MAX_INTEGER:
+        try:
+            float(value)
+        except OverflowError:
+            raise UnstorableValueError("it is an integer beyond the range of 64-bit floats", path) from None
+        return True
+    return False
+
+
+def _converted(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {well_formed(key): _converted(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_converted(item) for item in value]
+    if isinstance(value, str):
+        return well_formed(value)
+    if isinstance(value, int) and not _MIN_INTEGER <= value <= _MAX_INTEGER:
+        return float(value)
+    return value
