@@ -142,7 +142,8 @@ def percentage(value: Any) -> str | None:
 def selectors(value: Any) -> str | None:
     """Accept a block output, or a list of them."""
     items = value if isinstance(value, list | tuple) else [value]
-    if all(isinstance(item, str) and item.strip() for item in items):
+    # A template without render_template_as_native_obj renders a list as its text.
+    if all(isinstance(item, str) and item.strip() and not item.startswith("[") for item in items):
         return None
     return "it must be a string, or a list of strings, each a block and optionally a path: 'Agent 1.content'"
 

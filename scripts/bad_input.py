@@ -352,12 +352,17 @@ def looked_at_with_rates_used_up(bench: Bench) -> None:
 
 
 ASYNC = {"async_execution": True, "poll_interval": 0.01}
+ENDLESS: dict[str, Any] = {}
+ENDLESS["again"] = ENDLESS
 CHUNK = '{"blockId":"b","chunk":"Once upon"}'
 
 GROUPS: dict[str, dict[str, Case]] = {
     "Found before anything is sent": {
         "`workflow_id` is empty": task(""),
         "input that is no JSON": task(input={"day": date(2026, 1, 31)}),
+        "input that is a text": task(input="hi"),
+        "input that contains itself": task(input=ENDLESS),
+        "input with another field, and `check_input='fail'`": task(input={"massage": "hi"}, check_input="fail"),
         "input over 10 MiB": task(input={"text": "x" * 11_000_000}),
         "input with a field that the legacy API obeys": task(input={"stream": True}, connection={"extra": LEGACY}),
         "arguments that contradict each other": task(stream=True, wait_for_completion=False),
@@ -464,6 +469,13 @@ GROUPS: dict[str, dict[str, Case]] = {
         "it was cancelled": emulated(cancelled_in_sim, "slow", input={"seconds": 60}, **ASYNC),
         "it waits for a person": task("paused", input={"message": "this"}, on_paused="fail", **ASYNC),
         "its output is over `max_output_bytes`": task(input={"message": "x" * 100}, max_output_bytes=50),
+        "its output has a character that no XCom can": emulated(
+            lambda sim: sim.workflow("nul")(lambda given: {"text": "\0"}), "nul"
+        ),
+        "its output has a value over 8 MiB": task("large", input={"count": 9000}, check_input="off"),
+        "a selected output that isn't there": task(
+            "streaming", input={"message": "x"}, stream=True, selected_outputs="Agnet.content"
+        ),
         "it is one of a batch, and failed": failed_in_a_batch,
         "it wasn't over in time": task("slow", input={"seconds": 60}, timeout=timedelta(seconds=0.1), **ASYNC),
     },

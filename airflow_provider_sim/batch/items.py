@@ -11,7 +11,7 @@ from typing import Any
 
 from airflow_provider_sim.client.ids import check_workflow_id
 from airflow_provider_sim.exceptions import Outcome, SimInputError
-from airflow_provider_sim.input import SimFile, is_file, ready_input
+from airflow_provider_sim.input import SimFile, input_fields, is_file, ready_input
 
 _PAIR = {"workflow_id", "input"}
 
@@ -22,7 +22,7 @@ class Items:
 
     :param workflows: the distinct workflows.
     :param of: by an input's number, its workflow's place in ``workflows``.
-    :param inputs: JSON values, which may contain files.
+    :param inputs: of each, the fields: a dict of JSON values, which may contain files.
     """
 
     workflows: tuple[str, ...]
@@ -56,6 +56,13 @@ class Items:
         except SimInputError as error:
             raise _wrong(index, str(error), workflow_id=workflow_id) from error
         return value
+
+    def by_workflow(self) -> dict[str, list[Any]]:
+        """The inputs of each workflow."""
+        found: dict[str, list[Any]] = {}
+        for index, value in enumerate(self.inputs):
+            found.setdefault(self.workflow_of(index), []).append(value)
+        return found
 
     def digest(self) -> str:
         """Hash the inputs and their order, so that runs of other inputs are not taken for theirs.
@@ -100,11 +107,19 @@ def read_items(given: Any, workflow_id: str | None) -> Items:
         check_workflow_id(workflow_id)
     values = _listed(given)
     if workflow_id is not None:
-        return Items((workflow_id,), (0,) * len(values), tuple(values))
-    numbers: dict[str, int] = {}
-    pairs = [_pair(index, value) for index, value in enumerate(values)]
+        pairs = [(workflow_id, value) for value in values]
+    else:
+        pairs = [_pair(index, value) for index, value in enumerate(values)]
+    numbers: dict[str, int] = {} if workflow_id is None else {workflow_id: 0}
     of = tuple(numbers.setdefault(workflow, len(numbers)) for workflow, _ in pairs)
-    return Items(tuple(numbers), of, tuple(value for _, value in pairs))
+    return Items(tuple(numbers), of, tuple(_fields(index, *pair) for index, pair in enumerate(pairs)))
+
+
+def _fields(index: int, workflow_id: str, value: Any) -> dict[str, Any]:
+    try:
+        return input_fields(value, workflow_id=workflow_id)
+    except SimInputError as error:
+        raise _wrong(index, str(error), workflow_id=workflow_id) from error
 
 
 def _listed(given: Any) -> list[Any]:

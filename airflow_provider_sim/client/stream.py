@@ -231,9 +231,9 @@ def check_selected(selectors: Sequence[str], streamed: Collection[str], end: Str
 def selection_lost(run: WorkflowRun, selectors: Sequence[str]) -> SimOutputError:
     """The error for a completed run whose selected outputs can't be had any more."""
     return SimOutputError(
-        f"Run {run.run_id!r} of workflow {run.workflow_id!r} completed, but its stream was lost, and the selected outputs"
-        f" with it: {', '.join(selectors)}. A SimJobSensor with this run ID returns the whole output; clearing the task"
-        " starts a new run.",
+        f"Run {run.run_id!r} of workflow {run.workflow_id!r} completed, but its stream was lost, and the selected"
+        f" outputs with it: {', '.join(selectors)}. A SimJobSensor with this run ID returns the whole output; clearing"
+        " the task starts a new run.",
         workflow_id=run.workflow_id,
         run_id=run.run_id,
         outcome=Outcome.RAN,

@@ -13,6 +13,7 @@ from airflow.providers.common.compat.sdk import (
     task_decorator_factory,
 )
 
+from airflow_provider_sim.input import input_fields, own_files
 from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
 
 if TYPE_CHECKING:
@@ -47,14 +48,19 @@ class _SimWorkflowDecoratedOperator(DecoratedOperator, SimExecuteWorkflowOperato
         **kwargs: Any,
     ) -> None:
         super().__init__(
-            python_callable=python_callable, op_args=op_args, op_kwargs=op_kwargs, input=SET_DURING_EXECUTION, **kwargs
+            python_callable=python_callable,
+            op_args=own_files(op_args),
+            op_kwargs=own_files(op_kwargs),
+            input=SET_DURING_EXECUTION,
+            **kwargs,
         )
 
     def execute(self, context: Context) -> Any:
         """Call the function, and run the workflow with what it returns."""
         context_merge(context, self.op_kwargs)
         arguments = determine_kwargs(self.python_callable, self.op_args, context)
-        self.input = self.python_callable(*self.op_args, **arguments)
+        # Airflow shows self.input as a rendered field even if this raises, and can't show one that contains itself.
+        self.input = input_fields(self.python_callable(*self.op_args, **arguments), workflow_id=self.workflow_id)
         return super().execute(context)
 
 

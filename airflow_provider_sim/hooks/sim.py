@@ -20,6 +20,7 @@ from airflow_provider_sim.exceptions import (
     SimResponseError,
     SimRouteMissingError,
     SimTimeoutError,
+    SimUnsupportedError,
     SimV2OffError,
 )
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_sim.client.asyncio import AsyncSimClient
     from airflow_provider_sim.client.blocking import SimClient
+    from airflow_provider_sim.client.models import Workflow
     from airflow_provider_sim.client.retry import RetryPolicy
     from airflow_provider_sim.client.settings import ClientSettings
 
@@ -67,7 +69,7 @@ class SimHook(BaseHook):
         self._client: SimClient | None = None
         self._known: ClientSettings | None = None
         self._workspace_id: str | None = None
-        self._workspaces: dict[str, str | None] = {}
+        self._workflows: dict[str, Workflow | None] = {}
 
     @property
     def workspace_id(self) -> str | None:
@@ -75,17 +77,30 @@ class SimHook(BaseHook):
         return self._workspace_id
 
     def workspace_of(self, workflow_id: str) -> str | None:
-        """Return a workflow's workspace, for links: as the connection says, or asked for once; None is good enough."""
+        """Return a workflow's workspace, for links: the connection's, or the workflow's own; None where unknown."""
+        self.get_conn()
+        if self._workspace_id is None and (workflow := self.read_workflow(workflow_id)):
+            return workflow.workspace_id
+        return self._workspace_id
+
+    def read_workflow(self, workflow_id: str, *, required: bool = False) -> Workflow | None:
+        """Return a workflow's workspace and declared inputs, read once.
+
+        :param required: retry as the connection says, and raise the error; otherwise one request, and None if it fails.
+        :raises SimError: it is required and can't be read. A server without such a route has None all the same.
+        """
         from airflow_provider_sim.client.retry import NO_RETRY
 
-        client = self.get_conn()
-        if self._workspace_id is None and workflow_id not in self._workspaces:
+        known = self._workflows.get(workflow_id)
+        if workflow_id not in self._workflows or (required and known is None):
             try:
-                self._workspaces[workflow_id] = client.get_workflow(workflow_id, retry=NO_RETRY).workspace_id
+                known = self.get_conn().get_workflow(workflow_id, retry=None if required else NO_RETRY)
             except SimError as error:
-                self.log.debug("No workspace for the links to workflow %s: %s", workflow_id, error)
-                self._workspaces[workflow_id] = None
-        return self._workspace_id or self._workspaces.get(workflow_id)
+                if required and not isinstance(error, SimUnsupportedError):
+                    raise
+                self.log.debug("Workflow %s could not be read: %s", workflow_id, error)
+            self._workflows[workflow_id] = known
+        return known
 
     def get_conn(self) -> SimClient:
         """Return the hook's client; the same one until :meth:`close`.

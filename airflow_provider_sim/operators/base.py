@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from functools import cached_property
+from os import PathLike
 from pathlib import PosixPath, WindowsPath
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
 from airflow_provider_sim import arguments
-from airflow_provider_sim.arguments import LargeOutputs, OnError, OnPaused, Rule, UnconvertedFiles
+from airflow_provider_sim.arguments import CheckInput, LargeOutputs, OnError, OnPaused, Rule, UnconvertedFiles
 from airflow_provider_sim.deferral import after_deferral
 from airflow_provider_sim.hooks.sim import SimHook
+from airflow_provider_sim.input import own_files
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -70,10 +72,11 @@ class RunsWorkflows(SimOperator):
     run_timeout: float | timedelta | None
     timeout: float | timedelta | None
     on_paused: OnPaused
+    check_input: CheckInput
     unconverted_files: UnconvertedFiles
     durable: bool
     cancel_on_kill: bool
-    output_files_dir: str | None
+    output_files_dir: str | PathLike[str] | None
     max_output_bytes: int | None
     large_outputs: LargeOutputs
 
@@ -83,6 +86,7 @@ class RunsWorkflows(SimOperator):
         "timeout": arguments.optional(arguments.duration),
         "run_timeout": arguments.optional(arguments.run_timeout),
         "on_paused": arguments.one_of(OnPaused),
+        "check_input": arguments.one_of(CheckInput),
         "unconverted_files": arguments.one_of(UnconvertedFiles),
         "large_outputs": arguments.one_of(LargeOutputs),
         "max_output_bytes": arguments.optional(arguments.positive_int),
@@ -93,6 +97,12 @@ class RunsWorkflows(SimOperator):
     def hook(self) -> SimHook:
         """The hook of the task's connection."""
         return SimHook(self.sim_conn_id, retry_args=self.retry_args)
+
+    def render_template_fields(self, context: Context, jinja_env: Any = None) -> None:
+        """Render the templates, in files of this task's own."""
+        for name in self.template_fields:
+            setattr(self, name, own_files(getattr(self, name, None)))
+        super().render_template_fields(context, jinja_env)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Go on after a deferral, also where Airflow itself has ended it."""
@@ -118,7 +128,7 @@ class RunsOneWorkflow(RunsWorkflows):
     async_execution: bool
     wait_for_completion: bool
     stream: bool
-    selected_outputs: Sequence[str] | None
+    selected_outputs: str | Sequence[str] | None
 
 
 class RunsManyWorkflows(RunsWorkflows):

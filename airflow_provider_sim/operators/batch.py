@@ -5,15 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from os import PathLike
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from airflow.providers.common.compat.sdk import conf
 
 from airflow_provider_sim import arguments
-from airflow_provider_sim.arguments import LargeOutputs, OnError, OnPaused, Rule, UnconvertedFiles
+from airflow_provider_sim.arguments import CheckInput, LargeOutputs, OnError, OnPaused, Rule, UnconvertedFiles
 from airflow_provider_sim.deferral import seconds
 from airflow_provider_sim.exceptions import SimError
 from airflow_provider_sim.hooks.sim import SimHook
+from airflow_provider_sim.input import own_files
 from airflow_provider_sim.links.sim import SimWorkflowLink
 from airflow_provider_sim.operators.base import RunsManyWorkflows
 
@@ -43,8 +45,14 @@ class SimExecuteWorkflowsOperator(RunsManyWorkflows):
     whose outputs Sim had only as display copies), and ``partial_results`` where the task fails although runs have
     completed.
 
-    :param inputs: a list with the fields of the workflow's Start block, a dict for each run; any other JSON value
-        arrives as the field ``input``. Also an XCom or the outputs of mapped tasks, or JSON text. (templated)
+    :param inputs: a list with the fields of the workflow's Start block, a dict (or the JSON text of an object) for each
+        run; a number, a boolean or a list arrives as the field ``input``. Also an XCom or the outputs of mapped tasks,
+        or JSON text. (templated)
+    :param check_input: compare the inputs with the fields that the workflow declares, before a run starts: ``warn`` in
+        the log, ``fail`` the task, or ``off``. Sim drops undeclared fields and fills in missing ones. The fields are
+        those of the workflow's draft, and their defaults aren't known. With ``warn`` the check takes one request for
+        each workflow, is skipped where that fails, and never delays a run; with ``fail``, the request is retried, and
+        its error fails the task. Servers that don't report fields aren't checked.
     :param unconverted_files: Sim converts files in inputs only for runs that are held open: ``fail`` for an input with
         a file, or ``send`` it all the same, as an object with base64 text.
     :param workflow_id: the workflow of all inputs; without it, each of ``inputs`` is a dict of ``workflow_id`` and
@@ -104,16 +112,17 @@ class SimExecuteWorkflowsOperator(RunsManyWorkflows):
         timeout: float | timedelta | None = None,
         on_paused: OnPaused = "wait",
         retry_args: Mapping[str, Any] | None = None,
+        check_input: CheckInput = "warn",
         unconverted_files: UnconvertedFiles = "fail",
         durable: bool = True,
         cancel_on_kill: bool = True,
-        output_files_dir: str | None = None,
+        output_files_dir: str | PathLike[str] | None = None,
         max_output_bytes: int | None = None,
         large_outputs: LargeOutputs = "fail",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.inputs = inputs
+        self.inputs = own_files(inputs)
         self.workflow_id = workflow_id
         self.sim_conn_id = sim_conn_id
         self.max_active_runs = max_active_runs
@@ -125,6 +134,7 @@ class SimExecuteWorkflowsOperator(RunsManyWorkflows):
         self.timeout = timeout
         self.on_paused = on_paused
         self.retry_args = retry_args
+        self.check_input = check_input
         self.unconverted_files = unconverted_files
         self.durable = durable
         self.cancel_on_kill = cancel_on_kill
@@ -136,6 +146,7 @@ class SimExecuteWorkflowsOperator(RunsManyWorkflows):
 
     def execute(self, context: Context) -> Any:
         """Start the batch, or find the one that an earlier try has begun, and see it through to its end."""
+        from airflow_provider_sim.input import check_fields
         from airflow_provider_sim.operators.task_batch import TaskBatch
 
         items = self._read_items()
@@ -144,6 +155,8 @@ class SimExecuteWorkflowsOperator(RunsManyWorkflows):
             return []
         with self.hook as hook:
             hook.workspace_of(items.workflows[0])  # tells as well which API the server speaks
+            for workflow_id, inputs in items.by_workflow().items():
+                check_fields(hook, workflow_id, inputs, self.check_input)
             with TaskBatch(context, self, items) as self._batch:
                 try:
                     self._batch.begin(hand_over=self.deferrable)

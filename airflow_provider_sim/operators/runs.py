@@ -159,6 +159,7 @@ class SimResumeRunOperator(SimOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Wait for the pause and answer it."""
+        from airflow_provider_sim.input import input_fields
         from airflow_provider_sim.ledger import AnswerLedger
         from airflow_provider_sim.watch.pause import PauseAnswer
 
@@ -180,7 +181,7 @@ class SimResumeRunOperator(SimOperator):
                 workflow_id=self.workflow_id,
                 run_id=self.run_id,
                 context_id=self.context_id or None,
-                input=self.input,
+                input=None if self.input is None else input_fields(self.input, workflow_id=self.workflow_id),
                 poll_interval=self.poll_interval,
                 deadline=time.time() + patience,
                 note=ledger.note,

@@ -5,17 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from os import PathLike
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout, conf
 
 from airflow_provider_sim import arguments
-from airflow_provider_sim.arguments import LargeOutputs, OnPaused, Rule, UnconvertedFiles
+from airflow_provider_sim.arguments import CheckInput, LargeOutputs, OnPaused, Rule, UnconvertedFiles
 from airflow_provider_sim.client.ids import check_block_ids
 from airflow_provider_sim.deferral import BACKSTOP, seconds
 from airflow_provider_sim.ending import log_end_on_worker, trigger_arguments
 from airflow_provider_sim.exceptions import SimRunTimeoutError
 from airflow_provider_sim.hooks.sim import SimHook
+from airflow_provider_sim.input import own_files
 from airflow_provider_sim.lineage import RunLineage
 from airflow_provider_sim.links.sim import SimApprovalLink, SimRunLink, SimWorkflowLink
 from airflow_provider_sim.operators.base import RunsOneWorkflow
@@ -54,8 +56,9 @@ class SimExecuteWorkflowOperator(RunLineage, RunsOneWorkflow):
     doesn't tell it; the answer of a run that was held open doesn't tell the cost.
 
     :param workflow_id: the workflow: the last part of its address in Sim's editor. (templated)
-    :param input: the fields of the workflow's Start block as a dict; any other JSON value arrives as the field
-        ``input``. A path object (``pathlib.Path``, ``ObjectStoragePath``), bytes, an open file or a
+    :param input: the fields of the workflow's Start block as a dict, or as the JSON text of an object; a number, a
+        boolean or a list arrives as the field ``input``. The outputs of mapped tasks become lists. A path object
+        (``pathlib.Path``, ``ObjectStoragePath``), bytes, an open file or a
         :class:`~airflow_provider_sim.input.SimFile` in a field, or in a field's list, is sent as a file, for fields of
         type ``file[]``: up to 20 MiB each and 7.5 MiB in all. (templated)
     :param sim_conn_id: the Airflow connection of type Sim. (templated)
@@ -65,15 +68,21 @@ class SimExecuteWorkflowOperator(RunLineage, RunsOneWorkflow):
     :param deferrable: wait for an asynchronous run in the triggerer, without a worker.
     :param poll_interval: seconds or timedelta between looks at an asynchronous run.
     :param stream: hold the connection open and write text to the task log as it comes.
-    :param selected_outputs: return these block outputs instead of the workflow's output. With ``stream``, the ones to
-        stream, as ``Block name.path`` or ``block id.path``, under their block's id; otherwise block ids, with or
-        without a path, read raw after the run's end, each under what selected it. (templated)
+    :param selected_outputs: return these block outputs instead of the workflow's output: a list, or one as text. With
+        ``stream``, the ones to stream, as ``Block name.path`` or ``block id.path``, under their block's id; otherwise
+        block ids, with or without a path, read raw after the run's end, each under what selected it. The task fails if
+        one of them selects nothing. (templated)
     :param run_timeout: seconds or timedelta after which the server stops an asynchronous run, 1 s to 7 days.
     :param timeout: seconds or timedelta to wait for the run's end, last look included; default: one hour where the
         connection is held open, 7 days otherwise. ``execution_timeout``, counted from the try's start, ends the waiting
         as well, in the triggerer too. The run is then cancelled, unless ``cancel_on_kill`` is False.
     :param on_paused: when the run waits for a person: ``wait`` with it, ``fail``, or ``return`` a report with
         ``context_id`` and ``approval_url``. Pauses that end by themselves are always waited for.
+    :param check_input: compare the input with the fields that the workflow declares, before a run starts: ``warn`` in
+        the log, ``fail`` the task, or ``off``. Sim drops undeclared fields and fills in missing ones. The fields are
+        those of the workflow's draft, and their defaults aren't known. With ``warn`` the check takes one request, is
+        skipped where that fails, and never delays a run; with ``fail``, the request is retried, and its error fails the
+        task. Servers that don't report fields aren't checked.
     :param check_deployed: ask first whether the workflow is deployed, before an input is sent.
     :param check_usage_before: ask first how much of the account's usage limit is used, and fail before an input is sent
         at this many percent or more. A run that goes on from an earlier try is gone on with all the same.
@@ -83,11 +92,12 @@ class SimExecuteWorkflowOperator(RunLineage, RunsOneWorkflow):
         them: ``fail`` before anything is sent, or ``send`` them as objects with their bytes as base64 text.
     :param durable: False lets each try start a run of its own, whatever became of the former try's.
     :param cancel_on_kill: cancel the run when the task is killed, cleared, marked or out of time.
-    :param output_files_dir: a folder for ``ObjectStoragePath``, such as ``s3://conn@bucket/folder``: the output's files
-        are saved there, in a folder of the run's id, and their ``path`` takes the place of their bytes. (templated)
+    :param output_files_dir: a folder, as a path object or a URL for ``ObjectStoragePath``, such as
+        ``s3://conn@bucket/folder``: the output's files are saved there, in a folder of the run's id, and their ``path``
+        takes the place of their bytes. (templated)
     :param max_output_bytes: how large the output may be as JSON; default 16 MiB.
-    :param large_outputs: what becomes of a larger one: ``fail``, or ``store`` in ``output_files_dir`` and return
-        ``output_path`` and ``size``.
+    :param large_outputs: what happens to a larger output, or one that Airflow can't store as an XCom (U+0000, keys that
+        Airflow reserves): ``fail``, or ``store`` it in ``output_files_dir`` and return ``output_path`` and ``size``.
     :param end_from_trigger: with ``deferrable``, end in the triggerer when the run has completed, without a second
         worker process (Airflow 3.3 and later). A run that fails, is cancelled or is paused still takes one, so that
         the task log says what happened.
@@ -115,17 +125,18 @@ class SimExecuteWorkflowOperator(RunLineage, RunsOneWorkflow):
         deferrable: bool = DEFERRABLE,
         poll_interval: float | timedelta = 10.0,
         stream: bool = False,
-        selected_outputs: Sequence[str] | None = None,
+        selected_outputs: str | Sequence[str] | None = None,
         run_timeout: float | timedelta | None = None,
         timeout: float | timedelta | None = None,
         on_paused: OnPaused = "wait",
+        check_input: CheckInput = "warn",
         check_deployed: bool = False,
         check_usage_before: float | None = None,
         retry_args: Mapping[str, Any] | None = None,
         unconverted_files: UnconvertedFiles = "fail",
         durable: bool = True,
         cancel_on_kill: bool = True,
-        output_files_dir: str | None = None,
+        output_files_dir: str | PathLike[str] | None = None,
         max_output_bytes: int | None = None,
         large_outputs: LargeOutputs = "fail",
         end_from_trigger: bool = False,
@@ -133,7 +144,7 @@ class SimExecuteWorkflowOperator(RunLineage, RunsOneWorkflow):
     ) -> None:
         super().__init__(**kwargs)
         self.workflow_id = workflow_id
-        self.input = input
+        self.input = own_files(input)
         self.sim_conn_id = sim_conn_id
         self.async_execution = async_execution
         self.wait_for_completion = wait_for_completion
@@ -144,6 +155,7 @@ class SimExecuteWorkflowOperator(RunLineage, RunsOneWorkflow):
         self.run_timeout = run_timeout
         self.timeout = timeout
         self.on_paused = on_paused
+        self.check_input = check_input
         self.check_deployed = check_deployed
         self.check_usage_before = check_usage_before
         self.retry_args = retry_args
@@ -262,11 +274,15 @@ class SimExecuteWorkflowOperator(RunLineage, RunsOneWorkflow):
         return TaskRun.of_this_try(context, self, self.hook.get_conn()) if context else None
 
     def _start(self, client: SimClient, run: TaskRun) -> AsyncExecutionResult | WorkflowRun:
-        """Start a run, after the looks that the author wants; a run that goes on already needs none."""
+        """Start a run after the checks that the author wants; a run that was re-attached to needs none."""
+        from airflow_provider_sim.input import check_fields, input_fields
+
         if self.check_deployed:
             self._require_deployment(client)
         if self.check_usage_before is not None:
             self._require_room(client)
+        fields = input_fields(self.input, workflow_id=self.workflow_id)
+        check_fields(self.hook, self.workflow_id, [fields], self.check_input)
         return run.start(client)
 
     def _require_deployment(self, client: SimClient) -> None:
@@ -330,15 +346,22 @@ class SimExecuteWorkflowOperator(RunLineage, RunsOneWorkflow):
         self.defer(trigger=trigger, method_name="execute_complete", timeout=left)
 
     def _result(self, context: Context, client: SimClient, run: WorkflowRun) -> Any:
+        from airflow_provider_sim.client.ids import selectors_of
+        from airflow_provider_sim.client.models import RunStatus
+        from airflow_provider_sim.client.stream import selection_lost
         from airflow_provider_sim.results import task_result
 
         self._tell_lineage(client, run)
+        selectors = selectors_of(self.selected_outputs)
+        streamed = self._run is not None and self._run.streamed
+        if self.stream and selectors and run.status is RunStatus.COMPLETED and not streamed:
+            raise selection_lost(run, selectors)
         return task_result(
             context,
             client,
             run,
             on_paused=self.on_paused,
             rules=self.output_rules,
-            selected_outputs=None if self.stream else self.selected_outputs,
+            selected_outputs=None if self.stream else selectors,
             push=self.do_xcom_push,
         )

@@ -32,17 +32,17 @@ class LazySequence:
 @pytest.mark.parametrize(
     "given",
     [
-        [{"a": 1}, "text", None],
-        ({"a": 1}, "text", None),
-        LazySequence({"a": 1}, "text", None),
-        '[{"a": 1}, "text", null]',
-        (value for value in [{"a": 1}, "text", None]),
+        [{"a": 1}, '{"b": 2}', None],
+        ({"a": 1}, '{"b": 2}', None),
+        LazySequence({"a": 1}, '{"b": 2}', None),
+        '[{"a": 1}, "{\\"b\\": 2}", null]',
+        (value for value in [{"a": 1}, '{"b": 2}', None]),
     ],
     ids=["list", "tuple", "outputs of mapped tasks", "JSON", "generator"],
 )
 def test_inputs_of_one_workflow(given):
     items = read_items(given, "wf")
-    assert items.inputs == ({"a": 1}, "text", None)
+    assert items.inputs == ({"a": 1}, {"b": 2}, {})
     assert [items.workflow_of(index) for index in range(len(items))] == ["wf"] * 3
 
 
@@ -51,11 +51,11 @@ def test_pairs_name_their_workflows():
     items = read_items(pairs, None)
     assert items.workflows == ("b", "a")
     assert [items.workflow_of(index) for index in range(3)] == ["b", "a", "b"]
-    assert items.inputs == (0, 1, 2)
+    assert items.inputs == ({"input": 0}, {"input": 1}, {"input": 2})
 
 
-def test_a_pair_without_an_input_has_none():
-    assert read_items([{"workflow_id": "a"}], None).inputs == (None,)
+def test_a_pair_without_an_input_has_no_fields():
+    assert read_items([{"workflow_id": "a"}], None).inputs == ({},)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ class TestFiles:
     def test_are_sent_as_base64(self):
         items = read_items([{"report": b"hello"}, None, 7], "wf")
         assert self.ready(items, 0, "send")["report"]["data"].endswith("aGVsbG8=")
-        assert [self.ready(items, index, "send") for index in (1, 2)] == [None, 7]
+        assert [self.ready(items, index, "send") for index in (1, 2)] == [{}, {"input": 7}]
 
     def test_that_is_missing_is_named(self, tmp_path):
         with pytest.raises(SimInputError, match=r"inputs\[0\] is invalid: The file 'gone' of the input can't be read"):

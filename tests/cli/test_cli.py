@@ -118,6 +118,19 @@ def test_text_is_printed_as_it_comes(sim):
     assert ran.out.startswith("You wrote: hi.\n")
 
 
+def test_json_holds_the_streamed_output(sim, emulator):
+    ran = sim("run", "streaming", "--input", '{"message": "hi"}', "--stream", "--select", "Agent.content", "--json")
+    block = emulator.state.workflows["streaming"].block_id
+    assert ran.code == 0
+    assert parsed(ran)["output"][block].startswith("You wrote: hi.")
+
+
+def test_a_selector_without_output_fails(sim):
+    ran = sim("run", "streaming", "--input", '{"message": "hi"}', "--stream", "--select", "Agnet.content", "--json")
+    assert (ran.code, parsed(ran)["error"]["code"]) == (Exit.ERROR, "OUTPUT_ERROR")
+    assert "Agnet.content" in ran.err
+
+
 def test_a_run_that_is_not_over_in_time_is_cancelled(sim, emulator):
     ran = sim("run", "slow", "--async", "--timeout", "0.05", "--poll-interval", "0.01")
     assert ran.code == Exit.ERROR

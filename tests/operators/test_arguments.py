@@ -45,10 +45,10 @@ WRONG = [
     *((of, {"on_paused": value}) for of in OUTPUTS for value in ("hope", None, "Wait", ["wait"])),
     *((of, {"large_outputs": value}) for of in OUTPUTS for value in ("hide", True)),
     *((of, {"max_output_bytes": value}) for of in OUTPUTS for value in (0, 1.5, True, "1k")),
-    *((of, {"unconverted_files": "sent"}) for of in (RUN, BATCH)),
-    *((of, {"selected_outputs": value}) for of in (RUN, SENSOR) for value in ("a.b", [""], [7])),
+    *((of, {name: "sent"}) for of in (RUN, BATCH) for name in ("unconverted_files", "check_input")),
+    *((of, {"selected_outputs": value}) for of in (RUN, SENSOR) for value in ("", "['A.b']", [""], [7])),
     (SENSOR, {"selected_outputs": ["Agent 1.content"]}),
-    (RUN, {"selected_outputs": "Agent 1.content", "stream": True}),
+    (SENSOR, {"selected_outputs": "Agent 1.content"}),
     *(
         (of, {"retry_args": value})
         for of in REQUIRED
@@ -69,6 +69,7 @@ WRONG = [
 WRONG_WITH_DEFAULTS = [
     *((of, {"large_outputs": "store"}) for of in OUTPUTS),
     (RUN, {"selected_outputs": ["Agent 1.content"]}),
+    (RUN, {"selected_outputs": "Agent 1.content"}),
     (RUN, {"run_timeout": 60}),
     (DEPLOY, {"version": 3}),
 ]
@@ -101,6 +102,7 @@ def test_wrong_constants_fail_at_parse_time(operator, wrong):
         (RUN, {"run_timeout": timedelta(hours=1), "async_execution": True, "retry_args": {"max_retries": 0}}),
         (RUN, {"run_timeout": 60, "wait_for_completion": False}),
         (RUN, {"selected_outputs": ["Agent 1.content"], "stream": True}),
+        (RUN, {"selected_outputs": "Agent 1.content", "stream": True, "check_input": "off"}),
         (BATCH, {"workflow_id": None, "max_active_runs": 1, "on_error": "collect", "run_timeout": 60}),
         (SENSOR, {"run_id": "{{ ti.xcom_pull('t') }}", "poke_interval": timedelta(seconds=1)}),
         (DEPLOY, {"action": "{{ params.action }}", "version": "{{ params.version }}"}),

@@ -74,7 +74,7 @@ class TestOutputs:
 
     @pytest.mark.parametrize(
         ("given", "arrives"),
-        [({"a": 1}, {"a": 1}), ([1, 2], {"input": [1, 2]}), ("x", {"input": "x"}), (7, {"input": 7}), (None, {})],
+        [({"a": 1}, {"a": 1}), ([1, 2], {"input": [1, 2]}), ('{"a": 1}', {"a": 1}), (7, {"input": 7}), (None, {})],
     )
     @pytest.mark.usefixtures("api_version")
     def test_any_json_is_an_input(self, run_task, emulator, given, arrives):
@@ -253,7 +253,7 @@ class TestXComs:
 
     def test_a_workspace_in_the_connection_saves_the_question(self, run_task, context, connection, emulator):
         connection(extra={"workspace_id": "ws-9"})
-        run_task(operator(workflow_id="echo_plain"))
+        run_task(operator(workflow_id="echo_plain", check_input="off"))
         assert "/workspace/ws-9/" in context["ti"].xcoms["run_url"]
         assert [request.method for request in emulator.requests] == ["POST"]
 

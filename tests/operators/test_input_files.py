@@ -142,7 +142,7 @@ class TestRefusals:
 
     def test_a_nested_file(self, run_task, emulator, report):
         task = operator(None, input={"case": {"papers": [report]}})
-        self.refused(run_task, emulator, task, r"at case\['papers'\]\[0\] of the input.*only in the Start block's own")
+        self.refused(run_task, emulator, task, r"at case\.papers\[0\] of the input.*only in the Start block's own")
 
     def test_a_file_over_20_mib(self, run_task, emulator, tmp_path):
         path = tmp_path / "big"

@@ -115,14 +115,14 @@ def test_the_input_s_annotation_says_nothing_of_the_output(run_task, emulator):
 def test_it_is_mapped(run_task, emulator):
     @sim_workflow_task(workflow_id="no_input_format")
     def greet(name, punctuation):
-        return f"Hello {name}{punctuation}"
+        return {"text": f"Hello {name}{punctuation}"}
 
     with DAG("a_dag", schedule=None):
         mapped = greet.partial(punctuation="?").expand(name=["Ada", "Grace"]).operator
     assert isinstance(mapped, MappedOperator)
     one = mapped.unmap({"op_kwargs": {"name": "Grace", "punctuation": "?"}})
     run_task(one)
-    assert emulator.runs[0].input == {"input": "Hello Grace?"}
+    assert emulator.runs[0].input == {"text": "Hello Grace?"}
 
 
 def test_an_input_beside_the_function_is_refused_at_parsing():
