@@ -1,7 +1,7 @@
 """Waiting for runs, for whoever has to: workers that hold on, sensors that look now and then, triggers.
 
 What a look at a run means is decided in one place, :class:`RunWatch`. A worker looks by itself (:func:`wait_for_run`);
-all triggers of a process share one :class:`~.watcher.Watcher` for each server and key.
+all triggers of a process share one :class:`~.watcher.Watcher` for each connection.
 """
 
 from __future__ import annotations
