@@ -59,6 +59,7 @@ class Mode:
     :param task_ids: in their order; the last one returns the output.
     :param held_open: the connection is the run's life: Sim cancels the run when the worker dies.
     :param ours: whether it is the provider's, whose trials must all be right.
+    :param inputs: how many runs one task starts; more than one for a batch.
     """
 
     dag_id: str
@@ -66,10 +67,14 @@ class Mode:
     task_ids: Sequence[str] = ("run",)
     held_open: bool = False
     ours: bool = True
+    inputs: int = 1
 
     def plans(self) -> dict[Point, list[Point]]:
-        """The kills for each point; an output is fetched only by a retry where the connection was held open."""
-        plans = {point: [point] for point in Point}
+        """The kills for each point; an output is fetched only by a retry where the connection was held open.
+
+        A batch polls by lists of a workspace's runs, which tell nothing of a trial.
+        """
+        plans = {point: [point] for point in Point if self.inputs == 1 or point is not Point.WAITING}
         if self.held_open:
             for point in (Point.FETCHING, Point.IN_HAND):
                 plans[point] = [Point.ANSWERED, point]
@@ -84,6 +89,8 @@ OURS = [
     Mode("asynchronous", "async, waiting worker"),
     Mode("deferrable", "deferrable"),
     Mode("fire_and_forget", "fire and forget, sensor", ("run", "wait")),
+    Mode("batch", "batch", inputs=6),
+    Mode("deferrable_batch", "deferrable batch", inputs=6),
 ]
 OTHERS = [
     Mode("sdk_held_open", "SDK 0.2.1, held open", held_open=True, ours=False),
@@ -102,17 +109,17 @@ class Verdict:
     :param doubled: a run was started though a former one had not come to nothing.
     :param lost: a run went to its end, or goes on, and its output isn't the task's.
     :param two_at_once: two runs were alive at the same time.
-    :param left_running: a run still goes on though the task is over.
+    :param orphaned: a run is still active although the task is finished.
     """
 
     succeeded: bool
-    right_output: bool
+    own_output: bool
     runs: int
     cancelled: int
     doubled: bool
     lost: bool
     two_at_once: bool
-    left_running: bool
+    orphaned: bool
 
     @property
     def faults(self) -> list[str]:
@@ -122,8 +129,8 @@ class Verdict:
             "doubled": self.doubled,
             "lost": self.lost,
             "two at once": self.two_at_once,
-            "left running": self.left_running,
-            "wrong output": self.succeeded and not self.right_output,
+            "orphaned": self.orphaned,
+            "foreign": self.succeeded and not self.own_output,
         }
         return [fault for fault, there in told.items() if there]
 
@@ -141,7 +148,7 @@ def judge(runs: Sequence[Run], *, succeeded: bool, output: Any, now: float) -> V
     taken = [run for run in runs if run.status == "completed" and run.outcome == output]
     return Verdict(
         succeeded=succeeded,
-        right_output=len(taken) == 1,
+        own_output=len(taken) == 1,
         runs=len(runs),
         cancelled=sum(status == "cancelled" for _, _, status in lives),
         doubled=not all(fruitless[:-1]),
@@ -149,7 +156,26 @@ def judge(runs: Sequence[Run], *, succeeded: bool, output: Any, now: float) -> V
         two_at_once=any(
             next_start < (now if end is None else end) for (_, end, _), (next_start, _, _) in itertools.pairwise(lives)
         ),
-        left_running=any(not run.is_over for run in runs),
+        orphaned=any(not run.is_over for run in runs),
+    )
+
+
+def judge_batch(runs: Sequence[Run], inputs: int, *, succeeded: bool, output: Any, now: float) -> Verdict:
+    """Judge a task by the runs that were started for each of its inputs."""
+    outputs = output if isinstance(output, list) and len(output) == inputs else [None] * inputs
+    of_input: list[list[Run]] = [[] for _ in range(inputs)]
+    for run in runs:
+        of_input[run.input["number"]].append(run)
+    parts = [judge(some, succeeded=succeeded, output=own, now=now) for some, own in zip(of_input, outputs, strict=True)]
+    return Verdict(
+        succeeded=succeeded,
+        own_output=all(part.own_output for part in parts),
+        runs=len(runs),
+        cancelled=sum(part.cancelled for part in parts),
+        doubled=any(part.doubled for part in parts),
+        lost=any(part.lost for part in parts),
+        two_at_once=any(part.two_at_once for part in parts),
+        orphaned=any(part.orphaned for part in parts),
     )
 
 
@@ -160,6 +186,7 @@ class Trial:
     :param plan: the kills that are still to come.
     :param victim: which of the worker's processes die.
     :param seconds: how long the workflow takes.
+    :param spared: how many starts of the task come before the one at which its worker is killed.
     """
 
     name: str
@@ -169,6 +196,7 @@ class Trial:
     victim: Victim
     seconds: float
     after: float = 0.0
+    spared: int = 0
     kills: int = 0
     began: float = field(default_factory=time.monotonic)
     seen_working_at: float | None = None
@@ -201,7 +229,7 @@ class Executioner:
 
         def body(given: dict[str, Any]) -> Any:
             started.append(1)
-            return {"result": {"trial": given.get("trial"), "run": len(started)}}
+            return {"result": {"trial": given.get("trial"), "number": given.get("number"), "run": len(started)}}
 
         self._sim.workflow(trial.name, duration=trial.seconds)(body)
         self._trials[trial.name] = trial
@@ -265,7 +293,9 @@ class Executioner:
             return
         with trial.lock:
             point = trial.plan[0] if trial.plan else None
-            if point is Point.ACCEPTED:
+            if point in (Point.ACCEPTED, Point.ANSWERED) and trial.spared:
+                trial.spared -= 1
+            elif point is Point.ACCEPTED:
                 self.kill_now(trial)
             elif point is Point.ANSWERED:
                 self._kill_once_answered(trial, lambda: not trial.mode.held_open or run.is_over)
@@ -351,6 +381,7 @@ class Trials:
             victim=chance.choices(list(Victim), [6, 2, 2])[0],
             seconds=seconds,
             after=chance.uniform(0, seconds + 2.5),
+            spared=chance.randrange(mode.inputs),
         )
         self._executioner.watch(trial)
         self._airflow.trigger(mode.dag_id, run_id=trial.name)
@@ -387,7 +418,9 @@ class Trials:
         until = time.monotonic() + 3
         while not all(run.is_over for run in runs) and time.monotonic() < until:
             time.sleep(0.1)  # Sim takes a moment to notice that a caller has hung up
-        return judge(runs, succeeded=succeeded, output=output, now=self._sim.clock.now())
+        facts: dict[str, Any] = {"succeeded": succeeded, "output": output, "now": self._sim.clock.now()}
+        inputs = trial.mode.inputs
+        return judge(runs, **facts) if inputs == 1 else judge_batch(runs, inputs, **facts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 from rich import box
@@ -110,6 +111,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(f"Airflow {airflow}, Python {python}: {outcome.words}", highlight=False)
     console.print(_table(outcomes))
     return int(any(outcome.red for outcome in outcomes.values()))
+
+
+def run_module_on(airflow: str, module: str, arguments: Sequence[str]) -> int | None:
+    """Run a module on another Airflow of the matrix.
+
+    :return: the exit status; None where that Airflow is the installed one.
+    """
+    if metadata.version("apache-airflow").startswith(f"{airflow}."):
+        return None
+    python = Cell(airflow, "3.11", "", ()).home / "bin" / "python"
+    if not python.exists():
+        print(f"There is no {python}. Run: make matrix CELLS={airflow}/3.11", file=sys.stderr)
+        return 2
+    return subprocess.run([python, "-m", module, *arguments], cwd=REPO, check=False).returncode
 
 
 @functools.cache

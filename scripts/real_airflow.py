@@ -2,6 +2,9 @@
 
 :mod:`scripts.local_airflow` runs tasks in the calling process, which is quicker; here each has one of its own, the
 metadata database is PostgreSQL where its server is installed, and nothing listens but on 127.0.0.1.
+
+It is the Airflow of the Python that runs this module. Airflow 2 runs without a webserver, so :meth:`RealAirflow.api` is
+for Airflow 3 only.
 """
 
 from __future__ import annotations
@@ -14,12 +17,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -28,13 +33,13 @@ import psutil
 import requests
 import sqlalchemy
 
-from scripts import servers
+from scripts import airflow_2, servers
 from scripts.local_airflow import REPO
 
 START_PATIENCE = 240.0
 """Seconds, on a machine that is busy with something else."""
 STOP_PATIENCE = 60.0
-_TITLE = "airflow worker -- "
+AIRFLOW_3 = metadata.version("apache-airflow") >= "3"
 
 SETTINGS = {
     "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
@@ -60,6 +65,12 @@ SETTINGS = {
     "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "1",
     "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "8",
     "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
+    # The same in Airflow 2, which marks a dead try as failed at each detection until its DAG processor has handled the
+    # first one: detected more often, the next tries fail with it.
+    "AIRFLOW__SCHEDULER__LOCAL_TASK_JOB_HEARTBEAT_SEC": "3",
+    "AIRFLOW__SCHEDULER__SCHEDULER_ZOMBIE_TASK_THRESHOLD": "20",
+    "AIRFLOW__SCHEDULER__ZOMBIE_DETECTION_INTERVAL": "15",
+    "AIRFLOW__SCHEDULER__MIN_FILE_PROCESS_INTERVAL": "600",
 }
 CELERY_SETTINGS = {
     "AIRFLOW__CORE__EXECUTOR": "CeleryExecutor",
@@ -71,7 +82,10 @@ CELERY_SETTINGS = {
 
 @dataclass(frozen=True, slots=True)
 class TaskInstance:
-    """A row of Airflow's table; the id changes with every try."""
+    """A row of Airflow's table.
+
+    :param id: another one for each try; in Airflow 2 that of the worker's job, another one for each leg.
+    """
 
     id: str
     dag_id: str
@@ -169,6 +183,7 @@ class RealAirflow:
         self._parts: dict[str, subprocess.Popen[bytes]] = {}
         self._triggerers: list[str] = []
         self._workers: list[str] = []
+        self._acting = threading.Lock()
 
     # --- starting and stopping -----------------------------------------------------------------------------------
 
@@ -201,9 +216,12 @@ class RealAirflow:
         stack.callback(self._session.close)
         self._airflow("db", "migrate")
         stack.callback(self._stop)
-        self._run("api-server", "api-server", "--host", "127.0.0.1", "--port", str(port))
         self._run("scheduler", "scheduler", "--skip-serve-logs")
-        self._run("dag-processor", "dag-processor")
+        if AIRFLOW_3:
+            self._run("api-server", "api-server", "--host", "127.0.0.1", "--port", str(port))
+            self._run("dag-processor", "dag-processor")
+        else:
+            self._start_actions()
         for _ in range(self._wanted_triggerers):
             self.start_triggerer(wait=False)
         for number in range(self._wanted_workers):
@@ -255,13 +273,49 @@ class RealAirflow:
                 cwd=self.home,
             )
 
+    def _start_actions(self) -> None:
+        """Run :mod:`scripts.airflow_2`."""
+        with (self.home / "actions.log").open("wb") as log:
+            self._actions = self._parts["actions"] = subprocess.Popen(
+                [*servers.DIES_WITH_US, sys.executable, "-m", "scripts.airflow_2"],
+                env=self.environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,
+                cwd=self.home,
+            )
+
+    def _act(self, action: str, **arguments: Any) -> None:
+        """Do something in Airflow 2.
+
+        :raises RuntimeError: Airflow refused.
+        """
+        with self._acting:
+            assert self._actions.stdin is not None
+            assert self._actions.stdout is not None
+            self._actions.stdin.write(json.dumps({"action": action, **arguments}).encode() + b"\n")
+            self._actions.stdin.flush()
+            for line in self._actions.stdout:
+                if line.startswith(airflow_2.ANSWER.encode()):
+                    error = json.loads(line.removeprefix(airflow_2.ANSWER.encode()))
+                    if error:
+                        raise RuntimeError(f"{action} {arguments}: {error}")
+                    return
+        raise RuntimeError(f"scripts.airflow_2 has ended; see {self.home / 'actions.log'}")
+
     def _wait_until_healthy(self) -> None:
+        def are_up() -> bool:
+            if not AIRFLOW_3:
+                return bool(self._live("SchedulerJob", 30.0))
+            health = self._session.get(f"{self.url}/api/v2/monitor/health", timeout=10).json()
+            wanted = ["scheduler", "dag_processor", *(["triggerer"] if self._wanted_triggerers else [])]
+            return all((health.get(part) or {}).get("status") == "healthy" for part in wanted)
+
         def is_healthy() -> bool:
             with contextlib.suppress(requests.RequestException):
-                health = self._session.get(f"{self.url}/api/v2/monitor/health", timeout=10).json()
-                wanted = ["scheduler", "dag_processor", *(["triggerer"] if self._wanted_triggerers else [])]
                 return (
-                    all((health.get(part) or {}).get("status") == "healthy" for part in wanted)
+                    are_up()
                     and len(self.live_triggerers()) >= self._wanted_triggerers
                     and all(f"celery@{name} ready" in self.printed_by(name) for name in self._workers)
                     and self._has_dags()
@@ -278,7 +332,8 @@ class RealAirflow:
         broken = self.query("SELECT filename, stacktrace FROM import_error")
         if broken:
             raise RuntimeError("\n".join(f"{row.filename}: {row.stacktrace}" for row in broken))
-        files = {row.relative_fileloc for row in self.query("SELECT DISTINCT relative_fileloc FROM dag")}
+        column = "relative_fileloc" if AIRFLOW_3 else "fileloc"
+        files = {Path(row[0]).name for row in self.query(f"SELECT DISTINCT {column} FROM dag")}
         return files >= {path.name for path in self._dags.glob("*.py")}
 
     def _stop(self) -> None:
@@ -357,10 +412,15 @@ class RealAirflow:
 
     def live_triggerers(self) -> set[str]:
         """The triggerers that Airflow takes for alive."""
-        rows = self.query(
-            "SELECT unixname, latest_heartbeat FROM job WHERE job_type = 'TriggererJob' AND state = 'running'"
-        )
         threshold = float(self.environment["AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD"])
+        return self._live("TriggererJob", threshold)
+
+    def _live(self, job_type: str, threshold: float) -> set[str]:
+        """The user names of the components that have sent a heartbeat in the last ``threshold`` seconds."""
+        rows = self.query(
+            "SELECT unixname, latest_heartbeat FROM job WHERE job_type = :job_type AND state = 'running'",
+            job_type=job_type,
+        )
         return {row.unixname for row in rows if _age(row.latest_heartbeat) < threshold}
 
     def waiting_in(self, run_id: str) -> dict[str, int]:
@@ -375,22 +435,38 @@ class RealAirflow:
 
     # --- DAG runs and task instances -----------------------------------------------------------------------------
 
-    def trigger(self, dag_id: str, conf: Mapping[str, Any] | None = None, *, run_id: str | None = None) -> str:
-        """Start a DAG run; its id."""
+    def trigger(
+        self,
+        dag_id: str,
+        conf: Mapping[str, Any] | None = None,
+        *,
+        run_id: str | None = None,
+        logical_date: datetime | None = None,
+    ) -> str:
+        """Start a DAG run; its ID."""
         run_id = run_id or f"{dag_id}-{secrets.token_hex(4)}"
-        self.api(
-            "POST", f"/dags/{dag_id}/dagRuns", {"dag_run_id": run_id, "logical_date": None, "conf": dict(conf or {})}
-        )
+        date = logical_date and logical_date.isoformat()
+        if AIRFLOW_3:
+            body = {"dag_run_id": run_id, "logical_date": date, "conf": dict(conf or {})}
+            self.api("POST", f"/dags/{dag_id}/dagRuns", body)
+        else:
+            self._act("trigger", dag_id=dag_id, run_id=run_id, conf=dict(conf or {}), logical_date=date)
         return run_id
+
+    def delete(self, dag_id: str, run_id: str) -> None:
+        """Delete a DAG run."""
+        if AIRFLOW_3:
+            self.api("DELETE", f"/dags/{dag_id}/dagRuns/{run_id}")
+        else:
+            self._act("delete", dag_id=dag_id, run_id=run_id)
 
     def task_instances(self, run_id: str | None = None) -> list[TaskInstance]:
         """The task instances of a DAG run, or of all."""
         where = "" if run_id is None else " WHERE run_id = :run_id"
-        rows = self.query(
-            "SELECT id, dag_id, run_id, task_id, map_index, state, try_number FROM task_instance" + where,
-            run_id=run_id,
-        )
-        return [TaskInstance(_uuid(row.id), *row[1:]) for row in rows]
+        id_column = "id" if AIRFLOW_3 else "job_id"
+        columns = f"{id_column}, dag_id, run_id, task_id, map_index, state, try_number"
+        rows = self.query(f"SELECT {columns} FROM task_instance{where}", run_id=run_id)
+        return [TaskInstance(_uuid(row[0]) if AIRFLOW_3 else str(row[0]), *row[1:]) for row in rows]
 
     def task_instance(self, run_id: str, task_id: str, map_index: int = -1) -> TaskInstance:
         """One task instance, as it is now.
@@ -421,6 +497,11 @@ class RealAirflow:
 
     def xcom(self, ti: TaskInstance, key: str = "return_value") -> Any:
         """What a task instance has pushed; None if it hasn't."""
+        if not AIRFLOW_3:
+            names = _names(ti)
+            where = " AND ".join(f"{name} = :{name}" for name in names)
+            rows = self.query(f"SELECT value FROM xcom WHERE key = :key AND {where}", key=key, **names)
+            return json.loads(bytes(rows[0].value)) if rows else None
         place = f"{_path(ti)}/xcomEntries/{key}?map_index={ti.map_index}&stringify=false"
         with contextlib.suppress(LookupError):
             return self.api("GET", place)["value"]
@@ -435,28 +516,35 @@ class RealAirflow:
 
     def clear(self, ti: TaskInstance) -> None:
         """Clear a task instance, as the button in Airflow's UI does."""
+        if not AIRFLOW_3:
+            self._act("clear", **_names(ti))
+            return
         task: Any = ti.task_id if ti.map_index < 0 else [ti.task_id, ti.map_index]
         body = {"dry_run": False, "dag_run_id": ti.run_id, "task_ids": [task], "only_failed": False}
         self.api("POST", f"/dags/{ti.dag_id}/clearTaskInstances", body)
 
     def mark(self, ti: TaskInstance, state: str) -> None:
         """Mark a task instance as ``failed`` or ``success``, as the buttons in Airflow's UI do."""
+        if not AIRFLOW_3:
+            self._act("mark", **_names(ti), state=state)
+            return
         place = _path(ti) if ti.map_index < 0 else f"{_path(ti)}/{ti.map_index}"
         self.api("PATCH", place, {"new_state": state})
 
     # --- workers -------------------------------------------------------------------------------------------------
 
     def worker(self, ti: TaskInstance) -> Worker | None:
-        """The processes of a task instance's present try; None where it has none.
-
-        Both carry the try's id in their titles, and it is another id at the next try.
-        """
-        runner = next(_titled(f"{_TITLE}{ti.id}"), None)
+        """The processes of a task instance's present try; None where it has none."""
+        title, above = f"airflow worker -- {ti.id}", ti.id
+        if not AIRFLOW_3:
+            title = f"airflow task runner: {ti.dag_id} {ti.task_id} {ti.run_id} {ti.id}"
+            above = "airflow task supervisor: "
+        runner = next(_titled(title), None)
         if runner is None:
             return None
         with contextlib.suppress(psutil.NoSuchProcess):
             supervisor = runner.parent()
-            if supervisor is not None and ti.id in " ".join(supervisor.cmdline()):
+            if supervisor is not None and above in " ".join(supervisor.cmdline()):
                 return Worker(supervisor, runner)
         return None
 
@@ -518,8 +606,7 @@ class RealAirflow:
     @property
     def version(self) -> str:
         """Airflow's version."""
-        version: str = self.api("GET", "/version")["version"]
-        return version
+        return metadata.version("apache-airflow")
 
     def scheduler_has_heard(self, of: str) -> bool:
         """Whether the scheduler has read that a task's worker has ended.
@@ -557,6 +644,10 @@ def _titled(title: str) -> Iterator[psutil.Process]:
                 words = (folder / "cmdline").read_bytes()
                 if words.rstrip(b"\0 ").decode(errors="replace") == title:
                     yield psutil.Process(int(folder.name))
+
+
+def _names(ti: TaskInstance) -> dict[str, Any]:
+    return {"dag_id": ti.dag_id, "run_id": ti.run_id, "task_id": ti.task_id, "map_index": ti.map_index}
 
 
 def _path(ti: TaskInstance) -> str:

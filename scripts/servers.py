@@ -82,7 +82,7 @@ def postgresql(log: Path) -> Iterator[tuple[str, Path]]:
 
 def _has_database(uri: str) -> bool:
     """Create the database, if the server takes that already."""
-    engine = sqlalchemy.create_engine(uri, isolation_level="AUTOCOMMIT", poolclass=sqlalchemy.NullPool)
+    engine = sqlalchemy.create_engine(uri, isolation_level="AUTOCOMMIT", poolclass=sqlalchemy.pool.NullPool)
     with contextlib.suppress(sqlalchemy.exc.OperationalError), engine.connect() as connection:
         connection.execute(sqlalchemy.text("CREATE DATABASE airflow"))
         return True

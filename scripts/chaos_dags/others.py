@@ -9,9 +9,9 @@ import urllib.error
 import urllib.request
 from datetime import timedelta
 
+from airflow.providers.common.compat.sdk import dag, task
 from airflow.providers.http.operators.http import HttpOperator
 from airflow.providers.http.sensors.http import HttpSensor
-from airflow.sdk import dag, task
 
 
 def tell_returned(context, result):
@@ -20,7 +20,7 @@ def tell_returned(context, result):
         urllib.request.urlopen(f"{os.environ['CHAOS_SIM_URL']}/returned/{context['run_id']}", timeout=30)
 
 
-RETRIED = {"retries": 3, "retry_delay": timedelta(seconds=1), "post_execute": tell_returned}
+RETRIED = {"retries": 5, "retry_delay": timedelta(seconds=1), "post_execute": tell_returned}
 
 
 def sdk_client():
