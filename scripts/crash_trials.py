@@ -19,8 +19,8 @@ from enum import StrEnum
 from typing import Any
 
 from airflow_provider_sim.emulator import Hold, Match, SimEmulator
+from airflow_provider_sim.emulator.request_context import RecordedRequest
 from airflow_provider_sim.emulator.runs import Run
-from airflow_provider_sim.emulator.state import SeenRequest
 from scripts.real_airflow import RealAirflow, TaskInstance, Victim, Worker
 
 PATIENCE = 240.0
@@ -302,7 +302,7 @@ class Executioner:
             elif point is Point.WAITING and trial.mode.held_open:
                 threading.Timer(trial.seconds * random.uniform(0.2, 0.7), self.kill_now, [trial]).start()
 
-    def _on_request(self, request: SeenRequest) -> None:
+    def _on_request(self, request: RecordedRequest) -> None:
         """Come to know of a request whose answer is about to be sent."""
         trial = self._trial_of(request.path.partition("?")[0])
         if trial is None:
@@ -316,7 +316,7 @@ class Executioner:
             else:
                 self.kill_now(trial)
 
-    def _points_of(self, request: SeenRequest, trial: Trial) -> set[Point]:
+    def _points_of(self, request: RecordedRequest, trial: Trial) -> set[Point]:
         """The points that a request marks."""
         path, _, query = request.path.partition("?")
         if path.startswith("/returned/"):

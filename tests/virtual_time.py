@@ -16,10 +16,10 @@ from airflow_provider_sim.emulator.clock import Clock
 from airflow_provider_sim.emulator.connections import Connections
 from airflow_provider_sim.emulator.keys import KeyRing
 from airflow_provider_sim.emulator.limits import Limits
-from airflow_provider_sim.emulator.profiles import profile_named
+from airflow_provider_sim.emulator.profiles import PROFILES
 from airflow_provider_sim.emulator.runs import Run
 from airflow_provider_sim.emulator.state import State
-from airflow_provider_sim.emulator.surfaces.v2.gates import CODES
+from airflow_provider_sim.emulator.surfaces.v2.middleware import CODES
 from airflow_provider_sim.emulator.workflows import BlockError, Pausing, Workflow
 
 T = TypeVar("T")
@@ -94,7 +94,7 @@ class VirtualSim:
         self.requests: list[tuple[float, str, int]] = []
         self.fault: Callable[[httpx.Request], httpx.Response | None] = lambda request: None
         self.state = State(
-            profile=profile_named(profile),
+            profile=PROFILES[profile],
             clock=self.clock,
             keys=KeyRing("sk-sim-first", "space"),
             limits=Limits(self.clock, plan),
@@ -132,7 +132,7 @@ class VirtualSim:
             created_at=self.clock.now() - ago,
             queued_for=queued,
         )
-        self.state._keep(started)
+        self.state.add_run(started)
         return started
 
     def crowd(self, workflow_ids: Sequence[str], count: int, ago: Callable[[int], float]) -> None:
@@ -141,7 +141,7 @@ class VirtualSim:
         :param ago: seconds since the start of each, by its number.
         """
         for number in range(count):
-            self.state._keep(
+            self.state.add_run(
                 Run(
                     run_id=f"other-{number}",
                     workflow=self.state.workflows[workflow_ids[number % len(workflow_ids)]],

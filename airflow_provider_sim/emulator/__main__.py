@@ -1,4 +1,4 @@
-"""``python -m airflow_provider_sim.emulator``: a local Sim until Ctrl-C."""
+"""``python -m airflow_provider_sim.emulator``: run a local Sim server until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import argparse
 import signal
 import sys
 import threading
-from pathlib import Path
 
 from airflow_provider_sim.emulator import SimEmulator
 from airflow_provider_sim.emulator.limits import PLANS
@@ -15,22 +14,15 @@ from airflow_provider_sim.emulator.server import DEFAULT_API_KEY
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Serve until the process is told to stop."""
+    """Run the server until the process receives SIGINT or SIGTERM."""
     parser = argparse.ArgumentParser(prog="python -m airflow_provider_sim.emulator", description=__doc__)
-    parser.add_argument("--port", type=int, default=3000, help="on 127.0.0.1; 0 takes a free one (default: 3000)")
+    parser.add_argument("--port", type=int, default=3000, help="on 127.0.0.1; 0 for a free one (default: 3000)")
     parser.add_argument("--profile", choices=PROFILES, default="v0.8", help="server version (default: v0.8)")
-    parser.add_argument("--plan", choices=PLANS, help="keep the limits of a plan (default: none, as self-hosted)")
-    parser.add_argument("--workflows", type=Path, metavar="FILE", help="TOML file with workflows of your own")
-    parser.add_argument("--api-key", default=DEFAULT_API_KEY, help="the key to take")
+    parser.add_argument("--plan", choices=PLANS, help="apply the limits of a plan (default: none, as self-hosted)")
+    parser.add_argument("--api-key", default=DEFAULT_API_KEY, help="the valid API key")
     options = parser.parse_args(arguments)
     try:
-        emulator = SimEmulator(
-            profile=options.profile,
-            plan=options.plan,
-            api_key=options.api_key,
-            workflows=options.workflows,
-            port=options.port,
-        )
+        emulator = SimEmulator(profile=options.profile, plan=options.plan, api_key=options.api_key, port=options.port)
         emulator.start()
     except (OSError, ValueError) as error:
         print(f"Can't start: {error}", file=sys.stderr)

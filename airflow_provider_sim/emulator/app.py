@@ -1,4 +1,4 @@
-"""The surfaces as one application, with the seam through which every request goes."""
+"""The ASGI application: all routes behind the middleware that applies faults."""
 
 from __future__ import annotations
 
@@ -14,75 +14,61 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from airflow_provider_sim.emulator import control
 from airflow_provider_sim.emulator.connections import Connections
-from airflow_provider_sim.emulator.exchange import Exchange, asked_of
-from airflow_provider_sim.emulator.faults import HEADER, fault_of_header
+from airflow_provider_sim.emulator.request_context import RequestContext, request_info
 from airflow_provider_sim.emulator.state import State
 from airflow_provider_sim.emulator.surfaces import legacy, pages, v1, v2
-from airflow_provider_sim.emulator.surfaces.wire import answer, empty, page_not_found
+from airflow_provider_sim.emulator.surfaces.wire import empty_response, not_found_page
 
 API = (*v2.ROUTES, *v1.ROUTES, *legacy.ROUTES)
 
 
-class Seam:
-    """What every request passes: what was ordered to happen to it happens here, and it is recorded."""
+class FaultMiddleware:
+    """Records each request and applies the faults of the rules."""
 
     def __init__(self, app: ASGIApp, connections: Connections) -> None:
         self._app = app
         self._connections = connections
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on."""
+        """Handle a request."""
         if scope["type"] != "http" or scope["path"].startswith(control.PREFIX):
             await self._app(scope, receive, send)
             return
         state: State = scope["app"].state.sim
-        exchange = Exchange(scope, receive, send, state, self._connections)
+        context = RequestContext(scope, receive, send, state, self._connections)
         try:
-            own = [fault_of_header(value.decode("latin-1")) for name, value in scope["headers"] if name == HEADER]
-        except ValueError as error:
-            await exchange.answer(answer(400, {"error": f"{HEADER.decode()}: {error}"}))
-            return
-        try:
-            if own or state.orders.are_any:
-                body = await exchange.read_body()
-                exchange.meet(asked_of(scope, body, API), own, state.orders.strike)
-            await exchange.carry_out(self._app)
-        except ClientDisconnect:  # in the middle of its request
+            if state.fault_rules:
+                context.info = request_info(scope, await context.read_body(), API)
+                if not context.finished:
+                    context.faults = state.fault_rules.apply(context.info)
+            await context.handle(self._app)
+        except ClientDisconnect:  # while it sent the request
             pass
-        except asyncio.CancelledError:  # the server stops; uvicorn would write a traceback
-            await exchange.cut()
+        except asyncio.CancelledError:  # the server stops; uvicorn would log a traceback
+            await context.cut()
 
 
-async def _otherwise(request: Request) -> Response:
-    """Whatever no route is for."""
+async def _no_route(request: Request) -> Response:
     path = request.url.path
     if request.method == "OPTIONS":
         return Response(status_code=204)
     if path.endswith("/") and path != "/":
-        return empty(308, {"location": path.rstrip("/")})
+        return empty_response(308, {"location": path.rstrip("/")})
     if any(route.path_regex.match(path) for route in API):
-        return empty(405)
-    if path.startswith("/api/v2/"):
-        return await v2.unknown(request)
-    return page_not_found()
+        return empty_response(405)
+    return await v2.no_route(request) if path.startswith("/api/v2/") else not_found_page()
 
 
 def application(state: State, connections: Connections, reset: Callable[[], None]) -> Starlette:
-    """Build the server.
+    """Build the application.
 
-    :param state: its memory, and ``reset`` what gives it another.
-    :param connections: its callers'.
+    :param reset: called to replace the state by a new one.
     """
     methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
     app = Starlette(
-        routes=[
-            *control.ROUTES,
-            *API,
-            *pages.ROUTES,
-            Route("/{path:path}", _otherwise, methods=methods),
-        ],
-        middleware=[Middleware(Seam, connections=connections)],
-        exception_handlers={405: lambda _request, _error: empty(405)},
+        routes=[*control.ROUTES, *API, *pages.ROUTES, Route("/{path:path}", _no_route, methods=methods)],
+        middleware=[Middleware(FaultMiddleware, connections=connections)],
+        exception_handlers={405: lambda _request, _error: empty_response(405)},
     )
     app.router.redirect_slashes = False
     app.state.sim = state

@@ -1,4 +1,4 @@
-"""The emulator's time: the real one, plus what a test has moved it on by."""
+"""The emulator's clock: the real time plus the seconds by which a test has advanced it."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from datetime import UTC, datetime
 
 
 class Clock:
-    """Seconds since the epoch, as Sim would see them."""
+    """Seconds since the epoch."""
 
     def __init__(self) -> None:
         self._ahead = 0.0
 
     def now(self) -> float:
-        """The present moment."""
+        """Return the current time."""
         return time.time() + self._ahead
 
     def advance(self, seconds: float) -> None:
-        """Move time on: runs end, buckets refill, queue entries age."""
+        """Advance the time: runs finish, buckets refill, queue entries expire."""
         self._ahead += seconds
 
 
 def moment(text: str) -> float:
-    """The moment that an ISO 8601 text names."""
+    """Parse an ISO 8601 time."""
     return datetime.fromisoformat(text).timestamp()
 
 
 def iso(moment: float | None) -> str | None:
-    """A moment as Sim writes it: ISO 8601, UTC, milliseconds."""
+    """Format a time as Sim does: ISO 8601, UTC, milliseconds."""
     if moment is None:
         return None
     text = datetime.fromtimestamp(moment, tz=UTC).isoformat(timespec="milliseconds")

@@ -1,4 +1,4 @@
-"""The callers' connections: they can be cut, and it is seen when a caller hangs up."""
+"""The callers' TCP connections, which faults can cut, and whose loss is noticed at once."""
 
 from __future__ import annotations
 
@@ -11,15 +11,12 @@ from typing import Any
 from starlette.types import Scope
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
-_AT_ONCE = struct.pack("ii", 1, 0)
-"""SO_LINGER's value that makes closing a reset."""
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+"""Value of SO_LINGER that makes a close a reset."""
 
 
 class Connection:
-    """One caller's connection.
-
-    :ivar lost: set once it is closed, by whichever side.
-    """
+    """One caller's connection; ``lost`` is set when either side has closed it."""
 
     def __init__(self, transport: asyncio.Transport | None) -> None:
         self.lost = asyncio.Event()
@@ -27,33 +24,28 @@ class Connection:
         if transport is None:
             self.lost.set()
 
-    def cut(self, *, reset: bool = False) -> None:
-        """Close it at once, without what isn't sent yet.
-
-        :param reset: by a reset instead of an orderly end.
-        """
+    def cut(self, *, reset: bool = False, flush: bool = False) -> None:
+        """Close it, with a TCP reset if ``reset``; pending data is discarded unless ``flush``."""
         if self._transport is None:
             return
+        if flush:
+            self._transport.close()
+            return
         if reset:
-            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         self._transport.abort()
 
-    def read_on(self) -> None:
-        """Hear the caller hang up; behind a large body uvicorn has stopped reading."""
+    def resume_reading(self) -> None:
+        """Notice when the caller disconnects; uvicorn stops reading after a large body."""
         if self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
-
-    def close(self) -> None:
-        """Close it once all that was written is sent."""
-        if self._transport is not None:
-            self._transport.close()
 
 
 class Connections:
     """All connections of one server, by the caller's address and port.
 
-    uvicorn has no way to end a connection without an answer, and tells an application of a hang-up only when it asks
-    for more of the body. Both are the transport's business, and a protocol class may be given to uvicorn.
+    uvicorn cannot close a connection without a response, and reports a disconnect only to an application that reads
+    more of the body. Its protocol class can be replaced, though, and that class has the transport.
     """
 
     def __init__(self) -> None:
@@ -61,38 +53,38 @@ class Connections:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def of(self, scope: Scope) -> Connection:
-        """The connection that a request came by; a lost one, if its caller has hung up already."""
+        """Return the connection of a request; a lost one if its caller has disconnected."""
         return self._open.get(scope["client"]) or Connection(None)
 
     def are_lost(self, scope: Scope) -> bool:
-        """Whether the request's caller has hung up."""
+        """Return whether the request's caller has disconnected."""
         return scope["client"] not in self._open
 
     def cut_all(self) -> None:
-        """Cut every connection; may be called from any thread."""
+        """Cut every connection; thread-safe."""
         if self._loop is None:
             return
-        with suppress(RuntimeError):  # the loop has ended, and its connections with it
+        with suppress(RuntimeError):  # the event loop is closed, and so are its connections
             for connection in list(self._open.values()):
                 self._loop.call_soon_threadsafe(connection.cut)
 
     def protocol(self) -> type[asyncio.Protocol]:
-        """The protocol that uvicorn would choose, with its connections kept here."""
-        here = self
+        """Return uvicorn's default protocol class, extended to register its connections."""
+        registry = self
 
-        class KeptProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
+        class RegisteredProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
             def connection_made(self, transport: asyncio.Transport) -> None:
-                here._loop = asyncio.get_running_loop()
+                registry._loop = asyncio.get_running_loop()
                 self._caller = transport.get_extra_info("peername")
-                self._kept = Connection(transport)
-                if self._caller is not None:  # else it is lost before it was begun
-                    here._open[self._caller] = self._kept
+                self._connection = Connection(transport)
+                if self._caller is not None:  # otherwise it was lost before it was accepted
+                    registry._open[self._caller] = self._connection
                 super().connection_made(transport)
 
             def connection_lost(self, error: Exception | None) -> None:
                 super().connection_lost(error)
-                if here._open.get(self._caller) is self._kept:
-                    del here._open[self._caller]
-                self._kept.lost.set()
+                if registry._open.get(self._caller) is self._connection:
+                    del registry._open[self._caller]
+                self._connection.lost.set()
 
-        return KeptProtocol
+        return RegisteredProtocol

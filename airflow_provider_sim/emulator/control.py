@@ -1,12 +1,13 @@
-"""``/__emulator__``: for tests in another process to order faults, and to see what the server has seen.
+"""The control API ``/__emulator__``, by which other processes add faults and read what the server received.
 
-None of it is Sim's. It needs no key, and is not recorded among the requests.
+It needs no API key, and its requests are not recorded.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from typing import Any
 
 from starlette.requests import Request
@@ -14,119 +15,94 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from airflow_provider_sim.emulator.clock import iso
-from airflow_provider_sim.emulator.exchange import SeenRequest
-from airflow_provider_sim.emulator.faults import fault_named
-from airflow_provider_sim.emulator.orders import Count, Hold, Match, Order
-from airflow_provider_sim.emulator.runs import Run
-from airflow_provider_sim.emulator.surfaces.wire import answer, state_of
+from airflow_provider_sim.emulator.fault_rules import FaultRule, Hold, Match
+from airflow_provider_sim.emulator.faults import create_fault
+from airflow_provider_sim.emulator.surfaces.wire import json_response, state_of
 
 PREFIX = "/__emulator__/"
 
 Handler = Callable[[Request], Awaitable[Any]]
+ROUTES: list[Route] = []
 
 
-def _route(path: str, method: str) -> Callable[[Handler], Route]:
-    """Make a handler a route: its result is the answer, a ValueError the caller's mistake."""
+def _route(path: str, method: str) -> Callable[[Handler], Handler]:
+    """Add a route: the handler's result is the response, a ValueError is a 400."""
 
-    def decorate(handler: Handler) -> Route:
+    def decorate(handler: Handler) -> Handler:
         async def endpoint(request: Request) -> Response:
             try:
-                return answer(200, await handler(request))
+                return json_response(200, await handler(request))
             except ValueError as error:
-                return answer(400, {"error": str(error)})
+                return json_response(400, {"error": str(error)})
 
-        return Route(PREFIX + path, endpoint, methods=[method], name=handler.__name__)
+        ROUTES.append(Route(PREFIX + path, endpoint, methods=[method]))
+        return handler
 
     return decorate
 
 
-async def _fields(request: Request, *known: str) -> dict[str, Any]:
-    """The body's fields.
-
-    :param known: which there are; any, if none are named.
-    :raises ValueError: it is no JSON object, or has others.
-    """
+async def _json_object(request: Request) -> dict[str, Any]:
     try:
         body = json.loads(await request.body())
     except ValueError:
         body = None
     if not isinstance(body, dict):
         raise ValueError("the body must be a JSON object")
-    if known and set(body) != set(known):
-        raise ValueError(f"the body must have {', '.join(known)}, and nothing else")
     return body
 
 
 @_route("faults", "POST")
-async def order_fault(request: Request) -> dict[str, Any]:
-    """Order a fault: its name as ``fault``, the rest as in Python."""
-    body = await _fields(request)
-    counting = {name: body.pop(name) for name in ("times", "after", "lasting") if name in body}
+async def add_fault(request: Request) -> dict[str, Any]:
+    """Add a fault: its name as ``fault``, and the arguments of :meth:`.SimEmulator.fault`."""
+    body = await _json_object(request)
+    count = {name: body.pop(name) for name in ("times", "after") if name in body}
     match = Match.of(body.pop("match", None))
-    order = Order(fault_named(body.pop("fault", ""), body), match, Count(**counting))
-    state_of(request).orders.add(order)
-    return order.told()
+    rule = FaultRule(create_fault(body.pop("fault", ""), body), match, **count)
+    state_of(request).fault_rules.add(rule)
+    return rule.to_dict()
 
 
 @_route("faults", "GET")
 async def list_faults(request: Request) -> dict[str, Any]:
-    """Every fault that was ordered, with how many requests it has struck."""
-    return {"faults": [order.told() for order in state_of(request).orders if not isinstance(order, Hold)]}
+    return {"faults": [rule.to_dict() for rule in state_of(request).fault_rules if not isinstance(rule, Hold)]}
 
 
 @_route("faults", "DELETE")
-async def clear_faults(request: Request) -> dict[str, Any]:
-    """Take all faults back."""
-    return {"cleared": state_of(request).orders.undo(lambda order: not isinstance(order, Hold))}
+async def remove_faults(request: Request) -> dict[str, Any]:
+    return {"removed": state_of(request).fault_rules.remove(lambda rule: not isinstance(rule, Hold))}
 
 
 @_route("faults/{number:int}", "DELETE")
-async def clear_fault(request: Request) -> dict[str, Any]:
-    """Take one fault back."""
+async def remove_fault(request: Request) -> dict[str, Any]:
     number = request.path_params["number"]
-    return {"cleared": state_of(request).orders.undo(lambda order: order.number == number)}
+    return {"removed": state_of(request).fault_rules.remove(lambda rule: rule.number == number)}
 
 
 @_route("runs", "GET")
 async def list_runs(request: Request) -> dict[str, Any]:
-    """Every run, in the order of their starts."""
-    return {"runs": [_run(run) for run in state_of(request).runs.values()]}
-
-
-def _run(run: Run) -> dict[str, Any]:
+    shown = ("run_id", "workflow_id", "mode", "input", "status", "refused")
     return {
-        "run_id": run.run_id,
-        "workflow_id": run.workflow_id,
-        "mode": run.mode,
-        "input": run.input,
-        "status": run.status,
-        "refused": run.refused,
-        "created_at": iso(run.created_at),
-        "ended_at": iso(run.ended_at),
+        "runs": [
+            {name: getattr(run, name) for name in shown}
+            | {"created_at": iso(run.created_at), "ended_at": iso(run.ended_at)}
+            for run in state_of(request).runs.values()
+        ]
     }
 
 
 @_route("requests", "GET")
 async def list_requests(request: Request) -> dict[str, Any]:
-    """Every request, in the order of their answers."""
-    return {"requests": [_seen(seen) for seen in state_of(request).requests]}
-
-
-def _seen(seen: SeenRequest) -> dict[str, Any]:
-    return {
-        "method": seen.method,
-        "path": seen.path,
-        "headers": dict(seen.headers),
-        "body": seen.body.decode(errors="replace"),
-        "status": seen.status,
-        "faults": seen.faults,
-    }
+    recorded = state_of(request).requests
+    return {"requests": [{**asdict(each), "body": each.body.decode(errors="replace")} for each in recorded]}
 
 
 @_route("clock", "POST")
 async def advance_clock(request: Request) -> dict[str, Any]:
-    """Move time on by ``advance`` seconds."""
-    seconds = (await _fields(request, "advance"))["advance"]
+    """Advance the clock by ``advance`` seconds."""
+    body = await _json_object(request)
+    if set(body) != {"advance"}:
+        raise ValueError("the body must have advance, and nothing else")
+    seconds = body["advance"]
     if type(seconds) not in (int, float) or seconds < 0:
         raise ValueError(f"advance is a number of seconds, not {seconds!r}")
     clock = state_of(request).clock
@@ -136,25 +112,13 @@ async def advance_clock(request: Request) -> dict[str, Any]:
 
 @_route("reset", "POST")
 async def reset(request: Request) -> dict[str, Any]:
-    """Become a new server."""
     request.app.state.reset()
     return {}
 
 
-async def _nothing(request: Request) -> Response:
-    """Say what there is."""
-    there = ", ".join(f"{' '.join(sorted((route.methods or set()) - {'HEAD'}))} {route.path}" for route in _ROUTES)
-    return answer(404, {"error": f"there is no {request.method} {request.url.path}; there are {there}"})
+async def _no_route(request: Request) -> Response:
+    routes = ", ".join(f"{' '.join(sorted((route.methods or set()) - {'HEAD'}))} {route.path}" for route in ROUTES[:-1])
+    return json_response(404, {"error": f"unknown route {request.method} {request.url.path}; choose from {routes}"})
 
 
-_ROUTES = [
-    order_fault,
-    list_faults,
-    clear_faults,
-    clear_fault,
-    list_runs,
-    list_requests,
-    advance_clock,
-    reset,
-]
-ROUTES = [*_ROUTES, Route(PREFIX + "{path:path}", _nothing, methods=["GET", "POST", "PUT", "PATCH", "DELETE"])]
+ROUTES.append(Route(PREFIX + "{path:path}", _no_route, methods=["GET", "POST", "PUT", "PATCH", "DELETE"]))

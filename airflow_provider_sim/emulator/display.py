@@ -1,4 +1,4 @@
-"""What Sim does to values before it shows them: the display copy of outputs, and references to large values."""
+"""Sim's changes to outputs: the truncated and redacted display copy, and references in place of large values."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SECRET_NAMES = frozenset({"auth", "authorization", "bearer", "private", "passph
 
 
 def display_copy(value: Any, *, depth: int = 0) -> Any:
-    """Cut and redact a value as Sim's log does; what a polled run shows."""
+    """Truncate and redact a value, as Sim does in logs and polled runs."""
     if depth > MAX_DEPTH:
         return "[MAX_DEPTH_EXCEEDED]"
     if isinstance(value, str):
@@ -40,9 +40,9 @@ def _shown(key: str, item: Any, depth: int) -> Any:
 
 
 def with_large_values_referred(value: Any, *, run_id: str, place: str) -> Any:
-    """Replace nested values over 8 MiB by references, which no API gives back.
+    """Replace nested values larger than 8 MiB by references; no API returns the values themselves.
 
-    :param place: the storage folder named in the reference.
+    :param place: the storage folder in the reference.
     """
     if isinstance(value, dict):
         return {key: _referred(item, run_id, place) for key, item in value.items()}

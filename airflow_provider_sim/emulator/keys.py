@@ -1,4 +1,4 @@
-"""API keys, and what they open."""
+"""API keys and the workspaces that they can access."""
 
 from __future__ import annotations
 
@@ -7,11 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One API key.
-
-    :param kind: ``personal`` or ``workspace``.
-    :param workspace_id: the workspace that it opens; for a personal key its user's.
-    """
+    """One API key; the kind is ``personal`` or ``workspace``."""
 
     value: str
     kind: str
@@ -20,10 +16,10 @@ class Key:
 
 
 class KeyRing:
-    """The keys that the server knows: two users, each with a workspace, a personal key and a workspace key.
+    """The server's API keys: two users, each with a workspace, a personal key and a workspace key.
 
     :param api_key: the first user's personal key.
-    :ivar personal_keys_allowed: whether the first workspace takes personal keys.
+    :ivar personal_keys_allowed: whether the first workspace accepts personal keys.
     """
 
     def __init__(self, api_key: str, workspace_id: str) -> None:
@@ -37,5 +33,5 @@ class KeyRing:
         self._by_value = {key.value: key for key in keys}
 
     def find(self, value: str | None) -> Key | None:
-        """The key of this value, if there is one."""
+        """Return the key of this value, if there is one."""
         return self._by_value.get(value) if value else None

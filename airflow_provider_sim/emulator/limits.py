@@ -1,4 +1,4 @@
-"""Sim's plans: request buckets, execution buckets, runs at once, money."""
+"""Rate limits, concurrency limits and usage limits of Sim's plans."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ UNLIMITED = 999_999
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a plan allows: executions and requests per minute, runs at once, seconds that a run may take."""
+    """The limits of a plan: rates per minute, concurrent runs, maximum seconds of a run, US dollars."""
 
     name: str
     sync_per_minute: int
@@ -35,11 +35,11 @@ PLANS = {
     )
 }
 SELF_HOSTED = Plan("free", UNLIMITED, UNLIMITED, UNLIMITED, None, inf, inf, 99_999.0)
-"""A server without billing, as everybody hosts it: it limits nothing but the requests from one address."""
+"""A self-hosted server without billing; only the requests from one address are limited."""
 
 
 class Bucket:
-    """A token bucket that is refilled once a minute, by the plan's rate, to twice the rate at most."""
+    """A token bucket of twice the rate, to which the rate is added once a minute."""
 
     def __init__(self, per_minute: int, clock: Clock) -> None:
         self.per_minute = per_minute
@@ -50,7 +50,7 @@ class Bucket:
         self._overdrawn = False
 
     def take(self) -> bool:
-        """Take one token, if there is one."""
+        """Take one token; return whether there was one."""
         self._refill()
         if self._tokens < 1:
             self._overdrawn = True
@@ -60,27 +60,27 @@ class Bucket:
 
     @property
     def remaining(self) -> int:
-        """Tokens left."""
+        """Remaining tokens."""
         self._refill()
         return self._tokens
 
     @property
     def shown_remaining(self) -> int:
-        """Tokens left as the usage report shows them: below zero once a request was refused."""
+        """Remaining tokens as the usage report shows them: -1 after a request was rate-limited."""
         return -1 if self.remaining == 0 and self._overdrawn else self._tokens
 
     @property
     def reset(self) -> float:
-        """When the next tokens come."""
+        """Time of the next refill."""
         return self._filled + WINDOW
 
     @property
     def retry_after(self) -> int:
-        """Whole seconds until then, as in the header."""
+        """Whole seconds until the next refill, for the header."""
         return max(0, -int(-(self.reset - self._clock.now()) // 1))
 
     def emptied(self) -> Bucket:
-        """A bucket like this one, without tokens until this one's are due."""
+        """Return an empty bucket with the same rate and time of refill."""
         self._refill()
         bucket = Bucket(self.per_minute, self._clock)
         bucket._tokens, bucket._filled = 0, self._filled
@@ -95,18 +95,18 @@ class Bucket:
 
 
 class Limits:
-    """The limits of one account; every attribute may be set at any time.
+    """The limits of one account; a test may set the attributes at any time.
 
     :param plan: a plan's name, or None for a server without billing.
-    :ivar concurrent_runs: how many runs may go on at once; None for any number.
-    :ivar admission_gate: how many requests the server takes at once; None for any number.
-    :ivar per_address: whether v2 takes no more than 300 requests a minute from one address.
-    :ivar usage: US dollars used; over ``usage_limit`` executions are refused with 402.
+    :ivar concurrent_runs: maximum number of concurrent runs; None for no limit.
+    :ivar admission_gate: maximum number of concurrent requests; None for no limit.
+    :ivar per_address: whether v2 limits the requests from one address to 300 per minute.
+    :ivar usage: US dollars; above ``usage_limit``, executions are rejected with 402.
     """
 
     def __init__(self, clock: Clock, plan: str | None = None) -> None:
         if plan is not None and plan not in PLANS:
-            raise ValueError(f"there is no plan {plan!r}; there are {', '.join(PLANS)}")
+            raise ValueError(f"unknown plan {plan!r}; choose from {', '.join(PLANS)}")
         self._clock = clock
         self.plan = PLANS[plan] if plan else SELF_HOSTED
         self.billing = plan is not None
@@ -123,7 +123,7 @@ class Limits:
         self.clear()
 
     def clear(self) -> None:
-        """Fill all buckets and forget the usage; also what makes changed rates count."""
+        """Refill all buckets, with the current rates, and set the usage to zero."""
         self.usage = 0.0
         self.sync = Bucket(self.sync_per_minute, self._clock)
         self.asynchronous = Bucket(self.async_per_minute, self._clock)
@@ -131,9 +131,5 @@ class Limits:
         self._endpoints: dict[tuple[str, str], Bucket] = {}
 
     def endpoint(self, operation: str, subject: str) -> Bucket:
-        """The bucket of one v2 operation (all of v1 is one) for one key."""
+        """Return the bucket of one v2 operation, or of all v1 requests, for one key."""
         return self._endpoints.setdefault((operation, subject), Bucket(self.endpoint_per_minute, self._clock))
-
-    def execution(self, *, asynchronous: bool) -> Bucket:
-        """The bucket that an execution spends."""
-        return self.asynchronous if asynchronous else self.sync

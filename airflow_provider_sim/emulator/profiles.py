@@ -35,14 +35,3 @@ PROFILES = {
     )
 }
 """By name; ``v0.8-legacy`` is a self-hosted v0.8 with its default settings, which leave v2 switched off."""
-
-
-def profile_named(name: str) -> Profile:
-    """Return the profile of this name.
-
-    :raises ValueError: there is no such profile.
-    """
-    try:
-        return PROFILES[name]
-    except KeyError:
-        raise ValueError(f"there is no profile {name!r}; there are {', '.join(PROFILES)}") from None

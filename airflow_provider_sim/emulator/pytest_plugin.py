@@ -1,41 +1,37 @@
-"""The emulator as a pytest fixture: ``sim_emulator``; ``docs/testing.md`` shows it.
+"""pytest plugin with the fixture ``sim_emulator``; ``docs/testing.md`` describes it.
 
-Every pytest of an environment with this package imports this module, so the emulator is imported by who uses it only.
+Add it to your ``conftest.py``: ``pytest_plugins = ["airflow_provider_sim.emulator.pytest_plugin"]``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
 
 import pytest
 
-if TYPE_CHECKING:
-    from airflow_provider_sim.emulator import SimEmulator
+from airflow_provider_sim.emulator import SimEmulator
 
 DEFAULT_CONN_ID = "sim_default"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare the marker."""
+    """Register the marker."""
     config.addinivalue_line(
         "markers",
-        "sim_emulator(*, conn_id='sim_default', **settings): the Airflow connection that leads to the test's emulator,"
-        " and the settings of SimEmulator: profile, plan, api_key, workflows",
+        "sim_emulator(*, conn_id='sim_default', **settings): ID of the connection to the emulator, and the arguments of"
+        " SimEmulator: profile, plan, api_key",
     )
 
 
 @pytest.fixture(scope="session")
 def _sim_emulators() -> Iterator[Callable[..., SimEmulator]]:
-    """Emulators by their settings, each started when it is first needed: that takes longer than most tests."""
-    from airflow_provider_sim.emulator import SimEmulator
-
+    """Emulators by their settings, started on first use, because a start takes longer than most tests."""
     started: dict[str, SimEmulator] = {}
 
-    def with_settings(**settings: Any) -> SimEmulator:
+    def with_settings(**settings: object) -> SimEmulator:
         name = repr(sorted(settings.items()))
         if name not in started:
-            started[name] = SimEmulator(**settings).start()
+            started[name] = SimEmulator(**settings).start()  # type: ignore[arg-type]
         return started[name]
 
     yield with_settings
@@ -47,9 +43,9 @@ def _sim_emulators() -> Iterator[Callable[..., SimEmulator]]:
 def sim_emulator(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, _sim_emulators: Callable[..., SimEmulator]
 ) -> Iterator[SimEmulator]:
-    """A Sim server as new, and the Airflow connection ``sim_default`` that leads to it.
+    """A Sim server in its initial state, and the Airflow connection ``sim_default`` to it.
 
-    The marker ``sim_emulator`` chooses another connection's id, and the server's version, plan, key and workflows.
+    The marker ``sim_emulator`` sets the connection's ID and the server's version, plan, key and workflows.
     """
     marker = request.node.get_closest_marker("sim_emulator")
     settings = dict(marker.kwargs) if marker else {}
@@ -58,4 +54,4 @@ def sim_emulator(
     sim.reset()
     monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", sim.connection())
     yield sim
-    sim.reset()  # nothing that a test has held is left waiting
+    sim.reset()  # releases held requests

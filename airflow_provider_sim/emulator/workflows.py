@@ -1,25 +1,27 @@
-"""What a deployed workflow does with its input."""
+"""Emulated workflows: declared inputs, the function that makes the output, and deployments."""
 
 from __future__ import annotations
 
+import base64
+import binascii
 import copy
-import functools
 import json
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from airflow_provider_sim.emulator.ids import new_id
+from airflow_provider_sim.emulator.ids import new_id, new_name
 
 Body = Callable[[dict[str, Any]], Any]
+MAX_FILE_BYTES = 20 * 1024 * 1024
 
 
 class BlockError(Exception):
-    """Raised by a workflow's function: the block fails, and the run with it.
+    """Raised by a workflow's function to fail the block and the run.
 
-    :param message: what the block says.
-    :param status: of the legacy API's held-open answer; Sim has 400, 429 and 503 for some errors of its own blocks.
+    :param message: the block's error message.
+    :param status: of the legacy API's response to a sync run; Sim uses 400, 429 and 503 for some errors.
     """
 
     def __init__(
@@ -34,10 +36,10 @@ class BlockError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ResponseBlock:
-    """Returned by a workflow's function: it ends in a Response block.
+    """Returned by a workflow's function to finish in a Response block.
 
-    :param data: as Sim does, ``None`` becomes an error object and the status 500; the run is completed nevertheless.
-    :param block_output: the output of the block before it.
+    :param data: ``None`` becomes an error object with status 500, as in Sim; the run still completes.
+    :param block_output: the output of the preceding block.
     """
 
     data: Any
@@ -46,7 +48,6 @@ class ResponseBlock:
     block_output: Any = None
 
     def __post_init__(self) -> None:
-        """Replace missing data."""
         if self.data is None:
             message = "Cannot convert undefined or null to object"
             object.__setattr__(self, "data", {"error": "Response block execution failed", "message": message})
@@ -55,18 +56,18 @@ class ResponseBlock:
 
     @property
     def output(self) -> dict[str, Any]:
-        """The run's output, but for the legacy API's held-open answer, which is the data alone."""
+        """The run's output; the legacy API's response to a sync run is the data alone."""
         headers = {"Content-Type": "application/json", **self.headers}
         return {"data": self.data, "status": self.status, "headers": headers}
 
 
 @dataclass(frozen=True, slots=True)
 class Pausing:
-    """Returned by a workflow's function: the run pauses.
+    """Returned by a workflow's function to pause the run.
 
-    :param then: makes the output of the answer, once it is resumed.
-    :param seconds: after which it resumes by itself; None waits for a person.
-    :param question: what the person is asked.
+    :param then: returns the output for the input with which the run is resumed.
+    :param seconds: after which the run resumes automatically; None waits for a person.
+    :param question: the question for the person.
     """
 
     then: Callable[[Any], Any]
@@ -76,10 +77,7 @@ class Pausing:
 
 @dataclass(slots=True)
 class DeploymentAttempt:
-    """A deploying or rolling back of a workflow.
-
-    :param status: ``activating``, a word of ours since the recordings show only the end; then ``active`` or ``failed``.
-    """
+    """An attempt to deploy or roll back a workflow; no recording shows the status before it is active or failed."""
 
     action: str
     version: int
@@ -92,18 +90,18 @@ class DeploymentAttempt:
 class Workflow:
     """One workflow.
 
-    :param body: makes the output of the input; may return a :class:`ResponseBlock` or a :class:`Pausing`, or raise a
+    :param body: returns the output for an input; may return a :class:`ResponseBlock` or a :class:`Pausing`, or raise a
         :class:`BlockError`.
     :param inputs: declared fields and their types (string, number, boolean, object, array, ``file[]``); None declares
-        none, and the input arrives as it was sent.
-    :param defaults: the Start block's defaults of declared fields, used where the input has no value for them; by
-        default ``""``, ``0`` for a number, ``{}`` for an object, ``[]`` for an array.
-    :param duration: seconds that a run takes, or what says so by the input.
-    :param chunks: the text that its agent block streams, by the input.
+        no fields, and the function receives the input as it was sent.
+    :param defaults: the Start block's defaults of declared fields; by default ``""``, ``0`` for a number, ``{}`` for an
+        object, ``[]`` for an array.
+    :param duration: seconds that a run takes, or a function of the input that returns them.
+    :param chunks: a function of the input that returns the texts which the agent block streams.
     :param block: the name of the block that makes the output.
-    :param notes: name and description of versions, by their numbers.
-    :param activation: seconds that it takes to make a deployment live.
-    :param activation_error: why that fails, if it is to fail.
+    :param notes: names and descriptions of versions, by number.
+    :param activation: seconds until a deployment is active.
+    :param activation_error: the error message with which deployments fail.
     """
 
     workflow_id: str
@@ -129,20 +127,20 @@ class Workflow:
 
     @property
     def version_id(self) -> str:
-        """The id of the deployed version."""
+        """The ID of the deployed version."""
         return self.id_of_version(self.version)
 
     def id_of_version(self, version: int) -> str:
-        """The id of a version."""
-        return _version_id(self.workflow_id, version)
+        """Return the ID of a version."""
+        return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{self.workflow_id}/{version}"))
 
     def begin_deployment(self, action: str, version: int, now: float) -> None:
-        """Make a version live, now or when its activation is over."""
+        """Start to deploy a version."""
         self.attempt = DeploymentAttempt(action, version, now)
         self.settle_deployment(now)
 
     def settle_deployment(self, now: float) -> None:
-        """Make the version live whose activation is over by now."""
+        """Finish a deployment whose activation time has passed."""
         attempt = self.attempt
         if attempt is None or attempt.status != "activating" or now < attempt.requested_at + self.activation:
             return
@@ -153,15 +151,26 @@ class Workflow:
         self.deployed, self.deployed_at = True, now
 
     def undeploy(self) -> None:
-        """Take the deployed version back."""
+        """Remove the deployment."""
         self.deployed, self.deployed_at, self.attempt = False, None, None
 
-    def seconds(self, given: dict[str, Any]) -> float:
-        """How long a run with this input takes."""
-        return float(self.duration(given) if callable(self.duration) else self.duration)
+    def seconds(self, given: dict[str, Any], *, streamed: bool = False) -> float:
+        """Return the duration of a run with this input."""
+        seconds = float(self.duration(given) if callable(self.duration) else self.duration)
+        chunks = self.chunks(given) if streamed and self.chunks else ()
+        return max(seconds, len(chunks) * self.chunk_delay)
+
+    def store_files(self, sent: Mapping[str, Any]) -> dict[str, Any]:
+        """Replace file objects in top-level ``file[]`` fields by stored files, as Sim does for sync and streamed runs.
+
+        :raises ValueError: a file is not base64, or is larger than 20 MiB.
+        """
+        files = [name for name, kind in (self.inputs or {}).items() if kind == "file[]" and name in sent]
+        lists = {name: sent[name] if isinstance(sent[name], list) else [sent[name]] for name in files}
+        return {**sent, **{name: [_store(item) for item in items] for name, items in lists.items()}}
 
     def read_input(self, sent: Mapping[str, Any]) -> dict[str, Any]:
-        """The input as the Start block hands it on: declared fields, coerced; or all of it where none are declared."""
+        """Return the Start block's output: the declared fields, coerced to their types, or all fields if none are."""
         if self.inputs is None:
             return dict(sent)
         nested = sent.get("input")
@@ -175,7 +184,7 @@ class Workflow:
         return values
 
     def selects(self, selector: str) -> list[str] | None:
-        """The path inside this workflow's block that a selector names; None if it names another block."""
+        """Return the path that a selector names in this workflow's block; None if it names another block."""
         for name in (self.block, self.block_id):
             if selector == name:
                 return []
@@ -184,23 +193,13 @@ class Workflow:
         return None
 
 
-@functools.cache
-def _version_id(workflow_id: str, version: int) -> str:
-    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{workflow_id}/{version}"))
-
-
 _DEFAULTS: dict[str, Any] = {"number": 0, "object": {}, "array": []}
 
 
 def _coerced(value: Any, kind: str) -> Any:
     if kind == "string":
         return "[object Object]" if isinstance(value, dict) else value if isinstance(value, str) else json.dumps(value)
-    if kind == "number" and isinstance(value, str):
-        try:
-            return json.loads(value)
-        except ValueError:
-            return value
-    if kind in ("object", "array") and isinstance(value, str):
+    if kind in ("number", "object", "array") and isinstance(value, str):
         try:
             return json.loads(value)
         except ValueError:
@@ -209,7 +208,36 @@ def _coerced(value: Any, kind: str) -> Any:
 
 
 def at_path(value: Any, path: Sequence[str]) -> Any:
-    """The part of a value that a selector's path names; None where there is none."""
+    """Return the part of a value at a path, or None."""
     for part in path:
         value = value.get(part) if isinstance(value, dict) else None
     return value
+
+
+def _store(item: Any) -> Any:
+    if not isinstance(item, dict) or item.get("type") not in ("file", "url"):
+        return item
+    data = str(item.get("data", ""))
+    name = str(item.get("name", "file"))
+    mime = str(item.get("mime") or "application/octet-stream")
+    content = b""
+    if item["type"] == "file":
+        head, _, encoded = data.partition(",")
+        try:
+            content = base64.b64decode(encoded, validate=True)
+        except binascii.Error:
+            raise ValueError(f"{name} is not base64") from None
+        mime = head.removeprefix("data:").removesuffix(";base64") or mime
+    if len(content) > MAX_FILE_BYTES:
+        raise ValueError(f"{name} exceeds the maximum file size")
+    file_id = f"file_{new_name(12)}"
+    return {
+        "id": file_id,
+        "name": name,
+        "url": f"/api/files/serve/{file_id}",
+        "size": len(content),
+        "type": mime,
+        "key": f"execution/{file_id}/{name}",
+        "context": "execution",
+        "base64": base64.b64encode(content).decode(),
+    }

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from airflow_provider_sim.emulator import SimEmulator
-from airflow_provider_sim.emulator.state import SeenRequest
+from airflow_provider_sim.emulator.request_context import RecordedRequest
 from airflow_provider_sim.emulator.workflows import Workflow
 from scripts.demo import DAG_IDS
 from scripts.real_airflow import RealAirflow, TaskInstance
@@ -115,7 +115,7 @@ class Examples:
         """Every task by its name."""
         return {name_of(ti): ti for ti in self.airflow.task_instances(RUN_ID)}
 
-    def _look_for_triggers(self, request: SeenRequest) -> None:
+    def _look_for_triggers(self, request: RecordedRequest) -> None:
         if request.method == "GET" and "/runs/" in request.path:
             self.triggers.update(places.triggers(self.airflow))
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from airflow_provider_sim.emulator import SimEmulator
+from airflow_provider_sim.emulator.request_context import RecordedRequest
 from airflow_provider_sim.emulator.runs import Run
-from airflow_provider_sim.emulator.state import SeenRequest
 from scripts.crash_trials import runs_of
 from scripts.real_airflow import REPO, RealAirflow
 
@@ -117,7 +117,7 @@ class Stage:
                 batch[:] = batch or [run.run_id.rpartition("-")[0]]
                 count("started", case.at)
 
-        def asked(request: SeenRequest) -> None:
+        def asked(request: RecordedRequest) -> None:
             if "/api/jobs/" in request.path and batch and batch[0] in request.path:
                 count("fetched", case.fetched)
 

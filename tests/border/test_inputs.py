@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_provider_sim.emulator.orders import Match
+from airflow_provider_sim.emulator import Match
 
 pytestmark = pytest.mark.airflow
 

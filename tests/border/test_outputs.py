@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_provider_sim.emulator.orders import Match
+from airflow_provider_sim.emulator import Match
 
 pytestmark = pytest.mark.airflow
 

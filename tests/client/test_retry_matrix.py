@@ -25,8 +25,8 @@ import requests
 from airflow_provider_sim.client.models import AsyncExecutionResult
 from airflow_provider_sim.client.retry import RetryPolicy
 from airflow_provider_sim.emulator import Match, SimEmulator
-from airflow_provider_sim.emulator.exchange import Asked, Fault
-from airflow_provider_sim.emulator.orders import Count, Order
+from airflow_provider_sim.emulator.fault_rules import FaultRule
+from airflow_provider_sim.emulator.request_context import Fault, RequestInfo
 from airflow_provider_sim.emulator.workflows import BlockError
 from airflow_provider_sim.exceptions import (
     SimAuthenticationError,
@@ -492,19 +492,19 @@ def sim(emulator: SimEmulator) -> Iterator[SimEmulator]:
     emulator._port = 0
     for run in emulator.runs:
         run.cancel()
-    emulator.state.orders.undo()
+    emulator.state.fault_rules.remove()
 
 
-class Starts(Order):
+class Starts(FaultRule):
     """Notes the run ids of the starts that Sim sees, in the order of their arrival; nothing goes wrong with them."""
 
     def __init__(self) -> None:
-        super().__init__(Fault(), Match("execute"), Count(times=None))
+        super().__init__(Fault(), Match("execute"), times=None)
         self.ids: list[str | None] = []
 
-    def strike(self, asked: Asked) -> None:
-        if self.match.fits(asked):
-            self.ids.append(asked.run_id)
+    def apply(self, info: RequestInfo) -> None:
+        if self.match.matches(info):
+            self.ids.append(info.run_id)
 
     def letters(self) -> str:
         """The ids as ``Ends`` has them."""
@@ -531,7 +531,7 @@ def test_so_many_runs_are_started(connect, sim, caplog, row, server, mode):
         sim.clear()
     row.trouble(sim)
     starts = Starts()
-    sim.state.orders.add(starts)
+    sim.state.fault_rules.add(starts)
     expected = row.ends(server, mode)
     ids = (name for name in itertools.chain(["taken"], map("id-{}".format, itertools.count())))
 
@@ -545,7 +545,7 @@ def test_so_many_runs_are_started(connect, sim, caplog, row, server, mode):
     else:
         outcome = "receipt" if isinstance(got, AsyncExecutionResult) else str(got.status)
 
-    sim.state.orders.undo()  # what is still held in the server is carried out now
+    sim.state.fault_rules.remove()  # what is still held in the server is carried out now
     until(lambda: live(sim) == expected.live and (expected.live > 0 or answered(sim) == len(starts.ids)))
     happened = Ends(
         ids=starts.letters(),

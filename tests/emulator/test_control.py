@@ -28,7 +28,7 @@ class TestFaults:
     """Ordered, listed, taken back."""
 
     def test_ordering_one(self, emulator):
-        body = {"fault": "server_error", "status": 502, "match": "execute", "times": 2, "after": 1, "lasting": 60}
+        body = {"fault": "server_error", "status": 502, "match": "execute", "times": 2, "after": 1}
         ordered = control(emulator, "POST", "faults", json=body)
         assert ordered.status_code == 200
         told = {
@@ -43,19 +43,18 @@ class TestFaults:
             "match": {"operation": "execute"},
             "times": 2,
             "after": 1,
-            "lasting": 60,
-            "struck": 0,
-            "over": False,
+            "hits": 0,
+            "finished": False,
         }
         assert ordered.json() == told
         assert [execute(emulator, f"r{number}") for number in range(4)] == [202, 502, 502, 202]
         listed = control(emulator, "GET", "faults").json()["faults"]
-        assert listed == [{**told, "struck": 2, "over": True}]
+        assert listed == [{**told, "hits": 2, "finished": True}]
 
     def test_without_an_end(self, emulator):
         control(emulator, "POST", "faults", json={"fault": "auth_outage", "times": None, "match": {"surface": "v2"}})
         assert [execute(emulator) for _ in range(3)] == [503] * 3
-        assert control(emulator, "DELETE", "faults").json() == {"cleared": 1}
+        assert control(emulator, "DELETE", "faults").json() == {"removed": 1}
         assert execute(emulator) == 202
         assert control(emulator, "GET", "faults").json() == {"faults": []}
 
@@ -65,14 +64,14 @@ class TestFaults:
             for name in ("auth_outage", "redirect")
         ]
         assert execute(emulator) == 301, "the first to answer wins"
-        assert control(emulator, "DELETE", f"faults/{numbers[1]}").json() == {"cleared": 1}
+        assert control(emulator, "DELETE", f"faults/{numbers[1]}").json() == {"removed": 1}
         assert execute(emulator) == 503
-        assert control(emulator, "DELETE", f"faults/{numbers[1]}").json() == {"cleared": 0}
+        assert control(emulator, "DELETE", f"faults/{numbers[1]}").json() == {"removed": 0}
 
     def test_holds_are_of_who_holds(self, emulator):
         with emulator.hold("cancel"):
             assert control(emulator, "GET", "faults").json() == {"faults": []}
-            assert control(emulator, "DELETE", "faults").json() == {"cleared": 0}
+            assert control(emulator, "DELETE", "faults").json() == {"removed": 0}
 
     @pytest.mark.parametrize("body", [b"", b"[]", b"{", b'"delay"'])
     def test_a_body_that_is_none(self, emulator, body):
@@ -81,7 +80,7 @@ class TestFaults:
 
     def test_without_a_name(self, emulator):
         answer = control(emulator, "POST", "faults", json={})
-        assert (answer.status_code, answer.json()["error"].partition(";")[0]) == (400, "there is no fault ''")
+        assert (answer.status_code, answer.json()["error"].partition(";")[0]) == (400, "unknown fault ''")
 
 
 class TestWhatTheServerHasSeen:
@@ -155,4 +154,6 @@ class TestTimeAndBeginningAnew:
     def test_what_isn_t_there(self, emulator, method, path):
         answer = control(emulator, method, path)
         assert answer.status_code == 404
-        assert answer.json()["error"].startswith(f"there is no {method} /__emulator__/{path}; there are POST /__emu")
+        assert answer.json()["error"].startswith(
+            f"unknown route {method} /__emulator__/{path}; choose from POST /__emu"
+        )

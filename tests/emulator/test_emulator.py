@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import textwrap
 import threading
 
 import pytest
@@ -390,55 +389,6 @@ class TestOwnWorkflows:
         emulator.reset()
         assert post(emulator, "mine").status_code == 404
 
-    FILE = textwrap.dedent("""
-        [greet]
-        description = "greets"
-        output = { text = "Hello {{input.name}}!", all = "{{ input }}", age = "{{input.age}}" }
-
-        [broken]
-        fail = "can't do {{input.what}}"
-
-        [page]
-        response = { data = ["{{input.x}}"], status = 201 }
-
-        [story]
-        stream = "Once upon {{input.when}}"
-        duration = 0.1
-
-        [draft]
-        deployed = false
-    """)
-
-    def test_a_file(self, tmp_path):
-        path = tmp_path / "workflows.toml"
-        path.write_text(self.FILE)
-        with SimEmulator(workflows=path) as sim:
-            output = post(sim, "greet", {"input": {"name": "Ada", "age": 36}}).json()["data"]["output"]
-            assert output == {"text": "Hello Ada!", "all": {"name": "Ada", "age": 36}, "age": 36}
-            failed = post(sim, "broken", {"input": {"what": "it"}}).json()["data"]
-            assert (failed["status"], failed["error"]["message"]) == ("failed", "can't do it")
-            page = post_legacy(sim, "page", {"x": 1})
-            assert (page.status_code, page.json()) == (201, [1])
-            streamed = post(
-                sim, "story", {"stream": True, "input": {"when": "a time"}, "selectedOutputs": ["Agent.text"]}
-            )
-            assert '"chunk":"Once "' in streamed.text
-            assert post(sim, "draft").status_code == 403
-
-    @pytest.mark.parametrize(
-        ("text", "words"),
-        [
-            ("[greet\n", "line 1"),
-            ("greet = 1\n", "'greet' is no table"),
-            ("[greet]\noutputs = 1\n", r"\[greet\].*outputs"),
-        ],
-    )
-    def test_a_file_that_makes_no_sense(self, tmp_path, text, words):
-        path = tmp_path / "workflows.toml"
-        path.write_text(text)
-        with pytest.raises(ValueError, match=words):
-            SimEmulator(workflows=path)
-
 
 class TestServer:
     """Starting, stopping, being absent."""
@@ -492,10 +442,8 @@ class TestCommandLine:
         _, err = process.communicate(timeout=20)
         assert (process.returncode, err) == (0, "")
 
-    def test_it_lists_its_workflows_and_those_of_the_file(self, tmp_path):
-        path = tmp_path / "workflows.toml"
-        path.write_text('[greet]\ndescription = "greets"\n')
-        process = self.start("--port", "0", "--workflows", str(path))
+    def test_it_lists_its_workflows(self):
+        process = self.start("--port", "0")
         first, *listed, empty = iter(process.stdout.readline, "Ctrl-C stops it.\n")
         process.terminate()
         process.communicate(timeout=20)
@@ -503,7 +451,7 @@ class TestCommandLine:
         assert listed[:2] == ["\n", "Workflows:\n"]
         told = dict(line.split(maxsplit=1) for line in listed[2:])
         expected = {workflow.workflow_id: f"{workflow.description}\n" for workflow in builtin_workflows()}
-        assert told == {**expected, "greet": "greets\n"}
+        assert told == expected
         assert empty == "\n"
         assert process.returncode == 0
 
@@ -515,25 +463,6 @@ class TestCommandLine:
             _, err = process.communicate(timeout=20)
         assert process.returncode == 1
         assert err.startswith("Can't start: ")
-
-    def test_a_file_that_isnt_there(self, tmp_path):
-        process = self.start("--port", "0", "--workflows", str(tmp_path / "none.toml"))
-        _, err = process.communicate(timeout=20)
-        assert process.returncode == 1
-        assert "none.toml" in err
-
-    @pytest.mark.parametrize(
-        ("text", "words"),
-        [("[greet\n", "line 1"), ("greet = 1\n", "'greet' is no table"), ("[greet]\nouput = 1\n", "settings ouput")],
-    )
-    def test_a_file_that_makes_no_sense(self, tmp_path, text, words):
-        path = tmp_path / "workflows.toml"
-        path.write_text(text)
-        process = self.start("--port", "0", "--workflows", str(path))
-        told, err = process.communicate(timeout=20)
-        assert (process.returncode, told) == (1, "")
-        assert err.startswith("Can't start: ")
-        assert words in err
 
     def test_an_unknown_version(self):
         process = self.start("--profile", "v9")

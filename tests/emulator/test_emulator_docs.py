@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
-import tomllib
 from dataclasses import fields
 from pathlib import Path
 
@@ -13,9 +13,9 @@ import pytest
 
 from airflow_provider_sim.emulator import Match, SimEmulator, control
 from airflow_provider_sim.emulator.__main__ import main
-from airflow_provider_sim.emulator.builtin import SETTINGS, builtin_workflows
-from airflow_provider_sim.emulator.exchange import OPERATIONS
-from airflow_provider_sim.emulator.faults import FAULTS, RateLimit, fault_of_header, parameters_of
+from airflow_provider_sim.emulator.builtin import builtin_workflows
+from airflow_provider_sim.emulator.fault_rules import OPERATIONS
+from airflow_provider_sim.emulator.faults import FAULTS, RATE_LIMITS, parameters_of
 from airflow_provider_sim.emulator.limits import PLANS
 from airflow_provider_sim.emulator.profiles import PROFILES
 from airflow_provider_sim.emulator.workflows import Workflow
@@ -38,15 +38,11 @@ def names(cell: str) -> list[str]:
 
 
 def test_every_example_is_run_by_some_test():
-    assert {kind for kind, _ in BLOCKS} == {"console", "python", "toml"}
+    assert {kind for kind, _ in BLOCKS} == {"console", "python"}
     assert [kind for kind, _ in BLOCKS].count("console") == 1
 
 
-def test_the_examples(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    files = [code for kind, code in BLOCKS if kind == "toml"]
-    [toml] = files
-    Path("workflows.toml").write_text(toml)
+def test_the_examples():
     shared: dict[str, object] = {}
     try:
         for kind, code in BLOCKS:
@@ -96,11 +92,6 @@ def test_the_options_of_a_workflow():
     assert told == {field.name for field in fields(Workflow)} - own
 
 
-def test_the_settings_of_a_file():
-    assert {name for row in table("setting") for name in names(row[0])} == SETTINGS
-    assert set().union(*tomllib.loads(next(code for kind, code in BLOCKS if kind == "toml")).values()) == SETTINGS
-
-
 def test_the_plans():
     rows = {names(row[0])[0]: [float(cell) for cell in row[1:]] for row in table("plan")}
     assert rows == {
@@ -128,21 +119,16 @@ def test_the_profiles():
 
 
 def test_the_faults():
-    told = {}
+    documented = {}
     for row in table("fault"):
         [name] = names(row[0])
-        told[name] = names(row[1])
-        fault = fault_of_header("; ".join([name, *told[name]]))
-        assert {key: value for key, value in vars(fault).items() if key in parameters_of(type(fault))} == (
-            parameters_of(type(fault))
-        ), "these are the defaults"
-    assert {name: [part.partition("=")[0] for part in parts] for name, parts in told.items()} == {
-        name: list(parameters_of(kind)) for name, kind in FAULTS.items()
-    }
+        parts = (part.partition("=") for part in names(row[1]))
+        documented[name] = {key: json.loads(value) for key, _, value in parts}
+    assert documented == {name: parameters_of(kind) for name, kind in FAULTS.items()}
 
 
 def test_the_kinds_of_limits():
-    assert tuple(names(row[0])[0] for row in table("`kind` of `rate_limit`")) == RateLimit.KINDS
+    assert tuple(names(row[0])[0] for row in table("`kind` of `rate_limit`")) == RATE_LIMITS
 
 
 def test_the_matches():
@@ -150,7 +136,7 @@ def test_the_matches():
         f"Match({', '.join(f'{field.name}=' for field in fields(Match))})"
     ]
     told = re.search(r"^- `operation`, on any API: (.*?)\.$", TEXT, re.MULTILINE | re.DOTALL)[1]
-    assert set(names(told)) == set(OPERATIONS.values())
+    assert set(names(told)) == set(OPERATIONS)
 
 
 def test_the_control_endpoints():

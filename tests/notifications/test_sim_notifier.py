@@ -145,7 +145,7 @@ def test_it_is_told_once_whatever_becomes_of_the_answer(agent, emulator, context
     monkeypatch.setattr(SimClient, "_sleep", staticmethod(lambda _: None))
     with emulator.fault(fault, match="execute") as order:
         SimNotifier(workflow_id="agent")(context)
-    assert (order.struck, len(agent())) == (1, 1)
+    assert (order.hits, len(agent())) == (1, 1)
 
 
 def test_a_server_that_does_not_answer_is_not_waited_for(agent, emulator, context, caplog):

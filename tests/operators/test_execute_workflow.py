@@ -270,7 +270,7 @@ class TestDeferral:
     def test_a_failed_look_before_it_doesn_t_fail_the_task(self, context, emulator):
         with emulator.fault("server_error", match="run", status=502) as order, pytest.raises(TaskDeferred):
             operator(workflow_id="slow", input={"seconds": 60}, deferrable=True).execute(context)
-        assert order.struck == 1
+        assert order.hits == 1
 
     def test_a_run_that_is_over_already_never_defers(self, context, emulator):
         @emulator.workflow("instant", duration=0)

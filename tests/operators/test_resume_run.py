@@ -130,7 +130,7 @@ def test_an_answer_is_sent_again_only_where_sim_has_not_taken_it(run_task, ask, 
     run_id = ask()["run_id"]
     with emulator.fault(fault, match="resume") as order:
         assert run_task(operator(run_id))["status"] == "completed"
-    assert order.struck == 1
+    assert order.hits == 1
     assert sum(seen.method == "POST" and "resume" in seen.path for seen in emulator.requests) == sent
 
 

@@ -301,7 +301,7 @@ def test_failures_are_counted_and_not_fatal(client, emulator, caplog, connection
         async with Triggerer([(trigger(), airflow)]):
             await begun(airflow)
             with emulator.fault("server_error", match="logs", times=3) as order:
-                await until(lambda: order.struck == 3)
+                await until(lambda: order.hits == 3)
             connection(password="sk-sim-wrong")
             await until(lambda: "doesn't accept the API key" in caplog.text)
             connection()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from airflow_provider_sim.emulator import SimEmulator
-from airflow_provider_sim.emulator.state import SeenRequest
+from airflow_provider_sim.emulator.request_context import RecordedRequest
 
 pytestmark = pytest.mark.sdk
 HERE = Path(__file__).parent
@@ -36,7 +36,7 @@ def drive(version: str, profile: str, folder: Path) -> tuple[dict, SimEmulator]:
         sim.state.limits.sync_per_minute = 50
         sim.state.limits.clear()
 
-        def empty_then_refill(request: SeenRequest) -> None:
+        def empty_then_refill(request: RecordedRequest) -> None:
             if "usage-limits" in request.path:  # the step before the one that is to be refused
                 while sim.state.limits.sync.take():
                     pass

@@ -16,7 +16,7 @@ from airflow_provider_sim.client.dialects.v2 import LOGS_BUCKET
 from airflow_provider_sim.client.models import RunStatus
 from airflow_provider_sim.client.retry import NO_RETRY
 from airflow_provider_sim.client.settings import ClientSettings
-from airflow_provider_sim.emulator.profiles import profile_named
+from airflow_provider_sim.emulator.profiles import PROFILES
 from airflow_provider_sim.exceptions import (
     SimAuthenticationError,
     SimRateLimitError,
@@ -425,7 +425,7 @@ class TestFaults:
             starts = deploy(scene)
             waits = asyncio.ensure_future(together(*(scene.wait(started) for started in starts)))
             await asyncio.sleep(15)
-            scene.sim.state.profile = profile_named("v0.8-legacy")
+            scene.sim.state.profile = PROFILES["v0.8-legacy"]
             await waits
 
         scene = play(script)

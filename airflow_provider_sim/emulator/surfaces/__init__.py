@@ -1,1 +1,1 @@
-"""The server's APIs: what they take, and how they answer."""
+"""Sim's HTTP APIs and web pages."""

@@ -1,4 +1,4 @@
-"""``/api/v1``: lists that come with the account's limits in every body."""
+"""The API ``/api/v1``. Every response has the account's limits."""
 
 from __future__ import annotations
 
@@ -10,66 +10,55 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from airflow_provider_sim.emulator.clock import iso
 from airflow_provider_sim.emulator.ids import new_id
 from airflow_provider_sim.emulator.keys import Key
-from airflow_provider_sim.emulator.limits import Bucket
-from airflow_provider_sim.emulator.runs import Run
 from airflow_provider_sim.emulator.state import State
-from airflow_provider_sim.emulator.surfaces.views import run_facts, workflow_facts
-from airflow_provider_sim.emulator.surfaces.wire import answer, rate_headers, state_of, trouble_of
+from airflow_provider_sim.emulator.surfaces.views import bucket_usage, run_log, workflow_summary
+from airflow_provider_sim.emulator.surfaces.wire import (
+    ApiError,
+    errors_of,
+    find_key,
+    json_response,
+    rate_headers,
+    state_of,
+)
 from airflow_provider_sim.emulator.workflows import Workflow
 
 Handler = Callable[[Request, State, Key], Awaitable[dict[str, Any]]]
+ROUTES: list[Route] = []
 
 
-class Failure(Exception):
-    """An error answer."""
+def _route(name: str, path: str) -> Callable[[Handler], Handler]:
+    """Add a route that checks API key and rate limit."""
 
-    def __init__(self, status: int, error: str) -> None:
-        super().__init__(error)
-        self.status, self.error = status, error
-
-
-def _route(path: str) -> Callable[[Handler], Route]:
-    """Make a handler a route behind v1's gates: key, rate."""
-
-    def decorate(handler: Handler) -> Route:
+    def decorate(handler: Handler) -> Handler:
         async def endpoint(request: Request) -> Response:
             state = state_of(request)
-            value = request.headers.get("x-api-key")
-            trouble = trouble_of(request)
-            key = None if trouble.keys_down else state.keys.find(value)
+            key = find_key(request)
             if key is None:
-                return answer(401, {"error": "Invalid API key" if value else "API key required"})
-            bucket = trouble.bucket("requests", state.limits.endpoint("v1", key.user_id))
+                has_key = bool(request.headers.get("x-api-key"))
+                return json_response(401, {"error": "Invalid API key" if has_key else "API key required"})
+            bucket = errors_of(request).bucket("requests", state.limits.endpoint("v1", key.user_id))
             if not bucket.take():
-                told = {"error": "Rate limit exceeded", "message": "API rate limit exceeded"}
-                waiting = {**rate_headers(bucket), "retry-after": str(bucket.retry_after)}
-                return answer(429, {**told, "retryAfter": round(bucket.reset * 1000)}, waiting)
+                body = {"error": "Rate limit exceeded", "message": "API rate limit exceeded"}
+                headers = {**rate_headers(bucket), "retry-after": str(bucket.retry_after)}
+                return json_response(429, {**body, "retryAfter": round(bucket.reset * 1000)}, headers)
             try:
                 body = await handler(request, state, key)
-            except Failure as failure:
-                return answer(failure.status, {"error": failure.error}, rate_headers(bucket))
-            return answer(200, {**body, "limits": _limits(state)}, rate_headers(bucket))
+            except ApiError as error:
+                return json_response(error.status, {"error": error.message}, rate_headers(bucket))
+            return json_response(200, {**body, "limits": _limits(state)}, rate_headers(bucket))
 
-        return Route(f"/api/v1{path}", endpoint, methods=["GET"], name=handler.__name__)
+        ROUTES.append(Route(f"/api/v1{path}", endpoint, methods=["GET"], name=name))
+        return handler
 
     return decorate
 
 
 def _limits(state: State) -> dict[str, Any]:
-    def shown(bucket: Bucket) -> dict[str, Any]:
-        return {
-            "requestsPerMinute": bucket.per_minute,
-            "maxBurst": bucket.capacity,
-            "remaining": bucket.shown_remaining,
-            "resetAt": iso(bucket.reset),
-        }
-
     limits = state.limits
     return {
-        "workflowExecutionRateLimit": {"sync": shown(limits.sync), "async": shown(limits.asynchronous)},
+        "workflowExecutionRateLimit": {"sync": bucket_usage(limits.sync), "async": bucket_usage(limits.asynchronous)},
         "usage": {
             "currentPeriodCost": limits.usage,
             "limit": limits.usage_limit,
@@ -79,44 +68,41 @@ def _limits(state: State) -> dict[str, Any]:
     }
 
 
-def _described(state: State, workflow: Workflow) -> dict[str, Any]:
-    """As v2 shows it, but for the folder."""
-    facts = workflow_facts(state, workflow)
-    del facts["folderPath"]
-    return {**facts, "folderId": None}
+def _workflow(state: State, workflow: Workflow) -> dict[str, Any]:
+    summary = workflow_summary(state, workflow)
+    del summary["folderPath"]
+    return {**summary, "folderId": None}
 
 
-@_route("/workflows")
-async def list_workflows(request: Request, state: State, key: Key) -> dict[str, Any]:
-    """A workspace's workflows."""
+def _check_workspace(request: Request, key: Key) -> None:
     if request.query_params.get("workspaceId") != key.workspace_id:
-        raise Failure(403, "Access denied")
-    return {"data": [_described(state, workflow) for workflow in state.workflows.values()]}
+        raise ApiError(403, "Access denied")
 
 
-@_route("/workflows/{workflow_id}")
+@_route("workflows", "/workflows")
+async def list_workflows(request: Request, state: State, key: Key) -> dict[str, Any]:
+    _check_workspace(request, key)
+    return {"data": [_workflow(state, workflow) for workflow in state.workflows.values()]}
+
+
+@_route("workflow", "/workflows/{workflow_id}")
 async def get_workflow(request: Request, state: State, key: Key) -> dict[str, Any]:
-    """One workflow with its declared inputs."""
     workflow = state.find_workflow(request.path_params["workflow_id"], key)
     if workflow is None:
-        raise Failure(404, "Workflow not found")
+        raise ApiError(404, "Workflow not found")
     inputs = [{"id": new_id(), "name": name, "type": kind} for name, kind in (workflow.inputs or {}).items()]
-    return {"data": {**_described(state, workflow), "variables": {}, "inputs": inputs}}
+    return {"data": {**_workflow(state, workflow), "variables": {}, "inputs": inputs}}
 
 
-@_route("/logs")
+@_route("logs", "/logs")
 async def list_logs(request: Request, state: State, key: Key) -> dict[str, Any]:
-    """A workspace's runs, without their status."""
-    if request.query_params.get("workspaceId") != key.workspace_id:
-        raise Failure(403, "Access denied")
+    """List a workspace's runs, without their status."""
+    _check_workspace(request, key)
     limit = min(int(request.query_params.get("limit", "100")), 1000)
     runs = list(itertools.islice(state.listed(newest_first=True), limit + 1))
-    return {"data": [_log(run) for run in runs[:limit]], "nextCursor": str(limit) if len(runs) > limit else None}
-
-
-def _log(run: Run) -> dict[str, Any]:
-    log = {"id": new_id(), "executionId": run.run_id, "deploymentVersionId": run.workflow.version_id, "files": None}
-    return log | run_facts(run)
-
-
-ROUTES: list[Route] = [list_workflows, get_workflow, list_logs]
+    logs = [
+        {"id": new_id(), "executionId": run.run_id, "deploymentVersionId": run.workflow.version_id, "files": None}
+        | run_log(run)
+        for run in runs[:limit]
+    ]
+    return {"data": logs, "nextCursor": str(limit) if len(runs) > limit else None}

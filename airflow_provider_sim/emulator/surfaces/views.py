@@ -1,4 +1,4 @@
-"""What several surfaces show of a run or a workflow."""
+"""Runs and workflows as several APIs show them."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ from typing import Any
 
 from airflow_provider_sim.emulator.clock import iso
 from airflow_provider_sim.emulator.display import display_copy
+from airflow_provider_sim.emulator.limits import Bucket
 from airflow_provider_sim.emulator.runs import COST, Run
 from airflow_provider_sim.emulator.state import State
 from airflow_provider_sim.emulator.workflows import Workflow
 
 
-def paused_of(run: Run) -> dict[str, Any] | None:
-    """Where a run is paused."""
+def pause_of(run: Run) -> dict[str, Any] | None:
+    """Return the pause of a paused run."""
     if run.status != "paused":
         return None
-    known = run.resumed_at is None  # an answer was given: what it waited for is gone, and the run is not yet back
+    known = run.resumed_at is None  # after it was resumed, the run stays paused for a moment without a pause point
     return {
         "contextId": run.context_id if known else None,
         "pausedAt": iso(run.first_leg_ends_at),
@@ -28,33 +29,46 @@ def paused_of(run: Run) -> dict[str, Any] | None:
     }
 
 
+def cancellation(before: str, redis: bool, recorded: bool, reason: str, lost: str | None) -> dict[str, Any]:
+    """Return the result of a cancellation.
+
+    :param before: the run's status before it.
+    :param lost: the reason why it has no effect.
+    """
+    return {
+        "success": lost is None,
+        "redisAvailable": redis,
+        "durablyRecorded": recorded,
+        "locallyAborted": False,
+        "pausedCancelled": before == "paused" and lost is None,
+        "reason": reason,
+    }
+
+
 def cost_of(run: Run) -> dict[str, float] | None:
-    """US dollars; nothing before the run's end, and for runs that never left the queue or whose server died."""
+    """Return the cost in US dollars; None before the end, and for runs that did not execute or were cleaned up."""
     ended = run.ended_at
-    never_ran = ended is None or run.refused is not None or run.swept_at is not None or ended < run.started_at
-    return None if never_ran else {"total": COST}
+    unknown = ended is None or run.refused is not None or run.swept_at is not None or ended < run.started_at
+    return None if unknown else {"total": COST}
 
 
-def output_shown(state: State, run: Run) -> Any:
-    """The display copy of a completed run's output."""
-    if run.status != "completed":
-        return None
-    return display_copy(run.output(base_url=state.base_url, workspace_id=state.workspace_id))
+def display_output(state: State, run: Run) -> Any:
+    """Return the display copy of a completed run's output."""
+    return display_copy(state.output_of(run)) if run.status == "completed" else None
 
 
 def level_of(run: Run) -> str:
-    """The log level of a run."""
+    """Return the log level of a run."""
     return "error" if run.status == "failed" else "info"
 
 
 def duration_of(run: Run) -> int | None:
-    """Milliseconds from start to end, as views of a run show them."""
-    took = run.duration_ms
-    return None if took is None else round(took)
+    """Return the rounded duration in milliseconds."""
+    return None if run.duration_ms is None else round(run.duration_ms)
 
 
-def run_facts(run: Run) -> dict[str, Any]:
-    """What every log of runs says of one."""
+def run_log(run: Run) -> dict[str, Any]:
+    """Return the fields of a run that all logs show."""
     return {
         "workflowId": run.workflow_id,
         "level": level_of(run),
@@ -66,8 +80,8 @@ def run_facts(run: Run) -> dict[str, Any]:
     }
 
 
-def workflow_facts(state: State, workflow: Workflow) -> dict[str, Any]:
-    """What every view of a workflow begins with."""
+def workflow_summary(state: State, workflow: Workflow) -> dict[str, Any]:
+    """Return the fields of a workflow that v1 and v2 show."""
     completed = [run for run in state.runs.values() if run.workflow is workflow and run.status == "completed"]
     return {
         "id": workflow.workflow_id,
@@ -81,4 +95,14 @@ def workflow_facts(state: State, workflow: Workflow) -> dict[str, Any]:
         "lastRunAt": iso(completed[-1].started_at) if completed else None,
         "createdAt": iso(workflow.created_at),
         "updatedAt": iso(workflow.created_at),
+    }
+
+
+def bucket_usage(bucket: Bucket) -> dict[str, Any]:
+    """Return the usage of a bucket of executions."""
+    return {
+        "requestsPerMinute": bucket.per_minute,
+        "maxBurst": bucket.capacity,
+        "remaining": bucket.shown_remaining,
+        "resetAt": iso(bucket.reset),
     }

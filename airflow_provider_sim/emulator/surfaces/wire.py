@@ -1,4 +1,4 @@
-"""Answers, bodies and held-open runs: what all surfaces share."""
+"""Responses, request bodies, errors and event streams that all APIs share."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from airflow_provider_sim.emulator.clock import iso
-from airflow_provider_sim.emulator.exchange import SLICE, Exchange, Trouble
 from airflow_provider_sim.emulator.ids import new_name
+from airflow_provider_sim.emulator.keys import Key
 from airflow_provider_sim.emulator.limits import Bucket
+from airflow_provider_sim.emulator.request_context import POLL_INTERVAL, RequestContext, ServerErrors
 from airflow_provider_sim.emulator.runs import Run
 from airflow_provider_sim.emulator.state import State
 from airflow_provider_sim.emulator.workflows import at_path
@@ -22,55 +23,67 @@ from airflow_provider_sim.emulator.workflows import at_path
 MAX_BODY_BYTES = 10 * 1024 * 1024
 
 
-class BodyTooLargeError(Exception):
-    """The request's body is over Sim's limit."""
+class ApiError(Exception):
+    """An error response; the details are v2's ``details``, or further fields of another API's body."""
+
+    def __init__(
+        self, status: int, message: str, details: Any = None, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message, self.details, self.headers = status, message, details, dict(headers or {})
 
 
 def state_of(request: Request) -> State:
-    """The server's memory."""
+    """Return the server's state."""
     state: State = request.app.state.sim
     return state
 
 
-def trouble_of(request: Request) -> Trouble:
-    """What is to go wrong with a request."""
-    exchange: Exchange = request.scope["sim.exchange"]
-    return exchange.trouble
+def errors_of(request: Request) -> ServerErrors:
+    """Return what goes wrong inside Sim while it handles the request."""
+    return RequestContext.of(request).errors
 
 
-def answer(status: int, body: Any = None, headers: Mapping[str, str] | None = None) -> Response:
-    """A JSON answer, with a request id."""
-    given = {"x-request-id": new_name(8), "content-type": "application/json", **(headers or {})}
-    return Response(_json(body), status, given)
+def find_key(request: Request) -> Key | None:
+    """Return the request's API key if it is valid and the key store is available."""
+    if errors_of(request).keys_down:
+        return None
+    return state_of(request).keys.find(request.headers.get("x-api-key"))
+
+
+def json_response(status: int, body: Any = None, headers: Mapping[str, str] | None = None) -> Response:
+    """Return a JSON response with a request ID."""
+    all_headers = {"x-request-id": new_name(8), "content-type": "application/json", **(headers or {})}
+    return Response(_json(body), status, all_headers)
 
 
 def _json(value: Any, **options: Any) -> bytes:
-    """JSON as Sim sends it: in UTF-8, with half a surrogate pair escaped."""
+    """Encode JSON as Sim does: in UTF-8, with lone surrogates escaped."""
     try:
         return json.dumps(value, ensure_ascii=False, **options).encode()
     except UnicodeEncodeError:
         return json.dumps(value, **options).encode()
 
 
-def empty(status: int, headers: Mapping[str, str] | None = None) -> Response:
-    """An answer without a body, as the web framework below Sim gives for a wrong method."""
+def empty_response(status: int, headers: Mapping[str, str] | None = None) -> Response:
+    """Return a response without a body, as Sim's web framework does for a wrong method."""
     return Response(b"", status, dict(headers or {}))
 
 
-def page(status: int, title: str, words: str) -> Response:
-    """A web page."""
-    title, words = escape(title), escape(words)
-    text = f"<!DOCTYPE html><html><head><title>{title}</title></head><body><h1>{title}</h1>{words}</body></html>"
-    return Response(text, status, {"content-type": "text/html; charset=utf-8"})
+def html_page(status: int, title: str, text: str) -> Response:
+    """Return a web page."""
+    title, text = escape(title), escape(text)
+    page = f"<!DOCTYPE html><html><head><title>{title}</title></head><body><h1>{title}</h1>{text}</body></html>"
+    return Response(page, status, {"content-type": "text/html; charset=utf-8"})
 
 
-def page_not_found() -> Response:
-    """The web page for paths that no route is at."""
-    return page(404, "404", "There is no such page.")
+def not_found_page() -> Response:
+    """Return the web page for paths without a route."""
+    return html_page(404, "404", "This page could not be found.")
 
 
 def rate_headers(bucket: Bucket) -> dict[str, str]:
-    """What v1 and v2 tell of a bucket of requests in each answer."""
+    """Return the rate limit headers of v1 and v2."""
     return {
         "x-ratelimit-limit": str(bucket.capacity),
         "x-ratelimit-remaining": str(bucket.remaining),
@@ -78,73 +91,64 @@ def rate_headers(bucket: Bucket) -> dict[str, str]:
     }
 
 
-async def body_of(request: Request) -> bytes:
-    """The request's body.
-
-    :raises BodyTooLargeError: it is over 10 MiB.
-    """
+async def read_body(request: Request, too_large: str) -> bytes:
+    """Return the request's body, or raise an error with this message if it is larger than 10 MiB."""
     declared = request.headers.get("content-length", "0")
     if declared.isdigit() and int(declared) > MAX_BODY_BYTES:
-        raise BodyTooLargeError
+        raise ApiError(413, too_large)
     return await request.body()
 
 
-async def begin(request: Request, run: Run, *, held_open: bool) -> None:
-    """A request has started its run: here it may be held up or cut off, and ``held_open`` waits for the run's end."""
+def type_name(value: Any) -> str:
+    """Return the name of a value's type in validation messages."""
+    names = {bool: "boolean", int: "number", float: "number", str: "string", list: "array", dict: "object"}
+    return names.get(type(value), "null")
+
+
+async def run_started(request: Request, run: Run, *, wait: bool) -> None:
+    """Enter the stage ``accepted``; ``wait`` then waits until the run has finished or paused."""
     state = state_of(request)
-    exchange: Exchange = request.scope["sim.exchange"]
     state.in_flight += 1
     try:
-        await exchange.accept()
-        if held_open:
-            await see_to_end(request, run)
+        await RequestContext.of(request).accept()
+        if wait:
+            await _wait_for_end(request, run)
     finally:
         state.in_flight -= 1
 
 
-async def see_to_end(request: Request, run: Run) -> bool:
-    """Wait until a run has ended or paused; a caller who hangs up cancels it.
-
-    :returns: whether the caller is still there.
-    """
+async def _wait_for_end(request: Request, run: Run) -> None:
+    """Wait until a run has finished or paused; cancel it if its caller disconnects."""
     while run.status in ("queued", "running"):
-        rest = run.first_leg_ends_at - run.now()
-        await asyncio.sleep(min(max(rest, 0.0), SLICE))
+        remaining = run.first_leg_ends_at - run.now()
+        await asyncio.sleep(min(max(remaining, 0.0), POLL_INTERVAL))
         if await request.is_disconnected():
             run.abandon()
-            return False
-    return True
+            return
 
 
-def event_stream(
-    state: State, request: Request, run: Run, selected: list[str], headers: Mapping[str, str]
-) -> StreamingResponse:
-    """A run as server-sent events."""
-    given = {
-        "content-type": "text/event-stream",
-        "cache-control": "no-cache",
-        "x-request-id": new_name(8),
-        **headers,
-    }
-    return StreamingResponse(_frames(state, request, run, selected), 200, given)
+def event_stream(request: Request, run: Run, selected: list[str]) -> StreamingResponse:
+    """Return a run as server-sent events."""
+    headers = {"content-type": "text/event-stream", "cache-control": "no-cache", "x-request-id": new_name(8)}
+    return StreamingResponse(_events(request, run, selected), 200, headers)
 
 
-async def _frames(state: State, request: Request, run: Run, selected: list[str]) -> AsyncIterator[bytes]:
+async def _events(request: Request, run: Run, selected: list[str]) -> AsyncIterator[bytes]:
     workflow = run.workflow
     streamed = [name for name in selected if workflow.chunks is not None and workflow.selects(name) is not None]
     try:
         if streamed and workflow.chunks is not None:
             for chunk in workflow.chunks(run.input):
                 await asyncio.sleep(workflow.chunk_delay)
-                yield _frame({"blockId": workflow.block_id, "chunk": chunk})
-        await see_to_end(request, run)
-        yield _frame(_last_event(state, run, selected, streamed))
+                yield _event({"blockId": workflow.block_id, "chunk": chunk})
+        await _wait_for_end(request, run)
+        yield _event(_last_event(state_of(request), run, selected, streamed))
         yield b'data: "[DONE]"\n\n'
     finally:
-        run.abandon()  # if it still goes on, the reader has hung up
+        run.abandon()  # no effect on a finished run
 
 
-def _frame(value: Mapping[str, Any]) -> bytes:
+def _event(value: Mapping[str, Any]) -> bytes:
     return b"data: " + _json(value, separators=(",", ":")) + b"\n\n"
 
 
@@ -152,22 +156,22 @@ def _last_event(state: State, run: Run, selected: list[str], streamed: list[str]
     status = run.status
     if status == "failed":
         return {"event": "error", "error": (run.error or ("Execution failed", ""))[0]}
-    output: Any = run.output(base_url=state.base_url, workspace_id=state.workspace_id)
+    output: Any = state.output_of(run)
     if status == "completed" and selected:
-        output = _selected(run, [name for name in selected if name not in streamed])
+        output = _selected_outputs(run, [name for name in selected if name not in streamed])
     data = {"success": status != "cancelled", "output": output if output is not None else {}}
     if status == "paused":
         data["status"] = "paused"
     return {"event": "final", "data": data}
 
 
-def _selected(run: Run, selectors: list[str]) -> dict[str, Any]:
-    """Selected block outputs as the final frame holds them: by block id, then by path; those that exist."""
+def _selected_outputs(run: Run, selectors: list[str]) -> dict[str, Any]:
+    """Return the selected outputs that exist, by block ID and path, as the last event has them."""
     block_id, found = run.workflow.block_id, {}
-    whole = run.block_outputs([block_id], ids_only=True).get(block_id)
+    output = run.block_outputs([block_id]).get(block_id)
     for selector in selectors:
         path = run.workflow.selects(selector)
-        parent = at_path(whole, path[:-1]) if path else None
+        parent = at_path(output, path[:-1]) if path else None
         if path and isinstance(parent, dict) and path[-1] in parent:
             found[".".join(path)] = parent[path[-1]]
     return {block_id: found} if found else {}

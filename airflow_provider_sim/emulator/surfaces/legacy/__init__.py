@@ -1,20 +1,6 @@
-"""``/api/workflows``, ``/api/jobs`` and their kin, in the shapes of the profile's version."""
+"""The legacy API: ``/api/workflows``, ``/api/jobs`` …, as the profile's version has it."""
 
-from __future__ import annotations
+from airflow_provider_sim.emulator.surfaces.legacy import execute, resources  # noqa: F401 - they add their routes
+from airflow_provider_sim.emulator.surfaces.legacy.middleware import ROUTES
 
-from starlette.routing import Route
-
-from airflow_provider_sim.emulator.surfaces.legacy import account, execute, runs
-
-ROUTES: list[Route] = [
-    execute.execute,
-    runs.get_execution,
-    runs.cancel_execution,
-    runs.get_job,
-    runs.resume_poll,
-    runs.get_paused,
-    runs.resume,
-    account.get_status,
-    account.get_workflow,
-    account.get_usage_limits,
-]
+__all__ = ["ROUTES"]

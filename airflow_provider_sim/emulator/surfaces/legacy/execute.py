@@ -1,226 +1,171 @@
-"""The legacy API's way of starting a run: held open, streamed, or queued."""
+"""The legacy API's route to start a run: synchronous, streamed or asynchronous."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from airflow_provider_sim.emulator.clock import iso
-from airflow_provider_sim.emulator.exchange import Trouble
-from airflow_provider_sim.emulator.files import BadFileError, with_files_stored
 from airflow_provider_sim.emulator.ids import new_id
 from airflow_provider_sim.emulator.keys import Key
+from airflow_provider_sim.emulator.request_context import JOB_PREFIX
 from airflow_provider_sim.emulator.runs import Run
 from airflow_provider_sim.emulator.state import Refused, State
-from airflow_provider_sim.emulator.surfaces.legacy.gates import (
-    ID,
-    JOB_PREFIX,
-    Failure,
-    body_as_object,
-    key_of,
-    route,
-)
+from airflow_provider_sim.emulator.surfaces.legacy.middleware import authenticate, json_object, route
 from airflow_provider_sim.emulator.surfaces.wire import (
-    answer,
-    begin,
+    ApiError,
+    errors_of,
     event_stream,
+    json_response,
+    run_started,
     state_of,
-    trouble_of,
 )
 from airflow_provider_sim.emulator.workflows import Workflow
 
-_TAKEN_OUT = frozenset(
-    [
-        "stream",
-        "selectedOutputs",
-        "triggerType",
-        "useDraftState",
-        "inputFromExecutionId",
-        "includeFileBase64",
-        "base64MaxBytes",
-        "workflowStateOverride",
-        "deploymentVersionId",
-        "triggerBlockId",
-        "stopAfterBlockId",
-        "runFromBlock",
-        "copilotToolCallId",
-        "workflowId",
-        "parentWorkspaceId",
-    ]
+_DRAFT_CONTROLS = {"useDraftState", "runFromBlock", "stopAfterBlockId", "workflowStateOverride"}
+_NOT_ASYNC = _DRAFT_CONTROLS | {"includeFileBase64", "base64MaxBytes"}
+_CONTROL_FIELDS = (
+    _NOT_ASYNC
+    | {"stream", "selectedOutputs", "triggerType", "triggerBlockId", "workflowId", "parentWorkspaceId"}
+    | {"inputFromExecutionId", "deploymentVersionId", "copilotToolCallId"}
 )
-"""Control fields; the rest of the body is the workflow's input."""
-_NOT_ASYNC = (
-    "includeFileBase64",
-    "base64MaxBytes",
-    "useDraftState",
-    "runFromBlock",
-    "stopAfterBlockId",
-    "workflowStateOverride",
-)
+"""The fields of the body that are not part of the workflow's input."""
+_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
-@route("/workflows/{workflow_id}/execute", "POST")
+@route("execute", "POST", "/workflows/{workflow_id}/execute")
 async def execute(request: Request) -> Response:
-    """Run a workflow: held open, streamed, or queued."""
     state = state_of(request)
-    profile = state.profile
-    gate = state.limits.admission_gate
-    if trouble_of(request).limit == "gate" or (gate is not None and state.in_flight >= gate):
-        raise Failure(
-            429,
-            "Too many requests",
-            {"retry-after": "5"},
-            message="Server is at capacity. Please retry shortly.",
-            code="ADMISSION_GATE_CAPACITY",
-            retryable=True,
-            retryAfterSeconds=5,
-        )
-    key = key_of(request, "Unauthorized", "Invalid API key")
-    body = await body_as_object(request)
+    if state.is_at_capacity(errors_of(request)):
+        details = {
+            "message": "Server is at capacity. Please retry shortly.",
+            "code": "ADMISSION_GATE_CAPACITY",
+            "retryable": True,
+            "retryAfterSeconds": 5,
+        }
+        raise ApiError(429, "Too many requests", details, {"retry-after": "5"})
+    key = authenticate(request)
+    body = await json_object(request)
     asynchronous = request.headers.get("x-execution-mode") == "async"
-    run_id = _chosen_id(request, body, allowed=profile.run_ids)
-    timeout = _chosen_timeout(request, asynchronous=asynchronous) if profile.run_ids else None
+    run_id, timeout = new_id(), None
+    if state.profile.run_ids:
+        run_id = _run_id(request, body)
+        timeout = _timeout(request, asynchronous=asynchronous)
     _check_controls(body, asynchronous=asynchronous)
     workflow = _executable(state, request.path_params["workflow_id"], key)
     if run_id in state.runs:
-        raise Failure(409, "Execution ID has already been used", code="EXECUTION_ID_CONFLICT", executionId=run_id)
+        details = {"code": "EXECUTION_ID_CONFLICT", "executionId": run_id}
+        raise ApiError(409, "Execution ID has already been used", details)
     streamed = body.get("stream") is True or request.headers.get("x-stream-response") == "true"
     mode = "async" if asynchronous else "stream" if streamed else "sync"
-    sent = {name: value for name, value in body.items() if name not in _TAKEN_OUT}
-    run = _started(state, workflow, sent, mode, key, run_id, timeout, trouble_of(request))
-    await begin(request, run, held_open=mode == "sync")
+    try:
+        run = state.start(
+            workflow,
+            {name: value for name, value in body.items() if name not in _CONTROL_FIELDS},
+            mode=mode,
+            key=key,
+            run_id=run_id,
+            bucket=state.limits.sync,  # also for asynchronous runs
+            timeout=timeout,
+            errors=errors_of(request),
+        )
+    except Refused as refused:
+        if refused.run_id is None:
+            raise ApiError(refused.status, refused.message) from None
+        details = {"code": refused.code, "executionId": refused.run_id}
+        raise ApiError(503, refused.message, details, {"x-execution-id": refused.run_id}) from None
+    await run_started(request, run, wait=mode == "sync")
     if asynchronous:
-        return _receipt(state, run)
+        ids = {"executionId": run.run_id} if state.profile.queue_metadata else {}
+        return receipt(state, f"{JOB_PREFIX}{run.run_id}", ids, "Workflow execution queued")
     if streamed:
-        return event_stream(state, request, run, body.get("selectedOutputs") or [], {})
-    return _finished(state, run)
+        return event_stream(request, run, body.get("selectedOutputs") or [])
+    return _result(state, run)
 
 
-def _chosen_id(request: Request, body: dict[str, Any], *, allowed: bool) -> str:
-    header = request.headers.get("x-execution-id")
-    if not allowed:
-        return new_id()
-    if header is not None and not ID.fullmatch(header):
-        issue = {
-            "path": "X-Execution-Id",
-            "message": "Execution ID can only contain letters, numbers, dots, underscores, colons, and hyphens",
-        }
-        raise Failure(400, "Invalid execution ID header", details=[issue])
-    inside = body.get("executionId")
-    return header or (inside if isinstance(inside, str) and ID.fullmatch(inside) else new_id())
+def _run_id(request: Request, body: dict[str, Any]) -> str:
+    header, in_body = request.headers.get("x-execution-id"), body.get("executionId")
+    if header is not None and not _ID.fullmatch(header):
+        message = "Execution ID can only contain letters, numbers, dots, underscores, colons, and hyphens"
+        raise ApiError(
+            400, "Invalid execution ID header", {"details": [{"path": "X-Execution-Id", "message": message}]}
+        )
+    return header or (in_body if isinstance(in_body, str) and _ID.fullmatch(in_body) else new_id())
 
 
-def _chosen_timeout(request: Request, *, asynchronous: bool) -> int | None:
+def _timeout(request: Request, *, asynchronous: bool) -> int | None:
     header = request.headers.get("x-execution-timeout-seconds")
     if header is None:
         return None
     if not header.isdigit() or not 1 <= int(header) <= 604_800:
-        issue = {
-            "path": "X-Execution-Timeout-Seconds",
-            "message": "Invalid input: expected number, received NaN"
-            if not header.lstrip("-").isdigit()
-            else "Execution timeout must be between 1 and 604800 seconds",
-        }
-        raise Failure(400, "Invalid execution timeout header", details=[issue])
+        is_number = header.lstrip("-").isdigit()
+        message = "Execution timeout must be between 1 and 604800 seconds"
+        message = message if is_number else "Invalid input: expected number, received NaN"
+        issue = {"path": "X-Execution-Timeout-Seconds", "message": message}
+        raise ApiError(400, "Invalid execution timeout header", {"details": [issue]})
     if not asynchronous:
-        raise Failure(400, "X-Execution-Timeout-Seconds is supported only for async runs")
+        raise ApiError(400, "X-Execution-Timeout-Seconds is supported only for async runs")
     return int(header)
 
 
 def _check_controls(body: dict[str, Any], *, asynchronous: bool) -> None:
-    issues = []
     outputs = body.get("selectedOutputs", [])
-    if not isinstance(outputs, list):
-        issues.append({"path": "selectedOutputs", "message": "Invalid input: expected array, received string"})
-    if not isinstance(body.get("stream", False), bool):
-        issues.append({"path": "stream", "message": "Invalid input: expected boolean, received string"})
+    issues = [
+        {"path": name, "message": f"Invalid input: expected {expected}, received string"}
+        for name, value, kind, expected in (
+            ("selectedOutputs", outputs, list, "array"),
+            ("stream", body.get("stream", False), bool, "boolean"),
+        )
+        if not isinstance(value, kind)
+    ]
     if issues:
-        raise Failure(400, "Invalid request body", details=issues)
+        raise ApiError(400, "Invalid request body", {"details": issues})
     if body.get("useDraftState") is True or "workflowStateOverride" in body or "runFromBlock" in body:
-        raise Failure(400, "API key callers cannot execute draft workflow state")
+        raise ApiError(400, "API key callers cannot execute draft workflow state")
     if body.get("isClientSession") is True:
-        raise Failure(400, "API key callers cannot use client session controls")
+        raise ApiError(400, "API key callers cannot use client session controls")
     if body.get("triggerType", "api") != "api":
-        raise Failure(400, "External callers cannot override triggerType")
-    if asynchronous and (outputs or any(name in body for name in _NOT_ASYNC)):
-        raise Failure(400, "Async execution does not support draft or override execution controls")
+        raise ApiError(400, "External callers cannot override triggerType")
+    if asynchronous and (outputs or not _NOT_ASYNC.isdisjoint(body)):
+        raise ApiError(400, "Async execution does not support draft or override execution controls")
 
 
 def _executable(state: State, workflow_id: str, key: Key) -> Workflow:
     workflow = state.workflows.get(workflow_id)
     if workflow is None:
-        raise Failure(404, "Workflow not found")
+        raise ApiError(404, "Workflow not found")
     if key.workspace_id != state.workspace_id:
-        raise Failure(403, "Unauthorized: Access denied to read this workflow")
+        raise ApiError(403, "Unauthorized: Access denied to read this workflow")
     if state.personal_key_refused(key):
-        raise Failure(403, "Personal API keys are not allowed for this workspace")
+        raise ApiError(403, "Personal API keys are not allowed for this workspace")
     if not workflow.deployed:
-        raise Failure(403, "Workflow is not deployed")
+        raise ApiError(403, "Workflow is not deployed")
     return workflow
 
 
-def _started(
-    state: State,
-    workflow: Workflow,
-    sent: dict[str, Any],
-    mode: str,
-    key: Key,
-    run_id: str,
-    timeout: int | None,
-    trouble: Trouble,
-) -> Run:
-    try:
-        return state.start(
-            workflow,
-            with_files_stored(workflow, sent, mode),
-            mode=mode,
-            key=key,
-            run_id=run_id,
-            bucket=state.limits.execution(asynchronous=False),  # here asynchronous ones spend this bucket, too
-            timeout=timeout,
-            trouble=trouble,
-        )
-    except BadFileError as error:
-        raise Failure(400, f"File processing failed: {error}") from error
-    except Refused as refused:
-        if refused.run_id is not None:
-            unsure = {"code": refused.code, "executionId": refused.run_id}
-            raise Failure(503, refused.message, {"x-execution-id": refused.run_id}, **unsure) from refused
-        raise Failure(refused.status, refused.message) from refused
+def receipt(state: State, job_id: str, ids: dict[str, str], message: str) -> Response:
+    """Return the response to an asynchronous start."""
+    url = f"{state.base_url}/api/jobs/{job_id}"
+    body = {"success": True, "async": True, "jobId": job_id, **ids, "message": message, "statusUrl": url}
+    return json_response(202, body)
 
 
-def _receipt(state: State, run: Run) -> Response:
-    job_id = f"{JOB_PREFIX}{run.run_id}"
-    ids = {"executionId": run.run_id} if state.profile.queue_metadata else {}
-    body = {
-        "success": True,
-        "async": True,
-        "jobId": job_id,
-        **ids,
-        "message": "Workflow execution queued",
-        "statusUrl": f"{state.base_url}/api/jobs/{job_id}",
-    }
-    return answer(202, body)
-
-
-def _finished(state: State, run: Run) -> Response:
-    """The answer of a held-open execution: an envelope, or a Response block's own answer."""
+def _result(state: State, run: Run) -> Response:
+    """Return the response to a sync run: an envelope, or the response of a Response block."""
     block = run.response_block()
     if block is not None:
-        return answer(block.status, block.data, {name.lower(): value for name, value in block.headers.items()})
+        return json_response(block.status, block.data, {name.lower(): value for name, value in block.headers.items()})
     body: dict[str, Any] = {"success": run.status in ("completed", "paused")}
     if state.profile.queue_metadata and body["success"]:
         body["executionId"] = run.run_id
-    output = run.output(base_url=state.base_url, workspace_id=state.workspace_id)
+    output = state.output_of(run)
     body["output"] = {} if output is None else output
-    told = run.error
-    if told is not None:
-        body["error"] = told[0]
-    body["metadata"] = {
-        "duration": run.duration_ms,
-        "startTime": iso(run.started_at),
-        "endTime": iso(run.ended_at),
-    }
-    return answer(200 if told is None else 408 if told[1] == "TIMEOUT" else run.error_status, body)
+    error = run.error
+    if error is not None:
+        body["error"] = error[0]
+    body["metadata"] = {"duration": run.duration_ms, "startTime": iso(run.started_at), "endTime": iso(run.ended_at)}
+    status = 200 if error is None else 408 if error[1] == "TIMEOUT" else getattr(run.outcome, "status", 500)
+    return json_response(status, body)

@@ -1,4 +1,4 @@
-"""v2's workflows and their deployments, workspaces, billing."""
+"""v2's workflows, deployments, workspaces and billing."""
 
 from __future__ import annotations
 
@@ -8,52 +8,37 @@ from starlette.responses import Response
 
 from airflow_provider_sim.emulator.clock import iso
 from airflow_provider_sim.emulator.ids import new_id
-from airflow_provider_sim.emulator.surfaces.v2.gates import (
-    Call,
-    Failure,
-    check_workspace,
-    json_object,
-    route,
-)
-from airflow_provider_sim.emulator.surfaces.v2.paging import limit_of
-from airflow_provider_sim.emulator.surfaces.views import (
-    workflow_facts,
-)
-from airflow_provider_sim.emulator.surfaces.wire import (
-    answer,
-    body_of,
-)
+from airflow_provider_sim.emulator.surfaces.v2.middleware import Call, json_object, limit_of, route
+from airflow_provider_sim.emulator.surfaces.views import workflow_summary
+from airflow_provider_sim.emulator.surfaces.wire import ApiError, json_response
 from airflow_provider_sim.emulator.workflows import DeploymentAttempt, Workflow
 
 
-@route("/workflows/{workflow_id}", "GET", "workflows.read")
+@route("workflow", "GET", "/workflows/{workflow_id}", "workflows.read")
 async def get_workflow(call: Call) -> Response:
-    """One workflow with its declared inputs."""
     workflow = call.workflow()
     inputs = [{"name": name, "type": kind} for name, kind in (workflow.inputs or {}).items()]
-    return answer(200, {"data": {**workflow_facts(call.state, workflow), "variables": {}, "inputs": inputs}})
+    return json_response(200, {"data": {**workflow_summary(call.state, workflow), "variables": {}, "inputs": inputs}})
 
 
-@route("/workflows/{workflow_id}", "DELETE", "workflows.delete")
+@route("delete", "DELETE", "/workflows/{workflow_id}", "workflows.delete")
 async def delete_workflow(call: Call) -> Response:
-    """Remove a workflow."""
     workflow = call.workflow()
     del call.state.workflows[workflow.workflow_id]
-    return answer(200, {"data": {"id": workflow.workflow_id, "deleted": True}})
+    return json_response(200, {"data": {"id": workflow.workflow_id, "deleted": True}})
 
 
 @route(
-    "/workflows",
+    "workflows",
     "GET",
+    "/workflows",
     "workflows.list",
-    query=["workspaceId", "folderPath", "deployedOnly", "search", "sortBy", "sortOrder", "limit", "cursor"],
-    required=("workspaceId",),
+    query="workspaceId folderPath deployedOnly search sortBy sortOrder limit cursor",
+    of_workspace=True,
 )
 async def list_workflows(call: Call) -> Response:
-    """A workspace's workflows."""
-    query = call.request.query_params
-    check_workspace(call, query["workspaceId"])
-    limit = limit_of(query.get("limit"), default=50, most=100, clamp=False)
+    query = call.query
+    limit = limit_of(call, default=50, maximum=100)
     begin = int(query["cursor"]) if query.get("cursor", "").isdigit() else 0
     found = [
         workflow
@@ -61,9 +46,9 @@ async def list_workflows(call: Call) -> Response:
         if (query.get("deployedOnly") != "true" or workflow.deployed)
         and query.get("search", "").lower() in workflow.name.lower()
     ]
-    following = str(begin + limit) if begin + limit < len(found) else None
-    items = [workflow_facts(call.state, workflow) for workflow in found[begin : begin + limit]]
-    return answer(200, {"data": items, "nextCursor": following})
+    cursor = str(begin + limit) if begin + limit < len(found) else None
+    items = [workflow_summary(call.state, workflow) for workflow in found[begin : begin + limit]]
+    return json_response(200, {"data": items, "nextCursor": cursor})
 
 
 def _deployment(workflow: Workflow) -> dict[str, Any]:
@@ -85,8 +70,8 @@ def _deployment(workflow: Workflow) -> dict[str, Any]:
 def _attempt(workflow: Workflow) -> dict[str, Any] | None:
     if workflow.attempt is None and not workflow.deployed:
         return None
-    began = workflow.deployed_at or 0.0
-    attempt = workflow.attempt or DeploymentAttempt("deploy", workflow.version, began, "active")
+    requested_at = workflow.deployed_at or 0.0
+    attempt = workflow.attempt or DeploymentAttempt("deploy", workflow.version, requested_at, "active")
     readiness = {"active": "ready", "activating": "pending"}.get(attempt.status, attempt.status)
     return {
         "id": workflow.id_of_version(attempt.version),
@@ -102,66 +87,55 @@ def _attempt(workflow: Workflow) -> dict[str, Any] | None:
     }
 
 
-@route("/workflows/{workflow_id}/deployment", "GET", "workflows.deployment.read")
+@route("deployment", "GET", "/workflows/{workflow_id}/deployment", "workflows.deployment.read")
 async def get_deployment(call: Call) -> Response:
-    """Whether a workflow is deployed, and how."""
     workflow = call.workflow()
     workflow.settle_deployment(call.state.clock.now())
-    return answer(200, {"data": {**_deployment(workflow), "needsRedeployment": False}})
+    return json_response(200, {"data": {**_deployment(workflow), "needsRedeployment": False}})
 
 
-def _require_personal_key(call: Call) -> None:
+async def _deployable(call: Call) -> tuple[Workflow, dict[str, Any]]:
+    """Return the path's workflow and the body, which may be empty; the API key must be a personal one."""
+    workflow = call.workflow()
     if call.key.kind == "workspace":
-        raise Failure(
-            403, "Workspace API keys cannot perform this operation", {"code": "WORKSPACE_KEY_OPERATION_NOT_PERMITTED"}
-        )
+        details = {"code": "WORKSPACE_KEY_OPERATION_NOT_PERMITTED"}
+        raise ApiError(403, "Workspace API keys cannot perform this operation", details)
+    return workflow, await json_object(call.request, optional=True)
 
 
-async def _optional_body(call: Call) -> dict[str, Any]:
-    return await json_object(call.request) if await body_of(call.request) else {}
-
-
-def _deploying(call: Call, workflow: Workflow, action: str, version: int) -> Response:
+def _deploy(call: Call, workflow: Workflow, action: str, version: int) -> Response:
     workflow.begin_deployment(action, version, call.state.clock.now())
     warnings = ["Deployment activation completed, and post-activation notifications are queued."]
-    return answer(200, {"data": {**_deployment(workflow), "warnings": warnings, "version": version}})
+    return json_response(200, {"data": {**_deployment(workflow), "warnings": warnings, "version": version}})
 
 
-@route("/workflows/{workflow_id}/deploy", "POST", "workflows.deploy")
+@route("deploy", "POST", "/workflows/{workflow_id}/deploy", "workflows.deploy")
 async def deploy(call: Call) -> Response:
-    """Deploy a workflow."""
-    workflow = call.workflow()
-    _require_personal_key(call)
-    body = await _optional_body(call)
+    workflow, body = await _deployable(call)
     workflow.versions += workflow.attempt is not None or workflow.deployed
     workflow.notes[workflow.versions] = {key: body.get(key) for key in ("name", "description")}
-    return _deploying(call, workflow, "deploy", workflow.versions)
+    return _deploy(call, workflow, "deploy", workflow.versions)
 
 
-@route("/workflows/{workflow_id}/deploy", "DELETE", "workflows.undeploy")
+@route("undeploy", "DELETE", "/workflows/{workflow_id}/deploy", "workflows.undeploy")
 async def undeploy(call: Call) -> Response:
-    """Take a workflow's deployment back."""
-    workflow = call.workflow()
-    _require_personal_key(call)
+    workflow, _ = await _deployable(call)
     workflow.undeploy()
-    return answer(200, {"data": _deployment(workflow)})
+    return json_response(200, {"data": _deployment(workflow)})
 
 
-@route("/workflows/{workflow_id}/rollback", "POST", "workflows.rollback")
+@route("rollback", "POST", "/workflows/{workflow_id}/rollback", "workflows.rollback")
 async def rollback(call: Call) -> Response:
-    """Make an earlier version live again; by default the one before."""
-    workflow = call.workflow()
-    _require_personal_key(call)
-    body = await _optional_body(call)
+    """Deploy an earlier version, by default the previous one."""
+    workflow, body = await _deployable(call)
     version = body.get("version", workflow.version - 1)
     if not isinstance(version, int) or not 1 <= version <= workflow.versions:
-        raise Failure(404, "Deployment version not found")
-    return _deploying(call, workflow, "rollback", version)
+        raise ApiError(404, "Deployment version not found")
+    return _deploy(call, workflow, "rollback", version)
 
 
-@route("/workflows/{workflow_id}/versions", "GET", "workflows.versions.list", query=("limit", "cursor"))
+@route("versions", "GET", "/workflows/{workflow_id}/versions", "workflows.versions.list", query="limit cursor")
 async def list_versions(call: Call) -> Response:
-    """A workflow's deployed versions."""
     workflow = call.workflow()
     versions = [
         {
@@ -175,31 +149,29 @@ async def list_versions(call: Call) -> Response:
         }
         for version in range(workflow.versions, 0, -1)
     ]
-    return answer(200, {"data": versions, "nextCursor": None})
+    return json_response(200, {"data": versions, "nextCursor": None})
 
 
-@route("/workflows/import", "POST", "workflows.import")
+@route("import", "POST", "/workflows/import", "workflows.import")
 async def import_workflow(call: Call) -> Response:
-    """Make a workflow of an export: a draft that returns its input."""
+    """Import a workflow; it becomes a draft that returns its input."""
     body = await json_object(call.request)
-    check_workspace(call, str(body.get("workspaceId")))
+    call.check_workspace(str(body.get("workspaceId")))
     exported = body.get("workflow")
     inner = exported.get("workflow") if isinstance(exported, dict) else None
-    description = str((inner or {}).get("description") or "") if isinstance(inner, dict) else ""
     name = str(body.get("name") or "imported")
     workflow = Workflow(new_id(), lambda given: {"result": given, "stdout": ""}, deployed=False, name=name)
-    workflow.description = description
+    workflow.description = str(inner.get("description") or "") if isinstance(inner, dict) else ""
     call.state.add(workflow)
-    described = workflow_facts(call.state, workflow)
-    kept = ("id", "name", "description", "workspaceId", "folderPath", "createdAt", "updatedAt")
-    return answer(201, {"data": {key: described[key] for key in kept}})
+    summary = workflow_summary(call.state, workflow)
+    shown = ("id", "name", "description", "workspaceId", "folderPath", "createdAt", "updatedAt")
+    return json_response(201, {"data": {key: summary[key] for key in shown}})
 
 
-@route("/workspaces", "GET", "workspaces.list", query=("limit", "cursor"))
+@route("workspaces", "GET", "/workspaces", "workspaces.list", query="limit cursor")
 async def list_workspaces(call: Call) -> Response:
-    """The workspaces that the key opens."""
     state = call.state
-    space = {
+    workspace = {
         "id": call.key.workspace_id,
         "name": "Emulated" if call.key.workspace_id == state.workspace_id else "Other",
         "color": "#701ffc",
@@ -208,21 +180,21 @@ async def list_workspaces(call: Call) -> Response:
         "createdAt": iso(state.created_at),
         "updatedAt": iso(state.created_at),
     }
-    return answer(200, {"data": [space], "nextCursor": None})
+    return json_response(200, {"data": [workspace], "nextCursor": None})
 
 
-@route("/billing/status", "GET", "billing.status", query=("workspaceId",))
+@route("billing", "GET", "/billing/status", "billing.status", query="workspaceId")
 async def billing_status(call: Call) -> Response:
-    """Plan and credits; a workspace key isn't told of the latter."""
+    """Get plan and credits; a workspace key receives no credits."""
     limits, personal = call.state.limits, call.key.kind == "personal"
     limit = round(200 * limits.usage_limit) if limits.billing else 200_000
     used = round(200 * limits.usage)
     data = {
-        "workspaceId": call.request.query_params.get("workspaceId"),
+        "workspaceId": call.query.get("workspaceId"),
         "period": {"start": "1970-01-01T00:00:00.000Z", "end": "9999-12-31T00:00:00.000Z"},
         "plan": limits.plan.name,
         "status": "limit_exceeded" if limits.usage > limits.usage_limit else "active",
         "credits": {"used": used, "limit": limit, "remaining": limit - used} if personal else None,
         "storage": {"usedBytes": 0, "limitBytes": 5_368_709_120, "percentUsed": 0} if personal else None,
     }
-    return answer(200, {"data": data})
+    return json_response(200, {"data": data})

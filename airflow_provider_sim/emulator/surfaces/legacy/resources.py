@@ -1,4 +1,4 @@
-"""The legacy API's runs: queue entry, status, cancel, resume."""
+"""The legacy API's routes for runs, workflows and the account's limits."""
 
 from __future__ import annotations
 
@@ -9,40 +9,29 @@ from starlette.responses import Response
 
 from airflow_provider_sim.emulator.clock import iso
 from airflow_provider_sim.emulator.ids import new_name
+from airflow_provider_sim.emulator.limits import Bucket
+from airflow_provider_sim.emulator.request_context import JOB_PREFIX
 from airflow_provider_sim.emulator.runs import Run
 from airflow_provider_sim.emulator.state import State
-from airflow_provider_sim.emulator.surfaces.legacy.gates import (
-    JOB_PREFIX,
-    Failure,
-    body_as_object,
-    key_of,
-    route,
-    visible_workflow,
-)
-from airflow_provider_sim.emulator.surfaces.views import (
-    output_shown,
-    paused_of,
-    run_facts,
-)
-from airflow_provider_sim.emulator.surfaces.wire import (
-    answer,
-    state_of,
-    trouble_of,
-)
+from airflow_provider_sim.emulator.surfaces.legacy.execute import receipt
+from airflow_provider_sim.emulator.surfaces.legacy.middleware import authenticate, json_object, route, visible_workflow
+from airflow_provider_sim.emulator.surfaces.views import bucket_usage, cancellation, display_output, pause_of, run_log
+from airflow_provider_sim.emulator.surfaces.wire import ApiError, errors_of, json_response, state_of
+from airflow_provider_sim.emulator.workflows import Pausing
 
 
-@route("/jobs/{job_id:path}", "GET")
+@route("job", "GET", "/jobs/{job_id:path}")
 async def get_job(request: Request) -> Response:
-    """A run's queue entry; a pause and a cancellation inside the engine look like success here."""
-    key = key_of(request, "Unauthorized", "Invalid API key", coded=True)
+    """Get a run's queue entry, which shows paused and cancelled runs as completed."""
+    key = authenticate(request, coded=True)
     state = state_of(request)
     job_id = request.path_params["job_id"]
-    run = state.look_at(job_id.removeprefix(JOB_PREFIX)) if job_id.startswith(JOB_PREFIX) else None
+    run = state.poll(job_id.removeprefix(JOB_PREFIX)) if job_id.startswith(JOB_PREFIX) else None
     if run is None or not run.job_is_kept(keep=state.keep_jobs):
-        raise Failure(404, "Task not found", code="TASK_NOT_FOUND")
+        raise ApiError(404, "Task not found", {"code": "TASK_NOT_FOUND"})
     if key.workspace_id != state.workspace_id:
-        raise Failure(403, "Access denied", code="ACCESS_DENIED")
-    return answer(200, _job(state, job_id, run))
+        raise ApiError(403, "Access denied", {"code": "ACCESS_DENIED"})
+    return json_response(200, _job(state, job_id, run))
 
 
 def _job(state: State, job_id: str, run: Run) -> dict[str, Any]:
@@ -61,7 +50,7 @@ def _job(state: State, job_id: str, run: Run) -> dict[str, Any]:
 
 
 def _job_metadata(state: State, run: Run) -> dict[str, Any]:
-    limited = {"maxDurationSeconds": run.timeout + 300} if run.timeout < float("inf") else {}
+    limit = {"maxDurationSeconds": run.timeout + 300} if run.timeout < float("inf") else {}
     return {
         "userId": run.user_id,
         "workflowId": run.workflow_id,
@@ -73,7 +62,7 @@ def _job_metadata(state: State, run: Run) -> dict[str, Any]:
             "triggerType": run.trigger,
         },
         "workspaceId": state.workspace_id,
-        **limited,
+        **limit,
     }
 
 
@@ -86,7 +75,7 @@ def _job_times(run: Run) -> dict[str, Any]:
 
 def _job_output(state: State, run: Run) -> dict[str, Any]:
     return {
-        "output": run.output(base_url=state.base_url, workspace_id=state.workspace_id),
+        "output": state.output_of(run),
         "success": True,
         "executedAt": iso(run.ended_at),
         "workflowId": run.workflow_id,
@@ -95,74 +84,58 @@ def _job_output(state: State, run: Run) -> dict[str, Any]:
 
 
 def _visible_run(request: Request) -> Run:
-    """The path's run.
-
-    :raises Failure: the key may not see it.
-    """
     workflow = visible_workflow(request)
-    run = state_of(request).look_at(request.path_params["run_id"])
+    run = state_of(request).poll(request.path_params["run_id"])
     if run is None or run.workflow is not workflow:
-        raise Failure(404, "Execution not found")
+        raise ApiError(404, "Execution not found")
     return run
 
 
-@route("/workflows/{workflow_id}/executions/{run_id}", "GET", had_by=lambda profile: profile.executions)
+@route("run", "GET", "/workflows/{workflow_id}/executions/{run_id}", exists=lambda profile: profile.executions)
 async def get_execution(request: Request) -> Response:
-    """One run."""
     state = state_of(request)
     run = _visible_run(request)
     query = request.query_params
     selectors = [name for name in query.get("selectedOutputs", "").split(",") if name]
-    told = run.error
     body = {
         "executionId": run.run_id,
-        **run_facts(run),
+        **run_log(run),
         "status": run.status,
-        "paused": paused_of(run),
-        "error": None if told is None else told[0],
-        "finalOutput": output_shown(state, run) if query.get("includeOutput") == "true" else None,
-        "blockOutputs": run.block_outputs(selectors, ids_only=True) if selectors else None,
+        "paused": pause_of(run),
+        "error": run.error[0] if run.error else None,
+        "finalOutput": display_output(state, run) if query.get("includeOutput") == "true" else None,
+        "blockOutputs": run.block_outputs(selectors) if selectors else None,
     }
-    return answer(200, body)
+    return json_response(200, body)
 
 
-@route("/workflows/{workflow_id}/executions/{run_id}/cancel", "POST")
+@route("cancel", "POST", "/workflows/{workflow_id}/executions/{run_id}/cancel")
 async def cancel_execution(request: Request) -> Response:
-    """Cancel a run."""
     state = state_of(request)
     run = _visible_run(request)
     before = run.status
     if before in ("completed", "failed"):
-        raise Failure(409, f"Execution cannot be cancelled while {before}")
-    lost = None if run.is_over else trouble_of(request).lost_cancel
+        raise ApiError(409, f"Execution cannot be cancelled while {before}")
+    lost = None if run.is_over else errors_of(request).lost_cancel
     if lost is None:
         run.cancel()
     again = before == "cancelled"
     reason = "already_cancelled" if again else "recorded" if state.redis or before == "paused" else "queue_cancelled"
     reason = lost or reason
-    body = {
-        "success": lost is None,
-        "executionId": run.run_id,
-        "redisAvailable": again or state.redis,
-        "durablyRecorded": reason == "recorded",
-        "locallyAborted": False,
-        "pausedCancelled": before == "paused" and lost is None,
-        "reason": reason,
-    }
-    return answer(200, body)
+    body = {"executionId": run.run_id, **cancellation(before, again or state.redis, reason == "recorded", reason, lost)}
+    return json_response(200, body)
 
 
-@route("/resume/{workflow_id}/{run_id}", "GET")
+@route("pauses", "GET", "/resume/{workflow_id}/{run_id}")
 async def get_paused(request: Request) -> Response:
-    """The points at which a run waits, or has waited."""
-    key = key_of(request, "Unauthorized", "Invalid API key")
+    key = authenticate(request)
     state = state_of(request)
     run = state.find_run(request.path_params["workflow_id"], request.path_params["run_id"], key)
-    if run is None or not run.has_paused:
-        raise Failure(404, "Paused execution not found")
+    if run is None or not isinstance(run.outcome, Pausing) or run.status not in ("paused", "completed"):
+        raise ApiError(404, "Paused execution not found")
     resumed = run.resumed_at is not None
     status = "paused" if not resumed else "resuming" if run.status == "paused" else "resumed"
-    shown = run.pause_output(state.base_url)
+    output = run.pause_output(state.base_url)
     point = {
         "contextId": run.context_id,
         "blockId": run.context_id,
@@ -170,10 +143,10 @@ async def get_paused(request: Request) -> Response:
         "resumeStatus": status,
         "snapshotReady": True,
         "pauseKind": "human" if run.resumes_at is None else "time",
-        "resumeLinks": shown.get("data", {}).get("_resume"),
-        "response": shown,
+        "resumeLinks": output.get("data", {}).get("_resume"),
+        "response": output,
     }
-    detail = {
+    body = {
         "id": f"pe_{run.run_id}",
         "workflowId": run.workflow_id,
         "executionId": run.run_id,
@@ -183,39 +156,61 @@ async def get_paused(request: Request) -> Response:
         "pausedAt": iso(run.first_leg_ends_at),
         "pausePoints": [point],
     }
-    return answer(200, detail)
+    return json_response(200, body)
 
 
-@route("/resume/{workflow_id}/{run_id}/{context_id}", "POST")
+@route("resume", "POST", "/resume/{workflow_id}/{run_id}/{context_id}")
 async def resume(request: Request) -> Response:
-    """Answer a human pause."""
-    key = key_of(request, "Unauthorized", "Invalid API key")
+    key = authenticate(request)
     state = state_of(request)
-    body = await body_as_object(request)
+    body = await json_object(request)
     run = state.find_run(request.path_params["workflow_id"], request.path_params["run_id"], key)
     if run is None or run.context_id != request.path_params["context_id"]:
-        raise Failure(404, "Paused execution not found")
+        raise ApiError(404, "Paused execution not found")
     if run.status != "paused" or run.resumed_at is not None:
-        raise Failure(409, "Paused execution is not resumable")
-    attempt = state.attempt(run, body.get("input", body))
+        raise ApiError(409, "Paused execution is not resumable")
+    attempt = state.resume(run, body.get("input", body))
     if run.mode == "async":
-        job_id = f"{JOB_PREFIX}{attempt}"
-        receipt = {"success": True, "async": True, "jobId": job_id, "executionId": attempt}
-        return answer(202, {**receipt, "message": "Resume queued", "statusUrl": f"{state.base_url}/api/jobs/{job_id}"})
+        return receipt(state, f"{JOB_PREFIX}{attempt}", {"executionId": attempt}, "Resume queued")
     result = {
         "success": True,
         "status": run.status,
         "executionId": attempt,
-        "output": run.output(base_url=state.base_url, workspace_id=state.workspace_id),
+        "output": state.output_of(run),
         "error": None,
         "metadata": {"duration": run.duration_ms},
     }
-    return answer(200, result)
+    return json_response(200, result)
 
 
-@route("/resume/poll", "GET")
+@route("resume_poll", "GET", "/resume/poll")
 async def resume_poll(request: Request) -> Response:
-    """What the operator's cron calls; here timed pauses end by the clock."""
+    """Respond to the operator's cron job; the emulator's timed pauses need none."""
     due = sum(run.resumes_at is not None for run in state_of(request).runs.values())
     counts = {"claimedRows": due, "dispatched": due, "failures": []}
-    return answer(200, {"success": True, "requestId": new_name(21), **counts})
+    return json_response(200, {"success": True, "requestId": new_name(21), **counts})
+
+
+@route("status", "GET", "/workflows/{workflow_id}/status")
+async def get_status(request: Request) -> Response:
+    workflow = visible_workflow(request)
+    body = {"isDeployed": workflow.deployed, "deployedAt": iso(workflow.deployed_at), "needsRedeployment": False}
+    return json_response(200, body)
+
+
+@route("usage_limits", "GET", "/users/me/usage-limits")
+async def get_usage_limits(request: Request) -> Response:
+    """Get the account's limits; uses up no rate limit."""
+    authenticate(request, "Authentication required", "Authentication required", coded=True)
+    limits = state_of(request).limits
+    body = {
+        "success": True,
+        "rateLimit": {"sync": _bucket(limits.sync), "async": _bucket(limits.asynchronous), "authType": "api"},
+        "usage": {"currentPeriodCost": limits.usage, "limit": limits.usage_limit, "plan": limits.plan.name},
+        "storage": {"usedBytes": 0, "limitBytes": 5_368_709_120, "percentUsed": 0},
+    }
+    return json_response(200, body)
+
+
+def _bucket(bucket: Bucket) -> dict[str, Any]:
+    return {"isLimited": bucket.shown_remaining == 0, **bucket_usage(bucket)}

@@ -1,0 +1,312 @@
+"""One HTTP request in the server: what it asks for, the faults that affect it, and its response."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from airflow_provider_sim.emulator.connections import Connections
+from airflow_provider_sim.emulator.workflows import BlockError
+
+if TYPE_CHECKING:
+    from airflow_provider_sim.emulator.limits import Bucket
+    from airflow_provider_sim.emulator.state import State
+
+Stage = Literal["before", "accepted", "done"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
+"""``before``: nothing is done yet. ``accepted``: the request is carried out; a sync or streamed run has started.
+``done``: the response is ready and none of it is sent."""
+APIS = ("v2", "v1", "legacy")
+MODES = ("sync", "async", "stream")
+POLL_INTERVAL = 0.02
+"""Seconds between checks of a condition that a test may change from another thread."""
+JOB_PREFIX = "workflow-execution:"
+_DISCONNECT: Message = {"type": "http.disconnect"}
+
+
+def check_stage(name: str) -> None:
+    """Raise a ValueError for an unknown stage."""
+    if name not in STAGES:
+        raise ValueError(f"unknown stage {name!r}; choose from {', '.join(STAGES)}")
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedRequest:
+    """A request that the server received, without its API key; the status is None if no response was sent."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+    status: int | None
+    faults: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RequestInfo:
+    """The properties of a request that a :class:`~.fault_rules.Match` can match, under the same names."""
+
+    method: str
+    path: str
+    surface: str
+    operation: str = ""
+    workflow_id: str | None = None
+    run_id: str | None = None
+    mode: str | None = None
+
+
+def request_info(scope: Scope, body: bytes, routes: Iterable[Route]) -> RequestInfo:
+    method, path = scope["method"], scope["path"]
+    parts = path.split("/")
+    surface = parts[2] if len(parts) > 2 and parts[2] in ("v1", "v2") else "legacy"
+    for route in routes:
+        found = route.path_regex.match(path)
+        if found and method in (route.methods or ()):
+            break
+    else:
+        return RequestInfo(method, path, surface)
+    values = found.groupdict()
+    run_id, mode = values.get("run_id") or values.get("job_id", "").removeprefix(JOB_PREFIX) or None, None
+    if route.name == "execute":
+        run_id, mode = _execution_options(scope, body, surface)
+    return RequestInfo(method, path, surface, route.name, values.get("workflow_id"), run_id, mode)
+
+
+def _execution_options(scope: Scope, body: bytes, surface: str) -> tuple[str | None, str]:
+    """Return the run ID and the mode that the caller of an execution chose."""
+    headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+    try:
+        parsed = json.loads(body)
+    except ValueError:
+        parsed = None
+    fields: dict[str, Any] = parsed if isinstance(parsed, dict) else {}
+    streamed = fields.get("stream") is True
+    if surface == "v2":
+        run_id, asynchronous = headers.get(b"x-run-id"), fields.get("async") is True
+    else:
+        in_body = fields.get("executionId")
+        run_id = headers.get(b"x-execution-id") or (in_body if isinstance(in_body, str) else None)
+        asynchronous = headers.get(b"x-execution-mode") == "async"
+        streamed = streamed or headers.get(b"x-stream-response") == "true"
+    return run_id, "async" if asynchronous else "stream" if streamed else "sync"
+
+
+@dataclass(slots=True)
+class ServerErrors:
+    """What goes wrong inside Sim while it handles one request.
+
+    :ivar limit: the exhausted limit: ``address``, ``requests``, ``gate``, ``execution``, ``concurrency``.
+    :ivar keys_down: the API key store is unavailable.
+    :ivar enqueued: whether the run is queued although Sim cannot confirm it; None: Sim confirms it.
+    :ivar stuck: the run's server process dies.
+    :ivar failing: the error with which the run fails.
+    :ivar hidden_polls: how many polls do not find the run, and ``hidden_seconds``: for how long at least.
+    :ivar lost_cancel: the reason why a cancellation has no effect.
+    """
+
+    limit: str | None = None
+    keys_down: bool = False
+    enqueued: bool | None = None
+    stuck: bool = False
+    failing: BlockError | None = None
+    hidden_polls: int = 0
+    hidden_seconds: float = 0.0
+    lost_cancel: str | None = None
+
+    def bucket(self, limit: str, bucket: Bucket) -> Bucket:
+        """Return the bucket, or an empty one if its limit is to be exhausted."""
+        return bucket.emptied() if self.limit == limit else bucket
+
+
+class Fault:
+    """Base of the faults. An instance affects one request.
+
+    :cvar operation: the operation that it affects, and ``mode``: the mode of executions; None for all.
+    :ivar when: the stage at which it acts.
+    :ivar proxied: a proxy keeps the server's connection open, so the server does not see the caller disconnect.
+    """
+
+    name = ""
+    operation: ClassVar[str | None] = None
+    mode: ClassVar[str | None] = None
+    when = "before"
+    proxied = False
+
+    def __post_init__(self) -> None:
+        check_stage(self.when)
+
+    def applies_to(self, info: RequestInfo) -> bool:
+        """Return whether the fault can affect such a request."""
+        return self.operation in (None, info.operation) and self.mode in (None, info.mode)
+
+    async def on_stage(self, stage: Stage, context: RequestContext) -> None:
+        """Act if the request reaches the fault's stage."""
+        context.proxied = context.proxied or self.proxied
+        if stage == self.when:
+            await self.act(context)
+
+    async def act(self, context: RequestContext) -> None:
+        """Act at the fault's stage."""
+
+    async def on_send(self, message: Message, context: RequestContext) -> Message | None:
+        """Return the message to send in place of a part of the response; None for nothing."""
+        return message
+
+
+class RequestContext:
+    """The ASGI callables of one request, with faults between the server and the caller.
+
+    :ivar info: what the request asks for; None unless faults may affect it.
+    :ivar errors: what goes wrong inside Sim.
+    :ivar finished: the caller has a response or never gets one; anything else the server sends is dropped.
+    :ivar proxied: a proxy keeps the server's connection open, so the server does not see the caller disconnect.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, state: State, connections: Connections) -> None:
+        self.scope = scope
+        self.info: RequestInfo | None = None
+        self.faults: Sequence[Fault] = ()
+        self.errors = ServerErrors()
+        self.finished = False
+        self.proxied = False
+        self._state = state
+        self._connections = connections
+        self._receive, self._send = receive, send
+        self._body: list[bytes] = []
+        self._buffered: deque[Message] = deque()
+        self._accepted = False
+        self._recorded = False
+
+    @classmethod
+    def of(cls, request: Request) -> RequestContext:
+        """Return the context of a request."""
+        context: RequestContext = request.scope["sim.context"]
+        return context
+
+    async def read_body(self) -> bytes:
+        """Read the body before the server reads it."""
+        more = True
+        while more:
+            message = await self._receive_message()
+            self._buffered.append(message)
+            more = message.get("more_body", False)
+            if message["type"] == "http.disconnect":
+                self._record(None)
+                self.finished = True
+        return b"".join(self._body)
+
+    async def handle(self, app: ASGIApp) -> None:
+        """Pass the request to the server, unless a fault prevents that."""
+        self.scope["sim.context"] = self
+        await self._reach("before")
+        if self.finished:
+            return
+        if self.faults and self._is_disconnected():
+            self._record(None)
+            return
+        await app(self.scope, self.receive, self.send)
+
+    async def accept(self) -> None:
+        """Enter the stage ``accepted``; for a sync run this is when the run has started."""
+        if not self._accepted:
+            self._accepted = True
+            await self._reach("accepted")
+
+    async def receive(self) -> Message:
+        """ASGI ``receive`` for the server."""
+        if self._buffered:
+            return self._buffered.popleft()
+        message = _DISCONNECT if self.finished else await self._receive_message()
+        if message["type"] == "http.disconnect" and self.proxied:
+            await asyncio.Event().wait()
+        return message
+
+    async def send(self, message: Message) -> None:
+        """ASGI ``send`` for the server."""
+        if message["type"] == "http.response.start":
+            await self.accept()
+            await self._reach("done")
+        changed: Message | None = message
+        for fault in self.faults:
+            changed = None if self.finished or changed is None else await fault.on_send(changed, self)
+        if changed is not None:
+            await self.send_unchanged(changed)
+
+    async def send_unchanged(self, message: Message) -> None:
+        """Send a part of the response past the faults."""
+        if self.finished:
+            return
+        if message["type"] == "http.response.start":
+            self._record(None if self._connections.are_lost(self.scope) else message["status"])
+        await self._send(message)
+
+    async def respond(self, response: Response) -> None:
+        """Respond in place of the server."""
+        await response(self.scope, self.receive, self.send_unchanged)
+        self.finished = True
+
+    async def cut(self, *, reset: bool = False, flush: bool = False) -> None:
+        """Close the connection without a further response.
+
+        :param reset: send a TCP reset.
+        :param flush: send the pending data first.
+        """
+        connection = self._connections.of(self.scope)
+        connection.cut(reset=reset, flush=flush)
+        self._record(None)
+        self.finished = True
+        await connection.lost.wait()  # until then, uvicorn expects a response
+
+    async def restart(self) -> None:
+        """Restart the server, which cuts all connections."""
+        self._record(None)
+        self.finished = True
+        self._state.restart()
+        self._connections.cut_all()
+        await self._connections.of(self.scope).lost.wait()
+
+    async def wait_until(self, condition: Callable[[], bool]) -> None:
+        """Wait until the condition holds or the caller disconnects."""
+        self._connections.of(self.scope).resume_reading()
+        while not condition() and not self._is_disconnected():  # noqa: ASYNC110 - set by another thread
+            await asyncio.sleep(POLL_INTERVAL)
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait on the emulator's clock, or until the caller disconnects."""
+        clock = self._state.clock
+        until = clock.now() + seconds
+        await self.wait_until(lambda: clock.now() >= until)
+
+    def _is_disconnected(self) -> bool:
+        return not self.proxied and self._connections.are_lost(self.scope)
+
+    async def _reach(self, stage: Stage) -> None:
+        for fault in self.faults:
+            if not self.finished:
+                await fault.on_stage(stage, self)
+
+    async def _receive_message(self) -> Message:
+        message = await self._receive()
+        self._body.append(message.get("body", b""))
+        return message
+
+    def _record(self, status: int | None) -> None:
+        if self._recorded:
+            return
+        self._recorded = True
+        scope = self.scope
+        query = scope["query_string"].decode()
+        path = scope["raw_path"].decode() + (f"?{query}" if query else "")
+        headers = {name.decode(): value.decode("latin-1") for name, value in scope["headers"]}
+        headers.pop("x-api-key", None)
+        faults = tuple(fault.name for fault in self.faults)
+        self._state.record(RecordedRequest(scope["method"], path, headers, b"".join(self._body), status, faults))
