@@ -6,8 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+import sqlalchemy
 
 from airflow_provider_sim.emulator import Match
+from airflow_provider_sim.json_values import storable
+from scripts.servers import postgresql, postgresql_programs
 
 pytestmark = pytest.mark.airflow
 
@@ -128,3 +131,28 @@ def test_outputs(dag_test, sim, tmp_path):
     assert talkative.status == "cancelled"
     assert "UnicodeEncodeError" not in log
     assert "RecursionError" not in log
+
+
+@pytest.mark.skipif(postgresql_programs() is None, reason="no PostgreSQL server is installed")
+def test_postgresql_stores_what_is_storable_and_nothing_else_of_these(tmp_path):
+    def is_stored(value):
+        try:
+            with engine.begin() as connection:
+                stored = connection.execute(query, {"value": json.dumps(value)}).scalar()
+        except sqlalchemy.exc.DBAPIError:
+            return False
+        return json.loads(json.dumps(stored)) == value
+
+    query = sqlalchemy.text("SELECT CAST(:value AS jsonb)")
+    with postgresql(tmp_path / "postgresql.log") as (uri, _):
+        engine = sqlalchemy.create_engine(uri)
+        try:
+            for sent, expected in CHANGED.values():
+                assert storable(sent) == expected
+                assert is_stored(expected)
+            for value in (2**64 - 1, -(2**63), {"a": [None, True, 0.1, "😀 \\u007f"]}):
+                assert is_stored(storable(value))
+            for value in ({"a": "\0"}, {"\0": 1}, {"a": "\ud83d"}, float("nan")):
+                assert not is_stored(value)
+        finally:
+            engine.dispose()
