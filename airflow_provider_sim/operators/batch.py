@@ -146,7 +146,6 @@ class SimExecuteWorkflowsOperator(RunsManyWorkflows):
 
     def execute(self, context: Context) -> Any:
         """Start the batch, or find the one that an earlier try has begun, and see it through to its end."""
-        from airflow_provider_sim.input import check_fields
         from airflow_provider_sim.operators.task_batch import TaskBatch
 
         items = self._read_items()
@@ -155,8 +154,6 @@ class SimExecuteWorkflowsOperator(RunsManyWorkflows):
             return []
         with self.hook as hook:
             hook.workspace_of(items.workflows[0])  # tells as well which API the server speaks
-            for workflow_id, inputs in items.by_workflow().items():
-                check_fields(hook, workflow_id, inputs, self.check_input)
             with TaskBatch(context, self, items) as self._batch:
                 try:
                     self._batch.begin(hand_over=self.deferrable)

@@ -34,6 +34,7 @@ from airflow_provider_sim.exceptions import (
     SimRunTimeoutError,
     SimUsageLimitError,
 )
+from airflow_provider_sim.input import check_fields
 from airflow_provider_sim.ledger import batch_ledger_of
 from airflow_provider_sim.links.sim import WORKFLOW_URL_KEY
 from airflow_provider_sim.operators.task_run import (
@@ -245,6 +246,8 @@ class TaskBatch:
             return
         for index in range(len(self._items)):
             self._input(index)
+        for workflow_id, inputs in self._items.by_workflow().items():
+            check_fields(self._operator.hook, workflow_id, inputs, self._operator.check_input)
         if journal is not None:
             await self._undo(client, journal, entry)
         self._stands_as(Journal(self._ledger.new_batch_id(), len(self._items)))

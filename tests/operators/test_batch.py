@@ -489,6 +489,34 @@ class TestDurability:
         assert run_batch(operator(numbers(40), **mode)) == doubled(40)
         assert started(emulator) == Counter(range(40))
 
+    def test_fields_are_checked_once_for_each_workflow_and_batch(self, context, emulator):
+        """What has changed in the draft since is no reason to lose the runs of an earlier try."""
+        inputs = {"n": "number"}
+        names = ["one", "other"]
+        for name in names:
+            emulator.workflow(name, inputs=inputs)(lambda given: fail_on_the_first_try())
+        failed = []
+
+        def fail_on_the_first_try():
+            if not failed:
+                failed.append(True)
+                raise BlockError("no", block="Agent")
+
+        pairs = [{"workflow_id": name, "input": {"n": number}} for name in names for number in range(3)]
+        task = operator(pairs, workflow_id=None, check_input="fail")
+
+        def checks():
+            paths = [f"/workflows/{name}" for name in names]
+            return sorted(request.path[-9:] for request in emulator.requests if request.path.endswith(tuple(paths)))
+
+        with pytest.raises(SimBatchError, match="1 of 6"):
+            task.execute(context)
+        first = checks()
+        for name in names:
+            emulator.workflow(name, inputs={"renamed": "number"})(lambda given: {})
+        assert len(task.execute(next_try(context))) == 6
+        assert len(checks()) - len(first) <= 1, "only the workspace for the link is asked for again"
+
     def test_a_retry_reads_only_the_files_it_sends(self, context, emulator, tmp_path):
         failing = {1, 2}
 
