@@ -1,4 +1,4 @@
-"""What every test has: an environment of its own; the emulator is the one of the package's pytest plugin."""
+"""Fixtures of all tests: an isolated environment, and the emulator of the package's pytest plugin."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from airflow_provider_sim.emulator import SimEmulator
 
 
-pytest_plugins = ["pytester"]
+pytest_plugins = ["pytester", "airflow_provider_sim.emulator.pytest_plugin"]
 
 PROCESSES_PER_CORE = 3
 """Tests wait for sockets as long as they reckon."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,15 @@ from scripts import local_airflow
 TEXT = (Path(__file__).parents[2] / "docs" / "testing.md").read_text()
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
 FILES = {re.match(r"# (\S+\.py)\n", code)[1]: code for code in BLOCKS}
+
+
+PLUGIN = 'pytest_plugins = ["airflow_provider_sim.emulator.pytest_plugin"]'
+
+
+@pytest.fixture(autouse=True)
+def _no_entry_point(pytester, monkeypatch):
+    """Ignore the entry point of a former installation in the inner pytest."""
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:sim_emulator")
 
 
 @pytest.fixture
@@ -32,11 +42,11 @@ def write(pytester):
 
 
 def test_each_example_is_a_file():
-    assert sorted(FILES) == ["dags/letters.py", "tests/test_letters.py", "tests/test_servers.py"]
+    assert sorted(FILES) == ["dags/letters.py", "tests/conftest.py", "tests/test_letters.py", "tests/test_servers.py"]
 
 
 def test_what_the_fixture_is_said_to_have(emulator):
-    table = TEXT[TEXT.index("## What the fixture is") :]
+    table = TEXT[TEXT.index("## The fixture") :]
     told = [cell for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for cell in re.findall(r"`(\w+)", row)]
     assert len(told) > 10
     assert [name for name in told if not hasattr(emulator, name)] == []
@@ -52,6 +62,7 @@ def test_the_connection_is_in_the_environment(emulator, settings):
 
 
 def test_every_test_has_a_new_server_at_the_same_address(pytester):
+    pytester.makeconftest(PLUGIN)
     pytester.makepyfile(
         """
         import os, pytest, requests
@@ -82,6 +93,7 @@ def test_every_test_has_a_new_server_at_the_same_address(pytester):
 
 
 def test_settings_that_make_no_sense_say_so(pytester):
+    pytester.makeconftest(PLUGIN)
     pytester.makepyfile(
         """
         import pytest
@@ -95,23 +107,18 @@ def test_settings_that_make_no_sense_say_so(pytester):
     ran.stdout.fnmatch_lines(["*ValueError: *v9*v0.8*"])
 
 
-def test_a_pytest_that_does_not_use_it_imports_nothing_of_it(pytester):
-    pytester.makepyfile(
-        """
-        import sys
-
-        def test_it():
-            assert "airflow_provider_sim.emulator.pytest_plugin" in sys.modules
-            heavy = {"starlette", "uvicorn", "airflow", "requests", "httpx", "airflow_provider_sim.emulator.server"}
-            assert not heavy & set(sys.modules)
-        """
-    )
-    pytester.runpytest_subprocess("-p", "no:anyio", "-p", "no:hypothesispytest").assert_outcomes(passed=1)
+def test_the_plugin_is_loaded_on_request_only(pytester):
+    pyproject = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    assert "pytest11" not in pyproject["project"]["entry-points"]
+    pytester.makepyfile("def test_it(sim_emulator): ...")
+    ran = pytester.runpytest_subprocess()
+    ran.assert_outcomes(errors=1)
+    ran.stdout.fnmatch_lines(["*fixture 'sim_emulator' not found*"])
 
 
 @pytest.mark.slow
 def test_the_examples_without_a_dag(pytester, write):
-    write("tests/test_servers.py")
+    write("tests/conftest.py", "tests/test_servers.py")
     pytester.runpytest_subprocess("tests/test_servers.py").assert_outcomes(passed=2)
 
 
