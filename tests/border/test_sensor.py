@@ -17,6 +17,16 @@ modes = {
     "ends_in_trigger": {"deferrable": True, "end_from_trigger": True},
     "starts_in_trigger": {"start_from_trigger": True, "end_from_trigger": True},
 }
+last = None
+
+def sensor(task_id, workflow_id, **options):
+    # One after another: dag.test() would start all runs first.
+    global last
+    start = Op(task_id=f"start_{task_id}", workflow_id=workflow_id, wait_for_completion=False, trigger_rule="all_done")
+    if last is not None:
+        last >> start
+    last = Sensor(task_id=task_id, workflow_id=workflow_id, run_id=start.output, poke_interval=1, **options)
+
 """
 if AIRFLOW.release[:2] == (3, 0):
     MODES += 'del modes["reschedule"]'  # dag.test() of 3.0 passes it the time of its first poll as text
@@ -28,12 +38,12 @@ def _workflows(sim):
     def bad(given):
         raise BlockError("no such table", block="Load")
 
-    @sim.workflow("bad_later", duration=6)
+    @sim.workflow("bad_later", duration=4)
     def bad_later(given):
         raise BlockError("no such table", block="Load")
 
     sim.workflow("long", duration=600)(lambda given: {"ok": True})
-    sim.workflow("brief", duration=6)(lambda given: {"ok": True})
+    sim.workflow("brief", duration=4)(lambda given: {"ok": True})
 
 
 def test_each_mode_returns_the_output_and_pushes_links(dag_test, sim):
@@ -42,8 +52,7 @@ def test_each_mode_returns_the_output_and_pushes_links(dag_test, sim):
         + """
 with DAG("d", schedule=None):
     for name, mode in modes.items():
-        start = Op(task_id=f"start_{name}", workflow_id="brief", wait_for_completion=False)
-        Sensor(task_id=name, workflow_id="brief", run_id=start.output, poke_interval=1, **mode)
+        sensor(name, "brief", **mode)
 """
     )
     assert set(result.states.values()) == {"success"}, result.log[-10_000:]
@@ -61,13 +70,11 @@ def test_soft_fail_and_never_fail_skip_in_each_mode(dag_test):
         + """
 with DAG("d", schedule=None):
     for name, mode in modes.items():
-        for how in ("soft_fail", "never_fail"):
-            for workflow_id in ("bad", "bad_later"):
-                task_id, run = f"{how}_{workflow_id}_{name}", {"workflow_id": workflow_id}
-                start = Op(task_id=f"start_{task_id}", wait_for_completion=False, **run)
-                Sensor(task_id=task_id, run_id=start.output, poke_interval=1, **run, **{how: True}, **mode)
-                if not mode.get("deferrable"):
-                    break
+        sensor(f"soft_{name}", "bad_later", soft_fail=True, **mode)
+    for name in ("poke", "deferrable"):
+        sensor(f"never_{name}", "bad_later", never_fail=True, **modes[name])
+    sensor("soft_at_once", "bad", soft_fail=True, deferrable=True)
+    sensor("never_at_once", "bad", never_fail=True, deferrable=True)
 """
     )
     states = {name: state for name, state in result.states.items() if not name.startswith("start_")}
