@@ -22,12 +22,6 @@ FILES = {re.match(r"# (\S+\.py)\n", code)[1]: code for code in BLOCKS}
 PLUGIN = 'pytest_plugins = ["airflow_provider_sim.emulator.pytest_plugin"]'
 
 
-@pytest.fixture(autouse=True)
-def _no_entry_point(pytester, monkeypatch):
-    """Ignore the entry point of a former installation in the inner pytest."""
-    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:sim_emulator")
-
-
 @pytest.fixture
 def write(pytester):
     """Put files of the page into the inner pytest's folder."""
