@@ -1,9 +1,9 @@
-"""What it takes to watch many runs: requests, what each plan's limits allow, and the cost of one process.
+"""Cost of polling many runs: requests, concurrency within each plan's rate limits, and load of one process.
 
-Three tables. The first two are counted at the emulator in virtual time and come out the same on every machine, but for
-how long pollers wait after a 429, which has chance in it. The third is measured over real sockets, one process for the
-emulator and one for each way of watching in turn: this package's triggers, one poller for each run over a shared
-client, and one poller for each run that opens a session for each poll.
+The first two tables are counted at the emulator in virtual time and are the same on every machine, except for the
+random delays of pollers after a 429. The third is measured over real sockets, with one process for the emulator and one
+for each way of polling in turn: this package's triggers, one poller for each run with a shared client, and one poller
+for each run that opens a session for each poll.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ Wait = Callable[[RunWatch], Awaitable[Any]]
 
 
 class Counted(NamedTuple):
-    """What a scene took.
+    """Counts of one scenario.
 
-    :param most_in_a_look: requests within one interval, after the first look.
-    :param late: seconds from a run's end until it was known, at worst.
+    :param most_in_interval: most requests within one interval, after the first.
+    :param late: most seconds from a run's end until it was known.
     """
 
     requests: int
-    most_in_a_look: int
+    most_in_interval: int
     refused: int
     late: float
 
@@ -60,7 +60,7 @@ def by_watcher(sim: VirtualSim) -> Wait:
 
 
 def by_pollers(sim: VirtualSim) -> Wait:
-    """Each run is looked at by itself, over one client."""
+    """Each run has a poller; all use one client."""
     client = sim.client(api_version="v2")
     return lambda watch: await_run(client, watch)
 
@@ -105,44 +105,44 @@ def play(
         young = (one(number, 0.0, seconds + number * 7 % 30) for number in range(len(old), runs))
         await asyncio.gather(*old, *young)
         begun = sim.requests[0][0]
-        looks = [0] * 10_000
+        per_interval = [0] * 10_000
         for when, _, _ in sim.requests:
-            looks[int((when - begun) // interval)] += 1
-        return Counted(len(sim.requests), max(looks[1:]), sim.refused, late)
+            per_interval[int((when - begun) // interval)] += 1
+        return Counted(len(sim.requests), max(per_interval[1:]), sim.refused, late)
 
-    random.seed(0)  # pollers spread their looks at random
+    random.seed(0)  # pollers spread their polls at random
     return run(main())
 
 
 def requests_table(runs: int, others: int) -> Table:
-    """How many requests it takes."""
+    """Count requests for many runs, with and without other runs."""
     table = new_table(
         f"How many requests does it take to watch {runs:,} runs?",
-        "what else goes on",
+        "other runs",
         "way",
         "requests",
         "% of the pollers'",
         "most in 5 s",
         "latest end seen after",
         words=2,
-        notes=f"{runs:,} runs of 10 workflows, five minutes each, looked at every 5 s until each is known to be over;"
-        " in virtual time, and so the same on every machine. The first look, which finds out which workspaces the"
-        " workflows are in, is among the requests, but not in the most in 5 s. Sim's limit of requests from one"
-        " address is off for the pollers, who would be refused.",
+        notes=f"{runs:,} runs of 10 workflows, five minutes each, polled every 5 s until each is known to be"
+        " finished; in virtual time, and so the same on every machine. Most in 5 s excludes the first poll, which also"
+        " requests the workspaces of the workflows. For the pollers, Sim's limit of requests from one address is off;"
+        " it would reject them.",
     )
     scenes: dict[str, dict[str, Any]] = {
-        "nothing": {},
-        f"{others:,} other runs of them in six hours, and one of six hours": {
+        "none": {},
+        f"{others:,} of the same workflows in six hours; one polled run of six hours": {
             "others": [6 * HOUR * number / others for number in range(others)],
             "with_old_run": True,
         },
-        f"{others:,} other runs of them in the last five minutes, and one of six hours": {
+        f"{others:,} of the same workflows in the last five minutes; one polled run of six hours": {
             "others": [300 * number / others for number in range(others)],
             "with_old_run": True,
         },
     }
     pollers = play(by_pollers, runs=runs, seconds=300, interval=5, address_limit=False)
-    table.add_row("nothing", "one poller for each run", *_counted(pollers, pollers))
+    table.add_row("none", "one poller for each run", *_counted(pollers, pollers))
     for words, facts in scenes.items():
         counted = play(by_watcher, runs=runs, seconds=300, interval=5, **facts)
         table.add_row(words, "watcher", *_counted(counted, pollers))
@@ -151,11 +151,11 @@ def requests_table(runs: int, others: int) -> Table:
 
 def _counted(counted: Counted, pollers: Counted) -> list[str]:
     share = f"{100 * counted.requests / pollers.requests:.2f}"
-    return [f"{counted.requests:,}", share, f"{counted.most_in_a_look:,}", f"{counted.late:.1f} s"]
+    return [f"{counted.requests:,}", share, f"{counted.most_in_interval:,}", f"{counted.late:.1f} s"]
 
 
 def plans_table(plans: Mapping[str, tuple[int, int]]) -> Table:
-    """What each plan's limits allow."""
+    """Count requests and 429s for the full concurrency of each plan."""
     table = new_table(
         "Can all of a plan's runs be waited for at once?",
         "plan",
@@ -167,10 +167,9 @@ def plans_table(plans: Mapping[str, tuple[int, int]]) -> Table:
         "latest end seen after",
         "runs that the way holds",
         words=2,
-        notes="As many runs as the plan allows at once, two and a half minutes each, looked at every 10 s, in virtual"
+        notes="As many runs as the plan allows at once, two and a half minutes each, polled every 10 s, in virtual"
         " time. Every peer is a poller for each run: HttpSensor, a task that polls with simstudio-sdk, dbt Cloud's"
-        " trigger; here they are patient and wait 429s out. They hold as many runs as the limit has looks in ten"
-        " seconds, and more are refused.",
+        " trigger; here they wait after a 429. They hold as many runs as the limit allows polls in ten seconds.",
     )
     for plan, (runs, rate) in plans.items():
         for way, by in (("watcher", by_watcher), ("one poller for each run", by_pollers)):
@@ -192,7 +191,7 @@ def plans_table(plans: Mapping[str, tuple[int, int]]) -> Table:
 
 
 class Cost(NamedTuple):
-    """What watching cost a process, from the first look on.
+    """Load of a process, from the first poll on.
 
     :param stall: seconds of processor time that the event loop's longest callback took.
     :param lag: seconds by which a sleeping task woke up too late at worst, whatever the machine was busy with.
@@ -231,7 +230,7 @@ def _serve(pipe: Connection, runs: int, ending: int, ends_after: float) -> None:
 
 @contextmanager
 def serving(runs: int, ending: int, ends_after: float) -> Iterator[tuple[str, str, Callable[[], int]]]:
-    """An emulator in another process, with runs that go on; its address, its key, and how many requests it has seen."""
+    """Start an emulator with running workflows in a process; yield its URL, key, and a counter of its requests."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     process = context.Process(target=_serve, args=(there, runs, ending, ends_after))
@@ -388,10 +387,10 @@ def cost_table(sizes: Mapping[str, Sequence[int]], interval: float, seconds: flo
         "latest wake-up",
         "memory for each run",
         "ends not yet seen",
-        notes=f"A trigger for each run, on one event loop, as in Airflow's triggerer; each looks every {interval:.0f}"
+        notes=f"A trigger for each run, on one event loop, as in Airflow's triggerer; polled every {interval:.0f}"
         f" s, for {seconds:.0f} s, in the middle of which a tenth of the runs ends at one moment. Over sockets, to an"
         " emulator in another process. The longest callback is in processor time; the latest wake-up is by the clock,"
-        " so that it has in it what else the machine does. Ends not yet seen: at the end, when two intervals are over.",
+        " so that it has in it what else the machine does. Ends not yet seen: two intervals after the end of the runs.",
     )
     for way, counts in sizes.items():
         for runs in counts:

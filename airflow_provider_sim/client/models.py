@@ -73,6 +73,11 @@ class Pause:
         """Whether nobody has to do anything."""
         return self.kind == "time"
 
+    @property
+    def resumes_at(self) -> float | None:
+        """``resume_at`` in seconds since the epoch."""
+        return _epoch(self.resume_at)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkflowRun:

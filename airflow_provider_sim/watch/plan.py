@@ -1,559 +1,212 @@
-"""Which requests answer, with the fewest of them, for every run that is due; no I/O.
+"""Planning of shared polls, without I/O: the fewest requests that answer for all runs that are due.
 
-There are three routes to a run, each with a rate bucket of its own:
+Two kinds of requests return the status of a run, and each spends a rate bucket:
 
-- its own resource: one request for one run;
-- the log of its workspace: one request for up to a thousand runs that started between two moments, whether we watch
-  them or not;
-- the list of its workflow's runs of one status: one request for up to a hundred, over any time, but a run that is no
-  longer in it has to be read by itself.
+- a read returns one run;
+- a page of a workspace's log returns up to 1,000 runs, sorted by their start.
 
-What a list costs depends on what else goes on in the workspace. So it is measured, by every page that comes in:
-:class:`Crowd` knows how many runs started when, ``Known.others`` how many runs that we don't watch share a status.
+All due runs of a workspace share one list, which starts at the oldest of them. A run is read if it is the only one to
+poll in its workspace, if no list contains it, or if the rate limits leave no room for a list.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from enum import IntEnum
-from heapq import nsmallest
-from math import ceil, inf
+from heapq import nlargest
+from math import inf
 from operator import attrgetter
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import NamedTuple
 
-from airflow_provider_sim.client.dialects.v2 import (
-    LISTED_STATUSES,
-    LOGS_BUCKET,
-    LOGS_PAGE,
-    RUN_BUCKET,
-    RUNS_BUCKET,
-    RUNS_PAGE,
-    STARTED_BY_API,
-    WORKFLOW_BUCKET,
-)
-from airflow_provider_sim.client.models import RunStatus
+from airflow_provider_sim.client.dialects.v2 import LOGS_BUCKET, RUN_BUCKET, STARTED_BY_API, WORKFLOW_BUCKET
+from airflow_provider_sim.client.models import RunStatus, WorkflowRun
+from airflow_provider_sim.watch.budget import Budgets
+from airflow_provider_sim.watch.run import RunWatch
 
-MARGIN = 1.0
-"""Seconds before and after a run's known start; the start that Sim tells moves by some milliseconds at first."""
-
-YOUNG = 20.0
-"""Seconds before a run is first asked for in which it is taken to have started, until it is known better."""
-
-WORTH_SEEKING = 3
-"""As many runs missed at once are looked for further back in the log, before each of them is read."""
-
-LISTED_LONG_ENOUGH = 300.0
-"""Seconds for which the measured length of a status list holds; then it is worth trying again."""
-
-
-class Doubt(IntEnum):
-    """Why a run is to be read by itself, the most pressing reason first."""
-
-    ENDED = 0
-    """It is no longer among those of its status."""
-    LAST = 1
-    """Its deadline has come, and no list shows it."""
-    PAUSED = 2
-    """Lists don't tell whether it waits for a person."""
-    LOST = 3
-    """No list shows it, and nobody knows why."""
-    QUEUED = 4
-    """It was still queued when last read."""
+START_TOLERANCE = 1.0
+"""Seconds before and after a run's start; Sim corrects the start by some milliseconds in a run's first moments."""
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
-class Target:
-    """One watched run, as far as it takes to find it in lists. Times of its start are the server's.
+class PolledRun:
+    """State of a run that is polled for one caller.
 
-    :param interval: seconds between looks.
-    :param due: when the next look is due, seconds since the epoch.
-    :param since: if it isn't known to have started: not before this …
-    :param until: … unless before this; None once that is out of the question.
-    :param began: when it started, once known.
-    :param gone_to: up to when a list has been gone through for the look that is due.
-    :param status: as last seen.
-    :param trigger: what started it, by which the log is filtered.
-    :param read_at: when it is to be read by itself, whatever lists say.
-    :param doubt: why.
-    :param unlisted: lists that should show it don't.
-    :param busy: a request is under way that answers for it.
+    :param watch: decides what each response means for the caller.
+    :param run_id: ID that lists contain; differs from the caller's if that is a job ID.
+    :param due: time of the next poll, in seconds since the epoch.
+    :param interval: seconds between the previous poll and ``due``.
+    :param since: earliest possible start on the server, while the start is unknown.
+    :param started_at: start on the server, if known.
+    :param listed_to: start up to which the current poll has listed runs already.
+    :param status: last known status.
+    :param trigger: what started the run; lists are filtered by it.
+    :param read_at: time at which to read the run, because no list contains it, or not what it waits for.
+    :param unlisted: lists don't contain the run.
+    :param in_flight: a request that answers for the run was sent.
+    :param reads: consecutive reads without progress.
+    :param misses: consecutive lists that should contain the run and didn't.
     """
 
-    workflow_id: str
+    watch: RunWatch
     run_id: str
-    interval: float
     due: float
+    interval: float
     since: float
-    until: float | None = None
-    began: float | None = None
-    gone_to: float = -inf
+    started_at: float | None = None
+    listed_to: float = -inf
     status: RunStatus | None = None
     trigger: str = STARTED_BY_API
     read_at: float = inf
-    doubt: Doubt = Doubt.LOST
     unlisted: bool = False
-    busy: bool = False
+    in_flight: bool = False
+    reads: int = 0
+    misses: int = 0
+
+    @property
+    def workflow_id(self) -> str:
+        """Workflow that the run belongs to."""
+        return self.watch.workflow_id
 
     @property
     def earliest(self) -> float:
-        """Before when a list needn't be asked for it."""
-        return max(self.gone_to, self.since if self.began is None else self.began - MARGIN)
+        """Start of the next list for this run."""
+        return max(self.listed_to, self.since if self.started_at is None else self.started_at - START_TOLERANCE)
 
     @property
     def latest(self) -> float:
-        """After when a list needn't be asked for it."""
-        return inf if self.began is None else self.began + MARGIN
+        """End of the lists for this run."""
+        return inf if self.started_at is None else self.started_at + START_TOLERANCE
 
-    @property
-    def urgency(self) -> Doubt:
-        """How pressing it is to read it, where it is to be read."""
-        return self.doubt if self.read_at < inf else Doubt.LAST
-
-    def overdue(self, now: float) -> float:
-        """For how many of its intervals it has waited for a look: fair to short and long ones."""
-        return (now - min(self.due, self.read_at)) / self.interval
+    def update_start(self, response: WorkflowRun) -> None:
+        """Set what a response contains about the run's start."""
+        if response.status is not RunStatus.QUEUED and response.began is not None:
+            self.started_at = response.began
+        self.trigger = response.trigger or self.trigger
 
 
-T = TypeVar("T", bound=Target)
+class Request(NamedTuple):
+    """A request to send: a read, a list or a request for a workflow's workspace.
 
-
-class Read(NamedTuple, Generic[T]):
-    """Read one run."""
-
-    target: T
-
-
-class Scan(NamedTuple, Generic[T]):
-    """Go through a list, page by page, skipping what holds none of the targets.
-
-    :param targets: sorted by their earliest start.
-    :param end: seconds since the epoch, on the server; None for no end.
-    :param workspace_id: whose log to go through, or
-    :param listed: the workflow and the status whose list to go through.
-    :param into_the_past: from ``end`` backwards, as long as it finds enough.
+    :param bucket: rate bucket, which identifies the kind of request.
+    :param runs: runs that it answers for, sorted by their earliest start in a list.
+    :param workspace_id: workspace whose log to list.
     """
 
-    targets: list[T]
-    end: float | None = None
-    workspace_id: str | None = None
-    listed: tuple[str, RunStatus] | None = None
-    into_the_past: bool = False
-
-    @property
-    def bucket(self) -> str:
-        """What each of its pages spends."""
-        return RUNS_BUCKET if self.workspace_id is None else LOGS_BUCKET
-
-
-class LookUp(NamedTuple, Generic[T]):
-    """Ask for a workflow's workspace."""
-
-    workflow_id: str
-    targets: list[T]
-
-
-Step = Read[T] | Scan[T] | LookUp[T]
-
-
-class Plan(NamedTuple, Generic[T]):
-    """What to send now.
-
-    :param waits_for: buckets that have no room for what would be right.
-    """
-
-    steps: list[Step[T]]
-    waits_for: set[str]
-
-
-class Rates(Protocol):
-    """How many requests may be sent now, and in how many seconds otherwise."""
-
-    def room(self, bucket: str | None) -> int:
-        """See :class:`.budget.Budgets`."""
-
-    def wait(self, bucket: str | None) -> float:
-        """See :class:`.budget.Budgets`."""
-
-
-class _Stretch(NamedTuple):
-    start: float
-    end: float
-    listed: float
-    others: float
-
-    def part(self, start: float, end: float) -> _Stretch:
-        share = (end - start) / (self.end - self.start)
-        return _Stretch(start, end, self.listed * share, self.others * share)
-
-
-class Crowd:
-    """How many runs of a workspace started when, as far as the pages of its log have told."""
-
-    _MOST_STRETCHES = 512
-
-    def __init__(self) -> None:
-        self._known: list[_Stretch] = []  # in order, none overlapping another
-        self._usual = 0.0  # runs a second that nobody watches, over all that is known
-
-    def learn(self, start: float, end: float, listed: int, others: int) -> None:
-        """Take note of a page.
-
-        :param start: seconds since the epoch, as ``end``: the time that the page shows entirely.
-        :param listed: how many runs it holds.
-        :param others: how many of them nobody watches.
-        """
-        end = max(end, start + 0.001)
-        replaced = self._within(start, end)
-        stretches = [_Stretch(start, end, listed, others)]
-        for old in self._known[replaced]:
-            if old.start < start:
-                stretches.insert(0, old.part(old.start, start))
-            if old.end > end:
-                stretches.append(old.part(end, old.end))
-        self._known[replaced] = stretches
-        if len(self._known) > self._MOST_STRETCHES:
-            self._coarsen()
-        self._reckon()
-
-    def between(self, start: float, end: float) -> float:
-        """How many runs a list from ``start`` to ``end`` would hold; where that isn't known, as many as elsewhere."""
-        if end <= start:
-            return 0.0
-        stretches = self._known[self._within(start, end)]
-        shared = [stretch.part(max(start, stretch.start), min(end, stretch.end)) for stretch in stretches]
-        unknown = end - start - sum(stretch.end - stretch.start for stretch in shared)
-        return sum(stretch.listed for stretch in shared) + max(0.0, unknown) * self._usual
-
-    def _within(self, start: float, end: float) -> slice:
-        first = bisect_right(self._known, start, key=attrgetter("end"))
-        return slice(first, max(first, bisect_left(self._known, end, key=attrgetter("start"))))
-
-    def _reckon(self) -> None:
-        time = sum(stretch.end - stretch.start for stretch in self._known)
-        self._usual = sum(stretch.others for stretch in self._known) / time if time else 0.0
-
-    def _coarsen(self) -> None:
-        """Put stretches that touch together, two by two, in the older half."""
-        half = len(self._known) // 2
-        coarse: list[_Stretch] = []
-        for number, stretch in enumerate(self._known[:half]):
-            if number % 2 and coarse[-1].end == stretch.start:
-                last = coarse.pop()
-                coarse.append(
-                    _Stretch(last.start, stretch.end, last.listed + stretch.listed, last.others + stretch.others)
-                )
-            else:
-                coarse.append(stretch)
-        self._known[:half] = coarse
+    bucket: str | None
+    runs: list[PolledRun]
+    workspace_id: str = ""
 
 
 @dataclass(slots=True)
-class Known:
-    """What the watcher has found out about a server, for one key.
+class Workspaces:
+    """Workspaces of workflows, as far as known.
 
-    :ivar speaks_v2: None before the first answer.
-    :ivar workspaces: by workflow.
-    :ivar assumed: workflows whose workspace is not the server's word but that of a connection.
-    :ivar closed: workspaces and workflows whose lists are no use at present, and until when, by our clock.
-    :ivar crowds: by workspace.
-    :ivar others: by workflow and status: how many runs that nobody watches are listed, and when that was measured.
+    :ivar by_workflow: workspace IDs.
+    :ivar closed: workspaces whose log can't be used, and workflows whose workspace can't be found, for some time.
     """
 
-    speaks_v2: bool | None = None
-    workspaces: dict[str, str] = field(default_factory=dict)
-    assumed: set[str] = field(default_factory=set)
-    closed: dict[str, float] = field(default_factory=dict)
-    crowds: defaultdict[str, Crowd] = field(default_factory=lambda: defaultdict(Crowd))
-    others: dict[tuple[str, RunStatus], tuple[int, float]] = field(default_factory=dict)
+    by_workflow: dict[str, str] = field(default_factory=dict)
+    closed: set[str] = field(default_factory=set)
 
-    def assume(self, workflow_id: str, workspace_id: str | None) -> None:
-        """Take a connection's word for a workflow's workspace, where nothing better is known."""
-        if workspace_id is not None and workflow_id not in self.workspaces and workflow_id not in self.closed:
-            self.workspaces[workflow_id] = workspace_id
-            self.assumed.add(workflow_id)
+    def is_unknown(self, workflow_id: str) -> bool:
+        """Return whether to request a workflow's workspace."""
+        return workflow_id not in self.by_workflow and workflow_id not in self.closed
 
-    def distrust(self, workflow_id: str) -> bool:
-        """Something is wrong with a workflow's workspace; return whether it was a connection's word, to be checked."""
-        if workflow_id not in self.assumed:
-            return False
-        self.assumed.remove(workflow_id)
-        del self.workspaces[workflow_id]
-        return True
-
-    def workspace_of(self, target: Target) -> str | None:
-        """The workspace in whose log a run is to be found."""
-        workspace_id = None if target.unlisted else self.workspaces.get(target.workflow_id)
+    def of(self, run: PolledRun) -> str | None:
+        """Return the workspace whose log contains a run; None if the run must be read."""
+        workspace_id = None if run.unlisted else self.by_workflow.get(run.workflow_id)
         return None if workspace_id in self.closed else workspace_id
-
-    def needs_look_up(self, target: Target) -> bool:
-        """Whether a run could be found in a log if its workspace were known."""
-        known = target.workflow_id in self.workspaces or target.workflow_id in self.closed
-        return not known and not target.unlisted
-
-
-class _Window(NamedTuple, Generic[T]):
-    """Targets that one stretch of a workspace's log holds.
-
-    :param pages: how many requests that takes, as far as known.
-    :param due: how many of them are due; the others only come along.
-    """
-
-    workspace_id: str
-    targets: list[T]
-    pages: int
-    due: list[T]
-
-    @property
-    def cost(self) -> int:
-        """Requests, by the cheaper of the log and the runs themselves."""
-        return min(self.pages, len(self.targets))
-
-    @property
-    def goes_by_reads(self) -> bool:
-        """Whether the runs themselves are the cheaper way; for a single run they also tell more.
-
-        Those that only come along count: otherwise their turn to be read comes next.
-        """
-        return len(self.targets) == 1 or len(self.targets) < self.pages
 
 
 def plan(
-    due: Sequence[T],
-    near: Sequence[T],
-    wanted: Sequence[T],
-    known: Known,
-    rates: Rates,
+    due: Sequence[PolledRun],
+    near: Sequence[PolledRun],
+    workspaces: Workspaces,
+    budgets: Budgets,
     *,
     now: float,
-    server_now: float,
-    most_reads: int,
-) -> Plan[T]:
-    """Choose what to send.
+    v2: bool | None,
+    max_reads: int,
+) -> list[Request]:
+    """Return the requests to send now.
 
-    :param due: runs to be looked at.
-    :param near: runs that will be due soon, and may come along where that costs nothing.
-    :param wanted: runs to be read by themselves.
-    :param now: seconds since the epoch; ``server_now`` is the same moment by the server's clock.
-    :param most_reads: how many single runs may be read at once.
+    :param due: runs to list or read.
+    :param near: runs that are due soon, which lists include so that polls coincide.
+    :param now: seconds since the epoch.
+    :param v2: whether the server has the v2 API, and with it lists; None before its first response.
+    :param max_reads: number of runs that may be read at once.
     """
-    if known.speaks_v2 is None:
-        most_reads = min(1, most_reads)  # the first answer settles whether there are lists at all
-    planner: _Planner[T] = _Planner(known, rates, now, server_now, most_reads)
-    if known.speaks_v2 is not True:
-        planner.read(list(dict.fromkeys([*wanted, *due])))
-        return planner.plan
-    planner.read(planner.seek(wanted))
-    planner.answer_for([target for target in due if target not in planner.served], near)
-    return planner.plan
+    if v2 is None:
+        max_reads = min(1, max_reads)  # the response shows whether the server has lists
+    planner = _Planner(budgets, now, RUN_BUCKET if v2 is not False else None, max_reads)
+    planner.read(due if not v2 else [run for run in due if run.read_at <= now])
+    if v2:
+        planner.poll([run for run in due if run.due <= now and run not in planner.planned], near, workspaces)
+    return planner.requests
 
 
-class _Planner(Generic[T]):
-    """One plan in the making.
+@dataclass(slots=True)
+class _Planner:
+    """A plan under construction.
 
-    :ivar served: targets that a step answers for.
+    :ivar planned: runs that one of the requests answers for.
+    :ivar room: number of further requests that a rate bucket allows.
     """
 
-    def __init__(self, known: Known, rates: Rates, now: float, server_now: float, most_reads: int) -> None:
-        self.plan: Plan[T] = Plan([], set())
-        self.served: set[T] = set()
-        self._known = known
-        self._rates = rates
-        self._now = now
-        self._server_now = server_now
-        self._most_reads = most_reads
-        self._room: dict[str | None, int] = {}
+    budgets: Budgets
+    now: float
+    read_bucket: str | None
+    max_reads: int
+    requests: list[Request] = field(default_factory=list)
+    planned: set[PolledRun] = field(default_factory=set)
+    room: dict[str | None, int] = field(default_factory=dict)
 
-    def read(self, targets: list[T]) -> None:
-        """Read runs one by one, the most pressing first, as far as there is room."""
-        bucket = RUN_BUCKET if self._known.speaks_v2 is not False else None
-        for target in nsmallest(
-            self._most_reads, targets, key=lambda target: (target.urgency, -target.overdue(self._now))
-        ):
-            if not self._take(bucket):
-                break
-            self._most_reads -= 1
-            self.plan.steps.append(Read(target))
-            self.served.add(target)
+    def read(self, runs: Iterable[PolledRun]) -> None:
+        """Read runs, the longest waiting first, as far as the rate limits allow."""
+        for run in nlargest(self.max_reads, runs, key=self.intervals_waited):
+            if self.add(Request(self.read_bucket, [run])):
+                self.max_reads -= 1
 
-    def seek(self, wanted: Sequence[T]) -> list[T]:
-        """Look further back in the log for runs that may have started long ago, where several are missed at once.
-
-        That is so when a triggerer is started anew: a page may find hundreds of them.
-
-        :returns: the runs to be read one by one.
-        """
-        rest: list[T] = []
-        lost: defaultdict[str, list[T]] = defaultdict(list)
-        for target in wanted:
-            workspace_id = self._known.workspace_of(target)
-            if target.doubt is Doubt.LOST and target.until is not None and workspace_id is not None:
-                lost[workspace_id].append(target)
+    def poll(self, due: Sequence[PolledRun], near: Sequence[PolledRun], workspaces: Workspaces) -> None:
+        """List or read the runs that are due, the longest waiting first."""
+        unknown: defaultdict[str, list[PolledRun]] = defaultdict(list)
+        known: defaultdict[str | None, list[PolledRun]] = defaultdict(list)
+        also: defaultdict[str | None, list[PolledRun]] = defaultdict(list)
+        for run in sorted(due, key=self.intervals_waited, reverse=True):
+            if len(due) + len(near) > 1 and not run.unlisted and workspaces.is_unknown(run.workflow_id):
+                unknown[run.workflow_id].append(run)
             else:
-                rest.append(target)
-        for workspace_id, targets in lost.items():
-            if len(targets) < WORTH_SEEKING or not self._take(LOGS_BUCKET):
-                rest += targets
-                continue
-            end = max(target.until or 0.0 for target in targets)
-            self.plan.steps.append(Scan(targets, end=end, workspace_id=workspace_id, into_the_past=True))
-            self.served.update(targets)
-        return rest
+                known[workspaces.of(run)].append(run)
+        for run in near:
+            also[workspaces.of(run)].append(run)
+        for runs in unknown.values():
+            self.add_or_read(Request(WORKFLOW_BUCKET, runs), runs)
+        self.read(known.pop(None, ()))
+        for workspace_id, runs in known.items():
+            listed = sorted([*runs, *also[workspace_id]], key=attrgetter("earliest"))
+            if len(listed) == 1:
+                self.read(listed)
+            if self.planned.isdisjoint(runs):
+                self.add_or_read(Request(LOGS_BUCKET, listed, workspace_id or ""), runs)
 
-    def answer_for(self, due: list[T], near: Sequence[T]) -> None:
-        """Answer for all runs that are due."""
-        near = [target for target in near if target not in self.served]
-        if len(due) + len(near) > 1:
-            self._look_up([target for target in due if self._known.needs_look_up(target)])
-        due = [target for target in due if target not in self.served]
-        homeless = [target for target in due if self._known.workspace_of(target) is None]
-        windows = self._windows(due, near)
-        listed = self._worth_listing(windows)
-        self._list([*homeless, *(target for window in windows[:listed] for target in window.targets)], set(due))
-        for window in sorted(windows[listed:], key=self._waited_for, reverse=True):
-            self._go_through(window)
+    def add_or_read(self, request: Request, due: list[PolledRun]) -> None:
+        """Add a request, or read runs for which it would come more than half an interval late."""
+        if not self.add(request):
+            wait = self.budgets.wait(request.bucket)
+            ready_at = self.now + (wait if wait < inf else 0.0)  # infinite: as soon as another response arrives
+            self.read(run for run in due if ready_at - run.due > run.interval / 2)
 
-    def _look_up(self, targets: list[T]) -> None:
-        workflows: defaultdict[str, list[T]] = defaultdict(list)
-        for target in targets:
-            workflows[target.workflow_id].append(target)
-        for workflow_id, concerned in workflows.items():
-            if self._take(WORKFLOW_BUCKET):
-                self.plan.steps.append(LookUp(workflow_id, concerned))
-            elif not self._is_open(WORKFLOW_BUCKET, _patience(concerned)):
-                continue
-            self.served.update(concerned)  # if only by waiting for their turn
-
-    def _windows(self, due: list[T], near: Sequence[T]) -> list[_Window[T]]:
-        """Part the runs into stretches of the log, the oldest first: between two of them lies at least a page."""
-        spaces: defaultdict[str, list[T]] = defaultdict(list)
-        needed = set(due)
-        for target in (*due, *near):
-            workspace_id = self._known.workspace_of(target)
-            if workspace_id is not None:
-                spaces[workspace_id].append(target)
-        windows = []
-        for workspace_id, targets in spaces.items():
-            targets.sort(key=attrgetter("earliest"))
-            crowd = self._known.crowds[workspace_id]
-            for members, end in _parted(targets, crowd):
-                concerned = [target for target in members if target in needed]
-                if concerned:
-                    listed = crowd.between(members[0].earliest, min(end, self._server_now))
-                    windows.append(
-                        _Window(workspace_id, members, _pages(max(listed, len(members)), LOGS_PAGE), concerned)
-                    )
-        windows.sort(key=lambda window: window.targets[0].earliest)
-        return windows
-
-    def _worth_listing(self, windows: list[_Window[T]]) -> int:
-        """How many of the oldest windows cost less by lists of their runs' statuses.
-
-        A status list takes no notice of how long ago a run started, or of what has ended since; but each run that has
-        left it costs a read, and the shorter it has gone on, the sooner that is to be expected.
-        """
-        if not windows or not self._is_open(RUNS_BUCKET, min(_patience(window.due) for window in windows)):
-            return 0
-        best, least = 0, float(sum(window.cost for window in windows))
-        total = least
-        lists: Counter[tuple[str, RunStatus]] = Counter()
-        reads, runs = 0.0, 0
-        for number, window in enumerate(windows, 1):
-            total -= window.cost
-            runs += len(window.targets)
-            if total + runs / RUNS_PAGE >= least:
-                break
-            for target in window.targets:
-                if target.status in LISTED_STATUSES and target.status is not None:
-                    lists[target.workflow_id, target.status] += 1
-                    reads += target.interval / (target.interval + max(0.0, self._server_now - target.earliest))
-                else:
-                    reads += 1
-            cost = total + reads + sum(self._pages_of(pair, count) for pair, count in lists.items())
-            if cost < least:
-                best, least = number, cost
-        return best
-
-    def _list(self, targets: list[T], due: set[T]) -> None:
-        """Answer by lists of one workflow and one status, where they hold more than one run; else by reads."""
-        lists: defaultdict[tuple[str, RunStatus], list[T]] = defaultdict(list)
-        alone: list[T] = []
-        for target in targets:
-            if target.status in LISTED_STATUSES and target.status is not None and not target.unlisted:
-                lists[target.workflow_id, target.status].append(target)
-            else:
-                alone.append(target)
-        for pair, members in lists.items():
-            if due.isdisjoint(members):
-                continue
-            if self._pages_of(pair, len(members)) >= len(members) or not self._take(RUNS_BUCKET):
-                alone += members
-            else:
-                members.sort(key=attrgetter("earliest"))
-                self._scan(members, listed=pair)
-        self.read([target for target in alone if target in due])
-
-    def _go_through(self, window: _Window[T]) -> None:
-        patience = _patience(window.due)
-        by_reads = window.goes_by_reads
-        if by_reads and not self._is_open(RUN_BUCKET, patience):
-            by_reads = False
-        elif not by_reads and not self._is_open(LOGS_BUCKET, patience):
-            by_reads = True
-        if by_reads:
-            self.read(window.due)
-        elif self._take(LOGS_BUCKET):
-            self._scan(window.targets, workspace_id=window.workspace_id)
-
-    def _scan(self, targets: list[T], **source: Any) -> None:
-        end = max(target.latest for target in targets)
-        self.plan.steps.append(Scan(targets, end=end if end < inf else None, **source))
-        self.served.update(targets)
-
-    def _waited_for(self, window: _Window[T]) -> float:
-        return max(target.overdue(self._now) for target in window.due)
-
-    def _pages_of(self, pair: tuple[str, RunStatus], count: int) -> int:
-        others, measured = self._known.others.get(pair, (0, -inf))
-        return _pages(count + (others if self._now - measured < LISTED_LONG_ENOUGH else 0), RUNS_PAGE)
-
-    def _is_open(self, bucket: str | None, patience: float) -> bool:
-        """Whether a bucket has room, or will have in half the time: once an answer that is under way has come in."""
-        return self._left(bucket) > 0 or not patience / 2 < self._rates.wait(bucket) < inf
-
-    def _take(self, bucket: str | None) -> bool:
-        """Count a request, if there is room for it now."""
-        if self._left(bucket) <= 0:
-            self.plan.waits_for.update([bucket] if bucket else [])
+    def add(self, request: Request) -> bool:
+        """Add a request if its rate bucket has room for it; return whether it has."""
+        room = self.room.setdefault(request.bucket, self.budgets.room(request.bucket))
+        if room <= 0:
             return False
-        self._room[bucket] -= 1
+        self.room[request.bucket] = room - 1
+        self.requests.append(request)
+        self.planned.update(request.runs)
         return True
 
-    def _left(self, bucket: str | None) -> int:
-        if bucket not in self._room:
-            self._room[bucket] = self._rates.room(bucket)
-        return self._room[bucket]
-
-
-def _patience(targets: Iterable[Target]) -> float:
-    return min(target.interval for target in targets)
-
-
-def _pages(listed: float, page: int) -> int:
-    return max(1, ceil(listed / page))
-
-
-def _parted(targets: list[T], crowd: Crowd) -> Iterable[tuple[list[T], float]]:
-    """Part sorted targets where what lies between them would fill a page, and so cost a request by itself."""
-    members: list[T] = []
-    end = -inf
-    for target in targets:
-        if members and target.earliest > end and crowd.between(end, target.earliest) >= LOGS_PAGE:
-            yield members, end
-            members, end = [], -inf
-        members.append(target)
-        end = max(end, target.latest)
-    if members:
-        yield members, end
+    def intervals_waited(self, run: PolledRun) -> float:
+        """Return how long a poll has been due, in intervals of the run: fair to short and long ones."""
+        return (self.now - min(run.due, run.read_at)) / run.interval

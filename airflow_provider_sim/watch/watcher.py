@@ -1,8 +1,8 @@
-"""One poll for all runs that one process waits for on one server with one key.
+"""Shared polling of runs: one poll for all runs that a process waits for with one connection.
 
-A :class:`Watcher` knows the runs that are waited for, asks :mod:`.plan` which requests answer for those that are due,
-sends them as far as :mod:`.budget` leaves room, and hands each answer to the :class:`~.run.RunWatch` of its run. All of
-it happens on one event loop, in one task and those that it starts for its requests.
+A :class:`Watcher` has the runs that are waited for, sends the requests that :mod:`.plan` chooses for those that are
+due, as far as :mod:`.budget` leaves room, and passes each response to the :class:`~.run.RunWatch` of its run. It is
+used on one event loop, which needs no locks: one task polls, and each request is a task.
 """
 
 from __future__ import annotations
@@ -11,23 +11,15 @@ import asyncio
 import contextvars
 import logging
 import time
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from datetime import datetime
+from contextlib import asynccontextmanager, suppress
 from math import inf
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
 from airflow_provider_sim.client.asyncio import AsyncSimClient, limited
-from airflow_provider_sim.client.dialects.v2 import (
-    LOGS_PAGE,
-    RUN_BUCKET,
-    RUNS_PAGE,
-    WORKFLOW_BUCKET,
-    can_be_named,
-    named_workflows,
-)
+from airflow_provider_sim.client.dialects.v2 import LOGS_BUCKET, LOGS_PAGE, WORKFLOW_BUCKET, named_workflows
 from airflow_provider_sim.client.ids import check_run_id, check_workflow_id
 from airflow_provider_sim.client.models import Page, RunStatus, WorkflowRun
 from airflow_provider_sim.client.retry import NO_RETRY
@@ -42,7 +34,7 @@ from airflow_provider_sim.exceptions import (
     SimRunTimeoutError,
 )
 from airflow_provider_sim.watch.budget import Budgets, BudgetsByLoop, address_of, shared_budgets
-from airflow_provider_sim.watch.plan import YOUNG, Crowd, Doubt, Known, LookUp, Read, Scan, Step, Target, plan
+from airflow_provider_sim.watch.plan import PolledRun, Request, Workspaces, plan
 from airflow_provider_sim.watch.run import RunWatch
 
 T = TypeVar("T")
@@ -50,66 +42,68 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 KEPT_OPEN = 60.0
-"""Seconds for which the connections are kept when nobody waits any longer, for whoever comes next."""
+"""Seconds for which unused connections stay open."""
 
 MOST_IN_FLIGHT = 24
-"""Requests; one httpx client collapses under some hundreds at once."""
+"""Requests; an httpx client with hundreds of them at once stalls."""
 
 MOST_LENT = 16
 """Requests of callers of :meth:`Watcher.lend` and :meth:`Watcher.ask` in flight at once."""
 
 SOON = 1.0
-"""Seconds until the first look at a run that nobody has looked at; those that come meanwhile are looked at, too."""
+"""Seconds until the first poll of a run that has not been polled; runs that are added in this time share it."""
 
 NEAR = 0.5
-"""Share of its interval by which a run is looked at too early where that costs nothing, so that intervals align."""
+"""Share of its interval by which a poll may come early to share a list."""
 
 LATE_ROWS = 10.0
-"""Seconds by which a run may appear in the log later than the start that is then told for it."""
+"""Seconds by which a log may contain a run later than the run's start."""
 
-LAST_LOOK_PATIENCE = 120.0
-"""Seconds after its deadline in which a run's last look may come, where rate limits hold it up."""
+ASSUMED_AGE = 20.0
+"""Seconds before its first poll in which a run is assumed to have started, until its start is known."""
+
+SEARCH_FACTOR = 8
+"""Factor by which that age grows if runs are not found."""
+
+LONGEST_SEARCH = 86_400.0
+"""Seconds; runs that have started earlier are read."""
+
+WORTH_SEARCHING = 10
+"""Number of missing runs for which a longer list is cheaper than reading each."""
+
+DEADLINE_GRACE = 120.0
+"""Seconds by which rate limits may delay the poll at a run's deadline."""
 
 LONGEST_READ_PAUSE = 120.0
-"""Seconds between reads of a run that is queued, or of one whose pause lists don't tell."""
+"""Seconds between reads of a run that is queued, or paused for a reason that lists don't contain."""
 
 CLOSED_AFTER_FAILURES = 3
-"""In a row; a list that fails so often, where the server can be reached, is left alone for a while."""
+"""Consecutive failures after which a log isn't used for a while."""
 
 CLOSED_FOR = 60.0
-"""Seconds for which it is, and its runs are read one by one."""
+"""Seconds for which a log isn't used, and its runs are read."""
 
 CLOSED_FOR_LONG = 600.0
-"""Seconds, where no repetition mends what is wrong with a list."""
+"""The same after a non-retryable error."""
 
 _BETWEEN_PASSES = 0.05
 """Seconds."""
 
-_AT_ONCE = 100
-"""Runs that are told in one go; then others have their turn on the loop."""
-
-_MANY = 1_000_000
+_PAUSES = (RunStatus.PENDING, RunStatus.PAUSED)
+"""Logs call a paused run pending."""
 
 _ABOUT_THE_CONNECTION = (SimAuthenticationError, SimConfigurationError, SimRedirectError)
-"""What a list is refused for that a single run would be refused for, too."""
+"""Non-retryable errors of a list that a read would have, too."""
 
 
-@dataclass(slots=True, eq=False, kw_only=True)
-class _Waiting(Target):
-    """A run and whoever waits for it.
+class _Caller(NamedTuple):
+    """Caller that waits for a run.
 
-    :param context: of whoever waits, so that what is logged about the run goes to their log.
-    :param not_before: the event loop's time before which they aren't woken.
-    :param reads: reads in a row that brought nothing; the pauses between them grow.
-    :param misses: times that a list should have shown it and didn't.
+    :param context: context variables, so that messages about the run go to the caller's log.
     """
 
-    watch: RunWatch
-    future: asyncio.Future[WorkflowRun]
+    outcome: asyncio.Future[WorkflowRun | Exception]
     context: contextvars.Context
-    not_before: float
-    reads: int = 0
-    misses: int = 0
 
 
 class Watcher:
@@ -132,48 +126,58 @@ class Watcher:
         self._clock = clock
         self._budgets = budgets or Budgets(clock)
         self._on_idle = on_idle
-        self._known = Known()
-        self._waiting: dict[_Waiting, None] = {}  # in the order of their coming
-        self._by_id: dict[str, list[_Waiting]] = {}
-        self._list_failures: dict[str, int] = {}
+        self._workspaces = Workspaces()
+        self._callers: dict[PolledRun, _Caller] = {}
+        self._list_failures: Counter[str] = Counter()  # consecutive, by workspace
         self._lent = 0
         self._keeper: asyncio.Task[None] | None = None
         self._requests: set[asyncio.Task[None]] = set()
-        self._held_back = False
-        self._news = False
-        self._rests_until = inf
-        self._bell: asyncio.Future[None] | None = None
+        self._wake = asyncio.Event()
         client.on_rate_limit = self._budgets.told
         self._lent_client = limited(client, MOST_LENT)
 
     async def wait(
         self, watch: RunWatch, *, least: float = 0.0, look_soon: bool = False, workspace_id: str | None = None
     ) -> WorkflowRun:
-        """Wait until a run is over, or paused where that counts.
+        """Wait until a run is finished, or paused if ``watch`` returns pauses.
 
-        :param least: seconds that pass at least before this returns or raises.
-        :param look_soon: nobody has looked before; don't wait for an interval first.
-        :param workspace_id: the workflow's, if known; otherwise it is looked up once.
-        :raises SimInputError: there can't be such a run.
+        :param least: minimum seconds before this returns or raises.
+        :param look_soon: the run has not been polled yet; don't wait for an interval first.
+        :param workspace_id: the workflow's workspace, if known; otherwise it is requested once.
+        :raises SimInputError: an ID is invalid.
         :raises SimRunTimeoutError: the watch's deadline passed.
-        :raises SimError: the run can't be looked at.
+        :raises SimError: the run's status can't be read.
         """
         check_workflow_id(watch.workflow_id)
         check_run_id(watch.run_id)
-        self._known.assume(watch.workflow_id, workspace_id)
-        waiting = self._join(watch, least, look_soon)
+        if workspace_id is not None and self._workspaces.is_unknown(watch.workflow_id):
+            self._workspaces.by_workflow[watch.workflow_id] = workspace_id
+        loop = asyncio.get_running_loop()
+        returns_at = loop.time() + least
+        interval = max(SOON if look_soon else watch.first_pause(least), _BETWEEN_PASSES)
+        run = PolledRun(
+            watch=watch,
+            run_id=watch.run_id,
+            due=self._clock() + interval,
+            interval=interval,
+            since=self.server_now() - ASSUMED_AGE,
+        )
+        caller = self._callers[run] = _Caller(loop.create_future(), contextvars.copy_context())
+        self._start_polling()
         try:
-            return await waiting.future
+            outcome = await caller.outcome
         finally:
-            self._leave(waiting)
-
-    # --- who waits -----------------------------------------------------------------------------------------------
+            self._callers.pop(run, None)
+        await asyncio.sleep(returns_at - loop.time())
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
 
     @asynccontextmanager
     async def lend(self) -> AsyncIterator[AsyncSimClient]:
         """Lend a client for requests of the caller's own; its connections stay open until it is returned."""
-        self._keep()
         self._lent += 1
+        self._start_polling()
         try:
             yield self._lent_client
         finally:
@@ -192,81 +196,35 @@ class Watcher:
                 with self._budgets.sending(bucket):
                     return await question(client)
             except SimRateLimitError as error:
-                self._refused(bucket, error, CLOSED_FOR)
+                self._on_rate_limited(bucket, error, CLOSED_FOR)
                 raise
 
     def server_now(self) -> float:
-        """Seconds since the epoch, on the server, as far as it can be known."""
+        """Return the server's time, in seconds since the epoch, as far as it is known."""
         return self._budgets.server.now()
 
-    def _join(self, watch: RunWatch, least: float, look_soon: bool) -> _Waiting:
-        loop = asyncio.get_running_loop()
-        waiting = _Waiting(
-            workflow_id=watch.workflow_id,
-            run_id=watch.run_id,
-            interval=max(watch.poll_interval, _BETWEEN_PASSES),
-            due=self._clock() + (SOON if look_soon else watch.first_pause(least)),
-            since=self._budgets.server.now() - YOUNG,
-            unlisted=not can_be_named(watch.workflow_id),
-            watch=watch,
-            future=loop.create_future(),
-            context=contextvars.copy_context(),
-            not_before=loop.time() + least,
-        )
-        self._waiting[waiting] = None
-        self._by_id.setdefault(watch.run_id, []).append(waiting)
-        self._keep()
-        if waiting.due < self._rests_until:
-            self._ring()
-        return waiting
+    # --- when to poll --------------------------------------------------------------------------------------------
 
-    def _keep(self) -> None:
+    def _start_polling(self) -> None:
+        self._wake.set()
         if self._keeper is None:
-            # A context of its own: whoever happens to come first shall not find everybody's lines in their log.
-            self._keeper = asyncio.create_task(self._keep_looking(), context=contextvars.Context())
+            # In a new context: the log of the first caller must not get the messages about other runs.
+            self._keeper = asyncio.create_task(self._poll_until_idle(), context=contextvars.Context())
 
-    def _leave(self, waiting: _Waiting) -> None:
-        if waiting not in self._waiting:
-            return
-        del self._waiting[waiting]
-        for run_id in {waiting.run_id, waiting.watch.run_id}:
-            others = [other for other in self._by_id.get(run_id, ()) if other is not waiting]
-            if others:
-                self._by_id[run_id] = others
-            else:
-                self._by_id.pop(run_id, None)
-
-    def _tell(self, waiting: _Waiting, outcome: WorkflowRun | Exception) -> None:
-        """Wake whoever waits, now or when they may be woken."""
-        self._leave(waiting)
-        future = waiting.future
-
-        def wake() -> None:
-            if future.done():
-                return
-            if isinstance(outcome, Exception):
-                future.set_exception(outcome)
-            else:
-                future.set_result(outcome)
-
+    async def _poll_until_idle(self) -> None:
         loop = asyncio.get_running_loop()
-        if loop.time() < waiting.not_before:
-            loop.call_at(waiting.not_before, wake)
-        else:
-            wake()
-
-    # --- when to look --------------------------------------------------------------------------------------------
-
-    async def _keep_looking(self) -> None:
+        closes_at = loop.time() + KEPT_OPEN
         try:
-            while self._waiting or self._lent or await self._someone_joins():
-                await self._rest(self._look())
+            while self._callers or self._lent or loop.time() < closes_at:
+                if self._callers or self._lent:
+                    closes_at = loop.time() + KEPT_OPEN
+                await self._sleep(min(self._poll(), closes_at - loop.time()))
         except Exception as error:
-            log.exception("The watcher of %s has failed.", self._client.base_url)
-            for waiting in list(self._waiting):
-                self._tell(waiting, error)
+            log.exception("Polling %s failed.", self._client.base_url)
+            for run in list(self._callers):
+                self._finish(run, error)
         finally:
-            self._keeper = None  # whoever joins from now on starts another
+            self._keeper = None
             self._on_idle()
             requests, self._requests = self._requests, set()
             for request in requests:
@@ -274,433 +232,300 @@ class Watcher:
             await asyncio.gather(*requests, return_exceptions=True)
             await self._client.close()
 
-    async def _someone_joins(self) -> bool:
-        await self._rest(KEPT_OPEN)
-        return bool(self._waiting or self._lent)
-
-    async def _rest(self, seconds: float) -> None:
-        """Sleep until there is news, but never so shortly that looking itself becomes the work."""
-        seconds = min(seconds, KEPT_OPEN)
-        self._rests_until = self._clock() + seconds
+    async def _sleep(self, seconds: float) -> None:
+        """Sleep until woken; at least for a moment, which bounds the cost of many wake-ups."""
         await asyncio.sleep(_BETWEEN_PASSES)
-        if not self._news and seconds > _BETWEEN_PASSES:
-            loop = asyncio.get_running_loop()
-            self._bell = loop.create_future()
-            timer = loop.call_later(seconds - _BETWEEN_PASSES, self._ring)
-            try:
-                await self._bell
-            finally:
-                timer.cancel()
-                self._bell = None
-        self._news = False
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds - _BETWEEN_PASSES):
+                await self._wake.wait()
+        self._wake.clear()
 
-    def _ring(self) -> None:
-        """There is news: look again."""
-        self._news = True
-        if self._bell is not None and not self._bell.done():
-            self._bell.set_result(None)
-
-    def _look(self) -> float:
-        """Send what is due; return the seconds until more will be."""
+    def _poll(self) -> float:
+        """Send the requests that are due; return the seconds until more may be sent."""
         now = self._clock()
-        known = self._known
-        known.speaks_v2 = self._client.speaks_v2
-        known.closed = {name: until for name, until in known.closed.items() if until > now}
-        due: list[_Waiting] = []
-        wanted: list[_Waiting] = []
-        following = inf
-        for waiting in self._waiting:
-            if waiting.busy:
+        due: list[PolledRun] = []
+        near: list[PolledRun] = []
+        next_due = inf
+        for run in list(self._callers):
+            due_at = min(run.due, run.read_at)
+            if run.in_flight:
                 continue
-            due_at, read_at = waiting.due, waiting.read_at
-            if read_at <= now:
-                wanted.append(waiting)
-            elif read_at < following:
-                following = read_at
-            if due_at <= now:
-                due.append(waiting)
-            elif due_at < following:
-                following = due_at
-        self._held_back = False
-        if not due and not wanted:
-            return following - now
-        if self._give_up(now, {*due, *wanted}):
-            return 0.0
-        near = [
-            waiting
-            for waiting in self._waiting
-            if now < waiting.due <= now + NEAR * waiting.interval and not waiting.busy
-        ]
-        chosen = plan(
+            if due_at > now:
+                next_due = min(next_due, due_at)
+                if run.due <= now + NEAR * run.interval:
+                    near.append(run)
+            elif now <= (run.watch.deadline or inf) + DEADLINE_GRACE:
+                due.append(run)
+            else:
+                run.read_at = inf
+                self._schedule(run)  # raises the timeout
+        if not due:
+            return next_due - now
+        requests = plan(
             due,
             near,
-            wanted,
-            known,
+            self._workspaces,
             self._budgets,
             now=now,
-            server_now=self._budgets.server.now(),
-            most_reads=max(0, MOST_IN_FLIGHT - len(self._requests)),
+            v2=self._client.speaks_v2,
+            max_reads=max(0, MOST_IN_FLIGHT - len(self._requests)),
         )
-        for step in chosen.steps:
-            self._send(step)
-        waits = [self._budgets.wait(bucket) for bucket in chosen.waits_for]
-        self._held_back = not all(waiting.busy for waiting in (*due, *wanted))
-        return min([following - now, *waits])
+        for request in requests:
+            self._send(request)
+        return min(next_due - now, inf if all(run.in_flight for run in due) else SOON)
 
-    def _give_up(self, now: float, overdue: Iterable[_Waiting]) -> bool:
-        """Wait no longer for last looks that rate limits hold up for too long; return whether there were any."""
-        too_late = [waiting for waiting in overdue if now > (waiting.watch.deadline or inf) + LAST_LOOK_PATIENCE]
-        for waiting in too_late:
-            waiting.read_at = inf
-            self._next_look(waiting)  # there is none
-        return bool(too_late)
-
-    # --- asking --------------------------------------------------------------------------------------------------
-
-    def _send(self, step: Step[_Waiting]) -> None:
-        targets = [step.target] if isinstance(step, Read) else step.targets
-        for waiting in targets:
-            waiting.busy = True
-        request = asyncio.create_task(self._perform(step, targets))
-        self._requests.add(request)
-
-        def done(request: asyncio.Task[None]) -> None:
-            self._requests.discard(request)
-            for waiting in targets:
-                waiting.busy = False
-            if self._held_back or min(min(waiting.due, waiting.read_at) for waiting in targets) < self._rests_until:
-                self._ring()
-
-        request.add_done_callback(done)
-
-    async def _perform(self, step: Step[_Waiting], targets: Sequence[_Waiting]) -> None:
+    def _schedule(self, run: PolledRun) -> None:
+        """Set the time of the next poll; at the deadline, read the run once more, or raise the timeout."""
+        run.listed_to = -inf
         try:
-            if isinstance(step, Read):
-                await self._read(step.target)
-            elif isinstance(step, LookUp):
-                await self._look_up(step.workflow_id)
-            elif step.into_the_past:
-                await self._seek(step)
+            run.interval = max(run.watch.pause(jitter=0.0), _BETWEEN_PASSES)
+        except SimRunTimeoutError as error:
+            if run.read_at == inf:
+                self._finish(run, error)
+                return
+            run.read_at = self._clock()
+        run.due = self._clock() + run.interval
+
+    def _finish(self, run: PolledRun, outcome: WorkflowRun | Exception) -> None:
+        """Return or raise an outcome to the run's caller, if it still waits."""
+        caller = self._callers.pop(run, None)
+        if caller is not None and not caller.outcome.done():
+            caller.outcome.set_result(outcome)
+
+    # --- requests ------------------------------------------------------------------------------------------------
+
+    def _send(self, request: Request) -> None:
+        now = self._clock()
+        for run in request.runs:
+            run.in_flight = True
+            run.due = min(run.due, now)  # runs without a response stay due
+        task = asyncio.create_task(self._perform(request))
+        self._requests.add(task)
+
+        def done(task: asyncio.Task[None]) -> None:
+            self._requests.discard(task)
+            error = None if task.cancelled() else task.exception()
+            if error is not None:
+                log.error("A response of %s could not be handled.", self._client.base_url, exc_info=error)
+            for run in request.runs:
+                run.in_flight = False
+                if isinstance(error, Exception):
+                    self._finish(run, error)
+            self._wake.set()
+
+        task.add_done_callback(done)
+
+    async def _perform(self, request: Request) -> None:
+        """Send a request, and handle its response or error."""
+        run = request.runs[0]
+        try:
+            if request.bucket == LOGS_BUCKET:
+                await self._list(request)
+            elif request.bucket == WORKFLOW_BUCKET:
+                await self._find_workspace(run.workflow_id)
             else:
-                await self._scan(step)
-        except Exception as error:
-            log.exception("The watcher of %s couldn't make sense of an answer.", self._client.base_url)
-            for waiting in targets:
-                if waiting in self._waiting:
-                    self._tell(waiting, error)
-
-    async def _read(self, waiting: _Waiting) -> None:
-        """Read one run."""
-        bucket = None if self._known.speaks_v2 is False else RUN_BUCKET
-        watch = waiting.watch
-        try:
-            with self._budgets.sending(bucket):
-                run = await self._client.get_workflow_run(
-                    watch.workflow_id, watch.run_id, job_id=watch.job_id, retry=NO_RETRY
-                )
+                await self._read(run, request.bucket)
         except SimRateLimitError as error:
-            self._refused(bucket, error, waiting.interval)
+            self._on_rate_limited(request.bucket, error, min(run.interval for run in request.runs))
         except SimError as error:
-            self._missed(waiting, error)
+            if request.bucket == LOGS_BUCKET:
+                await self._on_list_error(request, error)
+            elif request.bucket == WORKFLOW_BUCKET:
+                log.info("%s The runs of workflow %s are read one by one for a while.", error, run.workflow_id)
+                self._close(run.workflow_id, is_temporary=error.worth_repeating > 0)
+            else:
+                self._on_error(run, error)
+
+    async def _read(self, run: PolledRun, bucket: str | None) -> None:
+        watch = run.watch
+        with self._budgets.sending(bucket):
+            response = await self._client.get_workflow_run(
+                watch.workflow_id, watch.run_id, job_id=watch.job_id, retry=NO_RETRY
+            )
+        self._on_read(run, response)
+
+    async def _find_workspace(self, workflow_id: str) -> None:
+        with self._budgets.sending(WORKFLOW_BUCKET):
+            workflow = await self._client.get_workflow(workflow_id, retry=NO_RETRY)
+        if workflow.workspace_id is None:
+            self._close(workflow_id, is_temporary=False)
         else:
-            if waiting in self._waiting:
-                self._was_read(waiting, run)
+            self._workspaces.by_workflow[workflow_id] = workflow.workspace_id
 
-    async def _look_up(self, workflow_id: str) -> None:
-        """Ask for a workflow's workspace."""
-        try:
-            with self._budgets.sending(WORKFLOW_BUCKET):
-                workflow = await self._client.get_workflow(workflow_id, retry=NO_RETRY)
-        except SimRateLimitError as error:
-            self._refused(WORKFLOW_BUCKET, error, CLOSED_FOR)
-        except SimError as error:
-            log.info("%s Without its workspace, its runs are looked for elsewhere.", error)
-            self._known.closed[workflow_id] = self._clock() + _for_how_long(error)
-        else:
-            if workflow.workspace_id is None:
-                self._known.closed[workflow_id] = self._clock() + CLOSED_FOR_LONG
-            else:
-                self._known.workspaces[workflow_id] = workflow.workspace_id
-
-    async def _scan(self, scan: Scan[_Waiting]) -> None:
-        """Go through a list in the order of the runs' starts, from one that isn't found yet to the next."""
-        missing = list(scan.targets)
-        reached, others = -inf, 0
-        for number in range(len(scan.targets) + 1):
-            if number and self._budgets.room(scan.bucket) <= 0:
-                return  # those that are missing stay due
-            asked_at = self._budgets.server.now()
-            start = missing[0].earliest
-            page = await self._page(scan, missing, start_date=start, end_date=scan.end, order="asc")
-            if page is None:
-                return
-            found = await self._tell_all(page.items)
-            whole = page.next_cursor is None
-            before, reached = reached, _end_of(page, asked_at if scan.end is None else min(scan.end, asked_at))
-            others += len(page.items) - len(found)
-            if scan.listed is not None:
-                self._known.others[scan.listed] = (others, asked_at)
-            else:
-                self._crowd(scan).learn(start, reached, len(page.items), len(page.items) - len(found))
-            still_missing = []
-            for waiting in missing:
-                if waiting in found or waiting not in self._waiting:
-                    continue
-                if whole or waiting.latest <= reached:
-                    self._is_absent(waiting, scan, asked_at)
-                else:
-                    waiting.gone_to = reached  # should there be no room for the next page
-                    still_missing.append(waiting)
-            if not still_missing:
-                return
-            missing = still_missing
-            if reached <= before:
+    async def _list(self, request: Request) -> None:
+        """List runs in the order of their starts; after each page, continue at the first run that is still missing."""
+        missing = request.runs
+        listed_to, fruitless = -inf, 0
+        while missing:
+            asked_at = self.server_now()
+            page = await self._get_page(request, missing)
+            found = await self._on_page(page)
+            fruitless += found.isdisjoint(missing)
+            missing = [run for run in missing if run not in found and run in self._callers]
+            last = page.items[-1].began if page.items and page.next_cursor is not None else None
+            before, listed_to = listed_to, inf if last is None else last
+            self._on_absent([run for run in missing if run.latest <= listed_to], asked_at)
+            missing = [run for run in missing if run.latest > listed_to]
+            for run in missing:
+                run.listed_to = listed_to
+            if listed_to <= before or 10 * fruitless > len(missing):
                 break
-        # More runs began at once than a page holds, or the list costs more than reading each.
-        for waiting in missing:
-            self._want_read(waiting, Doubt.LOST)
-            self._next_look(waiting)
-
-    async def _seek(self, scan: Scan[_Waiting]) -> None:
-        """Go through a log backwards, as long as that finds more runs than reading them would."""
-        missing = set(scan.targets)
-        fruitless = 0
-        end = scan.end
-        while len(missing) > 1 and 10 * fruitless <= len(missing) and self._budgets.room(scan.bucket) > 0:
-            page = await self._page(scan, list(missing), end_date=end, order="desc")
-            if page is None:
+            if self._budgets.room(LOGS_BUCKET) <= 0:
                 return
-            found = await self._tell_all(page.items)
-            fruitless += len(found & missing) < 2
-            missing = {waiting for waiting in missing - found if waiting in self._waiting}
-            start = _end_of(page, 0.0)
-            if page.next_cursor is None or start == end:
-                break
-            self._crowd(scan).learn(start, end or start, len(page.items), len(page.items) - len(found))
-            end = start
-        for waiting in missing:
-            waiting.until = None
-            self._want_read(waiting, Doubt.LOST)
+        # More runs started at once than a page contains, or the list costs more than reading each.
+        for run in missing:
+            run.read_at = self._clock()
+            self._schedule(run)
 
-    async def _page(
-        self, scan: Scan[_Waiting], concerned: Sequence[_Waiting], **window: str | float | None
-    ) -> Page[WorkflowRun] | None:
-        """Ask for one page of a list; None if that failed."""
-        triggers = sorted({waiting.trigger for waiting in scan.targets})
-        try:
-            with self._budgets.sending(scan.bucket):
-                if scan.listed is not None:
-                    workflow_id, status = scan.listed
-                    page = await self._client.list_workflow_runs(
-                        workflow_id,
-                        status=status.value,
-                        trigger=triggers[0] if len(triggers) == 1 else None,
-                        limit=RUNS_PAGE,
-                        retry=NO_RETRY,
-                        **window,
-                    )
-                else:
-                    page = await self._client.list_logs(
-                        scan.workspace_id or "",
-                        workflow_ids=named_workflows(waiting.workflow_id for waiting in scan.targets),
-                        triggers=triggers,
-                        limit=LOGS_PAGE,
-                        retry=NO_RETRY,
-                        **window,
-                    )
-        except SimRateLimitError as error:
-            self._refused(scan.bucket, error, min(waiting.interval for waiting in concerned))
-            return None
-        except SimError as error:
-            await self._list_failed(scan, concerned, error)
-            return None
-        self._list_failures.pop(_name_of(scan), None)
+    async def _get_page(self, request: Request, missing: Sequence[PolledRun]) -> Page[WorkflowRun]:
+        """Return a page that starts at the first missing run."""
+        end = max(run.latest for run in missing)
+        with self._budgets.sending(LOGS_BUCKET):
+            page = await self._client.list_logs(
+                request.workspace_id,
+                workflow_ids=named_workflows(run.workflow_id for run in request.runs),
+                triggers=sorted({run.trigger for run in request.runs}),
+                start_date=missing[0].earliest,
+                end_date=end if end < inf else None,
+                order="asc",
+                limit=LOGS_PAGE,
+                retry=NO_RETRY,
+            )
+        del self._list_failures[request.workspace_id]
         return page
 
-    def _crowd(self, scan: Scan[_Waiting]) -> Crowd:
-        return self._known.crowds[scan.workspace_id or ""]
+    # --- responses -----------------------------------------------------------------------------------------------
 
-    # --- what answers mean ---------------------------------------------------------------------------------------
+    async def _on_page(self, page: Page[WorkflowRun]) -> set[PolledRun]:
+        """Handle the runs of a page, finished ones first; return the polled runs among them."""
+        by_id: defaultdict[str | None, list[PolledRun]] = defaultdict(list)
+        for run in self._callers:
+            by_id[run.run_id].append(run)
+        polled: set[PolledRun] = set()
+        async for response in _in_slices(sorted(page.items, key=lambda item: not item.status.is_terminal)):
+            for run in by_id.get(response.run_id, ()):
+                if response.workflow_id in (None, run.workflow_id):
+                    polled.add(run)
+                    self._on_listed(run, response)
+        return polled
 
-    async def _tell_all(self, runs: Iterable[WorkflowRun]) -> set[_Waiting]:
-        """Hand a page's runs to those who wait for them, the finished ones first; return whom it was about."""
-        found: set[_Waiting] = set()
-        for number, run in enumerate(sorted(runs, key=lambda run: not run.status.is_terminal), 1):
-            for waiting in list(self._by_id.get(run.run_id or "", ())):
-                if run.workflow_id in (None, waiting.workflow_id):
-                    found.add(waiting)
-                    self._was_listed(waiting, run)
-            if number % _AT_ONCE == 0:
-                await asyncio.sleep(0)
-        return found
-
-    def _was_read(self, waiting: _Waiting, run: WorkflowRun) -> None:
-        """A run's own resource says how it is."""
-        doubt, waiting.read_at = waiting.urgency, inf
-        if run.run_id is not None and run.run_id != waiting.run_id:  # it was asked for by a job's id
-            waiting.run_id = run.run_id
-            self._by_id.setdefault(run.run_id, []).append(waiting)
-        if doubt is Doubt.ENDED and run.status is waiting.status:
-            self._is_missed(waiting)
-        self._note_start(waiting, run)
-        if self._saw(waiting, run) or self._known.speaks_v2 is False:
+    def _on_listed(self, run: PolledRun, response: WorkflowRun) -> None:
+        """Handle a run's status in a list."""
+        run.misses = 0
+        run.update_start(response)
+        if response.status not in _PAUSES:
+            run.reads, run.read_at = 0, inf
+            self._on_status(run, response)
             return
-        waiting.reads += 1
-        pause = min(waiting.interval * 2**waiting.reads, max(waiting.interval, LONGEST_READ_PAUSE))
-        only_reads_tell = waiting.watch.on_paused != "wait"
-        if run.status is RunStatus.QUEUED and waiting.began is None:
-            waiting.since, waiting.until = self._budgets.server.now() - LATE_ROWS, None
-            self._want_read(waiting, Doubt.QUEUED, pause)
-        elif run.status is RunStatus.PAUSED and only_reads_tell:
-            self._want_read(waiting, Doubt.PAUSED, min(pause, max(waiting.interval, self._seconds_to_resume(run))))
-        elif run.status is RunStatus.PENDING and only_reads_tell:
-            self._want_read(waiting, Doubt.PAUSED, waiting.interval)
-        elif run.status is RunStatus.RUNNING:
-            waiting.reads = 0
+        was_paused, run.status = run.status in _PAUSES, response.status
+        run.watch.looked()
+        self._schedule(run)
+        if not was_paused:
+            run.reads, run.read_at = 0, self._clock()
 
-    def _was_listed(self, waiting: _Waiting, run: WorkflowRun) -> None:
-        """A list says how a run is."""
-        waiting.misses = 0
-        if waiting.doubt is not Doubt.PAUSED:
-            waiting.read_at = inf
-        self._note_start(waiting, run)
-        if run.status not in (RunStatus.PENDING, RunStatus.PAUSED):
-            waiting.reads, waiting.read_at = 0, inf
-            self._saw(waiting, run)
+    def _on_read(self, run: PolledRun, response: WorkflowRun) -> None:
+        """Handle the response to reading a run."""
+        run.read_at = inf
+        run.run_id = response.run_id or run.run_id  # the caller's ID may be a job ID
+        run.update_start(response)
+        if self._on_status(run, response) or self._client.speaks_v2 is False:
             return
-        # Which of the two a list says depends on the list, and what it waits for stands in none.
-        unread = waiting.status not in (RunStatus.PENDING, RunStatus.PAUSED)
-        waiting.status = waiting.status if waiting.status is RunStatus.PAUSED else RunStatus.PENDING
-        waiting.watch.looked()
-        self._next_look(waiting)
-        if unread:
-            waiting.reads = 0
-            self._want_read(waiting, Doubt.PAUSED)
+        run.reads = 0 if response.status is RunStatus.RUNNING else run.reads + 1
+        pause = min(run.interval * 2**run.reads, max(run.interval, LONGEST_READ_PAUSE))
+        if response.status is RunStatus.QUEUED and run.started_at is None:
+            run.since = self.server_now() - LATE_ROWS
+            run.read_at = self._clock() + pause
+        elif response.status in _PAUSES and run.watch.on_paused != "wait":
+            resumes_at = (response.paused and response.paused.resumes_at) or 0.0
+            run.read_at = self._clock() + min(pause, max(run.interval, resumes_at - self.server_now()))
 
-    def _note_start(self, waiting: _Waiting, run: WorkflowRun) -> None:
-        if run.status is not RunStatus.QUEUED and run.began is not None:
-            waiting.began, waiting.until = run.began, None
-        waiting.trigger = run.trigger or waiting.trigger
-
-    def _is_absent(self, waiting: _Waiting, scan: Scan[_Waiting], asked_at: float) -> None:
-        """A list that would show a run, were it as we think, doesn't."""
-        if scan.listed is not None:
-            self._want_read(waiting, Doubt.ENDED)
-        elif waiting.began is not None:
-            self._is_missed(waiting)
-            self._want_read(waiting, Doubt.LOST)
-        else:
-            if waiting.status is None and waiting.until is None and waiting.read_at == inf:
-                waiting.until = waiting.since
-                self._want_read(waiting, Doubt.LOST)
-            waiting.since = max(waiting.since, asked_at - LATE_ROWS)
-        self._next_look(waiting)
-
-    def _is_missed(self, waiting: _Waiting) -> None:
-        """A list that should show a run didn't; after a second time, it isn't asked for it any more."""
-        waiting.misses += 1
-        if not self._known.distrust(waiting.workflow_id) and waiting.misses > 1:
-            waiting.unlisted = True
-            log.info("Run %s is in no list; it is read by itself.", waiting.run_id)
-
-    def _saw(self, waiting: _Waiting, run: WorkflowRun) -> bool:
-        """Hand a look to the run's watch; return whether the waiting is over."""
-        waiting.status = run.status
-        if waiting.context.run(waiting.watch.saw, run):
-            self._tell(waiting, run)
+    def _on_status(self, run: PolledRun, response: WorkflowRun) -> bool:
+        """Pass a run's status to its watch; return whether the caller stops waiting."""
+        run.status = response.status
+        caller = self._callers.get(run)
+        if caller is None:
             return True
-        self._next_look(waiting)
+        if caller.context.run(run.watch.saw, response):
+            self._finish(run, response)
+            return True
+        self._schedule(run)
         return False
 
-    def _missed(self, waiting: _Waiting, error: SimError) -> None:
-        """Hand a look that failed to the run's watch."""
-        if waiting not in self._waiting:
+    def _on_absent(self, absent: Iterable[PolledRun], asked_at: float) -> None:
+        """Handle runs that a list of their time doesn't contain: search further back for many, else read each."""
+        absent = [run for run in absent if run in self._callers]
+        searched = {run for run in absent if run.status is None and asked_at - run.since < LONGEST_SEARCH}
+        if len(searched) < WORTH_SEARCHING:
+            searched = set()
+        for run in absent:
+            if run in searched:  # stays due
+                run.since = asked_at - SEARCH_FACTOR * max(ASSUMED_AGE, asked_at - run.since)
+                run.listed_to = -inf
+                continue
+            if run.started_at is not None:
+                run.misses += 1
+                self._workspaces.by_workflow.pop(run.workflow_id, None)  # a connection's may be wrong
+                if run.misses > 1:
+                    run.unlisted = True
+                    log.info("Run %s is not in the log of its workspace; it is read from now on.", run.run_id)
+            if run.status is not RunStatus.QUEUED:
+                run.read_at = self._clock()
+            run.since = max(run.since, asked_at - LATE_ROWS)
+            self._schedule(run)
+
+    # --- errors --------------------------------------------------------------------------------------------------
+
+    def _on_error(self, run: PolledRun, error: SimError) -> None:
+        """Pass a failed poll of a run to its watch, and repeat it if it was a read."""
+        caller = self._callers.get(run)
+        if caller is None:
             return
         try:
-            waiting.context.run(waiting.watch.missed, error)
+            caller.context.run(run.watch.missed, error)
         except SimError as final:
-            self._tell(waiting, final)
+            self._finish(run, final)
             return
-        wanted, waiting.read_at = waiting.read_at < inf, inf
-        self._next_look(waiting)
-        if wanted:
-            waiting.read_at = waiting.due
+        was_read, run.read_at = run.read_at < inf, inf
+        self._schedule(run)
+        if was_read:
+            run.read_at = run.due
 
-    def _next_look(self, waiting: _Waiting) -> None:
-        """Set the time of the next look; after the last one, give up."""
-        now, waiting.gone_to = self._clock(), -inf
-        try:
-            waiting.due = now + waiting.watch.pause(jitter=0.0)
-        except SimRunTimeoutError as error:
-            if waiting.read_at == inf:
-                self._tell(waiting, error)
-                return
-            # The list has told nothing; the last look is the run's own resource.
-            waiting.due = now + waiting.interval
-            self._want_read(waiting, min(waiting.doubt, Doubt.LAST))
+    async def _on_list_error(self, request: Request, error: SimError) -> None:
+        """Count a failed poll for each run that is due, or read the runs if the log is unavailable."""
+        name = request.workspace_id
+        is_final = error.worth_repeating == 0 and not isinstance(error, _ABOUT_THE_CONNECTION)
+        if error.outcome is not Outcome.NEVER_SENT:
+            self._list_failures[name] += 1
+        if is_final or self._list_failures[name] >= CLOSED_AFTER_FAILURES:
+            log.warning("%s The runs of workspace %s are read one by one for a while.", error, name)
+            del self._list_failures[name]
+            self._close(name, is_temporary=error.worth_repeating > 0)
+            for run in request.runs:
+                self._workspaces.by_workflow.pop(run.workflow_id, None)  # a connection's may be wrong
+        if not is_final:
+            now = self._clock()
+            async for run in _in_slices([run for run in request.runs if run.due <= now]):
+                self._on_error(run, error)
 
-    def _want_read(self, waiting: _Waiting, doubt: Doubt, pause: float = 0.0) -> None:
-        """Have a run read by itself, after so many seconds."""
-        waiting.doubt = doubt
-        waiting.read_at = self._clock() + pause
-        if waiting.read_at < self._rests_until:
-            self._ring()
+    def _close(self, name: str, *, is_temporary: bool) -> None:
+        """Don't use a workspace's log, or don't request a workflow's workspace, for a while."""
+        self._workspaces.closed.add(name)
+        seconds = CLOSED_FOR if is_temporary else CLOSED_FOR_LONG
+        asyncio.get_running_loop().call_later(seconds, self._workspaces.closed.discard, name)
 
-    def _seconds_to_resume(self, run: WorkflowRun) -> float:
-        try:
-            moment = datetime.fromisoformat((run.paused and run.paused.resume_at) or "")
-        except ValueError:
-            return 0.0
-        return moment.timestamp() - self._budgets.server.now()
-
-    def _refused(self, bucket: str | None, error: SimRateLimitError, otherwise: float) -> None:
-        """Take note of a refusal for too many requests; whatever wasn't answered stays due."""
-        wait = otherwise if error.retry_after is None else error.retry_after
-        log.info("%s The next such request goes out in %.0f s.", error, wait)
+    def _on_rate_limited(self, bucket: str | None, error: SimRateLimitError, default: float) -> None:
+        """Send no more requests of a rate bucket for a while; runs without a response stay due."""
+        wait = default if error.retry_after is None else error.retry_after
+        log.info("%s The next request of this kind follows in %.0f s.", error, wait)
         self._budgets.refused(bucket, wait)
 
-    async def _list_failed(self, scan: Scan[_Waiting], concerned: Sequence[_Waiting], error: SimError) -> None:
-        """A list can't be had: that is one failed look for each run concerned, or a reason to read them instead."""
-        name = _name_of(scan)
-        if error.outcome is not Outcome.NEVER_SENT:
-            self._list_failures[name] = self._list_failures.get(name, 0) + 1
-        if _is_about_the_list(error) or self._list_failures.get(name, 0) >= CLOSED_AFTER_FAILURES:
-            log.warning("%s For %.0f min, its runs are looked for elsewhere.", error, _for_how_long(error) / 60)
-            self._list_failures.pop(name, None)
-            self._close(scan, _for_how_long(error))
-        if _is_about_the_list(error):
-            return
-        for number, waiting in enumerate(concerned, 1):
-            self._missed(waiting, error)
-            if number % _AT_ONCE == 0:
-                await asyncio.sleep(0)
 
-    def _close(self, scan: Scan[_Waiting], seconds: float) -> None:
-        if scan.listed is not None:
-            self._known.others[scan.listed] = (_MANY, self._budgets.server.now())
-            return
-        for waiting in scan.targets:
-            self._known.distrust(waiting.workflow_id)
-        self._known.closed[scan.workspace_id or ""] = self._clock() + seconds
-
-
-def _is_about_the_list(error: SimError) -> bool:
-    """Whether asking for the list again is no use, while its runs may well be read."""
-    return error.worth_repeating == 0 and not isinstance(error, _ABOUT_THE_CONNECTION)
-
-
-def _for_how_long(error: SimError) -> float:
-    return CLOSED_FOR_LONG if error.worth_repeating == 0 else CLOSED_FOR
-
-
-def _end_of(page: Page[WorkflowRun], otherwise: float) -> float:
-    """The start of a page's last run, up to which it shows everything; all there is, if it is the last page."""
-    last = page.items[-1].began if page.items and page.next_cursor is not None else None
-    return otherwise if last is None else last
-
-
-def _name_of(scan: Scan[_Waiting]) -> str:
-    return scan.workspace_id or f"{scan.listed}"
+async def _in_slices(items: Iterable[T]) -> AsyncIterator[T]:
+    """Iterate, and let other tasks run after every 100 items."""
+    for number, item in enumerate(items, 1):
+        yield item
+        if number % 100 == 0:
+            await asyncio.sleep(0)
 
 
 _watchers: dict[asyncio.AbstractEventLoop, dict[ClientSettings, Watcher]] = {}

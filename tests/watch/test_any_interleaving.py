@@ -188,11 +188,6 @@ def test_without_faults_within_two_intervals(all_lives, others):
 
 @contextmanager
 def small_pages() -> Iterator[None]:
-    """Pages of three runs, so that a handful of them is many."""
-    with (
-        patch("airflow_provider_sim.watch.plan.LOGS_PAGE", 3),
-        patch("airflow_provider_sim.watch.watcher.LOGS_PAGE", 3),
-        patch("airflow_provider_sim.watch.plan.RUNS_PAGE", 2),
-        patch("airflow_provider_sim.watch.watcher.RUNS_PAGE", 2),
-    ):
+    """Pages of three runs, so that lists have several pages."""
+    with patch("airflow_provider_sim.watch.watcher.LOGS_PAGE", 3):
         yield

@@ -1,4 +1,4 @@
-"""How many requests it takes to watch runs: counted at the emulator, in virtual time."""
+"""Number of requests for polling runs, counted at the emulator in virtual time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FLOWS = [f"flow-{number}" for number in range(10)]
 
 @pytest.mark.slow
 def test_a_thousand_runs_for_five_minutes(play):
-    """One poller for each run would send 60,000 requests, and the task is to send 2 % of them at most."""
+    """One poller for each run would send 60,000 requests."""
 
     async def script(scene):
         scene.sim.deploy(*FLOWS)
@@ -30,7 +30,7 @@ def test_a_thousand_runs_for_five_minutes(play):
     assert len(scene.delays) == 1000
     assert max(scene.delays.values()) < 5.1
     assert scene.sim.sent() < 90
-    assert scene.sim.sent("/runs/") == 1, "nothing but what settles the dialect"
+    assert scene.sim.sent("/runs/") == 1, "only the first request, which detects the API version"
 
 
 @pytest.mark.slow
@@ -43,7 +43,7 @@ def test_a_thousand_runs_for_five_minutes(play):
     ],
 )
 def test_twenty_thousand_other_runs_and_one_of_six_hours(play, ago):
-    """All of the same ten workflows, so that no filter keeps them out."""
+    """All belong to the same ten workflows, so that no filter excludes them."""
 
     async def script(scene):
         scene.sim.deploy(*FLOWS)
@@ -60,12 +60,12 @@ def test_twenty_thousand_other_runs_and_one_of_six_hours(play, ago):
     assert max(scene.delays.values()) < 5.1
     first, *others = scene.ticks
     assert max(others) <= 3
-    assert first <= 20, "once: which workspace each of ten workflows is in"
+    assert first <= 20, "includes the workspace of each of ten workflows"
 
 
 @pytest.mark.slow
-def test_old_runs_here_and_there_among_twenty_thousand(play):
-    """No stretch of the log holds many of them, but few runs of their workflow go on at all."""
+def test_old_runs_spread_among_twenty_thousand(play):
+    """370 other runs have started between any two of them, so that a page contains two or three."""
 
     async def script(scene):
         scene.sim.deploy("flow")
@@ -75,13 +75,10 @@ def test_old_runs_here_and_there_among_twenty_thousand(play):
 
     scene = play(script)
     assert max(scene.delays.values()) < 10.1
-    first, *others = scene.ticks
-    assert first < 50, "fewer than to read each"
-    assert max(others[:-1]) == 1
-    assert others[-1] <= 1 + 50, "each end is confirmed"
+    assert max(scene.ticks) < 30, "fewer than reading each of the 50 runs"
 
 
-def test_one_run_costs_one_read_an_interval(play):
+def test_one_run_takes_one_read_per_interval(play):
     async def script(scene):
         scene.sim.deploy("flow")
         await scene.wait(scene.sim.start("flow", "run", 58), interval=10)
@@ -92,7 +89,7 @@ def test_one_run_costs_one_read_an_interval(play):
 
 
 def test_intervals_of_all_lengths_share_their_requests(play):
-    """The short one's look answers for the others; none is looked at less often than it asks for."""
+    """Polls of short intervals answer for the others; no run is polled less often than its interval."""
 
     async def script(scene):
         scene.sim.deploy("flow")
@@ -105,7 +102,7 @@ def test_intervals_of_all_lengths_share_their_requests(play):
     assert scene.sim.sent() <= 2 + 30
 
 
-def test_intervals_are_honoured_where_nothing_is_shared(play):
+def test_intervals_are_honored_without_lists(play):
     async def script(scene):
         scene.sim.deploy("often", "seldom")
         scene.sim.refuse("/logs?")
@@ -128,8 +125,8 @@ def test_intervals_are_honoured_where_nothing_is_shared(play):
         pytest.param(None, 2000, id="self-hosted", marks=pytest.mark.slow),
     ],
 )
-def test_every_plan_s_full_number_of_runs_at_once(play, plan, runs):
-    """No 429, and each end seen within two intervals; workers' own looks at their runs come on top."""
+def test_full_concurrency_of_every_plan(play, plan, runs):
+    """No 429, and each end seen within two intervals, while workers read their runs, too."""
 
     async def script(scene):
         scene.sim.deploy(*FLOWS)
@@ -139,7 +136,7 @@ def test_every_plan_s_full_number_of_runs_at_once(play, plan, runs):
             await asyncio.sleep(number * 60 / runs)
             for again in range(2 if runs <= 200 else 1):
                 started = scene.sim.start(FLOWS[number % 10], f"run-{number}-{again}", 61 + number % 30)
-                if runs <= 200:  # else workers alone would send more than a server takes from one address
+                if runs <= 200:  # more requests than a server accepts from one address
                     await worker.get_workflow_run(started.workflow_id, started.run_id)
                 await scene.wait(started)
                 if runs <= 200:
@@ -154,8 +151,8 @@ def test_every_plan_s_full_number_of_runs_at_once(play, plan, runs):
     assert max(scene.delays.values()) <= 20
 
 
-def test_a_triggerer_started_anew_finds_its_runs_by_the_page(play):
-    """A thousand runs of unknown age, after a hundred unrelated ones."""
+def test_a_restarted_triggerer_finds_its_runs_in_few_lists(play):
+    """A thousand runs of unknown age, and a hundred unrelated ones."""
 
     async def script(scene):
         scene.sim.deploy(*FLOWS)
@@ -174,7 +171,7 @@ def test_a_triggerer_started_anew_finds_its_runs_by_the_page(play):
 
 
 @pytest.mark.slow
-def test_without_v2_each_run_is_read_and_few_at_a_time(play):
+def test_without_v2_each_run_is_read_with_few_requests_in_flight(play):
     async def script(scene):
         scene.sim.deploy(*FLOWS)
         in_flight = most = 0
@@ -201,8 +198,8 @@ def test_without_v2_each_run_is_read_and_few_at_a_time(play):
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3])
-def test_several_processes_on_one_key_settle(play, processes):
-    """20 runs that no list shows, every 10 s, want 120 reads a minute; the plan has 30."""
+def test_several_processes_with_one_key_cause_no_429(play, processes):
+    """20 runs without lists, every 10 s, are 120 reads a minute; the plan allows 30."""
 
     async def script(scene):
         scene.sim.deploy(*FLOWS)
@@ -218,5 +215,5 @@ def test_several_processes_on_one_key_settle(play, processes):
 
     scene = play(script, plan="free")
     assert scene.sim.refused == 0
-    assert max(scene.delays.values()) < 60, "20 runs at 30 looks a minute: 40 s, and a share of unfairness"
-    assert scene.sim.sent("/runs/") > 300, "what the plan has is used"
+    assert max(scene.delays.values()) < 60, "20 runs with 30 reads a minute take 40 s"
+    assert scene.sim.sent("/runs/") > 300, "all that the plan allows is used"

@@ -1,4 +1,4 @@
-"""What comes of waiting with others: ends, pauses, faults, deadlines, comings and goings, in virtual time."""
+"""Outcomes of shared polling in virtual time: ends, pauses, faults, deadlines, callers that leave and join."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def statuses(scene):
 
 
 @pytest.fixture
-def told(caplog):
-    """What the watcher has logged by now; on Airflow 2, httpx logs each request, too."""
+def messages(caplog):
+    """Return what the watcher has logged; on Airflow 2, httpx logs each request, too."""
     caplog.set_level(logging.INFO, "airflow_provider_sim.watch.watcher")
     return lambda: [
         found.getMessage() for found in caplog.records if found.name == "airflow_provider_sim.watch.watcher"
@@ -80,7 +80,7 @@ class TestEnds:
         assert max(scene.delays.values()) < 10.1
 
     def test_no_event_in_the_first_seconds(self, play):
-        """The others' looks find the ends at once; the scheduler must not hear of it so soon."""
+        """A list finds the end at once, but the scheduler may not have stored the deferral yet."""
 
         async def script(scene):
             starts = deploy(scene)
@@ -146,6 +146,39 @@ class TestEnds:
         play(script)
 
 
+class TestPages:
+    @pytest.fixture(autouse=True)
+    def _small_pages(self, monkeypatch):
+        monkeypatch.setattr(watcher_module, "LOGS_PAGE", 3)
+
+    def test_a_list_ends_if_more_runs_started_at_once_than_a_page_contains(self, play):
+        async def script(scene):
+            await together(*(scene.wait(started, interval=60) for started in deploy(scene, 30)))
+
+        scene = play(script)
+        assert (scene.sim.sent("/logs?"), scene.sim.sent("/runs/")) == (2, 1 + 27)
+
+    def test_a_list_ends_if_its_pages_contain_none_of_the_runs(self, play):
+        async def script(scene):
+            scene.sim.deploy(FLOW)
+            scene.sim.crowd([FLOW], 60, lambda number: number / 4)
+            starts = [scene.sim.start(FLOW, f"run-{number}", 5) for number in range(3)]
+            await together(*(scene.wait(started, interval=8) for started in starts))
+
+        scene = play(script)
+        assert (scene.sim.sent("/logs?"), scene.sim.sent("/runs/")) == (1, 3)
+
+    def test_a_list_ends_at_the_rate_limit_and_continues_later(self, play):
+        async def script(scene):
+            scene.sim.deploy(FLOW)
+            starts = [scene.sim.start(FLOW, f"run-{number}", 300, ago=number) for number in range(60)]
+            await together(*(scene.wait(started) for started in starts))
+
+        scene = play(script, plan="free")
+        assert scene.sim.refused == 0
+        assert set(statuses(scene).values()) == {RunStatus.COMPLETED}
+
+
 class TestQueues:
     def test_queued_runs_are_in_no_list(self, play):
         async def script(scene):
@@ -188,7 +221,7 @@ class TestPauses:
     @pytest.mark.parametrize("others", [0, 5])
     @pytest.mark.parametrize("on_paused", ["fail", "return"])
     def test_for_a_person(self, play, others, on_paused):
-        """Logs call it pending; only the run itself tells that it is paused, and by what."""
+        """Logs call it pending; only a read contains that it is paused, and by what."""
 
         async def script(scene):
             starts = deploy(scene, others)
@@ -257,14 +290,56 @@ class TestFaults:
 
         scene = play(script)
         assert statuses(scene) == {
-            "run-0": RunStatus.COMPLETED,  # read by itself, for the dialect
+            "run-0": RunStatus.COMPLETED,  # read first, to detect the API version
             "run-1": RunStatus.COMPLETED,
             "run-2": SimServerError,
             "run-3": RunStatus.COMPLETED,
             "run-4": SimServerError,
         }
 
-    def test_a_list_that_always_fails_is_done_without(self, play):
+    def test_a_failed_poll_counts_only_for_runs_without_a_response(self, play, monkeypatch):
+        monkeypatch.setattr(watcher_module, "LOGS_PAGE", 3)
+
+        async def script(scene):
+            starts = deploy(scene, 3, ago=20) + [scene.sim.start(FLOW, f"late-{number}", 45) for number in range(2)]
+            lists = itertools.count(1)
+
+            def fail_on_second_page(request: httpx.Request) -> httpx.Response | None:
+                return httpx.Response(500) if "/logs?" in str(request.url) and next(lists) == 2 else None
+
+            scene.sim.fault = fail_on_second_page
+            await together(*(scene.wait(started, max_failed_looks=0) for started in starts))
+
+        outcomes = statuses(play(script))
+        assert outcomes == {
+            "run-0": RunStatus.COMPLETED,
+            "run-1": RunStatus.COMPLETED,
+            "run-2": RunStatus.COMPLETED,
+            "late-0": SimServerError,
+            "late-1": SimServerError,
+        }
+
+    def test_a_paused_run_in_a_list_resets_the_failure_count(self, play):
+        """A log contains no more than that the run is pending."""
+
+        async def script(scene):
+            scene.sim.deploy(FLOW)
+            starts = [scene.sim.start(FLOW, f"run-{number}", 15, end="paused") for number in range(3)]
+            turns = itertools.cycle([None, httpx.Response(500)])
+            waits = asyncio.gather(*(scene.wait(started, max_failed_looks=1) for started in starts))
+            await asyncio.sleep(35)
+            scene.sim.fault = lambda request: next(turns) if "/logs?" in str(request.url) else None
+            await asyncio.sleep(120)
+            for started in starts:
+                started.resume({})
+            await waits
+
+        scene = play(script)
+        assert set(statuses(scene).values()) == {RunStatus.COMPLETED}
+        assert sum(status == 500 for _, _, status in scene.sim.requests) > 3
+        assert scene.sim.sent("/runs/") <= 5, "failures that aren't consecutive don't close the log"
+
+    def test_runs_are_read_if_their_list_always_fails(self, play):
         async def script(scene):
             scene.sim.deploy(FLOW)
             scene.sim.refuse("/logs?", status=503)
@@ -283,7 +358,7 @@ class TestFaults:
 
         scene = play(script)
         assert set(statuses(scene).values()) == {RunStatus.COMPLETED}
-        assert scene.sim.sent("/runs/", "order=desc") == 1, "nothing but what settles the dialect"
+        assert scene.sim.sent("/runs/", "order=desc") == 1, "only the first request, which detects the API version"
 
     def test_a_list_that_can_t_be_reached_is_not_closed(self, play):
         async def script(scene):
@@ -302,7 +377,7 @@ class TestFaults:
         assert set(statuses(scene).values()) == {RunStatus.COMPLETED}
         assert scene.sim.sent("/logs?") >= 4, "asked again and again until it can"
 
-    def test_a_log_that_never_shows_runs_is_done_without(self, play, told):
+    def test_runs_are_read_if_the_log_never_contains_them(self, play, messages):
         async def script(scene):
             scene.sim.deploy(FLOW)
             scene.sim.fault = lambda request: NOTHING_LOGGED if "/logs?" in str(request.url) else None
@@ -312,9 +387,11 @@ class TestFaults:
         scene = play(script)
         assert set(statuses(scene).values()) == {RunStatus.COMPLETED}
         assert scene.sim.sent("/logs?") <= 5, "each run was missed twice"
-        assert sorted(told()) == [f"Run run-{number} is in no list; it is read by itself." for number in range(3)]
+        assert sorted(messages()) == [
+            f"Run run-{number} is not in the log of its workspace; it is read from now on." for number in range(3)
+        ]
 
-    def test_a_log_that_shows_runs_now_and_then_is_gone_on_with(self, play, told):
+    def test_a_log_that_misses_runs_once_is_still_used(self, play, messages):
         async def script(scene):
             scene.sim.deploy(FLOW)
             turns = itertools.cycle([None, NOTHING_LOGGED])
@@ -325,7 +402,7 @@ class TestFaults:
         scene = play(script)
         assert set(statuses(scene).values()) == {RunStatus.COMPLETED}
         assert scene.sim.sent("/logs?") >= 35
-        assert told() == [], "missed once, and found again"
+        assert messages() == [], "missed once, and found again"
 
     @pytest.mark.parametrize(
         ("headers", "seconds"),
@@ -355,7 +432,7 @@ class TestFaults:
         assert set(statuses(play(script)).values()) == {RunStatus.COMPLETED}
 
     @pytest.mark.parametrize("status", [400, 403, 404])
-    def test_a_list_that_is_refused_is_done_without(self, play, status):
+    def test_runs_are_read_if_their_list_is_rejected(self, play, status):
         async def script(scene):
             starts = deploy(scene)
             scene.sim.refuse("/logs?", "/runs?", status=status)
@@ -374,7 +451,7 @@ class TestFaults:
             await together(*(scene.wait(started) for started in [*starts, broken]))
 
         scene = play(script)
-        assert statuses(scene)["broken"] is SimServerError, "ten looks failed in a row"
+        assert statuses(scene)["broken"] is SimServerError, "ten failed polls in a row"
         assert statuses(scene)["run-0"] is RunStatus.COMPLETED
 
     def test_a_wrong_key_is_told_to_all_at_once(self, play):
@@ -441,20 +518,20 @@ class TestFaults:
             await together(*(scene.wait(started) for started in deploy(scene)))
 
         assert set(statuses(play(script)).values()) == {ZeroDivisionError}
-        assert "couldn't make sense" in caplog.text
+        assert "could not be handled" in caplog.text
 
 
 class TestWorkspaces:
-    def test_the_connection_s_word_spares_the_look_up(self, play):
+    def test_the_connection_s_workspace_saves_a_request(self, play):
         async def script(scene):
             await together(*(scene.wait(started, workspace_id="space") for started in deploy(scene)))
 
         scene = play(script)
         assert len(scene.delays) == 5
-        assert scene.sim.sent("/workflows/flow") == 1, "what settles the dialect"
+        assert scene.sim.sent("/workflows/flow") == 1, "the first request, which detects the API version"
 
     @pytest.mark.parametrize("wrong", ["nowhere", "99999999-2222-4333-8444-555555555555"])
-    def test_a_wrong_word_is_corrected(self, play, wrong):
+    def test_a_wrong_workspace_of_a_connection_is_corrected(self, play, wrong):
         async def script(scene):
             await together(*(scene.wait(started, workspace_id=wrong) for started in deploy(scene)))
 
@@ -463,7 +540,7 @@ class TestWorkspaces:
         assert max(scene.delays.values()) < 10.1
         assert scene.sim.sent("workspaceId=space") >= 2
 
-    def test_a_word_that_leads_to_an_empty_log_is_corrected_at_the_first_miss(self, play, told):
+    def test_a_workspace_without_the_runs_is_corrected_at_the_first_miss(self, play, messages):
         async def script(scene):
             scene.sim.deploy(FLOW)
             starts = [scene.sim.start(FLOW, f"run-{number}", 300) for number in range(3)]
@@ -474,9 +551,9 @@ class TestWorkspaces:
         scene = play(script)
         assert set(statuses(scene).values()) == {RunStatus.COMPLETED}
         assert (scene.sim.sent("workspaceId=elsewhere"), scene.sim.sent("/runs/")) == (2, 6)
-        assert told() == [], "each is in the log, once it is the right one"
+        assert messages() == [], "each is in the log, once it is the right one"
 
-    def test_a_workflow_whose_workspace_nobody_tells(self, play):
+    def test_runs_are_read_if_their_workspace_is_unavailable(self, play):
         async def script(scene):
             starts = deploy(scene)
             fault = scene.sim.fault
@@ -492,22 +569,22 @@ class TestWorkspaces:
         scene = play(script)
         assert set(statuses(scene).values()) == {RunStatus.COMPLETED}
         assert scene.sim.sent("/logs?") == 0
-        assert scene.sim.sent("/runs?status=running") >= 2, "a workflow's own list needs no workspace"
+        assert scene.sim.sent("/runs/") >= 5 * 4
 
 
 class TestDeadlines:
-    def test_one_last_look(self, play):
+    def test_runs_are_polled_at_the_deadline(self, play):
         async def script(scene):
             scene.sim.deploy(FLOW)
             starts = [scene.sim.start(FLOW, f"run-{number}", 50 if number else 29.5) for number in range(3)]
             await together(*(scene.wait(started, interval=20, deadline=now() + 30) for started in starts))
 
         scene = play(script)
-        assert scene.outcomes["run-0"].status is RunStatus.COMPLETED, "it ended after the last regular look"
+        assert scene.outcomes["run-0"].status is RunStatus.COMPLETED, "it ended after the last regular poll"
         assert isinstance(scene.outcomes["run-1"], SimRunTimeoutError)
         assert "last seen running" in str(scene.outcomes["run-1"])
 
-    def test_a_queued_run_s_last_look_is_a_read(self, play):
+    def test_a_queued_run_is_read_at_the_deadline(self, play):
         async def script(scene):
             starts = deploy(scene, 3, queued=3000)
             await together(*(scene.wait(started, deadline=now() + 95) for started in starts))
@@ -522,7 +599,7 @@ class TestDeadlines:
         scene = play(timed)
         assert "last seen queued" in str(scene.outcomes["run-0"])
 
-    def test_where_rate_limits_allow_no_last_look(self, play):
+    def test_a_rate_limited_poll_at_the_deadline_times_out(self, play):
         async def script(scene):
             starts = deploy(scene, 3)
             scene.sim.refuse("/api", status=429)
@@ -581,7 +658,7 @@ class TestComingAndGoing:
 
     def test_each_run_s_lines_go_to_whoever_waits_for_it(self, play, caplog):
         caplog.set_level(logging.INFO, "airflow_provider_sim")
-        task = contextvars.ContextVar("task", default="nobody")
+        task = contextvars.ContextVar("task", default="no caller")
         lines = []
 
         class Keep(logging.Handler):
@@ -609,7 +686,7 @@ class TestComingAndGoing:
                 f"Run run-{number} of workflow flow is running.",
                 f"Run run-{number} of workflow flow is completed.",
             ]
-        assert [name for name, line in lines if "looked for elsewhere" in line] == ["nobody"], "what concerns all"
+        assert [name for name, line in lines if "one by one" in line] == ["no caller"], "a message about all runs"
 
     def test_one_for_each_loop_and_settings(self):
         async def main():
@@ -658,7 +735,7 @@ class TestComingAndGoing:
 
 
 class TestAsking:
-    """Questions of one's own, which spend what the looks leave."""
+    """Requests of callers, which spend what the polls leave."""
 
     def test_as_many_as_the_plan_takes_and_none_that_is_refused(self, play):
         async def script(scene):
@@ -676,7 +753,7 @@ class TestAsking:
         ("status", "error", "least", "most"),
         [
             pytest.param(429, SimRateLimitError, 60, 62, id="a limit, for a minute"),
-            pytest.param(500, SimServerError, 0, 1, id="an error that says nothing of limits, for no time"),
+            pytest.param(500, SimServerError, 0, 1, id="any other error, for no time"),
         ],
     )
     def test_a_refusal_closes_the_bucket(self, play, status, error, least, most):

@@ -489,11 +489,6 @@ def _read_deployment(request: Request, response: Response, data: Any) -> Deploym
     )
 
 
-def can_be_named(workflow_id: str) -> bool:
-    """Whether a log can be listed for this workflow alone: its names are parted by commas there."""
-    return "," not in workflow_id
-
-
 def named_workflows(workflow_ids: Iterable[str]) -> list[str] | None:
     """The workflows to name when a log is listed; None, which lists all, where so many names don't fit."""
     names = sorted(set(workflow_ids))
