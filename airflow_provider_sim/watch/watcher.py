@@ -11,7 +11,7 @@ import asyncio
 import contextvars
 import logging
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from math import inf
@@ -398,16 +398,15 @@ class Watcher:
 
     async def _on_page(self, page: Page[WorkflowRun]) -> set[PolledRun]:
         """Handle the runs of a page, finished ones first; return the polled runs among them."""
-        by_id: defaultdict[str | None, list[PolledRun]] = defaultdict(list)
-        for run in self._callers:
-            by_id[run.run_id].append(run)
-        polled: set[PolledRun] = set()
-        async for response in _in_slices(sorted(page.items, key=lambda item: not item.status.is_terminal)):
-            for run in by_id.get(response.run_id, ()):
-                if response.workflow_id in (None, run.workflow_id):
-                    polled.add(run)
-                    self._on_listed(run, response)
-        return polled
+        responses = {response.run_id: response for response in page.items}
+        polled = [
+            run
+            for run in self._callers  # a list for each run ID would make garbage collections frequent
+            if run.run_id in responses and responses[run.run_id].workflow_id in (None, run.workflow_id)
+        ]
+        async for run in _in_slices(sorted(polled, key=lambda run: not responses[run.run_id].status.is_terminal)):
+            self._on_listed(run, responses[run.run_id])
+        return set(polled)
 
     def _on_listed(self, run: PolledRun, response: WorkflowRun) -> None:
         """Handle a run's status in a list."""
