@@ -174,12 +174,12 @@ def run_dag(dag_id: str, logical_date: datetime | None = None) -> list[TaskRepor
     """
     dag = _dag(dag_id)
     named = "logical_date" if Version("3") <= Version(version("apache-airflow")) else "execution_date"
-    with _started_api(), _approver():
+    with started_api(), _approver():
         return _reports(dag, dag.test(**({} if logical_date is None else {named: logical_date})))
 
 
 @contextlib.contextmanager
-def _started_api() -> Iterator[None]:
+def started_api() -> Iterator[None]:
     """Make ``dag.test()`` of Airflow 3.0 to 3.2 wait for its in-process API server, and start only one.
 
     Airflow 3.3 caches the server. Before, each task starts one, which costs seconds and can deadlock when a server that

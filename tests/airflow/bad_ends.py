@@ -26,7 +26,7 @@ ENDS = {
     "key_in_the_address": "has a user name or password in the base URL",
     "nobody_listens": "can't be reached",
     "hangs_up_on_a_worker": "broke before the whole answer was there",
-    "hangs_up_on_the_triggerer": "Could not get the status of run 'r-1'",
+    "hangs_up_on_the_triggerer": "Could not read run 'r-1'",
     "throws_the_key_back": "Bad header x-api-key",
 }
 """The tasks that fail, and what is in their logs."""

@@ -40,11 +40,13 @@ BATCHES = ("batch", "batch_deferrable")
 COMMANDS = """
 import json, sys, traceback
 from airflow.cli.cli_parser import get_parser
+from scripts.local_airflow import started_api
 ended = {}
 for words in json.loads(sys.argv[1]):
     try:
         arguments = get_parser().parse_args(words)
-        arguments.func(arguments)
+        with started_api():
+            arguments.func(arguments)
         ended[" ".join(words[1:4:2])] = None
     except BaseException as error:
         traceback.print_exc()

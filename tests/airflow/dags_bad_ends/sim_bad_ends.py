@@ -19,7 +19,13 @@ def sim_bad_ends():
     run("key_in_the_address", sim_conn_id="sim_key_in_the_address")
     run("nobody_listens", sim_conn_id="sim_nobody", retry_args={"max_retries": 1, "initial_delay": 0})
     run("hangs_up_on_a_worker", sim_conn_id="sim_hangs_up")
-    run("hangs_up_on_the_triggerer", sim_conn_id="sim_hangs_up_later", deferrable=True, poll_interval=1)
+    run(
+        "hangs_up_on_the_triggerer",
+        sim_conn_id="sim_hangs_up_later",
+        check_input="off",
+        deferrable=True,
+        poll_interval=1,
+    )
     run("throws_the_key_back", sim_conn_id="sim_mirror")
     run("waits_in_the_triggerer", "slow", input={"seconds": 8}, deferrable=True, poll_interval=10)
 
