@@ -6,9 +6,11 @@ import subprocess
 import sys
 
 import pytest
+from packaging.version import Version
 
 from airflow_provider_sim.client.blocking import SimClient
 from tests.border.conftest import HEADER
+from tests.versions import AIRFLOW
 
 pytestmark = pytest.mark.airflow
 
@@ -40,13 +42,11 @@ BATCHES = ("batch", "batch_deferrable")
 COMMANDS = """
 import json, sys, traceback
 from airflow.cli.cli_parser import get_parser
-from scripts.local_airflow import started_api
 ended = {}
 for words in json.loads(sys.argv[1]):
     try:
         arguments = get_parser().parse_args(words)
-        with started_api():
-            arguments.func(arguments)
+        arguments.func(arguments)
         ended[" ".join(words[1:4:2])] = None
     except BaseException as error:
         traceback.print_exc()
@@ -55,6 +55,10 @@ print("ENDED", json.dumps(ended), flush=True)
 """
 
 
+@pytest.mark.skipif(
+    Version("3") <= AIRFLOW < Version("3.3"),
+    reason="airflow tasks test of Airflow 3.0 to 3.2 starts an API server for each task and does not wait for it",
+)
 def test_every_mode_is_tested_and_rendered(new_home, tmp_path, sim):
     sim.workflow("brief", duration=0.5, inputs={"at": "string"})(lambda given: {"at": given.get("at")})
     with SimClient(sim.api_key, base_url=sim.url) as client:
