@@ -29,7 +29,7 @@ from scripts.real_airflow import RealAirflow
 
 HOME = REPO / ".chaos"
 DAGS = REPO / "scripts" / "twin_dags"
-RUN_ID, LOGICAL_DATE = "scheduled__2026-01-01T00:00:00+00:00", datetime(2026, 1, 1, tzinfo=UTC)
+RUN_ID, LOGICAL_DATE = "manual__2026-01-01T00:00:00+00:00", datetime(2026, 1, 1, tzinfo=UTC)
 MAPPED = 12
 """Mapped tasks per way to run a workflow: with the sensor and the batches, 51 tasks per DAG run."""
 PATIENCE = 420.0
