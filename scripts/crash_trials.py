@@ -21,7 +21,7 @@ from typing import Any
 from airflow_provider_sim.emulator import Hold, Match, SimEmulator
 from airflow_provider_sim.emulator.request_context import RecordedRequest
 from airflow_provider_sim.emulator.runs import Run
-from scripts.real_airflow import RealAirflow, TaskInstance, Victim, Worker
+from scripts.real_airflow import AIRFLOW_3, RealAirflow, TaskInstance, Victim, Worker
 
 PATIENCE = 240.0
 """Seconds for a trial; Airflow takes some to notice each death."""
@@ -373,12 +373,15 @@ class Trials:
         chance = self._chance
         short = mode.held_open or point in (Point.FETCHING, Point.IN_HAND, Point.RETURNED)
         seconds = chance.uniform(2, 4) if short else chance.choice([chance.uniform(3, 6), chance.uniform(14, 22)])
+        victim = chance.choices(list(Victim), [6, 2, 2])[0]
+        if not AIRFLOW_3 and victim is Victim.SUPERVISOR and len(mode.plans()[point]) > 1:
+            victim = Victim.MACHINE  # in Airflow 2 a task that loses its supervisor ends without a retry to kill
         trial = Trial(
             name=f"{mode.dag_id}-{self._number:03}",
             mode=mode,
             point=point,
             plan=mode.plans()[point] + [Point.ANY] * (chance.random() < 0.2),
-            victim=chance.choices(list(Victim), [6, 2, 2])[0],
+            victim=victim,
             seconds=seconds,
             after=chance.uniform(0, seconds + 2.5),
             spared=chance.randrange(mode.inputs),
