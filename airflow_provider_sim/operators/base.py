@@ -65,7 +65,7 @@ class SimOperator(BaseOperator):
 
 
 class RunsWorkflows(SimOperator):
-    """An operator that starts runs, waits for them, and returns what they have returned."""
+    """An operator that starts runs, waits for them, and returns their outputs."""
 
     deferrable: bool
     poll_interval: float
@@ -105,23 +105,23 @@ class RunsWorkflows(SimOperator):
         super().render_template_fields(context, jinja_env)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Go on after a deferral, also where Airflow itself has ended it."""
+        """Resume after a deferral, also where Airflow itself has ended it."""
         return super().resume_execution(*after_deferral(next_method, next_kwargs), context)
 
     def execute_out_of_time(self, context: Context) -> Any:
-        """Look a last time, since no trigger did in time."""
+        """Handle a deferral timeout: poll once more, then cancel the run."""
         raise NotImplementedError
 
     @property
     def output_rules(self) -> OutputRules:
-        """What the author wants done with outputs."""
+        """The rules for files and large values in outputs."""
         from airflow_provider_sim.output import OutputRules
 
         return OutputRules.given(self.output_files_dir, self.max_output_bytes, self.large_outputs)
 
 
 class RunsOneWorkflow(RunsWorkflows):
-    """An operator whose task is about one run."""
+    """An operator that runs one workflow once."""
 
     workflow_id: str
     input: Any
@@ -132,7 +132,7 @@ class RunsOneWorkflow(RunsWorkflows):
 
 
 class RunsManyWorkflows(RunsWorkflows):
-    """An operator whose task is about a batch of runs."""
+    """An operator that runs a batch of inputs."""
 
     inputs: Any
     workflow_id: str | None
