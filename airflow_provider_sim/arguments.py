@@ -13,8 +13,8 @@ from typing import Any, Literal, get_args
 
 from airflow_provider_sim.client.ids import check_block_ids, check_run_id, check_workflow_id
 from airflow_provider_sim.client.limits import MAX_RUN_TIMEOUT, RETRY_MINIMUMS, is_retry_setting
-from airflow_provider_sim.deferral import seconds
 from airflow_provider_sim.exceptions import Outcome, SimInputError
+from airflow_provider_sim.task.deadlines import seconds
 
 OnPaused = Literal["wait", "fail", "return"]
 """What to do when a run waits for a person."""

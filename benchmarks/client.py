@@ -38,7 +38,7 @@ def ways_to_call(server: tuple[str, str], version: str | None, *, asynchronous: 
     """Ours, the SDK's where there is one, and the bare library's, which none of them can do without."""
     import requests
 
-    from airflow_provider_sim.client.blocking import SimClient
+    from airflow_provider_sim.client.sync_client import SimClient
 
     url, key = server
     more: dict[str, Any] = {"async_execution": True} if asynchronous else {}

@@ -50,7 +50,7 @@ def tell_long_stories(sim: SimEmulator) -> None:
 
 def by_client(url: str, key: str, chunks: int) -> str:
     """Take the events and let them go."""
-    from airflow_provider_sim.client.blocking import SimClient
+    from airflow_provider_sim.client.sync_client import SimClient
 
     with SimClient(key, url) as client:
         options: dict[str, Any] = {"stream": True, "selected_outputs": SELECTED}

@@ -23,9 +23,9 @@ from typing import Any, NamedTuple
 
 from airflow_provider_sim.emulator import SimEmulator
 from airflow_provider_sim.emulator.workflows import Workflow
-from airflow_provider_sim.watch import RunWatch, await_run
-from airflow_provider_sim.watch.budget import AddressBudget, Budgets
-from airflow_provider_sim.watch.watcher import Watcher
+from airflow_provider_sim.polling import PollState, await_run
+from airflow_provider_sim.polling.poller import RunPoller
+from airflow_provider_sim.polling.rate_limits import AddressBudget, Budgets
 from benchmarks.table import Table, new_table
 from tests.virtual_time import VirtualSim, now, run
 
@@ -35,7 +35,7 @@ SELF_HOSTED = "self-hosted"
 PLANS = {"free": (10, 30), "pro": (50, 100), "team": (200, 200), "enterprise": (1000, 500), SELF_HOSTED: (2000, 300)}
 """Runs at once, and requests a minute for one operation; on a self-hosted server from one address."""
 
-Wait = Callable[[RunWatch], Awaitable[Any]]
+Wait = Callable[[PollState], Awaitable[Any]]
 
 
 # --- in virtual time ---------------------------------------------------------------------------------------------
@@ -56,7 +56,7 @@ class Counted(NamedTuple):
 
 def by_watcher(sim: VirtualSim) -> Wait:
     """All runs share one poll."""
-    return Watcher(sim.client(), clock=now, budgets=Budgets(now, AddressBudget(now))).wait
+    return RunPoller(sim.client(), clock=now, budgets=Budgets(now, AddressBudget(now))).wait
 
 
 def by_pollers(sim: VirtualSim) -> Wait:
@@ -98,7 +98,7 @@ def play(
             await asyncio.sleep(number * start_within / runs)
             started = sim.start(FLOWS[number % 10], f"run-{number}", takes, ago=ago)
             await asyncio.sleep(1)
-            await wait(RunWatch(started.workflow_id, started.run_id, poll_interval=interval, clock=now))
+            await wait(PollState(started.workflow_id, started.run_id, poll_interval=interval, clock=now))
             late = max(late, now() - (started.ended_at or 0.0))
 
         old = [one(0, 6 * HOUR, 6 * HOUR + seconds)] if with_old_run else []
@@ -145,7 +145,7 @@ def requests_table(runs: int, others: int) -> Table:
     table.add_row("none", "one poller for each run", *_counted(pollers, pollers))
     for words, facts in scenes.items():
         counted = play(by_watcher, runs=runs, seconds=300, interval=5, **facts)
-        table.add_row(words, "watcher", *_counted(counted, pollers))
+        table.add_row(words, "poller", *_counted(counted, pollers))
     return table
 
 
@@ -172,7 +172,7 @@ def plans_table(plans: Mapping[str, tuple[int, int]]) -> Table:
         " trigger; here they wait after a 429. They hold as many runs as the limit allows polls in ten seconds.",
     )
     for plan, (runs, rate) in plans.items():
-        for way, by in (("watcher", by_watcher), ("one poller for each run", by_pollers)):
+        for way, by in (("poller", by_watcher), ("one poller for each run", by_pollers)):
             counted = play(
                 by,
                 runs=runs,
@@ -260,7 +260,7 @@ async def by_shared_client(url: str, key: str, number: int, interval: float) -> 
     """A poller for each run, all over one client."""
     client = _shared(url, key)
     await asyncio.sleep(interval * (number % 100) / 100)
-    await await_run(client, RunWatch(FLOWS[number % 10], f"run-{number}", poll_interval=interval))
+    await await_run(client, PollState(FLOWS[number % 10], f"run-{number}", poll_interval=interval))
 
 
 async def by_session_for_each_poll(url: str, key: str, number: int, interval: float) -> None:
@@ -280,13 +280,13 @@ _clients: dict[str, Any] = {}
 
 
 def _shared(url: str, key: str) -> Any:
-    from airflow_provider_sim.client.asyncio import AsyncSimClient
+    from airflow_provider_sim.client.async_client import AsyncSimClient
 
     return _clients.setdefault(url, AsyncSimClient(key, url, api_version="v2"))
 
 
 WAYS = {
-    "watcher": by_trigger,
+    "poller": by_trigger,
     "pollers, shared client": by_shared_client,
     "pollers, a session each time": by_session_for_each_poll,
 }
@@ -413,8 +413,8 @@ def measure(*, smoke: bool = False) -> Iterator[Table]:
     if smoke:
         yield requests_table(20, 200)
         yield plans_table({"free": PLANS["free"]})
-        yield cost_table({"watcher": [20]}, 0.5, 3.0)
+        yield cost_table({"poller": [20]}, 0.5, 3.0)
         return
     yield requests_table(1000, 20_000)
     yield plans_table(PLANS)
-    yield cost_table({way: [1000, 10_000] if way == "watcher" else [1000] for way in WAYS}, 10.0, 50.0)
+    yield cost_table({way: [1000, 10_000] if way == "poller" else [1000] for way in WAYS}, 10.0, 50.0)

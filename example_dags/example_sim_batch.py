@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from airflow.providers.common.compat.sdk import dag, task  # on Airflow 3 alone: from airflow.sdk import dag, task
 
-from airflow_provider_sim.operators.batch import SimExecuteWorkflowsOperator
+from airflow_provider_sim.operators.batch import SimExecuteWorkflowBatchOperator
 
 
 # [START batch]
@@ -14,7 +14,7 @@ def example_sim_batch():
     def letters() -> list[dict]:
         return [{"message": f"letter {number}", "count": number} for number in range(20)]
 
-    reviews = SimExecuteWorkflowsOperator(
+    reviews = SimExecuteWorkflowBatchOperator(
         task_id="review",
         workflow_id="echo_plain",
         inputs=letters(),
@@ -25,7 +25,7 @@ def example_sim_batch():
     )
 
     # Workflows may differ, too.
-    several = SimExecuteWorkflowsOperator(
+    several = SimExecuteWorkflowBatchOperator(
         task_id="several",
         inputs=[
             {"workflow_id": "echo_plain", "input": {"message": "this one is fine"}},

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from airflow.providers.common.compat.sdk import dag, task  # on Airflow 3 alone: from airflow.sdk import dag, task
 
-from airflow_provider_sim.input import SimFile
 from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
+from airflow_provider_sim.task.input import SimFile
 
 
 # [START files]

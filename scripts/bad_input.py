@@ -329,10 +329,10 @@ def watched_for_pauses(bench: Bench) -> None:
 
 def failed_in_a_batch(bench: Bench) -> None:
     """A batch of one input, whose run fails."""
-    from airflow_provider_sim.operators.batch import SimExecuteWorkflowsOperator
+    from airflow_provider_sim.operators.batch import SimExecuteWorkflowBatchOperator
 
     bench.emulator()
-    SimExecuteWorkflowsOperator(
+    SimExecuteWorkflowBatchOperator(
         task_id="t", workflow_id="failing", inputs=[{"message": "x"}], poll_interval=0.1
     ).execute(_context())
 
@@ -488,7 +488,7 @@ GROUPS: dict[str, dict[str, Case]] = {
 
 def run_cases() -> Iterator[tuple[str, list[Told]]]:
     """Run all cases, group by group."""
-    from airflow_provider_sim.client.blocking import SimClient
+    from airflow_provider_sim.client.sync_client import SimClient
 
     kept_sleep, kept = SimClient._sleep, os.environ.get("AIRFLOW_CONN_SIM_DEFAULT")
     with tempfile.TemporaryDirectory() as folder, contextlib.closing(Bench(Path(folder))) as bench:
@@ -509,7 +509,7 @@ def run_cases() -> Iterator[tuple[str, list[Told]]]:
 
 def connections_tested() -> dict[str, str]:
     """What the test of a connection says of each that is wrong."""
-    from airflow_provider_sim.client.conversations import forget_servers
+    from airflow_provider_sim.client.flows import forget_servers
     from airflow_provider_sim.hooks.sim import SimHook
 
     said = {}
@@ -526,7 +526,7 @@ def connections_tested() -> dict[str, str]:
 def _told(bench: Bench, what: str, run: Case) -> Told:
     from airflow.providers.common.compat.sdk import AirflowFailException
 
-    from airflow_provider_sim.client.conversations import forget_servers
+    from airflow_provider_sim.client.flows import forget_servers
     from airflow_provider_sim.exceptions import SimError
 
     forget_servers()

@@ -23,7 +23,7 @@ from typing import Any
 
 from rich.console import Console
 
-from airflow_provider_sim.client.blocking import SimClient
+from airflow_provider_sim.client.sync_client import SimClient
 from airflow_provider_sim.emulator import SimEmulator
 from airflow_provider_sim.exceptions import SimRateLimitError
 from scripts.local_airflow import REPO

@@ -293,7 +293,7 @@ def mode_of(task: Any) -> str:
     kind = task.task_type
     if kind == "SimJobSensor":
         return "sensor, deferred" if arguments.get("deferrable") else f"sensor, {arguments.get('mode', 'poke')}"
-    if kind == "SimExecuteWorkflowsOperator":
+    if kind == "SimExecuteWorkflowBatchOperator":
         return "batch, deferred" if arguments.get("deferrable") else "batch"
     if kind != "SimExecuteWorkflowOperator":
         return "Python"

@@ -50,7 +50,6 @@ SMALL_TESTS = (
     "tests/test_package.py",
     "tests/hooks",
     "tests/operators/test_event_trigger.py",
-    "tests/operators/test_former_deferrals.py",
 )
 BORDER = ("tests/border", "tests/airflow/test_modes.py")
 TIMEOUT = 2700.0

@@ -37,7 +37,7 @@ PYTHON = HOME / "python" / "bin" / "python"
 PACKAGES = ("client", "watch")
 
 SUITES = (
-    ("tests/client", "tests/watch"),
+    ("tests/client", "tests/polling"),
     ("tests/hooks", "tests/operators", "tests/test_errors_page.py", "tests/test_links.py"),
 )
 """Tests, those of the packages themselves first; what survives them meets those of the packages' users."""
@@ -46,7 +46,7 @@ SLOW_TESTS = (
     "tests/client/test_any_bytes.py",
     "tests/operators/test_batch.py",
     "tests/operators/test_stateful.py",
-    "tests/watch/test_any_interleaving.py",
+    "tests/polling/test_any_interleaving.py",
 )
 """Left out: hypothesis, and what takes a minute."""
 

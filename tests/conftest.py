@@ -34,7 +34,7 @@ def pytest_collection_finish() -> None:
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No key, server or proxy of whoever runs the tests, no servers that earlier tests knew, and a log as at first."""
-    from airflow_provider_sim.client.conversations import forget_servers
+    from airflow_provider_sim.client.flows import forget_servers
 
     for name in list(os.environ):
         if name.startswith(("SIM_API", "SIM_BASE")) or name.lower().endswith("_proxy"):

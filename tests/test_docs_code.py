@@ -26,7 +26,7 @@ from airflow.providers.standard.operators.bash import BashOperator
 from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk import DAG, Param, task
 from airflow_provider_sim.hooks.sim import SimHook
-from airflow_provider_sim.operators.batch import SimExecuteWorkflowsOperator
+from airflow_provider_sim.operators.batch import SimExecuteWorkflowBatchOperator
 from airflow_provider_sim.operators.runs import SimResumeRunOperator
 from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
 from airflow_provider_sim.operators.usage import SimUsageLimitsOperator

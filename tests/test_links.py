@@ -7,7 +7,7 @@ import re
 import pytest
 import requests
 
-from airflow_provider_sim.client.pages import approval_page, run_page, workflow_page
+from airflow_provider_sim.client.urls import approval_url, run_url, workflow_url
 from airflow_provider_sim.links import sim as links
 
 
@@ -34,22 +34,22 @@ def test_a_link_is_what_the_task_pushed(monkeypatch, link, key, stored, shown):
 
 def test_pages_of_sim():
     base = "https://www.sim.ai"
-    assert run_page(base, "w", "r 1", "space").startswith("https://www.sim.ai/")
-    for page in (run_page(base, "w", "r", "space"), workflow_page(base, "w", "space")):
+    assert run_url(base, "w", "r 1", "space").startswith("https://www.sim.ai/")
+    for page in (run_url(base, "w", "r", "space"), workflow_url(base, "w", "space")):
         assert "/workspace/space/" in page
-    assert approval_page(base, "w", "r/1") == "https://www.sim.ai/resume/w/r%2F1"
-    for page in (run_page(base, "w", "r", None), workflow_page(base, "w", None)):
+    assert approval_url(base, "w", "r/1") == "https://www.sim.ai/resume/w/r%2F1"
+    for page in (run_url(base, "w", "r", None), workflow_url(base, "w", None)):
         assert page.startswith("https://www.sim.ai/")
         assert "None" not in page
 
 
 def test_every_id_in_an_address_is_quoted():
     base = "https://sim.example.com"
-    assert run_page(base, "w/1", "r&1", "s/1") == f"{base}/workspace/s%2F1/logs?executionId=r%261"
-    assert run_page(base, "w&1", "r", None) == workflow_page(base, "w&1", None)
-    assert workflow_page(base, "w/1", "s/1") == f"{base}/workspace/s%2F1/w/w%2F1"
-    assert workflow_page(base, "w&1", None) == f"{base}/workspace?redirect_workflow=w%261"
-    assert approval_page(base, "w/1", "r/1") == f"{base}/resume/w%2F1/r%2F1"
+    assert run_url(base, "w/1", "r&1", "s/1") == f"{base}/workspace/s%2F1/logs?executionId=r%261"
+    assert run_url(base, "w&1", "r", None) == workflow_url(base, "w&1", None)
+    assert workflow_url(base, "w/1", "s/1") == f"{base}/workspace/s%2F1/w/w%2F1"
+    assert workflow_url(base, "w&1", None) == f"{base}/workspace?redirect_workflow=w%261"
+    assert approval_url(base, "w/1", "r/1") == f"{base}/resume/w%2F1/r%2F1"
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["workspace known", "workspace unknown"])

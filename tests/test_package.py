@@ -51,7 +51,7 @@ def modules() -> Iterator[Any]:
     for module in pkgutil.walk_packages(airflow_provider_sim.__path__, "airflow_provider_sim."):
         marks = {
             "airflow_provider_sim.triggers.events": needs_airflow("3.0", "asset watchers"),
-            "airflow_provider_sim.lineage_facets": pytest.mark.skipif(
+            "airflow_provider_sim.task.lineage_facets": pytest.mark.skipif(
                 not find_spec("openlineage"), reason="OpenLineage isn't installed"
             ),
         }
@@ -90,13 +90,13 @@ info = get_provider_info()
 for module in [name for kind in ("operators", "sensors") for name in info[kind][0]["python-modules"]]:
     importlib.import_module(module)
 from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
-from airflow_provider_sim.operators.batch import SimExecuteWorkflowsOperator
+from airflow_provider_sim.operators.batch import SimExecuteWorkflowBatchOperator
 from airflow_provider_sim.sensors.sim import SimJobSensor
 from airflow_provider_sim.operators.usage import SimUsageLimitsOperator
 import airflow_provider_sim.decorators.sim
 from airflow_provider_sim.notifications.sim import SimNotifier
 SimNotifier(workflow_id="w")
-SimExecuteWorkflowOperator(task_id="t", workflow_id="w"), SimExecuteWorkflowsOperator(task_id="b", inputs=[])
+SimExecuteWorkflowOperator(task_id="t", workflow_id="w"), SimExecuteWorkflowBatchOperator(task_id="b", inputs=[])
 SimJobSensor(task_id="s", workflow_id="w", run_id="r")
 SimUsageLimitsOperator(task_id="u")
 if EVENTS:

@@ -17,10 +17,10 @@ from math import inf
 from typing import Any
 
 from airflow_provider_sim.arguments import OnPaused
-from airflow_provider_sim.batch.journal import Journal, Standing
-from airflow_provider_sim.batch.pace import Pace
-from airflow_provider_sim.client.asyncio import AsyncSimClient
-from airflow_provider_sim.client.dialects.refusals import CONCURRENCY_LIMIT, EXECUTION_LIMIT
+from airflow_provider_sim.batch.state import BatchState, ItemStatus
+from airflow_provider_sim.batch.throttle import Throttle
+from airflow_provider_sim.client.api.errors import CONCURRENCY_LIMIT, EXECUTION_LIMIT
+from airflow_provider_sim.client.async_client import AsyncSimClient
 from airflow_provider_sim.client.models import RunStatus, WorkflowRun
 from airflow_provider_sim.exceptions import (
     Outcome,
@@ -35,8 +35,8 @@ from airflow_provider_sim.exceptions import (
     SimRunTimeoutError,
     SimWorkflowNotDeployedError,
 )
-from airflow_provider_sim.watch import RunWatch
-from airflow_provider_sim.watch.watcher import Watcher
+from airflow_provider_sim.polling import PollState
+from airflow_provider_sim.polling.poller import RunPoller
 
 log = logging.getLogger(__name__)
 
@@ -52,20 +52,20 @@ STARTING_ON_WORKER = 5.0
 UNANSWERED_ON_WORKER = 5.0
 """Further seconds to wait for responses to starts that were sent before."""
 
-LAST_LOOKS = 180.0
+LAST_POLLS = 180.0
 """Seconds after the deadline in which the last looks may come in."""
 
 _REST = (5.0, 60.0)
 """Seconds that are waited after a start that has failed, at first and at most; and after a refusal without its own."""
 
 _ENDS = {
-    RunStatus.COMPLETED: Standing.COMPLETED,
-    RunStatus.FAILED: Standing.FAILED,
-    RunStatus.CANCELLED: Standing.CANCELLED,
-    RunStatus.PAUSED: Standing.PAUSED,
+    RunStatus.COMPLETED: ItemStatus.COMPLETED,
+    RunStatus.FAILED: ItemStatus.FAILED,
+    RunStatus.CANCELLED: ItemStatus.CANCELLED,
+    RunStatus.PAUSED: ItemStatus.PAUSED,
 }
 
-Wait = Callable[[RunWatch], Awaitable[WorkflowRun]]
+Wait = Callable[[PollState], Awaitable[WorkflowRun]]
 
 
 class _StoppedError(Exception):
@@ -111,8 +111,8 @@ class BatchEngine:
         *,
         workflow_of: Callable[[int], str],
         input_of: Callable[[int], Awaitable[Any]],
-        journal: Journal,
-        pace: Pace,
+        journal: BatchState,
+        pace: Throttle,
         terms: Terms,
         write_down: Callable[[], None] = lambda: None,
         write_name: Callable[[int], None] = lambda index: None,
@@ -151,8 +151,8 @@ class BatchEngine:
         self._waits_for_ends = False
         self._starts_until = self._clock() + STARTING_ON_WORKER
         await self._drive()
-        for index in list(self._journal.indices(Standing.SENT)):
-            self._journal.stands(index, Standing.UNSENT)
+        for index in list(self._journal.indices(ItemStatus.SENT)):
+            self._journal.stands(index, ItemStatus.UNSENT)
 
     async def run(self) -> None:
         """Start all runs, and wait for all of them.
@@ -174,7 +174,7 @@ class BatchEngine:
     async def _drive(self) -> None:
         """Go on until there is nothing left to do here."""
         try:
-            going_on = list(self._journal.indices(Standing.ACTIVE))
+            going_on = list(self._journal.indices(ItemStatus.ACTIVE))
             self._pace.slots.active = len(going_on)
             for index in going_on if self._waits_for_ends else []:
                 self._spawn(self._see_through(index))
@@ -188,7 +188,7 @@ class BatchEngine:
         if self._broken is not None:
             raise self._broken
         if self._waits_for_ends and self.stopped is None and not self._journal.is_over:
-            raise not_over_in_time(self._journal)
+            raise timeout_error(self._journal)
 
     def _is_done(self) -> bool:
         now = self._clock()
@@ -201,7 +201,7 @@ class BatchEngine:
     @property
     def _ends_at(self) -> float:
         """Seconds since the epoch at which requests that are in flight are abandoned."""
-        return self._starts_until + (LAST_LOOKS if self._waits_for_ends else UNANSWERED_ON_WORKER)
+        return self._starts_until + (LAST_POLLS if self._waits_for_ends else UNANSWERED_ON_WORKER)
 
     def _start_some(self) -> None:
         journal, pace = self._journal, self._pace
@@ -211,7 +211,7 @@ class BatchEngine:
             index = journal.next_unsent()
             if index is None:
                 return
-            journal.stands(index, Standing.SENT)
+            journal.stands(index, ItemStatus.SENT)
             starting = ExitStack()
             starting.enter_context(pace.start())
             self._spawn(self._see_to(index, starting), starting)
@@ -283,7 +283,7 @@ class BatchEngine:
                 before_attempt=self._refuse_if_stopped,
             )
         except _StoppedError:
-            self._journal.stands(index, Standing.UNSENT)
+            self._journal.stands(index, ItemStatus.UNSENT)
         except SimRateLimitError as error:
             self._was_limited(index, error)
         except (SimWorkflowNotDeployedError, SimNotFoundError, SimPermissionError) as error:
@@ -330,13 +330,13 @@ class BatchEngine:
         if started.run_id != self._journal.run_id(index):
             self._journal.is_called(index, started.run_id, started.job_id)
             self._write_name(index)
-        self._journal.stands(index, Standing.ACTIVE)
+        self._journal.stands(index, ItemStatus.ACTIVE)
         self._pace.slots.began()
 
     async def _see_through(self, index: int) -> None:
         """Wait for a run that goes on."""
         interval = self._terms.poll_interval
-        watch = RunWatch(
+        watch = PollState(
             self._workflow_of(index),
             self._journal.run_id(index),
             job_id=self._journal.job_id(index),
@@ -396,20 +396,20 @@ class BatchEngine:
     def _put_back(self, index: int, error: SimError) -> None:
         if error.run_id_spent:
             self._renew(index)
-        self._journal.stands(index, Standing.UNSENT)
+        self._journal.stands(index, ItemStatus.UNSENT)
 
     def _refuse(self, index: int, error: SimError) -> None:
         self.refusal = self.refusal or error
-        self._journal.stands(index, Standing.REFUSED, why=str(error))
+        self._journal.stands(index, ItemStatus.REFUSED, why=str(error))
 
     def _refuse_workflow(self, workflow_id: str, index: int, error: SimError) -> None:
         """Whatever is wrong with a workflow is so for all of its inputs."""
         skipped = isinstance(error, SimWorkflowNotDeployedError) and self._terms.skip_undeployed
-        for other in [index, *self._journal.indices(Standing.UNSENT)]:
+        for other in [index, *self._journal.indices(ItemStatus.UNSENT)]:
             if self._workflow_of(other) != workflow_id:
                 continue
             if skipped:
-                self._journal.stands(other, Standing.SKIPPED)
+                self._journal.stands(other, ItemStatus.SKIPPED)
             else:
                 self._refuse(other, error)
 
@@ -452,27 +452,27 @@ class BatchEngine:
 
     def _started(self) -> str:
         """Progress where runs are not polled, so that some of them may have finished."""
-        waiting = self._journal.count(Standing.UNSENT, Standing.SENT)
+        waiting = self._journal.count(ItemStatus.UNSENT, ItemStatus.SENT)
         return f"{len(self._journal) - waiting} of {len(self._journal)} started, {waiting} not started"
 
 
-def not_over_in_time(journal: Journal) -> SimRunTimeoutError:
+def timeout_error(journal: BatchState) -> SimRunTimeoutError:
     """The error for a batch that was not over at the deadline."""
-    unsent = journal.count(Standing.UNSENT, Standing.SENT)
+    unsent = journal.count(ItemStatus.UNSENT, ItemStatus.SENT)
     return SimRunTimeoutError(
-        f"Batch {journal.batch_id} did not finish within its timeout: {journal.count(Standing.ACTIVE)} of"
+        f"Batch {journal.batch_id} did not finish within its timeout: {journal.count(ItemStatus.ACTIVE)} of"
         f" {len(journal)} runs were still running, and {unsent} not started.",
         outcome=Outcome.RAN,
     )
 
 
-def wait_by(watcher: Watcher, workflow_id: str, workspace_id: str | None) -> Wait:
+def wait_by(poller: RunPoller, workflow_id: str, workspace_id: str | None) -> Wait:
     """Wait together with everybody on this event loop who waits for runs.
 
     :param workspace_id: of this one workflow, if known; those of others are looked up.
     """
 
-    async def wait(watch: RunWatch) -> WorkflowRun:
-        return await watcher.wait(watch, workspace_id=workspace_id if watch.workflow_id == workflow_id else None)
+    async def wait(watch: PollState) -> WorkflowRun:
+        return await poller.wait(watch, workspace_id=workspace_id if watch.workflow_id == workflow_id else None)
 
     return wait

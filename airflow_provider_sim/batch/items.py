@@ -11,7 +11,7 @@ from typing import Any
 
 from airflow_provider_sim.client.ids import check_workflow_id
 from airflow_provider_sim.exceptions import Outcome, SimInputError
-from airflow_provider_sim.input import SimFile, input_fields, is_file, ready_input
+from airflow_provider_sim.task.input import SimFile, input_fields, is_file, prepare_input
 
 _PAIR = {"workflow_id", "input"}
 
@@ -40,13 +40,13 @@ class Items:
     def ready(self, index: int, *, unconverted_files: str, check_input: Callable[[str, Any], None]) -> Any:
         """Return an input as Sim accepts it, with its files read.
 
-        :param unconverted_files: as for :func:`~airflow_provider_sim.input.ready_input`.
+        :param unconverted_files: as for :func:`~airflow_provider_sim.task.input.ready_input`.
         :param check_input: raises SimInputError for an input that its workflow can't be sent.
         :raises SimInputError: the input can't be sent; the message contains its number.
         """
         workflow_id = self.workflow_of(index)
         try:
-            value = ready_input(
+            value = prepare_input(
                 self.inputs[index],
                 workflow_id=workflow_id,
                 asynchronous=True,

@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO
 
 from airflow_provider_sim.arguments import OnPaused
-from airflow_provider_sim.batch.journal import Journal, Standing
-from airflow_provider_sim.client.asyncio import AsyncSimClient
-from airflow_provider_sim.client.blocking import SimClient
+from airflow_provider_sim.batch.state import BatchState, ItemStatus
+from airflow_provider_sim.client.async_client import AsyncSimClient
 from airflow_provider_sim.client.models import RunStatus, WorkflowRun
+from airflow_provider_sim.client.sync_client import SimClient
 from airflow_provider_sim.exceptions import SimOutputError, SimRunError
-from airflow_provider_sim.output import OutputDelivery, OutputRules, as_json, write_file
-from airflow_provider_sim.results import paused_result
+from airflow_provider_sim.task.output import OutputDelivery, OutputRules, as_json, write_file
+from airflow_provider_sim.task.results import paused_result
 
 log = logging.getLogger(__name__)
 
@@ -31,15 +31,15 @@ _NAMED = 10
 """Failures that a message names one by one."""
 
 _STATUS = {
-    Standing.COMPLETED: "completed",
-    Standing.FAILED: "failed",
-    Standing.CANCELLED: "cancelled",
-    Standing.PAUSED: "paused",
-    Standing.REFUSED: "refused",
-    Standing.SKIPPED: "skipped",
-    Standing.ACTIVE: "running",
-    Standing.SENT: "running",
-    Standing.UNSENT: "not started",
+    ItemStatus.COMPLETED: "completed",
+    ItemStatus.FAILED: "failed",
+    ItemStatus.CANCELLED: "cancelled",
+    ItemStatus.PAUSED: "paused",
+    ItemStatus.REFUSED: "refused",
+    ItemStatus.SKIPPED: "skipped",
+    ItemStatus.ACTIVE: "running",
+    ItemStatus.SENT: "running",
+    ItemStatus.UNSENT: "not started",
 }
 
 
@@ -53,7 +53,7 @@ class Results:
 
     def __init__(
         self,
-        journal: Journal,
+        journal: BatchState,
         workflow_of: Callable[[int], str],
         *,
         rules: OutputRules,
@@ -133,14 +133,14 @@ class Results:
     async def _get(self, client: AsyncSimClient, index: int) -> None:
         journal, standing = self._journal, self._journal[index]
         ids = self._workflow_of(index), journal.run_id(index)
-        if standing is Standing.COMPLETED or standing is Standing.FAILED:
+        if standing is ItemStatus.COMPLETED or standing is ItemStatus.FAILED:
             run = await client.get_workflow_result(*ids, job_id=journal.job_id(index))
-        elif standing is Standing.PAUSED:
+        elif standing is ItemStatus.PAUSED:
             run = await client.get_workflow_run(*ids, job_id=journal.job_id(index))
         else:
             self.put(index, self._entry(index, standing))
             return
-        if self._rules.folder or standing is Standing.PAUSED:
+        if self._rules.folder or standing is ItemStatus.PAUSED:
             await asyncio.to_thread(self._deliver, index, run)
         else:
             self._deliver(index, run)
@@ -168,11 +168,11 @@ class Results:
                 self.display_copies.append(index)
             self.put(index, self._entry(index, standing, output=output))
 
-    def _entry(self, index: int, standing: Standing, **more: Any) -> dict[str, Any]:
-        ran = standing not in (Standing.REFUSED, Standing.SKIPPED)
-        if not more and standing is Standing.REFUSED:
+    def _entry(self, index: int, standing: ItemStatus, **more: Any) -> dict[str, Any]:
+        ran = standing not in (ItemStatus.REFUSED, ItemStatus.SKIPPED)
+        if not more and standing is ItemStatus.REFUSED:
             more = {"error": self._journal.why(index)}
-        elif not more and standing is Standing.CANCELLED:
+        elif not more and standing is ItemStatus.CANCELLED:
             more = {"error": "The run was cancelled before it completed."}
         return {"status": _STATUS[standing], **more, "run_id": self._journal.run_id(index) if ran else None}
 
@@ -244,5 +244,5 @@ class Results:
         entry: dict[str, Any] = json.loads(encoded)
         return entry
 
-    def _standings(self) -> Iterator[tuple[int, Standing]]:
+    def _standings(self) -> Iterator[tuple[int, ItemStatus]]:
         return ((index, self._journal[index]) for index in range(len(self._journal)))

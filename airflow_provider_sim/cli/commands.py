@@ -18,16 +18,16 @@ from pathlib import Path
 from typing import Any
 
 from airflow_provider_sim.cli import show
-from airflow_provider_sim.client.blocking import SimClient, WorkflowStream
-from airflow_provider_sim.client.conversations import new_run_id
+from airflow_provider_sim.client.flows import new_run_id
 from airflow_provider_sim.client.models import AsyncExecutionResult, RunStatus, WorkflowExecutionResult, WorkflowRun
-from airflow_provider_sim.client.pages import approval_page, run_page
 from airflow_provider_sim.client.retry import NO_RETRY
 from airflow_provider_sim.client.settings import DEFAULT_BASE_URL, ClientSettings
 from airflow_provider_sim.client.stream import StreamChunk, StreamChunkReset, StreamEnd, check_selected
+from airflow_provider_sim.client.sync_client import SimClient, WorkflowStream
+from airflow_provider_sim.client.urls import approval_url, run_url
 from airflow_provider_sim.exceptions import SimError, SimInputError, SimRateLimitError, SimUnsupportedError
-from airflow_provider_sim.input import input_fields
-from airflow_provider_sim.watch import RunWatch, wait_for_run
+from airflow_provider_sim.polling import PollState, wait_for_run
+from airflow_provider_sim.task.input import input_fields
 
 STOPPING_TIMEOUT = 10.0
 """Seconds for each question while a run is being cancelled after Ctrl-C."""
@@ -61,8 +61,8 @@ class _Server:
         if run.workflow_id is None or run.run_id is None:
             return None
         if show.waits_for_person(run):
-            return approval_page(self.client.base_url, run.workflow_id, run.run_id)
-        return run_page(self.client.base_url, run.workflow_id, run.run_id, self._workspace_id)
+            return approval_url(self.client.base_url, run.workflow_id, run.run_id)
+        return run_url(self.client.base_url, run.workflow_id, run.run_id, self._workspace_id)
 
     def workspace(self) -> str:
         """Return the workspace to list when none is named.
@@ -130,8 +130,8 @@ def _server(conn_id: str | None) -> Iterator[_Server]:
         with SimClient.from_settings(settings) as client:
             yield _Server(client, None)
         return
+    from airflow_provider_sim._compat import with_stored_connections
     from airflow_provider_sim.hooks.sim import SimHook
-    from airflow_provider_sim.versions import with_stored_connections
 
     with SimHook(conn_id or SimHook.default_conn_name) as hook:
         with _hushed(), with_stored_connections():
@@ -222,7 +222,7 @@ def _with_texts(result: WorkflowExecutionResult, texts: dict[str, str]) -> Workf
 
 
 def _wait(arguments: Any, client: SimClient, receipt: AsyncExecutionResult, deadline: float | None) -> WorkflowRun:
-    watch = RunWatch(
+    watch = PollState(
         receipt.workflow_id,
         receipt.run_id,
         job_id=receipt.job_id,

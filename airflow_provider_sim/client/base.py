@@ -8,11 +8,11 @@ from dataclasses import replace
 from typing import Any, Self
 
 from airflow_provider_sim import __version__
-from airflow_provider_sim.client.conversations import Ask, Conversations
-from airflow_provider_sim.client.dialects.exchange import Request, Response, rate_limit_info
+from airflow_provider_sim.client.api.http import Request, Response, rate_limit_info
+from airflow_provider_sim.client.flows import Flows, RequestStep
 from airflow_provider_sim.client.models import RateLimit, RateLimitInfo, UsageLimits
 from airflow_provider_sim.client.retry import Attempts, Delays, RetryPolicy
-from airflow_provider_sim.client.settings import DEFAULT_BASE_URL, DEFAULT_TIMEOUT, HELD_OPEN_TIMEOUT, ClientSettings
+from airflow_provider_sim.client.settings import DEFAULT_BASE_URL, DEFAULT_TIMEOUT, SYNC_TIMEOUT, ClientSettings
 from airflow_provider_sim.exceptions import (
     SimAuthenticationError,
     SimConfigurationError,
@@ -95,7 +95,7 @@ class BaseClient:
 
     def _use(self, settings: ClientSettings) -> None:
         self._settings = settings
-        self._talk = Conversations(settings)
+        self._talk = Flows(settings)
 
     @property
     def base_url(self) -> str:
@@ -149,7 +149,7 @@ class BaseClient:
         """Name the server, not the key."""
         return f"{type(self).__name__}({self.base_url!r}, api_version={self._settings.api_version!r})"
 
-    def _attempts(self, question: Ask, delays: Delays) -> Attempts[Any]:
+    def _attempts(self, question: RequestStep, delays: Delays) -> Attempts[Any]:
         return Attempts(
             question.call,
             question.retry or self._settings.retry,
@@ -169,9 +169,9 @@ class BaseClient:
             "X-API-Key": _Hidden(self._settings.api_key),
         }
 
-    def _timeouts(self, request: Request, question: Ask) -> tuple[float, float]:
+    def _timeouts(self, request: Request, question: RequestStep) -> tuple[float, float]:
         """Seconds to wait for a connection and for the answer."""
-        wait = question.timeout or (HELD_OPEN_TIMEOUT if request.held_open else self._settings.timeout)
+        wait = question.timeout or (SYNC_TIMEOUT if request.held_open else self._settings.timeout)
         if request.held_open and question.deadline is not None:
             wait = min(wait, max(SHORTEST_TIMEOUT, question.deadline - time.time()))
         return min(wait, self._settings.timeout), wait

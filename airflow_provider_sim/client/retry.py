@@ -24,7 +24,7 @@ from typing import Any, Generic, TypeVar
 
 from tenacity import RetryCallState
 
-from airflow_provider_sim.client.dialects.exchange import Call
+from airflow_provider_sim.client.api.http import Call
 from airflow_provider_sim.client.limits import RETRY_MINIMUMS, is_retry_setting
 from airflow_provider_sim.exceptions import Outcome, SimConfigurationError, SimError, SimRateLimitError
 

@@ -13,8 +13,8 @@ from airflow.providers.common.compat.sdk import (
     task_decorator_factory,
 )
 
-from airflow_provider_sim.input import input_fields, own_files
 from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
+from airflow_provider_sim.task.input import copy_files, input_fields
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context, TaskDecorator
@@ -49,8 +49,8 @@ class _SimWorkflowDecoratedOperator(DecoratedOperator, SimExecuteWorkflowOperato
     ) -> None:
         super().__init__(
             python_callable=python_callable,
-            op_args=own_files(op_args),
-            op_kwargs=own_files(op_kwargs),
+            op_args=copy_files(op_args),
+            op_kwargs=copy_files(op_kwargs),
             input=SET_DURING_EXECUTION,
             **kwargs,
         )

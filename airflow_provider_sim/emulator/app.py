@@ -15,9 +15,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from airflow_provider_sim.emulator import control
 from airflow_provider_sim.emulator.connections import Connections
 from airflow_provider_sim.emulator.request_context import RequestContext, request_info
+from airflow_provider_sim.emulator.routes import legacy, pages, v1, v2
+from airflow_provider_sim.emulator.routes.wire import empty_response, not_found_page
 from airflow_provider_sim.emulator.state import State
-from airflow_provider_sim.emulator.surfaces import legacy, pages, v1, v2
-from airflow_provider_sim.emulator.surfaces.wire import empty_response, not_found_page
 
 API = (*v2.ROUTES, *v1.ROUTES, *legacy.ROUTES)
 

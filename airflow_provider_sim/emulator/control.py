@@ -17,7 +17,7 @@ from starlette.routing import Route
 from airflow_provider_sim.emulator.clock import iso
 from airflow_provider_sim.emulator.fault_rules import FaultRule, Hold, Match
 from airflow_provider_sim.emulator.faults import create_fault
-from airflow_provider_sim.emulator.surfaces.wire import json_response, state_of
+from airflow_provider_sim.emulator.routes.wire import json_response, state_of
 
 PREFIX = "/__emulator__/"
 

@@ -12,8 +12,8 @@ from starlette.responses import Response
 from starlette.types import Message
 
 from airflow_provider_sim.emulator.request_context import Fault, RequestContext, RequestInfo
-from airflow_provider_sim.emulator.surfaces.v2.middleware import CODES
-from airflow_provider_sim.emulator.surfaces.wire import json_response
+from airflow_provider_sim.emulator.routes.v2.middleware import CODES
+from airflow_provider_sim.emulator.routes.wire import json_response
 from airflow_provider_sim.emulator.workflows import BlockError
 
 

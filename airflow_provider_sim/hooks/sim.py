@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
     from airflow.providers.common.compat.sdk import Connection
 
-    from airflow_provider_sim.client.asyncio import AsyncSimClient
-    from airflow_provider_sim.client.blocking import SimClient
+    from airflow_provider_sim.client.async_client import AsyncSimClient
     from airflow_provider_sim.client.models import Workflow
     from airflow_provider_sim.client.retry import RetryPolicy
     from airflow_provider_sim.client.settings import ClientSettings
+    from airflow_provider_sim.client.sync_client import SimClient
 
 _RETRY_EXTRAS = {"max_retries": int, "initial_delay": float, "max_delay": float, "backoff_multiplier": float}
 _NO_OBJECT = 'has an extra that is not a JSON object. Set the extra field to an object such as {"timeout": 60}'
@@ -108,7 +108,7 @@ class SimHook(BaseHook):
         :raises SimConfigurationError: there is no such connection, or it can't work.
         """
         if self._client is None:
-            from airflow_provider_sim.client.blocking import SimClient
+            from airflow_provider_sim.client.sync_client import SimClient
 
             self._client = SimClient.from_settings(self.get_settings())
         return self._client
@@ -131,7 +131,7 @@ class SimHook(BaseHook):
         """
         from dataclasses import replace
 
-        from airflow_provider_sim.client.blocking import SimClient
+        from airflow_provider_sim.client.sync_client import SimClient
 
         known = self.get_settings()
         return SimClient.from_settings(replace(known, timeout=min(timeout, known.timeout), retry=retry))
@@ -160,7 +160,7 @@ class SimHook(BaseHook):
 
     @asynccontextmanager
     async def _async_client(self) -> AsyncIterator[AsyncSimClient]:
-        from airflow_provider_sim.client.asyncio import AsyncSimClient
+        from airflow_provider_sim.client.async_client import AsyncSimClient
 
         async with AsyncSimClient.from_settings(await self.get_async_settings()) as client:
             yield client
@@ -421,8 +421,8 @@ def _introduce(settings: ClientSettings) -> str:
     """
     from dataclasses import replace
 
-    from airflow_provider_sim.client.blocking import SimClient
     from airflow_provider_sim.client.retry import NO_RETRY
+    from airflow_provider_sim.client.sync_client import SimClient
     from airflow_provider_sim.exceptions import SimUnsupportedError
 
     patience = min(settings.timeout, _TEST_TIMEOUT)

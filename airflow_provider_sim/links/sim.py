@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from airflow.providers.common.compat.sdk import BaseOperatorLink, XCom
 
-from airflow_provider_sim.client.pages import approval_page, run_page, workflow_page
+from airflow_provider_sim.client.urls import approval_url, run_url, workflow_url
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperator, Context, TaskInstanceKey
@@ -65,9 +65,9 @@ def link_xcoms(base_url: str, *, workflow_id: str, run_id: str, workspace_id: st
     :param workspace_id: if None, the URLs are of pages that look it up for the user who is logged in.
     """
     return {
-        RUN_URL_KEY: run_page(base_url, workflow_id, run_id, workspace_id),
-        WORKFLOW_URL_KEY: workflow_page(base_url, workflow_id, workspace_id),
-        APPROVAL_URL_KEY: approval_page(base_url, workflow_id, run_id),
+        RUN_URL_KEY: run_url(base_url, workflow_id, run_id, workspace_id),
+        WORKFLOW_URL_KEY: workflow_url(base_url, workflow_id, workspace_id),
+        APPROVAL_URL_KEY: approval_url(base_url, workflow_id, run_id),
     }
 
 

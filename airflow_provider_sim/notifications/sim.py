@@ -95,7 +95,7 @@ class SimNotifier(BaseNotifier):
         """Start the workflow, on an event loop."""
         from dataclasses import replace
 
-        from airflow_provider_sim.client.asyncio import AsyncSimClient
+        from airflow_provider_sim.client.async_client import AsyncSimClient
 
         with self._never_failing():
             settings = await SimHook(self.sim_conn_id).get_async_settings()

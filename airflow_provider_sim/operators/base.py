@@ -13,14 +13,14 @@ from airflow.providers.common.compat.sdk import BaseOperator
 
 from airflow_provider_sim import arguments
 from airflow_provider_sim.arguments import CheckInput, LargeOutputs, OnError, OnPaused, Rule, UnconvertedFiles
-from airflow_provider_sim.deferral import after_deferral
 from airflow_provider_sim.hooks.sim import SimHook
-from airflow_provider_sim.input import own_files
+from airflow_provider_sim.task.deadlines import after_deferral
+from airflow_provider_sim.task.input import copy_files
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_sim.output import OutputRules
+    from airflow_provider_sim.task.output import OutputRules
 
 
 class SimOperator(BaseOperator):
@@ -64,7 +64,7 @@ class SimOperator(BaseOperator):
         self.check(vars(self))
 
 
-class RunsWorkflows(SimOperator):
+class SimWorkflowOperatorBase(SimOperator):
     """An operator that starts runs, waits for them, and returns their outputs."""
 
     deferrable: bool
@@ -101,7 +101,7 @@ class RunsWorkflows(SimOperator):
     def render_template_fields(self, context: Context, jinja_env: Any = None) -> None:
         """Render the templates, in files of this task's own."""
         for name in self.template_fields:
-            setattr(self, name, own_files(getattr(self, name, None)))
+            setattr(self, name, copy_files(getattr(self, name, None)))
         super().render_template_fields(context, jinja_env)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
@@ -115,12 +115,12 @@ class RunsWorkflows(SimOperator):
     @property
     def output_rules(self) -> OutputRules:
         """The rules for files and large values in outputs."""
-        from airflow_provider_sim.output import OutputRules
+        from airflow_provider_sim.task.output import OutputRules
 
         return OutputRules.given(self.output_files_dir, self.max_output_bytes, self.large_outputs)
 
 
-class RunsOneWorkflow(RunsWorkflows):
+class SimRunOperatorBase(SimWorkflowOperatorBase):
     """An operator that runs one workflow once."""
 
     workflow_id: str
@@ -131,7 +131,7 @@ class RunsOneWorkflow(RunsWorkflows):
     selected_outputs: str | Sequence[str] | None
 
 
-class RunsManyWorkflows(RunsWorkflows):
+class SimBatchOperatorBase(SimWorkflowOperatorBase):
     """An operator that runs a batch of inputs."""
 
     inputs: Any

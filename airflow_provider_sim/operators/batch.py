@@ -12,24 +12,24 @@ from airflow.providers.common.compat.sdk import conf
 
 from airflow_provider_sim import arguments
 from airflow_provider_sim.arguments import CheckInput, LargeOutputs, OnError, OnPaused, Rule, UnconvertedFiles
-from airflow_provider_sim.deferral import seconds
 from airflow_provider_sim.exceptions import SimError
 from airflow_provider_sim.hooks.sim import SimHook
-from airflow_provider_sim.input import own_files
 from airflow_provider_sim.links.sim import SimWorkflowLink
-from airflow_provider_sim.operators.base import RunsManyWorkflows
+from airflow_provider_sim.operators.base import SimBatchOperatorBase
+from airflow_provider_sim.task.deadlines import seconds
+from airflow_provider_sim.task.input import copy_files
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_sim.batch.items import Items
-    from airflow_provider_sim.operators.task_batch import TaskBatch
+    from airflow_provider_sim.task.batch import TaskBatch
 
 _BACKSTOP = timedelta(minutes=10)
 """After the trigger's own deadline and its last looks, in case that no triggerer was there to keep it."""
 
 
-class SimExecuteWorkflowsOperator(RunsManyWorkflows):
+class SimExecuteWorkflowBatchOperator(SimBatchOperatorBase):
     """Run a deployed workflow for each of many inputs, and return all outputs in the order of the inputs.
 
     The runs are asynchronous. They are started as fast as the account's limits let them: a refusal for too many
@@ -90,7 +90,7 @@ class SimExecuteWorkflowsOperator(RunsManyWorkflows):
     operator_extra_links = (SimWorkflowLink(),)
     ui_color = "#ede9fe"
     argument_rules: ClassVar[Mapping[str, Rule]] = {
-        **RunsManyWorkflows.argument_rules,
+        **SimBatchOperatorBase.argument_rules,
         "workflow_id": arguments.optional(arguments.workflow_id),
         "max_active_runs": arguments.optional(arguments.positive_int),
         "on_error": arguments.one_of(OnError),
@@ -122,7 +122,7 @@ class SimExecuteWorkflowsOperator(RunsManyWorkflows):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.inputs = own_files(inputs)
+        self.inputs = copy_files(inputs)
         self.workflow_id = workflow_id
         self.sim_conn_id = sim_conn_id
         self.max_active_runs = max_active_runs
@@ -146,7 +146,7 @@ class SimExecuteWorkflowsOperator(RunsManyWorkflows):
 
     def execute(self, context: Context) -> Any:
         """Start the batch, or find the one that an earlier try has begun, and see it through to its end."""
-        from airflow_provider_sim.operators.task_batch import TaskBatch
+        from airflow_provider_sim.task.batch import TaskBatch
 
         items = self._read_items()
         if not items:
@@ -156,7 +156,7 @@ class SimExecuteWorkflowsOperator(RunsManyWorkflows):
             hook.workspace_of(items.workflows[0])  # tells as well which API the server speaks
             with TaskBatch(context, self, items) as self._batch:
                 try:
-                    self._batch.begin(hand_over=self.deferrable)
+                    self._batch.begin(defer_state=self.deferrable)
                 except SimError as error:
                     return self._batch.end(error)
                 if not self._batch.is_over:
@@ -165,7 +165,7 @@ class SimExecuteWorkflowsOperator(RunsManyWorkflows):
 
     def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> Any:
         """Go on when the trigger has fired: gather what the runs have returned."""
-        from airflow_provider_sim.operators.task_batch import TaskBatch, read_batch_event
+        from airflow_provider_sim.task.batch import TaskBatch, read_batch_event
 
         items = self._read_items()
         told = read_batch_event(event, total=len(items))
@@ -181,13 +181,13 @@ class SimExecuteWorkflowsOperator(RunsManyWorkflows):
 
     def execute_out_of_time(self, context: Context) -> Any:
         """Handle a deferral timeout: poll once more, then cancel the runs."""
-        from airflow_provider_sim.batch.engine import not_over_in_time
-        from airflow_provider_sim.operators.task_batch import TaskBatch
+        from airflow_provider_sim.batch.engine import timeout_error
+        from airflow_provider_sim.task.batch import TaskBatch
 
         with self.hook, TaskBatch(context, self, self._read_items()) as batch:
             self._batch = batch
             batch.recover()
-            return batch.end(not_over_in_time(batch.journal))
+            return batch.end(timeout_error(batch.journal))
 
     def on_kill(self) -> None:
         """Cancel the runs, also those whose start Sim hasn't answered yet."""
@@ -198,7 +198,7 @@ class SimExecuteWorkflowsOperator(RunsManyWorkflows):
         from airflow_provider_sim.triggers.batch import SimBatchTrigger
 
         self.defer(
-            trigger=SimBatchTrigger(**batch.hand_over()),
+            trigger=SimBatchTrigger(**batch.defer_state()),
             method_name="execute_complete",
             timeout=timedelta(seconds=max(0.0, batch.deadline - time.time())) + _BACKSTOP,
         )

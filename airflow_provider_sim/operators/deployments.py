@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_sim import arguments
 from airflow_provider_sim.arguments import DeploymentAction, Rule
-from airflow_provider_sim.deferral import seconds
 from airflow_provider_sim.hooks.sim import SimHook
 from airflow_provider_sim.operators.base import SimOperator
+from airflow_provider_sim.task.deadlines import seconds
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_sim.client.blocking import SimClient
     from airflow_provider_sim.client.models import Deployment
+    from airflow_provider_sim.client.sync_client import SimClient
 
 _CLOCK_SKEW = timedelta(seconds=5)
 """Between Airflow's clock and Sim's."""
@@ -96,7 +96,7 @@ class SimDeployWorkflowOperator(SimOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Ask for it, and wait until it is so."""
-        from airflow_provider_sim.watch.deployment import wait_for_deployment
+        from airflow_provider_sim.polling.deployment import wait_for_deployment
 
         self._check_rendered()
         version = None if self.version is None else int(self.version)

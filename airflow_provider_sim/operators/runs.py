@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_sim import arguments
 from airflow_provider_sim.arguments import Rule
-from airflow_provider_sim.deferral import seconds
 from airflow_provider_sim.hooks.sim import SimHook
 from airflow_provider_sim.links.sim import SimApprovalLink, SimRunLink, SimWorkflowLink, push_links
 from airflow_provider_sim.operators.base import SimOperator
+from airflow_provider_sim.task.deadlines import seconds
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_sim.client.blocking import SimClient
-    from airflow_provider_sim.ledger import AnswerLedger
+    from airflow_provider_sim.client.sync_client import SimClient
+    from airflow_provider_sim.task.run_store import PauseAnswerStore
 
 
 _RULES: Mapping[str, Rule] = {
@@ -78,7 +78,7 @@ class SimCancelRunOperator(SimOperator):
         """Ask Sim to cancel the run, and see what becomes of it."""
         from dataclasses import replace
 
-        from airflow_provider_sim.watch import RunWatch, wait_for_run
+        from airflow_provider_sim.polling import PollState, wait_for_run
 
         self._check_rendered()
         patience = seconds(self.timeout)
@@ -87,7 +87,7 @@ class SimCancelRunOperator(SimOperator):
             achieved = client.stop_workflow_run(self.workflow_id, self.run_id)
             if self.wait_for_completion and not (achieved.status and achieved.status.is_terminal):
                 self.log.info("%s", achieved)
-                watch = RunWatch(
+                watch = PollState(
                     self.workflow_id,
                     self.run_id,
                     poll_interval=self.poll_interval,
@@ -159,9 +159,9 @@ class SimResumeRunOperator(SimOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Wait for the pause and answer it."""
-        from airflow_provider_sim.input import input_fields
-        from airflow_provider_sim.ledger import AnswerLedger
-        from airflow_provider_sim.watch.pause import PauseAnswer
+        from airflow_provider_sim.polling.pause import PauseAnswer
+        from airflow_provider_sim.task.input import input_fields
+        from airflow_provider_sim.task.run_store import PauseAnswerStore
 
         self._check_rendered()
         patience = seconds(self.timeout)
@@ -176,7 +176,7 @@ class SimResumeRunOperator(SimOperator):
                     run_id=self.run_id,
                     workspace_id=hook.workspace_of(self.workflow_id),
                 )
-            ledger = AnswerLedger(context, workflow_id=self.workflow_id, run_id=self.run_id, server=client.base_url)
+            ledger = PauseAnswerStore(context, workflow_id=self.workflow_id, run_id=self.run_id, server=client.base_url)
             answer = PauseAnswer(
                 workflow_id=self.workflow_id,
                 run_id=self.run_id,
@@ -192,7 +192,7 @@ class SimResumeRunOperator(SimOperator):
         self.log.info("Pause %s of run %s is answered; the run is %s.", point, self.run_id, status or "not to be seen")
         return {"run_id": self.run_id, "context_id": point, "status": status}
 
-    def _earlier(self, context: Context, client: SimClient, ledger: AnswerLedger) -> str | None:
+    def _earlier(self, context: Context, client: SimClient, ledger: PauseAnswerStore) -> str | None:
         """The pause that an earlier try may have answered.
 
         :raises SimInputError: it can't be known which, and the next one must not get its answer.

@@ -13,28 +13,28 @@ from airflow.providers.common.compat.sdk import AirflowTaskTimeout, conf
 from airflow_provider_sim import arguments
 from airflow_provider_sim.arguments import CheckInput, LargeOutputs, OnPaused, Rule, UnconvertedFiles
 from airflow_provider_sim.client.ids import check_block_ids
-from airflow_provider_sim.deferral import BACKSTOP, seconds
-from airflow_provider_sim.ending import log_end_on_worker, trigger_arguments
 from airflow_provider_sim.exceptions import SimRunTimeoutError
 from airflow_provider_sim.hooks.sim import SimHook
-from airflow_provider_sim.input import own_files
-from airflow_provider_sim.lineage import RunLineage
 from airflow_provider_sim.links.sim import SimApprovalLink, SimRunLink, SimWorkflowLink
-from airflow_provider_sim.operators.base import RunsOneWorkflow
+from airflow_provider_sim.operators.base import SimRunOperatorBase
+from airflow_provider_sim.task.deadlines import DEFERRAL_MARGIN, seconds
+from airflow_provider_sim.task.input import copy_files
+from airflow_provider_sim.task.lineage import OpenLineageMixin
+from airflow_provider_sim.triggers.end_from_trigger import log_end_on_worker, trigger_arguments
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_sim.client.blocking import SimClient
     from airflow_provider_sim.client.models import AsyncExecutionResult, WorkflowRun
-    from airflow_provider_sim.operators.task_run import TaskRun
-    from airflow_provider_sim.watch import RunWatch
+    from airflow_provider_sim.client.sync_client import SimClient
+    from airflow_provider_sim.polling import PollState
+    from airflow_provider_sim.task.run import TaskRun
 
 DEFERRABLE = conf.getboolean("operators", "default_deferrable", fallback=False)
 """Airflow's configured default."""
 
 
-class SimExecuteWorkflowOperator(RunLineage, RunsOneWorkflow):
+class SimExecuteWorkflowOperator(OpenLineageMixin, SimRunOperatorBase):
     """Run a deployed workflow and return its output.
 
     There are three ways to run it. By default the connection is held open until the run's end, which suits runs of up
@@ -59,8 +59,8 @@ class SimExecuteWorkflowOperator(RunLineage, RunsOneWorkflow):
     :param input: the fields of the workflow's Start block as a dict, or as the JSON text of an object; a number, a
         boolean or a list arrives as the field ``input``. The outputs of mapped tasks become lists. A path object
         (``pathlib.Path``, ``ObjectStoragePath``), bytes, an open file or a
-        :class:`~airflow_provider_sim.input.SimFile` in a field, or in a field's list, is sent as a file, for fields of
-        type ``file[]``: up to 20 MiB each and 7.5 MiB in all. (templated)
+        :class:`~airflow_provider_sim.task.input.SimFile` in a field, or in a field's list, is sent as a file, for
+        fields of type ``file[]``: up to 20 MiB each and 7.5 MiB in all. (templated)
     :param sim_conn_id: the Airflow connection of type Sim. (templated)
     :param async_execution: let Sim queue the run instead of holding the connection open.
     :param wait_for_completion: False starts an asynchronous run and returns its run id, to be waited for with
@@ -109,7 +109,7 @@ class SimExecuteWorkflowOperator(RunLineage, RunsOneWorkflow):
     operator_extra_links = (SimRunLink(), SimWorkflowLink(), SimApprovalLink())
     ui_color = "#ede9fe"
     argument_rules: ClassVar[Mapping[str, Rule]] = {
-        **RunsOneWorkflow.argument_rules,
+        **SimRunOperatorBase.argument_rules,
         "selected_outputs": arguments.optional(arguments.selectors),
         "check_usage_before": arguments.optional(arguments.percentage),
     }
@@ -144,7 +144,7 @@ class SimExecuteWorkflowOperator(RunLineage, RunsOneWorkflow):
     ) -> None:
         super().__init__(**kwargs)
         self.workflow_id = workflow_id
-        self.input = own_files(input)
+        self.input = copy_files(input)
         self.sim_conn_id = sim_conn_id
         self.async_execution = async_execution
         self.wait_for_completion = wait_for_completion
@@ -171,7 +171,7 @@ class SimExecuteWorkflowOperator(RunLineage, RunsOneWorkflow):
 
     def execute(self, context: Context) -> Any:
         """Start the run, or find the one that an earlier try has started, and see it through to its end."""
-        from airflow_provider_sim.operators.task_run import TaskRun
+        from airflow_provider_sim.task.run import TaskRun
 
         self._check_rendered()
         if self.stream and self.deferrable:
@@ -180,7 +180,7 @@ class SimExecuteWorkflowOperator(RunLineage, RunsOneWorkflow):
         with self.hook as hook:
             client = hook.get_conn()
             try:
-                started = run.take_up(client) or self._start(client, run)
+                started = run.reattach(client) or self._start(client, run)
                 if not self.wait_for_completion:
                     return started.run_id
                 ended = self._see_through(client, run, started)
@@ -200,10 +200,10 @@ class SimExecuteWorkflowOperator(RunLineage, RunsOneWorkflow):
         A timeout cancels a run that isn't finished. After any other error of the trigger the run is left alone, so that
         a retry re-attaches to it.
         """
-        from airflow_provider_sim.operators.task_run import TaskRun
-        from airflow_provider_sim.results import lost_sight, read_event
+        from airflow_provider_sim.task.results import read_run_event, unreachable_error
+        from airflow_provider_sim.task.run import TaskRun
 
-        told = read_event(event, workflow_id=self.workflow_id)
+        told = read_run_event(event, workflow_id=self.workflow_id)
         with self.hook as hook:
             client = hook.get_conn()
             run = self._run = TaskRun(context, self, run_id=told.run_id, job_id=told.job_id)
@@ -212,13 +212,13 @@ class SimExecuteWorkflowOperator(RunLineage, RunsOneWorkflow):
             with run.to_be_found():
                 seen = client.get_workflow_run(self.workflow_id, told.run_id, job_id=told.job_id)
             if told.status == "error" and not seen.status.is_terminal:
-                raise lost_sight(self.workflow_id, told.run_id, told.message)
+                raise unreachable_error(self.workflow_id, told.run_id, told.message)
             log_end_on_worker(self)
             return self._result(context, client, seen)
 
     def execute_out_of_time(self, context: Context) -> Any:
         """Handle a deferral timeout: poll the run once more, then cancel it."""
-        from airflow_provider_sim.operators.task_run import TaskRun
+        from airflow_provider_sim.task.run import TaskRun
 
         with self.hook as hook:
             client = hook.get_conn()
@@ -226,11 +226,11 @@ class SimExecuteWorkflowOperator(RunLineage, RunsOneWorkflow):
             return self._result_at_timeout(context, client, run)
 
     def _result_at_timeout(self, context: Context, client: SimClient, run: TaskRun) -> Any:
-        from airflow_provider_sim.watch import not_over_in_time
+        from airflow_provider_sim.polling import timeout_error
 
         finished = run.finish_at_timeout()
         if finished is None:
-            raise not_over_in_time(self.workflow_id, run.run_id or "unknown")
+            raise timeout_error(self.workflow_id, run.run_id or "unknown")
         return self._result(context, client, finished)
 
     def on_kill(self) -> None:
@@ -267,15 +267,15 @@ class SimExecuteWorkflowOperator(RunLineage, RunsOneWorkflow):
         return arguments.missing_output_folder(given)
 
     def _deferred_run(self) -> TaskRun | None:
-        from airflow_provider_sim.operators.task_run import TaskRun
-        from airflow_provider_sim.versions import resumed_context
+        from airflow_provider_sim._compat import resumed_context
+        from airflow_provider_sim.task.run import TaskRun
 
         context = resumed_context()
         return TaskRun.of_this_try(context, self, self.hook.get_conn()) if context else None
 
     def _start(self, client: SimClient, run: TaskRun) -> AsyncExecutionResult | WorkflowRun:
         """Start a run after the checks that the author wants; a run that was re-attached to needs none."""
-        from airflow_provider_sim.input import check_fields, input_fields
+        from airflow_provider_sim.task.input import check_fields, input_fields
 
         if self.check_deployed:
             self._require_deployment(client)
@@ -295,7 +295,7 @@ class SimExecuteWorkflowOperator(RunLineage, RunsOneWorkflow):
             )
 
     def _require_room(self, client: SimClient) -> None:
-        from airflow_provider_sim.usage import Usage
+        from airflow_provider_sim.task.usage import Usage
 
         assert self.check_usage_before is not None
         Usage(*client.get_usage()).require_below(float(self.check_usage_before), workflow_id=self.workflow_id)
@@ -303,12 +303,12 @@ class SimExecuteWorkflowOperator(RunLineage, RunsOneWorkflow):
     def _see_through(self, client: SimClient, run: TaskRun, started: AsyncExecutionResult | WorkflowRun) -> WorkflowRun:
         """Wait for a run that isn't over yet, here or in the triggerer."""
         from airflow_provider_sim.client.models import WorkflowRun
-        from airflow_provider_sim.watch import RunWatch, wait_for_run
+        from airflow_provider_sim.polling import PollState, wait_for_run
 
         seen = started if isinstance(started, WorkflowRun) else None
         if seen is not None and (seen.status.is_terminal or seen.run_id is None):
             return seen
-        watch = RunWatch(
+        watch = PollState(
             self.workflow_id,
             started.run_id or "",
             job_id=getattr(started, "job_id", None),
@@ -325,7 +325,7 @@ class SimExecuteWorkflowOperator(RunLineage, RunsOneWorkflow):
                 return wait_for_run(client, watch)
             return self._look_once(client, watch) or self._defer(watch)
 
-    def _look_once(self, client: SimClient, watch: RunWatch) -> WorkflowRun | None:
+    def _look_once(self, client: SimClient, watch: PollState) -> WorkflowRun | None:
         """Look before deferring: a request, which saves two starts of a process for runs that are over already."""
         from airflow_provider_sim.client.retry import NO_RETRY
         from airflow_provider_sim.exceptions import SimError
@@ -337,19 +337,23 @@ class SimExecuteWorkflowOperator(RunLineage, RunsOneWorkflow):
             return None
         return run if watch.saw(run) else None
 
-    def _defer(self, watch: RunWatch) -> NoReturn:
+    def _defer(self, watch: PollState) -> NoReturn:
         from airflow_provider_sim.triggers.sim import SimRunTrigger
 
         how = {"cancel_on_kill": self.cancel_on_kill, **trigger_arguments(self)}
         trigger = SimRunTrigger.of_watch(watch, self.sim_conn_id, **how)
-        left = None if watch.deadline is None else timedelta(seconds=max(0.0, watch.deadline - time.time())) + BACKSTOP
+        left = (
+            None
+            if watch.deadline is None
+            else timedelta(seconds=max(0.0, watch.deadline - time.time())) + DEFERRAL_MARGIN
+        )
         self.defer(trigger=trigger, method_name="execute_complete", timeout=left)
 
     def _result(self, context: Context, client: SimClient, run: WorkflowRun) -> Any:
         from airflow_provider_sim.client.ids import selectors_of
         from airflow_provider_sim.client.models import RunStatus
         from airflow_provider_sim.client.stream import selection_lost
-        from airflow_provider_sim.results import task_result
+        from airflow_provider_sim.task.results import task_result
 
         self._tell_lineage(client, run)
         selectors = selectors_of(self.selected_outputs)

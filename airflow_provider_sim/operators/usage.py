@@ -65,7 +65,7 @@ class SimUsageLimitsOperator(SimOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         """Fetch the figures, then warn, skip or fail."""
         from airflow_provider_sim.exceptions import SimError, SimUsageLimitError
-        from airflow_provider_sim.usage import Usage
+        from airflow_provider_sim.task.usage import Usage
 
         self._check_rendered()
         warn_at, skip_at, fail_at = (

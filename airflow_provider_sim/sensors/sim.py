@@ -23,8 +23,6 @@ from airflow.providers.common.compat.sdk import (
 
 from airflow_provider_sim import arguments
 from airflow_provider_sim.arguments import LargeOutputs, OnPaused, Rule
-from airflow_provider_sim.deferral import BACKSTOP, after_deferral, deadline
-from airflow_provider_sim.ending import log_end_on_worker, trigger_arguments
 from airflow_provider_sim.exceptions import (
     SimError,
     SimRateLimitError,
@@ -33,17 +31,19 @@ from airflow_provider_sim.exceptions import (
     SimRunTimeoutError,
 )
 from airflow_provider_sim.hooks.sim import SimHook
-from airflow_provider_sim.lineage import RunLineage
 from airflow_provider_sim.links.sim import SimApprovalLink, SimRunLink, SimWorkflowLink, push_links
 from airflow_provider_sim.operators.base import SimOperator
+from airflow_provider_sim.task.deadlines import DEFERRAL_MARGIN, after_deferral, deadline
+from airflow_provider_sim.task.lineage import OpenLineageMixin
+from airflow_provider_sim.triggers.end_from_trigger import log_end_on_worker, trigger_arguments
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_sim.client.models import Cancellation, WorkflowRun
     from airflow_provider_sim.client.retry import RetryPolicy
-    from airflow_provider_sim.output import OutputRules
-    from airflow_provider_sim.watch import RunWatch
+    from airflow_provider_sim.polling import PollState
+    from airflow_provider_sim.task.output import OutputRules
 
 LONGEST_PAUSE = 60.0
 """Seconds between polls of a rescheduled sensor that keeps its worker, because a poll has failed."""
@@ -52,7 +52,7 @@ LAST_TIMEOUT = 30.0
 """Seconds, for each request of the last poll and of cancelling."""
 
 
-class SimJobSensor(RunLineage, SimOperator, BaseSensorOperator):
+class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
     """Wait until a run is finished, and return its output.
 
     A run that fails or is cancelled fails the sensor without retries, since another poll returns the same; so does a
@@ -181,7 +181,7 @@ class SimJobSensor(RunLineage, SimOperator, BaseSensorOperator):
                 "on_paused": self.on_paused,
             },
             next_method="execute_complete",
-            timeout=timedelta(seconds=self.timeout) + BACKSTOP,
+            timeout=timedelta(seconds=self.timeout) + DEFERRAL_MARGIN,
         )
 
     @cached_property
@@ -271,16 +271,16 @@ class SimJobSensor(RunLineage, SimOperator, BaseSensorOperator):
 
         :raises SimError: the run isn't finished, and the trigger has failed; or this poll fails as well.
         """
-        from airflow_provider_sim.results import lost_sight, read_event
+        from airflow_provider_sim.task.results import read_run_event, unreachable_error
 
         self._check_rendered()
-        told = read_event(event, workflow_id=self.workflow_id)
+        told = read_run_event(event, workflow_id=self.workflow_id)
         with self.hook as hook:
             if told.status == "timeout":
                 return self._result_after_deferral(context)
             run = hook.get_conn().get_workflow_run(self.workflow_id, told.run_id, job_id=told.job_id)
             if told.status == "error" and not self._watch.saw(run):
-                raise lost_sight(self.workflow_id, told.run_id, told.message)
+                raise unreachable_error(self.workflow_id, told.run_id, told.message)
             log_end_on_worker(self)
             return self._result(context, run)
 
@@ -317,7 +317,7 @@ class SimJobSensor(RunLineage, SimOperator, BaseSensorOperator):
 
         :param error: of ``execution_timeout``; None for the sensor's own timeout, which may cancel the run.
         """
-        from airflow_provider_sim.watch import not_over_in_time
+        from airflow_provider_sim.polling import timeout_error
 
         run = self._last_poll()
         if run is None and error is None and self.cancel_on_timeout:
@@ -325,7 +325,7 @@ class SimJobSensor(RunLineage, SimOperator, BaseSensorOperator):
             if cancelled and cancelled.finished_before:
                 run = self._last_poll()
         if run is None:
-            raise error or AirflowSensorTimeout(str(not_over_in_time(self.workflow_id, self.run_id)))
+            raise error or AirflowSensorTimeout(str(timeout_error(self.workflow_id, self.run_id)))
         return self._result(context, run)
 
     def _last_poll(self) -> WorkflowRun | None:
@@ -358,7 +358,7 @@ class SimJobSensor(RunLineage, SimOperator, BaseSensorOperator):
 
         :raises AirflowFailException: the run failed or was cancelled; another poll or another try finds the same.
         """
-        from airflow_provider_sim.results import task_result
+        from airflow_provider_sim.task.results import task_result
 
         client = self.hook.get_conn()
         self._tell_lineage(client, run)
@@ -377,15 +377,15 @@ class SimJobSensor(RunLineage, SimOperator, BaseSensorOperator):
 
     @property
     def _output_rules(self) -> OutputRules:
-        from airflow_provider_sim.output import OutputRules
+        from airflow_provider_sim.task.output import OutputRules
 
         return OutputRules.given(self.output_files_dir, self.max_output_bytes, self.large_outputs)
 
     @cached_property
-    def _watch(self) -> RunWatch:
-        from airflow_provider_sim.watch import RunWatch
+    def _watch(self) -> PollState:
+        from airflow_provider_sim.polling import PollState
 
-        return RunWatch(
+        return PollState(
             self.workflow_id,
             self.run_id,
             poll_interval=self.poke_interval,
@@ -402,7 +402,7 @@ class SimJobSensor(RunLineage, SimOperator, BaseSensorOperator):
         self.defer(
             trigger=SimRunTrigger.of_watch(self._watch, self.sim_conn_id, **trigger_arguments(self)),
             method_name="execute_complete",
-            timeout=timedelta(seconds=max(0.0, self._deadline - time.time())) + BACKSTOP,
+            timeout=timedelta(seconds=max(0.0, self._deadline - time.time())) + DEFERRAL_MARGIN,
         )
 
 

@@ -9,14 +9,14 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
+from airflow_provider_sim._compat import is_deferred
 from airflow_provider_sim.exceptions import SimError, SimPermanentError, SimRunTimeoutError
-from airflow_provider_sim.versions import is_deferred
 
 TELLS_OF_KILLS = hasattr(BaseTrigger, "on_kill")
 """Whether Airflow (3.3 and later) says so when a user has cleared or marked the task."""
 
 
-class WaitsForRuns(BaseTrigger):
+class SimTriggerBase(BaseTrigger):
     """A trigger that waits for runs and emits one event.
 
     Subclasses implement :meth:`_wait`, :meth:`_event` and :meth:`_cancel`. The event's ``status`` is ``timeout`` at the
@@ -50,7 +50,7 @@ class WaitsForRuns(BaseTrigger):
             return self._failure(error)
 
     def _least_seconds(self) -> float:
-        """Return the seconds that pass before an event: see ``triggers.sim.FIRST_LOOK_AFTER``."""
+        """Return the seconds that pass before an event: see ``triggers.sim.FIRST_POLL_AFTER``."""
         raise NotImplementedError
 
     async def _wait(self) -> TriggerEvent:

@@ -10,22 +10,22 @@ from typing import Any
 
 from airflow.triggers.base import TriggerEvent
 
+from airflow_provider_sim._compat import read_xcom
 from airflow_provider_sim.arguments import OnPaused
+from airflow_provider_sim.batch.chunks import DeferredInputs
 from airflow_provider_sim.batch.engine import BatchEngine, Terms, wait_by
-from airflow_provider_sim.batch.handover import HandedOver
-from airflow_provider_sim.batch.journal import Journal, Standing, unsqueezed
-from airflow_provider_sim.batch.pace import Pace, budgets_of
-from airflow_provider_sim.batch.survey import Survey, cancel_all
-from airflow_provider_sim.client.asyncio import AsyncSimClient
+from airflow_provider_sim.batch.reconcile import Reconciler, cancel_all
+from airflow_provider_sim.batch.state import BatchState, ItemStatus, unsqueezed
+from airflow_provider_sim.batch.throttle import Throttle, budgets_of
+from airflow_provider_sim.client.async_client import AsyncSimClient
 from airflow_provider_sim.client.retry import RetryPolicy
 from airflow_provider_sim.client.settings import ClientSettings
 from airflow_provider_sim.exceptions import SimError
 from airflow_provider_sim.hooks.sim import SimHook
+from airflow_provider_sim.polling import DEFAULT_POLL_INTERVAL
+from airflow_provider_sim.polling.poller import poller_for
 from airflow_provider_sim.triggers import sim as single
-from airflow_provider_sim.triggers.base import WaitsForRuns
-from airflow_provider_sim.versions import read_xcom
-from airflow_provider_sim.watch import DEFAULT_POLL_INTERVAL
-from airflow_provider_sim.watch.watcher import watcher_of
+from airflow_provider_sim.triggers.base import SimTriggerBase
 
 GATHER_AFTER = 12 * 3600.0
 """Seconds after which a worker gets the outputs of the runs that have ended so far; Sim keeps them for a day."""
@@ -33,7 +33,7 @@ GATHER_AFTER = 12 * 3600.0
 KILL_PATIENCE = RetryPolicy(max_retries=5, initial_delay=0.5, max_delay=2.0, max_elapsed=10.0)
 
 
-class SimBatchTrigger(WaitsForRuns):
+class SimBatchTrigger(SimTriggerBase):
     """Fires when all runs of a batch are over; until then, starts those that aren't started yet.
 
     The event, ``{"status": ..., "journal": ..., "leg": ...}``, says how the batch stands. The status is ``over``,
@@ -98,7 +98,7 @@ class SimBatchTrigger(WaitsForRuns):
         self.max_active_runs = max_active_runs
         self.known = known
         self.cancel_on_kill = cancel_on_kill
-        self._state = Journal.read(journal)
+        self._state = BatchState.read(journal)
         self._numbers = [int(number) for number in unsqueezed(of)]
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
@@ -140,20 +140,20 @@ class SimBatchTrigger(WaitsForRuns):
         return self._event("over") if stopped is None else self._failure(stopped)
 
     def _least_seconds(self) -> float:
-        return single.FIRST_LOOK_AFTER
+        return single.FIRST_POLL_AFTER
 
     async def _see_through(self, client: AsyncSimClient, settings: ClientSettings) -> SimError | None:
         budgets = budgets_of(settings)
         client.on_rate_limit = budgets.told
-        survey = Survey(client, self._state, self._workflow_of)
+        survey = Reconciler(client, self._state, self._workflow_of)
         await survey.look_for_started(since=self.since, workspace_id=self.workspace_id)
         engine = BatchEngine(
             client,
-            wait_by(watcher_of(settings), self.workflows[0], self.workspace_id),
+            wait_by(poller_for(settings), self.workflows[0], self.workspace_id),
             workflow_of=self._workflow_of,
-            input_of=HandedOver(self.parts, lambda key: read_xcom(self.names, key)),
+            input_of=DeferredInputs(self.parts, lambda key: read_xcom(self.names, key)),
             journal=self._state,
-            pace=Pace(
+            pace=Throttle(
                 budgets,
                 bucket=lambda: client.start_bucket,
                 clock=time.time,
@@ -173,7 +173,7 @@ class SimBatchTrigger(WaitsForRuns):
         return engine.stopped
 
     async def _cancel(self) -> None:
-        going = self._state.count(Standing.ACTIVE, Standing.SENT)
+        going = self._state.count(ItemStatus.ACTIVE, ItemStatus.SENT)
         if not going:
             return
         try:

@@ -17,9 +17,9 @@ except ImportError as error:  # Airflow 2
 
 from airflow_provider_sim.arguments import duration
 from airflow_provider_sim.client.ids import check_workflow_id
-from airflow_provider_sim.deferral import seconds
 from airflow_provider_sim.exceptions import Outcome, SimInputError
 from airflow_provider_sim.hooks.sim import SimHook
+from airflow_provider_sim.task.deadlines import seconds
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from airflow_provider_sim.client.models import WorkflowRun
     from airflow_provider_sim.client.settings import ClientSettings
-    from airflow_provider_sim.watch.events import Batch, Connect, Listener, RunEvents
-    from airflow_provider_sim.watch.position import Cursor
+    from airflow_provider_sim.polling.cursor import Cursor
+    from airflow_provider_sim.polling.finished_runs import Batch, Connect, FinishedRunStream, Listener
 
 CURSOR_KEY = "sim_cursor"
 """Key in the asset's state store; followed by a hash that separates the triggers of one asset."""
@@ -110,28 +110,28 @@ class SimRunEventTrigger(BaseEventTrigger):
 
     def shared_stream_key(self) -> tuple[str, str]:
         """Return the key of the stream, which all triggers of one server and API key share."""
-        from airflow_provider_sim.watch.events import run_events_of
+        from airflow_provider_sim.polling.finished_runs import finished_runs_for
 
         try:
             account = SimHook(self.sim_conn_id).get_settings().account
         except Exception as error:  # Airflow's, too, where a trigger can't read a connection at this point
             self.log.info("The stream is shared within connection %r only: %s", self.sim_conn_id, error)
             account = f"connection {self.sim_conn_id}"
-        run_events_of(self.sim_conn_id, account)
+        finished_runs_for(self.sim_conn_id, account)
         return "airflow_provider_sim.runs", account
 
     @classmethod
     def create_shared_stream_producer(cls, kwargs: dict[str, Any]) -> SharedStreamProducer:
         """Return the stream's source, to which Airflow confirms stored events."""
-        from airflow_provider_sim.watch.events import run_events_of
+        from airflow_provider_sim.polling.finished_runs import finished_runs_for
 
-        return _producer(run_events_of(kwargs.get("sim_conn_id", "sim_default")))
+        return _producer(finished_runs_for(kwargs.get("sim_conn_id", "sim_default")))
 
     async def filter_shared_stream(self, shared_stream: AsyncIterator[Batch]) -> AsyncIterator[TriggerEvent]:
         """Emit an event for this trigger's part of each batch."""
-        from airflow_provider_sim.watch.events import run_events_of
+        from airflow_provider_sim.polling.finished_runs import finished_runs_for
 
-        stream = run_events_of(self.sim_conn_id)
+        stream = finished_runs_for(self.sim_conn_id)
         listener = self._listener(await self._load())
         stream.join(listener)
         try:
@@ -167,9 +167,9 @@ class SimRunEventTrigger(BaseEventTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Emit an event for each batch of runs that finish from now on."""
-        from airflow_provider_sim.watch.events import RunEvents
+        from airflow_provider_sim.polling.finished_runs import FinishedRunStream
 
-        stream = RunEvents()
+        stream = FinishedRunStream()
         stream.join(self._listener(None))
         async for batch in stream.batches():
             for runs in batch.values():
@@ -183,8 +183,8 @@ class SimRunEventTrigger(BaseEventTrigger):
 
         :param stored: what :meth:`_save` stored; anything else starts anew.
         """
-        from airflow_provider_sim.watch.events import Listener
-        from airflow_provider_sim.watch.position import cursors_of
+        from airflow_provider_sim.polling.cursor import cursors_of
+        from airflow_provider_sim.polling.finished_runs import Listener
 
         return Listener(
             connection=self.sim_conn_id,
@@ -214,7 +214,7 @@ def _connect(sim_conn_id: str) -> Connect:
     return connect
 
 
-def _producer(stream: RunEvents) -> SharedStreamProducer:
+def _producer(stream: FinishedRunStream) -> SharedStreamProducer:
     """Return the source of a shared stream."""
     from airflow.triggers.shared_stream import SharedStreamProducer
 

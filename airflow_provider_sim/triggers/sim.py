@@ -8,31 +8,31 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import TaskSuccessEvent, TriggerEvent
 
+from airflow_provider_sim._compat import push_xcoms
 from airflow_provider_sim.arguments import OnPaused
 from airflow_provider_sim.client.ids import check_run_id, check_workflow_id
 from airflow_provider_sim.client.models import RunStatus
-from airflow_provider_sim.deferral import began_at
 from airflow_provider_sim.exceptions import SimError
 from airflow_provider_sim.hooks.sim import SimHook
 from airflow_provider_sim.links.sim import link_xcoms
-from airflow_provider_sim.triggers.base import TELLS_OF_KILLS, WaitsForRuns
-from airflow_provider_sim.versions import push_xcoms
-from airflow_provider_sim.watch import DEFAULT_POLL_INTERVAL, MAX_FAILED_LOOKS, RunWatch
-from airflow_provider_sim.watch.watcher import watcher_of
+from airflow_provider_sim.polling import DEFAULT_POLL_INTERVAL, MAX_FAILED_POLLS, PollState
+from airflow_provider_sim.polling.poller import poller_for
+from airflow_provider_sim.task.deadlines import task_started_at
+from airflow_provider_sim.triggers.base import TELLS_OF_KILLS, SimTriggerBase
 
 if TYPE_CHECKING:
-    from airflow_provider_sim.client.asyncio import AsyncSimClient
+    from airflow_provider_sim.client.async_client import AsyncSimClient
     from airflow_provider_sim.client.models import WorkflowRun
 
 TASKS_END_IN_TRIGGERERS = TELLS_OF_KILLS
 """Whether a trigger of this Airflow (3.3 and later) can push XComs, and so end a task."""
 
-FIRST_LOOK_AFTER = 3.0
+FIRST_POLL_AFTER = 3.0
 """Seconds without an event after the start: the scheduler may not yet have read that the task's first leg is over, and
 fails a task that is resumed before."""
 
 
-class SimRunTrigger(WaitsForRuns):
+class SimRunTrigger(SimTriggerBase):
     """Fires when a run is over, or paused where that counts.
 
     The event holds ids and a status only: ``{"status": ..., "workflow_id": ..., "run_id": ..., "job_id": ...}``, where
@@ -65,7 +65,7 @@ class SimRunTrigger(WaitsForRuns):
         poll_interval: float = DEFAULT_POLL_INTERVAL,
         deadline: float | None = None,
         on_paused: OnPaused = "wait",
-        max_failed_looks: int = MAX_FAILED_LOOKS,
+        max_failed_looks: int = MAX_FAILED_POLLS,
         cancel_on_kill: bool = False,
         timeout: float | None = None,
         end_from_trigger: bool = False,
@@ -94,7 +94,7 @@ class SimRunTrigger(WaitsForRuns):
         self.do_xcom_push = do_xcom_push
 
     @classmethod
-    def of_watch(cls, watch: RunWatch, sim_conn_id: str, **how: Any) -> SimRunTrigger:
+    def of_watch(cls, watch: PollState, sim_conn_id: str, **how: Any) -> SimRunTrigger:
         """The trigger that goes on with a watch begun on a worker."""
         return cls(
             workflow_id=watch.workflow_id,
@@ -136,7 +136,7 @@ class SimRunTrigger(WaitsForRuns):
         """Wait for the run; all triggers of this process share the requests."""
         check_workflow_id(self.workflow_id)
         check_run_id(self.run_id)
-        watch = RunWatch(
+        watch = PollState(
             self.workflow_id,
             self.run_id,
             job_id=self.job_id,
@@ -150,13 +150,13 @@ class SimRunTrigger(WaitsForRuns):
         watch.base_url = settings.base_url
         if self._starts_here:
             await self._push_links(settings.base_url, hook.workspace_id)
-        watcher = watcher_of(settings)
-        run = await watcher.wait(
+        poller = poller_for(settings)
+        run = await poller.wait(
             watch, least=self._least_seconds(), look_soon=self._starts_here, workspace_id=hook.workspace_id
         )
         ending = None
         if self.end_from_trigger and run.status is RunStatus.COMPLETED:
-            async with watcher.lend() as client:
+            async with poller.lend() as client:
                 ending = await self._ending(client, run)
         return ending or self._event(run.status.value)
 
@@ -166,13 +166,13 @@ class SimRunTrigger(WaitsForRuns):
         return self.timeout is not None
 
     def _least_seconds(self) -> float:
-        return 0.0 if self._starts_here else FIRST_LOOK_AFTER
+        return 0.0 if self._starts_here else FIRST_POLL_AFTER
 
     def _deadline(self) -> float | None:
         """Seconds since the epoch; the same in whichever triggerer."""
         if self.timeout is None:
             return self.deadline
-        return began_at(self.task_instance) + self.timeout
+        return task_started_at(self.task_instance) + self.timeout
 
     async def _push_links(self, base_url: str, workspace_id: str | None) -> None:
         """Push what a worker pushes before it defers."""
@@ -213,9 +213,9 @@ class SimRunTrigger(WaitsForRuns):
         return self.task is not None and next(self.task.iter_mapped_dependants(), None) is not None
 
     async def _xcoms(self, client: AsyncSimClient, run: WorkflowRun) -> dict[str, Any]:
-        from airflow_provider_sim.client.blocking import SimClient
-        from airflow_provider_sim.output import OutputRules
-        from airflow_provider_sim.results import DETAILS_KEY, DISPLAY_COPY_KEY, delivered
+        from airflow_provider_sim.client.sync_client import SimClient
+        from airflow_provider_sim.task.output import OutputRules
+        from airflow_provider_sim.task.results import DETAILS_KEY, DISPLAY_COPY_KEY, delivered
 
         rules = OutputRules.given(self.output_files_dir, self.max_output_bytes, self.large_outputs)
         output = await client.get_output(run, self.selected_outputs)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from airflow.sdk import DAG, task
 
-from airflow_provider_sim.operators.batch import SimExecuteWorkflowsOperator
+from airflow_provider_sim.operators.batch import SimExecuteWorkflowBatchOperator
 from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
 
 RUN = {"task_id": "run", "workflow_id": "brief", "poll_interval": 5}
 WAYS = {
-    "batch_deferred": (SimExecuteWorkflowsOperator, {"deferrable": True}),
-    "batch_worker": (SimExecuteWorkflowsOperator, {}),
+    "batch_deferred": (SimExecuteWorkflowBatchOperator, {"deferrable": True}),
+    "batch_worker": (SimExecuteWorkflowBatchOperator, {}),
     "mapped_deferred": (SimExecuteWorkflowOperator, {"deferrable": True}),
     "mapped_held_open": (SimExecuteWorkflowOperator, {}),
 }
@@ -24,7 +24,7 @@ def numbers(dag_run=None):
 
 for dag_id, (operator, how) in WAYS.items():
     with DAG(dag_id, schedule=None):
-        if operator is SimExecuteWorkflowsOperator:
+        if operator is SimExecuteWorkflowBatchOperator:
             operator(**RUN, **how, inputs=numbers())
         else:
             operator.partial(**RUN, **how).expand(input=numbers())

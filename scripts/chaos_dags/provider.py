@@ -10,7 +10,7 @@ from datetime import timedelta
 
 from airflow.providers.common.compat.sdk import DAG
 
-from airflow_provider_sim.operators.batch import SimExecuteWorkflowsOperator
+from airflow_provider_sim.operators.batch import SimExecuteWorkflowBatchOperator
 from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
 from airflow_provider_sim.sensors.sim import SimJobSensor
 
@@ -42,7 +42,7 @@ with DAG("fire_and_forget", schedule=None, default_args=RETRIED):
 
 for name, deferrable in {"batch": False, "deferrable_batch": True}.items():
     with DAG(name, schedule=None, default_args=RETRIED):
-        SimExecuteWorkflowsOperator(
+        SimExecuteWorkflowBatchOperator(
             task_id="run",
             workflow_id="{{ run_id }}",
             inputs=[{"trial": "{{ run_id }}", "number": number} for number in range(BATCH)],

@@ -6,7 +6,7 @@ import os
 
 from airflow.providers.common.compat.sdk import DAG
 
-from airflow_provider_sim.operators.batch import SimExecuteWorkflowsOperator
+from airflow_provider_sim.operators.batch import SimExecuteWorkflowBatchOperator
 from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
 from airflow_provider_sim.sensors.sim import SimJobSensor
 
@@ -24,5 +24,5 @@ with DAG("twin", schedule=None):
         SimExecuteWorkflowOperator.partial(task_id=name, **COMMON, **options).expand(input=INPUTS)
     start = SimExecuteWorkflowOperator(task_id="start", workflow_id="twin", input=INPUTS[0], wait_for_completion=False)
     SimJobSensor(task_id="wait", workflow_id="twin", run_id=start.output, poke_interval=1)
-    SimExecuteWorkflowsOperator(task_id="batch", inputs=INPUTS, **COMMON)
-    SimExecuteWorkflowsOperator(task_id="deferrable_batch", inputs=INPUTS, deferrable=True, **COMMON)
+    SimExecuteWorkflowBatchOperator(task_id="batch", inputs=INPUTS, **COMMON)
+    SimExecuteWorkflowBatchOperator(task_id="deferrable_batch", inputs=INPUTS, deferrable=True, **COMMON)

@@ -12,14 +12,14 @@ import httpx
 import pytest
 
 from airflow_provider_sim.batch.engine import BatchEngine, Terms, wait_by
-from airflow_provider_sim.batch.journal import Journal, Standing
-from airflow_provider_sim.batch.pace import Pace, _StartsOfAnAddress
-from airflow_provider_sim.batch.survey import Survey
-from airflow_provider_sim.client.conversations import forget_servers
+from airflow_provider_sim.batch.reconcile import Reconciler
+from airflow_provider_sim.batch.state import BatchState, ItemStatus
+from airflow_provider_sim.batch.throttle import Throttle, _StartsOfAnAddress
+from airflow_provider_sim.client.flows import forget_servers
 from airflow_provider_sim.emulator.runs import Run
 from airflow_provider_sim.exceptions import SimError
-from airflow_provider_sim.watch.budget import AddressBudget, Budgets
-from airflow_provider_sim.watch.watcher import Watcher
+from airflow_provider_sim.polling.poller import RunPoller
+from airflow_provider_sim.polling.rate_limits import AddressBudget, Budgets
 from tests.virtual_time import VirtualSim, now
 
 BATCH = "airflow-b"
@@ -49,7 +49,7 @@ class BatchScene:
         self.sim.deploy("w", "other")
         self.sim.state.limits.usage_limit = 1e9
         self.count, self.seconds, self.how, self.workflow_of = count, seconds, how, workflow_of
-        self.journal = Journal(BATCH, count)
+        self.journal = BatchState(BATCH, count)
         self.began = now()
         self.most_at_once = 0
         self.ends: dict[int, str] = {}
@@ -64,7 +64,7 @@ class BatchScene:
         self.client = self.sim.client(**retry)
         self.budgets = Budgets(now, _StartsOfAnAddress(now))
         self.client.on_rate_limit = self.budgets.told
-        self.watcher = Watcher(self.sim.client(), clock=now, budgets=Budgets(now, AddressBudget(now)))
+        self.poller = RunPoller(self.sim.client(), clock=now, budgets=Budgets(now, AddressBudget(now)))
 
     def engine(self, *, most: int | None = None, known: int | None = None, **terms: Any) -> BatchEngine:
         """What sees the batch through."""
@@ -73,10 +73,10 @@ class BatchScene:
             seconds = self.seconds(index) if callable(self.seconds) else self.seconds
             return {"seconds": seconds, "index": index, **self.how(index)}
 
-        self.pace = Pace(self.budgets, bucket=lambda: self.client.start_bucket, clock=now, most=most, known=known)
+        self.pace = Throttle(self.budgets, bucket=lambda: self.client.start_bucket, clock=now, most=most, known=known)
         return BatchEngine(
             self.client,
-            wait_by(self.watcher, "w", "space"),
+            wait_by(self.poller, "w", "space"),
             workflow_of=self.workflow_of,
             input_of=input_of,
             journal=self.journal,
@@ -95,7 +95,7 @@ class BatchScene:
 
     async def survey(self, *, rerun: bool = False, workspace_id: str | None = "space") -> None:
         """Ask the server what it knows."""
-        survey = Survey(self.client, self.journal, self.workflow_of, rerun=rerun)
+        survey = Reconciler(self.client, self.journal, self.workflow_of, rerun=rerun)
         survey.reopen()
         await survey.look(since=self.began, workspace_id=workspace_id)
 
@@ -145,4 +145,4 @@ def is_start(request: httpx.Request) -> bool:
     return request.url.path.endswith("/execute")
 
 
-__all__ = ["BATCH", "BatchScene", "SimError", "Standing", "asyncio", "is_start"]
+__all__ = ["BATCH", "BatchScene", "ItemStatus", "SimError", "asyncio", "is_start"]

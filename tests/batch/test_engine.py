@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_sim.batch.engine import STARTING_ON_WORKER, UNANSWERED_ON_WORKER
-from airflow_provider_sim.batch.journal import Journal, Standing
+from airflow_provider_sim.batch.state import BatchState, ItemStatus
 from airflow_provider_sim.exceptions import (
     SimAuthenticationError,
     SimConnectionError,
@@ -137,7 +137,7 @@ class TestLimits:
             first = scenes[0]
             for number in (1, 2):
                 scene = BatchScene(60, 10)
-                scene.sim, scene.journal = first.sim, Journal(f"airflow-{number}", 60)
+                scene.sim, scene.journal = first.sim, BatchState(f"airflow-{number}", 60)
                 scene.new_process()
                 scenes.append(scene)
             await asyncio.gather(*(scene.run() for scene in scenes))
@@ -175,7 +175,7 @@ class TestWrittenDown:
 
             def look(found):
                 index, attempt = scene.journal.read_id(found.run_id)
-                noted = Journal.read(scene.written_down[-1]).attempt(index) if scene.written_down else 1
+                noted = BatchState.read(scene.written_down[-1]).attempt(index) if scene.written_down else 1
                 at_start.append((attempt, noted))
 
             scene.sim.state.start_listeners.append(look)
@@ -214,11 +214,11 @@ class TestStartingWhatFits:
         async def main():
             earlier = BatchScene(400, 1, plan=plan)
             await earlier.engine(deadline=now() + 30).start_what_fits()
-            earlier.journal = Journal("airflow-b2", 400)
+            earlier.journal = BatchState("airflow-b2", 400)
             began = now()
             await earlier.engine().start_what_fits()
             assert now() - began <= STARTING_ON_WORKER
-            assert earlier.journal.count(Standing.SENT) == 0
+            assert earlier.journal.count(ItemStatus.SENT) == 0
 
         run(main())
 
@@ -236,7 +236,7 @@ class TestStartingWhatFits:
             scene.client.transport = httpx.MockTransport(hang_from_the_fifth)
             await scene.engine().start_what_fits()
             assert scene.minutes <= (STARTING_ON_WORKER + UNANSWERED_ON_WORKER + 2) / 60
-            assert scene.journal.count(Standing.SENT) == 0
+            assert scene.journal.count(ItemStatus.SENT) == 0
             scene.new_process()
             await scene.survey()
             await scene.run()
@@ -270,7 +270,7 @@ class TestFaults:
             with pytest.raises(SimConnectionError):
                 await scene.run()
             assert 5 < scene.minutes < 20
-            assert scene.journal.count(Standing.ACTIVE, Standing.UNSENT) > 100
+            assert scene.journal.count(ItemStatus.ACTIVE, ItemStatus.UNSENT) > 100
 
         run(main())
 
@@ -282,8 +282,8 @@ class TestFaults:
             )
             engine = await scene.run()
             assert isinstance(engine.stopped, SimServerError)
-            assert scene.journal.count(Standing.COMPLETED) == len(scene.runs)
-            assert scene.journal.count(Standing.UNSENT) == 50 - len(scene.runs)
+            assert scene.journal.count(ItemStatus.COMPLETED) == len(scene.runs)
+            assert scene.journal.count(ItemStatus.UNSENT) == 50 - len(scene.runs)
 
         run(main())
 
@@ -302,8 +302,8 @@ class TestFaults:
             scene = BatchScene(10, 5, profile="v0.6.40")
             scene.lose = those_starts(lambda number: number == 5)
             await scene.run()
-            assert scene.journal.count(Standing.COMPLETED) == 9
-            assert scene.journal.count(Standing.REFUSED) == 1
+            assert scene.journal.count(ItemStatus.COMPLETED) == 9
+            assert scene.journal.count(ItemStatus.REFUSED) == 1
 
         run(main())
 
@@ -340,7 +340,7 @@ class TestWhatCanNotBeMended:
         async def main():
             scene = BatchScene(100, 1, workflow_of=lambda index: "nowhere" if index % 2 else "w")
             engine = await scene.run()
-            assert scene.journal.count(Standing.COMPLETED) == scene.journal.count(Standing.REFUSED) == 50
+            assert scene.journal.count(ItemStatus.COMPLETED) == scene.journal.count(ItemStatus.REFUSED) == 50
             assert isinstance(engine.refusal, SimNotFoundError)
             assert scene.sim.sent("nowhere/execute") < 10
 
@@ -351,7 +351,7 @@ class TestWhatCanNotBeMended:
         async def main():
             scene = BatchScene(20, 1, workflow_of=lambda index: "undeployed" if index % 2 else "w")
             engine = await scene.run(skip_undeployed=skip)
-            assert scene.journal.count(Standing.SKIPPED if skip else Standing.REFUSED) == 10
+            assert scene.journal.count(ItemStatus.SKIPPED if skip else ItemStatus.REFUSED) == 10
             assert (engine.refusal is None) if skip else isinstance(engine.refusal, SimWorkflowNotDeployedError)
 
         run(main())
@@ -362,9 +362,9 @@ class TestWhatCanNotBeMended:
             scene.sim.state.limits.usage_limit = 0.1
             engine = await scene.run()
             assert isinstance(engine.stopped, SimUsageLimitError)
-            done = scene.journal.count(Standing.COMPLETED)
+            done = scene.journal.count(ItemStatus.COMPLETED)
             assert 15 < done < 30
-            assert scene.journal.count(Standing.UNSENT) == 40 - done
+            assert scene.journal.count(ItemStatus.UNSENT) == 40 - done
 
         run(main())
 
@@ -412,7 +412,7 @@ class TestTheDeadline:
                 await hang(request)
                 return await answer(request)
 
-            for client in (scene.client, scene.watcher._client):
+            for client in (scene.client, scene.poller._client):
                 client.transport = httpx.MockTransport(slow)
             with pytest.raises(SimRunTimeoutError):
                 await scene.run(deadline=now() + 60)
@@ -427,8 +427,8 @@ class TestPauses:
         async def main():
             scene = BatchScene(20, 5, how=lambda index: {"end": "paused"} if index % 10 == 3 else {})
             await scene.run(on_paused=on_paused)
-            assert [index for index in range(20) if scene.journal[index] is Standing.PAUSED] == [3, 13]
-            assert scene.journal.count(Standing.COMPLETED) == 18
+            assert [index for index in range(20) if scene.journal[index] is ItemStatus.PAUSED] == [3, 13]
+            assert scene.journal.count(ItemStatus.COMPLETED) == 18
 
         run(main())
 
@@ -437,7 +437,7 @@ class TestPauses:
             scene = BatchScene(60, 5, plan="free", how=lambda index: {"end": "paused"} if index < 10 else {})
             waiting = asyncio.create_task(scene.run())
             await asyncio.sleep(1800)
-            assert scene.journal.count(Standing.COMPLETED) == 50, "paused runs take no place in the plan for ever"
+            assert scene.journal.count(ItemStatus.COMPLETED) == 50, "paused runs take no place in the plan for ever"
             for found in scene.runs:
                 if found.status == "paused":
                     found.resume({})
@@ -460,13 +460,13 @@ class TestDeath:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
             if knows == "the id":
-                scene.journal = Journal(BATCH, scene.count)
+                scene.journal = BatchState(BATCH, scene.count)
             elif knows == "what was written down":
-                scene.journal = Journal.read(
-                    scene.written_down[-1] if scene.written_down else Journal(BATCH, scene.count).written()
+                scene.journal = BatchState.read(
+                    scene.written_down[-1] if scene.written_down else BatchState(BATCH, scene.count).written()
                 )
             else:
-                scene.journal = Journal.read(scene.journal.written())
+                scene.journal = BatchState.read(scene.journal.written())
             scene.new_process()
             await scene.survey(rerun=rerun, workspace_id=workspace_id)
         await scene.run()
@@ -518,7 +518,7 @@ class TestDeath:
             scene = BatchScene(2500, 1.0)
             scene.budgets._address._MOST = scene.budgets._address._share = 1e9
             await scene.run()
-            scene.journal = Journal(BATCH, 2500)
+            scene.journal = BatchState(BATCH, 2500)
             scene.new_process()
             before = scene.sim.sent()
             await scene.survey()
@@ -532,7 +532,7 @@ class TestDeath:
             scene = BatchScene(1000, 600, profile="v0.8-legacy")
             engine = scene.engine(most=100)
             await engine.start_what_fits()
-            scene.journal = Journal(BATCH, 1000)
+            scene.journal = BatchState(BATCH, 1000)
             scene.new_process()
             before = scene.sim.sent()
             await scene.survey()

@@ -8,9 +8,9 @@ from datetime import timedelta
 import pytest
 
 from airflow_provider_sim.batch.items import read_items
-from airflow_provider_sim.client.blocking import SimClient
+from airflow_provider_sim.client.sync_client import SimClient
 from airflow_provider_sim.exceptions import Outcome, SimInputError
-from airflow_provider_sim.input import SimFile
+from airflow_provider_sim.task.input import SimFile
 
 
 class LazySequence:

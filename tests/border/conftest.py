@@ -29,8 +29,8 @@ from pathlib import Path
 
 from airflow.providers.common.compat.sdk import DAG, Asset, task
 
-from airflow_provider_sim.input import SimFile
-from airflow_provider_sim.operators.batch import SimExecuteWorkflowsOperator as Batch
+from airflow_provider_sim.task.input import SimFile
+from airflow_provider_sim.operators.batch import SimExecuteWorkflowBatchOperator as Batch
 from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator as Op
 from airflow_provider_sim.sensors.sim import SimJobSensor as Sensor
 """

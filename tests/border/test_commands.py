@@ -8,7 +8,7 @@ import sys
 import pytest
 from packaging.version import Version
 
-from airflow_provider_sim.client.blocking import SimClient
+from airflow_provider_sim.client.sync_client import SimClient
 from tests.border.conftest import HEADER
 from tests.versions import AIRFLOW
 

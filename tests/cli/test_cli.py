@@ -218,7 +218,7 @@ def test_watch_draws_the_table_until_ctrl_c(sim, emulator, monkeypatch):
             raise KeyboardInterrupt
 
     monkeypatch.setattr("airflow_provider_sim.cli.commands.time", SimpleNamespace(sleep=rest))
-    monkeypatch.setattr("airflow_provider_sim.client.blocking.SimClient._sleep", staticmethod(lambda seconds: None))
+    monkeypatch.setattr("airflow_provider_sim.client.sync_client.SimClient._sleep", staticmethod(lambda seconds: None))
     monkeypatch.setattr(show, "_out", lambda: Console(force_terminal=True, width=100))
     sim("run", "echo")
     ran = sim("watch", "--interval", "5")
@@ -236,7 +236,7 @@ def test_watch_takes_v2(sim):
 def test_the_environment_goes_before_the_default_connection_and_after_a_named_one(sim, emulator, monkeypatch):
     monkeypatch.setenv("SIM_API_KEY", emulator.api_key)
     monkeypatch.setenv("SIM_BASE_URL", f"http://127.0.0.1:{closed_port()}")
-    monkeypatch.setattr("airflow_provider_sim.client.blocking.SimClient._sleep", staticmethod(lambda seconds: None))
+    monkeypatch.setattr("airflow_provider_sim.client.sync_client.SimClient._sleep", staticmethod(lambda seconds: None))
     assert sim("check").code == Exit.ERROR
     assert sim("check", "--conn-id", "sim_default").code == 0
     ran = sim("check", "--conn-id", "nowhere")

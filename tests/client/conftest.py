@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_sim.client.asyncio import AsyncSimClient
-from airflow_provider_sim.client.blocking import SimClient
+from airflow_provider_sim.client.async_client import AsyncSimClient
+from airflow_provider_sim.client.sync_client import SimClient
 
 KEY = "sk-sim-a-key-that-nobody-may-see"
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_sim.client.dialects import legacy, v2
-from airflow_provider_sim.client.dialects.exchange import Response, rate_limit_info, retry_after
+from airflow_provider_sim.client.api import legacy, v2
+from airflow_provider_sim.client.api.http import Response, rate_limit_info, retry_after
 from airflow_provider_sim.client.stream import StreamReader
 from airflow_provider_sim.exceptions import SimError
 

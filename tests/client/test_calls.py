@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_sim.client.dialects import legacy, v2
-from airflow_provider_sim.client.dialects.exchange import Call, Request, Response
+from airflow_provider_sim.client.api import legacy, v2
+from airflow_provider_sim.client.api.http import Call, Request, Response
 from airflow_provider_sim.client.models import (
     AsyncExecutionResult,
     BillingStatus,

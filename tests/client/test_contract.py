@@ -236,8 +236,8 @@ class TestNewServers:
 
 
 def test_every_public_method_is_on_both_clients():
-    from airflow_provider_sim.client.asyncio import AsyncSimClient
-    from airflow_provider_sim.client.blocking import SimClient
+    from airflow_provider_sim.client.async_client import AsyncSimClient
+    from airflow_provider_sim.client.sync_client import SimClient
 
     def public(kind: type) -> set[str]:
         return {name for name in dir(kind) if not name.startswith("_")}

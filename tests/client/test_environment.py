@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import certifi
 import pytest
 
-from airflow_provider_sim.client import asyncio as asyncio_client
+from airflow_provider_sim.client import async_client as asyncio_client
 from airflow_provider_sim.client.environment import proxy_for
 from airflow_provider_sim.client.retry import NO_RETRY
 from airflow_provider_sim.exceptions import Outcome, SimConfigurationError, SimConnectionError

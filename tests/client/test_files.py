@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_provider_sim.client.dialects.files import (
+from airflow_provider_sim.client.api.files import (
     MAX_FILE_BYTES,
     FilesOfRequest,
     OutputFile,

@@ -13,8 +13,8 @@ from urllib.parse import unquote
 
 import pytest
 
-from airflow_provider_sim.client.dialects import legacy, v2
-from airflow_provider_sim.client.dialects.exchange import Call, Request, Response
+from airflow_provider_sim.client.api import legacy, v2
+from airflow_provider_sim.client.api.http import Call, Request, Response
 from airflow_provider_sim.client.stream import StreamReader
 from airflow_provider_sim.exceptions import SimError
 from tests.recordings import WHERE_MISSING, Recording, recordings

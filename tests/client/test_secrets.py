@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from airflow_provider_sim.client.blocking import SimClient
 from airflow_provider_sim.client.settings import ClientSettings
+from airflow_provider_sim.client.sync_client import SimClient
 from airflow_provider_sim.exceptions import SimError
 from tests.canned_server import Answer, canned, closed_port
 from tests.client.conftest import KEY
-from tests.client.test_refusals import ROWS
+from tests.client.test_api_errors import ROWS
 
 FAULTS = {
     "silence": Answer(silent=True),

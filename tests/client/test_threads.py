@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import requests
 
-from airflow_provider_sim.client.blocking import SimClient
+from airflow_provider_sim.client.sync_client import SimClient
 
 THREADS = 8
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from airflow.providers.common.compat.sdk import DAG
 
-from airflow_provider_sim.client.blocking import SimClient
+from airflow_provider_sim.client.sync_client import SimClient
 from airflow_provider_sim.notifications import sim as notifications
 from airflow_provider_sim.notifications.sim import MAX_EXCEPTION_LENGTH, SimNotifier, sim_notification
 from tests.versions import needs_airflow

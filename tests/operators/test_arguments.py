@@ -12,7 +12,7 @@ from airflow_provider_sim.arguments import is_template
 from airflow_provider_sim.decorators.sim import sim_workflow_task
 from airflow_provider_sim.exceptions import Outcome, SimInputError
 from airflow_provider_sim.notifications.sim import SimNotifier
-from airflow_provider_sim.operators.batch import SimExecuteWorkflowsOperator
+from airflow_provider_sim.operators.batch import SimExecuteWorkflowBatchOperator
 from airflow_provider_sim.operators.deployments import SimDeployWorkflowOperator
 from airflow_provider_sim.operators.runs import SimCancelRunOperator, SimResumeRunOperator
 from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("connection")
 
 REQUIRED = {
     SimExecuteWorkflowOperator: {"workflow_id": "echo_plain"},
-    SimExecuteWorkflowsOperator: {"workflow_id": "echo_plain", "inputs": [{"message": "x"}]},
+    SimExecuteWorkflowBatchOperator: {"workflow_id": "echo_plain", "inputs": [{"message": "x"}]},
     SimCancelRunOperator: {"workflow_id": "echo_plain", "run_id": "r-1"},
     SimResumeRunOperator: {"workflow_id": "echo_plain", "run_id": "r-1"},
     SimDeployWorkflowOperator: {"workflow_id": "echo_plain"},

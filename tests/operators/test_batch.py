@@ -1,4 +1,4 @@
-"""SimExecuteWorkflowsOperator against the emulator, over a real socket, on a worker and through a triggerer."""
+"""SimExecuteWorkflowBatchOperator against the emulator, over a real socket, on a worker and through a triggerer."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from types import SimpleNamespace
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
 
-from airflow_provider_sim.batch import pace
-from airflow_provider_sim.batch.handover import key_of
+from airflow_provider_sim.batch import throttle
+from airflow_provider_sim.batch.chunks import key_of
 from airflow_provider_sim.emulator.workflows import BlockError, Pausing
 from airflow_provider_sim.exceptions import (
     SimAuthenticationError,
@@ -31,9 +31,9 @@ from airflow_provider_sim.exceptions import (
     SimUsageLimitError,
     SimWorkflowNotDeployedError,
 )
-from airflow_provider_sim.ledger import BATCH_KEY
-from airflow_provider_sim.operators import task_batch
-from airflow_provider_sim.operators.batch import SimExecuteWorkflowsOperator
+from airflow_provider_sim.operators.batch import SimExecuteWorkflowBatchOperator
+from airflow_provider_sim.task import batch as task_batch
+from airflow_provider_sim.task.run_store import BATCH_KEY
 from airflow_provider_sim.triggers import batch as batch_triggers
 from airflow_provider_sim.triggers import sim as triggers
 from tests.operators.conftest import TaskInstance, fire, rebuilt
@@ -56,13 +56,13 @@ def mode(request):
 @pytest.fixture(autouse=True)
 def _no_limits_but_those_of_the_test(emulator, monkeypatch):
     """An address has no limit here."""
-    monkeypatch.setattr(pace._StartsOfAnAddress, "_MOST", 1e9)
+    monkeypatch.setattr(throttle._StartsOfAnAddress, "_MOST", 1e9)
     emulator.state.limits.per_address = False
 
 
 @pytest.fixture(autouse=True)
 def _no_pause_before_the_first_look(monkeypatch):
-    monkeypatch.setattr(triggers, "FIRST_LOOK_AFTER", 0.01)
+    monkeypatch.setattr(triggers, "FIRST_POLL_AFTER", 0.01)
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def run_batch(context):
 
 
 def operator(inputs, **arguments):
-    return SimExecuteWorkflowsOperator(
+    return SimExecuteWorkflowBatchOperator(
         **{
             "task_id": "t",
             "workflow_id": "double",
@@ -331,7 +331,7 @@ class TestTheTriggerer:
         assert "Mustermann" in context["ti"].xcoms[key_of(0)]
 
     def test_gets_many_inputs_in_parts(self, run_batch, emulator, context, monkeypatch):
-        monkeypatch.setattr("airflow_provider_sim.batch.handover.PART_BYTES", 50)
+        monkeypatch.setattr("airflow_provider_sim.batch.chunks.PART_BYTES", 50)
         monkeypatch.setattr(task_batch, "in_parts", lambda inputs, size=50, cut=task_batch.in_parts: cut(inputs, size))
         assert run_batch(operator(numbers(30), deferrable=True, max_active_runs=5)) == doubled(30)
         assert len(context["deferrals"][0][0].trigger.parts) > 5
@@ -345,7 +345,7 @@ class TestTheTriggerer:
     @pytest.mark.parametrize("api_version", ["v2", "legacy"])
     def test_that_dies_is_followed_by_another(self, context, emulator, doubles, connection, api_version, monkeypatch):
         connection(extra={"api_version": api_version})
-        monkeypatch.setattr("airflow_provider_sim.versions._state_of", lambda ti: "deferred")
+        monkeypatch.setattr("airflow_provider_sim._compat._state_of", lambda ti: "deferred")
         with pytest.raises(TaskDeferred) as deferral:
             operator(numbers(16, seconds=0.3), deferrable=True, max_active_runs=4).execute(context)
         first = rebuilt(deferral.value.trigger, context["ti"])
@@ -459,14 +459,14 @@ class TestDurability:
     ):
         connection(extra={"api_version": api_version})
         self.die(context, emulator, doubles, after, monkeypatch, **mode)
-        assert after <= len(emulator.runs) <= after + pace.MOST_STARTING
+        assert after <= len(emulator.runs) <= after + throttle.MOST_STARTING
         assert run_batch(operator(numbers(40), **mode)) == doubled(40)
         assert started(emulator) == Counter(range(40))
 
     def test_also_before_anything_was_sent(self, run_batch, context, emulator, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(
-                "airflow_provider_sim.client.asyncio.AsyncSimClient.execute_with_retry",
+                "airflow_provider_sim.client.async_client.AsyncSimClient.execute_with_retry",
                 lambda *_, **__: (_ for _ in ()).throw(Killed),
             )
             with pytest.raises(Killed):
@@ -608,7 +608,7 @@ class TestServersThatChooseIdsThemselves:
         durability.die(context, emulator, doubles, 10, monkeypatch)
         assert run_batch(operator(numbers(40))) == doubled(40)
         doubles_started = started(emulator).total() - 40
-        assert doubles_started <= pace.MOST_STARTING, "only those whose answers were on their way"
+        assert doubles_started <= throttle.MOST_STARTING, "only those whose answers were on their way"
 
 
 class TestOutOfTime:
@@ -679,7 +679,7 @@ class TestKilled:
         emulator.on_start("double", lambda run: len(emulator.runs) == 20 and kill(task))
         with pytest.raises(SimError):
             task.execute(context)
-        assert 20 <= len(emulator.runs) <= 20 + pace.MOST_STARTING
+        assert 20 <= len(emulator.runs) <= 20 + throttle.MOST_STARTING
         assert {run.status for run in emulator.runs} == {"cancelled"}
 
     def test_they_are_left_alone_where_the_author_wants_that(self, context, emulator, doubles):

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from airflow_provider_sim.client.asyncio import AsyncSimClient
+from airflow_provider_sim.client.async_client import AsyncSimClient
 from airflow_provider_sim.exceptions import (
     SimDeploymentError,
     SimInputError,

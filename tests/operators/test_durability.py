@@ -19,8 +19,8 @@ from airflow.providers.common.compat.sdk import (
     TaskDeferred,
 )
 
-from airflow_provider_sim import watch
-from airflow_provider_sim.client.blocking import SimClient
+from airflow_provider_sim import polling
+from airflow_provider_sim.client.sync_client import SimClient
 from airflow_provider_sim.exceptions import (
     SimConnectionError,
     SimRunCancelledError,
@@ -28,9 +28,9 @@ from airflow_provider_sim.exceptions import (
     SimRunTimeoutError,
     SimStreamError,
 )
-from airflow_provider_sim.ledger import STATE_KEY
 from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
 from airflow_provider_sim.sensors.sim import SimJobSensor
+from airflow_provider_sim.task.run_store import STATE_KEY
 from airflow_provider_sim.triggers.sim import SimRunTrigger
 from tests.canned_server import closed_port
 from tests.operators.conftest import WAITING, TaskInstance, fire
@@ -80,7 +80,7 @@ def next_try(context, *, cleared=False):
 def die_waiting(context, monkeypatch, **arguments):
     """One try whose worker dies while it waits for the run that it has started."""
     with monkeypatch.context() as patch:
-        patch.setattr(watch, "wait_for_run", lambda *_: (_ for _ in ()).throw(Killed))
+        patch.setattr(polling, "wait_for_run", lambda *_: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
             operator(async_execution=True, **arguments).execute(context)
 
@@ -147,7 +147,7 @@ class TestTheNextTry:
 
     def test_sends_an_id_that_the_server_never_heard_of(self, emulator, context, run_task, slow):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("airflow_provider_sim.client.blocking.SimClient.execute_with_retry", killed_after_the_id)
+            patch.setattr("airflow_provider_sim.client.sync_client.SimClient.execute_with_retry", killed_after_the_id)
             with pytest.raises(Killed):
                 operator().execute(context)
         noted = context["task_state_store"][STATE_KEY]["run_id"]
@@ -162,7 +162,7 @@ class TestTheNextTry:
         emulator.state.limits.admission_gate = 0  # executions alone pass it
         task = operator(retry_args={"max_retries": 0})
         monkeypatch.setattr(
-            "airflow_provider_sim.client.blocking.SimClient.get_workflow_run",
+            "airflow_provider_sim.client.sync_client.SimClient.get_workflow_run",
             lambda *_, **__: (_ for _ in ()).throw(SimRunTimeoutError("no answer")),
         )
         with pytest.raises(SimRunTimeoutError, match="no answer"):
@@ -221,7 +221,7 @@ class TestCleared:
     def test_or_left_alone_where_the_author_wants_that(self, emulator, context, monkeypatch, slow, options):
         die_and_try_again(context, monkeypatch, cleared=True)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(watch, "wait_for_run", lambda *_: (_ for _ in ()).throw(Killed))
+            patch.setattr(polling, "wait_for_run", lambda *_: (_ for _ in ()).throw(Killed))
             with contextlib.suppress(Killed):
                 operator(async_execution=True, **options).execute(context)
         assert [run.status for run in emulator.runs] == ["running", "running"]
@@ -497,7 +497,7 @@ class TestKilled:
 
     def test_it_is_left_alone_where_the_author_wants_that(self, emulator, context, monkeypatch, slow):
         task = operator(async_execution=True, cancel_on_kill=False)
-        monkeypatch.setattr(watch, "wait_for_run", lambda *_: task.on_kill() or (_ for _ in ()).throw(Killed))
+        monkeypatch.setattr(polling, "wait_for_run", lambda *_: task.on_kill() or (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
             task.execute(context)
         assert [run.status for run in emulator.runs] == ["running"]
@@ -521,7 +521,7 @@ class TestKilled:
     def test_the_log_says_so_where_a_server_cannot_cancel(self, emulator, context, monkeypatch, slow, capfd):
         emulator.fault("server_error", match="cancel", times=None, status=404, page=True)
         task = operator(async_execution=True)
-        monkeypatch.setattr(watch, "wait_for_run", lambda *_: task.on_kill() or (_ for _ in ()).throw(Killed))
+        monkeypatch.setattr(polling, "wait_for_run", lambda *_: task.on_kill() or (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
             task.execute(context)
         assert "could not be cancelled and may go on" in "".join(capfd.readouterr())
@@ -585,12 +585,12 @@ class TestTriggerKilled:
 
     @pytest.mark.parametrize("state", [None, "scheduled", "failed", "success"])
     def test_a_user_s_clearing_or_marking_cancels_the_run(self, emulator, trigger, monkeypatch, state):
-        monkeypatch.setattr("airflow_provider_sim.versions._state_of", lambda ti: state)
+        monkeypatch.setattr("airflow_provider_sim._compat._state_of", lambda ti: state)
         asyncio.run(trigger.on_kill())
         assert [run.status for run in emulator.runs] == ["cancelled"]
 
     def test_a_triggerer_that_hung_leaves_what_another_one_waits_for(self, emulator, trigger, monkeypatch):
-        monkeypatch.setattr("airflow_provider_sim.versions._state_of", lambda ti: "deferred")
+        monkeypatch.setattr("airflow_provider_sim._compat._state_of", lambda ti: "deferred")
         asyncio.run(trigger.on_kill())
         assert [run.status for run in emulator.runs] == ["running"]
 
@@ -605,7 +605,7 @@ class TestTriggerKilled:
     ):
         """Airflow 3.3.2 cancels the trigger once a second until it is gone, while Sim takes longer."""
         monkeypatch.setattr("airflow_provider_sim.triggers.base.TELLS_OF_KILLS", tells)
-        monkeypatch.setattr("airflow_provider_sim.versions._state_of", lambda ti: "failed")
+        monkeypatch.setattr("airflow_provider_sim._compat._state_of", lambda ti: "failed")
         trigger.task_instance = context["ti"]
 
         async def impatient():
@@ -631,7 +631,7 @@ class TestTriggerKilled:
         self, emulator, context, trigger, monkeypatch, state, status
     ):
         monkeypatch.setattr("airflow_provider_sim.triggers.base.TELLS_OF_KILLS", False)
-        monkeypatch.setattr("airflow_provider_sim.versions._state_of", lambda ti: state)
+        monkeypatch.setattr("airflow_provider_sim._compat._state_of", lambda ti: state)
         trigger.task_instance = context["ti"]
         asyncio.run(stopped(trigger))
         assert [run.status for run in emulator.runs] == [status]
@@ -651,7 +651,7 @@ class TestTriggerKilled:
 class TestForgottenBySim:
     @pytest.fixture(autouse=True)
     def _no_grace(self, monkeypatch, emulator, slow):
-        monkeypatch.setattr("airflow_provider_sim.watch.run.NOT_FOUND_GRACE", 0.0)
+        monkeypatch.setattr("airflow_provider_sim.polling.poll_state.NOT_FOUND_GRACE", 0.0)
         emulator.state.queue_delay = 60.0
         slow.seconds = 0.0
         yield
@@ -673,8 +673,8 @@ class TestForgottenBySim:
                 operator(**options).execute_complete(context, fire(deferral.trigger))
 
         with monkeypatch.context() as patch:
-            wait = watch.wait_for_run
-            patch.setattr(watch, "wait_for_run", lambda *args: (forget(), wait(*args))[1])
+            wait = polling.wait_for_run
+            patch.setattr(polling, "wait_for_run", lambda *args: (forget(), wait(*args))[1])
             with pytest.raises(SimRunError, match="Could not get the status of run") as lost:
                 a_try()
         assert not isinstance(lost.value, AirflowFailException), "which would use up all retries"
@@ -720,7 +720,7 @@ class TestDeadlines:
             slow.seconds = 0.0 if ended else 60.0
             raise AirflowTaskTimeout("too long")
 
-        monkeypatch.setattr(watch, "wait_for_run", alarm)
+        monkeypatch.setattr(polling, "wait_for_run", alarm)
         task = operator(async_execution=True)
         if ended:
             assert task.execute(context) == {"done": True}
@@ -780,7 +780,7 @@ class TestDeadlines:
         )
         with pytest.raises(TaskDeferred) as deferral:
             sensor.execute(context)
-        monkeypatch.setattr("airflow_provider_sim.triggers.sim.FIRST_LOOK_AFTER", 0.01)
+        monkeypatch.setattr("airflow_provider_sim.triggers.sim.FIRST_POLL_AFTER", 0.01)
         resume = {"next_method": "__fail__", "next_kwargs": {"error": "Trigger timeout"}}
         if not by_airflow:
             resume = {"next_method": "execute_complete", "next_kwargs": {"event": fire(deferral.value.trigger)}}

@@ -19,7 +19,7 @@ watchers = needs_airflow("3.0", "asset watchers")
 @watchers
 def test_without_shared_streams_it_runs_alone(client, emulator, monkeypatch):
     """As Airflow before 3.3 has it."""
-    monkeypatch.setattr("airflow_provider_sim.watch.events.EVENT_GAP", 0.1)
+    monkeypatch.setattr("airflow_provider_sim.polling.finished_runs.EVENT_GAP", 0.1)
 
     def has_begun():
         return sum("/logs" in seen.path for seen in emulator.requests) > 1

@@ -179,14 +179,14 @@ class TestPauses:
 
     @pytest.mark.parametrize("options", WAITING.values(), ids=[mode.replace(" ", "-") for mode in WAITING])
     def test_wait_goes_on_until_a_person_has_answered(self, run_task, emulator, options, monkeypatch, caplog):
-        from airflow_provider_sim import watch
+        from airflow_provider_sim import polling
 
-        def answer(self, run, saw=watch.RunWatch.saw):
+        def answer(self, run, saw=polling.PollState.saw):
             if run.status == "paused":
                 emulator.resume(run.run_id, {"approved": True})
             return saw(self, run)
 
-        monkeypatch.setattr(watch.RunWatch, "saw", answer)
+        monkeypatch.setattr(polling.PollState, "saw", answer)
         output = run_task(operator(workflow_id="paused", input={"message": "x"}, **options))
         assert output["result"]["approved"] is True
         where = f"{emulator.url}/resume/paused/{emulator.runs[0].run_id}"

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from airflow.providers.common.compat.sdk import DAG, ObjectStoragePath
 
-from airflow_provider_sim.client.dialects.files import FilesOfRequest
+from airflow_provider_sim.client.api.files import FilesOfRequest
 from airflow_provider_sim.exceptions import SimInputError
-from airflow_provider_sim.input import SimFile
 from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
+from airflow_provider_sim.task.input import SimFile
 
 pytestmark = pytest.mark.usefixtures("connection")
 

@@ -13,7 +13,7 @@ from airflow.providers.common.compat.sdk import (
     TaskDeferred,
 )
 
-from airflow_provider_sim.client.blocking import SimClient
+from airflow_provider_sim.client.sync_client import SimClient
 from airflow_provider_sim.exceptions import SimInputError, SimRunNotFoundError
 from airflow_provider_sim.sensors.sim import SimJobSensor
 from tests.operators.conftest import TaskInstance, fire

@@ -7,7 +7,7 @@ import warnings
 import pytest
 from airflow.providers.common.compat.sdk import BaseOperator, BaseSensorOperator
 
-from airflow_provider_sim.operators.batch import SimExecuteWorkflowsOperator
+from airflow_provider_sim.operators.batch import SimExecuteWorkflowBatchOperator
 from airflow_provider_sim.operators.deployments import SimDeployWorkflowOperator
 from airflow_provider_sim.operators.runs import SimCancelRunOperator, SimResumeRunOperator
 from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
@@ -18,7 +18,7 @@ OPERATORS = [
     SimCancelRunOperator,
     SimDeployWorkflowOperator,
     SimExecuteWorkflowOperator,
-    SimExecuteWorkflowsOperator,
+    SimExecuteWorkflowBatchOperator,
     SimJobSensor,
     SimResumeRunOperator,
     SimUsageLimitsOperator,

@@ -10,12 +10,12 @@ import logging
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 
-from airflow_provider_sim.client.dialects.resources import display_marks
+from airflow_provider_sim.client.api.resources import display_marks
 from airflow_provider_sim.exceptions import SimInputError, SimOutputError
 from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
-from airflow_provider_sim.output import unused_name
-from airflow_provider_sim.results import DISPLAY_COPY_KEY
 from airflow_provider_sim.sensors.sim import SimJobSensor
+from airflow_provider_sim.task.output import unused_name
+from airflow_provider_sim.task.results import DISPLAY_COPY_KEY
 from tests.canned_server import Answer, canned
 
 pytestmark = pytest.mark.usefixtures("connection")

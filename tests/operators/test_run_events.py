@@ -15,9 +15,9 @@ import threading
 
 import pytest
 
-from airflow_provider_sim.client.blocking import SimClient
+from airflow_provider_sim.client.sync_client import SimClient
 from airflow_provider_sim.emulator import SimEmulator
-from airflow_provider_sim.watch import events as streams
+from airflow_provider_sim.polling import finished_runs
 from tests.operators.ended_runs import start, trigger, until
 
 pytestmark = pytest.mark.usefixtures("connection")
@@ -29,8 +29,8 @@ ASSET = "ended runs"
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    monkeypatch.setattr(streams, "EVENT_GAP", 0.1)
-    monkeypatch.setattr(streams, "EVENT_DELAY", 0.0)
+    monkeypatch.setattr(finished_runs, "EVENT_GAP", 0.1)
+    monkeypatch.setattr(finished_runs, "EVENT_DELAY", 0.0)
 
 
 class Airflow:
@@ -108,7 +108,7 @@ class Triggerer:
         await asyncio.gather(*self.tasks, return_exceptions=True)
         with contextlib.suppress(BaseException):
             await self.manager.stop_all()
-        streams._streams.clear()
+        finished_runs._streams.clear()
 
 
 def begun(airflow):
@@ -293,7 +293,7 @@ def test_no_run_is_missed_over_twenty_kills(client, emulator):
 
 
 def test_failures_are_counted_and_not_fatal(client, emulator, caplog, connection, monkeypatch):
-    monkeypatch.setattr(streams, "LONGEST_PAUSE", 0.3)
+    monkeypatch.setattr(finished_runs, "LONGEST_PAUSE", 0.3)
     airflow = Airflow()
     caplog.set_level(logging.WARNING)
 

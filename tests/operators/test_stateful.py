@@ -34,14 +34,14 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from airflow_provider_sim import watch
-from airflow_provider_sim.client.blocking import SimClient, WorkflowStream
-from airflow_provider_sim.client.dialects.exchange import Request
+from airflow_provider_sim import polling
+from airflow_provider_sim.client.api.http import Request
+from airflow_provider_sim.client.sync_client import SimClient, WorkflowStream
 from airflow_provider_sim.emulator import BlockError, SimEmulator
 from airflow_provider_sim.exceptions import SimError
 from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
+from airflow_provider_sim.polling import poll_state
 from airflow_provider_sim.triggers import sim as triggers
-from airflow_provider_sim.watch import run as watch_run
 from tests.operators.conftest import TaskInstance, TaskState, fire
 
 MODES: dict[str, dict[str, Any]] = {
@@ -286,7 +286,7 @@ class Tasks(RuleBasedStateMachine):
 
             return do
 
-        def wait(client: SimClient, run_watch: watch.RunWatch, original: Any = watch.wait_for_run) -> Any:
+        def wait(client: SimClient, run_watch: polling.PollState, original: Any = polling.wait_for_run) -> Any:
             ways = iter([meanwhile])
 
             def sleep(_: float) -> None:
@@ -298,7 +298,7 @@ class Tasks(RuleBasedStateMachine):
             patch.setattr(SimClient, "_exchange", mortal(SimClient._exchange))
             patch.setattr(TaskState, "set", mortal(TaskState.set))
             patch.setattr(TaskInstance, "xcom_push", mortal(TaskInstance.xcom_push))
-            patch.setattr(watch, "wait_for_run", wait)
+            patch.setattr(polling, "wait_for_run", wait)
             yield
 
     def happens(self, what: str, task: SimExecuteWorkflowOperator) -> None:
@@ -365,8 +365,8 @@ def _arrive(exchange: Callable[..., Any], client: SimClient, *question: Any) -> 
 @pytest.mark.parametrize("mode", MODES, ids=[mode.replace(" ", "-") for mode in MODES])
 def test_no_run_is_lost_doubled_or_left_behind(monkeypatch, mode, stored):
     monkeypatch.setattr(SimClient, "_sleep", staticmethod(lambda _: None))
-    monkeypatch.setattr(triggers, "FIRST_LOOK_AFTER", 0.001)
-    monkeypatch.setattr(watch_run, "NOT_FOUND_GRACE", 0.0)
+    monkeypatch.setattr(triggers, "FIRST_POLL_AFTER", 0.001)
+    monkeypatch.setattr(poll_state, "NOT_FOUND_GRACE", 0.0)
     thorough = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
     machine = type("Tasks", (Tasks,), {"mode": MODES[mode], "stored": stored})
     with SimEmulator() as sim:

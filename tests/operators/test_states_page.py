@@ -16,14 +16,14 @@ from airflow.providers.common.compat.sdk import AirflowException, TaskDeferred
 from airflow.triggers.base import TaskSuccessEvent
 from packaging.version import Version
 
-from airflow_provider_sim.client.blocking import SimClient
+from airflow_provider_sim.client.sync_client import SimClient
 from airflow_provider_sim.emulator import SimEmulator
 from airflow_provider_sim.emulator.workflows import BlockError, Pausing
-from airflow_provider_sim.operators.batch import SimExecuteWorkflowsOperator
+from airflow_provider_sim.operators.batch import SimExecuteWorkflowBatchOperator
 from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
+from airflow_provider_sim.polling import poll_state
 from airflow_provider_sim.sensors.sim import SimJobSensor
 from airflow_provider_sim.triggers import sim as triggers
-from airflow_provider_sim.watch import run as watch_run
 from tests.operators.conftest import WAITING, rebuilt
 from tests.versions import AIRFLOW
 
@@ -134,7 +134,7 @@ def make_task(emulator, client):
             sensor.run_id = fate.rendered.get("run_id", run_id)
             return sensor
         if who == "batch":
-            return SimExecuteWorkflowsOperator(inputs=[fate.given], poll_interval=0.02, **common)
+            return SimExecuteWorkflowBatchOperator(inputs=[fate.given], poll_interval=0.02, **common)
         return SimExecuteWorkflowOperator(input=fate.given, poll_interval=0.02, **common)
 
     return make
@@ -172,8 +172,8 @@ def _airflow_and_time(context, connection, xcoms, monkeypatch):
     started = context["ti"].start_date
     context["ti"].get_first_reschedule_date = lambda context: started
     monkeypatch.setattr(triggers, "push_xcoms", push)
-    monkeypatch.setattr(triggers, "FIRST_LOOK_AFTER", 0.01)
-    monkeypatch.setattr(watch_run, "NOT_FOUND_GRACE", 0.0)
+    monkeypatch.setattr(triggers, "FIRST_POLL_AFTER", 0.01)
+    monkeypatch.setattr(poll_state, "NOT_FOUND_GRACE", 0.0)
     monkeypatch.setattr(SimClient, "_sleep", staticmethod(lambda _: None))
 
 

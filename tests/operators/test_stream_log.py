@@ -23,7 +23,7 @@ def stream(*frames: dict) -> Answer:
 @pytest.fixture
 def lines(caplog):
     """The lines that streams have left in the task log, with their levels where asked for."""
-    logger = "airflow_provider_sim.operators.stream_log"
+    logger = "airflow_provider_sim.task.stream_log"
     caplog.set_level(logging.INFO, logger)
 
     def found(*, levels: bool = False) -> list:

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout, TaskDeferred
 
-from airflow_provider_sim.client.blocking import SimClient
-from airflow_provider_sim.operators.batch import SimExecuteWorkflowsOperator
+from airflow_provider_sim.client.sync_client import SimClient
+from airflow_provider_sim.operators.batch import SimExecuteWorkflowBatchOperator
 from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
+from airflow_provider_sim.polling import poll_state
 from airflow_provider_sim.sensors.sim import SimJobSensor
 from airflow_provider_sim.triggers import sim as triggers
-from airflow_provider_sim.watch import run as watch
 from tests.operators.conftest import fire
 
 pytestmark = pytest.mark.usefixtures("connection")
@@ -31,7 +31,7 @@ MODES: dict[str, dict[str, Any]] = {
 @pytest.fixture(autouse=True)
 def _workflow(emulator, context, monkeypatch):
     emulator.workflow("long", duration=600)(lambda given: OUTPUT)
-    monkeypatch.setattr(triggers, "FIRST_LOOK_AFTER", 0.01)
+    monkeypatch.setattr(triggers, "FIRST_POLL_AFTER", 0.01)
     context["ti"].get_first_reschedule_date = lambda context: datetime.now(tz=UTC) - timedelta(seconds=1)
 
 
@@ -85,7 +85,7 @@ def test_run_that_completes_after_the_trigger_s_event(make, run, emulator, mode)
 @pytest.mark.usefixtures("xcoms")
 @pytest.mark.parametrize("status", ["timeout", "error"])
 def test_batch_that_completes_after_the_trigger_s_event(context, emulator, status):
-    task = SimExecuteWorkflowsOperator(
+    task = SimExecuteWorkflowBatchOperator(
         task_id="t", workflow_id="long", inputs=[{}, {}], deferrable=True, poll_interval=0.05, timeout=0.3
     )
     with pytest.raises(TaskDeferred) as deferral:
@@ -98,10 +98,10 @@ def test_batch_that_completes_after_the_trigger_s_event(context, emulator, statu
 def test_run_that_completes_after_the_last_regular_poll(make, run, emulator, monkeypatch):
     def too_late(*args):
         emulator.clock.advance(3600)
-        return not_over_in_time(*args)
+        return timeout_error(*args)
 
-    not_over_in_time = watch.not_over_in_time
-    monkeypatch.setattr(watch, "not_over_in_time", too_late)
+    timeout_error = poll_state.timeout_error
+    monkeypatch.setattr(poll_state, "timeout_error", too_late)
     assert run(make("async")) == OUTPUT
 
 

@@ -22,7 +22,7 @@ ends = needs_airflow("3.3", "triggers that can push XComs")
 
 @pytest.fixture(autouse=True)
 def _no_pause_before_the_first_look(monkeypatch):
-    monkeypatch.setattr(triggers, "FIRST_LOOK_AFTER", 0.01)
+    monkeypatch.setattr(triggers, "FIRST_POLL_AFTER", 0.01)
 
 
 @pytest.fixture

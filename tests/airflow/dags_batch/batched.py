@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from airflow.sdk import DAG, task
 
-from airflow_provider_sim.operators.batch import SimExecuteWorkflowsOperator
+from airflow_provider_sim.operators.batch import SimExecuteWorkflowBatchOperator
 
 PLACES = {
     "worker": {"max_active_runs": 10},
@@ -21,4 +21,6 @@ for place, how in PLACES.items():
         def numbers(dag_run=None):
             return [{"number": number} for number in range(dag_run.conf["count"])]
 
-        SimExecuteWorkflowsOperator(task_id="run", workflow_id="{{ run_id }}", inputs=numbers(), poll_interval=1, **how)
+        SimExecuteWorkflowBatchOperator(
+            task_id="run", workflow_id="{{ run_id }}", inputs=numbers(), poll_interval=1, **how
+        )

@@ -2,7 +2,7 @@
 
 from airflow.providers.common.compat.sdk import DAG
 
-from airflow_provider_sim.operators.batch import SimExecuteWorkflowsOperator
+from airflow_provider_sim.operators.batch import SimExecuteWorkflowBatchOperator
 from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
 from airflow_provider_sim.sensors.sim import SimJobSensor
 
@@ -36,5 +36,5 @@ for name, options in SENSORS.items():
 for name, options in {"waiting": {}, "deferrable": {"deferrable": True}}.items():
     with DAG(f"batch_{name}", schedule=None) as dag:
         inputs = [{"seconds": 0.5, "message": message} for message in ("one", "two", "three")]
-        SimExecuteWorkflowsOperator(task_id="run", workflow_id="slow", inputs=inputs, poll_interval=0.5, **options)
+        SimExecuteWorkflowBatchOperator(task_id="run", workflow_id="slow", inputs=inputs, poll_interval=0.5, **options)
     globals()[dag.dag_id] = dag

@@ -1,0 +1,410 @@
+"""Readers of the legacy API's responses, as servers since v0.5.44 send them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow_provider_sim.client.api import fields
+from airflow_provider_sim.client.api.errors import (
+    AMBIGUOUS_ENQUEUE,
+    CONCURRENCY_LIMIT,
+    EXECUTION_LIMIT,
+    ErrorBody,
+    error_from_body,
+    unreadable_error,
+)
+from airflow_provider_sim.client.api.http import Request, Response, error_of, path_of, read_json
+from airflow_provider_sim.client.api.resources import (
+    parse_run,
+    pause_in,
+    pause_point,
+    run_error,
+    run_status,
+    workflow_of,
+)
+from airflow_provider_sim.client.models import (
+    AsyncExecutionResult,
+    Cancellation,
+    JobStatus,
+    PausedRun,
+    RateLimit,
+    Resumption,
+    RunStatus,
+    UsageLimits,
+    Workflow,
+    WorkflowExecutionResult,
+    WorkflowRun,
+    WorkflowStatus,
+)
+from airflow_provider_sim.exceptions import (
+    Outcome,
+    SimError,
+    SimResponseError,
+    SimRouteMissingError,
+    SimRunIdConflictError,
+    SimUnsupportedError,
+)
+
+REQUIRED_VERSION = "Sim v0.5.44 or later is required"
+
+JOB_PREFIX = "workflow-execution:"
+"""Job ids of the database queue are this and the run id; the Trigger.dev queue finds its jobs under it, too."""
+
+_JOB_STATUSES = {
+    "pending": RunStatus.QUEUED,
+    "queued": RunStatus.QUEUED,
+    "waiting": RunStatus.QUEUED,
+    "admitting": RunStatus.QUEUED,
+    "admitted": RunStatus.QUEUED,
+    "processing": RunStatus.RUNNING,
+    "running": RunStatus.RUNNING,
+    "completed": RunStatus.COMPLETED,
+    "failed": RunStatus.FAILED,
+    "cancelled": RunStatus.CANCELLED,
+}
+
+_SAID_BEFORE_A_RUN = {
+    400: (
+        "API key callers cannot",
+        "Async execution does not support",
+        "External callers cannot",
+        "File processing failed",
+        "Invalid JSON in request body",
+        "Invalid execution ID header",
+        "Invalid execution timeout header",
+        "Invalid request body",
+        "X-Execution-Timeout-Seconds is supported only",
+    ),
+    401: ("Authentication", "Invalid API key", "Unauthorized"),
+    402: ("Usage limit exceeded",),
+    403: (
+        "API key is not authorized",
+        "Access denied",
+        "Account suspended",
+        "Personal API keys are not allowed",
+        "Unauthorized",
+        "Workflow is not deployed",
+    ),
+    404: ("Workflow not found",),
+    409: ("Execution ID has already been used",),
+    413: ("Workflow execution request body exceeds",),
+    429: ("Rate limit exceeded", "Too many concurrent executions", "Too many requests"),
+    500: ("Failed to queue async execution",),
+    503: (
+        "Async execution queue acceptance",
+        "Service temporarily at capacity",
+        "Unable to allocate workflow execution identity",
+        "Usage admission is temporarily unavailable",
+        "Workflow execution identity is temporarily unavailable",
+    ),
+}
+"""How Sim's own refusals begin. A workflow's Response block can answer with any status and any body, so that other
+error answers of a held-open execution prove nothing."""
+
+_DETAIL_CODES = {
+    "Rate limit exceeded.": EXECUTION_LIMIT,  # of executions; v1's buckets of requests say it without the dot
+    "Too many concurrent executions": CONCURRENCY_LIMIT,
+    "Personal API keys are not allowed": "PERSONAL_API_KEYS_DISABLED",
+}
+
+_REPEATS_OF_401 = 2
+"""This API answers 401 also while its store of keys is down."""
+
+
+class AmbiguousResponseError(SimResponseError):
+    """An error answer to a held-open execution that is either Sim's refusal or the workflow's own Response block.
+
+    :param refusal: the error to raise if nothing ran.
+    :param result: the run's result if it did.
+    """
+
+    refusal: SimError
+    result: WorkflowExecutionResult
+
+
+def refused(request: Request, response: Response) -> SimError:
+    try:
+        body = read_json(request, response)
+    except SimResponseError:
+        body = None
+    return _refusal_in(body, request, response) or unreadable_error(request, response)
+
+
+def _refusal_in(body: Any, request: Request, response: Response) -> SimError | None:
+    message = fields.text(body, "error")
+    if message is None:
+        return None
+    detail_code = next((code for start, code in _DETAIL_CODES.items() if message.startswith(start)), None)
+    issues = tuple(
+        f"{path}: {text}" if (path := fields.text(issue, "path")) else text
+        for issue in fields.sequence(body, "details")
+        if (text := fields.text(issue, "message")) is not None
+    )
+    wait = fields.number(body, "retryAfterSeconds")
+    refusal = ErrorBody(message, detail_code or fields.text(body, "code"), issues, wait)
+    error = error_from_body(request, response, refusal)
+    if response.status == 401:
+        error.worth_repeating = _REPEATS_OF_401
+    if isinstance(error, SimRunIdConflictError) or error.code == AMBIGUOUS_ENQUEUE:
+        error.run_id = fields.text(body, "executionId") or error.run_id  # the server's own, where it takes none
+    return error
+
+
+def _unexpected(request: Request, response: Response) -> SimError:
+    return error_of(
+        SimResponseError,
+        request,
+        response,
+        "the answer is JSON, but not what Sim answers here; the base URL may lead to another program",
+    )
+
+
+def read_execution(request: Request, response: Response) -> WorkflowExecutionResult:
+    try:
+        body = read_json(request, response)
+    except SimResponseError:
+        if response.status >= 400:
+            raise unreadable_error(request, response) from None
+        raise
+    if _is_finished_run(body):
+        return _finished(request, response, body)
+    result = _of_response_block(request, response, body)
+    if response.status < 400:
+        return result
+    refusal = _refusal_in(body, request, response)
+    if refusal is not None and _is_said_before_a_run(response.status, body["error"]):
+        raise refusal
+    ambiguous = error_of(
+        AmbiguousResponseError,
+        request,
+        response,
+        "the answer may be that of the workflow's own Response block, or of something before Sim",
+        worth_repeating=0,
+    )
+    assert isinstance(ambiguous, AmbiguousResponseError)
+    ambiguous.refusal = refusal or unreadable_error(request, response)
+    ambiguous.result = result
+    raise ambiguous
+
+
+def _is_finished_run(body: Any) -> bool:
+    return isinstance(body, dict) and isinstance(body.get("success"), bool) and bool(body.keys() & {"output", "error"})
+
+
+def _is_said_before_a_run(status: int, message: str) -> bool:
+    return message.startswith(_SAID_BEFORE_A_RUN.get(status, ()))
+
+
+def _finished(request: Request, response: Response, body: dict[str, Any]) -> WorkflowExecutionResult:
+    output = body.get("output")
+    error = body.get("error")
+    pause = None
+    if body["success"] is True:
+        pause = pause_in(output)
+        status = RunStatus.PAUSED if pause else RunStatus.COMPLETED
+    elif error or response.status >= 400:
+        status = RunStatus.FAILED
+    else:
+        status = RunStatus.CANCELLED  # HTTP 200 without an error is all that tells it
+    metadata = fields.mapping(body, "metadata")
+    return WorkflowExecutionResult(
+        run_id=fields.text(body, "executionId") or fields.text(metadata, "executionId") or request.run_id,
+        workflow_id=request.workflow_id,
+        status=status,
+        output=output,
+        error=run_error(error, code="TIMEOUT" if response.status == 408 else None)
+        if status is RunStatus.FAILED
+        else None,
+        paused=pause,
+        started_at=fields.text(metadata, "startTime"),
+        ended_at=fields.text(metadata, "endTime"),
+        duration_ms=fields.number(metadata, "duration"),
+    )
+
+
+def _of_response_block(request: Request, response: Response, body: Any) -> WorkflowExecutionResult:
+    """A Response block's answer, put into the shape in which v2 and jobs show it."""
+    return WorkflowExecutionResult(
+        run_id=request.run_id,
+        workflow_id=request.workflow_id,
+        status=RunStatus.COMPLETED,
+        output={
+            "data": body,
+            "status": response.status,
+            "headers": {"Content-Type": response.headers.get("content-type", "application/json")},
+        },
+    )
+
+
+def read_unstreamed(request: Request, response: Response) -> WorkflowExecutionResult:
+    """Read the JSON response to a streamed execution: an error, or a run that failed before its stream began."""
+    if response.status < 400:
+        raise _not_as_requested(request, response)
+    return read_execution(request, response)
+
+
+def read_receipt(request: Request, response: Response) -> AsyncExecutionResult:
+    if response.status >= 400:
+        try:
+            read_execution(request, response)
+        except AmbiguousResponseError as ambiguous:
+            raise ambiguous.refusal from None
+    body = read_json(request, response)
+    job_id, run_id = fields.text(body, "jobId"), fields.text(body, "executionId")
+    if response.status != 202 or (job_id is None and run_id is None):
+        raise _not_as_requested(request, response)
+    job_id = job_id or f"{JOB_PREFIX}{run_id}"
+    run_id = run_id or job_id.removeprefix(JOB_PREFIX)
+    return AsyncExecutionResult(
+        run_id=run_id,
+        run_id_is_ours=run_id == request.run_id,
+        workflow_id=request.workflow_id or "",
+        job_id=job_id,
+        message=fields.text(body, "message") or "",
+        path=path_of("jobs", job_id),
+    )
+
+
+def _not_as_requested(request: Request, response: Response) -> SimError:
+    """Return the error for a run that was not started as requested.
+
+    Servers before v0.4.9 ignore ``stream``, v0.5.0 to v0.5.15 ignore the request for an asynchronous run, and receipts
+    before v0.5 have a ``taskId``.
+    """
+    body = read_json(request, response)
+    job_id = fields.text(body, "taskId")
+    if job_id is None and not _is_finished_run(body):
+        return _unexpected(request, response)
+    started = "ran the workflow synchronously" if job_id is None else f"queued the run as job {job_id!r}"
+    return error_of(
+        SimUnsupportedError,
+        request,
+        response,
+        f"{REQUIRED_VERSION}. This server is older and {started}",
+        outcome=Outcome.RAN,
+        run_id=job_id or fields.text(body, "executionId"),
+    )
+
+
+def read_status(request: Request, response: Response, body: Any) -> WorkflowRun:
+    run = parse_run(body, run_id="executionId", output="finalOutput", duration="totalDurationMs")
+    if run is None:
+        raise _unexpected(request, response)
+    return run
+
+
+def read_job(request: Request, response: Response, body: Any) -> JobStatus:
+    word = fields.text(body, "status")
+    if word is None:
+        raise _unexpected(request, response)
+    entry, metadata = body.get("output"), fields.mapping(body, "metadata")
+    wrapped = isinstance(entry, dict) and isinstance(entry.get("success"), bool) and "output" in entry
+    output = entry["output"] if wrapped else entry
+    status = _JOB_STATUSES.get(word, RunStatus.UNKNOWN)
+    pause = pause_in(output) if status is RunStatus.COMPLETED else None
+    if pause:
+        status = RunStatus.PAUSED
+    elif status is RunStatus.COMPLETED and wrapped and entry["success"] is False:
+        status = RunStatus.FAILED if entry.get("error") else RunStatus.CANCELLED
+    job_id = fields.text(body, "taskId") or (request.run_id or "")
+    error = body.get("error") or (entry.get("error") if wrapped else None)
+    correlation = fields.mapping(metadata, "correlation")
+    return JobStatus(
+        job_id=job_id,
+        run_id=fields.text(entry, "executionId")
+        or fields.text(correlation, "executionId")
+        or job_id.removeprefix(JOB_PREFIX),
+        workflow_id=fields.text(entry, "workflowId") or fields.text(metadata, "workflowId") or request.workflow_id,
+        status=status,
+        server_status=word,
+        output=output,
+        error=run_error(error) if status is RunStatus.FAILED else None,
+        paused=pause,
+        trigger=fields.text(correlation, "triggerType"),
+        started_at=fields.text(metadata, "startedAt"),
+        ended_at=fields.text(metadata, "completedAt"),
+        duration_ms=fields.number(metadata, "duration"),
+        metadata=metadata,
+    )
+
+
+def read_cancellation(request: Request, response: Response) -> Cancellation:
+    run_id = request.run_id or ""
+    if response.status >= 400:
+        refusal = refused(request, response)
+        if response.status == 409:
+            return Cancellation(run_id=run_id, accepted=False, reason="already_over")
+        if isinstance(refusal, SimRouteMissingError):
+            what = f"the server has no route to cancel a run. {REQUIRED_VERSION}. The run continues"
+            raise error_of(SimUnsupportedError, request, response, what) from refusal
+        raise refusal
+    body = read_json(request, response)
+    return Cancellation(
+        run_id=fields.text(body, "executionId") or run_id,
+        accepted=fields.flag(body, "success") is True,
+        reason=fields.text(body, "reason"),
+    )
+
+
+def read_resumption(request: Request, response: Response, body: Any) -> Resumption:
+    word = fields.text(body, "status")
+    return Resumption(
+        run_id=request.run_id or "",
+        attempt_id=fields.text(body, "executionId"),
+        status=run_status(word) if word else RunStatus.QUEUED,
+        output=fields.mapping(body).get("output"),
+    )
+
+
+def read_paused_run(request: Request, response: Response, body: Any) -> PausedRun:
+    if not isinstance(fields.mapping(body).get("pausePoints"), list):
+        raise _unexpected(request, response)
+    return PausedRun(
+        run_id=fields.text(body, "executionId") or request.run_id or "",
+        points=tuple(point for entry in fields.sequence(body, "pausePoints") if (point := pause_point(entry))),
+        resumed_count=fields.whole(body, "resumedCount"),
+    )
+
+
+def read_workflow_status(request: Request, response: Response, body: Any) -> WorkflowStatus:
+    deployed = fields.flag(body, "isDeployed")
+    if deployed is None:
+        raise _unexpected(request, response)
+    return WorkflowStatus(
+        is_deployed=deployed,
+        deployed_at=fields.text(body, "deployedAt"),
+        needs_redeployment=fields.flag(body, "needsRedeployment") is True,
+    )
+
+
+def read_workflow(request: Request, response: Response, body: Any) -> Workflow:
+    return workflow_of(fields.mapping(body, "data"), workflow_id=request.workflow_id)
+
+
+def read_usage(request: Request, response: Response, body: Any) -> UsageLimits:
+    if not isinstance(body, dict) or "usage" not in body:
+        raise _unexpected(request, response)
+    limits, usage, storage = (fields.mapping(body, key) for key in ("rateLimit", "usage", "storage"))
+    return UsageLimits(
+        sync=_rate_limit(limits.get("sync")),
+        asynchronous=_rate_limit(limits.get("async")),
+        current_period_cost_usd=fields.number(usage, "currentPeriodCost"),
+        limit_usd=fields.number(usage, "limit"),
+        plan=fields.text(usage, "plan"),
+        storage_used_bytes=fields.whole(storage, "usedBytes"),
+        storage_limit_bytes=fields.whole(storage, "limitBytes"),
+    )
+
+
+def _rate_limit(value: Any) -> RateLimit | None:
+    if not isinstance(value, dict):
+        return None
+    remaining = fields.whole(value, "remaining")
+    return RateLimit(
+        # Sim counts below zero and then says False here.
+        is_limited=fields.flag(value, "isLimited") is True or (remaining is not None and remaining <= 0),
+        requests_per_minute=fields.whole(value, "requestsPerMinute"),
+        max_burst=fields.whole(value, "maxBurst"),
+        remaining=remaining,
+        reset_at=fields.text(value, "resetAt"),
+    )

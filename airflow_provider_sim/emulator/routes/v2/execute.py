@@ -1,0 +1,133 @@
+"""v2's route to start a run: synchronous, streamed or asynchronous."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from airflow_provider_sim.emulator.clock import iso
+from airflow_provider_sim.emulator.ids import new_id
+from airflow_provider_sim.emulator.routes.v2.middleware import (
+    Call,
+    check_known,
+    check_run_id,
+    json_object,
+    out_of_range,
+    route,
+    wrong_type,
+)
+from airflow_provider_sim.emulator.routes.wire import ApiError, errors_of, event_stream, json_response, run_started
+from airflow_provider_sim.emulator.runs import Run
+from airflow_provider_sim.emulator.state import Refused, State
+from airflow_provider_sim.emulator.workflows import Workflow
+
+_FIELDS = {
+    "input": dict,
+    "async": bool,
+    "stream": bool,
+    "executionTimeoutSeconds": int,
+    "selectedOutputs": list,
+    "includeThinking": bool,
+    "includeToolCalls": bool,
+    "includeFileBase64": bool,
+    "base64MaxBytes": int,
+}
+_TYPE_NAMES = {dict: "record", bool: "boolean", int: "number", list: "array"}
+
+
+def _check_body(request: Request, body: dict[str, Any]) -> None:
+    check_known(body, _FIELDS)
+    for name, value in body.items():
+        expected = _FIELDS[name]
+        if type(value) is not expected:
+            raise wrong_type([name], _TYPE_NAMES[expected], value)
+    timeout, asynchronous = body.get("executionTimeoutSeconds"), body.get("async")
+    if timeout is not None and timeout < 1:
+        raise out_of_range(["executionTimeoutSeconds"], "Too small: expected number to be >=1", minimum=1)
+    if timeout is not None and timeout > 604_800:
+        message = "Too big: expected number to be <=604800"
+        raise out_of_range(["executionTimeoutSeconds"], message, maximum=604_800)
+    run_id = request.headers.get("x-run-id")
+    if run_id is not None:
+        check_run_id(run_id, "x-run-id")
+    if asynchronous and body.get("stream"):
+        raise ApiError(400, "async and stream cannot be combined")
+    if timeout is not None and not asynchronous:
+        raise ApiError(400, "executionTimeoutSeconds is supported only for async execution")
+    agent_events = body.get("includeThinking") or body.get("includeToolCalls")
+    shaped = agent_events or body.get("selectedOutputs") or "includeFileBase64" in body or "base64MaxBytes" in body
+    if asynchronous and shaped:
+        raise ApiError(400, "Async execution does not support streaming or output-shaping options")
+    if agent_events and request.headers.get("x-sim-stream-protocol") != "agent-events-v1":
+        raise ApiError(
+            400,
+            "includeThinking and includeToolCalls require the X-Sim-Stream-Protocol: agent-events-v1 request header,"
+            " which declares that the client understands agent-event frames.",
+        )
+
+
+@route("execute", "POST", "/workflows/{workflow_id}/execute", "workflows.execute", without_key="Unauthorized")
+async def execute(call: Call) -> Response:
+    state, request = call.state, call.request
+    if state.is_at_capacity(errors_of(request)):
+        raise ApiError(429, "Server is at capacity. Please retry shortly.", None, {"retry-after": "5"})
+    body = await json_object(request)
+    _check_body(request, body)
+    workflow = call.workflow()
+    if not workflow.deployed:
+        raise ApiError(403, "Workflow is not deployed", {"code": "WORKFLOW_NOT_DEPLOYED"})
+    run_id = request.headers.get("x-run-id") or new_id()
+    if run_id in state.runs:
+        details = {"code": "RUN_ID_CONFLICT", "runId": run_id}
+        raise ApiError(409, "Run ID has already been used", details, {"x-run-id": run_id})
+    mode = "async" if body.get("async") else "stream" if body.get("stream") else "sync"
+    run = _start(call, workflow, body, mode, run_id)
+    await run_started(request, run, wait=mode == "sync")
+    if mode == "async":
+        return receipt(state, workflow.workflow_id, run_id)
+    if mode == "stream":
+        return event_stream(request, run, body.get("selectedOutputs") or [])
+    return result(state, run, run_id)
+
+
+def _start(call: Call, workflow: Workflow, body: dict[str, Any], mode: str, run_id: str) -> Run:
+    try:
+        return call.state.start(
+            workflow,
+            body.get("input") or {},
+            mode=mode,
+            key=call.key,
+            run_id=run_id,
+            bucket=call.state.limits.asynchronous if mode == "async" else call.state.limits.sync,
+            timeout=body.get("executionTimeoutSeconds"),
+            errors=errors_of(call.request),
+        )
+    except Refused as refused:
+        details = {"code": refused.code} if refused.code else None
+        headers = {} if refused.retry_after is None else {"retry-after": str(refused.retry_after)}
+        if details and refused.run_id is not None:
+            details["runId"] = headers["x-run-id"] = refused.run_id
+        raise ApiError(refused.status, refused.message, details, headers) from None
+
+
+def receipt(state: State, workflow_id: str, run_id: str) -> Response:
+    """Return the response to an asynchronous start."""
+    url = f"{state.base_url}/api/v2/workflows/{workflow_id}/runs/{run_id}"
+    return json_response(202, {"data": {"runId": run_id, "statusUrl": url}}, {"x-run-id": run_id})
+
+
+def result(state: State, run: Run, run_id: str) -> Response:
+    """Return the response to a sync run, or to an attempt to resume one."""
+    data = {
+        "runId": run_id,
+        "workflowId": run.workflow_id,
+        "status": run.status,
+        "output": state.output_of(run),
+        "error": run.sync_error,
+        "startedAt": iso(run.started_at),
+        "endedAt": iso(run.ended_at),
+        "durationMs": run.duration_ms,
+    }
+    return json_response(200, {"data": data}, {"x-run-id": run_id})

@@ -1,0 +1,550 @@
+"""Shared polling of runs: one poll for all runs that a process waits for with one connection.
+
+A :class:`Watcher` has the runs that are waited for, sends the requests that :mod:`.plan` chooses for those that are
+due, as far as :mod:`.budget` leaves room, and passes each response to the :class:`~.run.PollState` of its run. It is
+used on one event loop, which needs no locks: one task polls, and each request is a task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
+from math import inf
+from typing import NamedTuple, TypeVar
+from weakref import WeakKeyDictionary
+
+from airflow_provider_sim.client.api.v2 import LOGS_BUCKET, LOGS_PAGE, WORKFLOW_BUCKET, named_workflows
+from airflow_provider_sim.client.async_client import AsyncSimClient, limited
+from airflow_provider_sim.client.ids import check_run_id, check_workflow_id
+from airflow_provider_sim.client.models import Page, RunStatus, WorkflowRun
+from airflow_provider_sim.client.retry import NO_RETRY
+from airflow_provider_sim.client.settings import ClientSettings
+from airflow_provider_sim.exceptions import (
+    Outcome,
+    SimAuthenticationError,
+    SimConfigurationError,
+    SimError,
+    SimRateLimitError,
+    SimRedirectError,
+    SimRunTimeoutError,
+)
+from airflow_provider_sim.polling.planner import PolledRun, Request, Workspaces, plan
+from airflow_provider_sim.polling.poll_state import PollState
+from airflow_provider_sim.polling.rate_limits import Budgets, BudgetsByLoop, address_of, shared_budgets
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+KEPT_OPEN = 60.0
+"""Seconds for which unused connections stay open."""
+
+MOST_IN_FLIGHT = 24
+"""Requests; an httpx client with hundreds of them at once stalls."""
+
+MOST_LENT = 16
+"""Requests of callers of :meth:`Watcher.lend` and :meth:`Watcher.ask` in flight at once."""
+
+SOON = 1.0
+"""Seconds until the first poll of a run that has not been polled; runs that are added in this time share it."""
+
+NEAR = 0.5
+"""Share of its interval by which a poll may come early to share a list."""
+
+LATE_ROWS = 10.0
+"""Seconds by which a log may contain a run later than the run's start."""
+
+ASSUMED_AGE = 20.0
+"""Seconds before its first poll in which a run is assumed to have started, until its start is known."""
+
+SEARCH_FACTOR = 8
+"""Factor by which that age grows if runs are not found."""
+
+LONGEST_SEARCH = 86_400.0
+"""Seconds; runs that have started earlier are read."""
+
+WORTH_SEARCHING = 10
+"""Number of missing runs for which a longer list is cheaper than reading each."""
+
+DEADLINE_GRACE = 120.0
+"""Seconds by which rate limits may delay the poll at a run's deadline."""
+
+LONGEST_READ_PAUSE = 120.0
+"""Seconds between reads of a run that is queued, or paused for a reason that lists don't contain."""
+
+CLOSED_AFTER_FAILURES = 3
+"""Consecutive failures after which a log isn't used for a while."""
+
+CLOSED_FOR = 60.0
+"""Seconds for which a log isn't used, and its runs are read."""
+
+CLOSED_FOR_LONG = 600.0
+"""The same after a non-retryable error."""
+
+_BETWEEN_PASSES = 0.05
+"""Seconds."""
+
+_PAUSES = (RunStatus.PENDING, RunStatus.PAUSED)
+"""Logs call a paused run pending."""
+
+_ABOUT_THE_CONNECTION = (SimAuthenticationError, SimConfigurationError, SimRedirectError)
+"""Non-retryable errors of a list that a read would have, too."""
+
+
+class _Caller(NamedTuple):
+    """Caller that waits for a run.
+
+    :param context: context variables, so that messages about the run go to the caller's log.
+    """
+
+    outcome: asyncio.Future[WorkflowRun | Exception]
+    context: contextvars.Context
+
+
+class RunPoller:
+    """Waits for any number of runs with as few requests as possible.
+
+    :param client: sends the requests; closed when no caller has waited for :data:`KEPT_OPEN` seconds.
+    :param clock: seconds since the epoch.
+    :param on_idle: called when the client is closed.
+    """
+
+    def __init__(
+        self,
+        client: AsyncSimClient,
+        *,
+        clock: Callable[[], float] = time.time,
+        budgets: Budgets | None = None,
+        on_idle: Callable[[], object] = lambda: None,
+    ) -> None:
+        self._client = client
+        self._clock = clock
+        self._budgets = budgets or Budgets(clock)
+        self._on_idle = on_idle
+        self._workspaces = Workspaces()
+        self._callers: dict[PolledRun, _Caller] = {}
+        self._list_failures: Counter[str] = Counter()  # consecutive, by workspace
+        self._lent = 0
+        self._keeper: asyncio.Task[None] | None = None
+        self._requests: set[asyncio.Task[None]] = set()
+        self._wake = asyncio.Event()
+        client.on_rate_limit = self._budgets.told
+        self._lent_client = limited(client, MOST_LENT)
+
+    async def wait(
+        self, watch: PollState, *, least: float = 0.0, look_soon: bool = False, workspace_id: str | None = None
+    ) -> WorkflowRun:
+        """Wait until a run is finished, or paused if ``watch`` returns pauses.
+
+        :param least: minimum seconds before this returns or raises.
+        :param look_soon: the run has not been polled yet; don't wait for an interval first.
+        :param workspace_id: the workflow's workspace, if known; otherwise it is requested once.
+        :raises SimInputError: an ID is invalid.
+        :raises SimRunTimeoutError: the watch's deadline passed.
+        :raises SimError: the run's status can't be read.
+        """
+        check_workflow_id(watch.workflow_id)
+        check_run_id(watch.run_id)
+        if workspace_id is not None and self._workspaces.is_unknown(watch.workflow_id):
+            self._workspaces.by_workflow[watch.workflow_id] = workspace_id
+        loop = asyncio.get_running_loop()
+        returns_at = loop.time() + least
+        interval = max(SOON if look_soon else watch.first_pause(least), _BETWEEN_PASSES)
+        run = PolledRun(
+            watch=watch,
+            run_id=watch.run_id,
+            due=self._clock() + interval,
+            interval=interval,
+            since=self.server_now() - ASSUMED_AGE,
+        )
+        caller = self._callers[run] = _Caller(loop.create_future(), contextvars.copy_context())
+        self._start_polling()
+        try:
+            outcome = await caller.outcome
+        finally:
+            self._callers.pop(run, None)
+        await asyncio.sleep(returns_at - loop.time())
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    @asynccontextmanager
+    async def lend(self) -> AsyncIterator[AsyncSimClient]:
+        """Lend a client for requests of the caller's own; its connections stay open until it is returned."""
+        self._lent += 1
+        self._start_polling()
+        try:
+            yield self._lent_client
+        finally:
+            self._lent -= 1
+
+    async def ask(self, bucket: str, question: Callable[[AsyncSimClient], Awaitable[T]]) -> T:
+        """Send a request of the caller's own as soon as the server's rate limits leave room for it.
+
+        :param bucket: the rate bucket that it spends.
+        :raises SimError: as the client.
+        """
+        async with self.lend() as client:
+            while self._budgets.room(bucket) <= 0:  # noqa: ASYNC110 - it is time that brings room
+                await asyncio.sleep(min(max(self._budgets.wait(bucket), _BETWEEN_PASSES), SOON))
+            try:
+                with self._budgets.sending(bucket):
+                    return await question(client)
+            except SimRateLimitError as error:
+                self._on_rate_limited(bucket, error, CLOSED_FOR)
+                raise
+
+    def server_now(self) -> float:
+        """Return the server's time, in seconds since the epoch, as far as it is known."""
+        return self._budgets.server.now()
+
+    # --- when to poll --------------------------------------------------------------------------------------------
+
+    def _start_polling(self) -> None:
+        self._wake.set()
+        if self._keeper is None:
+            # In a new context: the log of the first caller must not get the messages about other runs.
+            self._keeper = asyncio.create_task(self._poll_until_idle(), context=contextvars.Context())
+
+    async def _poll_until_idle(self) -> None:
+        loop = asyncio.get_running_loop()
+        closes_at = loop.time() + KEPT_OPEN
+        try:
+            while self._callers or self._lent or loop.time() < closes_at:
+                if self._callers or self._lent:
+                    closes_at = loop.time() + KEPT_OPEN
+                await self._sleep(min(self._poll(), closes_at - loop.time()))
+        except Exception as error:
+            log.exception("Polling %s failed.", self._client.base_url)
+            for run in list(self._callers):
+                self._finish(run, error)
+        finally:
+            self._keeper = None
+            self._on_idle()
+            requests, self._requests = self._requests, set()
+            for request in requests:
+                request.cancel()
+            await asyncio.gather(*requests, return_exceptions=True)
+            await self._client.close()
+
+    async def _sleep(self, seconds: float) -> None:
+        """Sleep until woken; at least for a moment, which bounds the cost of many wake-ups."""
+        await asyncio.sleep(_BETWEEN_PASSES)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds - _BETWEEN_PASSES):
+                await self._wake.wait()
+        self._wake.clear()
+
+    def _poll(self) -> float:
+        """Send the requests that are due; return the seconds until more may be sent."""
+        now = self._clock()
+        due: list[PolledRun] = []
+        near: list[PolledRun] = []
+        next_due = inf
+        for run in list(self._callers):
+            due_at = min(run.due, run.read_at)
+            if run.in_flight:
+                continue
+            if due_at > now:
+                next_due = min(next_due, due_at)
+                if run.due <= now + NEAR * run.interval:
+                    near.append(run)
+            elif now <= (run.watch.deadline or inf) + DEADLINE_GRACE:
+                due.append(run)
+            else:
+                run.read_at = inf
+                self._schedule(run)  # raises the timeout
+        if not due:
+            return next_due - now
+        requests = plan(
+            due,
+            near,
+            self._workspaces,
+            self._budgets,
+            now=now,
+            v2=self._client.speaks_v2,
+            max_reads=max(0, MOST_IN_FLIGHT - len(self._requests)),
+        )
+        for request in requests:
+            self._send(request)
+        return min(next_due - now, inf if all(run.in_flight for run in due) else SOON)
+
+    def _schedule(self, run: PolledRun) -> None:
+        """Set the time of the next poll; at the deadline, read the run once more, or raise the timeout."""
+        run.listed_to = -inf
+        try:
+            run.interval = max(run.watch.pause(jitter=0.0), _BETWEEN_PASSES)
+        except SimRunTimeoutError as error:
+            if run.read_at == inf:
+                self._finish(run, error)
+                return
+            run.read_at = self._clock()
+        run.due = self._clock() + run.interval
+
+    def _finish(self, run: PolledRun, outcome: WorkflowRun | Exception) -> None:
+        """Return or raise an outcome to the run's caller, if it still waits."""
+        caller = self._callers.pop(run, None)
+        if caller is not None and not caller.outcome.done():
+            caller.outcome.set_result(outcome)
+
+    # --- requests ------------------------------------------------------------------------------------------------
+
+    def _send(self, request: Request) -> None:
+        now = self._clock()
+        for run in request.runs:
+            run.in_flight = True
+            run.due = min(run.due, now)  # runs without a response stay due
+        task = asyncio.create_task(self._perform(request))
+        self._requests.add(task)
+
+        def done(task: asyncio.Task[None]) -> None:
+            self._requests.discard(task)
+            error = None if task.cancelled() else task.exception()
+            if error is not None:
+                log.error("A response of %s could not be handled.", self._client.base_url, exc_info=error)
+            for run in request.runs:
+                run.in_flight = False
+                if isinstance(error, Exception):
+                    self._finish(run, error)
+            self._wake.set()
+
+        task.add_done_callback(done)
+
+    async def _perform(self, request: Request) -> None:
+        """Send a request, and handle its response or error."""
+        run = request.runs[0]
+        try:
+            if request.bucket == LOGS_BUCKET:
+                await self._list(request)
+            elif request.bucket == WORKFLOW_BUCKET:
+                await self._find_workspace(run.workflow_id)
+            else:
+                await self._read(run, request.bucket)
+        except SimRateLimitError as error:
+            self._on_rate_limited(request.bucket, error, min(run.interval for run in request.runs))
+        except SimError as error:
+            if request.bucket == LOGS_BUCKET:
+                await self._on_list_error(request, error)
+            elif request.bucket == WORKFLOW_BUCKET:
+                log.info("%s The runs of workflow %s are read one by one for a while.", error, run.workflow_id)
+                self._close(run.workflow_id, is_temporary=error.worth_repeating > 0)
+            else:
+                self._on_error(run, error)
+
+    async def _read(self, run: PolledRun, bucket: str | None) -> None:
+        watch = run.watch
+        with self._budgets.sending(bucket):
+            response = await self._client.get_workflow_run(
+                watch.workflow_id, watch.run_id, job_id=watch.job_id, retry=NO_RETRY
+            )
+        self._on_read(run, response)
+
+    async def _find_workspace(self, workflow_id: str) -> None:
+        with self._budgets.sending(WORKFLOW_BUCKET):
+            workflow = await self._client.get_workflow(workflow_id, retry=NO_RETRY)
+        if workflow.workspace_id is None:
+            self._close(workflow_id, is_temporary=False)
+        else:
+            self._workspaces.by_workflow[workflow_id] = workflow.workspace_id
+
+    async def _list(self, request: Request) -> None:
+        """List runs in the order of their starts; after each page, continue at the first run that is still missing."""
+        missing = request.runs
+        listed_to, fruitless = -inf, 0
+        while missing:
+            asked_at = self.server_now()
+            page = await self._get_page(request, missing)
+            found = await self._on_page(page)
+            fruitless += found.isdisjoint(missing)
+            missing = [run for run in missing if run not in found and run in self._callers]
+            last = page.items[-1].began if page.items and page.next_cursor is not None else None
+            before, listed_to = listed_to, inf if last is None else last
+            self._on_absent([run for run in missing if run.latest <= listed_to], asked_at)
+            missing = [run for run in missing if run.latest > listed_to]
+            for run in missing:
+                run.listed_to = listed_to
+            if listed_to <= before or 10 * fruitless > len(missing):
+                break
+            if self._budgets.room(LOGS_BUCKET) <= 0:
+                return
+        # More runs started at once than a page contains, or the list costs more than reading each.
+        for run in missing:
+            run.read_at = self._clock()
+            self._schedule(run)
+
+    async def _get_page(self, request: Request, missing: Sequence[PolledRun]) -> Page[WorkflowRun]:
+        """Return a page that starts at the first missing run."""
+        end = max(run.latest for run in missing)
+        with self._budgets.sending(LOGS_BUCKET):
+            page = await self._client.list_logs(
+                request.workspace_id,
+                workflow_ids=named_workflows(run.workflow_id for run in request.runs),
+                triggers=sorted({run.trigger for run in request.runs}),
+                start_date=missing[0].earliest,
+                end_date=end if end < inf else None,
+                order="asc",
+                limit=LOGS_PAGE,
+                retry=NO_RETRY,
+            )
+        del self._list_failures[request.workspace_id]
+        return page
+
+    # --- responses -----------------------------------------------------------------------------------------------
+
+    async def _on_page(self, page: Page[WorkflowRun]) -> set[PolledRun]:
+        """Handle the runs of a page, finished ones first; return the polled runs among them."""
+        responses = {response.run_id: response for response in page.items}
+        polled = [
+            run
+            for run in self._callers  # a list for each run ID would make garbage collections frequent
+            if run.run_id in responses and responses[run.run_id].workflow_id in (None, run.workflow_id)
+        ]
+        async for run in _in_slices(sorted(polled, key=lambda run: not responses[run.run_id].status.is_terminal)):
+            self._on_listed(run, responses[run.run_id])
+        return set(polled)
+
+    def _on_listed(self, run: PolledRun, response: WorkflowRun) -> None:
+        """Handle a run's status in a list."""
+        run.misses = 0
+        run.update_start(response)
+        if response.status not in _PAUSES:
+            run.reads, run.read_at = 0, inf
+            self._on_status(run, response)
+            return
+        was_paused, run.status = run.status in _PAUSES, response.status
+        run.watch.looked()
+        self._schedule(run)
+        if not was_paused:
+            run.reads, run.read_at = 0, self._clock()
+
+    def _on_read(self, run: PolledRun, response: WorkflowRun) -> None:
+        """Handle the response to reading a run."""
+        run.read_at = inf
+        run.run_id = response.run_id or run.run_id  # the caller's ID may be a job ID
+        run.update_start(response)
+        if self._on_status(run, response) or self._client.speaks_v2 is False:
+            return
+        run.reads = 0 if response.status is RunStatus.RUNNING else run.reads + 1
+        pause = min(run.interval * 2**run.reads, max(run.interval, LONGEST_READ_PAUSE))
+        if response.status is RunStatus.QUEUED and run.started_at is None:
+            run.since = self.server_now() - LATE_ROWS
+            run.read_at = self._clock() + pause
+        elif response.status in _PAUSES and run.watch.on_paused != "wait":
+            resumes_at = (response.paused and response.paused.resumes_at) or 0.0
+            run.read_at = self._clock() + min(pause, max(run.interval, resumes_at - self.server_now()))
+
+    def _on_status(self, run: PolledRun, response: WorkflowRun) -> bool:
+        """Pass a run's status to its watch; return whether the caller stops waiting."""
+        run.status = response.status
+        caller = self._callers.get(run)
+        if caller is None:
+            return True
+        if caller.context.run(run.watch.saw, response):
+            self._finish(run, response)
+            return True
+        self._schedule(run)
+        return False
+
+    def _on_absent(self, absent: Iterable[PolledRun], asked_at: float) -> None:
+        """Handle runs that a list of their time doesn't contain: search further back for many, else read each."""
+        absent = [run for run in absent if run in self._callers]
+        searched = {run for run in absent if run.status is None and asked_at - run.since < LONGEST_SEARCH}
+        if len(searched) < WORTH_SEARCHING:
+            searched = set()
+        for run in absent:
+            if run in searched:  # stays due
+                run.since = asked_at - SEARCH_FACTOR * max(ASSUMED_AGE, asked_at - run.since)
+                run.listed_to = -inf
+                continue
+            if run.started_at is not None:
+                run.misses += 1
+                self._workspaces.by_workflow.pop(run.workflow_id, None)  # a connection's may be wrong
+                if run.misses > 1:
+                    run.unlisted = True
+                    log.info("Run %s is not in the log of its workspace; it is read from now on.", run.run_id)
+            if run.status is not RunStatus.QUEUED:
+                run.read_at = self._clock()
+            run.since = max(run.since, asked_at - LATE_ROWS)
+            self._schedule(run)
+
+    # --- errors --------------------------------------------------------------------------------------------------
+
+    def _on_error(self, run: PolledRun, error: SimError) -> None:
+        """Pass a failed poll of a run to its watch, and repeat it if it was a read."""
+        caller = self._callers.get(run)
+        if caller is None:
+            return
+        try:
+            caller.context.run(run.watch.missed, error)
+        except SimError as final:
+            self._finish(run, final)
+            return
+        was_read, run.read_at = run.read_at < inf, inf
+        self._schedule(run)
+        if was_read:
+            run.read_at = run.due
+
+    async def _on_list_error(self, request: Request, error: SimError) -> None:
+        """Count a failed poll for each run that is due, or read the runs if the log is unavailable."""
+        name = request.workspace_id
+        is_final = error.worth_repeating == 0 and not isinstance(error, _ABOUT_THE_CONNECTION)
+        if error.outcome is not Outcome.NEVER_SENT:
+            self._list_failures[name] += 1
+        if is_final or self._list_failures[name] >= CLOSED_AFTER_FAILURES:
+            log.warning("%s The runs of workspace %s are read one by one for a while.", error, name)
+            del self._list_failures[name]
+            self._close(name, is_temporary=error.worth_repeating > 0)
+            for run in request.runs:
+                self._workspaces.by_workflow.pop(run.workflow_id, None)  # a connection's may be wrong
+        if not is_final:
+            now = self._clock()
+            async for run in _in_slices([run for run in request.runs if run.due <= now]):
+                self._on_error(run, error)
+
+    def _close(self, name: str, *, is_temporary: bool) -> None:
+        """Don't use a workspace's log, or don't request a workflow's workspace, for a while."""
+        self._workspaces.closed.add(name)
+        seconds = CLOSED_FOR if is_temporary else CLOSED_FOR_LONG
+        asyncio.get_running_loop().call_later(seconds, self._workspaces.closed.discard, name)
+
+    def _on_rate_limited(self, bucket: str | None, error: SimRateLimitError, default: float) -> None:
+        """Send no more requests of a rate bucket for a while; runs without a response stay due."""
+        wait = default if error.retry_after is None else error.retry_after
+        log.info("%s The next request of this kind follows in %.0f s.", error, wait)
+        self._budgets.refused(bucket, wait)
+
+
+async def _in_slices(items: Iterable[T]) -> AsyncIterator[T]:
+    """Iterate, and let other tasks run after every 100 items."""
+    for number, item in enumerate(items, 1):
+        yield item
+        if number % 100 == 0:
+            await asyncio.sleep(0)
+
+
+_pollers: dict[asyncio.AbstractEventLoop, dict[ClientSettings, RunPoller]] = {}
+_budgets: BudgetsByLoop = WeakKeyDictionary()
+
+
+def poller_for(settings: ClientSettings) -> RunPoller:
+    """Return the watcher that all callers on this event loop with the same settings share.
+
+    Watchers of the same server and key share the rate limits, even if their timeouts or other settings differ. An idle
+    watcher is dropped, and with it the key.
+    """
+    for loop in [loop for loop in _pollers if loop.is_closed()]:
+        del _pollers[loop]
+    watchers = _pollers.setdefault(asyncio.get_running_loop(), {})
+    if settings not in watchers:
+        budgets = shared_budgets(
+            _budgets, settings, lambda: Budgets(time.time, address_of(settings.base_url, time.time))
+        )
+        watchers[settings] = RunPoller(
+            AsyncSimClient.from_settings(settings), budgets=budgets, on_idle=lambda: watchers.pop(settings, None)
+        )
+    return watchers[settings]

@@ -1,0 +1,248 @@
+"""Workflow inputs: the fields that are sent, files in them, and the check against the workflow's declared fields."""
+
+from __future__ import annotations
+
+import json
+import logging
+import mimetypes
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import closing, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from airflow_provider_sim.exceptions import Outcome, SimInputError
+from airflow_provider_sim.json_values import MAX_DEPTH, beyond_depth, nodes, place_of
+
+if TYPE_CHECKING:
+    from airflow_provider_sim.hooks.sim import SimHook
+
+log = logging.getLogger(__name__)
+
+_MAX_ARGUMENT_DEPTH = MAX_DEPTH + 5
+"""An argument may contain inputs at some depth, as that of a batch does."""
+
+
+@dataclass
+class SimFile:
+    """A file for a workflow's input, where a path alone doesn't say enough.
+
+    :param source: a path, also as text or as an URL for ``ObjectStoragePath``; bytes; or an open file, which is then
+        closed. (templated)
+    :param name: as the workflow sees it; default: that of the path or open file. (templated)
+    :param mime: its MIME type; default: by the name. (templated)
+    """
+
+    template_fields: ClassVar[Sequence[str]] = ("source", "name", "mime")
+
+    source: Any
+    name: str | None = None
+    mime: str | None = None
+
+    def __str__(self) -> str:
+        """Without bytes, for Airflow's UI."""
+        return f"SimFile({self.name or _name_of(self.source)!r})"
+
+
+def prepare_input(value: Any, *, workflow_id: str, asynchronous: bool, unconverted_files: str) -> dict[str, Any]:
+    """Return an input as Sim accepts it: the Start block's fields, as JSON, with files read and encoded.
+
+    Only what the author passed as a file is read: a path object, an open file, bytes, or a :class:`SimFile`; never a
+    string that looks like a path.
+
+    :param value: as for :func:`input_fields`.
+    :param asynchronous: Sim queues the run, and then doesn't convert files.
+    :param unconverted_files: ``send`` them anyway, or ``fail``.
+    :raises SimInputError: see :func:`input_fields`; or a file can't be read, is too large, is nested where Sim accepts
+        none, or isn't converted.
+    """
+    from airflow_provider_sim.client.api.files import FilesOfRequest
+
+    files = FilesOfRequest(workflow_id)
+    ready = {name: _field(name, item, files) for name, item in input_fields(value, workflow_id=workflow_id).items()}
+    if files.fields and asynchronous and unconverted_files == "fail":
+        raise files.error(
+            f"The input has files in {', '.join(map(repr, files.fields))}, and Sim converts files in runs that are held"
+            " open only: an asynchronous one would get them as base64 text. Hold the connection open (neither"
+            " async_execution nor deferrable, and wait_for_completion) or set stream=True; or send an address as text"
+            " and let the workflow download it. unconverted_files='send' sends the files as they are"
+        )
+    return ready
+
+
+def input_fields(value: Any, *, workflow_id: str) -> dict[str, Any]:
+    """Return the fields of an input: a dict, the JSON text of an object, or another value as the field ``input``.
+
+    The outputs of mapped tasks, which Airflow passes as lazy sequences, become lists, at any depth. Files are kept.
+
+    :raises SimInputError: it is a text but not the JSON text of an object, or is nested too deeply or contains itself.
+    """
+    if value is None:
+        return {}
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            value = None
+        if not isinstance(value, dict):
+            raise _refused(
+                "is a text, but not the JSON text of an object. Pass a dict with the fields of the workflow's Start"
+                " block, such as {'message': '…'}; in a template, end with '| tojson'",
+                workflow_id,
+            )
+    if is_file(value) or not isinstance(value, Mapping):
+        value = {"input": value}
+    path = beyond_depth(value, MAX_DEPTH)
+    if path is not None:
+        place = place_of(path, "input")
+        del value, path  # Airflow's log of the error would take minutes to show them
+        raise _refused(f"is nested deeper than {MAX_DEPTH} levels, or contains itself, at {place}", workflow_id)
+    fields: dict[str, Any] = _plain(value)
+    return fields
+
+
+def _plain(value: Any) -> Any:
+    """Copy a value, with dicts for mappings and lists for sequences."""
+    if isinstance(value, str) or is_file(value):
+        return value
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _refused(what: str, workflow_id: str) -> SimInputError:
+    return SimInputError(
+        f"The input for workflow {workflow_id!r} {what}.", workflow_id=workflow_id, outcome=Outcome.NEVER_SENT
+    )
+
+
+def copy_files(argument: Any) -> Any:
+    """Copy each :class:`SimFile` in an argument: Airflow renders templates in place, and tasks may share the object.
+
+    :raises SimInputError: the argument is nested too deeply or contains itself, which Airflow can't render.
+    """
+    if beyond_depth(argument, _MAX_ARGUMENT_DEPTH) is not None:
+        del argument
+        raise SimInputError(
+            f"The task's input is nested deeper than {MAX_DEPTH} levels, or contains itself.",
+            outcome=Outcome.NEVER_SENT,
+        )
+    return _with_own_files(argument)
+
+
+def _with_own_files(value: Any) -> Any:
+    if isinstance(value, SimFile):
+        return replace(value)
+    if type(value) is dict:
+        return {key: _with_own_files(item) for key, item in value.items()}
+    if type(value) is list or type(value) is tuple:
+        return type(value)(map(_with_own_files, value))
+    return value
+
+
+def check_fields(hook: SimHook, workflow_id: str, inputs: Sequence[Mapping[str, Any]], how: str) -> None:
+    """Compare inputs with the fields that their workflow declares; Sim drops others, and fills in missing ones.
+
+    Sim reports the fields of the workflow's draft, without their defaults. One request, which is not repeated with
+    ``warn``; there is no check where it fails, such as on a rate limit, or where the workflow declares no fields.
+
+    :param inputs: as of :func:`input_fields`.
+    :param how: ``warn`` by the log, ``fail``, or ``off``.
+    :raises SimInputError: with ``fail``, names the undeclared and the missing fields.
+    :raises SimError: with ``fail``, the workflow can't be read.
+    """
+    if how == "off":
+        return
+    workflow = hook.read_workflow(workflow_id, required=how == "fail")
+    declared = {field.name: field.type for field in workflow.inputs} if workflow else {}
+    problems = Counter(filter(None, (_problem(fields, declared) for fields in inputs))) if declared else {}
+    if not problems:
+        return
+    counted = [
+        f"{problem}{f' ({count} of {len(inputs)} inputs)' if len(inputs) > 1 else ''}"
+        for problem, count in problems.items()
+    ]
+    message = (
+        f"The input doesn't match the fields that workflow {workflow_id!r} declares"
+        f" ({', '.join(f'{name}: {kind}' for name, kind in declared.items())}): {'; '.join(counted[:3])}"
+    )
+    if how == "fail":
+        raise SimInputError(f"{message}. No run was started.", workflow_id=workflow_id, outcome=Outcome.NEVER_SENT)
+    log.warning("%s. check_input='fail' rejects such inputs, 'off' skips the check.", message)
+
+
+def _problem(fields: Mapping[str, Any], declared: Collection[str]) -> str:
+    """What is wrong with an input's fields, or nothing."""
+    nested = fields.get("input")
+    given = {name for name in fields if name != "input" or "input" in declared or not isinstance(nested, Mapping)}
+    given |= set(nested) if isinstance(nested, Mapping) and "input" not in declared else set()  # Sim looks there first
+    undeclared, missing = sorted(map(str, given.difference(declared))), [name for name in declared if name not in given]
+    parts = [f"Sim drops the undeclared {', '.join(map(repr, undeclared))}"] if undeclared else []
+    parts += [f"the missing {', '.join(map(repr, missing))} will be empty or have a default"] if missing else []
+    return ", and ".join(parts)
+
+
+def _field(name: Any, value: Any, files: Any) -> Any:
+    """A top-level field, with the file or files in it encoded."""
+    if isinstance(value, list):
+        return [_item(name, item, files) for item in value]
+    return _item(name, value, files)
+
+
+def _item(name: Any, value: Any, files: Any) -> Any:
+    if is_file(value):
+        file = value if isinstance(value, SimFile) else SimFile(value)
+        return _sent(name, file, files)
+    files.note(name, value)
+    for item, path, _ in nodes(value):
+        if is_file(item):
+            raise files.error(
+                f"There is a file at {place_of(path, str(name))} of the input. Sim accepts files only in the Start"
+                " block's own fields of type file[], not inside objects: give it a field of its own"
+            )
+    return value
+
+
+def is_file(value: Any) -> bool:
+    """Whether a value is meant as a file: bytes, a path object, an open file, or a :class:`SimFile`."""
+    if isinstance(value, bytes | bytearray | memoryview | SimFile):
+        return True
+    return not isinstance(value, type) and (callable(getattr(value, "read", None)) or _is_path(value))
+
+
+def _is_path(value: Any) -> bool:
+    """Whether it is a ``pathlib.Path`` or something like it, such as an ``ObjectStoragePath``."""
+    return callable(getattr(value, "open", None)) and isinstance(getattr(value, "name", None), str)
+
+
+def _sent(field: Any, file: SimFile, files: Any) -> dict[str, Any]:
+    source = file.source
+    if isinstance(source, str):
+        from airflow.providers.common.compat.sdk import ObjectStoragePath
+
+        source = ObjectStoragePath(source)
+    name = file.name or _name_of(source)
+    mime = file.mime or mimetypes.guess_type(name)[0] or "application/octet-stream"
+    sent: dict[str, Any] = files.add(field, name, mime, _content(source, name, files))
+    return sent
+
+
+def _name_of(source: Any) -> str:
+    named = source if isinstance(source, str) else getattr(source, "name", None)
+    return PurePath(named).name if isinstance(named, str) and PurePath(named).name else "file"
+
+
+def _content(source: Any, name: str, files: Any) -> bytes:
+    """A file's bytes, at most one more than Sim takes."""
+    if isinstance(source, bytes | bytearray | memoryview):
+        return bytes(source)
+    try:
+        opened = source.open("rb") if _is_path(source) and not hasattr(source, "read") else source
+        with closing(opened) if hasattr(opened, "close") else nullcontext():
+            content = opened.read(files.most + 1)
+    except (FileNotFoundError, IsADirectoryError, PermissionError, ValueError) as error:
+        raise files.error(f"The file {name!r} of the input can't be read ({type(error).__name__}: {error})") from error
+    return content.encode() if isinstance(content, str) else bytes(content)

@@ -1,0 +1,78 @@
+"""A run in OpenLineage's words. Imports OpenLineage: only where its provider has asked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.openlineage.extractors.base import OperatorLineage
+from attrs import define
+from openlineage.client.facet_v2 import JobFacet, RunFacet, error_message_run, external_query_run
+
+from airflow_provider_sim.client.urls import run_url, workflow_url
+
+if TYPE_CHECKING:
+    from airflow_provider_sim.client.models import WorkflowRun
+
+
+@define
+class SimWorkflowJobFacet(JobFacet):
+    """The workflow that a task runs.
+
+    :param url: of its page in Sim, once the server is known.
+    """
+
+    workflowId: str
+    url: str | None = None
+
+
+@define
+class SimRunFacet(RunFacet):
+    """The run that a task has started, or waited for.
+
+    :param startedBy: what has started it: ``api``, ``schedule`` ...
+    :param durationMs: milliseconds.
+    :param costUsd: US dollars.
+    """
+
+    workflowId: str
+    runId: str
+    status: str
+    startedBy: str | None = None
+    startedAt: str | None = None
+    endedAt: str | None = None
+    durationMs: float | None = None
+    costUsd: float | None = None
+    url: str | None = None
+
+
+def lineage_of(workflow_id: str, run: WorkflowRun | None, base_url: str | None) -> OperatorLineage[Any, Any]:
+    """The facets of a task.
+
+    :param run: None before there is one.
+    :param base_url: the server; None before it is known.
+    """
+    workflow = SimWorkflowJobFacet(
+        workflowId=workflow_id, url=None if base_url is None else workflow_url(base_url, workflow_id, None)
+    )
+    lineage: OperatorLineage[Any, Any] = OperatorLineage(job_facets={"simWorkflow": workflow})
+    if run is None or run.run_id is None:
+        return lineage
+    lineage.run_facets["simRun"] = SimRunFacet(
+        workflowId=workflow_id,
+        runId=run.run_id,
+        status=run.status.value,
+        startedBy=run.trigger,
+        startedAt=run.started_at,
+        endedAt=run.ended_at,
+        durationMs=run.duration_ms,
+        costUsd=run.cost_usd,
+        url=None if base_url is None else run_url(base_url, workflow_id, run.run_id, None),
+    )
+    lineage.run_facets["externalQuery"] = external_query_run.ExternalQueryRunFacet(
+        externalQueryId=run.run_id, source=base_url or "sim"
+    )
+    if run.error is not None:
+        lineage.run_facets["errorMessage"] = error_message_run.ErrorMessageRunFacet(
+            message=str(run.error), programmingLanguage="SIM"
+        )
+    return lineage

@@ -1,0 +1,238 @@
+"""What becomes of a run's output on its way into an XCom: files are saved, what is too large is stored or refused."""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
+from os import PathLike
+from pathlib import PurePosixPath
+from typing import Any
+
+from airflow_provider_sim.client.api import fields
+from airflow_provider_sim.client.api.files import OutputFile, map_files
+from airflow_provider_sim.exceptions import Outcome, SimError, SimOutputError
+from airflow_provider_sim.json_values import UnstorableValueError, nodes, place_of, storable
+from airflow_provider_sim.task.large_output import LargeOutput
+
+log = logging.getLogger(__name__)
+
+DEFAULT_MAX_OUTPUT_BYTES = 16 * 1024 * 1024
+"""As JSON. A metadata database may take more, but every look at the XCom then moves it."""
+
+_REFERENCE_MARKS = ("__simLargeValueRef", "__simLargeArrayManifest")
+"""Keys of the objects that Sim sends instead of values over 8 MiB."""
+
+Fetch = Callable[[str], Iterator[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class OutputRules:
+    """What the DAG author wants done with outputs.
+
+    :param folder: where files and large outputs go: a path or URL for ``ObjectStoragePath``; None saves no files.
+    :param max_bytes: how large an output may be as JSON.
+    :param large: ``fail``, or ``store`` in ``folder``.
+    """
+
+    folder: str | None = None
+    max_bytes: int = DEFAULT_MAX_OUTPUT_BYTES
+    large: str = "fail"
+
+    @classmethod
+    def given(cls, folder: object, max_bytes: int | None, large: str) -> OutputRules:
+        """The rules of an operator's arguments, which leave the default to us.
+
+        :param folder: a text, or a path object such as ``pathlib.Path`` or ``ObjectStoragePath``.
+        """
+        most = DEFAULT_MAX_OUTPUT_BYTES if max_bytes is None else max_bytes
+        return cls(None if folder is None else str(folder), most, large)
+
+
+def as_json(value: Any) -> bytes:
+    """A value as it is stored and measured."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+
+
+def write_file(folder: str | PathLike[str], subfolder: str, name: str, content: Iterable[bytes]) -> str:
+    """Write a file into object storage; return its path.
+
+    :param subfolder: the id of what it belongs to.
+    :raises Exception: whatever the storage raises.
+    """
+    from airflow.providers.common.compat.sdk import ObjectStoragePath
+
+    place = ObjectStoragePath(folder) / subfolder.replace(":", "_")
+    place.mkdir(parents=True, exist_ok=True)
+    path = place / name
+    with path.open("wb") as target:
+        for piece in content:
+            target.write(piece)
+    return str(path)
+
+
+def read_file(folder: str | PathLike[str], subfolder: str, name: str) -> Iterator[bytes]:
+    """Read a file that :func:`write_file` has written, line by line; nothing, if it isn't there."""
+    from airflow.providers.common.compat.sdk import ObjectStoragePath
+
+    try:
+        with (ObjectStoragePath(folder) / subfolder.replace(":", "_") / name).open("rb") as source:
+            while line := source.readline():  # Airflow 2's wrapper of files can't be iterated over
+                yield line
+    except FileNotFoundError:
+        return
+
+
+class OutputDelivery:
+    """One run's output on its way.
+
+    :param fetch: gets a file by its address, without the API key, which is for Sim alone.
+    :param level: of the lines in the log that say where something was stored.
+    """
+
+    def __init__(
+        self, rules: OutputRules, *, workflow_id: str, run_id: str, fetch: Fetch, level: int = logging.INFO
+    ) -> None:
+        self._rules = rules
+        self._workflow_id = workflow_id
+        self._run_id = run_id
+        self._fetch = fetch
+        self._level = level
+        self._names = {"output.json"}
+
+    def deliver(self, output: Any) -> Any:
+        """Return the output as the task's result.
+
+        :raises SimOutputError: a file can't be saved, the output is too large or incomplete, or Airflow can't store it.
+        """
+        if isinstance(output, LargeOutput):
+            with closing(output):
+                self._check_complete(output.rest)
+                if self._rules.folder:
+                    output = replace(output, rest=map_files(output.rest, self._save))
+                return self._deliver_large(output.size, output.pieces())
+        self._check_complete(output)
+        try:
+            value = storable(output)
+        except UnstorableValueError as error:
+            return self._deliver_unstorable(output, error)
+        if value is not output:
+            log.warning(
+                "The output of run %s is changed where Airflow can't store it: integers beyond 64 bits are floats, and"
+                " halves of surrogate pairs are U+FFFD.",
+                self._run_id,
+            )
+        if self._rules.folder:
+            value = map_files(value, self._save)
+        encoded = as_json(value)
+        return value if len(encoded) <= self._rules.max_bytes else self._deliver_large(len(encoded), iter([encoded]))
+
+    def _check_complete(self, output: Any) -> None:
+        """Raise for a reference in place of a value that Sim keeps in its own storage.
+
+        :raises SimOutputError: names its place.
+        """
+        for value, path, _ in nodes(output):
+            if isinstance(value, dict) and any(value.get(mark) is True for mark in _REFERENCE_MARKS):
+                size = fields.whole(value, "size") or fields.whole(value, "byteSize") or 0
+                raise self._error(
+                    f"The output of {self._run} is incomplete: at {place_of(path, 'output')}, Sim sent a reference"
+                    f" instead of the value ({size:,} bytes). Sim keeps values over 8 MiB in its own storage, which its"
+                    " API doesn't serve. Let the workflow return a smaller value, or write it to your storage and"
+                    " return its address"
+                )
+
+    def _deliver_unstorable(self, output: Any, error: UnstorableValueError) -> dict[str, Any]:
+        problem = f"at {place_of(error.path, 'output')}, {error.reason}"
+        if self._rules.large == "store":
+            with suppress(RecursionError):
+                log.log(self._level, "Airflow can't store the output of run %s as an XCom: %s.", self._run_id, problem)
+                output = map_files(output, self._save)
+                encoded = json.dumps(output).encode()  # ASCII: U+0000 and surrogates are escaped
+                return self._deliver_large(len(encoded), iter([encoded]))
+        raise self._error(
+            f"Airflow can't store the output of {self._run} as an XCom: {problem}. Set large_outputs='store' and"
+            " output_files_dir to get the path of a file instead, or let the workflow return another value"
+        )
+
+    def _deliver_large(self, size: int, pieces: Iterator[bytes]) -> dict[str, Any]:
+        if self._rules.large == "store":
+            path = self._write("output.json", pieces)
+            log.log(self._level, "The output of run %s is %s bytes and stored at %s.", self._run_id, f"{size:,}", path)
+            return {"output_path": path, "size": size}
+        raise self._error(
+            f"The output of {self._run} is {size:,} bytes as JSON, more than max_output_bytes"
+            f" ({self._rules.max_bytes:,}). Set large_outputs='store' and output_files_dir to get its path instead, let"
+            " the workflow return less, or raise max_output_bytes"
+        )
+
+    def _save(self, file: OutputFile) -> dict[str, Any]:
+        """Save a file; its path takes the place of its bytes."""
+        name = unused_name(self._names, file.name)
+        try:
+            path = self._write(name, self._content(file))
+        except SimError as error:
+            if isinstance(error, SimOutputError):
+                raise
+            raise self._unsaved(file, str(error)) from error
+        log.log(self._level, "Saved the file %r of run %s at %s.", file.name, self._run_id, path)
+        return {**{key: value for key, value in file.value.items() if key != "base64"}, "path": path}
+
+    def _content(self, file: OutputFile) -> Iterator[bytes]:
+        if file.base64 is not None:
+            try:
+                return iter([base64.b64decode(file.base64, validate=True)])
+            except ValueError as error:
+                raise self._unsaved(file, f"its bytes can't be decoded ({error}).") from error
+        if file.url is None:
+            raise self._unsaved(file, "Sim gives neither its bytes nor its address.")
+        return self._fetch(file.url)
+
+    def _write(self, name: str, content: Iterator[bytes]) -> str:
+        try:
+            return write_file(self._rules.folder or "", self._run_id, name, content)
+        except SimError:
+            raise
+        except Exception as error:  # each storage has its own
+            raise self._error(
+                f"Could not write {name!r} of {self._run} into output_files_dir {self._rules.folder!r}:"
+                f" {type(error).__name__}: {error}"
+            ) from error
+
+    @property
+    def _run(self) -> str:
+        return f"run {self._run_id!r} of workflow {self._workflow_id!r}"
+
+    def _unsaved(self, file: OutputFile, why: str) -> SimOutputError:
+        return self._error(
+            f"Could not save the file {file.name!r} of {self._run}: {why} Sim opens a file's address for five minutes,"
+            " and on servers with local storage for logged-in people only. Hold the run open (neither async_execution"
+            " nor deferrable), so that files come within the output, or let the workflow write them to your own storage"
+        )
+
+    def _error(self, what: str) -> SimOutputError:
+        return SimOutputError(
+            f"{what}. The run itself completed; clearing the task starts a new run.",
+            workflow_id=self._workflow_id,
+            run_id=self._run_id,
+            outcome=Outcome.RAN,
+        )
+
+
+def unused_name(taken: set[str], wanted: str) -> str:
+    """A name in the run's folder that no other file has, and add it to ``taken``.
+
+    :param wanted: a name from outside; a path in it leads nowhere.
+    """
+    base = PurePosixPath(wanted.replace("\\", "/")).name
+    if base in ("", ".", ".."):
+        base = "file"
+    name, number = base, 1
+    while name in taken:
+        number += 1
+        name = f"{PurePosixPath(base).stem}-{number}{PurePosixPath(base).suffix}"
+    taken.add(name)
+    return name

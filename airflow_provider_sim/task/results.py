@@ -1,0 +1,201 @@
+"""From a run that is over, or paused, to what a task returns or raises. Operators and sensors share it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_sim.arguments import OnPaused
+from airflow_provider_sim.client.api.resources import display_marks
+from airflow_provider_sim.client.models import RunStatus
+from airflow_provider_sim.client.urls import approval_url
+from airflow_provider_sim.exceptions import (
+    Outcome,
+    SimError,
+    SimRunCancelledError,
+    SimRunError,
+    SimRunFailedError,
+    SimRunPausedError,
+)
+from airflow_provider_sim.json_values import printable
+from airflow_provider_sim.task.output import OutputDelivery
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_sim.client.models import PausePoint, RunOutput, WorkflowRun
+    from airflow_provider_sim.client.sync_client import SimClient
+    from airflow_provider_sim.task.output import Fetch, OutputRules
+
+log = logging.getLogger(__name__)
+
+
+DISPLAY_COPY_KEY = "output_is_display_copy"
+"""XCom: whether the task's output is the copy that Sim cuts and redacts for display."""
+
+DETAILS_KEY = "run_details"
+"""XCom: how the run went: ids, status, times and cost, as far as Sim has told."""
+
+
+def task_result(
+    context: Context,
+    client: SimClient,
+    run: WorkflowRun,
+    *,
+    on_paused: OnPaused,
+    rules: OutputRules,
+    selected_outputs: Sequence[str] | None = None,
+    push: bool = True,
+) -> Any:
+    """Return the output of a completed run, or the report of a paused one; raise for any other end.
+
+    :param on_paused: ``fail`` raises for a pause; otherwise it is reported.
+    :param rules: what to do with files and with large outputs.
+    :param selected_outputs: block ids, with or without a path, whose outputs to return instead.
+    :param push: whether to say by XComs how the run went and if the output is a display copy.
+    :raises SimRunError: the run failed, was cancelled, or is paused and shouldn't be.
+    :raises SimOutputError: the output is too large or incomplete, Airflow can't store it, or a file of it can't be
+        saved.
+    """
+    log.info("%s", told(run))
+    if push:
+        context["ti"].xcom_push(key=DETAILS_KEY, value=run.details())
+    if run.status is RunStatus.PAUSED:
+        return paused_result(client, run, on_paused)
+    try:
+        output = client.get_output(run, selected_outputs)
+    except (SimRunFailedError, SimRunCancelledError) as error:
+        _add_link(error, context)
+        raise
+    if push:
+        context["ti"].xcom_push(key=DISPLAY_COPY_KEY, value=output.is_display_copy)
+    return delivered(run, output, rules, fetch=client.download_file)
+
+
+def _add_link(error: SimRunError, context: Context) -> None:
+    """Add the run's link, which the task has pushed as an XCom, to the end of an error's message."""
+    from airflow_provider_sim.links.sim import RUN_URL_KEY
+
+    ti = context["ti"]
+    url = ti.xcom_pull(task_ids=ti.task_id, key=RUN_URL_KEY, map_indexes=ti.map_index)
+    if url:
+        error.args = (f"{error} {url}",)
+
+
+def told(run: WorkflowRun) -> str:
+    """Say in a line how a run went."""
+    took = "" if run.duration_ms is None else f" after {run.duration_ms / 1000:.1f} s"
+    cost = "" if run.cost_usd is None else f", for US$ {run.cost_usd:.4f}"
+    return f"Run {run.run_id} of workflow {run.workflow_id} is {run.status}{took}{cost}."
+
+
+def delivered(run: WorkflowRun, output: RunOutput, rules: OutputRules, *, fetch: Fetch) -> Any:
+    """Return an output as the task's result; blocks where files are to be saved.
+
+    :raises SimOutputError: it is too large or incomplete, Airflow can't store it, or a file of it can't be saved.
+    """
+    if output.is_display_copy:
+        marks = display_marks(output.value)
+        log.warning(
+            "The output of run %s is Sim's display copy: strings over 15,000 characters are cut, and values under names"
+            " such as 'password' or '…token' are replaced. Sim no longer holds the raw output%s.",
+            run.run_id,
+            f"; what was cut or replaced is at {', '.join(marks)}" if marks else "",
+        )
+    workflow_id, run_id = run.workflow_id or "", run.run_id or ""
+    return OutputDelivery(rules, workflow_id=workflow_id, run_id=run_id, fetch=fetch).deliver(output.value)
+
+
+def paused_result(client: SimClient, run: WorkflowRun, on_paused: OnPaused) -> dict[str, Any]:
+    """Return the report of a paused run: where it is answered, and what a person is shown and asked for.
+
+    :raises SimRunPausedError: ``on_paused`` is ``fail``.
+    """
+    workflow_id, run_id = run.workflow_id or "", run.run_id or ""
+    url = approval_url(client.base_url, workflow_id, run_id)
+    if on_paused == "fail":
+        raise SimRunPausedError(
+            f"Run {run_id!r} of workflow {workflow_id!r} waits for a person, and on_paused is 'fail'. Answer it at"
+            f" {url} and wait for it with a SimJobSensor, or set on_paused to 'wait'.",
+            workflow_id=workflow_id,
+            run_id=run_id,
+            outcome=Outcome.RAN,
+        )
+    log.info("Run %s waits for a person: %s", run_id, url)
+    context_id = run.paused.context_id if run.paused else None
+    point = _pause_point(client, workflow_id, run_id, context_id)
+    return {
+        "status": RunStatus.PAUSED.value,
+        "run_id": run_id,
+        "context_id": point.context_id if point else context_id,
+        "question": printable(point.question) if point and point.question else None,
+        "fields": {field.name: field.type for field in point.fields} if point else {},
+        "pause_kind": run.paused.kind if run.paused else None,
+        "resume_at": run.paused.resume_at if run.paused else None,
+        "approval_url": url,
+    }
+
+
+def _pause_point(client: SimClient, workflow_id: str, run_id: str, context_id: str | None) -> PausePoint | None:
+    """The pause at which a run waits, if it is one and Sim tells it."""
+    try:
+        points = client.get_paused_run(workflow_id, run_id).open_points
+    except SimError as error:
+        log.info("What the run asks could not be read: %s", error)
+        return None
+    named = [point for point in points if context_id in (None, point.context_id)]
+    return named[0] if len(named) == 1 else None
+
+
+@dataclass(frozen=True, slots=True)
+class RunEvent:
+    """The event of a ``SimRunTrigger``.
+
+    :param status: the run's (``completed``, ``failed``, ``cancelled``, ``paused``), or ``timeout`` or ``error``.
+    :param message: of an error.
+    """
+
+    status: str
+    run_id: str
+    job_id: str | None = None
+    message: str | None = None
+
+
+def read_run_event(event: Mapping[str, Any] | None, *, workflow_id: str) -> RunEvent:
+    """Return a trigger's event, validated; log an error's message.
+
+    :param workflow_id: the task's own workflow.
+    :raises SimError: it is not an event of this task's trigger.
+    """
+    given = event if isinstance(event, dict) else {}
+    status, run_id, job_id, message = (given.get(name) for name in ("status", "run_id", "job_id", "message"))
+    if not isinstance(run_id, str) or given.get("workflow_id") != workflow_id:
+        raise SimError(
+            f"The trigger's event doesn't belong to workflow {workflow_id!r}: {event!r}. The DAG was changed while the"
+            " task was deferred, or this is a bug of the provider; clear the task to start over.",
+            workflow_id=workflow_id,
+        )
+    if status not in {"completed", "failed", "cancelled", "paused", "timeout", "error"}:
+        raise SimError(
+            f"The trigger's event has the unknown status {status!r}: {event!r}.",
+            workflow_id=workflow_id,
+            run_id=run_id,
+            outcome=Outcome.RAN,
+        )
+    if status == "error":
+        log.warning("The trigger could not wait for run %s: %s", run_id, message)
+    return RunEvent(status, run_id, job_id if isinstance(job_id, str) else None, message and str(message))
+
+
+def unreachable_error(workflow_id: str, run_id: str, why: object) -> SimRunError:
+    """Return the retryable error for a run whose status can't be read; the next try re-attaches to the run."""
+    return SimRunError(
+        f"Could not get the status of run {run_id!r} of workflow {workflow_id!r}: {why} The run may still be running in"
+        " Sim; a retry of the task re-attaches to it.",
+        workflow_id=workflow_id,
+        run_id=run_id,
+        outcome=Outcome.RAN,
+    )

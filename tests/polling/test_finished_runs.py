@@ -1,0 +1,700 @@
+"""The stream of finished runs: its requests and their times, its batches, and what it stores."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+from collections import Counter
+from types import SimpleNamespace
+from urllib.parse import parse_qs, urlsplit
+
+import httpx
+import pytest
+
+from airflow_provider_sim.client.api.v2 import LISTED_STATUSES, LOGS_PAGE, RUNS_PAGE
+from airflow_provider_sim.polling import finished_runs, poll_state
+from airflow_provider_sim.polling.cursor import OVERLAP, Cursor, cursors_of
+from airflow_provider_sim.polling.finished_runs import (
+    EVENT_GAP,
+    LONGEST_PAUSE,
+    MAX_RUNS_PER_EVENT,
+    FinishedRunStream,
+    Listener,
+    finished_runs_for,
+)
+from tests.virtual_time import EPOCH, now
+
+FLOW, OTHER = "flow", "other"
+INTERVAL = 10.0
+FRESH = 0.5
+"""Seconds that are enough for the requests of one poll."""
+
+
+class Ear:
+    """A listener, and what was stored for it.
+
+    :ivar refusals: errors raised instead of storing, one after the other.
+    """
+
+    def __init__(
+        self,
+        poller,
+        *workflow_ids,
+        interval=INTERVAL,
+        workspace_id="space",
+        connection="sim",
+        cursors=None,
+        wants=lambda run: True,
+    ):
+        self.poller, self.workspace_id = poller, workspace_id
+        self.saved, self.refusals, self.asked = [], [], 0
+        self.listener = Listener(
+            connection=connection,
+            connect=self.connect,
+            poll_interval=interval,
+            workflow_ids=frozenset(workflow_ids),
+            wants=wants,
+            cursors=cursors or {},
+            save=self.save,
+        )
+
+    async def connect(self):
+        self.asked += 1
+        if isinstance(self.poller, Exception):
+            raise self.poller
+        return SimpleNamespace(account=str(id(self.poller)), poller=self.poller), self.workspace_id
+
+    async def save(self, cursors):
+        if self.refusals:
+            raise self.refusals.pop()
+        self.saved.append({workflow_id: cursor.to_dict() for workflow_id, cursor in cursors.items()})
+
+
+class Stage:
+    """A server, a stream of its finished runs, and the stream's batches.
+
+    :ivar batches: the run IDs of each event, by listener.
+    :ivar told: run IDs with the seconds since the beginning at which they came.
+    """
+
+    def __init__(self, scene, *, confirms=True):
+        self.scene, self.sim = scene, scene.sim
+        self.events = FinishedRunStream()
+        self.told = {}
+        self.batches = {}
+        self.times = {}
+        self.confirms = confirms
+        self.last = None
+        self.sim.deploy(FLOW, OTHER)
+
+    def listen(self, *workflow_ids, poller=None, **how):
+        ear = Ear(poller or self.scene.poller, *(workflow_ids or (FLOW,)), **how)
+        self.events.join(ear.listener)
+        return ear
+
+    @contextlib.asynccontextmanager
+    async def playing(self):
+        """While the stream is read, from when it has polled for the first time."""
+        reader = asyncio.create_task(self._read())
+        await asyncio.sleep(FRESH)
+        yield
+        reader.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await reader  # which may have failed before
+
+    async def _read(self):
+        async for batch in self.events.batches():
+            self.last = batch
+            for listener, runs in batch.items():
+                told = [run_id for runs in self.batches.get(listener, []) for run_id in runs]
+                assert not {run.run_id for run in runs} & set(told), "each run is delivered once"
+                self.batches.setdefault(listener, []).append([run.run_id for run in runs])
+                self.times.setdefault(listener, []).append(now() - EPOCH)
+                self.told |= {run.run_id: now() - EPOCH for run in runs}
+            if self.confirms:
+                await self.events.confirm(batch)
+
+    def polls(self, part="/logs?"):
+        """When there was a response to such a request."""
+        return [round(when - EPOCH, 1) for when, path, _ in self.sim.requests if part in path]
+
+
+def since(seconds, *workflow_ids, **fields):
+    """Cursors that begin at a moment."""
+    return {workflow_id: Cursor(since=seconds, **fields) for workflow_id in workflow_ids or (FLOW,)}
+
+
+@pytest.fixture(autouse=True)
+def _virtual(monkeypatch):
+    """The stream's clock is the event loop's, and an account is its watcher."""
+    monkeypatch.setattr(finished_runs, "time", SimpleNamespace(monotonic=lambda: asyncio.get_running_loop().time()))
+    monkeypatch.setattr(finished_runs, "poller_for", lambda settings: settings.poller)
+
+
+@pytest.fixture
+def log(caplog):
+    """What the stream has logged."""
+    caplog.set_level(logging.WARNING, "airflow_provider_sim.polling.finished_runs")
+    return lambda: [record.getMessage() for record in caplog.records if record.name == finished_runs.__name__]
+
+
+class TestDelivery:
+    def test_of_what_finishes_from_now_on_and_nothing_before(self, play):
+        async def script(scene):
+            stage = Stage(scene)
+            scene.sim.start(FLOW, "ended", 5, ago=30)
+            scene.sim.start(FLOW, "runs", 50, ago=10)
+            scene.sim.start(OTHER, "unwanted", 5)
+            stage.listen()
+            async with stage.playing():
+                await asyncio.sleep(20)
+                scene.sim.start(FLOW, "later", 1)
+                await asyncio.sleep(60)
+            assert stage.told.keys() == {"later", "runs"}
+            assert 30 <= stage.told["later"] < 32, "by the next poll"
+            assert 40 <= stage.told["runs"] < 52, "by the watcher, which polls every 10 s"
+
+        play(script)
+
+    @pytest.mark.parametrize("status", ["running", "paused"])
+    def test_of_old_runs_that_go_on_which_are_found_by_their_status(self, play, status):
+        how = {"end": "paused", "pause": 86400.0} if status == "paused" else {}
+
+        async def script(scene):
+            stage = Stage(scene)
+            scene.sim.start(FLOW, "old", 7250 if status == "running" else 10, ago=7200, **how)
+            ear = stage.listen()
+            async with stage.playing():
+                assert ear.saved[-1][FLOW]["open"] == ["old"]
+
+        asked = Counter(
+            parse_qs(urlsplit(path).query)["status"][0]
+            for _, path, _ in play(script).sim.requests
+            if "/runs?" in path and "status=" in path and "limit=100" in path
+        )
+        assert asked == Counter(list(LISTED_STATUSES)), "once each, and only for a workflow without a cursor"
+
+    def test_in_the_order_of_their_starts_with_all_pages(self, play):
+        async def script(scene):
+            stage = Stage(scene)
+            ear = stage.listen(interval=50.0)
+            async with stage.playing():
+                for number in range(LOGS_PAGE + 5):
+                    scene.sim.start(FLOW, f"run-{number:04}", 1)
+                    await asyncio.sleep(0.01)
+                before = len(stage.polls())
+                await asyncio.sleep(60)
+                assert len(stage.polls()) - before == 2, "two pages"
+                await asyncio.sleep(LOGS_PAGE / MAX_RUNS_PER_EVENT * EVENT_GAP)
+            told = [run_id for runs in stage.batches[ear.listener] for run_id in runs]
+            assert told == [f"run-{number:04}" for number in range(LOGS_PAGE + 5)]
+
+        play(script)
+
+    def test_of_all_pages_of_those_that_go_on(self, play):
+        async def script(scene):
+            stage = Stage(scene)
+            for number in range(RUNS_PAGE + 5):
+                scene.sim.start(FLOW, f"run-{number}", 7300 + number, ago=7200)
+            ear = stage.listen(interval=50.0)
+            async with stage.playing():
+                pass
+            assert len(ear.saved[-1][FLOW]["open"]) == RUNS_PAGE + 5
+
+        play(script)
+
+    def test_of_runs_that_finish_together_in_one_event(self, play):
+        """Airflow queues a DAG once for all events that are stored before it creates the DAG run."""
+
+        async def script(scene):
+            stage = Stage(scene)
+            ear = stage.listen(interval=2.0)
+            async with stage.playing():
+                await asyncio.sleep(EVENT_GAP)
+                for number in range(8):
+                    scene.sim.start(FLOW, f"run-{number}", 6 - number * 0.1)
+                    await asyncio.sleep(0.1)
+                await asyncio.sleep(60)
+            [runs] = stage.batches[ear.listener]
+            assert len(runs) == 8
+
+        play(script)
+
+    def test_in_events_that_are_some_time_apart(self, play):
+        async def script(scene):
+            stage = Stage(scene)
+            ear = stage.listen(interval=2.0)
+            async with stage.playing():
+                for number in range(60):
+                    scene.sim.start(FLOW, f"run-{number}", 0.5)
+                    await asyncio.sleep(1)
+                await asyncio.sleep(30)
+            assert len(stage.told) == 60
+            pauses = [later - earlier for earlier, later in itertools.pairwise(stage.times[ear.listener])]
+            assert len(pauses) >= 3
+            assert all(EVENT_GAP <= pause < EVENT_GAP + 4 for pause in pauses)
+            assert stage.times[ear.listener][0] >= EVENT_GAP, "an earlier triggerer may just have stored one"
+
+        play(script)
+
+    def test_in_events_of_a_limited_size(self, play):
+        async def script(scene):
+            stage = Stage(scene)
+            ear = stage.listen()
+            async with stage.playing():
+                for number in range(MAX_RUNS_PER_EVENT + 3):
+                    scene.sim.start(FLOW, f"run-{number}", 1)
+                await asyncio.sleep(60)
+            first, second = stage.batches[ear.listener]
+            assert (len(first), len(second)) == (MAX_RUNS_PER_EVENT, 3)
+
+        play(script)
+
+    def test_waits_until_the_last_event_is_stored(self, play):
+        async def script(scene):
+            stage = Stage(scene, confirms=False)
+            ear = stage.listen()
+            async with stage.playing():
+                await asyncio.sleep(EVENT_GAP)
+                for _ in range(10):
+                    scene.sim.start(FLOW, f"run-{now()}", 1)
+                    await asyncio.sleep(10)
+                assert len(stage.batches[ear.listener]) == 1
+                await stage.events.confirm(stage.last)
+                await asyncio.sleep(EVENT_GAP + FRESH)
+                assert len(stage.batches[ear.listener]) == 2
+                assert len(stage.told) == 10
+
+        play(script)
+
+    def test_to_each_listener_its_own_runs(self, play):
+        async def script(scene):
+            stage = Stage(scene, confirms=False)
+            both, one = stage.listen(FLOW, OTHER), stage.listen(OTHER)
+            none = stage.listen(FLOW, wants=lambda run: run.workflow_id == OTHER)
+            async with stage.playing():
+                scene.sim.start(FLOW, "a", 1)
+                scene.sim.start(OTHER, "b", 1)
+                await asyncio.sleep(INTERVAL + EVENT_GAP)
+                assert stage.batches == {both.listener: [["a", "b"]], one.listener: [["b"]]}
+                assert none.saved[-1][FLOW]["open"] == [], "a run that is not wanted is done with"
+                await stage.events.confirm(stage.last)
+            assert both.saved[-1][OTHER]["open"] == both.saved[-1][FLOW]["open"] == []
+
+        play(script)
+
+    def test_is_not_confirmed_for_a_listener_that_has_left(self, play):
+        async def script(scene):
+            stage = Stage(scene, confirms=False)
+            stays, leaves = stage.listen(), stage.listen()
+            async with stage.playing():
+                scene.sim.start(FLOW, "a", 1)
+                await asyncio.sleep(INTERVAL + EVENT_GAP)
+                stage.events.leave(leaves.listener)
+                await stage.events.confirm(stage.last)
+            assert stays.saved[-1][FLOW]["open"] == []
+            assert leaves.saved[-1][FLOW]["open"] == ["a"]
+
+        play(script)
+
+    def test_is_repeated_after_a_restart_where_it_was_not_confirmed(self, play):
+        async def script(scene):
+            stage = Stage(scene, confirms=False)
+            ear = stage.listen()
+            async with stage.playing():
+                scene.sim.start(FLOW, "a", 1)
+                await asyncio.sleep(INTERVAL + EVENT_GAP)
+            assert stage.told.keys() == {"a"}
+            stage.told.clear()
+            stage.events.leave(ear.listener)
+            stage.listen(cursors=cursors_of(ear.saved[-1]))
+            async with stage.playing():
+                await asyncio.sleep(EVENT_GAP)
+            assert stage.told.keys() == {"a"}
+
+        play(script)
+
+
+class TestPolls:
+    def test_as_often_as_the_most_impatient_wants_and_no_longer(self, play):
+        async def script(scene):
+            stage = Stage(scene)
+            stage.listen(interval=30.0)
+            async with stage.playing():
+                await asyncio.sleep(65)
+                assert [round(when, -1) for when in stage.polls()] == [0, 0, 30, 60], "the first takes one list more"
+                eager = stage.listen(OTHER, interval=5.0)
+                await asyncio.sleep(14)
+                assert [round(when) for when in stage.polls()[4:]] == [66, 66, 71, 76]
+                before = len(stage.polls())
+                stage.events.leave(eager.listener)
+                await asyncio.sleep(40)
+                assert len(stage.polls()) - before == 2, "one that was due, and one after thirty seconds"
+
+        play(script)
+
+    def test_none_where_nobody_listens(self, play):
+        async def script(scene):
+            stage = Stage(scene)
+            ear = stage.listen()
+            async with stage.playing():
+                stage.events.leave(ear.listener)
+                before = len(scene.sim.requests)
+                await asyncio.sleep(600)
+                assert len(scene.sim.requests) == before
+                stage.listen(cursors=ear.listener.cursors)
+                await asyncio.sleep(FRESH)
+                assert len(scene.sim.requests) == before + 1, "at once"
+
+        play(script)
+
+    def test_what_they_ask(self, play):
+        async def script(scene):
+            stage = Stage(scene)
+            stage.listen(FLOW, OTHER)
+            async with stage.playing():
+                await asyncio.sleep(INTERVAL + FRESH)
+
+        *_, path = [path for _, path, _ in play(script).sim.requests if "/logs?" in path]
+        query = parse_qs(urlsplit(path).query)
+        assert query.pop("startDate")[0].startswith("2027-01-15T07:59:0"), "a minute before the look before"
+        assert query == {
+            "workspaceId": ["space"],
+            "workflowIds": [f"{FLOW},{OTHER}"],
+            "order": ["asc"],
+            "limit": [str(LOGS_PAGE)],
+        }
+
+    def test_one_for_all_from_the_earliest_position_on(self, play):
+        async def script(scene):
+            stage = Stage(scene)
+            scene.sim.start(FLOW, "a", 1, ago=500)
+            scene.sim.start(FLOW, "b", 1, ago=50)
+            late = stage.listen(cursors=since(now() - 100))
+            early = stage.listen(cursors=since(now() - 1000))
+            async with stage.playing():
+                await asyncio.sleep(EVENT_GAP)
+            assert len([when for when in stage.polls() if when < INTERVAL]) == 1
+            assert early.asked == 0 < late.asked, "one connection"
+            assert stage.batches == {late.listener: [["b"]], early.listener: [["a", "b"]]}
+
+        play(script)
+
+    def test_each_server_and_key_by_itself(self, play):
+        async def script(scene):
+            stage = Stage(scene)
+            another = scene.another_watcher()
+            ears = [stage.listen(), stage.listen(poller=another, connection="another")]
+            async with stage.playing():
+                scene.sim.start(FLOW, "a", 1)
+                await asyncio.sleep(EVENT_GAP)
+            assert [ear.asked for ear in ears] == [2, 2]
+            assert len(stage.polls()) == 2 * 3
+            assert all("a" in ear.saved[-1][FLOW]["delivered"] for ear in ears)
+
+        play(script)
+
+    def test_of_an_account_whose_connection_is_gone_do_not_stop_the_others(self, play, log):
+        async def script(scene):
+            stage = Stage(scene)
+            gone = stage.listen(poller=ValueError("no such connection"), connection="gone")
+            stage.listen()
+            async with stage.playing():
+                scene.sim.start(FLOW, "a", 1)
+                await asyncio.sleep(60)
+                assert stage.told.keys() == {"a"}
+                assert len(log()) == 1, "once, and not at each poll"
+                assert "connection 'gone'" in log()[0]
+                gone.poller = scene.poller
+                scene.sim.start(FLOW, "b", 15)
+                await asyncio.sleep(60)
+            assert [run_id for runs in stage.batches[gone.listener] for run_id in runs] == ["b"]
+
+        play(script)
+
+
+class TestWorkspaces:
+    def test_are_asked_for_once_where_the_connection_names_none(self, play):
+        async def script(scene):
+            stage = Stage(scene)
+            stage.listen(FLOW, OTHER, workspace_id=None)
+            async with stage.playing():
+                scene.sim.start(FLOW, "a", 25)
+                await asyncio.sleep(60)
+            assert stage.told.keys() == {"a"}
+            asked = Counter(urlsplit(path).path for _, path, _ in scene.sim.requests if path.endswith((FLOW, OTHER)))
+            assert asked == {f"/api/v2/workflows/{FLOW}": 1, f"/api/v2/workflows/{OTHER}": 1}
+
+        play(script)
+
+    def test_are_not_asked_for_where_it_does(self, play):
+        async def script(scene):
+            stage = Stage(scene)
+            stage.listen()
+            async with stage.playing():
+                await asyncio.sleep(60)
+
+        assert not [path for _, path, _ in play(script).sim.requests if path.endswith(FLOW)]
+
+    @pytest.mark.parametrize("workspace_id", [None, "space"])
+    def test_a_missing_workflow_does_not_stop_the_others(self, play, log, workspace_id):
+        async def script(scene):
+            stage = Stage(scene)
+            stage.listen("absent", workspace_id=workspace_id)
+            stage.listen(FLOW, workspace_id=workspace_id)
+            async with stage.playing():
+                scene.sim.start(FLOW, "a", 1)
+                await asyncio.sleep(30)
+                assert stage.told.keys() == {"a"}
+                [line] = log()
+                assert line.startswith("Runs of workflow 'absent' are not delivered until this is resolved: ")
+                scene.sim.deploy("absent")
+                scene.sim.start("absent", "b", 15)
+                await asyncio.sleep(60)
+                assert stage.told.keys() == {"a", "b"}
+
+        play(script)
+
+    @pytest.mark.parametrize("status", [400, 403, 500])
+    @pytest.mark.parametrize("part", ["/workflows/bad", "/logs?workspaceId=another"])
+    def test_an_error_of_one_workflow_does_not_stop_the_others(self, play, log, status, part):
+        """And when it is resolved, runs that finished meanwhile are delivered."""
+
+        async def script(scene):
+            stage = Stage(scene)
+            scene.sim.deploy("bad")
+            workspace_id = "another" if "logs" in part else None
+            known = since(now(), "bad")
+            stage.listen("bad", cursors=known, workspace_id=workspace_id, connection="sim2")
+            stage.listen(FLOW)
+            broken = True
+            body = {"error": {"code": "BAD", "message": "no"}}
+
+            def fault(request):
+                return httpx.Response(status, json=body) if broken and part in str(request.url) else None
+
+            scene.sim.fault = fault
+            async with stage.playing():
+                scene.sim.start(FLOW, "a", 1)
+                scene.sim.start("bad", "b", 1)
+                await asyncio.sleep(60)
+                assert stage.told.keys() == {"a"}
+                assert len(log()) == 1
+                if "logs" not in part:
+                    broken = False
+                    await asyncio.sleep(60)
+                    assert stage.told.keys() == {"a", "b"}
+
+        play(script)
+
+
+class TestFailures:
+    def test_looks_become_rarer_and_go_on_as_before_after_a_good_one(self, play, log):
+        async def script(scene):
+            stage = Stage(scene)
+            stage.listen(cursors=since(now()))
+            scene.sim.refuse("/logs?", status=500, times=8)
+            async with stage.playing():
+                await asyncio.sleep(20 + 40 + 80 + 160 + 320 + 3 * LONGEST_PAUSE + 2 * INTERVAL + 5)
+            polls = stage.polls()
+            pauses = [round(later - earlier) for earlier, later in itertools.pairwise(polls)]
+            assert pauses == [20, 40, 80, 160, 320, 600, 600, 600, 10, 10]
+            assert log()[0].endswith("Polling for finished runs again in 20 s (failures in a row: 1).")
+            assert log()[-1].endswith("Polling for finished runs again in 600 s (failures in a row: 8).")
+
+        play(script)
+
+    def test_are_counted_from_the_last_good_look(self, play, log):
+        async def script(scene):
+            stage = Stage(scene)
+            stage.listen(cursors=since(now()))
+            async with stage.playing():
+                for _ in range(2):
+                    scene.sim.refuse("/logs?", status=500, times=1)
+                    await asyncio.sleep(45)
+
+        play(script)
+        assert [line.partition("again in ")[2] for line in log()] == ["20 s (failures in a row: 1)."] * 2
+
+    def test_of_impatient_ones_are_a_second_apart_at_least(self, play):
+        async def script(scene):
+            stage = Stage(scene)
+            stage.listen(interval=0.1, cursors=since(now()))
+            scene.sim.refuse("/logs?", status=500, times=2)
+            async with stage.playing():
+                await asyncio.sleep(6.3)
+            polls = stage.polls()
+            assert [round(later - earlier) for earlier, later in itertools.pairwise(polls)][:2] == [2, 4]
+
+        play(script)
+
+    @pytest.mark.parametrize(("asked", "waits"), [(45, 45), (3, 10)])
+    def test_a_limit_is_waited_for_as_long_as_sim_says(self, play, asked, waits):
+        async def script(scene):
+            stage = Stage(scene)
+            stage.listen(cursors=since(now()))
+            busy = {"error": {"code": "RATE_LIMITED", "message": "slowly"}}
+            answers = [httpx.Response(429, json=busy, headers={"Retry-After": str(asked)})]
+            scene.sim.fault = lambda request: answers.pop() if answers else None
+            async with stage.playing():
+                await asyncio.sleep(100)
+            first, second, *_ = stage.polls()
+            assert waits <= second - first < waits + 3
+
+        play(script)
+
+    def test_what_is_no_answer_of_sim_s_is_in_the_log_with_its_trace(self, play, log, caplog):
+        async def script(scene):
+            stage = Stage(scene)
+            ear = stage.listen(poller=ValueError("no such connection"))
+            async with stage.playing():
+                assert log() == ["Polling for finished runs again in 20 s (failures in a row: 1)."]
+                assert "no such connection" in caplog.text
+                ear.poller = scene.poller
+                scene.sim.start(FLOW, "a", 40)
+                await asyncio.sleep(60)
+            assert stage.told.keys() == {"a"}
+
+        play(script)
+
+    def test_who_comes_is_heard_at_once(self, play):
+        async def script(scene):
+            stage = Stage(scene)
+            stage.listen(cursors=since(now()))
+            scene.sim.refuse("/logs?", status=500, times=3)
+            async with stage.playing():
+                await asyncio.sleep(100)
+                before = len(stage.polls())
+                stage.listen(OTHER, cursors=since(now(), OTHER))
+                await asyncio.sleep(FRESH)
+                assert len(stage.polls()) == before + 1
+
+        play(script)
+
+    def test_a_run_that_is_gone_is_given_up(self, play, log, monkeypatch):
+        monkeypatch.setattr(poll_state, "NOT_FOUND_GRACE", -1.0)
+
+        async def script(scene):
+            stage = Stage(scene)
+            gone = scene.sim.start(FLOW, "gone", 10_000)
+            ear = stage.listen()
+            async with stage.playing():
+                assert ear.saved[-1][FLOW]["open"] == ["gone"]
+                scene.sim.forget(gone)
+                await asyncio.sleep(600)
+                assert ear.saved[-1][FLOW]["open"] == []
+                before = scene.sim.sent("/runs/gone")
+                await asyncio.sleep(600)
+                assert scene.sim.sent("/runs/gone") == before
+            assert stage.told == {}
+
+        play(script)
+        [line] = log()
+        assert "gone" in line
+        assert line.endswith("Its end is not delivered.")
+
+    def test_a_run_that_cannot_be_looked_at_is_followed_anew(self, play, log):
+        async def script(scene):
+            stage = Stage(scene)
+            scene.sim.start(FLOW, "a", 30, ago=10)
+            stage.listen(cursors=since(now(), open={"a"}))
+            scene.sim.refuse("/runs", status=403, times=3)
+            async with stage.playing():
+                await asyncio.sleep(60)
+            assert stage.told.keys() == {"a"}
+
+        play(script)
+        assert log()
+        assert all(line.endswith("The next poll continues with it.") for line in log())
+
+
+class TestStorage:
+    def test_after_each_poll_and_each_confirmation(self, play):
+        async def script(scene):
+            stage = Stage(scene)
+            ear = stage.listen()
+            async with stage.playing():
+                [first] = ear.saved
+                assert first == {FLOW: {"since": pytest.approx(EPOCH - OVERLAP, abs=0.2), "open": [], "delivered": {}}}
+                scene.sim.start(FLOW, "a", 1)
+                await asyncio.sleep(EVENT_GAP)
+                polled, confirmed = (saved[FLOW] for saved in ear.saved[1:])
+                assert (polled["open"], polled["delivered"]) == (["a"], {})
+                assert polled["since"] == pytest.approx(EPOCH + INTERVAL - OVERLAP, abs=0.3)
+                assert confirmed["open"] == []
+                assert confirmed["delivered"] == {"a": pytest.approx(EPOCH + FRESH, abs=0.1)}
+                await stage.events.confirm({})
+                assert len(ear.saved) == 3, "nothing has changed"
+
+        play(script)
+
+    def test_is_retried(self, play, log):
+        async def script(scene):
+            stage = Stage(scene)
+            ears = stage.listen(), stage.listen(OTHER)
+            ears[0].refusals.append(OSError("the database is away"))
+            async with stage.playing():
+                assert [len(ear.saved) for ear in ears] == [0, 1]
+                await stage.events.confirm({})
+                assert [len(ear.saved) for ear in ears] == [1, 1]
+
+        play(script)
+        assert log() == ["Could not store which runs were delivered: the database is away"]
+
+
+class TestTheEnd:
+    def test_nobody_waits_any_longer_for_the_runs_that_were_followed(self, play):
+        async def script(scene):
+            stage = Stage(scene)
+            scene.sim.start(FLOW, "a", 10_000)
+            stage.listen()
+            async with stage.playing():
+                others = {task for task in asyncio.all_tasks() if "_await" in repr(task)}
+                assert len(others) == 1
+            assert all(task.cancelled() for task in others)
+            assert stage.events._followed == {}
+
+        play(script)
+
+    def test_a_new_reader_gets_what_was_not_confirmed(self, play):
+        async def script(scene):
+            stage = Stage(scene, confirms=False)
+            stage.listen()
+            async with stage.playing():
+                scene.sim.start(FLOW, "a", 0.1)
+                await asyncio.sleep(INTERVAL + EVENT_GAP)
+            assert stage.told.keys() == {"a"}
+            stage.batches.clear()
+            stage.told.clear()
+            async with stage.playing():
+                await asyncio.sleep(EVENT_GAP)
+            assert stage.told.keys() == {"a"}
+
+        play(script)
+
+
+class TestSharing:
+    def test_one_stream_for_each_account_whatever_the_connection_s_name(self):
+        async def main():
+            one = finished_runs_for("a", "account")
+            assert finished_runs_for("a") is finished_runs_for("b", "account") is finished_runs_for("b") is one
+            another = finished_runs_for("a", "another account")
+            assert another is not one
+            assert finished_runs_for("a") is another
+            assert finished_runs_for("b") is one
+            with pytest.raises(KeyError):
+                finished_runs_for("c")
+            return one
+
+        assert asyncio.run(main()) is not asyncio.run(main()), "each event loop has its own"
+
+    def test_those_of_a_closed_loop_are_forgotten(self):
+        async def main():
+            finished_runs_for("a", "account")
+            return asyncio.get_running_loop()
+
+        first = asyncio.run(main())
+        asyncio.run(main())
+        assert first not in finished_runs._streams

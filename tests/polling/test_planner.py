@@ -1,0 +1,156 @@
+"""Requests that a poll sends, by the runs that are due, what is known of them, and the rate limits."""
+
+from __future__ import annotations
+
+from math import inf
+from typing import Any
+
+import pytest
+
+from airflow_provider_sim.client.api.v2 import LOGS_BUCKET, RUN_BUCKET, WORKFLOW_BUCKET
+from airflow_provider_sim.client.models import RunStatus
+from airflow_provider_sim.polling import PollState
+from airflow_provider_sim.polling.planner import PolledRun, Request, Workspaces, plan
+
+NOW = 1_000_000.0
+HOUR = 3600.0
+
+
+class Rates:
+    """Rate limits with a fixed room: unlimited unless given by bucket.
+
+    :param wait: seconds until there is more.
+    """
+
+    def __init__(self, room: dict[str | None, int] | None = None, wait: float = 30.0) -> None:
+        self._room = room or {}
+        self._wait = wait
+
+    def room(self, bucket: str | None) -> int:
+        return self._room.get(bucket, 1000)
+
+    def wait(self, bucket: str | None) -> float:
+        return 0.0 if self.room(bucket) else self._wait
+
+
+def started(ago: float | None, workflow_id: str = "w", **state: Any) -> PolledRun:
+    """Return a run that started so many seconds ago, and that is due; None for a run that was never polled."""
+    start = {"since": NOW - 20} if ago is None else {"since": -inf, "started_at": NOW - ago}
+    known = {"due": NOW, "interval": 10.0, "status": None if ago is None else RunStatus.RUNNING, **start}
+    return PolledRun(watch=PollState(workflow_id, f"run-{ago}"), run_id=f"run-{ago}", **{**known, **state})
+
+
+def requests(
+    due: list[PolledRun], near: Any = (), rates: Any = None, v2: bool | None = True, **known: Any
+) -> list[str]:
+    """Return the planned requests in short form."""
+    workspaces = Workspaces(**{"by_workflow": {"w": "space", "v": "space"}, **known})
+    planned = plan(due, near, workspaces, rates or Rates(), now=NOW, v2=v2, max_reads=1000)
+    return [short(request) for request in planned]
+
+
+def short(request: Request) -> str:
+    first = request.runs[0]
+    if request.bucket == LOGS_BUCKET:
+        return f"list {len(request.runs)} in {request.workspace_id} from {NOW - first.earliest:.0f}"
+    if request.bucket == WORKFLOW_BUCKET:
+        return f"find {first.workflow_id} for {len(request.runs)}"
+    return f"read {first.run_id}"
+
+
+class TestListOrRead:
+    @pytest.mark.parametrize(
+        ("ages", "sent"),
+        [
+            pytest.param([100], ["read run-100"], id="one run is read"),
+            pytest.param([None], ["read run-None"], id="one run that was never polled is read"),
+            pytest.param([90, 100], ["list 2 in space from 101"], id="several share a list from the oldest start"),
+            pytest.param([None, 100], ["list 2 in space from 101"], id="unknown starts are in the same list"),
+            pytest.param([90, 6 * HOUR, 100], ["list 3 in space from 21601"], id="however old"),
+        ],
+    )
+    def test_by_number_of_runs(self, ages, sent):
+        assert requests([started(ago) for ago in ages]) == sent
+
+    def test_each_workspace_has_its_own_list(self):
+        due = [started(ago, flow) for flow in ("w", "v") for ago in (100, 90)]
+        sent = requests(due, by_workflow={"w": "one", "v": "two"})
+        assert sent == ["list 2 in one from 101", "list 2 in two from 101"]
+
+    def test_unlisted_runs_are_read(self):
+        assert requests([started(100, unlisted=True), started(90, unlisted=True)]) == ["read run-100", "read run-90"]
+
+    def test_runs_without_a_usable_workspace_are_read(self):
+        due = [started(100), started(90)]
+        assert requests(due, closed={"space"}) == ["read run-100", "read run-90"]
+        assert requests(due, by_workflow={}, closed={"w"}) == ["read run-100", "read run-90"]
+
+    def test_runs_to_be_read_are_not_listed(self):
+        due = [started(100, read_at=NOW), started(90), started(80)]
+        assert requests(due) == ["read run-100", "list 2 in space from 91"]
+
+    def test_a_list_continues_where_the_last_page_ended(self):
+        assert requests([started(None, listed_to=NOW - 5), started(None, listed_to=NOW - 5)]) == [
+            "list 2 in space from 5"
+        ]
+
+    def test_lists_include_runs_that_are_due_soon(self):
+        near = [started(200, due=NOW + 4), started(80, due=NOW + 4)]
+        assert requests([started(100)], near) == ["list 3 in space from 201"]
+        assert requests([started(100)], [started(80, "v", due=NOW + 4)], by_workflow={"w": "one", "v": "two"}) == [
+            "read run-100"
+        ]
+
+
+class TestWorkspaces:
+    def test_each_unknown_workspace_is_requested_once(self):
+        due = [started(100), started(90), started(80, "v")]
+        assert requests(due, by_workflow={}) == ["find w for 2", "find v for 1"]
+
+    def test_not_for_a_single_run(self):
+        assert requests([started(100)], by_workflow={}) == ["read run-100"]
+
+    def test_as_many_as_the_rate_limit_allows(self):
+        due = [started(100), started(80, "v")]
+        rates = Rates({WORKFLOW_BUCKET: 1}, wait=inf)
+        assert requests(due, rates=rates, by_workflow={}) == ["find w for 1"]
+
+
+class TestReads:
+    def test_the_longest_waiting_first_in_intervals(self):
+        due = [
+            started(1, interval=60.0, due=NOW - 30, unlisted=True),
+            started(2, interval=10.0, due=NOW - 10, unlisted=True),
+            started(3, interval=5.0, due=NOW - 1, unlisted=True),
+        ]
+        assert requests(due) == ["read run-2", "read run-1", "read run-3"]
+
+    def test_as_many_as_the_rate_limit_and_max_reads_allow(self):
+        due = [started(ago, unlisted=True) for ago in range(10)]
+        assert len(requests(due, rates=Rates({RUN_BUCKET: 3}))) == 3
+        assert len(plan(due, [], Workspaces(), Rates(), now=NOW, v2=True, max_reads=4)) == 4
+
+
+class TestRateLimits:
+    def test_runs_are_read_if_there_is_no_room_for_a_list_for_long(self):
+        due = [started(100), started(90)]
+        assert requests(due, rates=Rates({LOGS_BUCKET: 0})) == ["read run-100", "read run-90"]
+
+    @pytest.mark.parametrize("wait", [2.0, inf], ids=["soon", "after the response to another request"])
+    def test_a_list_is_awaited_up_to_half_an_interval(self, wait):
+        rates = Rates({LOGS_BUCKET: 0}, wait=wait)
+        assert requests([started(100), started(90)], rates=rates) == []
+        late = [started(100, due=NOW - 6), started(90, interval=60.0, due=NOW - 6)]
+        assert requests(late, rates=rates) == ["read run-100"]
+
+    def test_a_single_run_is_listed_if_there_is_no_room_for_a_read(self):
+        assert requests([started(100)], rates=Rates({RUN_BUCKET: 0})) == ["list 1 in space from 101"]
+
+
+class TestApiVersions:
+    def test_before_the_first_response_one_run_is_read(self):
+        assert requests([started(100), started(90)], v2=None) == ["read run-100"]
+
+    def test_without_v2_there_are_no_lists(self):
+        rates = Rates({RUN_BUCKET: 0})
+        assert requests([started(100), started(90)], v2=False, rates=rates) == ["read run-100", "read run-90"]

@@ -1,0 +1,802 @@
+"""Outcomes of shared polling in virtual time: ends, pauses, faults, deadlines, callers that leave and join."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import gc
+import itertools
+import logging
+import weakref
+
+import httpx
+import pytest
+
+from airflow_provider_sim.client.api.v2 import LOGS_BUCKET
+from airflow_provider_sim.client.models import RunStatus
+from airflow_provider_sim.client.retry import NO_RETRY
+from airflow_provider_sim.client.settings import ClientSettings
+from airflow_provider_sim.emulator.profiles import PROFILES
+from airflow_provider_sim.exceptions import (
+    SimAuthenticationError,
+    SimRateLimitError,
+    SimRunNotFoundError,
+    SimRunTimeoutError,
+    SimServerError,
+)
+from airflow_provider_sim.polling import PollState, rate_limits
+from airflow_provider_sim.polling import poller as poller_module
+from airflow_provider_sim.polling.poller import KEPT_OPEN, MOST_LENT, poller_for
+from tests.polling.conftest import together
+from tests.virtual_time import EPOCH, now
+
+FLOW = "flow"
+NOTHING_LOGGED = httpx.Response(200, json={"data": [], "nextCursor": None})
+
+
+def deploy(scene, count=5, **how):
+    """Deploy one workflow and start some runs of it."""
+    scene.sim.deploy(FLOW)
+    return [scene.sim.start(FLOW, f"run-{number}", 45, **how) for number in range(count)]
+
+
+def statuses(scene):
+    """By run id, the status or the error's class that its waiting ended in."""
+    return {
+        run_id: getattr(outcome, "status", None) if not isinstance(outcome, Exception) else type(outcome)
+        for run_id, outcome in scene.outcomes.items()
+    }
+
+
+@pytest.fixture
+def messages(caplog):
+    """Return what the watcher has logged; on Airflow 2, httpx logs each request, too."""
+    caplog.set_level(logging.INFO, "airflow_provider_sim.polling.poller")
+    return lambda: [
+        found.getMessage() for found in caplog.records if found.name == "airflow_provider_sim.polling.poller"
+    ]
+
+
+class TestEnds:
+    def test_each_run_s_own(self, play):
+        async def script(scene):
+            scene.sim.deploy(FLOW)
+            starts = [
+                scene.sim.start(FLOW, "well", 42),
+                scene.sim.start(FLOW, "badly", 43, end="failed"),
+                scene.sim.start(FLOW, "stopped", 1000),
+            ]
+            waits = [asyncio.ensure_future(scene.wait(started)) for started in starts]
+            await asyncio.sleep(44)
+            starts[2].cancel()
+            await together(*waits)
+
+        scene = play(script)
+        assert statuses(scene) == {
+            "well": RunStatus.COMPLETED,
+            "badly": RunStatus.FAILED,
+            "stopped": RunStatus.CANCELLED,
+        }
+        assert max(scene.delays.values()) < 10.1
+
+    def test_no_event_in_the_first_seconds(self, play):
+        """A list finds the end at once, but the scheduler may not have stored the deferral yet."""
+
+        async def script(scene):
+            starts = deploy(scene)
+            others = asyncio.ensure_future(together(*(scene.wait(started) for started in starts)))
+            await asyncio.sleep(9)
+            late = now()
+            await scene.wait(scene.sim.start(FLOW, "over-already", 0.1), least=3)
+            assert 3 <= now() - late < 3.01
+            await others
+
+        play(script)
+
+    def test_two_wait_for_one_run(self, play):
+        async def script(scene):
+            [started] = deploy(scene, 1)
+
+            async def wait(interval):
+                watch = PollState(FLOW, started.run_id, poll_interval=interval, clock=now)
+                return await scene.poller.wait(watch)
+
+            runs = await asyncio.gather(wait(10), wait(10), wait(30))
+            assert {run.status for run in runs} == {RunStatus.COMPLETED}
+            assert scene.sim.sent() <= 8
+
+        play(script)
+
+    def test_more_runs_at_one_moment_than_a_page_holds(self, play):
+        async def script(scene):
+            scene.sim.deploy(FLOW)
+            scene.sim.crowd([FLOW], 3000, lambda number: 5)
+            started = [scene.sim.start(FLOW, f"run-{number}", 65, ago=5) for number in range(3)]
+            await together(*(scene.wait(run) for run in started))
+
+        scene = play(script)
+        assert max(scene.delays.values()) < 20
+        assert scene.sim.sent() < 60
+
+    def test_runs_that_something_else_has_started(self, play):
+        """Logs are filtered by what starts runs; a schedule's run isn't among those of the API at first."""
+
+        async def script(scene):
+            starts = deploy(scene, 10)
+            for started in starts[::2]:
+                started.trigger = "schedule"
+            await together(*(scene.wait(started) for started in starts))
+
+        scene = play(script)
+        assert set(statuses(scene).values()) == {RunStatus.COMPLETED}
+        assert scene.sim.sent("/runs/") <= 6
+        assert scene.sim.sent("triggers=api%2Cschedule") >= 3
+
+    def test_a_job_s_id(self, play):
+        async def script(scene):
+            starts = deploy(scene, 5)
+            watches = [
+                PollState(FLOW, f"workflow-execution:{started.run_id}", poll_interval=10, clock=now)
+                for started in starts
+            ]
+            runs = await asyncio.gather(*(scene.poller.wait(watch) for watch in watches))
+            assert [run.run_id for run in runs] == [started.run_id for started in starts]
+            assert scene.sim.sent("/runs/") <= 6, "once read, it is found in lists by its own id"
+
+        play(script)
+
+
+class TestPages:
+    @pytest.fixture(autouse=True)
+    def _small_pages(self, monkeypatch):
+        monkeypatch.setattr(poller_module, "LOGS_PAGE", 3)
+
+    def test_a_list_ends_if_more_runs_started_at_once_than_a_page_contains(self, play):
+        async def script(scene):
+            await together(*(scene.wait(started, interval=60) for started in deploy(scene, 30)))
+
+        scene = play(script)
+        assert (scene.sim.sent("/logs?"), scene.sim.sent("/runs/")) == (2, 1 + 27)
+
+    def test_a_list_ends_if_its_pages_contain_none_of_the_runs(self, play):
+        async def script(scene):
+            scene.sim.deploy(FLOW)
+            scene.sim.crowd([FLOW], 60, lambda number: number / 4)
+            starts = [scene.sim.start(FLOW, f"run-{number}", 5) for number in range(3)]
+            await together(*(scene.wait(started, interval=8) for started in starts))
+
+        scene = play(script)
+        assert (scene.sim.sent("/logs?"), scene.sim.sent("/runs/")) == (1, 3)
+
+    def test_a_list_ends_at_the_rate_limit_and_continues_later(self, play):
+        async def script(scene):
+            scene.sim.deploy(FLOW)
+            starts = [scene.sim.start(FLOW, f"run-{number}", 300, ago=number) for number in range(60)]
+            await together(*(scene.wait(started) for started in starts))
+
+        scene = play(script, plan="free")
+        assert scene.sim.refused == 0
+        assert set(statuses(scene).values()) == {RunStatus.COMPLETED}
+
+
+class TestQueues:
+    def test_queued_runs_are_in_no_list(self, play):
+        async def script(scene):
+            starts = deploy(scene, 20, queued=300)
+            await together(*(scene.wait(started) for started in starts))
+
+        scene = play(script)
+        assert set(statuses(scene).values()) == {RunStatus.COMPLETED}
+        assert max(scene.delays.values()) < 10.1
+        assert 20 * 4 <= scene.sim.sent("/runs/") <= 20 * 5, "read now and then, for whoever is cancelled in the queue"
+
+    def test_cancelled_in_the_queue(self, play):
+        async def script(scene):
+            starts = deploy(scene, 3, queued=3000)
+            waits = [asyncio.ensure_future(scene.wait(started)) for started in starts]
+            await asyncio.sleep(200)
+            starts[0].cancel()
+            await waits[0]
+            for wait in waits:
+                wait.cancel()
+
+        scene = play(script)
+        assert statuses(scene) == {"run-0": RunStatus.CANCELLED}
+        assert scene.delays["run-0"] <= 130
+
+    def test_an_id_that_no_run_has(self, play):
+        """As after a refused start; the others are watched all the same."""
+
+        async def script(scene):
+            starts = deploy(scene, 5)
+            scene.sim.forget(starts[0])
+            await together(*(scene.wait(started) for started in starts))
+
+        scene = play(script)
+        assert statuses(scene).pop("run-0") is SimRunNotFoundError
+        assert len(scene.delays) == 5
+
+
+class TestPauses:
+    @pytest.mark.parametrize("others", [0, 5])
+    @pytest.mark.parametrize("on_paused", ["fail", "return"])
+    def test_for_a_person(self, play, others, on_paused):
+        """Logs call it pending; only a read contains that it is paused, and by what."""
+
+        async def script(scene):
+            starts = deploy(scene, others)
+            paused = scene.sim.start(FLOW, "paused", 15, end="paused") if others else None
+            if paused is None:
+                scene.sim.deploy(FLOW)
+                paused = scene.sim.start(FLOW, "paused", 15, end="paused")
+            await together(scene.wait(paused, on_paused=on_paused), *(scene.wait(started) for started in starts))
+
+        scene = play(script)
+        run = scene.outcomes["paused"]
+        assert (run.status, run.paused.kind) == (RunStatus.PAUSED, "human")
+
+    def test_waited_for_until_it_is_answered(self, play):
+        async def script(scene):
+            starts = [*deploy(scene), scene.sim.start(FLOW, "paused", 15, end="paused")]
+            waits = asyncio.ensure_future(together(*(scene.wait(started) for started in starts)))
+            await asyncio.sleep(600)
+            assert "paused" not in scene.outcomes
+            read = scene.sim.sent("/runs/paused")
+            scene.sim.state.runs["paused"].resume({})
+            await waits
+            assert read <= 60, "alone by then: read at each interval"
+
+        scene = play(script)
+        assert statuses(scene)["paused"] is RunStatus.COMPLETED
+
+    def test_while_others_go_on_it_is_read_once(self, play):
+        async def script(scene):
+            scene.sim.deploy(FLOW)
+            starts = [scene.sim.start(FLOW, f"run-{number}", 600) for number in range(5)]
+            paused = scene.sim.start(FLOW, "paused", 15, end="paused")
+            waits = asyncio.ensure_future(together(*(scene.wait(started) for started in [*starts, paused])))
+            await asyncio.sleep(590)
+            paused.resume({})
+            await waits
+
+        scene = play(script)
+        assert statuses(scene)["paused"] is RunStatus.COMPLETED
+        assert scene.sim.sent("/runs/paused") == 1
+
+    def test_a_timer_s_pause_is_waited_for(self, play):
+        async def script(scene):
+            starts = deploy(scene)
+            timed = scene.sim.start(FLOW, "timed", 15, end="paused", pause=100)
+            await together(scene.wait(timed, on_paused="fail"), *(scene.wait(started) for started in starts))
+
+        assert statuses(play(script))["timed"] is RunStatus.COMPLETED
+
+
+class TestFaults:
+    def test_a_list_that_fails_now_and_then(self, play):
+        async def script(scene):
+            starts = deploy(scene)
+            scene.sim.refuse("/logs?", status=500, times=2)
+            await together(*(scene.wait(started, max_failed_looks=2) for started in starts))
+
+        scene = play(script)
+        assert set(statuses(scene).values()) == {RunStatus.COMPLETED}
+
+    def test_a_list_that_fails_counts_for_each_run_that_it_concerns(self, play):
+        async def script(scene):
+            starts = deploy(scene)
+            scene.sim.refuse("/logs?", status=500, times=1)
+            await together(*(scene.wait(started, max_failed_looks=number % 2) for number, started in enumerate(starts)))
+
+        scene = play(script)
+        assert statuses(scene) == {
+            "run-0": RunStatus.COMPLETED,  # read first, to detect the API version
+            "run-1": RunStatus.COMPLETED,
+            "run-2": SimServerError,
+            "run-3": RunStatus.COMPLETED,
+            "run-4": SimServerError,
+        }
+
+    def test_a_failed_poll_counts_only_for_runs_without_a_response(self, play, monkeypatch):
+        monkeypatch.setattr(poller_module, "LOGS_PAGE", 3)
+
+        async def script(scene):
+            starts = deploy(scene, 3, ago=20) + [scene.sim.start(FLOW, f"late-{number}", 45) for number in range(2)]
+            lists = itertools.count(1)
+
+            def fail_on_second_page(request: httpx.Request) -> httpx.Response | None:
+                return httpx.Response(500) if "/logs?" in str(request.url) and next(lists) == 2 else None
+
+            scene.sim.fault = fail_on_second_page
+            await together(*(scene.wait(started, max_failed_looks=0) for started in starts))
+
+        outcomes = statuses(play(script))
+        assert outcomes == {
+            "run-0": RunStatus.COMPLETED,
+            "run-1": RunStatus.COMPLETED,
+            "run-2": RunStatus.COMPLETED,
+            "late-0": SimServerError,
+            "late-1": SimServerError,
+        }
+
+    def test_a_paused_run_in_a_list_resets_the_failure_count(self, play):
+        """A log contains no more than that the run is pending."""
+
+        async def script(scene):
+            scene.sim.deploy(FLOW)
+            starts = [scene.sim.start(FLOW, f"run-{number}", 15, end="paused") for number in range(3)]
+            turns = itertools.cycle([None, httpx.Response(500)])
+            waits = asyncio.gather(*(scene.wait(started, max_failed_looks=1) for started in starts))
+            await asyncio.sleep(35)
+            scene.sim.fault = lambda request: next(turns) if "/logs?" in str(request.url) else None
+            await asyncio.sleep(120)
+            for started in starts:
+                started.resume({})
+            await waits
+
+        scene = play(script)
+        assert set(statuses(scene).values()) == {RunStatus.COMPLETED}
+        assert sum(status == 500 for _, _, status in scene.sim.requests) > 3
+        assert scene.sim.sent("/runs/") <= 5, "failures that aren't consecutive don't close the log"
+
+    def test_runs_are_read_if_their_list_always_fails(self, play):
+        async def script(scene):
+            scene.sim.deploy(FLOW)
+            scene.sim.refuse("/logs?", status=503)
+            starts = [scene.sim.start(FLOW, f"run-{number}", 400) for number in range(5)]
+            await together(*(scene.wait(started) for started in starts))
+
+        scene = play(script)
+        assert set(statuses(scene).values()) == {RunStatus.COMPLETED}
+        assert scene.sim.sent("/logs?") <= 15, "tried again each minute"
+
+    def test_a_list_that_fails_once_is_asked_again_and_nothing_read_instead(self, play):
+        async def script(scene):
+            starts = deploy(scene)
+            scene.sim.refuse("/logs?", status=500, times=1)
+            await together(*(scene.wait(started) for started in starts))
+
+        scene = play(script)
+        assert set(statuses(scene).values()) == {RunStatus.COMPLETED}
+        assert scene.sim.sent("/runs/", "order=desc") == 1, "only the first request, which detects the API version"
+
+    def test_a_list_that_can_t_be_reached_is_not_closed(self, play):
+        async def script(scene):
+            scene.sim.deploy(FLOW)
+            starts = [scene.sim.start(FLOW, f"run-{number}", 100) for number in range(3)]
+            left = iter(range(4))
+
+            def unreachable(request: httpx.Request) -> None:
+                if "/logs?" in str(request.url) and next(left, None) is not None:
+                    raise httpx.ConnectError("name unknown", request=request)
+
+            scene.sim.fault = unreachable
+            await together(*(scene.wait(started) for started in starts))
+
+        scene = play(script)
+        assert set(statuses(scene).values()) == {RunStatus.COMPLETED}
+        assert scene.sim.sent("/logs?") >= 4, "asked again and again until it can"
+
+    def test_runs_are_read_if_the_log_never_contains_them(self, play, messages):
+        async def script(scene):
+            scene.sim.deploy(FLOW)
+            scene.sim.fault = lambda request: NOTHING_LOGGED if "/logs?" in str(request.url) else None
+            starts = [scene.sim.start(FLOW, f"run-{number}", 400) for number in range(3)]
+            await together(*(scene.wait(started) for started in starts))
+
+        scene = play(script)
+        assert set(statuses(scene).values()) == {RunStatus.COMPLETED}
+        assert scene.sim.sent("/logs?") <= 5, "each run was missed twice"
+        assert sorted(messages()) == [
+            f"Run run-{number} is not in the log of its workspace; it is read from now on." for number in range(3)
+        ]
+
+    def test_a_log_that_misses_runs_once_is_still_used(self, play, messages):
+        async def script(scene):
+            scene.sim.deploy(FLOW)
+            turns = itertools.cycle([None, NOTHING_LOGGED])
+            scene.sim.fault = lambda request: next(turns) if "/logs?" in str(request.url) else None
+            starts = [scene.sim.start(FLOW, f"run-{number}", 400) for number in range(3)]
+            await together(*(scene.wait(started) for started in starts))
+
+        scene = play(script)
+        assert set(statuses(scene).values()) == {RunStatus.COMPLETED}
+        assert scene.sim.sent("/logs?") >= 35
+        assert messages() == [], "missed once, and found again"
+
+    @pytest.mark.parametrize(
+        ("headers", "seconds"),
+        [
+            pytest.param({"retry-after": "42"}, 42, id="so long"),
+            pytest.param({}, 10, id="an interval, where none is named"),
+        ],
+    )
+    def test_a_refusal_for_too_many_requests_is_waited_out(self, play, headers, seconds):
+        async def script(scene):
+            starts = deploy(scene)
+            refused: list[float] = []
+
+            def refuse_once(request: httpx.Request) -> httpx.Response | None:
+                if refused or "/logs?" not in str(request.url):
+                    return None
+                refused.append(now())
+                return httpx.Response(
+                    429, json={"error": {"code": "RATE_LIMITED", "message": "too many"}}, headers=headers
+                )
+
+            scene.sim.fault = refuse_once
+            await together(*(scene.wait(started) for started in starts))
+            following = [when for when, path, status in scene.sim.requests if "/logs?" in path and status == 200]
+            assert seconds <= following[0] - refused[0] < seconds + 10.1
+
+        assert set(statuses(play(script)).values()) == {RunStatus.COMPLETED}
+
+    @pytest.mark.parametrize("status", [400, 403, 404])
+    def test_runs_are_read_if_their_list_is_rejected(self, play, status):
+        async def script(scene):
+            starts = deploy(scene)
+            scene.sim.refuse("/logs?", "/runs?", status=status)
+            await together(*(scene.wait(started, max_failed_looks=0) for started in starts))
+
+        scene = play(script)
+        assert set(statuses(scene).values()) == {RunStatus.COMPLETED}
+        assert scene.sim.sent("/logs?") == 1
+
+    def test_a_run_that_can_t_be_read_harms_no_other(self, play):
+        async def script(scene):
+            scene.sim.deploy(FLOW, "broken")
+            starts = [scene.sim.start(FLOW, "run-0", 300), scene.sim.start(FLOW, "run-1", 300)]
+            broken = scene.sim.start("broken", "broken", 45)
+            scene.sim.refuse("broken", status=500)
+            await together(*(scene.wait(started) for started in [*starts, broken]))
+
+        scene = play(script)
+        assert statuses(scene)["broken"] is SimServerError, "ten failed polls in a row"
+        assert statuses(scene)["run-0"] is RunStatus.COMPLETED
+
+    def test_a_wrong_key_is_told_to_all_at_once(self, play):
+        async def script(scene):
+            starts = deploy(scene)
+            waits = asyncio.ensure_future(together(*(scene.wait(started) for started in starts)))
+            await asyncio.sleep(15)
+            scene.sim.refuse("/api", status=401)
+            await waits
+            assert now() - started_at < 21
+
+        async def timed(scene):
+            nonlocal started_at
+            started_at = now()
+            await script(scene)
+
+        started_at = 0.0
+        assert set(statuses(play(timed)).values()) == {SimAuthenticationError}
+
+    def test_refusals_for_too_many_requests_cost_time_only(self, play):
+        async def script(scene):
+            starts = deploy(scene)
+            scene.sim.refuse("/api", status=429, times=20)
+            await together(*(scene.wait(started, max_failed_looks=0) for started in starts))
+
+        assert set(statuses(play(script)).values()) == {RunStatus.COMPLETED}
+
+    def test_a_request_that_hangs_holds_nothing_else_up(self, play):
+        async def script(scene):
+            scene.sim.deploy(FLOW, "hangs")
+            answer = scene.sim._answer
+            hangs = scene.sim.start("hangs", "hangs", 45)
+
+            async def hang(request: httpx.Request) -> httpx.Response:
+                if "hangs" in str(request.url):
+                    await asyncio.sleep(600)
+                return await answer(request)
+
+            scene.poller._client.transport = httpx.MockTransport(hang)
+            starts = [scene.sim.start(FLOW, f"run-{number}", 45 + number) for number in range(5)]
+            await together(*(scene.wait(started) for started in [*starts, hangs]))
+
+        scene = play(script)
+        assert max(delay for run_id, delay in scene.delays.items() if run_id != "hangs") < 20
+
+    def test_v2_is_switched_off_meanwhile(self, play):
+        async def script(scene):
+            starts = deploy(scene)
+            waits = asyncio.ensure_future(together(*(scene.wait(started) for started in starts)))
+            await asyncio.sleep(15)
+            scene.sim.state.profile = PROFILES["v0.8-legacy"]
+            await waits
+
+        scene = play(script)
+        assert set(statuses(scene).values()) == {RunStatus.COMPLETED}
+
+    def test_an_answer_that_nobody_expected_is_told_and_not_waited_out(self, play, monkeypatch, caplog):
+        def saw(self, run):
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(PollState, "saw", saw)
+
+        async def script(scene):
+            await together(*(scene.wait(started) for started in deploy(scene)))
+
+        assert set(statuses(play(script)).values()) == {ZeroDivisionError}
+        assert "could not be handled" in caplog.text
+
+
+class TestWorkspaces:
+    def test_the_connection_s_workspace_saves_a_request(self, play):
+        async def script(scene):
+            await together(*(scene.wait(started, workspace_id="space") for started in deploy(scene)))
+
+        scene = play(script)
+        assert len(scene.delays) == 5
+        assert scene.sim.sent("/workflows/flow") == 1, "the first request, which detects the API version"
+
+    @pytest.mark.parametrize("wrong", ["nowhere", "99999999-2222-4333-8444-555555555555"])
+    def test_a_wrong_workspace_of_a_connection_is_corrected(self, play, wrong):
+        async def script(scene):
+            await together(*(scene.wait(started, workspace_id=wrong) for started in deploy(scene)))
+
+        scene = play(script)
+        assert set(statuses(scene).values()) == {RunStatus.COMPLETED}
+        assert max(scene.delays.values()) < 10.1
+        assert scene.sim.sent("workspaceId=space") >= 2
+
+    def test_a_workspace_without_the_runs_is_corrected_at_the_first_miss(self, play, messages):
+        async def script(scene):
+            scene.sim.deploy(FLOW)
+            starts = [scene.sim.start(FLOW, f"run-{number}", 300) for number in range(3)]
+            elsewhere = "workspaceId=elsewhere"
+            scene.sim.fault = lambda request: NOTHING_LOGGED if elsewhere in str(request.url) else None
+            await together(*(scene.wait(started, workspace_id="elsewhere") for started in starts))
+
+        scene = play(script)
+        assert set(statuses(scene).values()) == {RunStatus.COMPLETED}
+        assert (scene.sim.sent("workspaceId=elsewhere"), scene.sim.sent("/runs/")) == (2, 6)
+        assert messages() == [], "each is in the log, once it is the right one"
+
+    def test_runs_are_read_if_their_workspace_is_unavailable(self, play):
+        async def script(scene):
+            starts = deploy(scene)
+            fault = scene.sim.fault
+
+            def no_workflow(request):
+                if request.url.path.endswith("/workflows/flow"):
+                    return httpx.Response(500)
+                return fault(request)
+
+            scene.sim.fault = no_workflow
+            await together(*(scene.wait(started) for started in starts))
+
+        scene = play(script)
+        assert set(statuses(scene).values()) == {RunStatus.COMPLETED}
+        assert scene.sim.sent("/logs?") == 0
+        assert scene.sim.sent("/runs/") >= 5 * 4
+
+
+class TestDeadlines:
+    def test_runs_are_polled_at_the_deadline(self, play):
+        async def script(scene):
+            scene.sim.deploy(FLOW)
+            starts = [scene.sim.start(FLOW, f"run-{number}", 50 if number else 29.5) for number in range(3)]
+            await together(*(scene.wait(started, interval=20, deadline=now() + 30) for started in starts))
+
+        scene = play(script)
+        assert scene.outcomes["run-0"].status is RunStatus.COMPLETED, "it ended after the last regular poll"
+        assert isinstance(scene.outcomes["run-1"], SimRunTimeoutError)
+        assert "last seen running" in str(scene.outcomes["run-1"])
+
+    def test_a_queued_run_is_read_at_the_deadline(self, play):
+        async def script(scene):
+            starts = deploy(scene, 3, queued=3000)
+            await together(*(scene.wait(started, deadline=now() + 95) for started in starts))
+            assert 95 <= now() - started_at < 97
+
+        async def timed(scene):
+            nonlocal started_at
+            started_at = now()
+            await script(scene)
+
+        started_at = 0.0
+        scene = play(timed)
+        assert "last seen queued" in str(scene.outcomes["run-0"])
+
+    def test_a_rate_limited_poll_at_the_deadline_times_out(self, play):
+        async def script(scene):
+            starts = deploy(scene, 3)
+            scene.sim.refuse("/api", status=429)
+            await together(*(scene.wait(started, deadline=now() + 30) for started in starts))
+
+        assert set(statuses(play(script)).values()) == {SimRunTimeoutError}
+
+
+class TestComingAndGoing:
+    def test_who_leaves_takes_only_their_own_run_along(self, play):
+        async def script(scene):
+            starts = deploy(scene)
+            waits = [asyncio.ensure_future(scene.wait(started)) for started in starts]
+            await asyncio.sleep(15)
+            waits[0].cancel()
+            await together(*waits[1:])
+
+        scene = play(script)
+        assert statuses(scene).keys() == {f"run-{number}" for number in range(1, 5)}
+
+    def test_connections_are_kept_for_who_comes_next_and_closed_at_last(self, play):
+        async def script(scene):
+            scene.sim.deploy(FLOW)
+            closed = []
+
+            async def close(really_close=scene.poller._client.close):
+                closed.append(now())
+                await really_close()
+
+            scene.poller._client.close = close
+            for number in range(3):
+                await scene.wait(scene.sim.start(FLOW, f"run-{number}", 5))
+                await asyncio.sleep(KEPT_OPEN - 1)
+            assert not closed
+            await asyncio.sleep(2)
+            assert len(closed) == 1
+            await scene.wait(scene.sim.start(FLOW, "another", 5))
+            assert scene.outcomes["another"].status is RunStatus.COMPLETED
+
+        play(script)
+
+    def test_the_loop_s_end_closes_everything(self, play):
+        async def script(scene):
+            closing = []
+
+            async def close():
+                closing.append(scene)
+
+            scene.poller._client.close = close
+            waits = [asyncio.ensure_future(scene.wait(started)) for started in deploy(scene)]
+            await asyncio.sleep(15)
+            scene.closing = closing
+            del waits
+
+        assert play(script).closing
+
+    def test_each_run_s_lines_go_to_whoever_waits_for_it(self, play, caplog):
+        caplog.set_level(logging.INFO, "airflow_provider_sim")
+        task = contextvars.ContextVar("task", default="no caller")
+        lines = []
+
+        class Keep(logging.Handler):
+            def emit(self, record):
+                lines.append((task.get(), record.getMessage()))
+
+        async def script(scene):
+            async def one(started):
+                task.set(started.run_id)
+                await scene.wait(started)
+
+            starts = deploy(scene)
+            scene.sim.refuse("/logs?", status=403, times=1)
+            await asyncio.gather(*(asyncio.create_task(one(started)) for started in starts))
+
+        handler = Keep()
+        logging.getLogger("airflow_provider_sim").addHandler(handler)
+        try:
+            play(script)
+        finally:
+            logging.getLogger("airflow_provider_sim").removeHandler(handler)
+        for number in range(5):
+            own = [line for name, line in lines if name == f"run-{number}"]
+            assert own == [
+                f"Run run-{number} of workflow flow is running.",
+                f"Run run-{number} of workflow flow is completed.",
+            ]
+        assert [name for name, line in lines if "one by one" in line] == ["no caller"], "a message about all runs"
+
+    def test_one_for_each_loop_and_settings(self):
+        async def main():
+            one = poller_for(ClientSettings("key", "http://sim", timeout=5))
+            assert poller_for(ClientSettings("key", "http://sim", timeout=5)) is one
+            assert poller_for(ClientSettings("another", "http://sim", timeout=5)) is not one
+            assert poller_for(ClientSettings("key", "http://another", timeout=5)) is not one
+            return one
+
+        assert asyncio.run(main()) is not asyncio.run(main())
+
+    def test_connections_with_the_same_key_share_rate_limits_but_not_their_settings(self):
+        async def main():
+            short, long = (poller_for(ClientSettings("key", "http://sim", timeout=seconds)) for seconds in (5, 50))
+            other = poller_for(ClientSettings("another", "http://sim"))
+            for poller, seconds in ((short, 5), (long, 50)):
+                async with poller.lend() as client:
+                    assert client.settings.timeout == seconds
+            short._budgets.refused("logs.list", 60)
+            assert [poller._budgets.room("logs.list") for poller in (short, long)] == [0, 0]
+            assert other._budgets.room("logs.list") > 0
+
+        asyncio.run(main())
+
+    def test_an_idle_watcher_and_unused_rate_limits_are_dropped(self, monkeypatch):
+        monkeypatch.setattr(poller_module, "KEPT_OPEN", 0.01)
+        key = "sk-sim-of-a-connection-that-was-removed"
+
+        async def main():
+            poller = poller_for(ClientSettings(key, "http://sim"))
+            async with poller.lend():
+                pass
+            await poller._keeper
+            loop = asyncio.get_running_loop()
+            assert not poller_module._pollers[loop]
+            assert len(poller_module._budgets[loop]) == 1, "a new watcher must know what the server refused"
+            assert key not in repr(dict(poller_module._budgets[loop]))
+            monkeypatch.setattr(rate_limits, "UNUSED_AFTER", -1.0)
+            poller_for(ClientSettings("another", "http://sim"))
+            assert len(poller_module._budgets[loop]) == 1
+            return weakref.ref(poller)
+
+        reference = asyncio.run(main())
+        gc.collect()
+        assert reference() is None
+
+
+class TestAsking:
+    """Requests of callers, which spend what the polls leave."""
+
+    def test_as_many_as_the_plan_takes_and_none_that_is_refused(self, play):
+        async def script(scene):
+            deploy(scene)
+            for _ in range(45):
+                page = await scene.poller.ask(LOGS_BUCKET, list_log)
+                assert len(page.items) == 5
+            scene.seconds = now() - EPOCH
+
+        scene = play(script, plan="free")
+        assert (scene.sim.sent("/logs?"), scene.sim.refused) == (45, 0)
+        assert 30 < scene.seconds < 120, "thirty a minute, and as many more after a pause"
+
+    @pytest.mark.parametrize(
+        ("status", "error", "least", "most"),
+        [
+            pytest.param(429, SimRateLimitError, 60, 62, id="a limit, for a minute"),
+            pytest.param(500, SimServerError, 0, 1, id="any other error, for no time"),
+        ],
+    )
+    def test_a_refusal_closes_the_bucket(self, play, status, error, least, most):
+        async def script(scene):
+            deploy(scene)
+            scene.sim.refuse("/logs?", status=status, times=1)
+            with pytest.raises(error):
+                await scene.poller.ask(LOGS_BUCKET, list_log)
+            await scene.poller.ask(LOGS_BUCKET, list_log)
+
+        first, second = (when for when, _, _ in play(script).sim.requests)
+        assert least <= second - first <= most
+
+    def test_rate_limited_requests_hold_up_no_others(self, play):
+        """A request waits for its own rate limit only, whether it is known before or by a 429 in between."""
+
+        async def script(scene):
+            deploy(scene)
+            scene.sim.refuse("/runs/run-0", status=429, times=1000)
+            scene.poller._budgets.refused(LOGS_BUCKET, 60)
+            waiting = [asyncio.create_task(scene.poller.ask(LOGS_BUCKET, list_log)) for _ in range(MOST_LENT)]
+            async with scene.poller.lend() as client:
+                waiting += [asyncio.create_task(client.get_workflow_run("flow", "run-0")) for _ in range(MOST_LENT)]
+            await asyncio.sleep(1)
+            async with scene.poller.lend() as client:
+                await client.get_workflow("flow")
+            scene.seconds = now() - EPOCH
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+
+        assert play(script).seconds < 2
+
+    def test_requests_in_flight_are_limited(self, play):
+        async def script(scene):
+            deploy(scene)
+            async with scene.poller.lend() as client:
+                await asyncio.gather(*(client.get_workflow("flow") for _ in range(3 * MOST_LENT)))
+            scene.seconds = now() - EPOCH
+
+        scene = play(script, latency=10.0)
+        assert scene.seconds == pytest.approx(30, abs=1)
+
+
+def list_log(client):
+    return client.list_logs("space", limit=10, retry=NO_RETRY)
