@@ -11,8 +11,14 @@ from datetime import timedelta
 from math import isfinite
 from typing import Any, Literal, get_args
 
-from airflow_provider_sim.client.ids import check_block_ids, check_run_id, check_workflow_id
-from airflow_provider_sim.client.limits import MAX_RUN_TIMEOUT, RETRY_MINIMUMS, is_retry_setting
+from airflow_provider_sim.client import (
+    MAX_RUN_TIMEOUT,
+    RETRY_MINIMUMS,
+    check_block_ids,
+    check_run_id,
+    check_workflow_id,
+    is_retry_setting,
+)
 from airflow_provider_sim.exceptions import Outcome, SimInputError
 from airflow_provider_sim.task.deadlines import seconds
 

@@ -19,9 +19,7 @@ from typing import Any
 from airflow_provider_sim.arguments import OnPaused
 from airflow_provider_sim.batch.state import BatchState, ItemStatus
 from airflow_provider_sim.batch.throttle import Throttle
-from airflow_provider_sim.client.api.errors import CONCURRENCY_LIMIT, EXECUTION_LIMIT
-from airflow_provider_sim.client.async_client import AsyncSimClient
-from airflow_provider_sim.client.models import RunStatus, WorkflowRun
+from airflow_provider_sim.client import CONCURRENCY_LIMIT, EXECUTION_LIMIT, AsyncSimClient, RunStatus, WorkflowRun
 from airflow_provider_sim.exceptions import (
     Outcome,
     SimError,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from airflow_provider_sim.client.ids import check_workflow_id
+from airflow_provider_sim.client import check_workflow_id
 from airflow_provider_sim.exceptions import Outcome, SimInputError
 from airflow_provider_sim.task.input import SimFile, input_fields, is_file, prepare_input
 

@@ -15,11 +15,16 @@ from typing import TypeVar
 
 from airflow_provider_sim.batch.state import BatchState, ItemStatus
 from airflow_provider_sim.batch.throttle import MOST_STARTING
-from airflow_provider_sim.client.api.errors import is_rejection
-from airflow_provider_sim.client.api.v2 import LOGS_PAGE, STARTED_BY_API, named_workflows
-from airflow_provider_sim.client.async_client import AsyncSimClient
-from airflow_provider_sim.client.models import RunStatus, WorkflowRun
-from airflow_provider_sim.client.retry import RetryPolicy
+from airflow_provider_sim.client import (
+    LOGS_PAGE,
+    STARTED_BY_API,
+    AsyncSimClient,
+    RetryPolicy,
+    RunStatus,
+    WorkflowRun,
+    is_rejection,
+    named_workflows,
+)
 from airflow_provider_sim.exceptions import (
     SimError,
     SimNotFoundError,

@@ -15,9 +15,7 @@ from typing import Any, BinaryIO
 
 from airflow_provider_sim.arguments import OnPaused
 from airflow_provider_sim.batch.state import BatchState, ItemStatus
-from airflow_provider_sim.client.async_client import AsyncSimClient
-from airflow_provider_sim.client.models import RunStatus, WorkflowRun
-from airflow_provider_sim.client.sync_client import SimClient
+from airflow_provider_sim.client import AsyncSimClient, RunStatus, SimClient, WorkflowRun
 from airflow_provider_sim.exceptions import SimOutputError, SimRunError
 from airflow_provider_sim.task.output import OutputDelivery, OutputRules, as_json, write_file
 from airflow_provider_sim.task.results import paused_result

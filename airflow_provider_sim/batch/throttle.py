@@ -15,9 +15,7 @@ from math import inf
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from airflow_provider_sim.client.api.http import ADDRESS_CAPACITY, RATE_WINDOW
-from airflow_provider_sim.client.models import RateLimit, RateLimitInfo
-from airflow_provider_sim.client.settings import ClientSettings
+from airflow_provider_sim.client import ADDRESS_CAPACITY, RATE_WINDOW, ClientSettings, RateLimit, RateLimitInfo
 from airflow_provider_sim.polling.rate_limits import AddressBudget, Budgets, BudgetsByLoop, shared_budgets
 
 MOST_STARTING = 8

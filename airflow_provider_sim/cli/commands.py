@@ -18,13 +18,24 @@ from pathlib import Path
 from typing import Any
 
 from airflow_provider_sim.cli import show
-from airflow_provider_sim.client.flows import new_run_id
-from airflow_provider_sim.client.models import AsyncExecutionResult, RunStatus, WorkflowExecutionResult, WorkflowRun
-from airflow_provider_sim.client.retry import NO_RETRY
-from airflow_provider_sim.client.settings import DEFAULT_BASE_URL, ClientSettings
-from airflow_provider_sim.client.stream import StreamChunk, StreamChunkReset, StreamEnd, check_selected
-from airflow_provider_sim.client.sync_client import SimClient, WorkflowStream
-from airflow_provider_sim.client.urls import approval_url, run_url
+from airflow_provider_sim.client import (
+    DEFAULT_BASE_URL,
+    NO_RETRY,
+    AsyncExecutionResult,
+    ClientSettings,
+    RunStatus,
+    SimClient,
+    StreamChunk,
+    StreamChunkReset,
+    StreamEnd,
+    WorkflowExecutionResult,
+    WorkflowRun,
+    WorkflowStream,
+    approval_url,
+    check_selected,
+    new_run_id,
+    run_url,
+)
 from airflow_provider_sim.exceptions import SimError, SimInputError, SimRateLimitError, SimUnsupportedError
 from airflow_provider_sim.polling import PollState, wait_for_run
 from airflow_provider_sim.task.input import input_fields

@@ -19,7 +19,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from airflow_provider_sim.client.models import (
+from airflow_provider_sim.client import (
     AsyncExecutionResult,
     Cancellation,
     RateLimit,

@@ -29,11 +29,7 @@ if TYPE_CHECKING:
 
     from airflow.providers.common.compat.sdk import Connection
 
-    from airflow_provider_sim.client.async_client import AsyncSimClient
-    from airflow_provider_sim.client.models import Workflow
-    from airflow_provider_sim.client.retry import RetryPolicy
-    from airflow_provider_sim.client.settings import ClientSettings
-    from airflow_provider_sim.client.sync_client import SimClient
+    from airflow_provider_sim.client import AsyncSimClient, ClientSettings, RetryPolicy, SimClient, Workflow
 
 _RETRY_EXTRAS = {"max_retries": int, "initial_delay": float, "max_delay": float, "backoff_multiplier": float}
 _NO_OBJECT = 'has an extra that is not a JSON object. Set the extra field to an object such as {"timeout": 60}'
@@ -89,7 +85,7 @@ class SimHook(BaseHook):
         :param required: retry as the connection says, and raise the error; otherwise one request, and None if it fails.
         :raises SimError: it is required and can't be read. A server without such a route has None all the same.
         """
-        from airflow_provider_sim.client.retry import NO_RETRY
+        from airflow_provider_sim.client import NO_RETRY
 
         known = self._workflows.get(workflow_id)
         if workflow_id not in self._workflows or (required and known is None):
@@ -108,7 +104,7 @@ class SimHook(BaseHook):
         :raises SimConfigurationError: there is no such connection, or it can't work.
         """
         if self._client is None:
-            from airflow_provider_sim.client.sync_client import SimClient
+            from airflow_provider_sim.client import SimClient
 
             self._client = SimClient.from_settings(self.get_settings())
         return self._client
@@ -131,7 +127,7 @@ class SimHook(BaseHook):
         """
         from dataclasses import replace
 
-        from airflow_provider_sim.client.sync_client import SimClient
+        from airflow_provider_sim.client import SimClient
 
         known = self.get_settings()
         return SimClient.from_settings(replace(known, timeout=min(timeout, known.timeout), retry=retry))
@@ -160,7 +156,7 @@ class SimHook(BaseHook):
 
     @asynccontextmanager
     async def _async_client(self) -> AsyncIterator[AsyncSimClient]:
-        from airflow_provider_sim.client.async_client import AsyncSimClient
+        from airflow_provider_sim.client import AsyncSimClient
 
         async with AsyncSimClient.from_settings(await self.get_async_settings()) as client:
             yield client
@@ -244,8 +240,7 @@ class SimHook(BaseHook):
         """
         from dataclasses import replace
 
-        from airflow_provider_sim.client.retry import RetryPolicy
-        from airflow_provider_sim.client.settings import DEFAULT_BASE_URL, DEFAULT_TIMEOUT, ClientSettings
+        from airflow_provider_sim.client import DEFAULT_BASE_URL, DEFAULT_TIMEOUT, ClientSettings, RetryPolicy
 
         given = {name: value for name, value in (extra or {}).items() if value is not None and value != ""}
         self._workspace_id = str(given["workspace_id"]) if "workspace_id" in given else None
@@ -421,8 +416,7 @@ def _introduce(settings: ClientSettings) -> str:
     """
     from dataclasses import replace
 
-    from airflow_provider_sim.client.retry import NO_RETRY
-    from airflow_provider_sim.client.sync_client import SimClient
+    from airflow_provider_sim.client import NO_RETRY, SimClient
     from airflow_provider_sim.exceptions import SimUnsupportedError
 
     patience = min(settings.timeout, _TEST_TIMEOUT)

@@ -17,7 +17,7 @@ from airflow_provider_sim.hooks.sim import SimHook
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_sim.client.retry import RetryPolicy
+    from airflow_provider_sim.client import RetryPolicy
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ class SimNotifier(BaseNotifier):
         """Start the workflow, on an event loop."""
         from dataclasses import replace
 
-        from airflow_provider_sim.client.async_client import AsyncSimClient
+        from airflow_provider_sim.client import AsyncSimClient
 
         with self._never_failing():
             settings = await SimHook(self.sim_conn_id).get_async_settings()
@@ -127,7 +127,7 @@ sim_notification = SimNotifier
 
 
 def _patience() -> RetryPolicy:
-    from airflow_provider_sim.client.retry import RetryPolicy
+    from airflow_provider_sim.client import RetryPolicy
 
     return RetryPolicy(max_retries=1, max_delay=1.0, max_retry_after=1.0)
 

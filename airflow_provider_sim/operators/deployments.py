@@ -16,8 +16,7 @@ from airflow_provider_sim.task.deadlines import seconds
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_sim.client.models import Deployment
-    from airflow_provider_sim.client.sync_client import SimClient
+    from airflow_provider_sim.client import Deployment, SimClient
 
 _CLOCK_SKEW = timedelta(seconds=5)
 """Between Airflow's clock and Sim's."""

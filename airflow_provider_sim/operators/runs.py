@@ -17,7 +17,7 @@ from airflow_provider_sim.task.deadlines import seconds
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_sim.client.sync_client import SimClient
+    from airflow_provider_sim.client import SimClient
     from airflow_provider_sim.task.run_store import PauseAnswerStore
 
 
@@ -215,7 +215,7 @@ class SimResumeRunOperator(SimOperator):
         return None
 
     def _status(self, client: SimClient) -> str | None:
-        from airflow_provider_sim.client.retry import NO_RETRY
+        from airflow_provider_sim.client import NO_RETRY
         from airflow_provider_sim.exceptions import SimError
 
         try:

@@ -12,7 +12,7 @@ from airflow.providers.common.compat.sdk import AirflowTaskTimeout, conf
 
 from airflow_provider_sim import arguments
 from airflow_provider_sim.arguments import CheckInput, LargeOutputs, OnPaused, Rule, UnconvertedFiles
-from airflow_provider_sim.client.ids import check_block_ids
+from airflow_provider_sim.client import check_block_ids
 from airflow_provider_sim.exceptions import SimRunTimeoutError
 from airflow_provider_sim.hooks.sim import SimHook
 from airflow_provider_sim.links.sim import SimApprovalLink, SimRunLink, SimWorkflowLink
@@ -25,8 +25,7 @@ from airflow_provider_sim.triggers.end_from_trigger import log_end_on_worker, tr
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_sim.client.models import AsyncExecutionResult, WorkflowRun
-    from airflow_provider_sim.client.sync_client import SimClient
+    from airflow_provider_sim.client import AsyncExecutionResult, SimClient, WorkflowRun
     from airflow_provider_sim.polling import PollState
     from airflow_provider_sim.task.run import TaskRun
 
@@ -302,7 +301,7 @@ class SimExecuteWorkflowOperator(OpenLineageMixin, SimRunOperatorBase):
 
     def _see_through(self, client: SimClient, run: TaskRun, started: AsyncExecutionResult | WorkflowRun) -> WorkflowRun:
         """Wait for a run that isn't over yet, here or in the triggerer."""
-        from airflow_provider_sim.client.models import WorkflowRun
+        from airflow_provider_sim.client import WorkflowRun
         from airflow_provider_sim.polling import PollState, wait_for_run
 
         seen = started if isinstance(started, WorkflowRun) else None
@@ -327,7 +326,7 @@ class SimExecuteWorkflowOperator(OpenLineageMixin, SimRunOperatorBase):
 
     def _look_once(self, client: SimClient, watch: PollState) -> WorkflowRun | None:
         """Look before deferring: a request, which saves two starts of a process for runs that are over already."""
-        from airflow_provider_sim.client.retry import NO_RETRY
+        from airflow_provider_sim.client import NO_RETRY
         from airflow_provider_sim.exceptions import SimError
 
         try:
@@ -350,9 +349,7 @@ class SimExecuteWorkflowOperator(OpenLineageMixin, SimRunOperatorBase):
         self.defer(trigger=trigger, method_name="execute_complete", timeout=left)
 
     def _result(self, context: Context, client: SimClient, run: WorkflowRun) -> Any:
-        from airflow_provider_sim.client.ids import selectors_of
-        from airflow_provider_sim.client.models import RunStatus
-        from airflow_provider_sim.client.stream import selection_lost
+        from airflow_provider_sim.client import RunStatus, selection_lost, selectors_of
         from airflow_provider_sim.task.results import task_result
 
         self._tell_lineage(client, run)

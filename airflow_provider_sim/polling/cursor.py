@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
-    from airflow_provider_sim.client.models import WorkflowRun
+    from airflow_provider_sim.client import WorkflowRun
 
 OVERLAP = 60.0
 """Seconds by which each poll overlaps the one before: a run may appear in Sim's log some time after its start."""

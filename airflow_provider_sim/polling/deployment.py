@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 from airflow_provider_sim.exceptions import Outcome, SimDeploymentError
 
 if TYPE_CHECKING:
-    from airflow_provider_sim.client.models import Deployment
-    from airflow_provider_sim.client.sync_client import SimClient
+    from airflow_provider_sim.client import Deployment, SimClient
 
 log = logging.getLogger(__name__)
 

@@ -17,26 +17,25 @@ from itertools import islice
 from math import inf
 from typing import TYPE_CHECKING
 
-from airflow_provider_sim.client.api.v2 import (
+from airflow_provider_sim.client import (
     LISTED_STATUSES,
     LOGS_BUCKET,
     LOGS_PAGE,
+    NO_RETRY,
     RUNS_BUCKET,
     RUNS_PAGE,
     WORKFLOW_BUCKET,
+    RunStatus,
+    WorkflowRun,
     named_workflows,
 )
-from airflow_provider_sim.client.models import RunStatus, WorkflowRun
-from airflow_provider_sim.client.retry import NO_RETRY
 from airflow_provider_sim.exceptions import SimError, SimNotFoundError, SimRunNotFoundError
 from airflow_provider_sim.polling.cursor import OVERLAP, Cursor
 from airflow_provider_sim.polling.poll_state import PollState
 from airflow_provider_sim.polling.poller import RunPoller, poller_for
 
 if TYPE_CHECKING:
-    from airflow_provider_sim.client.async_client import AsyncSimClient
-    from airflow_provider_sim.client.models import Page
-    from airflow_provider_sim.client.settings import ClientSettings
+    from airflow_provider_sim.client import AsyncSimClient, ClientSettings, Page
 
 log = logging.getLogger(__name__)
 

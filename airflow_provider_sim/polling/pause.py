@@ -8,9 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_sim.client.models import RunStatus
-from airflow_provider_sim.client.retry import NO_RETRY
-from airflow_provider_sim.client.urls import approval_url
+from airflow_provider_sim.client import NO_RETRY, RunStatus, approval_url
 from airflow_provider_sim.exceptions import (
     Outcome,
     SimConflictError,
@@ -21,8 +19,7 @@ from airflow_provider_sim.exceptions import (
 )
 
 if TYPE_CHECKING:
-    from airflow_provider_sim.client.models import PausePoint
-    from airflow_provider_sim.client.sync_client import SimClient
+    from airflow_provider_sim.client import PausePoint, SimClient
 
 log = logging.getLogger(__name__)
 

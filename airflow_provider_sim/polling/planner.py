@@ -19,8 +19,7 @@ from math import inf
 from operator import attrgetter
 from typing import NamedTuple
 
-from airflow_provider_sim.client.api.v2 import LOGS_BUCKET, RUN_BUCKET, STARTED_BY_API, WORKFLOW_BUCKET
-from airflow_provider_sim.client.models import RunStatus, WorkflowRun
+from airflow_provider_sim.client import LOGS_BUCKET, RUN_BUCKET, STARTED_BY_API, WORKFLOW_BUCKET, RunStatus, WorkflowRun
 from airflow_provider_sim.polling.poll_state import PollState
 from airflow_provider_sim.polling.rate_limits import Budgets
 

@@ -10,9 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from airflow_provider_sim.arguments import OnPaused
-from airflow_provider_sim.client.models import RunStatus, WorkflowRun
-from airflow_provider_sim.client.retry import NO_RETRY
-from airflow_provider_sim.client.urls import approval_url
+from airflow_provider_sim.client import NO_RETRY, RunStatus, WorkflowRun, approval_url
 from airflow_provider_sim.exceptions import (
     Outcome,
     SimError,
@@ -22,8 +20,7 @@ from airflow_provider_sim.exceptions import (
 )
 
 if TYPE_CHECKING:
-    from airflow_provider_sim.client.async_client import AsyncSimClient
-    from airflow_provider_sim.client.sync_client import SimClient
+    from airflow_provider_sim.client import AsyncSimClient, SimClient
 
 log = logging.getLogger(__name__)
 

@@ -18,12 +18,21 @@ from math import inf
 from typing import NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
-from airflow_provider_sim.client.api.v2 import LOGS_BUCKET, LOGS_PAGE, WORKFLOW_BUCKET, named_workflows
-from airflow_provider_sim.client.async_client import AsyncSimClient, limited
-from airflow_provider_sim.client.ids import check_run_id, check_workflow_id
-from airflow_provider_sim.client.models import Page, RunStatus, WorkflowRun
-from airflow_provider_sim.client.retry import NO_RETRY
-from airflow_provider_sim.client.settings import ClientSettings
+from airflow_provider_sim.client import (
+    LOGS_BUCKET,
+    LOGS_PAGE,
+    NO_RETRY,
+    WORKFLOW_BUCKET,
+    AsyncSimClient,
+    ClientSettings,
+    Page,
+    RunStatus,
+    WorkflowRun,
+    check_run_id,
+    check_workflow_id,
+    limited,
+    named_workflows,
+)
 from airflow_provider_sim.exceptions import (
     Outcome,
     SimAuthenticationError,

@@ -15,9 +15,7 @@ from contextlib import contextmanager
 from math import inf
 from weakref import WeakKeyDictionary
 
-from airflow_provider_sim.client.api.http import ADDRESS_BUCKET, ADDRESS_CAPACITY, RATE_WINDOW
-from airflow_provider_sim.client.models import RateLimitInfo
-from airflow_provider_sim.client.settings import ClientSettings
+from airflow_provider_sim.client import ADDRESS_BUCKET, ADDRESS_CAPACITY, RATE_WINDOW, ClientSettings, RateLimitInfo
 
 RESERVE = 0.2
 """Share of a minute's refill that stays in the bucket even at the minute's end."""

@@ -40,8 +40,7 @@ from airflow_provider_sim.triggers.end_from_trigger import log_end_on_worker, tr
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_sim.client.models import Cancellation, WorkflowRun
-    from airflow_provider_sim.client.retry import RetryPolicy
+    from airflow_provider_sim.client import Cancellation, RetryPolicy, WorkflowRun
     from airflow_provider_sim.polling import PollState
     from airflow_provider_sim.task.output import OutputRules
 
@@ -245,7 +244,7 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
 
         :raises SimError: polling again is no use.
         """
-        from airflow_provider_sim.client.retry import NO_RETRY
+        from airflow_provider_sim.client import NO_RETRY
 
         while True:
             try:
@@ -442,6 +441,6 @@ def _first_poll(context: Context) -> float | None:
 
 
 def _last_retries() -> RetryPolicy:
-    from airflow_provider_sim.client.retry import RetryPolicy
+    from airflow_provider_sim.client import RetryPolicy
 
     return RetryPolicy(max_retries=3, initial_delay=1.0)

@@ -18,11 +18,14 @@ from airflow_provider_sim.batch.reconcile import Reconciler, cancel_all, undeplo
 from airflow_provider_sim.batch.results import Results
 from airflow_provider_sim.batch.state import BatchState, ItemStatus, squeezed, unsqueezed
 from airflow_provider_sim.batch.throttle import Throttle, budgets_of
-from airflow_provider_sim.client.async_client import AsyncSimClient
-from airflow_provider_sim.client.flows import new_run_id
-from airflow_provider_sim.client.models import WorkflowExecutionResult, WorkflowRun
-from airflow_provider_sim.client.retry import RetryPolicy
-from airflow_provider_sim.client.urls import workflow_url
+from airflow_provider_sim.client import (
+    AsyncSimClient,
+    RetryPolicy,
+    WorkflowExecutionResult,
+    WorkflowRun,
+    new_run_id,
+    workflow_url,
+)
 from airflow_provider_sim.exceptions import (
     Outcome,
     SimBatchError,

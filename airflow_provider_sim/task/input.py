@@ -57,7 +57,7 @@ def prepare_input(value: Any, *, workflow_id: str, asynchronous: bool, unconvert
     :raises SimInputError: see :func:`input_fields`; or a file can't be read, is too large, is nested where Sim accepts
         none, or isn't converted.
     """
-    from airflow_provider_sim.client.api.files import FilesOfRequest
+    from airflow_provider_sim.client import FilesOfRequest
 
     files = FilesOfRequest(workflow_id)
     ready = {name: _field(name, item, files) for name, item in input_fields(value, workflow_id=workflow_id).items()}

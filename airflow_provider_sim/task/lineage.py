@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from airflow_provider_sim.client.models import WorkflowRun
-    from airflow_provider_sim.client.sync_client import SimClient
+    from airflow_provider_sim.client import SimClient, WorkflowRun
 
 
 class OpenLineageMixin:
@@ -48,7 +47,7 @@ class OpenLineageMixin:
 
     def _with_cost(self) -> WorkflowRun | None:
         """The run; one that was held open is asked for once more, since its answer doesn't tell the cost."""
-        from airflow_provider_sim.client.retry import NO_RETRY
+        from airflow_provider_sim.client import NO_RETRY
         from airflow_provider_sim.exceptions import SimError
 
         run, hook = self._lineage_run, getattr(self, "hook", None)

@@ -8,10 +8,10 @@ from airflow.providers.openlineage.extractors.base import OperatorLineage
 from attrs import define
 from openlineage.client.facet_v2 import JobFacet, RunFacet, error_message_run, external_query_run
 
-from airflow_provider_sim.client.urls import run_url, workflow_url
+from airflow_provider_sim.client import run_url, workflow_url
 
 if TYPE_CHECKING:
-    from airflow_provider_sim.client.models import WorkflowRun
+    from airflow_provider_sim.client import WorkflowRun
 
 
 @define

@@ -12,8 +12,7 @@ from os import PathLike
 from pathlib import PurePosixPath
 from typing import Any
 
-from airflow_provider_sim.client.api import fields
-from airflow_provider_sim.client.api.files import OutputFile, map_files
+from airflow_provider_sim.client import OutputFile, map_files
 from airflow_provider_sim.exceptions import Outcome, SimError, SimOutputError
 from airflow_provider_sim.json_values import UnstorableValueError, nodes, place_of, storable
 from airflow_provider_sim.task.large_output import LargeOutput
@@ -137,7 +136,7 @@ class OutputDelivery:
         """
         for value, path, _ in nodes(output):
             if isinstance(value, dict) and any(value.get(mark) is True for mark in _REFERENCE_MARKS):
-                size = fields.whole(value, "size") or fields.whole(value, "byteSize") or 0
+                size = next((value[key] for key in ("size", "byteSize") if isinstance(value.get(key), int)), 0)
                 raise self._error(
                     f"The output of {self._run} is incomplete: at {place_of(path, 'output')}, Sim sent a reference"
                     f" instead of the value ({size:,} bytes). Sim keeps values over 8 MiB in its own storage, which its"

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_sim.arguments import OnPaused
-from airflow_provider_sim.client.api.resources import display_marks
-from airflow_provider_sim.client.models import RunStatus
-from airflow_provider_sim.client.urls import approval_url
+from airflow_provider_sim.client import RunStatus, approval_url, display_marks
 from airflow_provider_sim.exceptions import (
     Outcome,
     SimError,
@@ -26,8 +24,7 @@ if TYPE_CHECKING:
 
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_sim.client.models import PausePoint, RunOutput, WorkflowRun
-    from airflow_provider_sim.client.sync_client import SimClient
+    from airflow_provider_sim.client import PausePoint, RunOutput, SimClient, WorkflowRun
     from airflow_provider_sim.task.output import Fetch, OutputRules
 
 log = logging.getLogger(__name__)

@@ -10,13 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowException
 
-from airflow_provider_sim.client.api.errors import is_rejection
-from airflow_provider_sim.client.api.resources import died_with_its_connection
-from airflow_provider_sim.client.ids import selectors_of
-from airflow_provider_sim.client.models import AsyncExecutionResult, RunStatus, WorkflowRun
-from airflow_provider_sim.client.retry import RetryPolicy
-from airflow_provider_sim.client.settings import SYNC_TIMEOUT
-from airflow_provider_sim.client.sync_client import WorkflowStream
+from airflow_provider_sim.client import (
+    SYNC_TIMEOUT,
+    AsyncExecutionResult,
+    RetryPolicy,
+    RunStatus,
+    WorkflowRun,
+    WorkflowStream,
+    died_with_its_connection,
+    is_rejection,
+    selectors_of,
+)
 from airflow_provider_sim.exceptions import SimConnectionError, SimError, SimRunNotFoundError, SimStreamError
 from airflow_provider_sim.links.sim import push_links
 from airflow_provider_sim.polling import timeout_error
@@ -29,8 +33,7 @@ from airflow_provider_sim.task.stream_log import StreamLog
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_sim.client.models import Cancellation
-    from airflow_provider_sim.client.sync_client import SimClient
+    from airflow_provider_sim.client import Cancellation, SimClient
     from airflow_provider_sim.operators.base import SimRunOperatorBase
     from airflow_provider_sim.task.run_store import RunStore
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from airflow_provider_sim.client.flows import new_run_id
+from airflow_provider_sim.client import new_run_id
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from airflow_provider_sim.client.models import RunStatus
-from airflow_provider_sim.client.stream import (
+from airflow_provider_sim.client import (
+    RunStatus,
     StreamBlockError,
     StreamChunk,
     StreamChunkReset,
@@ -20,8 +20,7 @@ from airflow_provider_sim.client.stream import (
 from airflow_provider_sim.task.large_output import LargeOutput, LongText
 
 if TYPE_CHECKING:
-    from airflow_provider_sim.client.models import WorkflowExecutionResult
-    from airflow_provider_sim.client.sync_client import WorkflowStream
+    from airflow_provider_sim.client import WorkflowExecutionResult, WorkflowStream
     from airflow_provider_sim.task.output import OutputRules
 
 log = logging.getLogger(__name__)

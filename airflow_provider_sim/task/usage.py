@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_sim.exceptions import Outcome, SimUsageLimitError
 
 if TYPE_CHECKING:
-    from airflow_provider_sim.client.models import BillingStatus, UsageLimits
+    from airflow_provider_sim.client import BillingStatus, UsageLimits
 
 
 @dataclass(frozen=True, slots=True)

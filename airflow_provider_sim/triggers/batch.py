@@ -17,9 +17,7 @@ from airflow_provider_sim.batch.engine import BatchEngine, Terms, wait_by
 from airflow_provider_sim.batch.reconcile import Reconciler, cancel_all
 from airflow_provider_sim.batch.state import BatchState, ItemStatus, unsqueezed
 from airflow_provider_sim.batch.throttle import Throttle, budgets_of
-from airflow_provider_sim.client.async_client import AsyncSimClient
-from airflow_provider_sim.client.retry import RetryPolicy
-from airflow_provider_sim.client.settings import ClientSettings
+from airflow_provider_sim.client import AsyncSimClient, ClientSettings, RetryPolicy
 from airflow_provider_sim.exceptions import SimError
 from airflow_provider_sim.hooks.sim import SimHook
 from airflow_provider_sim.polling import DEFAULT_POLL_INTERVAL

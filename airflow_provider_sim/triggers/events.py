@@ -16,7 +16,7 @@ except ImportError as error:  # Airflow 2
     ) from error
 
 from airflow_provider_sim.arguments import duration
-from airflow_provider_sim.client.ids import check_workflow_id
+from airflow_provider_sim.client import check_workflow_id
 from airflow_provider_sim.exceptions import Outcome, SimInputError
 from airflow_provider_sim.hooks.sim import SimHook
 from airflow_provider_sim.task.deadlines import seconds
@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 
     from airflow.triggers.shared_stream import AdvanceItem, SharedStreamProducer
 
-    from airflow_provider_sim.client.models import WorkflowRun
-    from airflow_provider_sim.client.settings import ClientSettings
+    from airflow_provider_sim.client import ClientSettings, WorkflowRun
     from airflow_provider_sim.polling.cursor import Cursor
     from airflow_provider_sim.polling.finished_runs import Batch, Connect, FinishedRunStream, Listener
 

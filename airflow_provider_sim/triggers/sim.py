@@ -10,8 +10,7 @@ from airflow.triggers.base import TaskSuccessEvent, TriggerEvent
 
 from airflow_provider_sim._compat import push_xcoms
 from airflow_provider_sim.arguments import OnPaused
-from airflow_provider_sim.client.ids import check_run_id, check_workflow_id
-from airflow_provider_sim.client.models import RunStatus
+from airflow_provider_sim.client import RunStatus, check_run_id, check_workflow_id
 from airflow_provider_sim.exceptions import SimError
 from airflow_provider_sim.hooks.sim import SimHook
 from airflow_provider_sim.links.sim import link_xcoms
@@ -21,8 +20,7 @@ from airflow_provider_sim.task.deadlines import task_started_at
 from airflow_provider_sim.triggers.base import TELLS_OF_KILLS, SimTriggerBase
 
 if TYPE_CHECKING:
-    from airflow_provider_sim.client.async_client import AsyncSimClient
-    from airflow_provider_sim.client.models import WorkflowRun
+    from airflow_provider_sim.client import AsyncSimClient, WorkflowRun
 
 TASKS_END_IN_TRIGGERERS = TELLS_OF_KILLS
 """Whether a trigger of this Airflow (3.3 and later) can push XComs, and so end a task."""
@@ -213,7 +211,7 @@ class SimRunTrigger(SimTriggerBase):
         return self.task is not None and next(self.task.iter_mapped_dependants(), None) is not None
 
     async def _xcoms(self, client: AsyncSimClient, run: WorkflowRun) -> dict[str, Any]:
-        from airflow_provider_sim.client.sync_client import SimClient
+        from airflow_provider_sim.client import SimClient
         from airflow_provider_sim.task.output import OutputRules
         from airflow_provider_sim.task.results import DETAILS_KEY, DISPLAY_COPY_KEY, delivered
 
@@ -224,7 +222,7 @@ class SimRunTrigger(SimTriggerBase):
         return {"return_value": result, DETAILS_KEY: run.details(), DISPLAY_COPY_KEY: output.is_display_copy}
 
     async def _cancel(self) -> None:
-        from airflow_provider_sim.client.retry import RetryPolicy
+        from airflow_provider_sim.client import RetryPolicy
 
         patience = RetryPolicy(max_retries=5, initial_delay=0.5, max_delay=2.0, max_elapsed=10.0)
         try:

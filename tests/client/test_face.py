@@ -1,0 +1,35 @@
+"""The client's face: what the rest of the package imports of it."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from pathlib import Path
+
+import airflow_provider_sim
+from airflow_provider_sim import client
+
+PACKAGE = Path(airflow_provider_sim.__file__).parent
+
+
+def test_typed_and_lazy_names_are_the_same():
+    typed = {
+        name.name: node.module.removeprefix("airflow_provider_sim.client.")
+        for node in ast.walk(ast.parse(inspect.getsource(client)))
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("airflow_provider_sim.client.")
+        for name in node.names
+    }
+    assert typed == client._MODULE_OF
+    assert all(getattr(client, name).__name__ for name in typed if inspect.isclass(getattr(client, name)))
+    assert set(typed) == set(dir(client))
+
+
+def test_nothing_outside_imports_below_the_face():
+    below = [
+        (path.relative_to(PACKAGE).as_posix(), node.module)
+        for path in PACKAGE.rglob("*.py")
+        if path.relative_to(PACKAGE).parts[0] != "client"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("airflow_provider_sim.client.")
+    ]
+    assert below == []
