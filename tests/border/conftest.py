@@ -87,7 +87,8 @@ def dag_test(new_home, tmp_path, sim) -> Callable[..., DagTest]:  # noqa: F811
         folder.mkdir(exist_ok=True)
         (folder / "d.py").write_text(HEADER + textwrap.dedent(source))
         home = new_home(f"{tmp_path.name}-{os.urandom(3).hex()}")
-        ran = run_in(home, sim, "--dags", str(folder), *(dag_ids or ("d",)), env=env)
+        wide = {"COLUMNS": "1000"}  # Airflow 3.0 wraps error messages in its log
+        ran = run_in(home, sim, "--dags", str(folder), *(dag_ids or ("d",)), env=wide | (env or {}))
         return DagTest(home, ran.printed, ran.reports)
 
     return run
