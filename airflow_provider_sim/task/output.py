@@ -6,8 +6,8 @@ import base64
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, suppress
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import PurePosixPath
 from typing import Any
@@ -15,7 +15,6 @@ from typing import Any
 from airflow_provider_sim.client import OutputFile, map_files
 from airflow_provider_sim.exceptions import Outcome, SimError, SimOutputError
 from airflow_provider_sim.json_values import UnstorableValueError, nodes, place_of, storable
-from airflow_provider_sim.task.large_output import LargeOutput
 
 log = logging.getLogger(__name__)
 
@@ -107,12 +106,6 @@ class OutputDelivery:
 
         :raises SimOutputError: a file can't be saved, the output is too large or incomplete, or Airflow can't store it.
         """
-        if isinstance(output, LargeOutput):
-            with closing(output):
-                self._check_complete(output.rest)
-                if self._rules.folder:
-                    output = replace(output, rest=map_files(output.rest, self._save))
-                return self._deliver_large(output.size, output.pieces())
         self._check_complete(output)
         try:
             value = storable(output)
@@ -127,7 +120,7 @@ class OutputDelivery:
         if self._rules.folder:
             value = map_files(value, self._save)
         encoded = as_json(value)
-        return value if len(encoded) <= self._rules.max_bytes else self._deliver_large(len(encoded), iter([encoded]))
+        return value if len(encoded) <= self._rules.max_bytes else self._deliver_large(encoded)
 
     def _check_complete(self, output: Any) -> None:
         """Raise for a reference in place of a value that Sim keeps in its own storage.
@@ -151,15 +144,16 @@ class OutputDelivery:
                 log.log(self._level, "Airflow can't store the output of run %s as an XCom: %s.", self._run_id, problem)
                 output = map_files(output, self._save)
                 encoded = json.dumps(output).encode()  # ASCII: U+0000 and surrogates are escaped
-                return self._deliver_large(len(encoded), iter([encoded]))
+                return self._deliver_large(encoded)
         raise self._error(
             f"Airflow can't store the output of {self._run} as an XCom: {problem}. Set large_outputs='store' and"
             " output_files_dir to get the path of a file instead, or let the workflow return another value"
         )
 
-    def _deliver_large(self, size: int, pieces: Iterator[bytes]) -> dict[str, Any]:
+    def _deliver_large(self, encoded: bytes) -> dict[str, Any]:
+        size = len(encoded)
         if self._rules.large == "store":
-            path = self._write("output.json", pieces)
+            path = self._write("output.json", [encoded])
             log.log(self._level, "The output of run %s is %s bytes and stored at %s.", self._run_id, f"{size:,}", path)
             return {"output_path": path, "size": size}
         raise self._error(
@@ -190,7 +184,7 @@ class OutputDelivery:
             raise self._unsaved(file, "Sim gives neither its bytes nor its address.")
         return self._fetch(file.url)
 
-    def _write(self, name: str, content: Iterator[bytes]) -> str:
+    def _write(self, name: str, content: Iterable[bytes]) -> str:
         try:
             return write_file(self._rules.folder or "", self._run_id, name, content)
         except SimError:

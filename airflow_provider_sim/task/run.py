@@ -265,7 +265,8 @@ class TaskRun:
         try:
             with stream:
                 self._stop_if_killed()
-                result = StreamLog(operator.output_rules, selectors_of(operator.selected_outputs)).read(stream)
+                selectors = selectors_of(operator.selected_outputs)
+                result = StreamLog(operator.output_rules, selectors, run_id=self.run_id).read(stream)
                 self.streamed = result.status is RunStatus.COMPLETED
                 return result
         except (SimStreamError, SimConnectionError) as error:

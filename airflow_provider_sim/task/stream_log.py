@@ -1,4 +1,4 @@
-"""A stream's text in the task log."""
+"""A stream's text in the task log and in the output."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from airflow_provider_sim.client import (
     StreamProgress,
     check_selected,
 )
-from airflow_provider_sim.task.large_output import LargeOutput, LongText
+from airflow_provider_sim.exceptions import Outcome, SimOutputError
+from airflow_provider_sim.task.output import as_json
 
 if TYPE_CHECKING:
     from airflow_provider_sim.client import WorkflowExecutionResult, WorkflowStream
@@ -26,83 +27,82 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _LINE_LENGTH = 160
-"""Characters of text without a line break after which a log line is written all the same."""
+"""Characters of text without a line break after which a log line is written."""
+
+_MAX_STORED_BYTES = 256 * 1024 * 1024
+"""Limit with ``large_outputs="store"``: text is held in memory until the run finishes."""
 
 
 class StreamLog:
-    """Writes each block's text line by line; a chunk is mostly a word, and a log line for each couldn't be read.
+    """Logs each block's text line by line, since a chunk is mostly a single word.
 
-    :param rules: for the result.
-    :param selectors: the selected outputs. Their text becomes part of the result, since Sim leaves it out of the final
-        output then.
+    :param rules: for the output; text beyond their limit fails the stream, which makes Sim cancel the run.
+    :param selectors: the selected outputs. Sim leaves their text out of the final output, so it is added here.
     """
 
-    def __init__(self, rules: OutputRules, selectors: Sequence[str]) -> None:
-        self._rules = rules
+    def __init__(self, rules: OutputRules, selectors: Sequence[str], *, run_id: str | None) -> None:
+        self._max_bytes = _MAX_STORED_BYTES if rules.large == "store" else rules.max_bytes
         self._selectors = selectors
-        self._unwritten: defaultdict[str, str] = defaultdict(str)
-        self._texts: dict[str, LongText] = {}
+        self._run_id = run_id
+        self._sizes: defaultdict[str, int] = defaultdict(int)
+        self._unlogged: defaultdict[str, str] = defaultdict(str)
+        self._chunks: defaultdict[str, list[str]] = defaultdict(list)
 
     def read(self, stream: WorkflowStream) -> WorkflowExecutionResult:
         """Read a stream to its end and return the run's result.
 
-        :raises SimStreamError: it stopped before.
-        :raises SimOutputError: a selector selected nothing.
+        :raises SimStreamError: the stream broke off.
+        :raises SimOutputError: the selected text is too large, or a selector selected nothing.
         """
-        try:
-            end = self._read_to_end(stream)
-            check_selected(self._selectors, self._texts, end)
-            return self._with_texts(end.result)
-        finally:
-            for text in self._texts.values():
-                text.close()
-
-    def _read_to_end(self, stream: WorkflowStream) -> StreamEnd:
         end: StreamEnd | None = None
         for event in stream:
             match event:
                 case StreamChunk(block_id, text):
-                    self._take(block_id or "", text)
+                    self._add(block_id or "", text)
                 case StreamChunkReset(block_id):
-                    self._void(block_id or "")
+                    self._reset(block_id or "")
                 case StreamBlockError(block_id, message):
                     log.error("Block %s: %s", block_id, message)
                 case StreamProgress(kind, block_id, _):
                     log.info("Block %s: %s", block_id, kind)
                 case StreamEnd():
                     end = event
-        for block_id in list(self._unwritten):
-            self._write(block_id)
+        for block_id in list(self._unlogged):
+            self._log_text(block_id)
         assert end is not None, "a stream without an end raises SimStreamError"
-        return end
+        check_selected(self._selectors, self._chunks, end)
+        return self._with_texts(end.result)
 
-    def _take(self, block_id: str, text: str) -> None:
+    def _add(self, block_id: str, text: str) -> None:
         if self._selectors:
-            if block_id not in self._texts:
-                rules = self._rules
-                self._texts[block_id] = LongText(max_bytes=rules.max_bytes, keep=rules.large == "store")
-            self._texts[block_id].add(text)
-        self._unwritten[block_id] += text
-        if "\n" in text or len(self._unwritten[block_id]) >= _LINE_LENGTH:
-            self._write(block_id)
+            self._chunks[block_id].append(text)
+            self._sizes[block_id] += len(as_json(text)) - len('""')
+            if sum(self._sizes.values()) > self._max_bytes:
+                raise SimOutputError(
+                    f"The selected text of run {self._run_id!r} is larger than max_output_bytes"
+                    f" ({self._max_bytes:,}). Select less, raise max_output_bytes, or set large_outputs='store' and"
+                    " output_files_dir to store up to 256 MiB.",
+                    run_id=self._run_id,
+                    outcome=Outcome.RAN,
+                )
+        self._unlogged[block_id] += text
+        if "\n" in text or len(self._unlogged[block_id]) >= _LINE_LENGTH:
+            self._log_text(block_id)
 
-    def _write(self, block_id: str) -> None:
-        text = self._unwritten.pop(block_id, "")
+    def _log_text(self, block_id: str) -> None:
+        text = self._unlogged.pop(block_id, "")
         if text:
             log.info("%s", text.rstrip("\n"))
 
-    def _void(self, block_id: str) -> None:
-        self._write(block_id)
-        if block_id in self._texts:
-            self._texts.pop(block_id).close()
-        log.info("Block %s begins its text anew.", block_id)
+    def _reset(self, block_id: str) -> None:
+        self._log_text(block_id)
+        self._chunks.pop(block_id, None)
+        self._sizes.pop(block_id, None)
+        log.info("Block %s discarded its text and starts again.", block_id)
 
     def _with_texts(self, result: WorkflowExecutionResult) -> WorkflowExecutionResult:
-        if not self._texts or result.status is not RunStatus.COMPLETED:
+        if not self._chunks or result.status is not RunStatus.COMPLETED:
             return result
-        rest = result.output if isinstance(result.output, dict) else {}
-        texts = {block_id: text for block_id, text in self._texts.items() if block_id not in rest}
-        if not any(text.is_large for text in texts.values()):
-            return replace(result, output={**{block_id: text.read() for block_id, text in texts.items()}, **rest})
-        self._texts = {block_id: text for block_id, text in self._texts.items() if block_id in rest}
-        return replace(result, output=LargeOutput(texts, rest))
+        output = result.output if isinstance(result.output, dict) else {}
+        texts = {block_id: "".join(chunks) for block_id, chunks in self._chunks.items()}
+        return replace(result, output={**texts, **output})

@@ -83,33 +83,39 @@ def test_a_text_that_begins_anew_replaces_the_former_one(read, lines):
     frames = [chunk("A draft"), {"event": "chunk_reset", "blockId": "b-1"}, chunk("The text.")]
     output = read(*frames, END, selected_outputs=["Agent.content"])
     assert output["b-1"] == "The text."
-    assert lines() == ["A draft", "Block b-1 begins its text anew.", "The text."]
+    assert lines() == ["A draft", "Block b-1 discarded its text and starts again.", "The text."]
 
 
 def test_a_block_that_is_reset_before_it_said_anything(read, lines):
     output = read({"event": "chunk_reset", "blockId": "b-1"}, END, selected_outputs=["Agent.content"])
-    assert (output, lines()) == ({"rest": 1}, ["Block b-1 begins its text anew."])
+    assert (output, lines()) == ({"rest": 1}, ["Block b-1 discarded its text and starts again."])
 
 
-class TestTextsThatAreTooLarge:
-    """Of what an author selected: they don't fill the memory."""
+class TestTooLargeTexts:
+    """Selected text beyond ``max_output_bytes``."""
 
     SELECTED = {"selected_outputs": ["Agent.content"], "max_output_bytes": 20}
     FRAMES = [*[chunk("Ä\n")] * 10, chunk('"', "b-2"), chunk("\\", "b-2"), END]
 
-    def test_the_task_fails_and_says_how_large_they_are(self, read, lines):
-        with pytest.raises(SimOutputError, match=r"is 72 bytes as JSON, more than max_output_bytes \(20\)"):
+    def test_stream_fails_at_the_limit(self, read, lines):
+        with pytest.raises(SimOutputError, match=r"max_output_bytes \(20\)") as caught:
             read(*self.FRAMES, **self.SELECTED)
-        assert lines() == ["Ä"] * 10 + ['"\\']
+        assert caught.value.run_id
+        assert lines() == ["Ä"] * 5, "the sixth chunk exceeds 20 bytes as JSON"
 
-    def test_or_they_are_stored(self, read, tmp_path):
+    def test_output_is_stored(self, read, tmp_path):
         stored = read(*self.FRAMES, **self.SELECTED, output_files_dir=tmp_path.as_uri(), large_outputs="store")
         assert stored["size"] == 72
         written = ObjectStoragePath(stored["output_path"]).read_bytes()
         assert len(written) == 72
         assert json.loads(written) == {"b-1": "Ä\n" * 10, "b-2": '"\\', "rest": 1}
 
-    def test_files_beside_them_are_saved(self, read, tmp_path):
+    def test_stored_text_is_limited_too(self, read, monkeypatch, tmp_path):
+        monkeypatch.setattr("airflow_provider_sim.task.stream_log._MAX_STORED_BYTES", 30)
+        with pytest.raises(SimOutputError, match="max_output_bytes"):
+            read(*self.FRAMES, **self.SELECTED, output_files_dir=tmp_path.as_uri(), large_outputs="store")
+
+    def test_files_of_the_final_output_are_saved(self, read, tmp_path):
         file = {"name": "a.txt", "key": "k", "context": "execution", "size": 2, "base64": "aGk="}
         end = {"event": "final", "data": {"success": True, "output": {"b-3": file}}}
         given = {"output_files_dir": tmp_path.as_uri(), "large_outputs": "store"}
@@ -119,21 +125,14 @@ class TestTextsThatAreTooLarge:
         assert ObjectStoragePath(stored["b-3"]["path"]).read_bytes() == b"hi"
 
     @pytest.mark.parametrize("large", ["fail", "store"])
-    def test_one_that_begins_anew_may_become_small(self, read, tmp_path, large):
-        frames = [chunk("x" * 30), chunk("x"), {"event": "chunk_reset", "blockId": "b-1"}, chunk("A"), END]
+    def test_discarded_text_does_not_count(self, read, tmp_path, large):
+        frames = [chunk("x" * 18), {"event": "chunk_reset", "blockId": "b-1"}, chunk("A" * 4), END]
         given = {"output_files_dir": tmp_path.as_uri(), "large_outputs": large}
-        assert read(*frames, **{**self.SELECTED, "max_output_bytes": 25}, **given) == {"b-1": "A", "rest": 1}
+        assert read(*frames, **{**self.SELECTED, "max_output_bytes": 25}, **given) == {"b-1": "AAAA", "rest": 1}
 
-    def test_one_that_sim_tells_at_the_end_counts_as_told_there(self, read):
+    def test_final_output_replaces_the_streamed_text(self, read):
         end = {"event": "final", "data": {"success": True, "output": {"b-1": "short"}}}
-        assert read(chunk("x" * 30), end, **self.SELECTED) == {"b-1": "short"}
-
-    def test_nothing_else_is_in_the_output(self, read, tmp_path):
-        end = {"event": "final", "data": {"success": True, "output": {}}}
-        given = {"output_files_dir": tmp_path.as_uri(), "large_outputs": "store"}
-        stored = read(chunk("x" * 30), end, **self.SELECTED, **given)
-        assert ObjectStoragePath(stored["output_path"]).read_bytes() == b'{"b-1":"' + b"x" * 30 + b'"}'
-        assert stored["size"] == 40
+        assert read(chunk("x" * 18), end, **self.SELECTED) == {"b-1": "short"}
 
 
 def test_a_block_s_error_is_in_the_log_and_the_run_goes_on(read, lines):
