@@ -1,7 +1,7 @@
-"""Ways to get a connection wrong, each with a server that answers as it then would.
+"""Invalid connections, each with a server that responds accordingly.
 
-The tests let :meth:`SimHook.test_connection` judge them, the tour through Airflow's pages presses the button for each,
-and ``docs/errors.md`` lists what is said.
+The tests of :meth:`SimHook.test_connection`, the browser tests of Airflow's connection form, and the tables of
+``docs/errors.md`` use them.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from tests.certificates import self_signed
 
 @dataclass(frozen=True)
 class BadConnection:
-    """What somebody has put into the form.
+    """An invalid connection.
 
-    :param what: what is wrong with it.
-    :param advice: what the test has to say about the change that is needed.
+    :param label: what is invalid.
+    :param advice: text that the message of the connection test contains.
     """
 
-    what: str
+    label: str
     advice: str
     host: str
     port: int
@@ -38,7 +38,7 @@ class BadConnection:
 
     @property
     def connection(self) -> dict[str, Any]:
-        """As ``AIRFLOW_CONN_…`` holds it, and, with an id, Airflow's REST API takes it."""
+        """Fields as in ``AIRFLOW_CONN_…`` and, with an ID, in Airflow's REST API."""
         return {
             "conn_type": "sim",
             "host": self.host,
@@ -50,41 +50,41 @@ class BadConnection:
 
 @contextlib.contextmanager
 def bad_connections(sim: SimEmulator) -> Iterator[list[BadConnection]]:
-    """All of them, and their servers for a ``with`` block.
+    """Start the servers and yield the connections.
 
-    :param sim: a server that all would be well with.
+    :param sim: an emulator for the connections that need a working server.
     """
     page = Answer(200, b"<!DOCTYPE html><title>Welcome</title>", {"content-type": "text/html"})
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         without_v2 = stack.enter_context(SimEmulator(profile="v0.8-legacy"))
-        of_tls = stack.enter_context(CannedServer(Answer(), tls=self_signed(folder / "server.pem")))
-        to_https = stack.enter_context(canned(_elsewhere("https://sim.example.com")))
-        to_www = stack.enter_context(canned(_elsewhere("https://www.sim.ai")))
+        tls_only = stack.enter_context(CannedServer(Answer(), tls=self_signed(folder / "server.pem")))
+        to_https = stack.enter_context(canned(_redirect("https://sim.example.com")))
+        to_www = stack.enter_context(canned(_redirect("https://www.sim.ai")))
         other = stack.enter_context(canned(page))
 
-        logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # which warns of TLS where it speaks none
+        logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # it warns about TLS handshakes on a plain port
 
-        def case(what: str, advice: str, url: str, path: str = "", **fields: Any) -> BadConnection:
+        def case(label: str, advice: str, url: str, path: str = "", **fields: Any) -> BadConnection:
             parts = urlsplit(url)
             fields = {"host": f"{parts.scheme}://{parts.hostname}{path}", "port": parts.port, **fields}
-            return BadConnection(what, advice, **{"password": sim.api_key, **fields})
+            return BadConnection(label, advice, **{"password": sim.api_key, **fields})
 
         yield [
-            case("another key", "Put a current key (Sim, Settings, API keys)", sim.url, password="sk-sim-of-another"),
-            case("no key", "has no API key. Set the password field", sim.url, password=""),
-            case("http, where the server leads on to https", "(host) to https://sim.example.com;", to_https.url),
-            case("http, where only https is spoken", "begin the base URL with https://", _as("http", of_tls.url)),
-            case("https, where only http is spoken", "(host) with http://", _as("https", sim.url)),
-            case("a certificate that nobody trusts", "extra 'verify' to the path of your CA bundle", of_tls.url),
+            case("invalid API key", "Put a current key", sim.url, password="sk-sim-other"),
+            case("no API key", "has no API key. Set the password field", sim.url, password=""),
+            case("http, redirected to https", "(host) to https://sim.example.com;", to_https.url),
+            case("http to an https port", "begin the base URL with https://", _as("http", tls_only.url)),
+            case("https to an http port", "(host) with http://", _as("https", sim.url)),
+            case("untrusted certificate", "extra 'verify' to the path of your CA bundle", tls_only.url),
             case("sim.ai without www", "base URL (host) to https://www.sim.ai;", to_www.url),
-            case("a host that doesn't exist", "Check the connection's base URL", "http://sim.invalid:80"),
-            case("a port at which nobody listens", "whether Sim is running", f"http://127.0.0.1:{closed_port()}"),
-            case("a path that ends in /api/v2", "without /api", sim.url, "/api/v2"),
-            case("a path that is wrong", "lack its path prefix", sim.url, "/sim"),
+            case("unknown host name", "Check the connection's base URL", "http://sim.invalid:80"),
+            case("connection refused", "whether Sim is running", f"http://127.0.0.1:{closed_port()}"),
+            case("base URL ends in /api/v2", "without /api", sim.url, "/api/v2"),
+            case("wrong path", "lack its path prefix", sim.url, "/sim"),
             case("another site", "not Sim", other.url),
             case(
-                "`api_version` is `v2`, where that is off",
+                "`api_version` is `v2`, v2 API disabled",
                 "Set V2_API=true on the server, or api_version to auto",
                 without_v2.url,
                 password=without_v2.api_key,
@@ -93,7 +93,7 @@ def bad_connections(sim: SimEmulator) -> Iterator[list[BadConnection]]:
         ]
 
 
-def _elsewhere(base_url: str) -> Answer:
+def _redirect(base_url: str) -> Answer:
     return Answer(308, b"", {"location": f"{base_url}/api/v2/workspaces"})
 
 

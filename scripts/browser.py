@@ -52,7 +52,7 @@ def main() -> int:
             "sim": sim.url,
             "key": sim.api_key,
             "form": connection_types[0],
-            "bad": [{"what": case.what, "advice": case.advice, "connection": case.connection} for case in bad],
+            "bad": [{"label": case.label, "advice": case.advice, "connection": case.connection} for case in bad],
             "connection_id": CONNECTION,
             "chromium": chromium,
             "pictures": str(pictures.resolve()),

@@ -98,7 +98,7 @@ def connection_test(page: Page) -> None:
     All have a port: without one, the button of Airflow 3.3.2 sends port 0, and is told that another port is stored
     (apache/airflow#73298).
     """
-    wrong = {re.sub(r"\W+", "_", bad["what"]).strip("_"): bad for bad in told["bad"]}
+    wrong = {re.sub(r"\W+", "_", bad["label"]).strip("_"): bad for bad in told["bad"]}
     for name, bad in wrong.items():
         call("POST", "/connections", {"connection_id": name, **bad["connection"]})
     open_page(page, "/connections")

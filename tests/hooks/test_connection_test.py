@@ -40,7 +40,7 @@ def test_what_is_wrong_is_told_with_what_to_change(test, emulator):
         for case in cases:
             forget_servers()
             fine, words = test(case.host, case.password, case.port, api_version=case.api_version)
-            assert (fine, case.advice in words) == (False, True), (case.what, words)
+            assert (fine, case.advice in words) == (False, True), (case.label, words)
 
 
 @pytest.mark.parametrize(
