@@ -1,18 +1,18 @@
-"""What the provider costs beside its peers: questions, answered by tables from one run each.
+"""Benchmarks: cost of the provider compared with alternatives, as tables.
 
-``python -m benchmarks`` (or ``make bench``) answers all, ``python -m benchmarks imports`` (``make bench Q=imports``)
-those of the modules whose names begin so, and ``--markdown`` writes the tables into ``docs/benchmarks.md``, too.
+``python -m benchmarks`` (or ``make bench``) runs all, ``python -m benchmarks imports`` (``make bench Q=imports``) the
+modules whose names have this prefix, and ``--markdown`` writes the tables to ``docs/benchmarks.md``.
 
 A module of this package is a benchmark if it has
 
 ``measure(*, smoke: bool = False) -> Iterator[rich.table.Table]``
-    mostly one table, whose title is the question, and whose caption says how it was measured. With ``smoke`` everything
-    is tiny, takes seconds and needs nothing that isn't installed: the tests run it so;
+    Usually one table; its title is the question, its caption the method. With ``smoke`` it takes seconds and needs
+    nothing that isn't installed.
 ``REAL_AIRFLOW = True``
-    where it starts one, which takes half a minute at least: the tests then have a marker.
+    If it starts an Airflow, which takes at least half a minute. ``--smoke`` skips it unless it is named.
 
-Its section of the page has the module's name in a comment at its begin and end, so that each can be written anew alone.
+The page marks a module's section with comments, so that each section can be updated alone.
 
-Processor time rather than time on the clock, peers in turns within the same run and on the same emulator, medians, and
-ratios rather than figures: the machine has other work, and yours is another.
+Method: CPU time rather than wall-clock time, alternatives in turns within one run on the same emulator, medians and
+ratios, because the machine has other load.
 """

@@ -1,4 +1,4 @@
-"""``python -m benchmarks [--markdown] [--smoke] [NAME...]``: see the package's docstring."""
+"""Command line of the benchmarks: ``python -m benchmarks [--markdown] [--smoke] [NAME...]``."""
 
 from __future__ import annotations
 
@@ -23,41 +23,41 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
 
 
 def all_benchmarks() -> dict[str, ModuleType]:
-    """The modules of this package that answer questions, by their names."""
+    """Return the benchmark modules of this package by name."""
     names = [found.name for found in pkgutil.iter_modules(benchmarks.__path__) if found.name != "__main__"]
     modules = {name: importlib.import_module(f"benchmarks.{name}") for name in names}
     return {name: module for name, module in modules.items() if hasattr(module, "measure")}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Answer the questions, one after the other."""
+    """Run benchmarks, one after the other."""
     known = all_benchmarks()
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="What the provider costs.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(known)}, or how they begin; default: all")
-    parser.add_argument("--markdown", action="store_true", help=f"write the tables into docs/{PAGE.name}, too")
-    parser.add_argument("--smoke", action="store_true", help="tiny, and none that starts an Airflow unless it is named")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure the cost of the provider.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(known)}, or a prefix; default: all")
+    parser.add_argument("--markdown", action="store_true", help=f"also write the tables to docs/{PAGE.name}")
+    parser.add_argument("--smoke", action="store_true", help="small sizes; no Airflow unless it is named")
     options = parser.parse_args(arguments)
     everything = [name for name, module in known.items() if not (options.smoke and hasattr(module, "REAL_AIRFLOW"))]
     chosen = [name for name in known if name.startswith(tuple(options.names))] if options.names else everything
     if not chosen:
-        parser.error(f"there is none of these names; there are {', '.join(known)}")
+        parser.error(f"unknown benchmark; choose from {', '.join(known)}")
     logging.disable()
     console = Console(width=None if sys.stdout.isatty() else 150)
     for name in chosen:
-        told = []
+        sections = []
         load = os.getloadavg()[0]
         for table in known[name].measure(smoke=options.smoke):
             show(console, table)
-            told.append(section(table))
-        told.append(fill(f"*{machine(load)}*", 120))
+            sections.append(section(table))
+        sections.append(fill(f"*{machine(load)}*", 120))
         console.print(f"{machine(load)}\n", style="dim", highlight=False)
         if options.markdown:
-            PAGE.write_text(with_section(PAGE.read_text(), name, "\n\n".join(told)))
+            PAGE.write_text(with_section(PAGE.read_text(), name, "\n\n".join(sections)))
     return 0
 
 
 def show(console: Console, table: Table) -> None:
-    """Print a table, and what is to be known beside below it."""
+    """Print a table and its notes."""
     notes, table.caption = table.caption, None
     console.print(table)
     if notes:
@@ -66,13 +66,13 @@ def show(console: Console, table: Table) -> None:
 
 
 def section(table: Table) -> str:
-    """A table with its question and notes, as Markdown."""
+    """Return a table with title and notes as Markdown."""
     parts = [f"## {table.title}", as_markdown(table), fill(str(table.caption or ""), 120)]
     return "\n\n".join(part for part in parts if part)
 
 
 def with_section(page: str, name: str, text: str) -> str:
-    """The page with a section in its place, or at the end."""
+    """Return the page with the section replaced, or appended."""
     begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
     text = f"{begin}\n\n{text}\n\n{end}"
     if begin not in page:

@@ -1,4 +1,4 @@
-"""Many inputs on a real Airflow, as one batch and as a mapped task for each: what Airflow spends, starts and keeps."""
+"""Cost of many inputs on a real Airflow, as one batch and as mapped tasks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from scripts.real_airflow import REPO, RealAirflow
 REAL_AIRFLOW = True
 DAGS = REPO / "benchmarks" / "batch_dags"
 INPUTS, FEWER = 2000, 300
-"""How many inputs; and how many for the way that takes too long for as many."""
+"""Number of inputs; deferrable mapped tasks would take too long with as many."""
 RUN_SECONDS = 5.0
 IDLE_SECONDS = 30.0
 SETTINGS = {
@@ -31,7 +31,7 @@ SETTINGS = {
 
 
 class Way(NamedTuple):
-    """One way to run many inputs."""
+    """A DAG that runs many inputs."""
 
     title: str
     dag_id: str
@@ -41,20 +41,20 @@ class Way(NamedTuple):
 WAYS = (
     Way("one batch, deferrable", "batch_deferred"),
     Way("one batch, waiting worker", "batch_worker"),
-    Way("mapped tasks, held open", "mapped_held_open"),
+    Way("mapped tasks, sync", "mapped_sync"),
     Way("mapped tasks, deferrable", "mapped_deferred", FEWER),
-    Way("one batch of as few, deferrable", "batch_deferred", FEWER),
+    Way("one batch of 300, deferrable", "batch_deferred", FEWER),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """So far, or in the course of something.
+    """Resources used so far, or during a DAG run.
 
-    :param processor: seconds of all of Airflow's processes; the database's are none of them.
-    :param processes: worker processes that were started.
-    :param rows: of Airflow's database.
-    :param requests: to Sim.
+    :param processor: CPU seconds of all Airflow processes, without the database.
+    :param processes: task processes that were started.
+    :param rows: rows of Airflow's database.
+    :param requests: requests to Sim.
     """
 
     seconds: float
@@ -64,14 +64,14 @@ class Spent:
     requests: int
 
     def since(self, before: Spent) -> Spent:
-        """What was added."""
+        """Return the difference."""
         return Spent(*(getattr(self, name) - getattr(before, name) for name in Spent.__slots__))
 
 
 class Outcome(NamedTuple):
-    """What came of one way.
+    """Result of one DAG run.
 
-    :param idle: processor seconds that Airflow would have spent meanwhile for nothing.
+    :param idle: CPU seconds that an idle Airflow would have used in the same time.
     """
 
     way: Way
@@ -82,7 +82,7 @@ class Outcome(NamedTuple):
 
     @property
     def processor(self) -> float:
-        """Seconds for each input, beyond what idling takes."""
+        """CPU seconds per input, without those of an idle Airflow."""
         return max(0.0, self.spent.processor - self.idle) / self.inputs
 
 
@@ -95,23 +95,23 @@ class Stage:
         self._idle = 0.0
 
     def idle(self, seconds: float) -> None:
-        """See what Airflow spends while it has nothing to do."""
+        """Measure the CPU time of an idle Airflow."""
         before = self._spent()
         time.sleep(seconds)
         spent = self._spent().since(before)
         self._idle = spent.processor / spent.seconds
 
     def play(self, way: Way, inputs: int) -> Outcome:
-        """Run a DAG with so many inputs to its end."""
+        """Run a DAG with this number of inputs until it is finished."""
         self._sim.clear()
         before = self._spent()
         run_id = self._airflow.trigger(way.dag_id, {"count": inputs})
-        self._airflow.wait_until(lambda: self._is_over(run_id), 60 + 10 * inputs, f"{way.title} to end", pause=1)
+        self._airflow.wait_until(lambda: self._is_finished(run_id), 60 + 10 * inputs, f"{way.title} to finish", pause=1)
         spent = self._spent().since(before)
         completed = sum(run.status == "completed" for run in self._sim.runs)
         return Outcome(way, inputs, spent, self._idle * spent.seconds, completed)
 
-    def _is_over(self, run_id: str) -> bool:
+    def _is_finished(self, run_id: str) -> bool:
         [row] = self._airflow.query("SELECT state FROM dag_run WHERE run_id = :run_id", run_id=run_id)
         return row.state in ("success", "failed")
 
@@ -130,7 +130,7 @@ class Stage:
 
 
 def _processor_time(process: psutil.Process) -> float:
-    """Of a process, and of its children that have ended."""
+    """CPU seconds of a process and its terminated children."""
     try:
         return float(sum(process.cpu_times()[:4]))
     except psutil.NoSuchProcess:
@@ -138,7 +138,7 @@ def _processor_time(process: psutil.Process) -> float:
 
 
 def measure(*, smoke: bool = False, ways: Sequence[Way] = WAYS) -> Iterator[Table]:
-    """Run the inputs in each way, one way after the other, on one Airflow."""
+    """Run the DAGs one after the other on one Airflow."""
     idle = 1.0 if smoke else IDLE_SECONDS
     with SimEmulator(profile="v0.8-legacy") as sim, tempfile.TemporaryDirectory() as folder:
         sim.workflow("brief", duration=RUN_SECONDS)(lambda given: {"double": 2 * given["number"]})
@@ -147,7 +147,7 @@ def measure(*, smoke: bool = False, ways: Sequence[Way] = WAYS) -> Iterator[Tabl
             Path(folder) / "airflow", DAGS, connections=connections, database="postgresql", settings=SETTINGS
         ) as airflow:
             stage = Stage(airflow, sim)
-            for way in ways:  # so that no way pays for what is only done once
+            for way in ways:  # warm up
                 stage.play(way, 1)
             stage.idle(idle)
             played = [stage.play(way, min(way.inputs, 4 if smoke else way.inputs)) for way in ways]
@@ -156,25 +156,25 @@ def measure(*, smoke: bool = False, ways: Sequence[Way] = WAYS) -> Iterator[Tabl
 
 def _table(played: Sequence[Outcome]) -> Table:
     table = new_table(
-        "What do many inputs cost, as one batch and as a mapped task for each?",
+        "What do many inputs cost, as one batch and as mapped tasks?",
         "way",
         "inputs",
         "completed",
         "s",
-        "s of processor time",
-        "ms of it an input",
-        "times the first",
+        "s of CPU time",
+        "CPU ms per input",
+        "ratio to the first",
         "processes",
         "rows",
         "requests",
-        notes=f"A real Airflow, PostgreSQL, LocalExecutor with {SETTINGS['AIRFLOW__CORE__PARALLELISM']} slots. The"
-        f" inputs are another task's, each run takes {RUN_SECONDS:.0f} s, looks are 5 s apart, and nothing limits how"
-        " many go on at once: a self-hosted server by its legacy API, which meters no requests. Deferrable mapped tasks"
-        " are fewer, since as many take too long: compare by input. Processor time is that of all of Airflow's"
-        " processes, workers included, less what they spend when there is nothing to do; PostgreSQL's isn't counted."
-        " Processes are those that were started for tasks, one of them for the one that gives the inputs; a"
-        " batch whose runs are over once the last is started doesn't defer. Rows are those that were added to the"
-        " database.",
+        notes=f"A real Airflow with PostgreSQL and LocalExecutor with {SETTINGS['AIRFLOW__CORE__PARALLELISM']} "
+        f"slots. Another task returns the inputs, each run takes {RUN_SECONDS:.0f} s, and the poll "
+        "interval is 5 s. The server is self-hosted with the legacy API, which limits neither requests "
+        "nor concurrent runs. Deferrable mapped tasks have fewer inputs because they take too long: "
+        "compare per input. CPU time is that of all Airflow processes including workers, without that of "
+        "an idle Airflow and without PostgreSQL. Processes are task processes, including one for the task "
+        "that returns the inputs; a batch whose runs are finished when the last one has started doesn't "
+        "defer. Rows are those added to the database.",
     )
     for outcome in played:
         spent = outcome.spent

@@ -1,6 +1,6 @@
-"""What a call costs beside the official SDK, which is for the same server and over the same HTTP library.
+"""Cost of a client call compared with the official SDK, on the same server and HTTP library.
 
-All of it happens in one process, as it would in a task: a few calls of one, a few of the other, and so on.
+All clients run in one process, as in a task, in turns of a few calls each.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from benchmarks.serving import Server, serving
 from benchmarks.table import Table, new_table, ratio
 
 CALLS = 20
-"""In a row, of one way."""
+"""Calls per turn."""
 TURNS = 60
 ASKED = [("0.2.1", True, False), ("0.2.1", True, True), ("0.1.2", False, False), ("0.1.2", False, True)]
-"""The SDK's version, whether for v2, and whether the run is asynchronous."""
+"""SDK version, whether to use v2, and whether the run is asynchronous."""
 FLOW, GIVEN = "echo_plain", {"message": "hi"}
 
 Ways = dict[str, Callable[[], Any]]
 
 
 class Spent(NamedTuple):
-    """What a call took one way, in each turn: seconds of the processor, and on the clock."""
+    """Seconds per call in each turn: CPU time and wall-clock time."""
 
     processor: list[float]
     clock: list[float]
 
 
 def ways_to_call(server: tuple[str, str], version: str | None, *, asynchronous: bool, v2: bool) -> Ways:
-    """Ours, the SDK's where there is one, and the bare library's, which none of them can do without."""
+    """Return the calls to compare: this client, the SDK, and plain requests."""
     import requests
 
     from airflow_provider_sim.client.sync_client import SimClient
@@ -61,8 +61,8 @@ def ways_to_call(server: tuple[str, str], version: str | None, *, asynchronous: 
 def call_in_turns(
     server: tuple[str, str], version: str | None, asynchronous: bool, v2: bool, turns: int
 ) -> dict[str, Spent]:
-    """Call each way in turns; the first turn, which opens connections, doesn't count."""
-    import airflow.sdk  # noqa: F401  as in a task: there is much for the garbage collector to look through
+    """Make calls in turns; the first turn, which opens connections, is discarded."""
+    import airflow.sdk  # noqa: F401  as in a task: its objects slow the garbage collector
 
     if version is not None:
         sys.path.insert(0, str(peers.official_sdk(version)))
@@ -81,7 +81,7 @@ def call_in_turns(
 
 
 def in_own_process(server: Server, version: str | None, *more: Any) -> dict[str, Spent]:
-    """The same where no other version of the SDK was imported."""
+    """Make the calls in a new process, because the SDK's versions can't be imported together."""
     if version is not None:
         peers.WORK.mkdir(exist_ok=True)
         peers.official_sdk(version)
@@ -90,26 +90,26 @@ def in_own_process(server: Server, version: str | None, *more: Any) -> dict[str,
 
 
 def measure(*, smoke: bool = False) -> Iterator[Table]:
-    """Call an emulator in another process."""
+    """Measure calls of an emulator in another process."""
     table = new_table(
-        "What does a call of the blocking client cost, beside the official SDK?",
+        "What does a call of the sync client cost, compared with the official SDK?",
         "call",
         "SDK",
-        "ms of processor time",
+        "ms of CPU time",
         "the SDK's",
         "ours / SDK",
         "requests alone",
-        "calls a second",
+        "calls per second",
         "the SDK's",
         "ours / SDK",
-        notes=f"One caller, {CALLS} calls in a row of each way in turns, medians of {TURNS} turns; a ratio is the"
-        " median of the turns' own ratios. Both are over the same version of requests, which takes most of the time;"
-        " what it takes when it is called as its documentation shows is beside.",
+        notes=f"One caller, turns of {CALLS} calls each, medians of {TURNS} turns; a ratio is the median of the "
+        "ratios of each turn. Both clients use the same version of requests, which takes most of the "
+        'time; "requests alone" is a plain call of that library.',
     )
     with serving() as server:
         for version, v2, asynchronous in ASKED[:1] if smoke else ASKED:
             spent = in_own_process(server, None if smoke else version, asynchronous, v2, 1 if smoke else TURNS)
-            name = f"execute, {'asynchronous' if asynchronous else 'held open'}, {'v2' if v2 else 'legacy'}"
+            name = f"execute, {'asynchronous' if asynchronous else 'sync'}, {'v2' if v2 else 'legacy'}"
             table.add_row(name, version, *_figures(spent))
     yield table
 

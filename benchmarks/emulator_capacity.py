@@ -1,7 +1,7 @@
-"""How much one emulator can take, so that other figures can say that it isn't what they measure.
+"""Capacity of the emulator, to show that it isn't the bottleneck of other benchmarks.
 
-Requests over real sockets from one process to an emulator in another, on one core each where the system lets us choose.
-What counts is the emulator's own processor time: the machine may be busy with something else.
+One process sends requests over sockets to an emulator in another, on one core each if the system supports CPU affinity.
+The emulator's CPU time is measured, because the machine may have other load.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from benchmarks.serving import Server, on_core, serving
 from benchmarks.table import Table, new_table
 
 CALLERS = 16
-"""Connections, each with one request under way."""
+"""Connections with one request in flight each."""
 
 
 class Measured(NamedTuple):
-    """What one kind of request took."""
+    """Cost of one kind of request."""
 
     what: str
     requests: int
@@ -30,7 +30,7 @@ class Measured(NamedTuple):
 
 
 def request(server: Server, method: str, path: str, body: Any = None, **headers: str) -> bytes:
-    """A request as it goes over the wire."""
+    """Return the bytes of a request."""
     content = b"" if body is None else json.dumps(body).encode()
     named = {"Host": "sim", "X-API-Key": server.api_key, "Content-Length": str(len(content))}
     named |= {name.replace("_", "-"): value for name, value in headers.items()}
@@ -38,8 +38,8 @@ def request(server: Server, method: str, path: str, body: Any = None, **headers:
     return f"{method} /api{path} HTTP/1.1\r\n{lines}\r\n".encode() + content
 
 
-def _read_answer(connection: socket.socket) -> int:
-    """Read one answer to its end; return its status."""
+def _read_response(connection: socket.socket) -> int:
+    """Read one response; return its status."""
     data = b""
     while b"\r\n\r\n" not in data:
         data += connection.recv(1 << 16)
@@ -51,65 +51,65 @@ def _read_answer(connection: socket.socket) -> int:
 
 
 def send(server: Server, what: str, wires: list[bytes], *, callers: int = CALLERS) -> Measured:
-    """Send requests and read their answers, as fast as it goes.
+    """Send requests and read the responses, as fast as possible.
 
-    :raises RuntimeError: an answer is no success.
+    :raises RuntimeError: a response has an error status.
     """
     host, port = server.url.removeprefix("http://").split(":")
     with contextlib.ExitStack() as stack:
         connections = [stack.enter_context(socket.create_connection((host, int(port)))) for _ in range(callers)]
         before, began = server.processor_time(), time.perf_counter()
         for first in range(0, len(wires), callers):
-            under_way = list(zip(connections, wires[first : first + callers], strict=False))
-            for connection, wire in under_way:
+            in_flight = list(zip(connections, wires[first : first + callers], strict=False))
+            for connection, wire in in_flight:
                 connection.sendall(wire)
-            for connection, _ in under_way:
-                status = _read_answer(connection)
+            for connection, _ in in_flight:
+                status = _read_response(connection)
                 if status >= 300:
                     raise RuntimeError(f"{what}: the emulator answered {status}")
         return Measured(what, len(wires), time.perf_counter() - began, server.processor_time() - before)
 
 
 def send_all(server: Server, runs: int) -> Iterator[Measured]:
-    """Start runs on both APIs, look at each, and list them all."""
+    """Start runs on both APIs, read each, and list all."""
     given = {"message": "hi"}
-    execute, look = "/v2/workflows/echo/execute", "/v2/workflows/echo/runs"
+    execute, runs_path = "/v2/workflows/echo/execute", "/v2/workflows/echo/runs"
     body = {"async": True, "input": given}
     wires = [request(server, "POST", execute, body, X_Run_Id=f"v2-{number}") for number in range(runs)]
-    yield send(server, "v2: start a run, asynchronously", wires)
-    wires = [request(server, "GET", f"{look}/v2-{number}") for number in range(runs)]
-    yield send(server, "v2: look at a run", wires)
+    yield send(server, "v2: start an asynchronous run", wires)
+    wires = [request(server, "GET", f"{runs_path}/v2-{number}") for number in range(runs)]
+    yield send(server, "v2: read a run", wires)
     wires = [request(server, "POST", execute, {"input": given}) for number in range(runs // 4)]
-    yield send(server, "v2: run a workflow, held open", wires)
-    execute, look = "/workflows/echo/execute", "/workflows/echo/executions"
+    yield send(server, "v2: run a workflow, sync", wires)
+    execute, runs_path = "/workflows/echo/execute", "/workflows/echo/executions"
     wires = [
         request(server, "POST", execute, given, X_Execution_Mode="async", X_Execution_Id=f"old-{number}")
         for number in range(runs)
     ]
-    yield send(server, "legacy: start a run, asynchronously", wires)
-    wires = [request(server, "GET", f"{look}/old-{number}") for number in range(runs)]
-    yield send(server, "legacy: look at a run", wires)
+    yield send(server, "legacy: start an asynchronous run", wires)
+    wires = [request(server, "GET", f"{runs_path}/old-{number}") for number in range(runs)]
+    yield send(server, "legacy: read a run", wires)
     logs = f"/v2/logs?workspaceId={server.workspace_id}&startDate=2020-01-01T00:00:00Z&limit=1000"
-    for order, words in (("asc", "the oldest"), ("desc", "the newest")):
+    for order, which in (("asc", "the oldest"), ("desc", "the newest")):
         wires = [request(server, "GET", f"{logs}&order={order}")] * 10
-        yield send(server, f"v2: list {words} 1000 of {2 * runs + runs // 4} runs", wires, callers=1)
+        yield send(server, f"v2: list {which} 1000 of {2 * runs + runs // 4} runs", wires, callers=1)
 
 
 def measure(*, smoke: bool = False, runs: int = 10_000) -> Iterator[Table]:
-    """Load one emulator with requests.
+    """Send requests to one emulator.
 
-    :param runs: to start on each API.
+    :param runs: number of runs to start on each API.
     """
     runs = 40 if smoke else runs
     table = new_table(
-        "How much can the emulator take?",
+        "How many requests can the emulator handle?",
         "what",
         "requests",
         "per second",
-        "ms of the core each",
-        "per second of the core",
-        notes=f"One emulator on one core, {CALLERS} callers in a process on another. Where peers are measured on it,"
-        " its own processor time isn't among theirs.",
+        "CPU ms per request",
+        "requests per CPU second",
+        notes=f"One emulator on one core, {CALLERS} connections of a process on another core. Where other "
+        "packages are measured on it, the CPU time of the emulator isn't included.",
     )
     with serving(core=0) as server, on_core(1):
         for measured in send_all(server, runs):

@@ -1,4 +1,4 @@
-"""Runs that hold up a task on a real Airflow: what waiting for them costs, and how soon the task begins after them."""
+"""Cost and latency of tasks that wait for a run on a real Airflow."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HOME = peers.WORK / "gating"
 DAGS = peers.REPO / "benchmarks" / "gating_dags"
 WORKFLOW = "gated"
 SETTINGS = {
-    # As Airflow comes, but for the room that so many DAG runs need at once, and for as many workers as two cores bear.
+    # Airflow's defaults, except for limits that fewer DAG runs would reach, and a parallelism for two cores.
     "AIRFLOW__CORE__PARALLELISM": "8",
     "AIRFLOW__CORE__MAX_ACTIVE_TASKS_PER_DAG": "1000",
     "AIRFLOW__CORE__MAX_ACTIVE_RUNS_PER_DAG": "1000",
@@ -39,14 +39,14 @@ SETTINGS = {
 }
 RUNS, FEW, WIDE = 200, 1, 100
 LEAD, GAP = 90.0, 0.8
-"""Seconds until the first run ends, in which their DAG runs can begin to wait; and from one end to the next."""
+"""Seconds until the first run finishes, and between two runs."""
 FAR = 100_000.0
 
 
 class Way(NamedTuple):
-    """One way to let a task wait for a run.
+    """A DAG with a task that waits for a run.
 
-    :param starts_it: whether the DAG starts the run itself; otherwise it is there before.
+    :param starts_it: whether the DAG starts the run.
     """
 
     title: str
@@ -72,9 +72,9 @@ WAYS = (
 
 
 class Spent(NamedTuple):
-    """Processor time so far, in seconds.
+    """CPU seconds used so far.
 
-    :param workers: of the task processes and the executor's that start them.
+    :param workers: task processes and the executor's processes.
     """
 
     workers: float
@@ -82,20 +82,20 @@ class Spent(NamedTuple):
     requests: int
 
     def since(self, before: Spent) -> Spent:
-        """What was added."""
+        """Return the difference."""
         return Spent(self.workers - before.workers, self.triggerer - before.triggerer, self.requests - before.requests)
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """DAG runs of one way, each of which waits for a run; the runs of Sim have the same ids, or them in their input."""
+    """DAG runs that wait for one run each. The IDs are those of both, or are in the input of Sim's run."""
 
     way: Way
     ids: Sequence[str]
 
 
 def deploy(sim: SimEmulator) -> None:
-    """Deploy a workflow whose runs end when their input says so."""
+    """Deploy a workflow whose runs finish at the time in their input."""
     lasts: dict[str, float] = {}
 
     def duration(given: Mapping[str, Any]) -> float:
@@ -109,11 +109,11 @@ def deploy(sim: SimEmulator) -> None:
 
 
 @contextlib.contextmanager
-def airflow_beside(server: Server, *, wide: int, sdk: bool) -> Iterator[RealAirflow]:
-    """An Airflow that knows the emulator.
+def airflow_with(server: Server, *, wide: int, sdk: bool) -> Iterator[RealAirflow]:
+    """Start an Airflow with connections to the emulator.
 
-    :param wide: sensors in the wide DAGs.
-    :param sdk: whether its tasks can import the official SDK.
+    :param wide: number of sensors in the wide DAGs.
+    :param sdk: whether tasks can import the official SDK.
     """
     connections: dict[str, dict[str, Any]] = {
         "sim_default": {"conn_type": "sim", "host": server.url, "password": server.api_key},
@@ -127,7 +127,7 @@ def airflow_beside(server: Server, *, wide: int, sdk: bool) -> Iterator[RealAirf
 
 
 def begin(airflow: RealAirflow, server: Server, way: Way, ends_at: Sequence[float]) -> Waiting:
-    """Let as many DAG runs as there are ends wait for a run each."""
+    """Trigger a DAG run for each end time."""
     ids = [f"{way.dag_id}-{len(ends_at)}-{number}" for number in range(len(ends_at))]
     for sim_run_id, end in zip(ids, ends_at, strict=True):
         given = {"number": sim_run_id, "ends_at": end}
@@ -138,20 +138,20 @@ def begin(airflow: RealAirflow, server: Server, way: Way, ends_at: Sequence[floa
 
 
 def finish(airflow: RealAirflow, waiting: Waiting, patience: float) -> None:
-    """Wait until all of them are over."""
+    """Wait until all DAG runs are finished."""
 
-    def are_over() -> bool:
+    def finished() -> bool:
         rows = airflow.query(
             "SELECT run_id FROM dag_run WHERE dag_id = :dag_id AND state IN ('success', 'failed')",
             dag_id=waiting.way.dag_id,
         )
         return sum(row.run_id in waiting.ids for row in rows) >= len(waiting.ids)
 
-    airflow.wait_until(are_over, patience, f"{waiting.way.title} to be through", pause=2)
+    airflow.wait_until(finished, patience, f"{waiting.way.title} to finish", pause=2)
 
 
 def start(server: Server, run_id: str, given: Mapping[str, Any]) -> None:
-    """Start a run as somebody else does."""
+    """Start a run without Airflow."""
     requests.post(
         f"{server.url}/api/v2/workflows/{WORKFLOW}/execute",
         json={"async": True, "input": given},
@@ -161,7 +161,7 @@ def start(server: Server, run_id: str, given: Mapping[str, Any]) -> None:
 
 
 def delays_of(airflow: RealAirflow, server: Server, waiting: Waiting) -> list[float]:
-    """Seconds from each run's end to the begin of the task that it has held up."""
+    """Return the seconds from each run's end to the start of the downstream task."""
     runs = requests.get(f"{server.url}/__emulator__/runs", timeout=60).json()["runs"]
     ended = {run["input"]["number"]: datetime.fromisoformat(run["ended_at"]) for run in runs if run["ended_at"]}
     began = airflow.query(
@@ -173,7 +173,7 @@ def delays_of(airflow: RealAirflow, server: Server, waiting: Waiting) -> list[fl
 
 
 def processes_of(airflow: RealAirflow, waiting: Waiting) -> int:
-    """How many worker processes have started for the waiting; each says so to Airflow, which notes it."""
+    """Count the task processes of waiting tasks, by Airflow's log table."""
     rows = airflow.query(
         "SELECT run_id FROM log WHERE dag_id = :dag_id AND event = 'running' AND task_id <> 'after'",
         dag_id=waiting.way.dag_id,
@@ -182,7 +182,7 @@ def processes_of(airflow: RealAirflow, waiting: Waiting) -> int:
 
 
 def spent_by(airflow: RealAirflow, server: Server) -> Spent:
-    """What was spent so far."""
+    """Return the resources used so far."""
     scheduler, *below = airflow.processes("scheduler")
     ended = scheduler.cpu_times()
     workers = ended.children_user + ended.children_system + sum(map(_times, below))
@@ -190,31 +190,31 @@ def spent_by(airflow: RealAirflow, server: Server) -> Spent:
 
 
 def _times(process: psutil.Process) -> float:
-    """Of a process and of its children that have ended."""
+    """Return the CPU seconds of a process and its terminated children."""
     try:
         return float(sum(process.cpu_times()[:4]))
     except psutil.NoSuchProcess:
         return 0.0
 
 
-# --- the questions -----------------------------------------------------------------------------------------------
+# --- tables ------------------------------------------------------------------------------------------------------
 
 
 def processes_table(airflow: RealAirflow, server: Server, ways: Sequence[Way], runs: int, lead: float) -> Table:
-    """Count worker processes: all ways at once, since nothing is timed."""
+    """Count worker processes."""
     all_waiting = [begin(airflow, server, way, [time.time() + lead] * runs) for way in ways]
     for waiting in all_waiting:
         finish(airflow, waiting, lead + 120 + 20 * runs * len(ways))
     table = new_table(
-        "How many worker processes does a gated run take?",
+        "How many worker processes does a gated run need?",
         "way",
-        "starts the run itself",
+        "starts the run",
         "worker processes",
-        words=2,
-        notes=f"A real Airflow, {airflow.database}: DAG runs that wait for a run each, and then run a task, which isn't"
-        f" counted; the mean of {runs}. Where a way doesn't start the run itself, that comes on top. The HTTP"
-        " provider's sensor doesn't defer where it has to look into the answer, and the SDK has no way to: both hold"
-        " their process for all of the run.",
+        labels=2,
+        notes=f"A real Airflow with {airflow.database}. Each DAG run ({runs} for each row) waits for a run of Sim and"
+        " then runs a task, which isn't counted. If the DAG doesn't start the run, add the process that does. The HTTP"
+        " provider's sensor with a response_check doesn't defer, and the SDK can't: both occupy their process until the"
+        " run is finished.",
     )
     for waiting in all_waiting:
         way = waiting.way
@@ -226,27 +226,28 @@ def processes_table(airflow: RealAirflow, server: Server, ways: Sequence[Way], r
 def delays_table(
     airflow: RealAirflow, server: Server, ways: Sequence[Way], runs: int, lead: float, gap: float
 ) -> Table:
-    """Let many DAG runs wait in each way, one way after the other."""
+    """Run many DAG runs of each DAG, one DAG after the other."""
     table = new_table(
-        f"How soon does the next task begin after the run's end, with {runs} sensors?",
+        f"How soon does the next task start after the run, with {runs} sensors?",
         "way",
         "median",
-        "99 of 100 within",
-        "s of workers a run",
-        "of HttpSensor's",
-        "s of the triggerer",
-        "requests a run",
+        "99th percentile",
+        "worker CPU s per run",
+        "ratio to HttpSensor",
+        "triggerer CPU s per run",
+        "requests per run",
         "passed",
-        notes=f"A real Airflow, {airflow.database}, LocalExecutor with {SETTINGS['AIRFLOW__CORE__PARALLELISM']} slots."
-        f" {runs} DAG runs, each of which waits for a run of its own, looking every 5 s, and then runs a task in"
-        f" Python; all are there at the beginning. The first run ends after {lead:.0f} s, and then one every {gap:.1f}"
-        " s, in an order of chance, which is the same for all ways. s are seconds of processor time; what the next task"
-        " takes of a worker is measured alone, and not among them. Where not all have passed, Airflow's scheduler heard"
-        " so late of a deferral that it took the resumed task for a lost one; a retry mends that.",
+        notes=f"A real Airflow with {airflow.database} and LocalExecutor with "
+        f"{SETTINGS['AIRFLOW__CORE__PARALLELISM']} slots. {runs} DAG runs wait for one run of Sim each, "
+        "with a poll interval of 5 s, and then run a Python task; all DAG runs start at the beginning. "
+        f"The first run finishes after {lead:.0f} s, then one every {gap:.1f} s, in a random order that is "
+        "the same for all. The CPU time of the next task is measured separately and subtracted. If not "
+        "all have passed, Airflow's scheduler processed a deferral so late that it treated the resumed "
+        "task as lost; retries of the task solve this.",
     )
     order = random.Random(4).sample(range(runs), runs)
     alone = max(2, runs // 4)
-    for tasks in (1, alone):  # the first, so that the others don't pay for what is only done once
+    for tasks in (1, alone):  # the first is a warm-up
         before = spent_by(airflow, server)
         finish(airflow, begin(airflow, server, NOTHING, [0.0] * tasks), 120 + 10 * tasks)
     next_task = spent_by(airflow, server).since(before).workers / alone
@@ -267,17 +268,17 @@ def delays_table(
             f"{workers:.2f}",
             ratio(workers, rows[HTTP][1]),
             f"{spent.triggerer / runs:.3f}",
-            f"{spent.requests / runs - (not way.starts_it):.1f}",  # each was started by us
+            f"{spent.requests / runs - (not way.starts_it):.1f}",  # this benchmark started each run
             f"{len(delays)} of {runs}",
         )
     return table
 
 
 class Filled(NamedTuple):
-    """What sensors took that all wait in a triggerer of their own.
+    """Cost of sensors in a new triggerer.
 
-    :param grown: bytes of memory by which the triggerer has grown, at most.
-    :param seconds: until all were there.
+    :param grown: growth of the triggerer's peak memory in bytes.
+    :param seconds: until all sensors were deferred.
     """
 
     grown: int
@@ -286,9 +287,9 @@ class Filled(NamedTuple):
 
 
 def fill(airflow: RealAirflow, server: Server, dag_id: str, sensors: int, *, wide: bool) -> Filled:
-    """Let sensors wait, in one DAG or one in each DAG run, and then stop them.
+    """Defer sensors in a new triggerer, and stop them.
 
-    :param wide: all are in one DAG.
+    :param wide: whether all sensors are in one DAG run.
     """
     old = airflow.triggerers[-1]
     new = airflow.start_triggerer()
@@ -315,7 +316,7 @@ def fill(airflow: RealAirflow, server: Server, dag_id: str, sensors: int, *, wid
     airflow.wait_until(all_wait, 120 + 5 * sensors, f"{dag_id}'s sensors to wait", pause=0.5)
     seconds = time.monotonic() - began
     until = time.monotonic() + 10
-    airflow.wait_until(lambda: all_wait() and time.monotonic() > until, 60, "the triggerer to be at rest", pause=0.5)
+    airflow.wait_until(lambda: all_wait() and time.monotonic() > until, 60, "the triggerer to be idle", pause=0.5)
     filled = Filled(most - held, spent_by(airflow, server).since(before), seconds)
     for run_id, _ in given:
         airflow.api("PATCH", f"/dags/{dag_id}/dagRuns/{run_id}", {"state": "failed"})
@@ -323,32 +324,32 @@ def fill(airflow: RealAirflow, server: Server, dag_id: str, sensors: int, *, wid
 
 
 def _memory(airflow: RealAirflow, part: str) -> int:
-    """Bytes that a part's processes have for themselves."""
+    """Return the unique memory of a component's processes in bytes."""
     return sum(process.memory_full_info().uss for process in airflow.processes(part))
 
 
 def width_table(airflow: RealAirflow, server: Server, sensors: int) -> Table:
-    """Fill triggerers with narrow DAGs and with a wide one."""
+    """Measure triggerers with narrow DAGs and with a wide one."""
     table = new_table(
-        f"What does start_from_trigger take of a triggerer, for {sensors} sensors?",
+        f"What does start_from_trigger cost a triggerer, for {sensors} sensors?",
         "DAG",
         "way",
         "MB of memory",
-        "s of its processor time",
-        "s of workers' processor time",
-        "s until all wait",
-        words=2,
-        notes=f"{sensors} deferred sensors in a triggerer that was started for them, and its largest memory until 10 s"
-        f" after the last of them came. Narrow: {sensors} runs of a DAG of 2 tasks; wide: one run of a DAG of"
-        f" {sensors}. Airflow hands the whole serialised DAG over with each task that is started in the triggerer, and"
-        " with none that was deferred by a worker, whose DAG it only reads, for a moment that the largest memory may"
-        " have in it. So start_from_trigger is for narrow DAGs.",
+        "CPU s",
+        "worker CPU s",
+        "s until all are deferred",
+        labels=2,
+        notes=f"{sensors} deferred sensors in a new triggerer, and its peak memory until 10 s after the last one "
+        f"was deferred. Narrow: {sensors} runs of a DAG with 2 tasks; wide: one run of a DAG with "
+        f"{sensors} tasks. Airflow passes the whole serialized DAG with each task that starts in the "
+        "triggerer. For a task that a worker deferred, the triggerer only loads the DAG for a moment, "
+        "which the peak may include. So use start_from_trigger in narrow DAGs.",
     )
     for width, wide, dag_ids in (
         ("narrow", False, ("sensor", "sensor_in_triggerer")),
         ("wide", True, ("wide", "wide_in_triggerer")),
     ):
-        for words, dag_id in zip(("deferrable", "start_from_trigger"), dag_ids, strict=True):
+        for label, dag_id in zip(("deferrable", "start_from_trigger"), dag_ids, strict=True):
             filled = fill(airflow, server, dag_id, sensors, wide=wide)
             spent = filled.spent
             cells = (
@@ -357,16 +358,16 @@ def width_table(airflow: RealAirflow, server: Server, sensors: int) -> Table:
                 f"{spent.workers:.1f}",
                 f"{filled.seconds:.0f}",
             )
-            table.add_row(width, words, *cells)
+            table.add_row(width, label, *cells)
     return table
 
 
 def measure(*, smoke: bool = False) -> Iterator[Table]:
-    """Ask one Airflow all of it."""
+    """Measure all tables on one Airflow."""
     peers.WORK.mkdir(exist_ok=True)
     few, runs, wide, lead, gap = (1, 2, 2, 5.0, 1.0) if smoke else (FEW, RUNS, WIDE, LEAD, GAP)
     ways = [way for way in WAYS if way is not SDK or not smoke]
-    with serving(deploy) as server, airflow_beside(server, wide=wide, sdk=not smoke) as airflow:
+    with serving(deploy) as server, airflow_with(server, wide=wide, sdk=not smoke) as airflow:
         yield processes_table(airflow, server, ways, few, lead)
         yield delays_table(airflow, server, [IN_TRIGGERER, DEFERRABLE, HTTP], runs, lead, gap)
         yield width_table(airflow, server, wide)

@@ -1,4 +1,4 @@
-"""What the first lines of a DAG file cost, in each process that parses it or runs one of its tasks."""
+"""Cost of importing the provider in a DAG file, for each process that parses the file or runs one of its tasks."""
 
 from __future__ import annotations
 
@@ -57,10 +57,10 @@ print(json.dumps({"floor": floor, "had": sorted(had), "spent": spent, "new": sor
 
 
 class Import(NamedTuple):
-    """What imports took in one fresh interpreter.
+    """Cost of imports in a new interpreter.
 
-    :param floor: seconds of the processor for ``airflow.sdk``.
-    :param spent: for the imports after it.
+    :param floor: CPU seconds for ``airflow.sdk``.
+    :param spent: CPU seconds for the imports after it.
     """
 
     floor: float
@@ -69,12 +69,12 @@ class Import(NamedTuple):
     new: frozenset[str]
 
     def heavy(self) -> str:
-        """Which of the libraries they have loaded."""
+        """Names of the heavy libraries that were loaded."""
         return ", ".join(name for name in HEAVY if name in self.new) or "none"
 
 
 def probe(python: Path, lines: str, home: Path) -> Import:
-    """Import in a fresh interpreter, after ``airflow.sdk``."""
+    """Import in a new interpreter, after ``airflow.sdk``."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW_", "PYTHON"))}
     ran = subprocess.run(
         [python, "-c", _PROBE, lines],
@@ -83,12 +83,12 @@ def probe(python: Path, lines: str, home: Path) -> Import:
         capture_output=True,
         text=True,
     )
-    told: Mapping[str, Any] = json.loads(ran.stdout.splitlines()[-1])
-    return Import(told["floor"], frozenset(told["had"]), told["spent"], frozenset(told["new"]))
+    result: Mapping[str, Any] = json.loads(ran.stdout.splitlines()[-1])
+    return Import(result["floor"], frozenset(result["had"]), result["spent"], frozenset(result["new"]))
 
 
 def measure(*, smoke: bool = False) -> Iterator[Table]:
-    """Import in fresh interpreters, in turns; the first ones, which compile, don't count."""
+    """Import in new interpreters, in turns; the first turn, which compiles, is discarded."""
     peers.WORK.mkdir(exist_ok=True)
     python = Path(sys.executable) if smoke else peers.other_providers()
     names = [OURS] if smoke else list(IMPORTS)
@@ -104,15 +104,15 @@ def measure(*, smoke: bool = False) -> Iterator[Table]:
     had = found[OURS][0].had
     loaded = [name for name in HEAVY if name in had]
     table = new_table(
-        "What does a DAG file pay for importing operators and sensors?",
+        "How long does a DAG file take to import operators and sensors?",
         "imported",
-        "ms of processor time",
-        "times ours",
+        "ms of CPU time",
+        "ratio to this provider",
         "modules",
         f"of {', '.join(HEAVY)}",
-        notes=f"Fresh interpreters in turns, the median of {rounds}: first `from airflow.sdk import DAG, dag, task`,"
-        " then an operator and a sensor of one provider (two operators where it has no sensor), all installed side"
-        " by side. What is counted is what comes on top of the first.",
+        notes=f"New interpreters in turns, median of {rounds}: first `from airflow.sdk import DAG, dag, task`, "
+        "then an operator and a sensor of one provider (two operators if it has no sensor). All are "
+        "installed in one environment. CPU time and modules of the first import are subtracted.",
     )
     table.add_row("airflow.sdk alone", f"{floor:.0f}", "", f"{len(had):,}", ", ".join(loaded))
     for name in names:

@@ -1,4 +1,4 @@
-"""An emulator in a process of its own, so that what it spends isn't taken for a client's."""
+"""An emulator in a separate process, so that its CPU time isn't counted as a client's."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from airflow_provider_sim.emulator import SimEmulator
 class Server(NamedTuple):
     """An emulator in another process.
 
-    :param processor_time: what it has spent so far, in seconds.
-    :param requests: how many it has answered.
+    :param processor_time: returns its CPU time in seconds.
+    :param requests: returns the number of requests that it has answered.
     """
 
     url: str
@@ -30,7 +30,7 @@ class Server(NamedTuple):
 
 @contextlib.contextmanager
 def on_core(number: int | None) -> Iterator[None]:
-    """Keep this process on one core, where the system lets us choose."""
+    """Pin this process to one core, if the system supports it."""
     if number is None or not hasattr(os, "sched_setaffinity"):
         yield
         return
@@ -56,10 +56,10 @@ def _serve(pipe: Connection, prepare: Callable[[SimEmulator], None] | None, core
 
 @contextlib.contextmanager
 def serving(prepare: Callable[[SimEmulator], None] | None = None, *, core: int | None = None) -> Iterator[Server]:
-    """An emulator for a ``with`` block; only the limit of requests from one address is switched off.
+    """Start an emulator without the rate limit per IP address.
 
-    :param prepare: a function of a module that sets it up in its process: workflows, a plan.
-    :param core: the one to stay on.
+    :param prepare: a module-level function that sets up the emulator in its process.
+    :param core: core to pin it to.
     """
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()

@@ -1,4 +1,4 @@
-"""What a long stream takes of a worker's memory: through the client, and through the operator into the task log."""
+"""Memory and CPU time of a long stream, with the client, the operator and the official SDK."""
 
 from __future__ import annotations
 
@@ -23,16 +23,15 @@ from benchmarks.table import Table, new_table
 
 CHUNKS, CHUNK = 1_000_000, "x" * 99 + "\n"
 FEW = 2_000
-"""In the stream that comes first, so that only what grows with the length is counted."""
+"""Chunks of a first stream, so that only the growth with the length is measured."""
 SELECTED = ["Agent.content"]
 
 
 class Read(NamedTuple):
-    """What one stream took.
+    """Cost of one stream.
 
-    :param grown: bytes by which the process's largest memory has grown.
-    :param processor: seconds.
-    :param outcome: in a few words.
+    :param grown: growth of the process's peak memory in bytes.
+    :param processor: CPU seconds.
     """
 
     grown: int
@@ -40,44 +39,44 @@ class Read(NamedTuple):
     outcome: str
 
 
-def tell_long_stories(sim: SimEmulator) -> None:
-    """Deploy a workflow whose agent streams as many chunks as its input says."""
+def deploy_streaming_workflow(sim: SimEmulator) -> None:
+    """Deploy a workflow that streams the number of chunks in its input."""
 
-    @sim.workflow("story", block="Agent", chunks=lambda given: (CHUNK for _ in range(given["chunks"])))
-    def story(given: dict[str, Any]) -> dict[str, Any]:
-        return {"content": "too long to be told twice"}
+    @sim.workflow("long_stream", block="Agent", chunks=lambda given: (CHUNK for _ in range(given["chunks"])))
+    def long_stream(given: dict[str, Any]) -> dict[str, Any]:
+        return {"content": "not streamed again"}
 
 
 def by_client(url: str, key: str, chunks: int) -> str:
-    """Take the events and let them go."""
+    """Read the events with the client and discard them."""
     from airflow_provider_sim.client.sync_client import SimClient
 
     with SimClient(key, url) as client:
         options: dict[str, Any] = {"stream": True, "selected_outputs": SELECTED}
-        with client.execute_workflow("story", {"chunks": chunks}, **options) as stream:
+        with client.execute_workflow("long_stream", {"chunks": chunks}, **options) as stream:
             count = sum(1 for _ in stream)
     return f"{count - 1:,} chunks"
 
 
 def by_operator(url: str, key: str, chunks: int) -> str:
-    """Let the operator write the text into the task log and return it: where it is too large, the task fails."""
+    """Run the operator; a too large output fails the task."""
     return _operate(url, key, chunks)
 
 
 def by_storing_operator(url: str, key: str, chunks: int) -> str:
-    """The same, and where it is too large, it is stored."""
+    """Run the operator; a too large output is stored in a file."""
     with TemporaryDirectory() as folder:
         return _operate(url, key, chunks, output_files_dir=f"file://{folder}", large_outputs="store")
 
 
 def by_sdk(url: str, key: str, chunks: int) -> str:
-    """Ask the official SDK for a stream."""
+    """Stream with the official SDK."""
     sys.path.insert(0, str(peers.official_sdk("0.2.1")))
     from simstudio import SimStudioClient, SimStudioError
 
     try:
         SimStudioClient(key, url).execute_workflow(
-            "story", {"chunks": chunks}, stream=True, selected_outputs=SELECTED, timeout=600
+            "long_stream", {"chunks": chunks}, stream=True, selected_outputs=SELECTED, timeout=600
         )
     except SimStudioError as error:
         return f"fails: {str(error).partition(':')[0]}"
@@ -98,8 +97,8 @@ def _operate(url: str, key: str, chunks: int, **arguments: Any) -> str:
 
     os.environ["AIRFLOW_CONN_SIM_DEFAULT"] = json.dumps({"conn_type": "sim", "host": url, "password": key})
     task = SimExecuteWorkflowOperator(
-        task_id="tell",
-        workflow_id="story",
+        task_id="stream",
+        workflow_id="long_stream",
         input={"chunks": chunks},
         stream=True,
         selected_outputs=SELECTED,
@@ -107,7 +106,7 @@ def _operate(url: str, key: str, chunks: int, **arguments: Any) -> str:
         do_xcom_push=False,
         **arguments,
     )
-    ti = SimpleNamespace(task_id="tell", map_index=-1, try_number=1, start_date=datetime.now(tz=UTC))
+    ti = SimpleNamespace(task_id="stream", map_index=-1, try_number=1, start_date=datetime.now(tz=UTC))
     try:
         output: Any = task.execute({"ti": ti})
     except SimOutputError as error:
@@ -116,12 +115,12 @@ def _operate(url: str, key: str, chunks: int, **arguments: Any) -> str:
 
 
 def read(way: str, url: str, key: str, chunks: int) -> Read:
-    """Read a short stream, and then a long one."""
-    import airflow.sdk  # noqa: F401  it sets the logging up; what it makes of a line isn't what is to be measured
+    """Read a short stream, then a long one; measure the long one."""
+    import airflow.sdk  # noqa: F401  it configures logging, whose cost isn't measured
 
     logging.basicConfig(filename=os.devnull, level=logging.INFO, force=True)
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+    with open(os.devnull, "wb") as devnull:
+        os.dup2(devnull.fileno(), sys.stdout.fileno())
     WAYS[way](url, key, min(FEW, chunks))
     before, began = _peak(), time.process_time()
     outcome = WAYS[way](url, key, chunks)
@@ -129,26 +128,26 @@ def read(way: str, url: str, key: str, chunks: int) -> Read:
 
 
 def _peak() -> int:
-    """The most memory that this process has ever held, in bytes."""
+    """Return the peak memory of this process in bytes."""
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
 def measure(*, smoke: bool = False) -> Iterator[Table]:
-    """Stream from an emulator in another process, each way in a process of its own."""
+    """Stream from an emulator in another process, with a new process for each client."""
     chunks = 3_000 if smoke else CHUNKS
     peers.WORK.mkdir(exist_ok=True)
     table = new_table(
-        f"What does a stream of {chunks * len(CHUNK) / 1e6:,.0f} MB take of a worker?",
+        f"What does a stream of {chunks * len(CHUNK) / 1e6:,.0f} MB cost a worker?",
         "read by",
-        "MB of memory, at its peak",
-        "\N{MICRO SIGN}s of processor time a chunk",
-        "what comes of it",
-        notes=f"{chunks:,} chunks of {len(CHUNK)} bytes each; what a stream of {FEW:,} chunks takes is not counted. The"
-        " operator writes each line into the task log and returns the text of the outputs that its author has selected,"
-        " up to max_output_bytes, 16 MiB unless set.",
+        "MB of peak memory",
+        "\N{MICRO SIGN}s of CPU time per chunk",
+        "outcome",
+        notes=f"{chunks:,} chunks of {len(CHUNK)} bytes; the cost of a stream of {FEW:,} chunks is subtracted. "
+        "The operator writes each line into the task log and returns the selected outputs, up to "
+        "max_output_bytes (default 16 MiB).",
     )
-    with serving(tell_long_stories) as server:
+    with serving(deploy_streaming_workflow) as server:
         for way in ['operator, large_outputs="store"'] if smoke else WAYS:
             with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
                 found = pool.submit(read, way, server.url, server.api_key, chunks).result()

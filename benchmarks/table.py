@@ -1,4 +1,4 @@
-"""The tables that answer the questions: rich's, on a terminal and as Markdown."""
+"""Tables of the benchmarks, on a terminal and as Markdown."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from rich.table import Table
 __all__ = ["Table", "as_markdown", "machine", "new_table", "ratio"]
 
 
-def new_table(title: str, *columns: str, words: int = 1, notes: str = "") -> Table:
-    """A table without rows.
+def new_table(title: str, *columns: str, labels: int = 1, notes: str = "") -> Table:
+    """Create a table without rows.
 
-    :param words: how many of its columns, which come first, hold words; the others hold figures.
-    :param notes: how it was measured, and what is to be known beside.
+    :param labels: number of leading columns with text; the others have numbers.
+    :param notes: method and remarks.
     """
     table = Table(title=title, caption=notes)
     for number, name in enumerate(columns):
-        table.add_column(name, justify="left" if number < words else "right")
+        table.add_column(name, justify="left" if number < labels else "right")
     return table
 
 
 def as_markdown(table: Table) -> str:
-    """A table as a page of documentation holds it."""
+    """Return a table as Markdown."""
     names = [str(column.header) for column in table.columns]
     marks = ["--:" if column.justify == "right" else "---" for column in table.columns]
     rows = zip(*([str(cell) for cell in column.cells] for column in table.columns), strict=True)
@@ -32,18 +32,18 @@ def as_markdown(table: Table) -> str:
 
 
 def ratio(ours: float, theirs: float) -> str:
-    """One figure as a multiple of another."""
+    """Format the ratio of two numbers."""
     return f"{ours / theirs:.2f}" if theirs else ""
 
 
 def machine(load_before: float) -> str:
-    """What the figures were measured on, and what else it did.
+    """Describe the machine and its load.
 
-    :param load_before: the load average of the last minute before the measurement.
+    :param load_before: one-minute load average before the measurement.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     python, airflow = platform.python_version(), version("apache-airflow")
     return (
         f"{cores} cores ({platform.machine()}), Python {python}, Airflow {airflow};"
-        f" processes that wanted a core (load average): {load_before:.1f} before, {os.getloadavg()[0]:.1f} at the end."
+        f" load average {load_before:.1f} before, {os.getloadavg()[0]:.1f} after."
     )

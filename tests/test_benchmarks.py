@@ -1,5 +1,4 @@
-"""How benchmarks are found and written down. That they run, ``make bench-small`` shows; what they find is nobody's
-promise, but for what the tests of the watch count exactly."""
+"""Discovery and output of benchmarks. ``make bench-small`` runs them."""
 
 from __future__ import annotations
 
@@ -12,14 +11,14 @@ from benchmarks.__main__ import all_benchmarks, with_section
 from tests.versions import needs_airflow
 
 
-def test_all_questions_have_an_answer():
-    assert {"batch", "client", "emulator_capacity", "gating", "imports", "stream", "watching"} <= set(all_benchmarks())
+def test_all_benchmarks_are_found():
+    assert {"batch", "client", "emulator_capacity", "gating", "imports", "polling", "stream"} <= set(all_benchmarks())
 
 
 @pytest.mark.slow
-@needs_airflow("3.0", "the SDK that is measured beside")
+@needs_airflow("3.0", "airflow.sdk")
 def test_importing_loads_no_http_library(tmp_path):
-    """Operators and sensors: counted, not timed."""
+    """Count the modules that operators and sensors import."""
     from benchmarks.imports import IMPORTS, OURS, probe
 
     probed = probe(Path(sys.executable), IMPORTS[OURS], tmp_path)
@@ -27,7 +26,7 @@ def test_importing_loads_no_http_library(tmp_path):
     assert len(probed.new) <= 24
 
 
-def test_a_section_of_the_page_is_written_anew_alone():
+def test_with_section_replaces_one_section():
     page = with_section("# Page\n", "one", "first")
     page = with_section(page, "two", "second")
     assert with_section(page, "one", "third\\1") == (

@@ -1,4 +1,4 @@
-"""The same inputs as one batch, and as a mapped task for each; a DAG for each way."""
+"""DAGs that run the same inputs as one batch and as mapped tasks."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ WAYS = {
     "batch_deferred": (SimExecuteWorkflowBatchOperator, {"deferrable": True}),
     "batch_worker": (SimExecuteWorkflowBatchOperator, {}),
     "mapped_deferred": (SimExecuteWorkflowOperator, {"deferrable": True}),
-    "mapped_held_open": (SimExecuteWorkflowOperator, {}),
+    "mapped_sync": (SimExecuteWorkflowOperator, {}),
 }
 
 
 @task
 def numbers(dag_run=None):
-    """The inputs."""
+    """Return the inputs."""
     return [{"number": number} for number in range(dag_run.conf["count"])]
 
 
-for dag_id, (operator, how) in WAYS.items():
+for dag_id, (operator, options) in WAYS.items():
     with DAG(dag_id, schedule=None):
         if operator is SimExecuteWorkflowBatchOperator:
-            operator(**RUN, **how, inputs=numbers())
+            operator(**RUN, **options, inputs=numbers())
         else:
-            operator.partial(**RUN, **how).expand(input=numbers())
+            operator.partial(**RUN, **options).expand(input=numbers())

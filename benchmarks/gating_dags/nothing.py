@@ -1,4 +1,4 @@
-"""No waiting: what the task after it costs alone."""
+"""A DAG that doesn't wait, to measure the cost of the downstream task."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from airflow.sdk import DAG, task
 
 @task
 def after():
-    """What the run holds up."""
+    """Downstream task of the run."""
 
 
 with DAG("nothing", schedule=None):

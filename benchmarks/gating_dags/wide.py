@@ -1,4 +1,4 @@
-"""Many sensors in one DAG."""
+"""DAGs with many sensors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The same with the HTTP provider, as its documentation has it."""
+"""DAGs that wait with the HTTP provider, as in its documentation."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from airflow.sdk import DAG, task
 
 @task
 def after():
-    """What the run holds up."""
+    """Downstream task of the run."""
 
 
 def wait_for(run_id):
-    """A sensor that looks into the answer."""
+    """Create a sensor with a response check."""
     return HttpSensor(
         task_id="wait",
         http_conn_id="sim_http",

@@ -1,4 +1,4 @@
-"""The same with the official SDK, in a task that polls."""
+"""A DAG that polls with the official SDK in a task."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from airflow.sdk import DAG, task
 
 @task
 def after():
-    """What the run holds up."""
+    """Downstream task of the run."""
 
 
 @task
 def wait(dag_run=None):
-    """Start and poll, by the SDK from a folder of its own; what it needs is there already."""
+    """Start a run and poll it."""
     import sys
     import time
 

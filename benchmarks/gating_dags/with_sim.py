@@ -1,4 +1,4 @@
-"""A DAG for each of the provider's ways to wait for a run; the DAG run's ``conf`` says for which, and when it ends."""
+"""DAGs that wait with this provider; ``conf`` contains the run and its end time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from airflow_provider_sim.sensors.sim import SimJobSensor
 
 @task
 def after():
-    """What the run holds up."""
+    """Downstream task of the run."""
 
 
 for name, options in {

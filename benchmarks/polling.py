@@ -33,7 +33,7 @@ FLOWS = [f"flow-{number}" for number in range(10)]
 HOUR = 3600.0
 SELF_HOSTED = "self-hosted"
 PLANS = {"free": (10, 30), "pro": (50, 100), "team": (200, 200), "enterprise": (1000, 500), SELF_HOSTED: (2000, 300)}
-"""Runs at once, and requests a minute for one operation; on a self-hosted server from one address."""
+"""Runs at once, and requests per minute for one operation; on a self-hosted server from one address."""
 
 Wait = Callable[[PollState], Awaitable[Any]]
 
@@ -82,7 +82,7 @@ def play(
     :param seconds: how long each run takes.
     :param others: how many seconds ago each other run of these workflows has started.
     :param with_old_run: one of six hours is among them.
-    :param address_limit: whether the server takes 300 requests a minute only from one address.
+    :param address_limit: whether the server takes 300 requests per minute only from one address.
     """
 
     async def main() -> Counted:
@@ -117,14 +117,14 @@ def play(
 def requests_table(runs: int, others: int) -> Table:
     """Count requests for many runs, with and without other runs."""
     table = new_table(
-        f"How many requests does it take to watch {runs:,} runs?",
+        f"How many requests are needed to poll {runs:,} runs?",
         "other runs",
         "way",
         "requests",
         "% of the pollers'",
         "most in 5 s",
-        "latest end seen after",
-        words=2,
+        "longest delay until a finish is known",
+        labels=2,
         notes=f"{runs:,} runs of 10 workflows, five minutes each, polled every 5 s until each is known to be"
         " finished; in virtual time, and so the same on every machine. Most in 5 s excludes the first poll, which also"
         " requests the workspaces of the workflows. For the pollers, Sim's limit of requests from one address is off;"
@@ -157,19 +157,20 @@ def _counted(counted: Counted, pollers: Counted) -> list[str]:
 def plans_table(plans: Mapping[str, tuple[int, int]]) -> Table:
     """Count requests and 429s for the full concurrency of each plan."""
     table = new_table(
-        "Can all of a plan's runs be waited for at once?",
+        "Can a plan's full concurrency be polled?",
         "plan",
         "way",
-        "runs at once",
-        "requests a minute",
+        "concurrent runs",
+        "requests per minute",
         "requests",
         "429s",
-        "latest end seen after",
-        "runs that the way holds",
-        words=2,
-        notes="As many runs as the plan allows at once, two and a half minutes each, polled every 10 s, in virtual"
-        " time. Every peer is a poller for each run: HttpSensor, a task that polls with simstudio-sdk, dbt Cloud's"
-        " trigger; here they wait after a 429. They hold as many runs as the limit allows polls in ten seconds.",
+        "longest delay until a finish is known",
+        "concurrent runs without a 429",
+        labels=2,
+        notes="As many runs as the plan allows, two and a half minutes each, polled every 10 s, in virtual "
+        "time. Alternatives poll each run separately: HttpSensor, a task that polls with simstudio-sdk, "
+        "dbt Cloud's trigger; here they wait after a 429. The number that they can poll without a 429 is "
+        "the number of polls that the limit allows in ten seconds.",
     )
     for plan, (runs, rate) in plans.items():
         for way, by in (("poller", by_watcher), ("one poller for each run", by_pollers)):
@@ -288,7 +289,7 @@ def _shared(url: str, key: str) -> Any:
 WAYS = {
     "poller": by_trigger,
     "pollers, shared client": by_shared_client,
-    "pollers, a session each time": by_session_for_each_poll,
+    "pollers, a session per poll": by_session_for_each_poll,
 }
 
 
@@ -378,19 +379,20 @@ def cost(way: str, runs: int, *, interval: float, seconds: float) -> Cost:
 def cost_table(sizes: Mapping[str, Sequence[int]], interval: float, seconds: float) -> Table:
     """What one process spends."""
     table = new_table(
-        f"What do {max(map(max, sizes.values())):,} watched runs take of a process?",
+        f"What do {max(map(max, sizes.values())):,} polled runs cost a process?",
         "way",
         "runs",
         "requests",
         "% of a core",
         "longest callback",
         "latest wake-up",
-        "memory for each run",
-        "ends not yet seen",
-        notes=f"A trigger for each run, on one event loop, as in Airflow's triggerer; polled every {interval:.0f}"
-        f" s, for {seconds:.0f} s, in the middle of which a tenth of the runs ends at one moment. Over sockets, to an"
-        " emulator in another process. The longest callback is in processor time; the latest wake-up is by the clock,"
-        " so that it has in it what else the machine does. Ends not yet seen: two intervals after the end of the runs.",
+        "memory per run",
+        "missed finishes",
+        notes=f"A trigger for each run on one event loop, as in Airflow's triggerer, polled every {interval:.0f} "
+        f"s for {seconds:.0f} s. In the middle, a tenth of the runs finishes at the same time. The "
+        "emulator runs in another process. The longest callback is measured in CPU time, the latest "
+        "wake-up in wall-clock time, which includes other load of the machine. Missed finishes: unknown "
+        "two intervals after the runs finished.",
     )
     for way, counts in sizes.items():
         for runs in counts:
