@@ -49,15 +49,24 @@ class DagTest:
     log: str
     reports: dict[str, TaskReport]
 
+    def reports_of(self, dag_id: str = "d") -> dict[str, TaskReport]:
+        """Task reports of one DAG by task ID, or ``task_id[map_index]``."""
+        prefix = f"{dag_id}."
+        return {name.removeprefix(prefix): report for name, report in self.reports.items() if name.startswith(prefix)}
+
+    def states_of(self, dag_id: str) -> dict[str, str]:
+        """Task states of one DAG."""
+        return {name: report.state for name, report in self.reports_of(dag_id).items()}
+
     @property
     def states(self) -> dict[str, str]:
-        """Task states by task ID, or ``task_id[map_index]``; for a single DAG named ``d``."""
-        return {name.removeprefix("d."): report.state for name, report in self.reports.items()}
+        """Task states of the DAG ``d``."""
+        return self.states_of("d")
 
     @property
     def outputs(self) -> dict[str, Any]:
-        """XCom ``return_value`` by task, as in :attr:`states`."""
-        return {name.removeprefix("d."): report.output for name, report in self.reports.items()}
+        """XCom ``return_value`` by task of the DAG ``d``."""
+        return {name: report.output for name, report in self.reports_of().items()}
 
     def xcoms(self, task_id: str, *, dag_id: str = "d", map_index: int = -1) -> dict[str, Any]:
         """All XComs of a task instance, read from the metadata database."""
@@ -78,17 +87,23 @@ def sim() -> Iterator[SimEmulator]:
 def dag_test(new_home, tmp_path, sim) -> Callable[..., DagTest]:  # noqa: F811
     """Run DAG source with ``dag.test()``: ``dag_test(source, *dag_ids, env={...})``.
 
-    The source starts with :data:`HEADER`; without DAG IDs, the DAG ``d`` runs. Give all DAGs of a test in one call:
-    each call costs the start of a process.
+    The source starts with :data:`HEADER`; without DAG IDs, the DAG ``d`` runs. Give all DAGs of a test in one call, or
+    all of a module to :func:`run_dags`: each call starts a process with an Airflow, which takes longer than the DAGs.
     """
 
     def run(source: str, *dag_ids: str, env: dict[str, str] | None = None) -> DagTest:
-        folder = tmp_path / "dags"
-        folder.mkdir(exist_ok=True)
-        (folder / "d.py").write_text(HEADER + textwrap.dedent(source))
         home = new_home(f"{tmp_path.name}-{os.urandom(3).hex()}")
-        wide = {"COLUMNS": "1000"}  # Airflow 3.0 wraps error messages in its log
-        ran = run_in(home, sim, "--dags", str(folder), *(dag_ids or ("d",)), env=wide | (env or {}))
-        return DagTest(home, ran.printed, ran.reports)
+        return run_dags(home, tmp_path / "dags", sim, source, *dag_ids, env=env)
 
     return run
+
+
+def run_dags(
+    home: Path, folder: Path, sim: SimEmulator, source: str, *dag_ids: str, env: dict[str, str] | None = None
+) -> DagTest:
+    """Write DAG source into a folder and run its DAGs with ``dag.test()``, one after another, in one process."""
+    folder.mkdir(exist_ok=True)
+    (folder / "d.py").write_text(HEADER + textwrap.dedent(source))
+    wide = {"COLUMNS": "1000"}  # Airflow 3.0 wraps error messages in its log
+    ran = run_in(home, sim, "--dags", str(folder), *(dag_ids or ("d",)), env=wide | (env or {}))
+    return DagTest(home, ran.printed, ran.reports)

@@ -107,9 +107,8 @@ def test_inputs_reach_the_workflow_or_the_task_says_why_not(dag_test, sim, tmp_p
 
     def outputs(dag_id):
         return {
-            name.removeprefix(f"{dag_id}."): report.output if report.state == "success" else report.state
-            for name, report in result.reports.items()
-            if name.startswith(f"{dag_id}.")
+            name: report.output if report.state == "success" else report.state
+            for name, report in result.reports_of(dag_id).items()
         }
 
     assert outputs("d") == {

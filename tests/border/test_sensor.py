@@ -4,12 +4,14 @@ import re
 
 import pytest
 
-from airflow_provider_sim.emulator import BlockError
+from airflow_provider_sim.emulator import BlockError, SimEmulator
+from tests.airflow.bad_ends import KEY
+from tests.border.conftest import run_dags
 from tests.versions import AIRFLOW, needs_airflow
 
 pytestmark = pytest.mark.airflow
 
-MODES = """
+DAGS = """
 modes = {
     "poke": {},
     "reschedule": {"mode": "reschedule"},
@@ -17,6 +19,8 @@ modes = {
     "ends_in_trigger": {"deferrable": True, "end_from_trigger": True},
     "starts_in_trigger": {"start_from_trigger": True, "end_from_trigger": True},
 }
+MODES_OF_3_0
+two_modes = {"poke": {}, "deferrable": {"deferrable": True}}
 last = None
 
 def sensor(task_id, workflow_id, **options):
@@ -27,125 +31,126 @@ def sensor(task_id, workflow_id, **options):
         last >> start
     last = Sensor(task_id=task_id, workflow_id=workflow_id, run_id=start.output, poke_interval=1, **options)
 
-"""
-if AIRFLOW.release[:2] == (3, 0):
-    MODES += 'del modes["reschedule"]'  # dag.test() of 3.0 passes it the time of its first poll as text
-
-
-@pytest.fixture(autouse=True)
-def _workflows(sim):
-    @sim.workflow("bad")
-    def bad(given):
-        raise BlockError("no such table", block="Load")
-
-    @sim.workflow("bad_later", duration=4)
-    def bad_later(given):
-        raise BlockError("no such table", block="Load")
-
-    sim.workflow("long", duration=600)(lambda given: {"ok": True})
-    sim.workflow("brief", duration=4)(lambda given: {"ok": True})
-
-
-def test_each_mode_returns_the_output_and_pushes_links(dag_test, sim):
-    result = dag_test(
-        MODES
-        + """
-with DAG("d", schedule=None):
+with DAG("outputs", schedule=None):
     for name, mode in modes.items():
         sensor(name, "brief", **mode)
-"""
-    )
-    assert set(result.states.values()) == {"success"}, result.log[-10_000:]
-    for task_id in (name for name in result.states if not name.startswith("start_")):
-        xcoms, run_id = result.xcoms(task_id), result.outputs[f"start_{task_id}"]
-        assert xcoms["return_value"] == {"ok": True}
-        assert xcoms["approval_url"] == f"{sim.url}/resume/brief/{run_id}"
-        assert {"run_url", "workflow_url", "run_details"} <= set(xcoms)
-        assert not [key for key in xcoms if key.startswith("_link_")], "Airflow 3 reads the pushed XComs"
 
-
-def test_soft_fail_and_never_fail_skip_in_each_mode(dag_test):
-    result = dag_test(
-        MODES
-        + """
-with DAG("d", schedule=None):
+last = None
+with DAG("skips", schedule=None):
     for name, mode in modes.items():
         sensor(f"soft_{name}", "bad_later", soft_fail=True, **mode)
-    for name in ("poke", "deferrable"):
+    for name in two_modes:
         sensor(f"never_{name}", "bad_later", never_fail=True, **modes[name])
     sensor("soft_at_once", "bad", soft_fail=True, deferrable=True)
     sensor("never_at_once", "bad", never_fail=True, deferrable=True)
-"""
-    )
-    states = {name: state for name, state in result.states.items() if not name.startswith("start_")}
-    assert set(states.values()) == {"skipped"}, result.log[-20_000:]
-    assert "no such table" in result.log
 
-
-def test_unknown_run_and_missing_run_id_are_the_same_error_in_each_mode(dag_test, sim):
-    result = dag_test(
-        MODES
-        + """
-with DAG("d", schedule=None):
+with DAG("unknown", schedule=None):
     for name, mode in modes.items():
         how = {"workflow_id": "brief", "poke_interval": 1, "timeout": 4, "retries": 2, **mode}
         Sensor(task_id=f"none_{name}", run_id="{{ ti.xcom_pull(task_ids='nobody', map_indexes=-1) }}", **how)
         Sensor(task_id=f"unknown_{name}", run_id="airflow-11111111-2222-4333-8444-555555555555", **how)
+
+with DAG("timeouts", schedule=None):
+    start = Op(task_id="start", workflow_id="long", wait_for_completion=False)
+    for name, mode in two_modes.items():
+        how = {"workflow_id": "long", "run_id": start.output, "poke_interval": 1, **mode}
+        Sensor(task_id=f"timeout_{name}", timeout=4, retries=1, **how)
+        Sensor(task_id=f"soft_{name}", timeout=4, soft_fail=True, **how)
+
+with DAG("execution_timeouts", schedule=None):
+    start = Op(task_id="start", workflow_id="longer", wait_for_completion=False)
+    limit = {"workflow_id": "longer", "execution_timeout": timedelta(seconds=4)}
+    for name, mode in two_modes.items():
+        Sensor(task_id=name, run_id=start.output, poke_interval=1, timeout=600, **limit, **mode)
+    Op(task_id="operator", deferrable=True, poll_interval=1, **limit)
 """
-    )
-    assert set(result.states.values()) == {"failed"}, "not up_for_retry"
+# dag.test() of Airflow 3.0 passes a rescheduled sensor the time of its first poll as text.
+DAGS = DAGS.replace("MODES_OF_3_0", 'del modes["reschedule"]' if AIRFLOW.release[:2] == (3, 0) else "")
+DAG_IDS = ["outputs", "skips", "unknown", "timeouts"]
+if AIRFLOW.major > 2:  # dag.test() of Airflow 2 doesn't survive an AirflowTaskTimeout
+    DAG_IDS.append("execution_timeouts")
+
+
+def add_workflows(emulator):
+    @emulator.workflow("bad")
+    def bad(given):
+        raise BlockError("no such table", block="Load")
+
+    @emulator.workflow("bad_later", duration=4)
+    def bad_later(given):
+        raise BlockError("no such table", block="Load")
+
+    emulator.workflow("long", duration=600)(lambda given: {"ok": True})
+    emulator.workflow("longer", duration=600)(lambda given: {"ok": True})
+    emulator.workflow("brief", duration=4)(lambda given: {"ok": True})
+
+
+@pytest.fixture(scope="module")
+def emulator():
+    with SimEmulator(api_key=KEY) as emulator:
+        add_workflows(emulator)
+        yield emulator
+
+
+@pytest.fixture(scope="module")
+def result(new_home, tmp_path_factory, emulator):
+    folder = tmp_path_factory.mktemp("sensor")
+    return run_dags(new_home("sensor"), folder, emulator, DAGS, *DAG_IDS)
+
+
+def test_each_mode_returns_the_output_and_pushes_links(result, emulator):
+    reports = result.reports_of("outputs")
+    assert {report.state for report in reports.values()} == {"success"}, result.log[-10_000:]
+    for task_id in (name for name in reports if not name.startswith("start_")):
+        xcoms, run_id = result.xcoms(task_id, dag_id="outputs"), reports[f"start_{task_id}"].output
+        assert xcoms["return_value"] == {"ok": True}
+        assert xcoms["approval_url"] == f"{emulator.url}/resume/brief/{run_id}"
+        assert {"run_url", "workflow_url", "run_details"} <= set(xcoms)
+        assert not [key for key in xcoms if key.startswith("_link_")], "Airflow 3 reads the pushed XComs"
+
+
+def test_soft_fail_and_never_fail_skip_in_each_mode(result):
+    states = {name: state for name, state in result.states_of("skips").items() if not name.startswith("start_")}
+    assert set(states.values()) == {"skipped"}, result.log[-20_000:]
+    assert "no such table" in result.log
+
+
+def test_unknown_run_and_missing_run_id_are_the_same_error_in_each_mode(result, emulator):
+    assert set(result.states_of("unknown").values()) == {"failed"}, "not up_for_retry"
     no_id = set(re.findall(r"SimInputError: (run_id is .*)", result.log))
     assert len(no_id) == 1
     assert "there is no run" in no_id.pop()
     unknown = set(re.findall(r"SimRunNotFoundError: (Could not read .*), request", result.log))
     assert len(unknown) == 1
     assert "no such run of this workflow" in unknown.pop()
-    polls = [seen for seen in sim.requests if "None" in seen.path]
+    polls = [seen for seen in emulator.requests if "None" in seen.path]
     assert not polls
 
 
-def test_timeouts_end_deferred_and_poked_sensors_alike(dag_test, sim):
-    result = dag_test(
-        """
-with DAG("d", schedule=None):
-    start = Op(task_id="start", workflow_id="long", wait_for_completion=False)
-    for name, mode in {"poke": {}, "deferrable": {"deferrable": True}}.items():
-        how = {"workflow_id": "long", "run_id": start.output, "poke_interval": 1, **mode}
-        Sensor(task_id=f"timeout_{name}", timeout=4, retries=1, **how)
-        Sensor(task_id=f"soft_{name}", timeout=4, soft_fail=True, **how)
-"""
-    )
-    assert result.states == {
+def test_timeout_ends_deferred_and_poking_sensors_alike(result, emulator):
+    assert result.states_of("timeouts") == {
         "start": "success",
         "timeout_poke": "failed",
         "timeout_deferrable": "failed",
         "soft_poke": "skipped",
         "soft_deferrable": "skipped",
     }, result.log[-20_000:]
-    assert [run.status for run in sim.runs] == ["running"]
+    assert [run.status for run in emulator.runs_of("long")] == ["running"]
 
 
 @needs_airflow("3.0", "dag.test() that survives an AirflowTaskTimeout")
-def test_execution_timeout_counts_from_the_start_in_the_triggerer_too(dag_test, sim):
-    result = dag_test(
-        """
-with DAG("d", schedule=None):
-    start = Op(task_id="start", workflow_id="long", wait_for_completion=False)
-    limit = {"workflow_id": "long", "execution_timeout": timedelta(seconds=4)}
-    for name, mode in {"poke": {}, "deferrable": {"deferrable": True}}.items():
-        Sensor(task_id=name, run_id=start.output, poke_interval=1, timeout=600, **limit, **mode)
-    Op(task_id="operator", deferrable=True, poll_interval=1, **limit)
-"""
-    )
+def test_execution_timeout_counts_from_the_start_in_the_triggerer_too(result, emulator):
     states = {"start": "success", "poke": "failed", "deferrable": "failed", "operator": "failed"}
-    assert result.states == states, result.log[-20_000:]
+    assert result.states_of("execution_timeouts") == states, result.log[-20_000:]
     assert result.log.count("AirflowTaskTimeout: ") >= 2
     assert "SimRunTimeoutError: " in result.log
-    assert sorted(run.status for run in sim.runs) == ["cancelled", "running"], "the operator's own run"
+    statuses = sorted(run.status for run in emulator.runs_of("longer"))
+    assert statuses == ["cancelled", "running"], "the operator's own run is cancelled"
 
 
 @pytest.mark.skipif(AIRFLOW.major > 2, reason="Airflow 3 applies execution_timeout to each process anew")
 def test_task_resumed_after_its_execution_timeout_cancels_the_run(dag_test, sim):
+    add_workflows(sim)
     with pytest.raises(AssertionError, match="AirflowTaskTimeout"):  # dag.test() doesn't survive it
         dag_test(
             """
