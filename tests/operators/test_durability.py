@@ -298,7 +298,7 @@ class TestBeforeAirflow33:
         run_task(operator())
         assert [run.run_id for run in emulator.runs] == [first]
 
-    def test_a_start_that_arrives_late_is_found(self, emulator, context, run_task, slow, client):
+    def test_a_start_that_arrives_late_is_found(self, emulator, context, run_task, slow):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(SimClient, "execute_with_retry", killed_after_the_id)
             with pytest.raises(Killed):
@@ -309,7 +309,9 @@ class TestBeforeAirflow33:
 
         def arrive(request):
             if request.method == "GET" and not emulator.runs:
-                client.execute_workflow("slow_one", async_execution=True, run_id=sent)
+                state = emulator.state
+                workflow, key = state.workflows["slow_one"], state.keys.find(emulator.api_key)
+                state.start(workflow, {}, mode="async", key=key, run_id=sent, bucket=state.limits.asynchronous)
 
         emulator.on_request(arrive)
         assert run_task(operator()) == {"done": True}
