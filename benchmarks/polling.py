@@ -25,7 +25,7 @@ from airflow_provider_sim.emulator import SimEmulator
 from airflow_provider_sim.emulator.workflows import Workflow
 from airflow_provider_sim.polling import PollState, await_run
 from airflow_provider_sim.polling.poller import RunPoller
-from airflow_provider_sim.polling.rate_limits import AddressBudget, Budgets
+from airflow_provider_sim.rate_limits import RateLimits
 from benchmarks.table import Table, new_table
 from tests.virtual_time import VirtualSim, now, run
 
@@ -56,7 +56,7 @@ class Counted(NamedTuple):
 
 def by_watcher(sim: VirtualSim) -> Wait:
     """All runs share one poll."""
-    return RunPoller(sim.client(), clock=now, budgets=Budgets(now, AddressBudget(now))).wait
+    return RunPoller(sim.client(), clock=now, limits=RateLimits(now)).wait
 
 
 def by_pollers(sim: VirtualSim) -> Wait:

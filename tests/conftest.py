@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import logging
 import os
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -42,9 +41,6 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR"):
         monkeypatch.delenv(name, raising=False)
     forget_servers()
-    for name in ("polling.rate_limits", "batch.throttle"):  # what the tests before have sent to the same address
-        if module := sys.modules.get(f"airflow_provider_sim.{name}"):
-            monkeypatch.setattr(module, "_addresses", {})
     log = logging.getLogger("airflow_provider_sim")  # the command line sends it to stderr
     log.handlers.clear()
     log.propagate = True

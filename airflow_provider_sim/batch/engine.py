@@ -18,7 +18,6 @@ from typing import Any
 
 from airflow_provider_sim.arguments import OnPaused
 from airflow_provider_sim.batch.state import BatchState, ItemStatus
-from airflow_provider_sim.batch.throttle import Throttle
 from airflow_provider_sim.client import CONCURRENCY_LIMIT, EXECUTION_LIMIT, AsyncSimClient, RunStatus, WorkflowRun
 from airflow_provider_sim.exceptions import (
     Outcome,
@@ -35,6 +34,7 @@ from airflow_provider_sim.exceptions import (
 )
 from airflow_provider_sim.polling import PollState
 from airflow_provider_sim.polling.poller import RunPoller
+from airflow_provider_sim.rate_limits import StartThrottle
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +110,7 @@ class BatchEngine:
         workflow_of: Callable[[int], str],
         input_of: Callable[[int], Awaitable[Any]],
         journal: BatchState,
-        pace: Throttle,
+        throttle: StartThrottle,
         terms: Terms,
         write_down: Callable[[], None] = lambda: None,
         write_name: Callable[[int], None] = lambda index: None,
@@ -122,7 +122,7 @@ class BatchEngine:
         self._workflow_of = workflow_of
         self._input_of = input_of
         self._journal = journal
-        self._pace = pace
+        self._throttle = throttle
         self._terms = terms
         self._write_down = write_down
         self._write_name = write_name
@@ -173,7 +173,7 @@ class BatchEngine:
         """Go on until there is nothing left to do here."""
         try:
             going_on = list(self._journal.indices(ItemStatus.ACTIVE))
-            self._pace.slots.active = len(going_on)
+            self._throttle.concurrency.active = len(going_on)
             for index in going_on if self._waits_for_ends else []:
                 self._spawn(self._see_through(index))
             while self._broken is None and not self._is_done():
@@ -194,7 +194,7 @@ class BatchEngine:
             return now > self._ends_at
         if self._journal.next_unsent() is None or self.stopped or now >= self._starts_until:
             return True
-        return not self._waits_for_ends and now + self._pace.wait() > self._starts_until
+        return not self._waits_for_ends and now + self._throttle.delay() > self._starts_until
 
     @property
     def _ends_at(self) -> float:
@@ -202,16 +202,16 @@ class BatchEngine:
         return self._starts_until + (LAST_POLLS if self._waits_for_ends else UNANSWERED_ON_WORKER)
 
     def _start_some(self) -> None:
-        journal, pace = self._journal, self._pace
-        while self.stopped is None and self._clock() < self._starts_until and pace.room() > 0:
-            if not self._answered and pace.slots.starting:
+        journal, throttle = self._journal, self._throttle
+        while self.stopped is None and self._clock() < self._starts_until and throttle.available() > 0:
+            if not self._answered and throttle.concurrency.starting:
                 return  # the first answer tells what to expect
             index = journal.next_unsent()
             if index is None:
                 return
             journal.stands(index, ItemStatus.SENT)
             starting = ExitStack()
-            starting.enter_context(pace.start())
+            starting.enter_context(throttle.start())
             self._spawn(self._see_to(index, starting), starting)
 
     def _spawn(self, work: Coroutine[Any, Any, None], starting: ExitStack | None = None) -> None:
@@ -234,7 +234,7 @@ class BatchEngine:
         if first or self._journal.next_unsent() is None or self.stopped:
             wait = inf
         else:
-            wait = self._pace.wait()
+            wait = self._throttle.delay()
             if not self._waits_for_ends and not self._tasks and self._clock() + wait > self._starts_until:
                 return
         left = self._starts_until - self._clock()
@@ -329,7 +329,7 @@ class BatchEngine:
             self._journal.is_called(index, started.run_id, started.job_id)
             self._write_name(index)
         self._journal.stands(index, ItemStatus.ACTIVE)
-        self._pace.slots.began()
+        self._throttle.concurrency.on_accepted()
 
     async def _see_through(self, index: int) -> None:
         """Wait for a run that goes on."""
@@ -355,7 +355,7 @@ class BatchEngine:
         else:
             self._has_ended(index, run)
         finally:
-            self._pace.slots.ended()
+            self._throttle.concurrency.on_finished()
 
     def _has_ended(self, index: int, run: WorkflowRun) -> None:
         self._journal.stands(index, _ENDS[run.status])
@@ -365,11 +365,11 @@ class BatchEngine:
 
     def _was_limited(self, index: int, error: SimRateLimitError) -> None:
         if error.detail_code == CONCURRENCY_LIMIT:
-            self._pace.slots.refused(error.retry_after)
+            self._throttle.concurrency.on_rejected(error.retry_after)
         elif error.detail_code == EXECUTION_LIMIT:
-            self._pace.executions.refused(error.retry_after)
+            self._throttle.executions.on_rejected(error.retry_after)
         else:
-            self._pace.rest(_REST[0] if error.retry_after is None else error.retry_after)
+            self._throttle.pause(_REST[0] if error.retry_after is None else error.retry_after)
         log.debug("%s", error)
         self._put_back(index, error)
 
@@ -389,7 +389,7 @@ class BatchEngine:
             return
         rest = error.retry_after or min(_REST[1], _REST[0] * 2 ** (self._failed_starts - 1))
         log.warning("%s Going on in %.0f s (%d starts failed in a row).", error, rest, self._failed_starts)
-        self._pace.rest(rest)
+        self._throttle.pause(rest)
 
     def _put_back(self, index: int, error: SimError) -> None:
         if error.run_id_spent:
@@ -417,7 +417,7 @@ class BatchEngine:
         """See to it that the pace knows the plan's executions."""
         if not self._answered or self._journal.next_unsent() is None or self.stopped:
             return
-        if not self._pace.executions.wants_report:
+        if not self._throttle.executions.is_stale:
             return
         if self._report is None or self._report.done():
             self._report = asyncio.create_task(self._read_usage())
@@ -427,10 +427,10 @@ class BatchEngine:
             usage = await self._client.get_usage_limits()
         except SimError as error:
             log.debug("%s", error)
-            self._pace.executions.told(None, None)
+            self._throttle.executions.on_report(None, None)
         else:
             limit = self._client.limit_of_starts(usage)
-            self._pace.executions.told(limit, limit.reset if limit else None)
+            self._throttle.executions.on_report(limit, limit.reset if limit else None)
         self._bell.set()
 
     def _told_every(self) -> float:
@@ -442,8 +442,8 @@ class BatchEngine:
             return
         self._told_at = self._clock()
         told = self._journal.described() if self._waits_for_ends else self._started()
-        reason = self._pace.reason() if self._journal.next_unsent() is not None and not self.stopped else None
-        told += f"; the next waits {reason}" if reason else ""
+        reason = self._throttle.reason() if self._journal.next_unsent() is not None and not self.stopped else None
+        told += f"; {reason}" if reason else ""
         if told != self._told:
             log.info("Batch %s: %s.", self._journal.batch_id, told)
             self._told = told

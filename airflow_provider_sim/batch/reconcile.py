@@ -14,7 +14,6 @@ from itertools import islice
 from typing import TypeVar
 
 from airflow_provider_sim.batch.state import BatchState, ItemStatus
-from airflow_provider_sim.batch.throttle import MOST_STARTING
 from airflow_provider_sim.client import (
     LOGS_PAGE,
     STARTED_BY_API,
@@ -32,6 +31,7 @@ from airflow_provider_sim.exceptions import (
     SimRunNotFoundError,
     SimUnsupportedError,
 )
+from airflow_provider_sim.rate_limits import MAX_STARTING
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +148,7 @@ class Reconciler:
 
     async def _read_in_order(self, indices: Iterable[int]) -> None:
         """Read runs in the order of their start, until as many in a row aren't known as may be sent at once."""
-        for some in _in_parts(indices, MOST_STARTING):
+        for some in _in_parts(indices, MAX_STARTING):
             if not any(await asyncio.gather(*(self._read(index) for index in some))):
                 return
 

@@ -43,6 +43,9 @@ if TYPE_CHECKING:
         display_marks as display_marks,
     )
     from airflow_provider_sim.client.api.v2 import (
+        EXECUTE_BUCKET as EXECUTE_BUCKET,
+    )
+    from airflow_provider_sim.client.api.v2 import (
         LISTED_STATUSES as LISTED_STATUSES,
     )
     from airflow_provider_sim.client.api.v2 import (
@@ -203,7 +206,7 @@ _NAMES = {
     "api.http": "ADDRESS_BUCKET ADDRESS_CAPACITY RATE_WINDOW",
     "api.resources": "died_with_its_connection display_marks",
     "api.v2": (
-        "LISTED_STATUSES LOGS_BUCKET LOGS_PAGE RUNS_BUCKET RUNS_PAGE RUN_BUCKET STARTED_BY_API "
+        "EXECUTE_BUCKET LISTED_STATUSES LOGS_BUCKET LOGS_PAGE RUNS_BUCKET RUNS_PAGE RUN_BUCKET STARTED_BY_API "
         "WORKFLOW_BUCKET named_workflows"
     ),
     "async_client": "AsyncSimClient limited",

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from airflow_provider_sim.client import LOGS_BUCKET, RUN_BUCKET, STARTED_BY_API, WORKFLOW_BUCKET, RunStatus, WorkflowRun
 from airflow_provider_sim.polling.poll_state import PollState
-from airflow_provider_sim.polling.rate_limits import Budgets
+from airflow_provider_sim.rate_limits import RateLimits
 
 START_TOLERANCE = 1.0
 """Seconds before and after a run's start; Sim corrects the start by some milliseconds in a run's first moments."""
@@ -122,7 +122,7 @@ def plan(
     due: Sequence[PolledRun],
     near: Sequence[PolledRun],
     workspaces: Workspaces,
-    budgets: Budgets,
+    limits: RateLimits,
     *,
     now: float,
     v2: bool | None,
@@ -138,7 +138,7 @@ def plan(
     """
     if v2 is None:
         max_reads = min(1, max_reads)  # the response shows whether the server has lists
-    planner = _Planner(budgets, now, RUN_BUCKET if v2 is not False else None, max_reads)
+    planner = _Planner(limits, now, RUN_BUCKET if v2 is not False else None, max_reads)
     planner.read(due if not v2 else [run for run in due if run.read_at <= now])
     if v2:
         planner.poll([run for run in due if run.due <= now and run not in planner.planned], near, workspaces)
@@ -150,16 +150,16 @@ class _Planner:
     """A plan under construction.
 
     :ivar planned: runs that one of the requests answers for.
-    :ivar room: number of further requests that a rate bucket allows.
+    :ivar available: number of further requests by rate bucket.
     """
 
-    budgets: Budgets
+    limits: RateLimits
     now: float
     read_bucket: str | None
     max_reads: int
     requests: list[Request] = field(default_factory=list)
     planned: set[PolledRun] = field(default_factory=set)
-    room: dict[str | None, int] = field(default_factory=dict)
+    available: dict[str | None, int] = field(default_factory=dict)
 
     def read(self, runs: Iterable[PolledRun]) -> None:
         """Read runs, the longest waiting first, as far as the rate limits allow."""
@@ -192,16 +192,16 @@ class _Planner:
     def add_or_read(self, request: Request, due: list[PolledRun]) -> None:
         """Add a request, or read runs for which it would come more than half an interval late."""
         if not self.add(request):
-            wait = self.budgets.wait(request.bucket)
+            wait = self.limits.delay(request.bucket)
             ready_at = self.now + (wait if wait < inf else 0.0)  # infinite: as soon as another response arrives
             self.read(run for run in due if ready_at - run.due > run.interval / 2)
 
     def add(self, request: Request) -> bool:
         """Add a request if its rate bucket has room for it; return whether it has."""
-        room = self.room.setdefault(request.bucket, self.budgets.room(request.bucket))
-        if room <= 0:
+        available = self.available.setdefault(request.bucket, self.limits.available(request.bucket))
+        if available <= 0:
             return False
-        self.room[request.bucket] = room - 1
+        self.available[request.bucket] = available - 1
         self.requests.append(request)
         self.planned.update(request.runs)
         return True

@@ -16,7 +16,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequen
 from contextlib import asynccontextmanager, suppress
 from math import inf
 from typing import NamedTuple, TypeVar
-from weakref import WeakKeyDictionary
 
 from airflow_provider_sim.client import (
     LOGS_BUCKET,
@@ -44,7 +43,7 @@ from airflow_provider_sim.exceptions import (
 )
 from airflow_provider_sim.polling.planner import PolledRun, Request, Workspaces, plan
 from airflow_provider_sim.polling.poll_state import PollState
-from airflow_provider_sim.polling.rate_limits import Budgets, BudgetsByLoop, address_of, shared_budgets
+from airflow_provider_sim.rate_limits import RateLimits, rate_limits_for
 
 T = TypeVar("T")
 
@@ -128,12 +127,12 @@ class RunPoller:
         client: AsyncSimClient,
         *,
         clock: Callable[[], float] = time.time,
-        budgets: Budgets | None = None,
+        limits: RateLimits | None = None,
         on_idle: Callable[[], object] = lambda: None,
     ) -> None:
         self._client = client
         self._clock = clock
-        self._budgets = budgets or Budgets(clock)
+        self._limits = limits or RateLimits(clock)
         self._on_idle = on_idle
         self._workspaces = Workspaces()
         self._callers: dict[PolledRun, _Caller] = {}
@@ -142,7 +141,7 @@ class RunPoller:
         self._keeper: asyncio.Task[None] | None = None
         self._requests: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
-        client.on_rate_limit = self._budgets.told
+        client.on_rate_limit = self._limits.on_response
         self._lent_client = limited(client, MOST_LENT)
 
     async def wait(
@@ -199,10 +198,10 @@ class RunPoller:
         :raises SimError: as the client.
         """
         async with self.lend() as client:
-            while self._budgets.room(bucket) <= 0:  # noqa: ASYNC110 - it is time that brings room
-                await asyncio.sleep(min(max(self._budgets.wait(bucket), _BETWEEN_PASSES), SOON))
+            while self._limits.available(bucket) <= 0:  # noqa: ASYNC110 - it is time that brings room
+                await asyncio.sleep(min(max(self._limits.delay(bucket), _BETWEEN_PASSES), SOON))
             try:
-                with self._budgets.sending(bucket):
+                with self._limits.request(bucket):
                     return await question(client)
             except SimRateLimitError as error:
                 self._on_rate_limited(bucket, error, CLOSED_FOR)
@@ -210,7 +209,7 @@ class RunPoller:
 
     def server_now(self) -> float:
         """Return the server's time, in seconds since the epoch, as far as it is known."""
-        return self._budgets.server.now()
+        return self._limits.server.now()
 
     # --- when to poll --------------------------------------------------------------------------------------------
 
@@ -274,7 +273,7 @@ class RunPoller:
             due,
             near,
             self._workspaces,
-            self._budgets,
+            self._limits,
             now=now,
             v2=self._client.speaks_v2,
             max_reads=max(0, MOST_IN_FLIGHT - len(self._requests)),
@@ -347,14 +346,14 @@ class RunPoller:
 
     async def _read(self, run: PolledRun, bucket: str | None) -> None:
         watch = run.watch
-        with self._budgets.sending(bucket):
+        with self._limits.request(bucket):
             response = await self._client.get_workflow_run(
                 watch.workflow_id, watch.run_id, job_id=watch.job_id, retry=NO_RETRY
             )
         self._on_read(run, response)
 
     async def _find_workspace(self, workflow_id: str) -> None:
-        with self._budgets.sending(WORKFLOW_BUCKET):
+        with self._limits.request(WORKFLOW_BUCKET):
             workflow = await self._client.get_workflow(workflow_id, retry=NO_RETRY)
         if workflow.workspace_id is None:
             self._close(workflow_id, is_temporary=False)
@@ -379,7 +378,7 @@ class RunPoller:
                 run.listed_to = listed_to
             if listed_to <= before or 10 * fruitless > len(missing):
                 break
-            if self._budgets.room(LOGS_BUCKET) <= 0:
+            if self._limits.available(LOGS_BUCKET) <= 0:
                 return
         # More runs started at once than a page contains, or the list costs more than reading each.
         for run in missing:
@@ -389,7 +388,7 @@ class RunPoller:
     async def _get_page(self, request: Request, missing: Sequence[PolledRun]) -> Page[WorkflowRun]:
         """Return a page that starts at the first missing run."""
         end = max(run.latest for run in missing)
-        with self._budgets.sending(LOGS_BUCKET):
+        with self._limits.request(LOGS_BUCKET):
             page = await self._client.list_logs(
                 request.workspace_id,
                 workflow_ids=named_workflows(run.workflow_id for run in request.runs),
@@ -525,7 +524,7 @@ class RunPoller:
         """Send no more requests of a rate bucket for a while; runs without a response stay due."""
         wait = default if error.retry_after is None else error.retry_after
         log.info("%s The next request of this kind follows in %.0f s.", error, wait)
-        self._budgets.refused(bucket, wait)
+        self._limits.close(bucket, wait)
 
 
 async def _in_slices(items: Iterable[T]) -> AsyncIterator[T]:
@@ -537,7 +536,6 @@ async def _in_slices(items: Iterable[T]) -> AsyncIterator[T]:
 
 
 _pollers: dict[asyncio.AbstractEventLoop, dict[ClientSettings, RunPoller]] = {}
-_budgets: BudgetsByLoop = WeakKeyDictionary()
 
 
 def poller_for(settings: ClientSettings) -> RunPoller:
@@ -550,10 +548,9 @@ def poller_for(settings: ClientSettings) -> RunPoller:
         del _pollers[loop]
     watchers = _pollers.setdefault(asyncio.get_running_loop(), {})
     if settings not in watchers:
-        budgets = shared_budgets(
-            _budgets, settings, lambda: Budgets(time.time, address_of(settings.base_url, time.time))
-        )
         watchers[settings] = RunPoller(
-            AsyncSimClient.from_settings(settings), budgets=budgets, on_idle=lambda: watchers.pop(settings, None)
+            AsyncSimClient.from_settings(settings),
+            limits=rate_limits_for(settings),
+            on_idle=lambda: watchers.pop(settings, None),
         )
     return watchers[settings]

@@ -17,7 +17,6 @@ from airflow_provider_sim.batch.engine import BatchEngine, Terms, timeout_error,
 from airflow_provider_sim.batch.reconcile import Reconciler, cancel_all, undeployed
 from airflow_provider_sim.batch.results import Results
 from airflow_provider_sim.batch.state import BatchState, ItemStatus, squeezed, unsqueezed
-from airflow_provider_sim.batch.throttle import Throttle, budgets_of
 from airflow_provider_sim.client import (
     AsyncSimClient,
     RetryPolicy,
@@ -39,6 +38,7 @@ from airflow_provider_sim.exceptions import (
 )
 from airflow_provider_sim.links.sim import WORKFLOW_URL_KEY
 from airflow_provider_sim.polling.poller import poller_for
+from airflow_provider_sim.rate_limits import StartThrottle, rate_limits_for
 from airflow_provider_sim.task.deadlines import deadline
 from airflow_provider_sim.task.input import check_fields
 from airflow_provider_sim.task.output import OutputRules, read_file, write_file
@@ -156,8 +156,8 @@ class TaskBatch:
             await self._open(client)
             if self._operator.skip_undeployed:
                 await self._skip_undeployed(client)
-            pace = self._new_pace(client)
-            engine = self._engine = self._new_engine(client, pace)
+            throttle = self._new_throttle(client)
+            engine = self._engine = self._new_engine(client, throttle)
             if defer_state:
                 await engine.start_what_fits()
                 defer_state = self._may_be_handed_over(client)
@@ -165,7 +165,7 @@ class TaskBatch:
                 await self._see_through(client, engine)
             elif self.journal.next_unsent() is None and engine.stopped is None:
                 await self._survey(client).look(since=self._since, workspace_id=self._workspace_id)
-            self._known, self._stopped = pace.slots.known, engine.stopped
+            self._known, self._stopped = throttle.concurrency.known, engine.stopped
 
     def _may_be_handed_over(self, client: AsyncSimClient) -> bool:
         """Whether the triggerer can go on: it must know the ids, and get the inputs."""
@@ -195,17 +195,15 @@ class TaskBatch:
             gathering.cancel()
             await asyncio.gather(gathering, return_exceptions=True)
 
-    def _new_pace(self, client: AsyncSimClient) -> Throttle:
-        return Throttle(
-            budgets_of(self._settings),
+    def _new_throttle(self, client: AsyncSimClient) -> StartThrottle:
+        return StartThrottle(
+            rate_limits_for(self._settings),
             bucket=lambda: client.start_bucket,
-            clock=time.time,
-            most=self._operator.max_active_runs,
+            maximum=self._operator.max_active_runs,
             known=self._known,
-            interval=self._operator.poll_interval,
         )
 
-    def _new_engine(self, client: AsyncSimClient, pace: Throttle) -> BatchEngine:
+    def _new_engine(self, client: AsyncSimClient, throttle: StartThrottle) -> BatchEngine:
         operator, items = self._operator, self._items
 
         async def input_of(index: int) -> Any:
@@ -217,7 +215,7 @@ class TaskBatch:
             workflow_of=items.workflow_of,
             input_of=input_of,
             journal=self.journal,
-            pace=pace,
+            throttle=throttle,
             terms=Terms(
                 poll_interval=operator.poll_interval,
                 deadline=self.deadline,
@@ -643,7 +641,7 @@ class TaskBatch:
     @asynccontextmanager
     async def _client(self, retry: RetryPolicy | None = None) -> AsyncIterator[AsyncSimClient]:
         async with AsyncSimClient.from_settings(replace(self._settings, retry=retry or self._settings.retry)) as client:
-            client.on_rate_limit = budgets_of(self._settings).told
+            client.on_rate_limit = rate_limits_for(self._settings).on_response
             yield client
 
 

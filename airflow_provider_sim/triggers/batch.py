@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,12 +15,12 @@ from airflow_provider_sim.batch.chunks import DeferredInputs
 from airflow_provider_sim.batch.engine import BatchEngine, Terms, wait_by
 from airflow_provider_sim.batch.reconcile import Reconciler, cancel_all
 from airflow_provider_sim.batch.state import BatchState, ItemStatus, unsqueezed
-from airflow_provider_sim.batch.throttle import Throttle, budgets_of
 from airflow_provider_sim.client import AsyncSimClient, ClientSettings, RetryPolicy
 from airflow_provider_sim.exceptions import SimError
 from airflow_provider_sim.hooks.sim import SimHook
 from airflow_provider_sim.polling import DEFAULT_POLL_INTERVAL
 from airflow_provider_sim.polling.poller import poller_for
+from airflow_provider_sim.rate_limits import StartThrottle, rate_limits_for
 from airflow_provider_sim.triggers import sim as single
 from airflow_provider_sim.triggers.base import SimTriggerBase
 
@@ -141,8 +140,8 @@ class SimBatchTrigger(SimTriggerBase):
         return single.FIRST_POLL_AFTER
 
     async def _see_through(self, client: AsyncSimClient, settings: ClientSettings) -> SimError | None:
-        budgets = budgets_of(settings)
-        client.on_rate_limit = budgets.told
+        limits = rate_limits_for(settings)
+        client.on_rate_limit = limits.on_response
         survey = Reconciler(client, self._state, self._workflow_of)
         await survey.look_for_started(since=self.since, workspace_id=self.workspace_id)
         engine = BatchEngine(
@@ -151,13 +150,8 @@ class SimBatchTrigger(SimTriggerBase):
             workflow_of=self._workflow_of,
             input_of=DeferredInputs(self.parts, lambda key: read_xcom(self.names, key)),
             journal=self._state,
-            pace=Throttle(
-                budgets,
-                bucket=lambda: client.start_bucket,
-                clock=time.time,
-                most=self.max_active_runs,
-                known=self.known,
-                interval=self.poll_interval,
+            throttle=StartThrottle(
+                limits, bucket=lambda: client.start_bucket, maximum=self.max_active_runs, known=self.known
             ),
             terms=Terms(
                 poll_interval=self.poll_interval,

@@ -14,12 +14,11 @@ import pytest
 from airflow_provider_sim.batch.engine import BatchEngine, Terms, wait_by
 from airflow_provider_sim.batch.reconcile import Reconciler
 from airflow_provider_sim.batch.state import BatchState, ItemStatus
-from airflow_provider_sim.batch.throttle import Throttle, _StartsOfAnAddress
 from airflow_provider_sim.client.flows import forget_servers
 from airflow_provider_sim.emulator.runs import Run
 from airflow_provider_sim.exceptions import SimError
 from airflow_provider_sim.polling.poller import RunPoller
-from airflow_provider_sim.polling.rate_limits import AddressBudget, Budgets
+from airflow_provider_sim.rate_limits import RateLimits, StartThrottle
 from tests.virtual_time import VirtualSim, now
 
 BATCH = "airflow-b"
@@ -62,25 +61,27 @@ class BatchScene:
     def new_process(self, **retry: Any) -> None:
         """Another process, which knows nothing of the server."""
         self.client = self.sim.client(**retry)
-        self.budgets = Budgets(now, _StartsOfAnAddress(now))
-        self.client.on_rate_limit = self.budgets.told
-        self.poller = RunPoller(self.sim.client(), clock=now, budgets=Budgets(now, AddressBudget(now)))
+        self.limits = RateLimits(now)
+        self.client.on_rate_limit = self.limits.on_response
+        self.poller = RunPoller(self.sim.client(), clock=now, limits=RateLimits(now))
 
-    def engine(self, *, most: int | None = None, known: int | None = None, **terms: Any) -> BatchEngine:
+    def engine(self, *, maximum: int | None = None, known: int | None = None, **terms: Any) -> BatchEngine:
         """What sees the batch through."""
 
         async def input_of(index: int) -> Any:
             seconds = self.seconds(index) if callable(self.seconds) else self.seconds
             return {"seconds": seconds, "index": index, **self.how(index)}
 
-        self.pace = Throttle(self.budgets, bucket=lambda: self.client.start_bucket, clock=now, most=most, known=known)
+        self.throttle = StartThrottle(
+            self.limits, bucket=lambda: self.client.start_bucket, clock=now, maximum=maximum, known=known
+        )
         return BatchEngine(
             self.client,
             wait_by(self.poller, "w", "space"),
             workflow_of=self.workflow_of,
             input_of=input_of,
             journal=self.journal,
-            pace=self.pace,
+            throttle=self.throttle,
             terms=Terms(**{"poll_interval": 10.0, "deadline": now() + 7 * 86400.0, **terms}),
             write_down=lambda: self.written_down.append(self.journal.written()),
             on_end=lambda index, run: self.ends.update({index: run.status.value}),

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
 
-from airflow_provider_sim.batch import throttle
+from airflow_provider_sim import rate_limits
 from airflow_provider_sim.batch.chunks import key_of
 from airflow_provider_sim.emulator.workflows import BlockError, Pausing
 from airflow_provider_sim.exceptions import (
@@ -56,7 +56,7 @@ def mode(request):
 @pytest.fixture(autouse=True)
 def _no_limits_but_those_of_the_test(emulator, monkeypatch):
     """An address has no limit here."""
-    monkeypatch.setattr(throttle._StartsOfAnAddress, "_MOST", 1e9)
+    monkeypatch.setattr(rate_limits, "ADDRESS_CAPACITY", 1e9)
     emulator.state.limits.per_address = False
 
 
@@ -459,7 +459,7 @@ class TestDurability:
     ):
         connection(extra={"api_version": api_version})
         self.die(context, emulator, doubles, after, monkeypatch, **mode)
-        assert after <= len(emulator.runs) <= after + throttle.MOST_STARTING
+        assert after <= len(emulator.runs) <= after + rate_limits.MAX_STARTING
         assert run_batch(operator(numbers(40), **mode)) == doubled(40)
         assert started(emulator) == Counter(range(40))
 
@@ -608,7 +608,7 @@ class TestServersThatChooseIdsThemselves:
         durability.die(context, emulator, doubles, 10, monkeypatch)
         assert run_batch(operator(numbers(40))) == doubled(40)
         doubles_started = started(emulator).total() - 40
-        assert doubles_started <= throttle.MOST_STARTING, "only those whose answers were on their way"
+        assert doubles_started <= rate_limits.MAX_STARTING, "only those whose answers were on their way"
 
 
 class TestOutOfTime:
@@ -679,7 +679,7 @@ class TestKilled:
         emulator.on_start("double", lambda run: len(emulator.runs) == 20 and kill(task))
         with pytest.raises(SimError):
             task.execute(context)
-        assert 20 <= len(emulator.runs) <= 20 + throttle.MOST_STARTING
+        assert 20 <= len(emulator.runs) <= 20 + rate_limits.MAX_STARTING
         assert {run.status for run in emulator.runs} == {"cancelled"}
 
     def test_they_are_left_alone_where_the_author_wants_that(self, context, emulator, doubles):

@@ -13,7 +13,7 @@ import pytest
 from airflow_provider_sim.emulator.runs import Run
 from airflow_provider_sim.polling import PollState
 from airflow_provider_sim.polling.poller import RunPoller
-from airflow_provider_sim.polling.rate_limits import AddressBudget, Budgets
+from airflow_provider_sim.rate_limits import RateLimits
 from tests.virtual_time import VirtualSim, now, run
 
 
@@ -32,7 +32,7 @@ class Scene:
 
     def another_watcher(self, **settings: Any) -> RunPoller:
         """A process of its own, with the same key and at the same address."""
-        return RunPoller(self.sim.client(**settings), clock=now, budgets=Budgets(now, AddressBudget(now)))
+        return RunPoller(self.sim.client(**settings), clock=now, limits=RateLimits(now))
 
     async def wait(
         self,

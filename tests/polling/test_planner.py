@@ -16,21 +16,21 @@ NOW = 1_000_000.0
 HOUR = 3600.0
 
 
-class Rates:
-    """Rate limits with a fixed room: unlimited unless given by bucket.
+class Limits:
+    """Constant rate limits: unlimited unless given by bucket.
 
-    :param wait: seconds until there is more.
+    :param delay: seconds until a request of an exhausted bucket may be sent.
     """
 
-    def __init__(self, room: dict[str | None, int] | None = None, wait: float = 30.0) -> None:
-        self._room = room or {}
-        self._wait = wait
+    def __init__(self, available: dict[str | None, int] | None = None, delay: float = 30.0) -> None:
+        self._available = available or {}
+        self._delay = delay
 
-    def room(self, bucket: str | None) -> int:
-        return self._room.get(bucket, 1000)
+    def available(self, bucket: str | None) -> int:
+        return self._available.get(bucket, 1000)
 
-    def wait(self, bucket: str | None) -> float:
-        return 0.0 if self.room(bucket) else self._wait
+    def delay(self, bucket: str | None) -> float:
+        return 0.0 if self.available(bucket) else self._delay
 
 
 def started(ago: float | None, workflow_id: str = "w", **state: Any) -> PolledRun:
@@ -41,11 +41,11 @@ def started(ago: float | None, workflow_id: str = "w", **state: Any) -> PolledRu
 
 
 def requests(
-    due: list[PolledRun], near: Any = (), rates: Any = None, v2: bool | None = True, **known: Any
+    due: list[PolledRun], near: Any = (), limits: Any = None, v2: bool | None = True, **known: Any
 ) -> list[str]:
     """Return the planned requests in short form."""
     workspaces = Workspaces(**{"by_workflow": {"w": "space", "v": "space"}, **known})
-    planned = plan(due, near, workspaces, rates or Rates(), now=NOW, v2=v2, max_reads=1000)
+    planned = plan(due, near, workspaces, limits or Limits(), now=NOW, v2=v2, max_reads=1000)
     return [short(request) for request in planned]
 
 
@@ -112,8 +112,8 @@ class TestWorkspaces:
 
     def test_as_many_as_the_rate_limit_allows(self):
         due = [started(100), started(80, "v")]
-        rates = Rates({WORKFLOW_BUCKET: 1}, wait=inf)
-        assert requests(due, rates=rates, by_workflow={}) == ["find w for 1"]
+        limits = Limits({WORKFLOW_BUCKET: 1}, delay=inf)
+        assert requests(due, limits=limits, by_workflow={}) == ["find w for 1"]
 
 
 class TestReads:
@@ -127,24 +127,24 @@ class TestReads:
 
     def test_as_many_as_the_rate_limit_and_max_reads_allow(self):
         due = [started(ago, unlisted=True) for ago in range(10)]
-        assert len(requests(due, rates=Rates({RUN_BUCKET: 3}))) == 3
-        assert len(plan(due, [], Workspaces(), Rates(), now=NOW, v2=True, max_reads=4)) == 4
+        assert len(requests(due, limits=Limits({RUN_BUCKET: 3}))) == 3
+        assert len(plan(due, [], Workspaces(), Limits(), now=NOW, v2=True, max_reads=4)) == 4
 
 
 class TestRateLimits:
     def test_runs_are_read_if_there_is_no_room_for_a_list_for_long(self):
         due = [started(100), started(90)]
-        assert requests(due, rates=Rates({LOGS_BUCKET: 0})) == ["read run-100", "read run-90"]
+        assert requests(due, limits=Limits({LOGS_BUCKET: 0})) == ["read run-100", "read run-90"]
 
     @pytest.mark.parametrize("wait", [2.0, inf], ids=["soon", "after the response to another request"])
     def test_a_list_is_awaited_up_to_half_an_interval(self, wait):
-        rates = Rates({LOGS_BUCKET: 0}, wait=wait)
-        assert requests([started(100), started(90)], rates=rates) == []
+        limits = Limits({LOGS_BUCKET: 0}, delay=wait)
+        assert requests([started(100), started(90)], limits=limits) == []
         late = [started(100, due=NOW - 6), started(90, interval=60.0, due=NOW - 6)]
-        assert requests(late, rates=rates) == ["read run-100"]
+        assert requests(late, limits=limits) == ["read run-100"]
 
     def test_a_single_run_is_listed_if_there_is_no_room_for_a_read(self):
-        assert requests([started(100)], rates=Rates({RUN_BUCKET: 0})) == ["list 1 in space from 101"]
+        assert requests([started(100)], limits=Limits({RUN_BUCKET: 0})) == ["list 1 in space from 101"]
 
 
 class TestApiVersions:
@@ -152,5 +152,5 @@ class TestApiVersions:
         assert requests([started(100), started(90)], v2=None) == ["read run-100"]
 
     def test_without_v2_there_are_no_lists(self):
-        rates = Rates({RUN_BUCKET: 0})
-        assert requests([started(100), started(90)], v2=False, rates=rates) == ["read run-100", "read run-90"]
+        limits = Limits({RUN_BUCKET: 0})
+        assert requests([started(100), started(90)], v2=False, limits=limits) == ["read run-100", "read run-90"]

@@ -24,7 +24,7 @@ from airflow_provider_sim.exceptions import (
     SimRunTimeoutError,
     SimServerError,
 )
-from airflow_provider_sim.polling import PollState, rate_limits
+from airflow_provider_sim.polling import PollState
 from airflow_provider_sim.polling import poller as poller_module
 from airflow_provider_sim.polling.poller import KEPT_OPEN, MOST_LENT, poller_for
 from tests.polling.conftest import together
@@ -705,13 +705,13 @@ class TestComingAndGoing:
             for poller, seconds in ((short, 5), (long, 50)):
                 async with poller.lend() as client:
                     assert client.settings.timeout == seconds
-            short._budgets.refused("logs.list", 60)
-            assert [poller._budgets.room("logs.list") for poller in (short, long)] == [0, 0]
-            assert other._budgets.room("logs.list") > 0
+            short._limits.close("logs.list", 60)
+            assert [poller._limits.available("logs.list") for poller in (short, long)] == [0, 0]
+            assert other._limits.available("logs.list") > 0
 
         asyncio.run(main())
 
-    def test_an_idle_watcher_and_unused_rate_limits_are_dropped(self, monkeypatch):
+    def test_an_idle_poller_and_its_rate_limits_are_dropped(self, monkeypatch):
         monkeypatch.setattr(poller_module, "KEPT_OPEN", 0.01)
         key = "sk-sim-of-a-connection-that-was-removed"
 
@@ -722,16 +722,11 @@ class TestComingAndGoing:
             await poller._keeper
             loop = asyncio.get_running_loop()
             assert not poller_module._pollers[loop]
-            assert len(poller_module._budgets[loop]) == 1, "a new watcher must know what the server refused"
-            assert key not in repr(dict(poller_module._budgets[loop]))
-            monkeypatch.setattr(rate_limits, "UNUSED_AFTER", -1.0)
-            poller_for(ClientSettings("another", "http://sim"))
-            assert len(poller_module._budgets[loop]) == 1
-            return weakref.ref(poller)
+            return weakref.ref(poller), weakref.ref(poller._limits)
 
-        reference = asyncio.run(main())
+        references = asyncio.run(main())
         gc.collect()
-        assert reference() is None
+        assert [reference() for reference in references] == [None, None]
 
 
 class TestAsking:
@@ -773,7 +768,7 @@ class TestAsking:
         async def script(scene):
             deploy(scene)
             scene.sim.refuse("/runs/run-0", status=429, times=1000)
-            scene.poller._budgets.refused(LOGS_BUCKET, 60)
+            scene.poller._limits.close(LOGS_BUCKET, 60)
             waiting = [asyncio.create_task(scene.poller.ask(LOGS_BUCKET, list_log)) for _ in range(MOST_LENT)]
             async with scene.poller.lend() as client:
                 waiting += [asyncio.create_task(client.get_workflow_run("flow", "run-0")) for _ in range(MOST_LENT)]

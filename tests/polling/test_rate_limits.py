@@ -1,29 +1,37 @@
-"""How many requests are left to send, as the clock moves and answers come in."""
+"""Client-side rate limits."""
 
 from __future__ import annotations
 
+import asyncio
 from math import inf
 
 import pytest
 
-from airflow_provider_sim.client.api.http import ADDRESS_BUCKET
-from airflow_provider_sim.client.models import RateLimitInfo
+from airflow_provider_sim import rate_limits
+from airflow_provider_sim.client import ADDRESS_BUCKET, ClientSettings, RateLimit, RateLimitInfo
 from airflow_provider_sim.emulator.clock import Clock as RealClock
 from airflow_provider_sim.emulator.limits import Bucket
-from airflow_provider_sim.polling.rate_limits import (
-    PROBE_PATIENCE,
+from airflow_provider_sim.rate_limits import (
+    GROWTH_PAUSE,
+    MAX_STARTING,
+    RESPONSE_TIMEOUT,
+    RETRY_PAUSE,
     STALE_AFTER,
-    AddressBudget,
-    Budget,
-    Budgets,
+    AddressLimit,
+    ConcurrencyLimit,
+    ExecutionLimit,
+    RateLimits,
+    RequestBucket,
     ServerClock,
+    StartThrottle,
+    rate_limits_for,
 )
 
 START = 1_800_000_000.0
 
 
 class Clock(RealClock):
-    """Stands still until it is moved."""
+    """A clock that only :meth:`advance` moves."""
 
     def __init__(self) -> None:
         self.moment = START
@@ -43,171 +51,361 @@ def clock() -> Clock:
     return Clock()
 
 
-def told(left: int, *, limit: int = 60, reset: float = 60.0, retry_after: float | None = None) -> RateLimitInfo:
-    """What an answer says; ``reset`` in seconds after the start."""
+def response(left: int, *, limit: int = 60, reset: float = 60.0, retry_after: float | None = None) -> RateLimitInfo:
+    """Headers of a response; ``reset`` in seconds after the start."""
     return RateLimitInfo(bucket="b", limit=limit, remaining=left, reset=START + reset, retry_after=retry_after)
 
 
-class TestBucket:
+class TestRequestBucket:
     @pytest.mark.parametrize(
         ("left", "seconds_to_reset", "room", "wait"),
         [
-            pytest.param(60, 60, 15, 0, id="full: half of what is above a minute's refill"),
+            pytest.param(60, 60, 15, 0, id="full: half of the level above a minute's refill"),
             pytest.param(32, 60, 1, 0, id="one above the line"),
-            pytest.param(30, 60, 0, 2.51, id="on the line: until it has come down by one"),
-            pytest.param(18, 30, 0, 2.51, id="half a minute, half a refill"),
-            pytest.param(20, 30, 1, 0, id="a little more"),
-            pytest.param(12, 6, 1, 0, id="the minute is nearly over: what it has left may go"),
-            pytest.param(6, 6, 0, 6.01, id="the reserve stays"),
-            pytest.param(3, 6, 0, 6.01, id="until the refill"),
-            pytest.param(0, 20, 0, 20.01, id="empty: until the refill"),
+            pytest.param(30, 60, 0, 2.51, id="on the line"),
+            pytest.param(18, 30, 0, 2.51, id="half a minute"),
+            pytest.param(20, 30, 1, 0, id="above the line"),
+            pytest.param(12, 6, 1, 0, id="end of the minute"),
+            pytest.param(6, 6, 0, 6.01, id="reserve"),
+            pytest.param(3, 6, 0, 6.01, id="below the reserve"),
+            pytest.param(0, 20, 0, 20.01, id="empty"),
             pytest.param(-1, 20, 0, 20.01, id="overdrawn"),
         ],
     )
-    def test_the_line(self, clock, left, seconds_to_reset, room, wait):
-        budget = Budget(clock)
-        budget.told(told(left, reset=seconds_to_reset))
-        assert budget.room() == room
-        assert budget.wait() == pytest.approx(wait, abs=0.01)
+    def test_the_line_above_which_requests_are_sent(self, clock, left, seconds_to_reset, room, wait):
+        limit = RequestBucket(clock)
+        limit.on_response(response(left, reset=seconds_to_reset))
+        assert limit.available() == room
+        assert limit.delay() == pytest.approx(wait, abs=0.01)
 
-    def test_a_bucket_that_is_never_filled(self, clock):
-        budget = Budget(clock)
-        budget.told(told(0, limit=0, reset=20))
-        assert (budget.room(), budget.wait()) == (0, pytest.approx(20.01))
+    def test_a_bucket_without_refills(self, clock):
+        limit = RequestBucket(clock)
+        limit.on_response(response(0, limit=0, reset=20))
+        assert (limit.available(), limit.delay()) == (0, pytest.approx(20.01))
 
-    def test_waiting_as_long_as_it_says_makes_room(self, clock):
+    def test_requests_are_available_after_the_delay(self, clock):
         for left in range(60):
-            budget = Budget(clock)
-            budget.told(told(left, reset=clock() - START + 47.3))
-            clock.advance(budget.wait())
-            assert budget.room() > 0 or budget.wait() < 3, f"{left} left: at most the few seconds after a refill"
+            limit = RequestBucket(clock)
+            limit.on_response(response(left, reset=clock() - START + 47.3))
+            clock.advance(limit.delay())
+            assert limit.available() > 0 or limit.delay() < 3, f"{left} left"
 
-    def test_what_is_in_flight_counts(self, clock):
-        budget = Budget(clock)
-        budget.told(told(38))
-        assert budget.room() == 4
-        budget.sent()
-        budget.sent()
-        assert budget.room() == 2
-        budget.in_flight = 9
-        assert (budget.room(), budget.wait()) == (0, inf), "an answer comes first"
+    def test_requests_in_flight_count(self, clock):
+        limit = RequestBucket(clock)
+        limit.on_response(response(38))
+        assert limit.available() == 4
+        limit.on_request()
+        limit.on_request()
+        assert limit.available() == 2
+        limit.in_flight = 9
+        assert (limit.available(), limit.delay()) == (0, inf), "a response must arrive first"
 
-    def test_nothing_is_known_at_first_so_one_goes_ahead(self, clock):
-        budget = Budget(clock)
-        assert budget.room() == 1
-        budget.sent()
-        assert (budget.room(), budget.wait()) == (0, PROBE_PATIENCE)
-        clock.advance(PROBE_PATIENCE)
-        assert budget.room() == 1, "that one hangs"
+    def test_the_first_request_is_alone(self, clock):
+        limit = RequestBucket(clock)
+        assert limit.available() == 1
+        limit.on_request()
+        assert (limit.available(), limit.delay()) == (0, RESPONSE_TIMEOUT)
+        clock.advance(RESPONSE_TIMEOUT)
+        assert limit.available() == 1, "the first one counts as lost"
 
-    def test_what_was_told_long_ago_is_asked_anew_by_one(self, clock):
-        budget = Budget(clock)
-        budget.told(told(60))
+    def test_a_stale_level_is_refreshed_by_one_request(self, clock):
+        limit = RequestBucket(clock)
+        limit.on_response(response(60))
         clock.advance(STALE_AFTER + 1)
-        assert budget.room() == 1
+        assert limit.available() == 1
 
-    def test_answers_that_overtake_each_other(self, clock):
-        budget = Budget(clock)
-        budget.told(told(34))
-        budget.told(told(50))
-        assert budget.room() == 2, "within a minute a bucket only empties"
+    def test_responses_out_of_order(self, clock):
+        limit = RequestBucket(clock)
+        limit.on_response(response(34))
+        limit.on_response(response(50))
+        assert limit.available() == 2, "within a minute the level only falls"
         clock.advance(20)
-        budget.told(told(50, reset=80))
-        assert budget.room() == 10, "another minute"
+        limit.on_response(response(50, reset=80))
+        assert limit.available() == 10, "another minute"
 
-    def test_the_refill_needn_t_be_told(self, clock):
-        budget = Budget(clock)
-        budget.told(told(1, reset=10))
-        assert budget.room() == 0
+    def test_the_refill_needn_t_be_response(self, clock):
+        limit = RequestBucket(clock)
+        limit.on_response(response(1, reset=10))
+        assert limit.available() == 0
         clock.advance(10)
-        assert budget.room() == 1, "31 left, of which 30 are this minute's"
+        assert limit.available() == 1, "31 left, of which 30 are this minute's"
 
-    def test_retry_after_goes_before_everything(self, clock):
-        budget = Budget(clock)
-        budget.told(told(60, retry_after=42))
-        assert (budget.room(), budget.wait()) == (0, 42)
+    def test_retry_after_has_priority(self, clock):
+        limit = RequestBucket(clock)
+        limit.on_response(response(60, retry_after=42))
+        assert (limit.available(), limit.delay()) == (0, 42)
         clock.advance(42)
-        budget.told(told(60, reset=102))
-        assert budget.room() == 15
+        limit.on_response(response(60, reset=102))
+        assert limit.available() == 15
 
-    def test_what_nobody_meters(self, clock):
-        budget = Budget(clock, metered=False)
-        assert budget.room() > 1000
-        budget.told(RateLimitInfo(retry_after=5))
-        assert (budget.room(), budget.wait()) == (0, 5)
+    def test_requests_without_a_bucket(self, clock):
+        limit = RequestBucket(clock, metered=False)
+        assert limit.available() > 1000
+        limit.on_response(RateLimitInfo(retry_after=5))
+        assert (limit.available(), limit.delay()) == (0, 5)
 
     @pytest.mark.parametrize("per_minute", [30, 100, 500, 999_999])
-    @pytest.mark.parametrize("watchers", [1, 2, 3])
-    def test_greedy_watchers_never_overdraw_a_real_bucket_and_use_it(self, clock, per_minute, watchers):
-        """They see each other only in what answers say, and send whatever they may, each second."""
+    @pytest.mark.parametrize("processes", [1, 2, 3])
+    def test_pollers_exhaust_a_bucket_without_a_429(self, clock, per_minute, processes):
+        """Several processes that know each other only by the headers, and send as much as possible each second."""
         bucket = Bucket(per_minute, clock)
-        budgets = [Budget(clock) for _ in range(watchers)]
-        sent = [0] * watchers
+        limits = [RequestBucket(clock) for _ in range(processes)]
+        sent = [0] * processes
         for _ in range(600):
-            for number, budget in enumerate(budgets):
-                for _ in range(min(budget.room(), 20)):
-                    budget.sent()
+            for number, limit in enumerate(limits):
+                for _ in range(min(limit.available(), 20)):
+                    limit.on_request()
                     assert bucket.take(), "refused"
                     sent[number] += 1
-                    budget.told(RateLimitInfo(limit=bucket.capacity, remaining=bucket.remaining, reset=bucket.reset))
-                    budget.in_flight -= 1
+                    limit.on_response(
+                        RateLimitInfo(limit=bucket.capacity, remaining=bucket.remaining, reset=bucket.reset)
+                    )
+                    limit.in_flight -= 1
             clock.advance(1)
         if per_minute < 1000:
             assert sum(sent) >= 10 * per_minute * 0.95
             assert max(sent) <= 2.5 * min(sent)
 
 
-class TestAddress:
-    def test_a_share_at_once_and_then_as_time_passes(self, clock):
-        address = AddressBudget(clock)
-        assert address.room() == 150
+class TestAddressLimit:
+    def test_a_burst_and_a_rate(self, clock):
+        address = AddressLimit(clock, 0.5)
+        assert address.available() == 150
         for _ in range(150):
-            address.sent()
-        assert (address.room(), address.wait()) == (0, pytest.approx(0.41))
+            address.on_request()
+        assert (address.available(), address.delay()) == (0, pytest.approx(0.41))
         clock.advance(12)
-        assert address.room() == 30
+        assert address.available() == 30
 
-    def test_a_refusal_halves_it_and_time_heals(self, clock):
-        address = AddressBudget(clock)
-        address.refused(RateLimitInfo(retry_after=60))
-        address.refused(RateLimitInfo(retry_after=60))
-        assert (address.room(), address.wait()) == (0, pytest.approx(60, abs=0.1))
+    def test_a_429_halves_the_share_and_time_restores_it(self, clock):
+        address = AddressLimit(clock, 0.5)
+        address.on_rejected(RateLimitInfo(retry_after=60))
+        address.on_rejected(RateLimitInfo(retry_after=60))
+        assert (address.available(), address.delay()) == (0, pytest.approx(60, abs=0.1))
         clock.advance(60)
-        assert 75 <= address.room() <= 90
+        assert 75 <= address.available() <= 90
         clock.advance(600)
-        assert address.room() == 150
+        assert address.available() == 150
 
-    def test_it_is_spent_by_every_bucket_s_requests(self, clock):
-        address = AddressBudget(clock)
-        budgets, others = Budgets(clock, address), Budgets(clock, address)
+    def test_requests_of_all_buckets_but_starts_share_it(self, clock):
+        address = AddressLimit(clock, 0.5)
+        limits, others = RateLimits(clock, address), RateLimits(clock, address)
         for _ in range(150):
-            with budgets.sending("a"):
+            with limits.request("a"):
                 pass
-        assert others.room("b") == 0
-        assert others.room(None) > 0, "not by the legacy API's"
+        assert others.available("b") == 0
+        assert others.available(None) > 0, "the legacy API has no address limit"
 
-    def test_its_refusal_is_told_from_a_bucket_s_own(self, clock):
-        budgets = Budgets(clock, AddressBudget(clock))
-        budgets.told(RateLimitInfo(bucket="a", limit=60, remaining=0, reset=START + 30, retry_after=30))
-        assert (budgets.room("a"), budgets.room("b")) == (0, 1)
-        budgets.told(RateLimitInfo(bucket=ADDRESS_BUCKET, limit=600, remaining=0, reset=START + 60, retry_after=60))
-        assert budgets.room("b") == 0
+    def test_a_429_of_the_address_closes_all_buckets(self, clock):
+        limits = RateLimits(clock, AddressLimit(clock, 0.5))
+        limits.on_response(RateLimitInfo(bucket="a", limit=60, remaining=0, reset=START + 30, retry_after=30))
+        assert (limits.available("a"), limits.available("b")) == (0, 1)
+        limits.on_response(
+            RateLimitInfo(bucket=ADDRESS_BUCKET, limit=600, remaining=0, reset=START + 60, retry_after=60)
+        )
+        assert limits.available("b") == 0
 
 
 class TestServerClock:
     @pytest.mark.parametrize(
         ("resets", "ahead"),
         [
-            pytest.param([60], 0, id="as ours"),
-            pytest.param([10, 59], 0, id="nothing against ours"),
-            pytest.param([-100], 99, id="ours is ahead: a refill is never past"),
-            pytest.param([-100, -140], 139, id="as told better"),
-            pytest.param([100], -40, id="ours is behind: a refill is never more than a minute away"),
-            pytest.param([-1000, 60], 0, id="ours was set right meanwhile"),
+            pytest.param([60], 0, id="equal"),
+            pytest.param([10, 59], 0, id="equal within a minute"),
+            pytest.param([-100], 99, id="local clock ahead"),
+            pytest.param([-100, -140], 139, id="later refills are more exact"),
+            pytest.param([100], -40, id="local clock behind"),
+            pytest.param([-1000, 60], 0, id="local clock set"),
         ],
     )
-    def test_told_by_refills(self, clock, resets, ahead):
+    def test_estimate_by_refills(self, clock, resets, ahead):
         server = ServerClock(clock)
         for reset in resets:
-            server.told(START + reset)
+            server.on_reset(START + reset)
         assert server.now() == pytest.approx(START - ahead)
+
+
+class TestRateLimitsFor:
+    def test_shared_by_key_on_one_loop_while_used(self):
+        settings = ClientSettings("k", "http://one", timeout=5)
+
+        async def limits():
+            first = rate_limits_for(settings)
+            assert rate_limits_for(ClientSettings("k", "http://one", timeout=50)) is first
+            return first, rate_limits_for(ClientSettings("other", "http://one"))
+
+        first, other = asyncio.run(limits())
+        assert first is not other
+        assert asyncio.run(limits())[0] is not first
+
+    def test_keys_share_the_limits_of_an_address(self):
+        async def available():
+            first, other, elsewhere = (
+                rate_limits_for(ClientSettings(key, f"http://{host}"))
+                for key, host in (("a", "x"), ("b", "x"), ("a", "y"))
+            )
+            for _ in range(150):
+                with first.request("logs.list"):
+                    pass
+            return [limits.available("logs.list") for limits in (first, other, elsewhere)]
+
+        assert asyncio.run(available()) == [0, 0, 1]
+
+    def test_entries_are_dropped_with_their_last_user(self):
+        async def entries():
+            limits = rate_limits_for(ClientSettings("secret-key", "http://one"))
+            shared = rate_limits._shared[asyncio.get_running_loop()]
+            assert "secret-key" not in repr(shared)
+            assert (len(shared.keys), len(shared.addresses)) == (1, 2)
+            del limits
+            return len(shared.keys), len(shared.addresses)
+
+        assert asyncio.run(entries()) == (0, 0)
+
+
+def start_runs(concurrency, count):
+    for _ in range(count):
+        with concurrency.start():
+            concurrency.on_accepted()
+
+
+@pytest.fixture
+def reached(clock):
+    """A limit of ten active runs, at which Sim has just rejected one more."""
+    concurrency = ConcurrencyLimit(clock)
+    start_runs(concurrency, 10)
+    with concurrency.start():
+        concurrency.on_rejected(5.0)
+    return concurrency
+
+
+class TestConcurrencyLimit:
+    def test_few_concurrent_starts_while_the_limit_is_unknown(self, clock):
+        concurrency = ConcurrencyLimit(clock)
+        assert concurrency.available() == 1
+        start_runs(concurrency, 12)
+        assert concurrency.available() == 4
+        start_runs(concurrency, 100)
+        assert concurrency.available() == MAX_STARTING
+
+    def test_the_operators_limit(self, clock):
+        concurrency = ConcurrencyLimit(clock, maximum=3)
+        start_runs(concurrency, 3)
+        assert (concurrency.available(), concurrency.delay()) == (0, inf)
+        concurrency.on_finished()
+        assert concurrency.available() == 1
+
+    def test_a_rejection_sets_the_limit_to_the_active_runs(self, reached):
+        assert (reached.known, reached.available(), reached.is_reached) == (10, 0, True)
+        reached.on_finished()
+        assert reached.available() == 1
+
+    def test_a_start_accepted_after_a_rejection_raises_the_limit(self, reached):
+        with reached.start(), reached.start():
+            reached.on_rejected(5.0)
+            reached.on_accepted()
+        assert reached.known == 11
+
+    def test_some_time_after_a_rejection_it_grows_run_by_run(self, reached, clock):
+        assert reached.delay() == GROWTH_PAUSE
+        clock.advance(GROWTH_PAUSE - 1)
+        assert reached.available() == 0
+        clock.advance(1)
+        for _ in range(20):
+            assert reached.available() == 1
+            with reached.start():
+                assert (reached.available(), reached.delay()) == (0, inf)
+                reached.on_accepted()
+        assert reached.active == reached.known == 30
+
+    @pytest.mark.parametrize(("retry_after", "delay"), [(None, RETRY_PAUSE), (5.0, RETRY_PAUSE), (90.0, 90)])
+    def test_a_rejection_without_active_runs_delays_the_next_start(self, clock, retry_after, delay):
+        concurrency = ConcurrencyLimit(clock)
+        with concurrency.start():
+            concurrency.on_rejected(retry_after)
+        assert (concurrency.known, concurrency.available(), concurrency.delay()) == (0, 0, delay)
+        clock.advance(delay)
+        assert concurrency.available() == 1
+
+
+def usage(remaining, per_minute=50, reset=None):
+    return RateLimit(
+        is_limited=False, requests_per_minute=per_minute, max_burst=2 * per_minute, remaining=remaining, reset_at=reset
+    )
+
+
+class TestExecutionLimit:
+    def test_the_report_minus_a_reserve(self, clock):
+        executions = ExecutionLimit(clock)
+        assert executions.is_stale
+        executions.on_report(usage(20), clock() + 40)
+        assert executions.available() == 15
+        for _ in range(15):
+            executions.on_start()
+        assert (executions.available(), executions.delay(), executions.is_stale) == (0, 40, False)
+        clock.advance(40)
+        assert executions.is_stale
+        assert executions.delay() == inf, "the report must be read first"
+
+    def test_without_a_report_only_a_rejection_delays_starts(self, clock):
+        executions = ExecutionLimit(clock)
+        executions.on_report(None, None)
+        assert executions.available() == inf
+        executions.on_rejected(None)
+        assert (executions.available(), executions.delay()) == (0, 30.0)
+        executions.on_rejected(42.0)
+        assert executions.delay() == 42.0
+
+    @pytest.mark.parametrize("reset", [None, 0.0, 1e12])
+    def test_the_delay_is_at_most_a_minute_whatever_the_reset(self, clock, reset):
+        executions = ExecutionLimit(clock)
+        executions.on_report(usage(0), reset)
+        assert 0 < executions.delay() <= 60
+
+    def test_a_server_without_limits(self, clock):
+        executions = ExecutionLimit(clock)
+        executions.on_report(usage(999_999, 999_999), None)
+        assert executions.available() > 500_000
+
+
+def throttle_of(clock, bucket="workflows.execute", **options):
+    limits = RateLimits(clock)
+    return limits, StartThrottle(limits, bucket=lambda: bucket, clock=clock, **options)
+
+
+class TestStartThrottle:
+    def test_the_first_start_is_alone(self, clock):
+        _, throttle = throttle_of(clock)
+        assert throttle.available() == 1
+        with throttle.start():
+            assert (throttle.available(), throttle.reason()) == (0, None)
+
+    def test_the_bucket_is_never_emptied(self, clock):
+        limits, throttle = throttle_of(clock)
+        headers = {"bucket": "workflows.execute", "limit": 60, "reset": clock() + 60}
+        with throttle.start():
+            limits.on_response(RateLimitInfo(remaining=31, **headers))
+            throttle.concurrency.on_accepted()
+        assert throttle.available() == 1
+        limits.on_response(RateLimitInfo(remaining=20, **headers))
+        assert throttle.available() == 0
+        assert 0 < throttle.delay() < 60
+        assert "rate-limited" in throttle.reason()
+
+    def test_a_pause(self, clock):
+        _, throttle = throttle_of(clock)
+        throttle.pause(20)
+        assert (throttle.available(), throttle.delay()) == (0, 20)
+        assert "paused" in throttle.reason()
+
+    def test_the_reason_at_the_concurrency_limit(self, clock):
+        _, throttle = throttle_of(clock, None, maximum=2)
+        assert throttle.reason() is None
+        start_runs(throttle.concurrency, 2)
+        assert "2 active" in throttle.reason()
+
+    def test_a_known_limit_is_used_at_once(self, clock):
+        _, throttle = throttle_of(clock, None, known=10)
+        start_runs(throttle.concurrency, 8)
+        with throttle.start():
+            assert throttle.available() == 1

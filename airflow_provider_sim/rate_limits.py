@@ -1,0 +1,488 @@
+"""Client-side rate limits: how many requests Sim accepts now, and how many runs may be started; no I/O."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from math import inf
+from weakref import WeakKeyDictionary, WeakValueDictionary
+
+from airflow_provider_sim.client import (
+    ADDRESS_BUCKET,
+    ADDRESS_CAPACITY,
+    EXECUTE_BUCKET,
+    RATE_WINDOW,
+    ClientSettings,
+    RateLimit,
+    RateLimitInfo,
+)
+
+Clock = Callable[[], float]
+"""Returns seconds since the epoch."""
+
+BUCKET_RESERVE = 0.2
+"""Share of a minute's refill that stays in a bucket until the end of the minute."""
+
+STALE_AFTER = 30.0
+"""Seconds after which a bucket's level is unknown: one request refreshes it before others follow."""
+
+RESPONSE_TIMEOUT = 5.0
+"""Seconds after which such a request counts as lost, and another one is sent."""
+
+POLL_SHARE = 0.5
+"""Share of an address's requests that one process uses at most; who else uses the address is unknown."""
+
+START_SHARE = 0.8
+"""The same for requests that start runs. Polls have a share of their own, so that starts don't delay them."""
+
+UNMETERED = 1_000_000
+"""Available requests where there is no limit."""
+
+MAX_STARTING = 8
+"""Concurrent requests that start runs."""
+
+GROWTH_PAUSE = 120.0
+"""Seconds from a rejected start until one run more than the known limit is started."""
+
+RETRY_PAUSE = 30.0
+"""The same if none of our runs is active, so that other tasks use the whole limit."""
+
+REPORT_INTERVAL = 60.0
+"""Seconds between usage reports; other tasks may use the same account."""
+
+EXECUTION_RESERVE = 0.1
+"""Share of a minute's executions that is left to other tasks."""
+
+_LATENCY = 1.0
+"""Maximum seconds between a response's creation and its arrival."""
+
+
+class ServerClock:
+    """The server's time, estimated from the times at which its buckets are refilled.
+
+    It is the local clock's time unless the refills prove that the local clock is wrong.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._least_ahead, self._most_ahead = -inf, inf
+
+    def now(self) -> float:
+        """Return the seconds since the epoch, on the server."""
+        return self._clock() - min(max(0.0, self._least_ahead), self._most_ahead)
+
+    def on_reset(self, reset: float) -> None:
+        """Update the estimate by a bucket's next refill, which is less than a minute away."""
+        least, most = self._clock() - reset - _LATENCY, self._clock() - reset + RATE_WINDOW
+        if least > self._most_ahead or most < self._least_ahead:  # one of the clocks was set
+            self._least_ahead, self._most_ahead = least, most
+        self._least_ahead = max(self._least_ahead, least)
+        self._most_ahead = min(self._most_ahead, most)
+
+
+class RequestBucket:
+    """A rate bucket of one kind of request.
+
+    Sim refills its buckets once a minute, by half their capacity. Requests are spread over the minute: they are sent
+    while the bucket's level is above a line that falls during the minute from a full refill to a reserve. Since each
+    response contains the level, several processes that share a bucket converge, and requests that bypass this class,
+    such as polls of workers, find the bucket filled up to the line.
+
+    :param now: the server's clock.
+    :param metered: False for requests without a bucket, which only a 429 delays.
+    :ivar in_flight: requests without a response.
+    """
+
+    def __init__(self, now: Clock, *, metered: bool = True) -> None:
+        self._now = now
+        self._metered = metered
+        self.in_flight = 0
+        self._sent_at = -inf
+        self._refill: float | None = None  # per minute
+        self._capacity = 0
+        self._level = 0.0
+        self._reset = 0.0
+        self._updated_at = -inf
+        self._closed_until = -inf
+
+    def on_request(self) -> None:
+        """Count a request in flight."""
+        self.in_flight += 1
+        self._sent_at = self._now()
+
+    def on_response(self, info: RateLimitInfo) -> None:
+        """Update the level by a response's headers."""
+        now = self._now()
+        if info.retry_after is not None:
+            self._closed_until = max(self._closed_until, now + info.retry_after)
+        if info.limit is None or info.remaining is None or info.reset is None:
+            return
+        same_minute = self._refill is not None and abs(info.reset - self._reset) < 1
+        # Responses may arrive out of order; within a minute the level only falls.
+        self._level = min(self._level, info.remaining) if same_minute else info.remaining
+        self._refill, self._capacity, self._reset = info.limit / 2, info.limit, info.reset
+        self._updated_at = now
+
+    def available(self) -> int:
+        """Return how many requests may be sent now."""
+        now = self._now()
+        if now < self._closed_until:
+            return 0
+        if not self._metered:
+            return UNMETERED
+        above_line = self._above_line(now)
+        if above_line < 1:
+            return 0
+        if now - self._updated_at > STALE_AFTER:
+            return int(self.in_flight == 0 or now - self._sent_at >= RESPONSE_TIMEOUT)
+        # Half of it: other processes may have read the same level.
+        return max(0, max(1, int(above_line / 2)) - self.in_flight)
+
+    def delay(self) -> float:
+        """Return the seconds until a request may be sent; infinite if a response must arrive first."""
+        if self.available() > 0:
+            return 0.0
+        now = self._now()
+        if now < self._closed_until:
+            return self._closed_until - now
+        if self._above_line(now) >= 1:
+            return self._sent_at + RESPONSE_TIMEOUT - now if now - self._updated_at > STALE_AFTER else inf
+        assert self._refill is not None
+        share = ((self._level - 1) / self._refill - BUCKET_RESERVE) / (1 - BUCKET_RESERVE) if self._refill else -1.0
+        # The margin prevents that rounding makes it too early.
+        return max(0.0, self._reset - now - max(0.0, share) * RATE_WINDOW) + 0.01
+
+    def _above_line(self, now: float) -> float:
+        if self._refill is None:
+            return inf
+        if now >= self._reset:
+            minutes = (now - self._reset) // RATE_WINDOW + 1
+            self._level = min(self._capacity, self._level + minutes * self._refill)
+            self._reset += minutes * RATE_WINDOW
+        minute_left = min(1.0, (self._reset - now) / RATE_WINDOW)
+        return self._level - self._refill * (BUCKET_RESERVE + (1 - BUCKET_RESERVE) * minute_left)
+
+
+class AddressLimit:
+    """Our share of the requests that v2 accepts from one address, which headers contain only when it is exhausted.
+
+    A 429 halves the share; time restores it.
+
+    :param share: share of the address's requests at most.
+    """
+
+    def __init__(self, clock: Clock, share: float) -> None:
+        self._clock = clock
+        self._maximum = self._rate = self._left = ADDRESS_CAPACITY / 2 * share  # per minute
+        self._updated_at = clock()
+        self._closed_until = -inf
+
+    def on_request(self) -> None:
+        """Count a request."""
+        self._update()
+        self._left -= 1
+
+    def on_rejected(self, info: RateLimitInfo) -> None:
+        """Lower the share; further 429s of the same moment don't lower it again."""
+        now = self._update()
+        if now >= self._closed_until:
+            self._rate = max(1.0, self._rate / 2)
+        self._left = min(self._left, self._rate)
+        self._closed_until = max(self._closed_until, now + (info.retry_after or RATE_WINDOW))
+
+    def available(self) -> int:
+        """Return how many requests may be sent now."""
+        return 0 if self._update() < self._closed_until else max(0, int(self._left))
+
+    def delay(self) -> float:
+        """Return the seconds until a request may be sent."""
+        if self.available() > 0:
+            return 0.0
+        return max(self._closed_until - self._updated_at, (1 - self._left) * RATE_WINDOW / self._rate) + 0.01
+
+    def _update(self) -> float:
+        now = self._clock()
+        minutes = max(0.0, now - self._updated_at) / RATE_WINDOW
+        self._rate = min(self._maximum, self._rate + 0.1 * self._maximum * minutes)
+        self._left = min(self._rate, self._left + self._rate * minutes)
+        self._updated_at = now
+        return now
+
+
+class RateLimits:
+    """All request limits of one key on one server.
+
+    :param polls: shared by all keys that are used at the address.
+    :param starts: the same for requests that start runs.
+    """
+
+    def __init__(self, clock: Clock, polls: AddressLimit | None = None, starts: AddressLimit | None = None) -> None:
+        self.server = ServerClock(clock)
+        self._polls = polls or AddressLimit(clock, POLL_SHARE)
+        self._starts = starts or AddressLimit(clock, START_SHARE)
+        self._buckets: dict[str | None, RequestBucket] = {}
+
+    def on_response(self, info: RateLimitInfo) -> None:
+        """Update the limits by a response's headers."""
+        if info.reset is not None:
+            self.server.on_reset(info.reset)
+        if info.bucket == ADDRESS_BUCKET:
+            self._polls.on_rejected(info)
+            self._starts.on_rejected(info)
+        else:
+            self._bucket(info.bucket).on_response(info)
+
+    def close(self, bucket: str | None, seconds: float) -> None:
+        """Send no requests of a bucket for some time."""
+        self._bucket(bucket).on_response(RateLimitInfo(retry_after=seconds))
+
+    def available(self, bucket: str | None) -> int:
+        """Return how many requests may be sent now.
+
+        :param bucket: the bucket that they spend; None on the legacy API, which meters no requests.
+        """
+        return min(limit.available() for limit in self._limits(bucket))
+
+    def delay(self, bucket: str | None) -> float:
+        """Return the seconds until a request may be sent; infinite if a response must arrive first."""
+        return max(limit.delay() for limit in self._limits(bucket))
+
+    @contextmanager
+    def request(self, bucket: str | None) -> Iterator[None]:
+        """Count a request while it is in flight."""
+        for limit in self._limits(bucket):
+            limit.on_request()
+        try:
+            yield
+        finally:
+            self._bucket(bucket).in_flight -= 1
+
+    def _limits(self, bucket: str | None) -> list[RequestBucket | AddressLimit]:
+        if bucket is None:
+            return [self._bucket(bucket)]
+        return [self._bucket(bucket), self._starts if bucket == EXECUTE_BUCKET else self._polls]
+
+    def _bucket(self, bucket: str | None) -> RequestBucket:
+        if bucket not in self._buckets:
+            self._buckets[bucket] = RequestBucket(self.server.now, metered=bucket is not None)
+        return self._buckets[bucket]
+
+
+@dataclass
+class _SharedLimits:
+    """The limits in use on one event loop; an entry is dropped with its last user."""
+
+    keys: WeakValueDictionary[str, RateLimits] = field(default_factory=WeakValueDictionary)
+    addresses: WeakValueDictionary[tuple[str, float], AddressLimit] = field(default_factory=WeakValueDictionary)
+
+    def of_key(self, settings: ClientSettings) -> RateLimits:
+        limits = self.keys.get(settings.rate_limited_as)
+        if limits is None:
+            addresses = (self._of_address(settings.base_url, share) for share in (POLL_SHARE, START_SHARE))
+            limits = self.keys[settings.rate_limited_as] = RateLimits(time.time, *addresses)
+        return limits
+
+    def _of_address(self, base_url: str, share: float) -> AddressLimit:
+        limit = self.addresses.get((base_url, share))
+        if limit is None:
+            limit = self.addresses[base_url, share] = AddressLimit(time.time, share)
+        return limit
+
+
+_shared: WeakKeyDictionary[asyncio.AbstractEventLoop, _SharedLimits] = WeakKeyDictionary()
+
+
+def rate_limits_for(settings: ClientSettings) -> RateLimits:
+    """Return the limits of a server and key, shared by all who use them on this event loop."""
+    return _shared.setdefault(asyncio.get_running_loop(), _SharedLimits()).of_key(settings)
+
+
+class ConcurrencyLimit:
+    """The maximum number of active runs: the operator's, and Sim's, which is unknown until Sim rejects a start.
+
+    A rejection, which leaves a failed run in Sim's log, lowers the limit to the number of active runs. After a pause it
+    grows again, by one run with each accepted start, since other tasks share the plan's limit.
+
+    :param maximum: the operator's limit.
+    :param known: Sim's limit, if an earlier process has found it.
+    :ivar active: active runs.
+    :ivar starting: requests to start a run that are in flight.
+    """
+
+    def __init__(self, clock: Clock, maximum: int | None = None, known: int | None = None) -> None:
+        self._clock = clock
+        self._maximum = inf if maximum is None else maximum
+        self.known = known
+        self.active = 0
+        self.starting = 0
+        self._grows_at = -inf
+
+    def available(self) -> int:
+        """Return how many runs may be started now."""
+        limit, starting = self._maximum, MAX_STARTING
+        if self.known is None:  # few, because each of them may be rejected
+            starting = min(starting, 1 + self.active // 4)
+        else:
+            limit = min(limit, self.known + (not self.starting and self._clock() >= self._grows_at))
+        return max(0, int(min(limit - self.active, starting) - self.starting))
+
+    @property
+    def is_reached(self) -> bool:
+        """Whether as many runs as allowed are active or starting."""
+        return self.active + self.starting >= min(self._maximum, inf if self.known is None else self.known)
+
+    def delay(self) -> float:
+        """Return the seconds until a run may be started; infinite if a run must finish first."""
+        if self.available():
+            return 0.0
+        if self.known is None or self.starting or self.active >= self._maximum:
+            return inf
+        return max(0.0, self._grows_at - self._clock())
+
+    @contextmanager
+    def start(self) -> Iterator[None]:
+        """Count a start while it is in flight."""
+        self.starting += 1
+        try:
+            yield
+        finally:
+            self.starting -= 1
+
+    def on_accepted(self) -> None:
+        """Count an active run."""
+        self.active += 1
+        if self.known is not None:
+            self.known = max(self.known, self.active)
+
+    def on_finished(self) -> None:
+        """Count a run as finished."""
+        self.active -= 1
+
+    def on_rejected(self, retry_after: float | None) -> None:
+        """Lower the limit."""
+        self.known = self.active
+        pause = GROWTH_PAUSE if self.active else RETRY_PAUSE
+        self._grows_at = self._clock() + max(pause, retry_after or 0.0)
+
+
+class ExecutionLimit:
+    """The plan's executions per minute, as the usage report contains them."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._left = inf
+        self._reset = inf
+        self._updated_at = -inf
+        self._closed_until = -inf
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether to read the usage report."""
+        now = self._clock()
+        return now >= self._closed_until and (now - self._updated_at >= REPORT_INTERVAL or now >= self._reset)
+
+    def on_report(self, limit: RateLimit | None, reset: float | None) -> None:
+        """Update the limit by a usage report.
+
+        :param limit: None if the report is unavailable.
+        :param reset: seconds since the epoch of the next refill.
+        """
+        now = self._updated_at = self._clock()
+        self._left, self._reset = inf, inf
+        if limit is None or limit.remaining is None:
+            return
+        self._left = limit.remaining - EXECUTION_RESERVE * (limit.requests_per_minute or 0)
+        if reset is not None:
+            self._reset = min(max(reset, now + 1.0), now + RATE_WINDOW)  # the server's clock may differ
+
+    def on_start(self) -> None:
+        """Count an execution."""
+        self._left -= 1
+
+    def on_rejected(self, retry_after: float | None) -> None:
+        """Start nothing for some time, and read the report then."""
+        self._closed_until = self._clock() + (retry_after or RATE_WINDOW / 2)
+        self._updated_at = -inf
+
+    def available(self) -> float:
+        """Return how many runs may be started now."""
+        return 0 if self._clock() < self._closed_until else max(0, self._left)
+
+    def delay(self) -> float:
+        """Return the seconds until a run may be started; infinite if a report must be read first."""
+        now = self._clock()
+        if now < self._closed_until:
+            return self._closed_until - now
+        if self._left >= 1:
+            return 0.0
+        if self.is_stale:
+            return inf
+        return max(0.0, min(self._reset, self._updated_at + REPORT_INTERVAL) - now)
+
+
+class StartThrottle:
+    """All limits on starting the runs of a batch.
+
+    :param limits: of the server and key.
+    :param bucket: returns the bucket that a start spends; None on the legacy API.
+    :param maximum: the operator's limit of active runs.
+    :param known: Sim's limit of active runs, if an earlier process has found it.
+    """
+
+    def __init__(
+        self,
+        limits: RateLimits,
+        *,
+        bucket: Callable[[], str | None],
+        maximum: int | None = None,
+        known: int | None = None,
+        clock: Clock = time.time,
+    ) -> None:
+        self._limits = limits
+        self._bucket = bucket
+        self._clock = clock
+        self.concurrency = ConcurrencyLimit(clock, maximum, known)
+        self.executions = ExecutionLimit(clock)
+        self._closed_until = -inf
+
+    def available(self) -> int:
+        """Return how many runs may be started now."""
+        if self._clock() < self._closed_until:
+            return 0
+        requests = self._limits.available(self._bucket())
+        return int(min(self.concurrency.available(), self.executions.available(), requests))
+
+    def delay(self) -> float:
+        """Return the seconds until a run may be started; infinite if a run must finish or a response arrive first."""
+        if self.available():
+            return 0.0
+        return max(
+            self._closed_until - self._clock(),
+            self.concurrency.delay(),
+            self.executions.delay(),
+            self._limits.delay(self._bucket()),
+        )
+
+    @contextmanager
+    def start(self) -> Iterator[None]:
+        """Count a start while it is in flight."""
+        self.executions.on_start()
+        with self.concurrency.start(), self._limits.request(self._bucket()):
+            yield
+
+    def pause(self, seconds: float) -> None:
+        """Start nothing for some time."""
+        self._closed_until = max(self._closed_until, self._clock() + seconds)
+
+    def reason(self) -> str | None:
+        """Return why no run may be started now, for a log line."""
+        if self.available():
+            return None
+        if self._clock() < self._closed_until:
+            return "starts are paused after an error"
+        if self.concurrency.is_reached:
+            return f"the limit of concurrent runs is reached ({self.concurrency.active} active)"
+        return None if self.concurrency.starting else "starts are rate-limited"
