@@ -15,7 +15,7 @@ from airflow_provider_sim.triggers import batch, sim
 def broken(settings):
     raise TimeoutError("the storage doesn't answer")
 
-sim.watcher_of = batch.watcher_of = broken
+sim.poller_for = batch.poller_for = broken
 with DAG("d", schedule=None):
     for name in ("brief", "long"):
         Op(task_id=f"operator_{name}", workflow_id=name, deferrable=True, poll_interval=1)
