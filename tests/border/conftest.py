@@ -49,7 +49,7 @@ class DagTest:
     log: str
     reports: dict[str, TaskReport]
 
-    def reports_of(self, dag_id: str = "d") -> dict[str, TaskReport]:
+    def reports_of(self, dag_id: str) -> dict[str, TaskReport]:
         """Task reports of one DAG by task ID, or ``task_id[map_index]``."""
         prefix = f"{dag_id}."
         return {name.removeprefix(prefix): report for name, report in self.reports.items() if name.startswith(prefix)}
@@ -57,6 +57,10 @@ class DagTest:
     def states_of(self, dag_id: str) -> dict[str, str]:
         """Task states of one DAG."""
         return {name: report.state for name, report in self.reports_of(dag_id).items()}
+
+    def outputs_of(self, dag_id: str) -> dict[str, Any]:
+        """XCom ``return_value`` by task of one DAG."""
+        return {name: report.output for name, report in self.reports_of(dag_id).items()}
 
     @property
     def states(self) -> dict[str, str]:
@@ -66,7 +70,7 @@ class DagTest:
     @property
     def outputs(self) -> dict[str, Any]:
         """XCom ``return_value`` by task of the DAG ``d``."""
-        return {name: report.output for name, report in self.reports_of().items()}
+        return self.outputs_of("d")
 
     def xcoms(self, task_id: str, *, dag_id: str = "d", map_index: int = -1) -> dict[str, Any]:
         """All XComs of a task instance, read from the metadata database."""

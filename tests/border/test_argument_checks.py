@@ -50,10 +50,9 @@ def test_arguments_are_checked_as_early_as_airflow_allows(dag_test, sim):
     sim.workflow("echo")(lambda given: {"ok": True})
     result = dag_test(SOURCE, "parsed", "d")
     named = ["poll_interval", "on_paused", "timeout", "last part of the address: 'x'", "max_active_runs", "retry_args"]
-    for name, error in zip(named, result.outputs["parsed.report"], strict=True):
+    for name, error in zip(named, result.outputs_of("parsed")["report"], strict=True):
         assert name in error
-    states = {name: state for name, state in result.states.items() if not name.startswith("parsed.")}
-    assert states == {
+    assert result.states == {
         "xcom": "success",
         "pulled": "failed",
         "rendered": "failed",

@@ -69,10 +69,11 @@ def removing(sim, folder):
 def test_a_resumed_batch_reads_no_file(dag_test, sim, folder, reads):
     sim.workflow("late", duration=3)(lambda given: given)
     result = dag_test(f"FOLDER, READS = {str(folder)!r}, {str(reads)!r}\n{SOURCE}", "deferred")
-    assert set(result.states.values()) == {"success"}, result.log[-20_000:]
-    assert result.outputs["deferred.gone_while_running"] == [0, 1, 2]
-    assert result.outputs["deferred.handed_over"] == [0, 1, 2]
-    assert len(result.outputs["deferred.completed_late"]) == 2
+    assert set(result.states_of("deferred").values()) == {"success"}, result.log[-20_000:]
+    outputs = result.outputs_of("deferred")
+    assert outputs["gone_while_running"] == [0, 1, 2]
+    assert outputs["handed_over"] == [0, 1, 2]
+    assert len(outputs["completed_late"]) == 2
     assert Counter(reads.read_text().split()) == Counter(f"{kind}-{n}" for kind in ("gone", "over") for n in range(3))
     assert "batch_inputs_0" not in result.xcoms("handed_over", dag_id="deferred")
 
@@ -91,6 +92,6 @@ def test_a_retry_reads_the_files_of_the_runs_that_it_starts(dag_test, sim, folde
         return given["n"]
 
     result = dag_test(f"FOLDER, READS = {str(folder)!r}, {str(reads)!r}\n{SOURCE}{RETRIED}", "retried")
-    assert result.outputs == {"retried.worker": [0, 1, 2], "retried.deferred": [0, 1, 2]}, result.log[-20_000:]
+    assert result.outputs_of("retried") == {"worker": [0, 1, 2], "deferred": [0, 1, 2]}, result.log[-20_000:]
     names = [f"{kind}-{n}" for kind in ("worker", "deferred") for n in range(3)]
     assert Counter(reads.read_text().split()) == Counter([*names, "worker-1", "deferred-1"])
