@@ -7,12 +7,31 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib.util import find_spec
+from datetime import datetime
 from typing import Any
+
+from airflow import __version__ as airflow_version
+from packaging.version import Version
 
 log = logging.getLogger(__name__)
 
-AIRFLOW_V_3_0_PLUS = find_spec("airflow.sdk") is not None
+_VERSION = Version(Version(airflow_version).base_version)
+AIRFLOW_V_3_0_PLUS = Version("3.0") <= _VERSION
+AIRFLOW_V_3_1_PLUS = Version("3.1") <= _VERSION
+AIRFLOW_V_3_2_PLUS = Version("3.2") <= _VERSION
+AIRFLOW_V_3_3_PLUS = Version("3.3") <= _VERSION
+
+TRIGGERS_HAVE_ON_KILL = AIRFLOW_V_3_3_PLUS
+"""Whether Airflow notifies a trigger when a user has cleared or marked the task."""
+
+TRIGGERS_RENDER_TEMPLATES = AIRFLOW_V_3_3_PLUS
+"""Whether the triggerer renders the arguments of tasks that start there."""
+
+TASKS_END_IN_TRIGGERERS = AIRFLOW_V_3_3_PLUS
+"""Whether a trigger can push XComs, and so end a task."""
+
+EVENT_TRIGGERS_SHARE_STREAMS = AIRFLOW_V_3_3_PLUS
+"""Whether event triggers share a stream, stored events are confirmed, and assets have a state store."""
 
 _PROCESS_CONTEXT = "_AIRFLOW_PROCESS_CONTEXT"
 
@@ -31,6 +50,23 @@ def resumed_context() -> Any:
     except Exception:  # which one, depends on the version
         return None
     return context if getattr(context["ti"], "next_method", None) else None
+
+
+def task_state_store(context: Any) -> Any:
+    """Return the store that keeps a task's state across its tries (Airflow 3.3 and later); None otherwise."""
+    return context.get("task_state_store")
+
+
+def first_reschedule_date(context: Any) -> datetime | None:
+    """Return when a rescheduled sensor started first; None if that is now.
+
+    Airflow 2 keeps the start of the first process on the task instance itself.
+    """
+    ti = context["ti"]
+    moment: datetime | None = (
+        ti.get_first_reschedule_date(context) if AIRFLOW_V_3_0_PLUS else getattr(ti, "start_date", None)
+    )
+    return moment
 
 
 @contextmanager

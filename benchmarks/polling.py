@@ -252,7 +252,7 @@ async def by_trigger(url: str, key: str, number: int, interval: float) -> None:
     """As Airflow does: a trigger for each run."""
     from airflow_provider_sim.triggers.sim import SimRunTrigger
 
-    trigger = SimRunTrigger(FLOWS[number % 10], f"run-{number}", poll_interval=interval)
+    trigger = SimRunTrigger(FLOWS[number % 10], f"run-{number}", options={"poll_interval": interval})
     async for _ in trigger.run():
         pass
 

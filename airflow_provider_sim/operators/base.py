@@ -1,4 +1,4 @@
-"""Base classes of the operators."""
+"""Base classes of the operators and the sensor."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow.providers.common.compat.sdk import BaseOperator
 
 from airflow_provider_sim import arguments
-from airflow_provider_sim.arguments import CheckInput, LargeOutputs, OnError, OnPaused, Rule, UnconvertedFiles
+from airflow_provider_sim.arguments import CheckInput, LargeOutputs, OnPaused, Rule, UnconvertedFiles
 from airflow_provider_sim.hooks.sim import SimHook
 from airflow_provider_sim.task.deadlines import after_deferral
 from airflow_provider_sim.task.input import copy_files
@@ -20,16 +20,22 @@ from airflow_provider_sim.task.input import copy_files
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_sim.task.output import OutputRules
+    from airflow_provider_sim.client import SimClient
 
 
 class SimOperator(BaseOperator):
     """An operator whose arguments are checked: constants at parse time, templated ones after rendering."""
 
+    ui_color = "#ede9fe"
+    argument_rules: ClassVar[Mapping[str, Rule]] = {"retry_args": arguments.optional(arguments.retry_args)}
+
     sim_conn_id: str
     retry_args: Mapping[str, Any] | None
 
-    argument_rules: ClassVar[Mapping[str, Rule]] = {}
+    @cached_property
+    def hook(self) -> SimHook:
+        """The hook of the task's connection."""
+        return SimHook(self.sim_conn_id, retry_args=self.retry_args)
 
     @staticmethod
     def contradiction(given: Mapping[str, Any]) -> str | None:
@@ -50,22 +56,79 @@ class SimOperator(BaseOperator):
 
     @classmethod
     def check(cls, given: Mapping[str, Any], *, templated: Collection[str] = ()) -> None:
-        arguments.check_arguments(cls.argument_rules, given, contradiction=cls.contradiction, templated=templated)
-
-    def _check_constants(self) -> None:
-        """Check arguments at the end of ``__init__``.
+        """Check arguments.
 
         :raises SimInputError: names the argument and what to choose.
         """
+        arguments.check_arguments(cls.argument_rules, given, contradiction=cls.contradiction, templated=templated)
+
+    def _check_constants(self) -> None:
+        """Check arguments at the end of ``__init__``."""
         self.check(vars(self), templated=self.template_fields)
 
     def _check_rendered(self) -> None:
-        """Check arguments before a request is sent; as :meth:`_check_constants`."""
+        """Check arguments before a request is sent."""
         self.check(vars(self))
+
+
+class SimClientOperator(SimOperator):
+    """Base of operators that need no more than a client: they implement :meth:`execute_with`.
+
+    A subclass sets its own arguments, and calls ``_check_constants`` at the end of its ``__init__``.
+
+    :param sim_conn_id: the Airflow connection of type Sim. (templated)
+    :param retry_args: retry settings for idempotent requests, which override the connection's.
+    """
+
+    template_fields: Sequence[str] = ("sim_conn_id",)
+    argument_rules: ClassVar[Mapping[str, Rule]] = {
+        **SimOperator.argument_rules,
+        "workflow_id": arguments.workflow_id,
+        "run_id": arguments.run_id,
+        "poll_interval": arguments.duration,
+        "timeout": arguments.duration,
+    }
+
+    def __init__(
+        self,
+        *,
+        sim_conn_id: str = SimHook.default_conn_name,
+        retry_args: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.sim_conn_id = sim_conn_id
+        self.retry_args = retry_args
+
+    def execute(self, context: Context) -> Any:
+        """Check the rendered arguments, open the client, and return what :meth:`execute_with` returns."""
+        self._check_rendered()
+        with self.hook as hook:
+            return self.execute_with(hook.get_conn(), context)
+
+    def execute_with(self, client: SimClient, context: Context) -> Any:
+        """Return the task's result.
+
+        :raises SimError: the task fails.
+        """
+        raise NotImplementedError
 
 
 class SimWorkflowOperatorBase(SimOperator):
     """An operator that starts runs, waits for them, and returns their outputs."""
+
+    argument_rules: ClassVar[Mapping[str, Rule]] = {
+        **SimOperator.argument_rules,
+        "workflow_id": arguments.workflow_id,
+        "poll_interval": arguments.duration,
+        "timeout": arguments.optional(arguments.duration),
+        "run_timeout": arguments.optional(arguments.run_timeout),
+        "on_paused": arguments.one_of(OnPaused),
+        "check_input": arguments.one_of(CheckInput),
+        "unconverted_files": arguments.one_of(UnconvertedFiles),
+        "large_outputs": arguments.one_of(LargeOutputs),
+        "max_output_bytes": arguments.optional(arguments.positive_int),
+    }
 
     deferrable: bool
     poll_interval: float
@@ -80,24 +143,6 @@ class SimWorkflowOperatorBase(SimOperator):
     max_output_bytes: int | None
     large_outputs: LargeOutputs
 
-    argument_rules: ClassVar[Mapping[str, Rule]] = {
-        "workflow_id": arguments.workflow_id,
-        "poll_interval": arguments.duration,
-        "timeout": arguments.optional(arguments.duration),
-        "run_timeout": arguments.optional(arguments.run_timeout),
-        "on_paused": arguments.one_of(OnPaused),
-        "check_input": arguments.one_of(CheckInput),
-        "unconverted_files": arguments.one_of(UnconvertedFiles),
-        "large_outputs": arguments.one_of(LargeOutputs),
-        "max_output_bytes": arguments.optional(arguments.positive_int),
-        "retry_args": arguments.optional(arguments.retry_args),
-    }
-
-    @cached_property
-    def hook(self) -> SimHook:
-        """The hook of the task's connection."""
-        return SimHook(self.sim_conn_id, retry_args=self.retry_args)
-
     def render_template_fields(self, context: Context, jinja_env: Any = None) -> None:
         """Render the templates, in files of this task's own."""
         for name in self.template_fields:
@@ -105,37 +150,9 @@ class SimWorkflowOperatorBase(SimOperator):
         super().render_template_fields(context, jinja_env)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Resume after a deferral, also where Airflow itself has ended it."""
+        """Resume after a deferral, also if the deferral itself has timed out."""
         return super().resume_execution(*after_deferral(next_method, next_kwargs), context)
 
     def execute_out_of_time(self, context: Context) -> Any:
         """Handle a deferral timeout: poll once more, then cancel the run."""
         raise NotImplementedError
-
-    @property
-    def output_rules(self) -> OutputRules:
-        """The rules for files and large values in outputs."""
-        from airflow_provider_sim.task.output import OutputRules
-
-        return OutputRules.given(self.output_files_dir, self.max_output_bytes, self.large_outputs)
-
-
-class SimRunOperatorBase(SimWorkflowOperatorBase):
-    """An operator that runs one workflow once."""
-
-    workflow_id: str
-    input: Any
-    async_execution: bool
-    wait_for_completion: bool
-    stream: bool
-    selected_outputs: str | Sequence[str] | None
-
-
-class SimBatchOperatorBase(SimWorkflowOperatorBase):
-    """An operator that runs a batch of inputs."""
-
-    inputs: Any
-    workflow_id: str | None
-    max_active_runs: int | None
-    on_error: OnError
-    skip_undeployed: bool

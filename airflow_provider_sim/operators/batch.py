@@ -1,8 +1,7 @@
-"""Run a deployed Sim workflow for each of many inputs, in one task."""
+"""Operator that runs a workflow for each of many inputs."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from os import PathLike
@@ -15,8 +14,8 @@ from airflow_provider_sim.arguments import CheckInput, LargeOutputs, OnError, On
 from airflow_provider_sim.exceptions import SimError
 from airflow_provider_sim.hooks.sim import SimHook
 from airflow_provider_sim.links.sim import SimWorkflowLink
-from airflow_provider_sim.operators.base import SimBatchOperatorBase
-from airflow_provider_sim.task.deadlines import seconds
+from airflow_provider_sim.operators.base import SimWorkflowOperatorBase
+from airflow_provider_sim.task.deadlines import deadline, deferral_timeout, seconds
 from airflow_provider_sim.task.input import copy_files
 
 if TYPE_CHECKING:
@@ -24,73 +23,70 @@ if TYPE_CHECKING:
 
     from airflow_provider_sim.batch.items import Items
     from airflow_provider_sim.task.batch import TaskBatch
+    from airflow_provider_sim.task.run_options import RunOptions
 
-_BACKSTOP = timedelta(minutes=10)
-"""After the trigger's own deadline and its last looks, in case that no triggerer was there to keep it."""
+_TRIGGER_POLL_TIME = timedelta(minutes=5)
+"""Time for a trigger to poll all runs once more after its deadline."""
+
+_CANCEL_TIME = timedelta(seconds=10)
+"""Maximum part of ``execution_timeout`` for cancelling the runs before Airflow's own timeout."""
 
 
-class SimExecuteWorkflowBatchOperator(SimBatchOperatorBase):
+class SimExecuteWorkflowBatchOperator(SimWorkflowOperatorBase):
     """Run a deployed workflow for each of many inputs, and return all outputs in the order of the inputs.
 
-    The runs are asynchronous. They are started as fast as the account's limits let them: a refusal for too many
-    requests or too many runs at once is waited out, never a failure. With ``deferrable`` the worker starts what Sim
-    takes at once, and the triggerer starts the others, and waits, in one trigger for all of them.
+    The runs are async. They are started as fast as the account's limits allow: rate-limited starts are retried and
+    never fail the task. With ``deferrable`` the worker starts the runs that Sim accepts at once; one trigger starts the
+    others and waits for all of them.
 
-    No run is started twice. Their ids follow from the batch's, which is written down before anything is sent: a later
-    try goes on with runs that go on, takes the outputs of those that have completed, and starts only those that were
-    never started, or with ``on_error="fail"`` have failed. That needs the same inputs in each try: other inputs are
+    No run is started twice. The run IDs are derived from the batch's ID, which is persisted before the first request: a
+    retry re-attaches to active runs, returns the outputs of completed ones, and starts only those that were never
+    started, or with ``on_error="fail"`` have failed. That requires the same inputs in each try: other inputs are
     another batch.
 
     XComs: ``return_value``, ``batch_id``, ``batch_counts``, ``workflow_url``, ``display_copies`` (the numbers of inputs
-    whose outputs Sim had only as display copies), and ``partial_results`` where the task fails although runs have
+    whose outputs Sim had only as display copies), and ``partial_results`` if the task fails although runs have
     completed.
 
     :param inputs: a list with the fields of the workflow's Start block, a dict (or the JSON text of an object) for each
-        run; a number, a boolean or a list arrives as the field ``input``. Also an XCom or the outputs of mapped tasks,
-        or JSON text. (templated)
-    :param check_input: compare the inputs with the fields that the workflow declares, before a run starts: ``warn`` in
-        the log, ``fail`` the task, or ``off``. Sim drops undeclared fields and fills in missing ones. The fields are
-        those of the workflow's draft, and their defaults aren't known. With ``warn`` the check takes one request for
-        each workflow, is skipped where that fails, and never delays a run; with ``fail``, the request is retried, and
-        its error fails the task. Servers that don't report fields aren't checked.
-    :param unconverted_files: Sim converts files in inputs only for runs that are held open: ``fail`` for an input with
-        a file, or ``send`` it all the same, as an object with base64 text.
+        run; a number, a boolean or a list is sent as the field ``input``. Also an XCom, the outputs of mapped tasks, or
+        JSON text. (templated)
     :param workflow_id: the workflow of all inputs; without it, each of ``inputs`` is a dict of ``workflow_id`` and
         ``input``. (templated)
     :param sim_conn_id: the Airflow connection of type Sim. (templated)
-    :param max_active_runs: how many runs may go on at once; by default as many as Sim lets.
-    :param on_error: ``fail`` the task once all runs are over, if some have failed; or ``collect``: return for each
+    :param max_active_runs: maximum number of concurrent runs; default: as many as Sim accepts.
+    :param on_error: ``fail`` the task when all runs have finished, if some have failed; or ``collect``: return for each
         input a dict of ``status``, ``output`` or ``error``, and ``run_id``.
-    :param skip_undeployed: leave inputs of workflows out that aren't deployed, instead of counting them as failures;
-        their output is None, their ``status`` is ``skipped``.
+    :param skip_undeployed: skip inputs of workflows that aren't deployed, instead of counting them as failed; their
+        output is None, their ``status`` is ``skipped``.
     :param deferrable: wait in the triggerer, without a worker.
-    :param poll_interval: seconds or timedelta between looks at the runs.
+    :param poll_interval: seconds or timedelta between polls of the runs.
     :param run_timeout: seconds or timedelta after which the server stops a run, 1 s to 7 days.
-    :param timeout: seconds or timedelta to wait for the end of all runs; default: 7 days. ``execution_timeout``,
-        counted from the try's start, ends the waiting as well, in the triggerer too. The runs are then cancelled,
-        unless ``cancel_on_kill`` is False.
-    :param on_paused: when a run waits for a person: ``wait`` with it, count it as failed with ``fail``, or ``return`` a
-        report with ``context_id`` and ``approval_url`` as its output. Pauses that end by themselves are always waited
-        for.
-    :param retry_args: settings that go before the connection's for requests that are safe to repeat: ``max_retries``,
-        ``initial_delay``, ``max_delay`` (seconds), ``backoff_multiplier``.
-    :param durable: False lets each try start a batch of its own.
-    :param cancel_on_kill: cancel the runs when the task is killed, cleared, marked or out of time.
+    :param timeout: seconds or timedelta to wait for all runs; default: 7 days. ``execution_timeout``, counted from the
+        try's start, applies as well, also in the triggerer. The runs are then cancelled, unless ``cancel_on_kill`` is
+        False.
+    :param on_paused: if a run waits for a person: ``wait``, ``fail``, or ``return`` a report with ``context_id`` and
+        ``approval_url`` as its output. Pauses that end automatically are always waited for.
+    :param retry_args: as for :class:`~airflow_provider_sim.operators.sim.SimExecuteWorkflowOperator`.
+    :param check_input: as for ``SimExecuteWorkflowOperator``; one request for each workflow.
+    :param unconverted_files: Sim doesn't convert files in the inputs of async runs: ``fail`` before anything is sent,
+        or ``send`` them as objects with base64 text.
+    :param durable: False lets each try start its own batch.
+    :param cancel_on_kill: cancel the runs when the task is killed, cleared, marked or timed out.
     :param output_files_dir: a folder for ``ObjectStoragePath``, such as ``s3://conn@bucket/folder``, where the outputs'
         files and large results are saved. (templated)
-    :param max_output_bytes: how large a single output, and the task's whole result, may be as JSON; default 16 MiB.
-    :param large_outputs: what becomes of a larger one: ``fail``, or ``store`` in ``output_files_dir`` and return
-        ``output_path``; of the whole result, a file with one line of JSON for each input.
-    :raises SimBatchError: inputs have failed; the message says how many, which and why.
+    :param max_output_bytes: maximum size as JSON of each output, and of the whole result; default 16 MiB.
+    :param large_outputs: ``fail`` for a larger one, or ``store`` it in ``output_files_dir`` and return ``output_path``;
+        the whole result is a file with one line of JSON for each input.
+    :raises SimBatchError: inputs have failed; the message contains the number, the first inputs and the reasons.
     :raises SimError: see :mod:`airflow_provider_sim.exceptions`.
     """
 
     template_fields: Sequence[str] = ("workflow_id", "inputs", "sim_conn_id", "output_files_dir")
     template_fields_renderers: ClassVar[dict[str, str]] = {"inputs": "json"}
     operator_extra_links = (SimWorkflowLink(),)
-    ui_color = "#ede9fe"
     argument_rules: ClassVar[Mapping[str, Rule]] = {
-        **SimBatchOperatorBase.argument_rules,
+        **SimWorkflowOperatorBase.argument_rules,
         "workflow_id": arguments.optional(arguments.workflow_id),
         "max_active_runs": arguments.optional(arguments.positive_int),
         "on_error": arguments.one_of(OnError),
@@ -145,68 +141,76 @@ class SimExecuteWorkflowBatchOperator(SimBatchOperatorBase):
         self._check_constants()
 
     def execute(self, context: Context) -> Any:
-        """Start the batch, or find the one that an earlier try has begun, and see it through to its end."""
-        from airflow_provider_sim.task.batch import TaskBatch
-
+        """Start the batch, or resume an earlier try's, wait for it, and return its results."""
         items = self._read_items()
         if not items:
-            self.log.info("There are no inputs, and so no runs.")
+            self.log.info("There are no inputs; no runs were started.")
             return []
-        with self.hook as hook:
-            hook.workspace_of(items.workflows[0])  # tells as well which API the server speaks
-            with TaskBatch(context, self, items) as self._batch:
-                try:
-                    self._batch.begin(defer_state=self.deferrable)
-                except SimError as error:
-                    return self._batch.end(error)
-                if not self._batch.is_over:
-                    self._defer(self._batch)
-                return self._batch.result()
+        with self.hook, self._open_batch(context, items) as batch:
+            try:
+                batch.start(deferrable=self.deferrable)
+            except SimError as error:
+                return batch.finish_after(error)
+            if not batch.is_finished:
+                self._defer(batch)
+            return batch.result()
 
     def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> Any:
-        """Go on when the trigger has fired: gather what the runs have returned."""
-        from airflow_provider_sim.task.batch import TaskBatch, read_batch_event
+        """Resume after the trigger's event: fetch the results."""
+        from airflow_provider_sim.task.batch import read_batch_event
 
         items = self._read_items()
-        told = read_batch_event(event, total=len(items))
-        with self.hook, TaskBatch(context, self, items, journal=told.journal) as batch:
-            self._batch = batch
-            batch.remember(told.leg)
-            if told.error is not None:
-                return batch.end(told.error)
-            if told.status == "gather":
+        received = read_batch_event(event, total=len(items))
+        with self.hook, self._open_batch(context, items, received) as batch:
+            if received.error is not None:
+                return batch.finish_after(received.error)
+            if received.status == "gather":
                 batch.store_results()
                 self._defer(batch)
             return batch.result()
 
-    def execute_out_of_time(self, context: Context) -> Any:
+    def execute_timeout(self, context: Context) -> Any:
         """Handle a deferral timeout: poll once more, then cancel the runs."""
         from airflow_provider_sim.batch.engine import timeout_error
-        from airflow_provider_sim.task.batch import TaskBatch
 
-        with self.hook, TaskBatch(context, self, self._read_items()) as batch:
-            self._batch = batch
+        with self.hook, self._open_batch(context, self._read_items()) as batch:
             batch.recover()
-            return batch.end(timeout_error(batch.journal))
+            return batch.finish_after(timeout_error(batch.state))
 
     def on_kill(self) -> None:
-        """Cancel the runs, also those whose start Sim hasn't answered yet."""
+        """Cancel the runs, also those whose start Sim hasn't responded to yet."""
         if self._batch is not None:
             self._batch.kill()
 
-    def _defer(self, batch: TaskBatch) -> NoReturn:
-        from airflow_provider_sim.triggers.batch import SimBatchTrigger
+    def _open_batch(self, context: Context, items: Items, *event: Any) -> TaskBatch:
+        from airflow_provider_sim.task.batch import TaskBatch
 
+        self._batch = TaskBatch(context, self.hook, self._new_options(context, items), items, *event)
+        return self._batch
+
+    def _new_options(self, context: Context, items: Items) -> RunOptions:
+        from airflow_provider_sim.client import MAX_RUN_TIMEOUT
+        from airflow_provider_sim.task.run_options import RunOptions
+
+        limit = self.execution_timeout
+        limit = None if limit is None else limit - min(_CANCEL_TIME, limit / 20)
+        return RunOptions.of(
+            self,
+            deadline=deadline(context, self.timeout, limit, otherwise=MAX_RUN_TIMEOUT),
+            workspace_id=self.hook.workspace_of(items.workflows[0]),
+        )
+
+    def _defer(self, batch: TaskBatch) -> NoReturn:
         self.defer(
-            trigger=SimBatchTrigger(**batch.defer_state()),
+            trigger=batch.new_trigger(),
             method_name="execute_complete",
-            timeout=timedelta(seconds=max(0.0, batch.deadline - time.time())) + _BACKSTOP,
+            timeout=(deferral_timeout(batch.deadline) or timedelta()) + _TRIGGER_POLL_TIME,
         )
 
     def _read_items(self) -> Items:
-        """Refuse what can't work, once templates are rendered.
+        """Return the inputs, after checking the arguments.
 
-        :raises SimInputError: says which argument or input, and why.
+        :raises SimInputError: names the argument or input, and the reason.
         """
         from airflow_provider_sim.batch.items import read_items
 

@@ -1,4 +1,4 @@
-"""Promote Sim workflows: deploy them, take them back, go back to an earlier version."""
+"""Operator that deploys, undeploys and rolls back workflows."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_sim import arguments
 from airflow_provider_sim.arguments import DeploymentAction, Rule
-from airflow_provider_sim.hooks.sim import SimHook
-from airflow_provider_sim.operators.base import SimOperator
+from airflow_provider_sim.operators.base import SimClientOperator
 from airflow_provider_sim.task.deadlines import seconds
 
 if TYPE_CHECKING:
@@ -22,29 +21,28 @@ _CLOCK_SKEW = timedelta(seconds=5)
 """Between Airflow's clock and Sim's."""
 
 
-class SimDeployWorkflowOperator(SimOperator):
-    """Deploy a workflow's draft, take the deployment back, or go back to an earlier version.
+class SimDeployWorkflowOperator(SimClientOperator):
+    """Deploy a workflow's draft, undeploy the workflow, or roll back to an earlier version.
 
-    It takes a server with the v2 API, and a personal API key of somebody who is an admin of the workspace: a workspace
-    key may run workflows, but not deploy them. Returns ``workflow_id``, ``is_deployed``, ``version`` and
-    ``deployed_at`` as they are then.
+    Requires a server with the v2 API and a personal API key of an admin of the workspace: a workspace key may run
+    workflows, but not deploy them. Returns ``workflow_id``, ``is_deployed``, ``version`` and ``deployed_at``.
 
     A retry waits for the version that an earlier try of the same DAG run has requested, and requests another only if
     that one has failed.
 
     :param workflow_id: the workflow: the last part of its address in Sim's editor. (templated)
     :param action: ``deploy`` the draft as a new version, ``undeploy``, or ``rollback``. (templated)
-    :param version: the version to go back to, a number; default: the one before the live one. (templated)
-    :param version_name: what to call the new version, up to 100 characters. (templated)
-    :param description: what the new version brings. (templated)
+    :param version: number of the version to roll back to; default: the one before the live version. (templated)
+    :param version_name: name of the new version, up to 100 characters. (templated)
+    :param description: description of the new version. (templated)
     :param sim_conn_id: the Airflow connection of type Sim. (templated)
-    :param wait_for_completion: wait until the version is live; Sim does that in the background.
-    :param poll_interval: seconds or timedelta between looks.
+    :param wait_for_completion: wait until the version is live; Sim deploys in the background.
+    :param poll_interval: seconds or timedelta between polls.
     :param timeout: seconds or timedelta to wait at most.
-    :param retry_args: as for :class:`~airflow_provider_sim.operators.sim.SimExecuteWorkflowOperator`.
+    :param retry_args: retry settings for idempotent requests, which override the connection's.
     :raises SimPermissionError: the key may not do this.
     :raises SimUnsupportedError: the server has no v2 API.
-    :raises SimDeploymentError: Sim couldn't make the version live, or hasn't in time.
+    :raises SimDeploymentError: the deployment failed, or did not finish within the timeout.
     """
 
     template_fields: Sequence[str] = (
@@ -55,14 +53,10 @@ class SimDeployWorkflowOperator(SimOperator):
         "description",
         "sim_conn_id",
     )
-    ui_color = "#ede9fe"
     argument_rules: ClassVar[Mapping[str, Rule]] = {
-        "workflow_id": arguments.workflow_id,
+        **SimClientOperator.argument_rules,
         "action": arguments.one_of(DeploymentAction),
         "version": arguments.optional(arguments.version_number),
-        "poll_interval": arguments.duration,
-        "timeout": arguments.duration,
-        "retry_args": arguments.optional(arguments.retry_args),
     }
 
     def __init__(
@@ -73,11 +67,9 @@ class SimDeployWorkflowOperator(SimOperator):
         version: int | str | None = None,
         version_name: str | None = None,
         description: str | None = None,
-        sim_conn_id: str = SimHook.default_conn_name,
         wait_for_completion: bool = True,
         poll_interval: float | timedelta = 2.0,
         timeout: float | timedelta = 300.0,
-        retry_args: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -86,29 +78,22 @@ class SimDeployWorkflowOperator(SimOperator):
         self.version = version
         self.version_name = version_name
         self.description = description
-        self.sim_conn_id = sim_conn_id
         self.wait_for_completion = wait_for_completion
         self.poll_interval = seconds(poll_interval)
         self.timeout = timeout
-        self.retry_args = retry_args
         self._check_constants()
 
-    def execute(self, context: Context) -> dict[str, Any]:
-        """Ask for it, and wait until it is so."""
+    def execute_with(self, client: SimClient, context: Context) -> dict[str, Any]:
+        """Request the deployment and wait until it is live."""
         from airflow_provider_sim.polling.deployment import wait_for_deployment
 
-        self._check_rendered()
         version = None if self.version is None else int(self.version)
-        with SimHook(self.sim_conn_id, retry_args=self.retry_args) as hook:
-            client = hook.get_conn()
-            deployment = self._requested_before(context, client, version) or self._request(client, version)
-            for warning in deployment.warnings:
-                self.log.info("Sim says: %s", warning)
-            if self.wait_for_completion and self.action != "undeploy":
-                patience = seconds(self.timeout)
-                deployment = wait_for_deployment(
-                    client, deployment, poll_interval=self.poll_interval, deadline=time.time() + patience
-                )
+        deadline = time.time() + seconds(self.timeout)
+        deployment = self._requested_before(context, client, version) or self._request(client, version)
+        for warning in deployment.warnings:
+            self.log.info("Sim warns: %s", warning)
+        if self.wait_for_completion and self.action != "undeploy":
+            deployment = wait_for_deployment(client, deployment, poll_interval=self.poll_interval, deadline=deadline)
         live = "not deployed" if deployment.version is None else f"live in version {deployment.version}"
         self.log.info("Workflow %s is %s.", self.workflow_id, live)
         return {
@@ -122,14 +107,17 @@ class SimDeployWorkflowOperator(SimOperator):
         """Return the deployment that an earlier try has requested, so that a retry doesn't request another."""
         dag_run: Any = context.get("dag_run")
         moments = (getattr(dag_run, name, None) for name in ("start_date", "run_after", "logical_date"))
-        began = next(filter(None, moments), None)  # dag.test() of Airflow 3 has no start_date
-        if self.action == "undeploy" or getattr(context["ti"], "try_number", 1) == 1 or began is None:
+        started = next(filter(None, moments), None)  # dag.test() of Airflow 3 has no start_date
+        if self.action == "undeploy" or getattr(context["ti"], "try_number", 1) == 1 or started is None:
             return None
         deployment = client.get_deployment(self.workflow_id)
         attempt = deployment.latest_attempt
         if attempt is None or attempt.has_failed or attempt.action != self.action or not attempt.requested_at:
             return None
-        if datetime.fromisoformat(attempt.requested_at) < began - _CLOCK_SKEW or version not in (None, attempt.version):
+        if datetime.fromisoformat(attempt.requested_at) < started - _CLOCK_SKEW or version not in (
+            None,
+            attempt.version,
+        ):
             return None
         self.log.info("Version %s of workflow %s was requested by an earlier try.", attempt.version, self.workflow_id)
         return deployment
@@ -146,7 +134,7 @@ class SimDeployWorkflowOperator(SimOperator):
         """Return which arguments contradict each other."""
         action = given.get("action", "rollback" if given.get("version") is not None else "deploy")
         if given.get("version") is not None and action != "rollback":
-            return f"version goes with action='rollback', not with {action!r}, which takes the draft"
+            return f"version requires action='rollback'; {action!r} uses the draft"
         if (given.get("version_name") or given.get("description")) and action != "deploy":
-            return f"version_name and description are those of a new version; action is {action!r}"
+            return f"version_name and description require action='deploy'; action is {action!r}"
         return None

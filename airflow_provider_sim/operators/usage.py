@@ -9,39 +9,40 @@ from airflow.providers.common.compat.sdk import AirflowSkipException
 
 from airflow_provider_sim import arguments
 from airflow_provider_sim.arguments import Rule
-from airflow_provider_sim.hooks.sim import SimHook
-from airflow_provider_sim.operators.base import SimOperator
+from airflow_provider_sim.operators.base import SimClientOperator
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
+    from airflow_provider_sim.client import SimClient
+
 USAGE_KEY = "usage"
-"""XCom: the figures, also where the task is skipped or fails."""
+"""XCom key of the figures, which are pushed also if the task is skipped or fails."""
 
 
-class SimUsageLimitsOperator(SimOperator):
-    """Return the account's limits and usage, and warn, skip or fail when too much is used.
+class SimUsageLimitsOperator(SimClientOperator):
+    """Return the account's limits and usage, and warn, skip or fail at a percentage of the limit.
 
-    The figures are those of the key's owner; for a workspace key, of whoever made it. Returns ``percent_used``,
-    ``plan``, ``usd`` (``used`` and ``limit``, US dollars), ``credits`` (``used``, ``limit``, ``remaining``; None where
-    the server or the key doesn't tell them), ``period`` (``start`` and ``end``, ISO 8601 UTC), ``account_status`` and
-    ``rate_limits``. They are the XCom ``usage``, too, also where the task is skipped or fails.
+    The figures are those of the key's owner; for a workspace key, of the user who created it. Returns
+    ``percent_used``, ``plan``, ``usd`` (``used`` and ``limit``, US dollars), ``credits`` (``used``, ``limit``,
+    ``remaining``; None if the server or the key doesn't report them), ``period`` (``start`` and ``end``, ISO 8601 UTC),
+    ``account_status`` and ``rate_limits``. They are also the XCom ``usage``, which is pushed even if the task is
+    skipped or fails.
 
-    :param warn_at: percent of the limit from which on the task log warns. (templated)
-    :param skip_at: percent from which on the task is skipped, and with it what follows. (templated)
-    :param fail_at: percent from which on the task fails; checked before ``skip_at``. With ``retries`` and
-        ``retry_delay``, the task waits until less is used. (templated)
+    :param warn_at: percent of the limit at which the task log gets a warning. (templated)
+    :param skip_at: percent at which the task and its downstream tasks are skipped. (templated)
+    :param fail_at: percent at which the task fails; checked before ``skip_at``. With ``retries`` and ``retry_delay``,
+        the task waits until less is used. (templated)
     :param sim_conn_id: the Airflow connection of type Sim. (templated)
-    :param retry_args: as for :class:`~airflow_provider_sim.operators.sim.SimExecuteWorkflowOperator`.
+    :param retry_args: retry settings for idempotent requests, which override the connection's.
     :raises SimError: ``fail_at`` is reached; retryable.
     :raises SimInputError: one of the three is not a percentage; no request was sent.
     """
 
     template_fields: Sequence[str] = ("warn_at", "skip_at", "fail_at", "sim_conn_id")
-    ui_color = "#ede9fe"
     argument_rules: ClassVar[Mapping[str, Rule]] = {
+        **SimClientOperator.argument_rules,
         **dict.fromkeys(("warn_at", "skip_at", "fail_at"), arguments.optional(arguments.percentage)),
-        "retry_args": arguments.optional(arguments.retry_args),
     }
 
     def __init__(
@@ -50,29 +51,23 @@ class SimUsageLimitsOperator(SimOperator):
         warn_at: float | str | None = None,
         skip_at: float | str | None = None,
         fail_at: float | str | None = None,
-        sim_conn_id: str = SimHook.default_conn_name,
-        retry_args: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.warn_at = warn_at
         self.skip_at = skip_at
         self.fail_at = fail_at
-        self.sim_conn_id = sim_conn_id
-        self.retry_args = retry_args
         self._check_constants()
 
-    def execute(self, context: Context) -> dict[str, Any]:
-        """Fetch the figures, then warn, skip or fail."""
+    def execute_with(self, client: SimClient, context: Context) -> dict[str, Any]:
+        """Get the figures, then warn, skip or fail."""
         from airflow_provider_sim.exceptions import SimError, SimUsageLimitError
         from airflow_provider_sim.task.usage import Usage
 
-        self._check_rendered()
         warn_at, skip_at, fail_at = (
             None if value is None else float(value) for value in (self.warn_at, self.skip_at, self.fail_at)
         )
-        with SimHook(self.sim_conn_id, retry_args=self.retry_args) as hook:
-            usage = Usage(*hook.get_conn().get_usage())
+        usage = Usage(*client.get_usage())
         figures = usage.as_dict()
         if self.do_xcom_push:
             context["ti"].xcom_push(key=USAGE_KEY, value=figures)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import cached_property
 from os import PathLike
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
@@ -22,6 +22,7 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from airflow_provider_sim import arguments
+from airflow_provider_sim._compat import TRIGGERS_RENDER_TEMPLATES, first_reschedule_date
 from airflow_provider_sim.arguments import LargeOutputs, OnPaused, Rule
 from airflow_provider_sim.exceptions import (
     SimError,
@@ -33,16 +34,16 @@ from airflow_provider_sim.exceptions import (
 from airflow_provider_sim.hooks.sim import SimHook
 from airflow_provider_sim.links.sim import SimApprovalLink, SimRunLink, SimWorkflowLink, push_links
 from airflow_provider_sim.operators.base import SimOperator
-from airflow_provider_sim.task.deadlines import DEFERRAL_MARGIN, after_deferral, deadline
+from airflow_provider_sim.task.deadlines import DEFERRAL_MARGIN, after_deferral, deadline, deferral_timeout
 from airflow_provider_sim.task.lineage import OpenLineageMixin
-from airflow_provider_sim.triggers.end_from_trigger import log_end_on_worker, trigger_arguments
+from airflow_provider_sim.task.run_options import RunOptions
+from airflow_provider_sim.triggers.end_from_trigger import can_end_in_trigger, log_end_on_worker
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_sim.client import Cancellation, RetryPolicy, WorkflowRun
     from airflow_provider_sim.polling import PollState
-    from airflow_provider_sim.task.output import OutputRules
 
 LONGEST_PAUSE = 60.0
 """Seconds between polls of a rescheduled sensor that keeps its worker, because a poll has failed."""
@@ -96,6 +97,7 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
     operator_extra_links = (SimRunLink(), SimWorkflowLink(), SimApprovalLink())
     ui_color = "#ddd6fe"
     argument_rules: ClassVar[Mapping[str, Rule]] = {
+        **SimOperator.argument_rules,
         "workflow_id": arguments.workflow_id,
         "run_id": arguments.run_id,
         "poke_interval": arguments.duration,
@@ -104,7 +106,6 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
         "selected_outputs": arguments.optional(arguments.block_selectors),
         "max_output_bytes": arguments.optional(arguments.positive_int),
         "large_outputs": arguments.one_of(LargeOutputs),
-        "retry_args": arguments.optional(arguments.retry_args),
     }
     contradiction = staticmethod(arguments.missing_output_folder)
 
@@ -147,46 +148,35 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
             self._start_in_triggerer()
 
     def _start_in_triggerer(self) -> None:
-        """Set Airflow's attributes for a start in the triggerer; where that isn't possible, warn and defer instead."""
-        from airflow.triggers.base import BaseTrigger, StartTriggerArgs
+        """Set Airflow's attributes for a start in the triggerer; if that isn't possible, warn and defer instead."""
+        from airflow.triggers.base import StartTriggerArgs
 
         self.deferrable = self.start_from_trigger = True
         limit = self.execution_timeout
-        why_not = None
-        if not hasattr(BaseTrigger, "on_kill"):
-            why_not = "start_from_trigger needs Airflow 3.3: the triggerer of earlier versions renders no templates"
-        kwargs = {
-            "workflow_id": self.workflow_id,
-            "run_id": self.run_id,
-            "sim_conn_id": self.sim_conn_id,
-            "do_xcom_push": self.do_xcom_push,
-            **trigger_arguments(self),
-        }
+        timeout = self.timeout if limit is None else min(self.timeout, limit.total_seconds())
         try:
-            kwargs = {name: _for_triggerer(value) for name, value in kwargs.items()}
+            if not TRIGGERS_RENDER_TEMPLATES:
+                raise ValueError("start_from_trigger needs Airflow 3.3: earlier triggerers render no templates")
+            names = self.template_fields if can_end_in_trigger(self) else ("workflow_id", "run_id", "sim_conn_id")
+            templated = {name: _for_triggerer(getattr(self, name)) for name in names}
         except ValueError as error:
-            why_not = why_not or f"start_from_trigger has no effect: {error}"
-        if why_not:
             self.start_from_trigger = False
-            message = f"{why_not}. The sensor {self.task_id!r} starts on a worker and defers from there."
+            message = f"{error}. The sensor {self.task_id!r} starts on a worker and defers from there."
             warnings.warn(message, UserWarning, stacklevel=3)
             return
+        workflow_id, run_id = templated.pop("workflow_id"), templated.pop("run_id")
+        changes = {"selected_outputs": None, "output_files_dir": None, **templated}
+        options = self._new_options(timeout_from_start=timeout, **changes)
         self.start_trigger_args = StartTriggerArgs(
             trigger_cls="airflow_provider_sim.triggers.sim.SimRunTrigger",
-            trigger_kwargs={
-                **kwargs,
-                "poll_interval": self.poke_interval,
-                "timeout": self.timeout if limit is None else min(self.timeout, limit.total_seconds()),
-                "on_paused": self.on_paused,
-            },
+            trigger_kwargs={"workflow_id": workflow_id, "run_id": run_id, "options": options.to_dict()},
             next_method="execute_complete",
             timeout=timedelta(seconds=self.timeout) + DEFERRAL_MARGIN,
         )
 
-    @cached_property
-    def hook(self) -> SimHook:
-        """The hook of the task's connection."""
-        return SimHook(self.sim_conn_id, retry_args=self.retry_args)
+    def _new_options(self, **changes: Any) -> RunOptions:
+        changes = {"poll_interval": self.poke_interval, "end_from_trigger": can_end_in_trigger(self), **changes}
+        return RunOptions.of(self, **changes)
 
     def execute(self, context: Context) -> Any:
         """Poll until the run is finished: here, in later processes, or in the triggerer."""
@@ -250,17 +240,17 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
             try:
                 run = self.hook.get_conn().get_workflow_run(self.workflow_id, self.run_id, retry=NO_RETRY)
             except SimError as error:
-                self._watch.missed(error)
+                self._state.missed(error)
                 may_wait = isinstance(error, SimRateLimitError | SimRunNotFoundError)
                 if may_wait or self.deferrable or not self.reschedule or not self._pause():
                     return None
             else:
-                return run if self._watch.saw(run) else None
+                return run if self._state.saw(run) else None
 
     def _pause(self) -> bool:
         """Sleep until the next poll on this worker; return False after the deadline."""
         try:
-            time.sleep(min(self._watch.pause(), LONGEST_PAUSE))
+            time.sleep(min(self._state.pause(), LONGEST_PAUSE))
         except SimRunTimeoutError:
             return False
         return True
@@ -273,13 +263,13 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
         from airflow_provider_sim.task.results import read_run_event, unreachable_error
 
         self._check_rendered()
-        told = read_run_event(event, workflow_id=self.workflow_id)
+        received = read_run_event(event, workflow_id=self.workflow_id)
         with self.hook as hook:
-            if told.status == "timeout":
+            if received.status == "timeout":
                 return self._result_after_deferral(context)
-            run = hook.get_conn().get_workflow_run(self.workflow_id, told.run_id, job_id=told.job_id)
-            if told.status == "error" and not self._watch.saw(run):
-                raise unreachable_error(self.workflow_id, told.run_id, told.message)
+            run = hook.get_conn().get_workflow_run(self.workflow_id, received.run_id, job_id=received.job_id)
+            if received.status == "error" and not self._state.saw(run):
+                raise unreachable_error(self.workflow_id, received.run_id, received.message)
             log_end_on_worker(self)
             return self._result(context, run)
 
@@ -299,7 +289,7 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
                 raise
             raise AirflowSkipException(str(error)) from error
 
-    def execute_out_of_time(self, context: Context) -> Any:
+    def execute_timeout(self, context: Context) -> Any:
         """Handle a deferral timeout."""
         with self.hook:
             return self._result_after_deferral(context)
@@ -340,14 +330,14 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
         except SimError as error:
             self.log.warning("The last poll of run %s failed: %s", self.run_id, error)
             return None
-        return run if self._watch.saw(run) else None
+        return run if self._state.saw(run) else None
 
     def _cancel(self) -> Cancellation | None:
         try:
             with self.hook.new_client(timeout=LAST_TIMEOUT, retry=_last_retries()) as client:
                 cancelled = client.stop_workflow_run(self.workflow_id, self.run_id)
         except SimError as error:
-            self.log.error("Run %s could not be cancelled and may go on: %s", self.run_id, error)
+            self.log.error("Run %s could not be cancelled and may continue: %s", self.run_id, error)
             return None
         self.log.info("%s", cancelled)
         return cancelled
@@ -360,28 +350,22 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
         from airflow_provider_sim.task.results import task_result
 
         client = self.hook.get_conn()
-        self._tell_lineage(client, run)
+        self._set_lineage(client, run)
         try:
             return task_result(
                 context,
                 client,
                 run,
-                on_paused=self._watch.on_paused,
-                rules=self._output_rules,
+                on_paused=self._state.on_paused,
+                rules=self._new_options().output_rules,
                 selected_outputs=self.selected_outputs,
                 push=self.do_xcom_push,
             )
         except SimRunError as error:
             raise AirflowFailException(str(error)) from error
 
-    @property
-    def _output_rules(self) -> OutputRules:
-        from airflow_provider_sim.task.output import OutputRules
-
-        return OutputRules.given(self.output_files_dir, self.max_output_bytes, self.large_outputs)
-
     @cached_property
-    def _watch(self) -> PollState:
+    def _state(self) -> PollState:
         from airflow_provider_sim.polling import PollState
 
         return PollState(
@@ -397,24 +381,26 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
     def _defer(self) -> NoReturn:
         from airflow_provider_sim.triggers.sim import SimRunTrigger
 
-        assert self._deadline is not None
+        options = self._new_options(deadline=self._deadline)
         self.defer(
-            trigger=SimRunTrigger.of_watch(self._watch, self.sim_conn_id, **trigger_arguments(self)),
+            trigger=SimRunTrigger(self.workflow_id, self.run_id, options=options),
             method_name="execute_complete",
-            timeout=timedelta(seconds=max(0.0, self._deadline - time.time())) + DEFERRAL_MARGIN,
+            timeout=deferral_timeout(self._deadline),
         )
 
 
 def _for_triggerer(value: Any) -> Any:
     """Return an argument as the triggerer (Airflow 3.3) can render it.
 
-    It can pull the XCom of one task instance, but not the list that a pull without ``map_indexes`` asks for first: the
-    trigger would then wait for ever. What it renders is text.
+    It can pull the XCom of one task instance, but not the list that a pull without ``map_indexes`` requests first: the
+    trigger would never start. What it renders is text.
 
     :raises ValueError: it can't.
     """
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_for_triggerer(item) for item in value]
+    if hasattr(value, "joinpath"):
+        return str(value)
     operator, key = getattr(value, "operator", None), getattr(value, "key", None)
     if operator is not None and not getattr(operator, "is_mapped", False):
         if next(operator.iter_mapped_task_groups(), None) is None:
@@ -422,8 +408,8 @@ def _for_triggerer(value: Any) -> Any:
     elif isinstance(value, str | int | None) and not _pulls_list(value):
         return value
     raise ValueError(
-        "Airflow's triggerer can't pull XComs of mapped tasks, lists as XComs, and others only by templates with"
-        f" map_indexes=-1, and an argument is {value!r}"
+        "start_from_trigger has no effect: Airflow's triggerer can't pull XComs of mapped tasks or lists, and others"
+        f" only by templates with map_indexes=-1; an argument is {value!r}"
     )
 
 
@@ -433,10 +419,7 @@ def _pulls_list(value: object) -> bool:
 
 def _first_poll(context: Context) -> float | None:
     """Return when a rescheduled sensor polled first, in seconds since the epoch; None if that is now."""
-    ti: Any = context["ti"]
-    ask = getattr(ti, "get_first_reschedule_date", None)
-    # Airflow 2 keeps the first process's start on the task instance itself.
-    moment: datetime | None = ask(context) if ask else getattr(ti, "start_date", None)
+    moment = first_reschedule_date(context)
     return None if moment is None else moment.timestamp()
 
 

@@ -1,4 +1,4 @@
-"""Deadlines and deferral, as operators and sensors share them; light enough for DAG parsing."""
+"""Deadlines and deferral timeouts; light enough for DAG parsing."""
 
 from __future__ import annotations
 
@@ -12,21 +12,26 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
 DEFERRAL_MARGIN = timedelta(minutes=5)
-"""After a trigger's own deadline, in case that no triggerer was there to keep it."""
+"""After a trigger's own deadline, in case no triggerer was running at that time."""
+
+
+def deferral_timeout(deadline: float | None) -> timedelta | None:
+    """Return the timeout of a deferral whose trigger has a deadline, in seconds since the epoch."""
+    return None if deadline is None else timedelta(seconds=max(0.0, deadline - time.time())) + DEFERRAL_MARGIN
 
 
 def after_deferral(next_method: str, next_kwargs: dict[str, Any] | None) -> tuple[str, dict[str, Any] | None]:
-    """Return the method that resumes a task: ``execute_out_of_time`` where the deferral itself has timed out.
+    """Return the method that resumes a task: ``execute_timeout`` if the deferral itself has timed out.
 
     (A function, as a base class before ``BaseOperator`` makes Airflow forget the defaults of mapped tasks.)
     """
-    return ("execute_out_of_time", {}) if deferral_timed_out(next_method, next_kwargs) else (next_method, next_kwargs)
+    return ("execute_timeout", {}) if deferral_timed_out(next_method, next_kwargs) else (next_method, next_kwargs)
 
 
 def task_started_at(task_instance: Any) -> float:
-    """When a try has begun, in seconds since the epoch; where Airflow doesn't tell, now."""
-    began: datetime | None = getattr(task_instance, "start_date", None)
-    return began.timestamp() if began else time.time()
+    """Return when a try started, in seconds since the epoch; now if Airflow doesn't report it."""
+    start: datetime | None = getattr(task_instance, "start_date", None)
+    return start.timestamp() if start else time.time()
 
 
 def deadline(
@@ -37,7 +42,7 @@ def deadline(
     That is its own ``timeout`` from now, or ``execution_timeout`` from the try's start if that is earlier: Airflow
     itself applies ``execution_timeout`` to each process of a deferred task anew.
 
-    :param otherwise: seconds to wait where ``timeout`` is None.
+    :param otherwise: seconds to wait if ``timeout`` is None.
     """
     moment = time.time() + seconds(otherwise if timeout is None else timeout)
     if execution_timeout is None:
@@ -46,5 +51,5 @@ def deadline(
 
 
 def seconds(value: float | timedelta) -> float:
-    """A duration in seconds."""
+    """Return a duration in seconds."""
     return value.total_seconds() if isinstance(value, timedelta) else value

@@ -1,4 +1,4 @@
-"""A run in OpenLineage's words. Imports OpenLineage: only where its provider has asked."""
+"""OpenLineage facets of a workflow and a run; imports OpenLineage."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class SimWorkflowJobFacet(JobFacet):
     """The workflow that a task runs.
 
-    :param url: of its page in Sim, once the server is known.
+    :param url: of its page in Sim; None before the server is known.
     """
 
     workflowId: str
@@ -27,9 +27,9 @@ class SimWorkflowJobFacet(JobFacet):
 
 @define
 class SimRunFacet(RunFacet):
-    """The run that a task has started, or waited for.
+    """The run that a task has started or waited for.
 
-    :param startedBy: what has started it: ``api``, ``schedule`` ...
+    :param startedBy: what started it: ``api``, ``schedule`` ...
     :param durationMs: milliseconds.
     :param costUsd: US dollars.
     """
@@ -46,10 +46,10 @@ class SimRunFacet(RunFacet):
 
 
 def lineage_of(workflow_id: str, run: WorkflowRun | None, base_url: str | None) -> OperatorLineage[Any, Any]:
-    """The facets of a task.
+    """Return the facets of a task.
 
-    :param run: None before there is one.
-    :param base_url: the server; None before it is known.
+    :param run: None before it is started.
+    :param base_url: None before the server is known.
     """
     workflow = SimWorkflowJobFacet(
         workflowId=workflow_id, url=None if base_url is None else workflow_url(base_url, workflow_id, None)

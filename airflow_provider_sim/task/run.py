@@ -1,17 +1,16 @@
-"""The run of one task instance: started once, found again by a later try, made known, and cancelled when not wanted."""
+"""The run of one task instance: start it at most once, re-attach to it after a retry, cancel it when not wanted."""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowException
 
 from airflow_provider_sim.client import (
-    SYNC_TIMEOUT,
     AsyncExecutionResult,
     RetryPolicy,
     RunStatus,
@@ -24,86 +23,83 @@ from airflow_provider_sim.client import (
 from airflow_provider_sim.exceptions import SimConnectionError, SimError, SimRunNotFoundError, SimStreamError
 from airflow_provider_sim.links.sim import push_links
 from airflow_provider_sim.polling import timeout_error
-from airflow_provider_sim.task.deadlines import deadline
 from airflow_provider_sim.task.input import prepare_input
 from airflow_provider_sim.task.results import unreachable_error
-from airflow_provider_sim.task.run_store import PreviousRun, run_store_for
+from airflow_provider_sim.task.run_store import PreviousRun, RunStore, run_store_for
 from airflow_provider_sim.task.stream_log import StreamLog
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_sim.client import Cancellation, SimClient
-    from airflow_provider_sim.operators.base import SimRunOperatorBase
-    from airflow_provider_sim.task.run_store import RunStore
+    from airflow_provider_sim.hooks.sim import SimHook
+    from airflow_provider_sim.task.run_options import RunOptions
+
+log = logging.getLogger(__name__)
 
 RUN_ID_KEY = "run_id"
 JOB_ID_KEY = "job_id"
 
-SEVEN_DAYS = 7 * 24 * 3600.0
-"""Seconds; the longest that Sim lets a run take."""
+SHUTDOWN_RETRY = RetryPolicy(max_retries=3, initial_delay=0.5, max_delay=1.0, max_elapsed=2.0)
+"""Retries of the last requests of a task: Airflow kills a worker process 5 s after it has signaled it."""
 
-LAST_WORDS = RetryPolicy(max_retries=3, initial_delay=0.5, max_delay=1.0, max_elapsed=2.0)
-"""Airflow kills a worker 5 s after it has told it to end."""
-LAST_WORDS_TIMEOUT = 3.0
-"""Seconds, for one request of these."""
+SHUTDOWN_TIMEOUT = 3.0
+"""Seconds for each of these requests."""
 
 
 class TaskRun:
-    """The run that one try of a task is about.
+    """The run of one try of a task.
 
-    :param operator: with its templates rendered.
-    :param run_id: of a run that is known already.
+    :param run_id: of a run that is already known.
     :param job_id: its queue entry, if known.
-    :ivar streamed: whether the run's output has come in its stream.
+    :ivar streamed: whether the run's output was received in its stream.
     """
 
     def __init__(
         self,
         context: Context,
-        operator: SimRunOperatorBase,
+        hook: SimHook,
+        workflow_id: str,
+        options: RunOptions,
         *,
         run_id: str | None = None,
         job_id: str | None = None,
     ) -> None:
         self.run_id = run_id
-        patience = SEVEN_DAYS if _is_asynchronous(operator) else SYNC_TIMEOUT
-        self.deadline = deadline(context, operator.timeout, operator.execution_timeout, otherwise=patience)
-        self._context = context
-        self._operator = operator
-        self._log = operator.log
-        self._job_id = job_id
-        self._asked_for: PreviousRun | None = None
-        self._ledger: RunStore | None = None
-        self._sent_before: str | None = None
-        self._taken_up = False
-        self._killed = False
-        self._cancelled: str | None = None
         self.streamed = False
+        self._context = context
+        self._hook = hook
+        self._workflow_id = workflow_id
+        self._options = options
+        self._job_id = job_id
+        self._store: RunStore | None = None
+        self._candidate: PreviousRun | None = None
+        self._resend_id: str | None = None
+        self._reattached = False
+        self._killed = False
+        self._cancelled_id: str | None = None
 
-    @classmethod
-    def of_this_try(cls, context: Context, operator: SimRunOperatorBase, client: SimClient) -> TaskRun:
-        """The run that this try has started or re-attached to before it was deferred."""
-        ti: Any = context["ti"]
-        run_id = ti.xcom_pull(task_ids=ti.task_id, key=RUN_ID_KEY, map_indexes=ti.map_index)
-        run = cls(context, operator, run_id=run_id)
-        if run_id is None:
-            noted = run._first_known(client, list(run._open_ledger(client).current_runs()))
-            run._set(noted.run_id, noted.job_id) if noted else None
-        return run
+    def find_current(self, client: SimClient) -> None:
+        """Find the run that this try started or re-attached to before it was deferred."""
+        ti: Any = self._context["ti"]
+        self.run_id = ti.xcom_pull(task_ids=ti.task_id, key=RUN_ID_KEY, map_indexes=ti.map_index)
+        if self.run_id is None:
+            current = self._first_known(client, list(self._open_store(client).current_runs()))
+            if current:
+                self.run_id, self._job_id = current.run_id, current.job_id
 
     def _first_known(self, client: SimClient, candidates: Sequence[PreviousRun]) -> PreviousRun | None:
-        """The first candidate that Sim knows and has accepted; without any, the likeliest."""
-        for noted in candidates if len(candidates) > 1 else ():
+        """Return the first candidate that Sim knows and has accepted; if there is none, the likeliest."""
+        for candidate in candidates if len(candidates) > 1 else ():
             try:
-                run = client.get_workflow_run(self._operator.workflow_id, noted.run_id, job_id=noted.job_id)
+                run = client.get_workflow_run(self._workflow_id, candidate.run_id, job_id=candidate.job_id)
             except SimRunNotFoundError:
                 continue
             except SimError as error:
-                self._log.warning("Could not find out whether this try has started run %s: %s", noted.run_id, error)
+                log.warning("Could not find out whether this try has started run %s: %s", candidate.run_id, error)
                 break
             if not is_rejection(run):
-                return noted
+                return candidate
         return candidates[0] if candidates else None
 
     def reattach(self, client: SimClient) -> WorkflowRun | None:
@@ -111,184 +107,178 @@ class TaskRun:
 
         :raises SimError: that can't be found out; then nothing may be started.
         """
-        for noted in self._open_ledger(client).previous_runs():
-            run = self._find(client, noted)
-            if run is None and noted.resend and not noted.cleared:
-                self._sent_before = noted.run_id
-            if noted.derived and (run is None or is_rejection(run)):
+        for previous in self._open_store(client).previous_runs():
+            run = self._find(client, previous)
+            if run is None and previous.resend and not previous.cleared:
+                self._resend_id = previous.run_id
+            if previous.derived and (run is None or is_rejection(run)):
                 continue
-            return None if run is None else self._gone_on_with(run, noted)
+            return None if run is None else self._use(run, previous)
         return None
 
-    def _find(self, client: SimClient, noted: PreviousRun) -> WorkflowRun | None:
-        if not noted.cleared or self._operator.wait_for_completion:
-            self._asked_for = noted  # the task may be killed before there is an answer
-        self._stop_if_killed()
+    def _find(self, client: SimClient, previous: PreviousRun) -> WorkflowRun | None:
+        if not previous.cleared or self._options.wait_for_completion:
+            self._candidate = previous  # the task may be killed before there is a response
+        self._raise_if_killed()
         try:
-            return client.get_workflow_run(self._operator.workflow_id, noted.run_id, job_id=noted.job_id)
+            return client.get_workflow_run(self._workflow_id, previous.run_id, job_id=previous.job_id)
         except SimRunNotFoundError:
-            if not client.takes_run_ids and not noted.derived:
-                self._log.warning(
-                    "An earlier try may have started run %s, which this server doesn't know. It may be older than"
-                    " v0.7.32 and choose run ids itself; if so, that run, if any, goes on beside the one started now.",
-                    noted.run_id,
+            if not client.takes_run_ids and not previous.derived:
+                log.warning(
+                    "An earlier try may have started run %s, which this server doesn't know. A server before v0.7.32"
+                    " chooses run IDs itself; such a run, if any, continues in parallel to the one started now.",
+                    previous.run_id,
                 )
             return None
 
-    def _gone_on_with(self, run: WorkflowRun, noted: PreviousRun) -> WorkflowRun | None:
-        if noted.cleared:
-            if not run.status.is_terminal and self._operator.wait_for_completion:
-                self.give_up("the task was cleared since")
+    def _use(self, run: WorkflowRun, previous: PreviousRun) -> WorkflowRun | None:
+        if previous.cleared:
+            if not run.status.is_terminal and self._options.wait_for_completion:
+                self.cancel("the task was cleared")
             return None
         if run.status.is_terminal and run.status is not RunStatus.COMPLETED:
-            self._log.info("Run %s of an earlier try is %s: starting another.", noted.run_id, run.status)
+            log.info("Run %s of an earlier try is %s; starting another.", previous.run_id, run.status)
             return None
-        self._log.info("An earlier try has started run %s, which is %s: going on with it.", noted.run_id, run.status)
-        self._taken_up = True
-        self._announce(noted.run_id)
-        self._set(noted.run_id, noted.job_id)
+        log.info("Run %s of an earlier try is %s; re-attaching to it.", previous.run_id, run.status)
+        self._reattached = True
+        self._publish(previous.run_id, previous.job_id)
         return run
 
-    def died_with_an_earlier_try(self, run: WorkflowRun) -> bool:
-        """Whether a held-open run of an earlier try, found still going on, has now ended for want of a reader."""
-        if not self._taken_up or self.is_asynchronous or not died_with_its_connection(run):
+    def died_with_previous_try(self, run: WorkflowRun) -> bool:
+        """Whether a sync run of an earlier try, found active, was then cancelled with that try's connection."""
+        if not self._reattached or self._options.is_async or not died_with_its_connection(run):
             return False
-        self._log.info("Run %s ended with the connection of the earlier try: starting another.", run.run_id)
-        self._taken_up = False
+        log.info("Run %s ended with the connection of the earlier try; starting another.", run.run_id)
+        self._reattached = False
         return True
 
     @contextmanager
-    def to_be_found(self) -> Iterator[None]:
-        """Leave a run that Sim has taken and knows no more, as after a restart, to the next try, which sends it again.
+    def retry_if_not_found(self) -> Iterator[None]:
+        """Make a run that Sim has lost, as after a restart, a retryable error; the next try sends it again.
 
-        :raises SimRunError: that is so.
+        :raises SimRunError: Sim doesn't know the run.
         """
         try:
             yield
         except SimRunNotFoundError as error:
-            raise unreachable_error(self._operator.workflow_id, self.run_id or "unknown", error) from error
+            raise unreachable_error(self._workflow_id, self.run_id or "unknown", error) from error
 
-    def check_time(self, run: WorkflowRun) -> None:
-        """Pass a run that has ended otherwise than by our hanging up when its time was up.
+    def check_deadline(self, run: WorkflowRun) -> None:
+        """Check that the run was not cancelled because we closed the connection at the deadline.
 
-        :raises SimRunTimeoutError: that is how it has ended.
+        :raises SimRunTimeoutError: it was.
         """
-        if not self.is_asynchronous and time.time() >= self.deadline and died_with_its_connection(run):
-            raise timeout_error(self._operator.workflow_id, run.run_id or "unknown")
+        deadline = self._options.deadline
+        if not self._options.is_async and deadline and time.time() >= deadline and died_with_its_connection(run):
+            raise timeout_error(self._workflow_id, run.run_id or "unknown")
 
-    def start(self, client: SimClient) -> AsyncExecutionResult | WorkflowRun:
-        """Send the execution: a receipt, or the finished run where it was held open.
+    def start(self, client: SimClient, input: Any) -> AsyncExecutionResult | WorkflowRun:
+        """Start the run; return the finished run if the connection was held open.
 
-        :raises SimError: it wasn't started, or its fate can't be found out.
+        :raises SimError: it wasn't started, or the outcome is unknown.
         """
-        operator = self._operator
-        input = prepare_input(
-            operator.input,
-            workflow_id=operator.workflow_id,
-            asynchronous=self.is_asynchronous,
-            unconverted_files=operator.unconverted_files,
+        options, deadline = self._options, self._options.deadline or time.time()
+        fields = prepare_input(
+            input,
+            workflow_id=self._workflow_id,
+            asynchronous=options.is_async,
+            unconverted_files=options.unconverted_files,
         )
-        left = max(1.0, self.deadline - time.time())
         try:
             started: Any = client.execute_with_retry(
-                operator.workflow_id,
-                input,
-                timeout=None if self.is_asynchronous else left,
-                stream=operator.stream or None,
-                selected_outputs=(operator.selected_outputs or None) if operator.stream else None,
-                async_execution=self.is_asynchronous or None,
+                self._workflow_id,
+                fields,
+                timeout=None if options.is_async else max(1.0, deadline - time.time()),
+                stream=options.stream or None,
+                selected_outputs=(options.selected_outputs or None) if options.stream else None,
+                async_execution=options.is_async or None,
                 run_id=self._next_run_id,
-                run_timeout=whole_seconds(operator.run_timeout),
-                deadline=self.deadline,
-                before_attempt=self._refuse_if_killed,
-                may_have_sent=self._open_ledger(client).may_have_sent,
+                run_timeout=options.run_timeout,
+                deadline=deadline,
+                before_attempt=self._raise_if_killed_before_start,
+                may_have_sent=self._open_store(client).may_have_sent,
             )
         except SimError:
-            self._stop_if_killed()
+            self._raise_if_killed()
             raise
         if isinstance(started, WorkflowStream):
             return self._read_stream(client, started)
-        self._take_note(started)
+        self._record_server_ids(started)
         if not (isinstance(started, WorkflowRun) and started.status.is_terminal):
-            self._stop_if_killed()
+            self._raise_if_killed()
         return started  # type: ignore[no-any-return]
 
-    def _refuse_if_killed(self) -> None:
-        """Start nothing more: Airflow calls ``on_kill`` in the midst of things, and lets them go on for some seconds.
-
-        :raises AirflowException: the task was killed.
-        """
+    def _raise_if_killed_before_start(self) -> None:
         if self._killed:
             raise AirflowException("The task was killed before its run was started.")
 
-    def _stop_if_killed(self) -> None:
+    def _raise_if_killed(self) -> None:
         """Cancel what could not yet be cancelled when the task was killed.
 
         :raises AirflowException: the task was killed.
         """
         if self._killed:
-            self.give_up("the task was killed meanwhile")
-            raise AirflowException("The task was killed while its run was being started or looked for.")
+            self.cancel("the task was killed")
+            raise AirflowException("The task was killed while its run was being started or looked up.")
 
     def _next_run_id(self) -> str:
-        """Choose the next attempt's id and make it known before anything is sent."""
-        self._refuse_if_killed()
-        run_id, self._sent_before = self._sent_before, None
+        """Choose the ID of the next attempt, and persist and publish it before anything is sent."""
+        self._raise_if_killed_before_start()
+        run_id, self._resend_id = self._resend_id, None
         if run_id is None:
-            assert self._ledger is not None
-            run_id = self._ledger.new_run_id()
-        self._log.info("Starting run %s of workflow %s.", run_id, self._operator.workflow_id)
-        self._announce(run_id)
+            assert self._store is not None
+            run_id = self._store.new_run_id()
+        log.info("Starting run %s of workflow %s.", run_id, self._workflow_id)
+        self._publish(run_id, None)
         return run_id
 
-    def _take_note(self, started: AsyncExecutionResult | WorkflowRun) -> None:
-        """Of the ids that only the server knows."""
+    def _record_server_ids(self, started: AsyncExecutionResult | WorkflowRun) -> None:
         job_id: str | None = getattr(started, "job_id", None)
         run_id = started.run_id
         if run_id and (run_id != self.run_id or job_id):
-            assert self._ledger is not None
-            self._ledger.note(run_id, job_id)
+            assert self._store is not None
+            self._store.record(run_id, job_id)
             if run_id != self.run_id:
-                self._log.warning(
-                    "The server (before v0.7.32) has chosen the run's id itself: %s. Had this worker died between its"
-                    " answer and this line, the next try would have started a second run.",
+                log.warning(
+                    "The server (before v0.7.32) chose the run ID itself: %s. If this worker had died between the"
+                    " server's response and this line, the next try would have started a second run.",
                     run_id,
                 )
-                self._announce(run_id)
-            self._set(run_id, job_id)
-        if job_id and self._operator.do_xcom_push:
+                self._publish(run_id, job_id)
+            self._job_id = job_id
+        if job_id and self._options.do_xcom_push:
             self._context["ti"].xcom_push(key=JOB_ID_KEY, value=job_id)
 
     def _read_stream(self, client: SimClient, stream: WorkflowStream) -> WorkflowRun:
-        """Put the text into the task log as it comes; where the stream breaks off, ask for the run."""
-        operator = self._operator
+        """Write the text into the task log as it arrives; if the stream breaks off, get the run."""
+        options = self._options
         try:
             with stream:
-                self._stop_if_killed()
-                selectors = selectors_of(operator.selected_outputs)
-                result = StreamLog(operator.output_rules, selectors, run_id=self.run_id).read(stream)
+                self._raise_if_killed()
+                selectors = selectors_of(options.selected_outputs)
+                result = StreamLog(options.output_rules, selectors, run_id=self.run_id).read(stream)
                 self.streamed = result.status is RunStatus.COMPLETED
                 return result
         except (SimStreamError, SimConnectionError) as error:
             assert self.run_id is not None
             try:
-                run = client.get_workflow_run(operator.workflow_id, self.run_id)
-            except SimError as blind:
-                raise error from blind
+                run = client.get_workflow_run(self._workflow_id, self.run_id)
+            except SimError as not_found:
+                raise error from not_found
             if died_with_its_connection(run):
-                self.check_time(run)
+                self.check_deadline(run)
                 raise
-            self._log.warning("%s The run is %s: going on without its text.", error, run.status)
+            log.warning("%s The run is %s; its text is no longer logged.", error, run.status)
             return run
 
     def finish_at_timeout(self) -> WorkflowRun | None:
         """Handle a timeout: poll once more, then cancel the run. Return the run if it finished by itself."""
         finished = self._last_poll()
         if finished is None:
-            cancelled = self.give_up("its time is up")
+            cancelled = self.cancel("its timeout has passed")
             if cancelled and cancelled.finished_before:
                 finished = self._last_poll()
-        if finished is not None and not self.is_asynchronous and died_with_its_connection(finished):
+        if finished is not None and not self._options.is_async and died_with_its_connection(finished):
             return None
         return finished
 
@@ -296,78 +286,61 @@ class TaskRun:
         if self.run_id is None:
             return None
         try:
-            with self._operator.hook.new_client(timeout=LAST_WORDS_TIMEOUT, retry=LAST_WORDS) as client:
-                run = client.get_workflow_run(self._operator.workflow_id, self.run_id, job_id=self._job_id)
+            with self._hook.new_client(timeout=SHUTDOWN_TIMEOUT, retry=SHUTDOWN_RETRY) as client:
+                run = client.get_workflow_run(self._workflow_id, self.run_id, job_id=self._job_id)
         except SimError as error:
-            self._log.warning("The last poll of run %s failed: %s", self.run_id, error)
+            log.warning("The last poll of run %s failed: %s", self.run_id, error)
             return None
         return run if run.status.is_terminal else None
 
-    def give_up(self, reason: str) -> Cancellation | None:
+    def cancel(self, reason: str) -> Cancellation | None:
         """Cancel the run unless ``cancel_on_kill`` is False, and log the result.
 
-        :return: the result; None where no cancel request was answered, or an earlier one was.
+        :return: the result; None if no cancel request was answered, or an earlier one was.
         """
-        operator = self._operator
         run_id, job_id = self.run_id, self._job_id
-        if run_id is None and self._asked_for is not None:
-            run_id, job_id = self._asked_for.run_id, self._asked_for.job_id
-        if run_id is None or run_id == self._cancelled:
+        if run_id is None and self._candidate is not None:
+            run_id, job_id = self._candidate.run_id, self._candidate.job_id
+        if run_id is None or run_id == self._cancelled_id:
             return None
-        if not operator.cancel_on_kill:
-            self._log.info("Run %s keeps running, although %s: cancel_on_kill is False.", run_id, reason)
+        if not self._options.cancel_on_kill:
+            log.info("Run %s continues, although %s: cancel_on_kill is False.", run_id, reason)
             return None
-        self._log.info("Cancelling run %s: %s.", run_id, reason)
+        log.info("Cancelling run %s: %s.", run_id, reason)
         try:
-            with operator.hook.new_client(timeout=LAST_WORDS_TIMEOUT, retry=LAST_WORDS) as client:
-                achieved = client.stop_workflow_run(operator.workflow_id, run_id, job_id=job_id)
+            with self._hook.new_client(timeout=SHUTDOWN_TIMEOUT, retry=SHUTDOWN_RETRY) as client:
+                result = client.stop_workflow_run(self._workflow_id, run_id, job_id=job_id)
         except SimError as error:
-            self._log.error("Run %s could not be cancelled and may go on: %s", run_id, error)
+            log.error("Run %s could not be cancelled and may continue: %s", run_id, error)
             return None
-        self._log.info("%s", achieved)
-        self._cancelled = run_id
-        return achieved
+        log.info("%s", result)
+        self._cancelled_id = run_id
+        return result
 
     def kill(self) -> None:
-        """Cancel the run and start no other; called in the middle of whatever the worker was doing."""
+        """Cancel the run and start no other; called in a signal handler, at any point of the task."""
         self._killed = True
-        self.give_up("the task is killed")
+        self.cancel("the task is killed")
 
-    @property
-    def is_asynchronous(self) -> bool:
-        """Whether Sim is to queue the run."""
-        return _is_asynchronous(self._operator)
-
-    def _open_ledger(self, client: SimClient) -> RunStore:
-        if self._ledger is None:
-            operator = self._operator
-            self._ledger = run_store_for(
-                self._context, durable=operator.durable, workflow_id=operator.workflow_id, server=client.base_url
+    def _open_store(self, client: SimClient) -> RunStore:
+        if self._store is None:
+            self._store = run_store_for(
+                self._context,
+                durable=self._options.durable,
+                workflow_id=self._workflow_id,
+                server=client.base_url,
             )
-        return self._ledger
+        return self._store
 
-    def _announce(self, run_id: str) -> None:
-        operator = self._operator
-        self._set(run_id, None)
-        if operator.do_xcom_push:
+    def _publish(self, run_id: str, job_id: str | None) -> None:
+        """Use a run ID from now on, and push it and the links as XComs."""
+        self.run_id, self._job_id = run_id, job_id
+        if self._options.do_xcom_push:
             self._context["ti"].xcom_push(key=RUN_ID_KEY, value=run_id)
             push_links(
                 self._context,
-                operator.hook.get_conn().base_url,
-                workflow_id=operator.workflow_id,
+                self._hook.get_conn().base_url,
+                workflow_id=self._workflow_id,
                 run_id=run_id,
-                workspace_id=operator.hook.workspace_of(operator.workflow_id),
+                workspace_id=self._hook.workspace_of(self._workflow_id),
             )
-
-    def _set(self, run_id: str, job_id: str | None) -> None:
-        self.run_id, self._job_id = run_id, job_id
-
-
-def _is_asynchronous(operator: SimRunOperatorBase) -> bool:
-    wanted = operator.async_execution or not operator.wait_for_completion
-    return wanted or (operator.deferrable and not operator.stream)
-
-
-def whole_seconds(value: float | timedelta | None) -> Any:
-    """A duration as Sim takes it."""
-    return int(value.total_seconds()) if isinstance(value, timedelta) else value

@@ -1,4 +1,4 @@
-"""Write-ahead store for a task's run ID, used to recover after a worker crash.
+"""Write-ahead store for a task's run IDs, used to recover after a worker crash.
 
 The caller chooses the run ID, and Sim accepts each ID once. So a task chooses an ID, records it, and sends the start.
 A retry asks Sim for that ID before it starts anything.
@@ -14,8 +14,9 @@ import logging
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
+from airflow_provider_sim._compat import task_state_store
 from airflow_provider_sim.client import new_run_id
 
 if TYPE_CHECKING:
@@ -24,16 +25,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 STATE_KEY = "sim_run"
-"""In the task's state, for one run."""
+"""Key in the task's state for one run."""
 
 ANSWER_KEY = "sim_answer"
-"""In the task's state, for the answer to a pause."""
+"""Key in the task's state for the answer to a pause."""
 
 BATCH_KEY = "sim_batch"
-"""In the task's state, for a batch of runs."""
+"""Key in the task's state for a batch of runs."""
 
-NAMES_IN_AN_ENTRY = 256
-"""Ids of runs; Airflow advises to keep an entry below 64 KiB."""
+RUN_IDS_PER_ENTRY = 256
+"""Airflow advises to keep an entry below 64 KiB."""
 
 _IDS_PER_TRY = 4
 """How many IDs of one try a later try looks for: those that Sim has rejected, and the one after them."""
@@ -44,7 +45,7 @@ class PreviousRun:
     """A run that an earlier try of the task may have started.
 
     :param job_id: its queue entry, if the server named one.
-    :param undone: the task was cleared since, so the run must not be used.
+    :param cleared: the task was cleared since, so the run must not be used.
     :param derived: the ID is computed, not recorded: the earlier try may have used another one, or none.
     :param resend: if Sim doesn't know the ID, send the next start under it: should the start that an earlier try has
         sent still arrive, Sim rejects one of the two.
@@ -57,69 +58,12 @@ class PreviousRun:
     resend: bool = True
 
 
-class RunStore(Protocol):
-    """What a task needs to know about its runs."""
-
-    def new_run_id(self) -> str:
-        """Choose an ID and record it."""
-
-    def note(self, run_id: str, job_id: str | None) -> None:
-        """Record the ID that the server has chosen for a run, or its queue entry."""
-
-    def previous_runs(self) -> Iterator[PreviousRun]:
-        """Runs that earlier tries may have started, the latest first."""
-
-    def current_runs(self) -> Iterator[PreviousRun]:
-        """Runs that this try may have started or re-attached to before it was deferred, the likeliest first."""
-
-    def may_have_sent(self, run_id: str) -> bool:
-        """Whether an earlier try of this task instance may have sent a start under this ID."""
-
-
-def run_store_for(context: Context, *, durable: bool, workflow_id: str, server: str) -> RunStore:
-    """The ledger that this Airflow can offer.
-
-    :param durable: False keeps nothing.
-    :param server: the base URL; an ID means nothing to another server.
-    """
-    if not durable:
-        return NoRunStore()
-    store = context.get("task_state_store")
-    if store is not None:
-        return TaskStateRunStore(store, context, workflow_id=workflow_id, server=server)
-    names = _identity_of(context)
-    return DerivedRunStore(names, context["ti"]) if names else NoRunStore()
-
-
-class NoRunStore:
-    """Keeps nothing: each try starts its own run."""
-
-    def new_run_id(self) -> str:
-        """Choose an ID at random."""
-        return new_run_id()
-
-    def note(self, run_id: str, job_id: str | None) -> None:
-        """Do nothing."""
-
-    def previous_runs(self) -> Iterator[PreviousRun]:
-        """None."""
-        return iter(())
-
-    def current_runs(self) -> Iterator[PreviousRun]:
-        """None."""
-        return iter(())
-
-    def may_have_sent(self, run_id: str) -> bool:
-        """IDs are random: whatever run has one, this task has started it."""
-        return True
-
-
 class StateEntry:
     """An entry in the task's state, which Airflow keeps over retries, and also when a user clears the task.
 
-    Clearing raises the task's ``max_tries`` and the DAG run's ``clear_number``; a retry raises neither. They are
-    written down with it, so that a cleared task starts afresh. (Either alone can change without a clearing of this
-    task: the DAG's author may change ``retries``, a user may clear another task.)
+    Clearing raises the task's ``max_tries`` and the DAG run's ``clear_number``; a retry raises neither. The entry
+    contains both, so that a cleared task starts afresh. (Either alone can change without this task being cleared: the
+    DAG's author may change ``retries``, a user may clear another task.)
 
     :param store: ``context["task_state_store"]``.
     """
@@ -133,44 +77,80 @@ class StateEntry:
             "clear_number": getattr(dag_run, "clear_number", None),
         }
 
-    def write(self, facts: Mapping[str, Any]) -> None:
-        """Write it down."""
-        self._store.set(self._key, {**facts, **self._generation})
+    def write(self, values: Mapping[str, Any]) -> None:
+        """Replace the entry."""
+        self._store.set(self._key, {**values, **self._generation})
 
-    def read(self) -> tuple[dict[str, Any], bool] | None:
-        """What is written down, and whether the task was cleared since."""
+    def read(self) -> tuple[dict[str, Any], bool]:
+        """Return the entry, empty if there is none, and whether the task was cleared since."""
         entry = self._store.get(self._key)
         if not isinstance(entry, dict):
-            return None
+            return {}, False
         return entry, all(entry.get(name) != value for name, value in self._generation.items())
 
 
-class TaskStateRunStore(NoRunStore):
-    """Records the run ID in the task's state.
+# --- one run ---------------------------------------------------------------------------------------------------------
 
-    :param store: ``context["task_state_store"]``.
+
+def run_store_for(context: Context, *, durable: bool, workflow_id: str, server: str) -> RunStore:
+    """Return the store that this Airflow supports.
+
+    :param durable: False records nothing.
+    :param server: the base URL; an ID means nothing to another server.
     """
+    if not durable:
+        return RunStore()
+    store = task_state_store(context)
+    if store is not None:
+        return TaskStateRunStore(store, context, workflow_id=workflow_id, server=server)
+    identity = _identity_of(context)
+    return DerivedRunStore(identity, context["ti"]) if identity else RunStore()
+
+
+class RunStore:
+    """Base class, which records nothing: each try starts its own run."""
+
+    def new_run_id(self) -> str:
+        """Choose an ID and record it."""
+        return new_run_id()
+
+    def record(self, run_id: str, job_id: str | None) -> None:
+        """Record the ID that the server has chosen for a run, or its queue entry."""
+
+    def previous_runs(self) -> Iterator[PreviousRun]:
+        """Return runs that earlier tries may have started, the latest first."""
+        return iter(())
+
+    def current_runs(self) -> Iterator[PreviousRun]:
+        """Return runs that this try may have started or re-attached to before it was deferred, the likeliest first."""
+        return iter(())
+
+    def may_have_sent(self, run_id: str) -> bool:
+        """Whether this task instance may have sent a start under this ID. Random IDs are its own."""
+        return True
+
+
+class TaskStateRunStore(RunStore):
+    """Records the run ID in the task's state."""
 
     def __init__(self, store: Any, context: Context, *, workflow_id: str, server: str) -> None:
         self._entry = StateEntry(store, context, STATE_KEY)
-        self._ours = {"workflow_id": workflow_id, "server": server}
+        self._subject = {"workflow_id": workflow_id, "server": server}
 
     def new_run_id(self) -> str:
-        """Choose an ID at random and record it."""
         run_id = new_run_id()
-        self.note(run_id, None)
+        self.record(run_id, None)
         return run_id
 
-    def note(self, run_id: str, job_id: str | None) -> None:
-        """Record it."""
-        self._entry.write({"run_id": run_id, "job_id": job_id, **self._ours})
+    def record(self, run_id: str, job_id: str | None) -> None:
+        self._entry.write({"run_id": run_id, "job_id": job_id, **self._subject})
 
     def previous_runs(self) -> Iterator[PreviousRun]:
-        """The recorded run, if it belongs to the same workflow and server."""
-        entry, cleared = self._entry.read() or ({}, False)
+        """Return the recorded run, if it belongs to the same workflow and server."""
+        entry, cleared = self._entry.read()
         if not isinstance(entry.get("run_id"), str):
             return
-        if any(entry.get(name) != value for name, value in self._ours.items()):
+        if not _contains(entry, self._subject):
             log.info(
                 "Run %s of an earlier try belongs to workflow %s on %s; the task has been changed since.",
                 entry["run_id"],
@@ -181,39 +161,33 @@ class TaskStateRunStore(NoRunStore):
         yield PreviousRun(entry["run_id"], job_id=entry.get("job_id"), cleared=cleared)
 
     def current_runs(self) -> Iterator[PreviousRun]:
-        """The recorded run."""
         return self.previous_runs()
 
 
-class DerivedRunStore(NoRunStore):
-    """Derives IDs from the task instance, its DAG run's start and the try; keeps nothing.
+class DerivedRunStore(RunStore):
+    """Derives IDs from the task instance, its DAG run's start and the try; records nothing."""
 
-    :param names: what all tries of the task instance have in common, and no other task instance; :func:`_identity_of`.
-    """
-
-    def __init__(self, names: Sequence[str], ti: Any) -> None:
-        self._names = names
+    def __init__(self, identity: Sequence[str], ti: Any) -> None:
+        self._identity = identity
         self._try_number = _try_number_of(ti)
         self._chosen: list[str] = []
 
     def new_run_id(self) -> str:
-        """The try's next ID."""
         self._chosen.append(self._id(self._try_number, len(self._chosen) + 1))
         return self._chosen[-1]
 
     def previous_runs(self) -> Iterator[PreviousRun]:
-        """Runs that the earlier tries would have started.
+        """Return runs that the earlier tries would have started.
 
         A try that has re-attached to a run of an earlier one has used none of its own IDs, and rejected IDs leave gaps.
         """
         return self._runs_of(range(self._try_number - 1, 0, -1))
 
     def current_runs(self) -> Iterator[PreviousRun]:
-        """The try's own run, or one of an earlier try that it has re-attached to."""
         return self._runs_of(range(self._try_number, 0, -1))
 
     def may_have_sent(self, run_id: str) -> bool:
-        """Not the IDs of this try: Airflow never starts the same try of a scheduled task a second time.
+        """Whether it is none of this try's IDs: Airflow never starts the same try of a scheduled task a second time.
 
         ``airflow tasks test`` does; it must not return the output of the scheduled task.
         """
@@ -225,167 +199,144 @@ class DerivedRunStore(NoRunStore):
                 yield PreviousRun(self._id(try_number, number), derived=True, resend=number == 1)
 
     def _id(self, try_number: int, number: int) -> str:
-        return _derived_id(*self._names, str(try_number), str(number))
+        return _derived_id(*self._identity, str(try_number), str(number))
+
+
+# --- the answer to a pause -------------------------------------------------------------------------------------------
 
 
 class PauseAnswerStore:
-    """Keeps which pause of a run a task is about to answer, over its tries (Airflow 3.3); before, it keeps nothing."""
+    """Records which pause of a run a task is about to answer (Airflow 3.3 and later); before, it records nothing."""
 
     def __init__(self, context: Context, *, workflow_id: str, run_id: str, server: str) -> None:
-        store = context.get("task_state_store")
+        store = task_state_store(context)
         self._entry = None if store is None else StateEntry(store, context, ANSWER_KEY)
-        self._ours = {"workflow_id": workflow_id, "run_id": run_id, "server": server}
+        self._subject = {"workflow_id": workflow_id, "run_id": run_id, "server": server}
 
     @property
-    def keeps(self) -> bool:
-        """Whether a later try will know."""
+    def is_durable(self) -> bool:
+        """Whether a later try can read it."""
         return self._entry is not None
 
-    def note(self, context_id: str) -> None:
-        """Write it down."""
+    def record(self, context_id: str) -> None:
+        """Record the pause point."""
         if self._entry is not None:
-            self._entry.write({"context_id": context_id, **self._ours})
+            self._entry.write({"context_id": context_id, **self._subject})
 
-    def earlier(self) -> str | None:
-        """The pause point that an earlier try was about to answer, unless the task was cleared since."""
-        entry, cleared = (self._entry and self._entry.read()) or ({}, False)
-        if cleared or any(entry.get(name) != value for name, value in self._ours.items()):
+    def previous(self) -> str | None:
+        """Return the pause point that an earlier try was about to answer, unless the task was cleared since."""
+        entry, cleared = self._entry.read() if self._entry else ({}, False)
+        if cleared or not _contains(entry, self._subject):
             return None
         context_id = entry.get("context_id")
         return context_id if isinstance(context_id, str) else None
 
 
-class BatchStore(Protocol):
-    """What a task needs to know about its batch of runs."""
-
-    derives_ids: bool
-    """Whether a batch ID is computed, so that ``airflow tasks test`` gets the ID of the scheduled task's batch."""
-
-    def new_batch_id(self) -> str:
-        """Choose an ID."""
-
-    def former(self) -> tuple[dict[str, Any], bool] | None:
-        """What an earlier try has written down of the same batch or another, and whether that was undone since."""
-
-    def note(self, facts: Mapping[str, Any]) -> None:
-        """Write the batch down."""
-
-    def note_names(self, index: int, names: Mapping[int, tuple[str, str | None]]) -> None:
-        """Write down what a server that chooses run ids itself has called the run of an input.
-
-        :param names: of all inputs so far.
-        """
-
-    def names(self, total: int) -> dict[int, tuple[str, str | None]]:
-        """All that :meth:`note_names` has written down, of so many inputs."""
+# --- a batch of runs -------------------------------------------------------------------------------------------------
 
 
 def batch_store_for(context: Context, *, durable: bool, server: str, digest: str) -> BatchStore:
-    """The ledger of a batch that this Airflow can offer; the arguments are those of :func:`ledger_of`.
+    """Return the store for a batch, as :func:`run_store_for`.
 
     :param digest: of the batch's inputs.
     """
     if not durable:
-        return NoBatchStore()
-    store = context.get("task_state_store")
+        return BatchStore()
+    store = task_state_store(context)
     if store is not None:
         return TaskStateBatchStore(store, context, server=server, digest=digest)
-    names = _identity_of(context)
-    return DerivedBatchStore([*names, digest], context["ti"]) if names else NoBatchStore()
+    identity = _identity_of(context)
+    return DerivedBatchStore([*identity, digest], context["ti"]) if identity else BatchStore()
 
 
-class NoBatchStore:
-    """Keeps nothing: each try starts its own batch."""
+class BatchStore:
+    """Base class, which records nothing: each try starts its own batch."""
 
     derives_ids = False
+    """Whether a batch ID is computed, so that ``airflow tasks test`` gets the ID of the scheduled task's batch."""
 
     def new_batch_id(self) -> str:
-        """Choose an ID at random."""
+        """Choose an ID."""
         return new_run_id()
 
-    def former(self) -> tuple[dict[str, Any], bool] | None:
-        """None."""
-        return None
+    def previous(self) -> tuple[dict[str, Any], bool]:
+        """Return what an earlier try recorded, and whether the task was cleared or its inputs changed since."""
+        return {}, False
 
-    def note(self, facts: Mapping[str, Any]) -> None:
-        """Forget it."""
+    def record(self, batch: Mapping[str, Any]) -> None:
+        """Record the batch."""
 
-    def note_names(self, index: int, names: Mapping[int, tuple[str, str | None]]) -> None:
-        """Forget them."""
+    def record_run_ids(self, index: int, run_ids: Mapping[int, tuple[str, str | None]]) -> None:
+        """Record the run ID and job ID that the server chose for an input.
 
-    def names(self, total: int) -> dict[int, tuple[str, str | None]]:
-        """None."""
+        :param run_ids: of all inputs so far.
+        """
+
+    def run_ids(self, total: int) -> dict[int, tuple[str, str | None]]:
+        """Return what :meth:`record_run_ids` recorded for so many inputs."""
         return {}
 
 
-class TaskStateBatchStore(NoBatchStore):
-    """Writes into the task's state: one entry for the batch, and where a server chooses ids itself, one for every so
-    many of them.
-
-    :param store: ``context["task_state_store"]``.
-    """
+class TaskStateBatchStore(BatchStore):
+    """Records the batch in one entry of the task's state, and IDs that the server chose in further ones."""
 
     def __init__(self, store: Any, context: Context, *, server: str, digest: str) -> None:
         self._store = store
         self._context = context
-        self._ours = {"server": server, "digest": digest}
-        self._entry = StateEntry(store, context, BATCH_KEY)
+        self._subject = {"server": server, "digest": digest}
 
-    def former(self) -> tuple[dict[str, Any], bool] | None:
-        """What is written down; other inputs make another batch of it."""
-        found = self._entry.read()
-        if found is None or found[0].get("server") != self._ours["server"]:
-            return None
-        entry, cleared = found
-        return entry, cleared or entry.get("digest") != self._ours["digest"]
+    def previous(self) -> tuple[dict[str, Any], bool]:
+        entry, cleared = self._entry(BATCH_KEY).read()
+        if entry.get("server") != self._subject["server"]:
+            return {}, False
+        return entry, cleared or not _contains(entry, self._subject)
 
-    def note(self, facts: Mapping[str, Any]) -> None:
-        """Write it down."""
-        self._entry.write({**facts, **self._ours})
+    def record(self, batch: Mapping[str, Any]) -> None:
+        self._entry(BATCH_KEY).write({**batch, **self._subject})
 
-    def note_names(self, index: int, names: Mapping[int, tuple[str, str | None]]) -> None:
-        """Write down the part that this one belongs to."""
-        part = index // NAMES_IN_AN_ENTRY
-        some = range(part * NAMES_IN_AN_ENTRY, (part + 1) * NAMES_IN_AN_ENTRY)
-        named = {str(number): list(names[number]) for number in some if number in names}
-        self._part(part).write({**named, **self._ours})
+    def record_run_ids(self, index: int, run_ids: Mapping[int, tuple[str, str | None]]) -> None:
+        part = index // RUN_IDS_PER_ENTRY
+        numbers = range(part * RUN_IDS_PER_ENTRY, (part + 1) * RUN_IDS_PER_ENTRY)
+        entry = {str(number): list(run_ids[number]) for number in numbers if number in run_ids}
+        self._entry(f"{BATCH_KEY}_names_{part}").write({**entry, **self._subject})
 
-    def names(self, total: int) -> dict[int, tuple[str, str | None]]:
-        """Read all parts."""
+    def run_ids(self, total: int) -> dict[int, tuple[str, str | None]]:
         found: dict[int, tuple[str, str | None]] = {}
-        for part in range((total + NAMES_IN_AN_ENTRY - 1) // NAMES_IN_AN_ENTRY):
-            entry, cleared = self._part(part).read() or ({}, True)
-            if not cleared and entry.get("digest") == self._ours["digest"]:
-                found |= {int(number): tuple(name) for number, name in entry.items() if number.isdigit()}
+        for part in range((total + RUN_IDS_PER_ENTRY - 1) // RUN_IDS_PER_ENTRY):
+            entry, cleared = self._entry(f"{BATCH_KEY}_names_{part}").read()
+            if not cleared and entry.get("digest") == self._subject["digest"]:
+                found |= {int(number): tuple(ids) for number, ids in entry.items() if number.isdigit()}
         return found
 
-    def _part(self, part: int) -> StateEntry:
-        return StateEntry(self._store, self._context, f"{BATCH_KEY}_names_{part}")
+    def _entry(self, key: str) -> StateEntry:
+        return StateEntry(self._store, self._context, key)
 
 
-class DerivedBatchStore(NoBatchStore):
-    """Derives the batch's ID from the task instance, its DAG run's start and its inputs; keeps nothing.
-
-    :param names: what all tries of the task instance with these inputs have in common.
-    """
+class DerivedBatchStore(BatchStore):
+    """Derives the batch's ID from the task instance, its DAG run's start and its inputs; records nothing."""
 
     derives_ids = True
 
-    def __init__(self, names: Sequence[str], ti: Any) -> None:
-        self._names = names
+    def __init__(self, identity: Sequence[str], ti: Any) -> None:
+        self._identity = identity
         self._try_number = _try_number_of(ti)
 
     def new_batch_id(self) -> str:
-        """The same in all tries."""
-        return _derived_id(*self._names)
+        return _derived_id(*self._identity)
 
-    def former(self) -> tuple[dict[str, Any], bool] | None:
-        """The batch of this ID, if this isn't the first try."""
-        return ({"batch_id": self.new_batch_id()}, False) if self._try_number > 1 else None
+    def previous(self) -> tuple[dict[str, Any], bool]:
+        return ({"batch_id": self.new_batch_id()} if self._try_number > 1 else {}), False
+
+
+# --- both ------------------------------------------------------------------------------------------------------------
+
+
+def _contains(entry: Mapping[str, Any], subject: Mapping[str, str]) -> bool:
+    return all(entry.get(name) == value for name, value in subject.items())
 
 
 def _identity_of(context: Context) -> list[str] | None:
-    """What all tries of a task instance have in common, and no other task instance of any Airflow.
+    """Return what all tries of a task instance have in common, and no other task instance of any Airflow.
 
     - The DAG run's start, to the microsecond, differs between deployments, and between a DAG run that was deleted and
       one that was created again under the same name. A retry doesn't change it, nor does clearing tasks of a DAG run

@@ -1,41 +1,68 @@
-"""Base class of the triggers: one event, whatever happens, and what a user does to the task."""
+"""Base class of the triggers."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Coroutine
-from typing import Any
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from airflow_provider_sim._compat import is_deferred
+from airflow_provider_sim._compat import TRIGGERS_HAVE_ON_KILL, is_deferred
+from airflow_provider_sim.client import AsyncSimClient, RetryPolicy
 from airflow_provider_sim.exceptions import SimError, SimPermanentError, SimRunTimeoutError
+from airflow_provider_sim.hooks.sim import SimHook
+from airflow_provider_sim.task.run_options import RunOptions
 
-TELLS_OF_KILLS = hasattr(BaseTrigger, "on_kill")
-"""Whether Airflow (3.3 and later) says so when a user has cleared or marked the task."""
+if TYPE_CHECKING:
+    from airflow_provider_sim.client import Cancellation
+
+FIRST_POLL_AFTER = 3.0
+"""Seconds without an event after the start: the scheduler may not have processed the end of the task's first process
+yet, and fails a task that is resumed before."""
+
+CANCEL_RETRY = RetryPolicy(max_retries=5, initial_delay=0.5, max_delay=2.0, max_elapsed=10.0)
 
 
 class SimTriggerBase(BaseTrigger):
     """A trigger that waits for runs and emits one event.
 
-    Subclasses implement :meth:`_wait`, :meth:`_event` and :meth:`_cancel`. The event's ``status`` is ``timeout`` at the
-    deadline and ``error`` for anything else that :meth:`_wait` raises, with ``message``, ``code`` and ``permanent``: an
-    exception that left the trigger would fail the task without any method of the operator being called, and the runs
-    would go on.
+    Subclasses implement :meth:`_wait`, :meth:`_event` and :meth:`_cancel_runs`. The event's ``status`` is ``timeout``
+    at the deadline and ``error`` for anything else that :meth:`_wait` raises, with ``message``, ``code`` and
+    ``permanent``: an exception that left the trigger would fail the task without any method of the operator being
+    called, and the runs would continue.
 
     With ``cancel_on_kill``, the runs are cancelled when a user clears or marks the task, but not when the triggerer
-    stops or another triggerer takes the trigger over.
+    stops or another triggerer takes over.
     """
 
-    cancel_on_kill: bool
+    def __init__(self, options: RunOptions | Mapping[str, Any] | None) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.options = options.to_dict() if isinstance(options, RunOptions) else dict(options or {})
+
+    @cached_property
+    def run_options(self) -> RunOptions:
+        """The options, parsed after Airflow has rendered them.
+
+        :raises SimError: they are invalid.
+        """
+        return RunOptions.from_dict(self.options)
+
+    def _serialize(self, *names: str) -> tuple[str, dict[str, Any]]:
+        return f"{type(self).__module__}.{type(self).__qualname__}", {name: getattr(self, name) for name in names}
+
+    def _hook(self) -> SimHook:
+        return SimHook(self.run_options.sim_conn_id)
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, and emit one event."""
-        not_before = time.monotonic() + self._least_seconds()
+        started = time.monotonic()
         try:
             event = await self._outcome()
-            await asyncio.sleep(max(0.0, not_before - time.monotonic()))
+            await asyncio.sleep(max(0.0, started + self._least_seconds() - time.monotonic()))
         except asyncio.CancelledError:
             await self._on_cancelled()
             raise
@@ -50,8 +77,8 @@ class SimTriggerBase(BaseTrigger):
             return self._failure(error)
 
     def _least_seconds(self) -> float:
-        """Return the seconds that pass before an event: see ``triggers.sim.FIRST_POLL_AFTER``."""
-        raise NotImplementedError
+        """Return the seconds before which no event is emitted."""
+        return FIRST_POLL_AFTER
 
     async def _wait(self) -> TriggerEvent:
         """Return the event to emit.
@@ -76,50 +103,57 @@ class SimTriggerBase(BaseTrigger):
     async def on_kill(self) -> None:
         """Cancel the runs: a user has cleared or marked the task (Airflow 3.3 and later).
 
-        Airflow (3.3.2) calls this as well in a triggerer that hung, when it goes on and finds its triggers handed on.
+        Airflow (3.3.2) calls this also in a triggerer that hung, when it resumes and its triggers were reassigned.
         """
-        if self.cancel_on_kill:
-            await _to_the_end(self._cancel_if(self._waits_nowhere()))
+        if self.options.get("cancel_on_kill"):
+            await _finish(self._cancel_if_killed(assume_killed=True))
 
     async def _on_cancelled(self) -> None:
-        """Do the same where Airflow (before 3.3) doesn't say why it ends the waiting."""
-        if not TELLS_OF_KILLS and self.cancel_on_kill:
-            await _to_the_end(self._cancel_if(self._was_killed()))
+        """Do the same before Airflow 3.3, which doesn't report why it cancels a trigger."""
+        if not TRIGGERS_HAVE_ON_KILL and self.options.get("cancel_on_kill") and self.task_instance is not None:
+            await _finish(self._cancel_if_killed(assume_killed=False))
 
-    async def _cancel_if(self, unwanted: Coroutine[Any, Any, bool]) -> None:
-        if await unwanted:
-            await self._cancel()
+    async def _cancel_if_killed(self, *, assume_killed: bool) -> None:
+        """Cancel the runs unless the task is still deferred, such as when another triggerer takes over.
 
-    async def _was_killed(self) -> bool:
-        """Whether a user has ended the waiting, as far as Airflow before 3.3 tells."""
-        return self.task_instance is not None and not await is_deferred(self.task_instance)
-
-    async def _waits_nowhere(self) -> bool:
+        :param assume_killed: cancel also if the task's state can't be read.
+        """
         try:
-            return not await is_deferred(self.task_instance)
-        except Exception as error:  # whatever Airflow's processes have to say to each other
-            self.log.warning("Airflow doesn't say whether the task still waits: %s Taking it for killed.", error)
-            return True
+            if await is_deferred(self.task_instance):
+                return
+        except Exception as error:  # whatever Airflow raises
+            if not assume_killed:
+                raise
+            self.log.warning("Could not read the task's state; assuming that it was killed: %s", error)
+        try:
+            settings = await self._hook().get_async_settings()
+            async with AsyncSimClient.from_settings(replace(settings, retry=CANCEL_RETRY)) as client:
+                result = await self._cancel_runs(client)
+        except SimError as error:
+            self.log.error("The task was killed, but its runs could not be cancelled and may continue: %s", error)
+        else:
+            if result:
+                self.log.info("The task was killed by a user. %s", result)
 
-    async def _cancel(self) -> None:
-        """Cancel the runs, and say what that achieved."""
+    async def _cancel_runs(self, client: AsyncSimClient) -> Cancellation | str | None:
+        """Cancel the runs and return the result; None if none is active."""
         raise NotImplementedError
 
 
-_under_way: set[asyncio.Future[None]] = set()
-"""So that nobody takes for garbage what is left to itself."""
+_detached_tasks: set[asyncio.Future[None]] = set()
+"""Strong references keep detached tasks from being garbage-collected."""
 
 
-async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
-    """Do something to its end, however often the trigger is cancelled meanwhile.
+async def _finish(work: Coroutine[Any, Any, None]) -> None:
+    """Finish the work even if the trigger is cancelled again.
 
-    Airflow (3.3.2) cancels a trigger again about once a second until it is gone, also within ``on_kill``.
+    Airflow (3.3.2) cancels a trigger about once a second until it is gone, also within ``on_kill``.
     """
-    doing = asyncio.ensure_future(work)
-    _under_way.add(doing)
-    doing.add_done_callback(_under_way.discard)
-    while not doing.done():
+    task = asyncio.ensure_future(work)
+    _detached_tasks.add(task)
+    task.add_done_callback(_detached_tasks.discard)
+    while not task.done():
         try:
-            await asyncio.shield(doing)
+            await asyncio.shield(task)
         except asyncio.CancelledError:
             continue

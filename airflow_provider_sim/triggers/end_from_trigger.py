@@ -1,4 +1,4 @@
-"""Which tasks can end in the triggerer, and what their trigger needs for that; light enough for DAG parsing."""
+"""Which tasks can end in the triggerer; light enough for DAG parsing."""
 
 from __future__ import annotations
 
@@ -7,29 +7,16 @@ from typing import Any
 from airflow.providers.common.compat.sdk import BaseOperator
 
 
-def trigger_arguments(task: Any) -> dict[str, Any]:
-    """Return the arguments of ``SimRunTrigger`` with which it ends the task; none where a worker ends it.
-
-    :param task: an operator or sensor that has ``end_from_trigger``.
-    """
-    if not task.end_from_trigger or needs_worker(task):
-        return {}
-    folder, selected = task.output_files_dir, task.selected_outputs
-    return {
-        "end_from_trigger": True,
-        "selected_outputs": list(selected) if isinstance(selected, tuple | set | frozenset) else selected,
-        "output_files_dir": None if folder is None else str(folder),
-        "max_output_bytes": task.max_output_bytes,
-        "large_outputs": task.large_outputs,
-        "do_xcom_push": task.do_xcom_push,
-    }
+def can_end_in_trigger(task: Any) -> bool:
+    """Whether a task's trigger is to end it when the run has completed."""
+    return task.end_from_trigger and not needs_worker(task)
 
 
 def needs_worker(task: Any) -> str | None:
-    """Return what the task has that only a worker takes care of, if anything.
+    """Return which features of the task only a worker supports, if any.
 
     When a trigger ends a task, Airflow (3.3) sets the state and does nothing else: no asset events, no callbacks, no
-    hooks, no XComs but those that the trigger pushes, no length for tasks that are mapped over the output.
+    hooks, no XComs except those that the trigger pushes, no length for tasks that are mapped over the output.
     """
     only_on_workers: dict[str, Any] = {
         "outlets": task.outlets,
@@ -38,7 +25,7 @@ def needs_worker(task: Any) -> str | None:
         "post_execute": _overrides(task, "post_execute"),
         "the DAG's result": getattr(task, "returns_dag_result", False),
     }
-    if getattr(task, "start_from_trigger", False):  # is asked while the DAG is still being built
+    if getattr(task, "start_from_trigger", False):  # the DAG is still being built
         only_on_workers["on_execute_callback"] = task.on_execute_callback
         only_on_workers["pre_execute"] = _overrides(task, "pre_execute")
     elif task.has_dag():
@@ -47,9 +34,9 @@ def needs_worker(task: Any) -> str | None:
 
 
 def log_end_on_worker(task: Any) -> None:
-    """Log why a worker ends a task that has ``end_from_trigger``, if it is because of the task itself."""
+    """Log why a worker ends a task that has ``end_from_trigger``, if the task itself is the reason."""
     if task.end_from_trigger and (why := needs_worker(task)):
-        task.log.info("end_from_trigger has no effect, because a worker takes care of: %s.", why)
+        task.log.info("end_from_trigger has no effect, because only a worker supports: %s.", why)
 
 
 def _overrides(task: Any, hook: str) -> bool:

@@ -15,7 +15,6 @@ from airflow.providers.common.compat.sdk import TaskDeferred
 from airflow_provider_sim.client.sync_client import SimClient
 from airflow_provider_sim.task import batch as task_batch
 from airflow_provider_sim.triggers import batch as batch_triggers
-from airflow_provider_sim.triggers import sim as triggers
 
 WAITING = {
     "held open": {},
@@ -88,7 +87,7 @@ def mode(request) -> dict[str, Any]:
 @pytest.fixture
 def run_task(context, monkeypatch):
     """Execute a task to its end, through the triggerer where it defers; return its result and its events."""
-    monkeypatch.setattr(triggers, "FIRST_POLL_AFTER", 0.01)
+    monkeypatch.setattr("airflow_provider_sim.triggers.base.FIRST_POLL_AFTER", 0.01)
 
     def run(task: Any) -> Any:
         try:

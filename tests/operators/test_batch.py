@@ -35,7 +35,6 @@ from airflow_provider_sim.operators.batch import SimExecuteWorkflowBatchOperator
 from airflow_provider_sim.task import batch as task_batch
 from airflow_provider_sim.task.run_store import BATCH_KEY
 from airflow_provider_sim.triggers import batch as batch_triggers
-from airflow_provider_sim.triggers import sim as triggers
 from tests.operators.conftest import TaskInstance, fire, rebuilt
 from tests.operators.ended_runs import until
 
@@ -62,7 +61,7 @@ def _no_limits_but_those_of_the_test(emulator, monkeypatch):
 
 @pytest.fixture(autouse=True)
 def _no_pause_before_the_first_look(monkeypatch):
-    monkeypatch.setattr(triggers, "FIRST_POLL_AFTER", 0.01)
+    monkeypatch.setattr("airflow_provider_sim.triggers.base.FIRST_POLL_AFTER", 0.01)
 
 
 @pytest.fixture
@@ -201,7 +200,7 @@ class TestFailures:
         assert f"inputs[1] (failed, run '{batch_id}-1' of workflow 'double'): " in message
         assert "no number" in message
         assert "inputs[3]" in message
-        assert "3 that completed are in the XCom 'partial_results'" in message
+        assert "XCom 'partial_results'" in message
         partial = context["ti"].xcoms["partial_results"]
         assert [entry["status"] for entry in partial] == ["completed", "failed", "completed", "failed", "completed"]
         assert [entry.get("output") for entry in partial] == [{"n": 0}, None, {"n": 4}, None, {"n": 8}]
@@ -294,7 +293,7 @@ class TestRefusals:
     def test_money_that_runs_out_underway_is_for_a_retry(self, run_batch, emulator, context, mode):
         limits = emulator.state.limits
         limits.billing, limits.usage_limit = True, 0.0249
-        with pytest.raises(SimBatchError, match=r"stopped: .*Usage limit.*A retry of the task goes on"):
+        with pytest.raises(SimBatchError, match=r"stopped: .*Usage limit.*A retry"):
             run_batch(operator(numbers(12), **mode))
         before = started(emulator)
         assert 3 <= before.total() < 12
@@ -313,8 +312,8 @@ class TestTheTriggerer:
     def test_starts_what_the_worker_could_not(self, run_batch, emulator, context):
         assert run_batch(operator(numbers(16, seconds=0.3), deferrable=True, max_active_runs=4)) == doubled(16)
         [(deferral, event)] = context["deferrals"]
-        assert deferral.trigger.serialize()[1]["journal"]["standings"] == "a*4 u*12"
-        assert event["journal"]["standings"] == "c*16"
+        assert deferral.trigger.serialize()[1]["state"]["standings"] == "a*4 u*12"
+        assert event["state"]["standings"] == "c*16"
         assert started(emulator) == Counter(range(16))
 
     def test_is_told_neither_inputs_nor_key(self, context, emulator):
@@ -334,13 +333,14 @@ class TestTheTriggerer:
         monkeypatch.setattr("airflow_provider_sim.batch.chunks.PART_BYTES", 50)
         monkeypatch.setattr(task_batch, "in_parts", lambda inputs, size=50, cut=task_batch.in_parts: cut(inputs, size))
         assert run_batch(operator(numbers(30), deferrable=True, max_active_runs=5)) == doubled(30)
-        assert len(context["deferrals"][0][0].trigger.parts) > 5
+        assert len(context["deferrals"][0][0].trigger.worker_state["firsts"]) > 5
 
     def test_goes_on_with_what_the_worker_has_learnt(self, context, emulator):
         emulator.state.limits.concurrent_runs = 5
         with pytest.raises(TaskDeferred) as deferral:
             operator(numbers(20, seconds=60.0), deferrable=True, max_active_runs=7).execute(context)
-        assert (deferral.value.trigger.known, deferral.value.trigger.max_active_runs) == (5, 7)
+        trigger = deferral.value.trigger
+        assert (trigger.worker_state["known_limit"], trigger.run_options.max_active_runs) == (5, 7)
 
     @pytest.mark.parametrize("api_version", ["v2", "legacy"])
     def test_that_dies_is_followed_by_another(self, context, emulator, doubles, connection, api_version, monkeypatch):
@@ -374,7 +374,7 @@ class TestTheTriggerer:
             thread.start()
         for thread in threads:
             thread.join()
-        assert [event["status"] for event in events] == ["over", "over"]
+        assert [event["status"] for event in events] == ["finished", "finished"]
         assert started(emulator) == Counter(range(16))
         for event in events:
             assert operator(numbers(16, seconds=0.3)).execute_complete(context, event) == doubled(16)
@@ -394,7 +394,7 @@ class TestTheTriggerer:
         monkeypatch.setattr(batch_triggers, "GATHER_AFTER", 0.5)
         assert run_batch(operator(numbers(24, seconds=0.2), deferrable=True, max_active_runs=4)) == doubled(24)
         assert len(context["deferrals"]) > 1
-        assert [event["status"] for _, event in context["deferrals"]][-1] == "over"
+        assert [event["status"] for _, event in context["deferrals"]][-1] == "finished"
         jobs = Counter(request.path for request in emulator.requests if "/api/jobs/" in request.path)
         assert set(jobs.values()) == {1}, "each output is got once"
         assert started(emulator) == Counter(range(24))
@@ -410,7 +410,7 @@ class TestTheTriggerer:
 
     @pytest.mark.parametrize(
         "event",
-        [None, {}, {"status": "over"}, {"status": "over", "journal": {}}],
+        [None, {}, {"status": "finished"}, {"status": "finished", "state": {}}],
         ids=["none", "empty", "no journal", "no journal either"],
     )
     def test_an_event_that_is_not_ours_is_an_error(self, context, event):
@@ -418,12 +418,12 @@ class TestTheTriggerer:
             operator(numbers(3)).execute_complete(context, event)
 
     def test_nor_is_one_of_other_inputs(self, context, emulator):
-        event = {"status": "over", "journal": {"batch_id": "airflow-x", "standings": "c*2", "attempts": "1*2"}}
+        event = {"status": "finished", "state": {"batch_id": "airflow-x", "standings": "c*2", "attempts": "1*2"}}
         with pytest.raises(SimError, match="inputs were changed"):
             operator(numbers(3)).execute_complete(context, event)
 
     def test_nor_one_whose_status_nobody_knows(self, context, emulator):
-        event = {"status": "hm", "journal": {"batch_id": "airflow-x", "standings": "c*3", "attempts": "1*3"}}
+        event = {"status": "hm", "state": {"batch_id": "airflow-x", "standings": "c*3", "attempts": "1*3"}}
         with pytest.raises(SimError, match="unknown status 'hm'"):
             operator(numbers(3)).execute_complete(context, event)
 
@@ -471,7 +471,7 @@ class TestDurability:
             )
             with pytest.raises(Killed):
                 operator(numbers(4)).execute(context)
-        noted = context["task_state_store"][BATCH_KEY]["journal"]["batch_id"]
+        noted = context["task_state_store"][BATCH_KEY]["state"]["batch_id"]
         assert emulator.runs == []
         context.update(next_try(context))
         assert run_batch(operator(numbers(4))) == doubled(4)
@@ -614,7 +614,7 @@ class TestServersThatChooseIdsThemselves:
 class TestOutOfTime:
     def test_the_runs_are_cancelled_and_what_is_done_is_kept(self, run_batch, context, emulator, mode):
         inputs = [{"n": number, "seconds": 0.0 if number < 3 else 60.0} for number in range(6)]
-        with pytest.raises(SimRunTimeoutError, match=r"3 of 6 runs were still.*3 that completed are"):
+        with pytest.raises(SimRunTimeoutError, match=r"3 of 6 runs were still.*3 completed runs"):
             run_batch(operator(inputs, timeout=1.2, **mode))
         assert [run.status for run in emulator.runs] == ["completed"] * 3 + ["cancelled"] * 3
         partial = [entry["status"] for entry in context["ti"].xcoms["partial_results"]]
@@ -638,7 +638,7 @@ class TestOutOfTime:
             operator(numbers(5), deferrable=True).execute(context)
         trigger = deferral.value.trigger
         doubles.seconds = 0.0
-        event = {"status": status, "journal": trigger.journal, "leg": trigger.leg, "message": "x"}
+        event = {"status": status, "state": trigger.state, "worker_state": trigger.worker_state, "message": "x"}
         assert operator(numbers(5)).execute_complete(context, event) == doubled(5)
 
     def test_an_error_of_the_trigger_leaves_running_runs_to_the_retry(self, context, emulator, doubles):
@@ -646,7 +646,7 @@ class TestOutOfTime:
         with pytest.raises(TaskDeferred) as deferral:
             operator(numbers(5), deferrable=True).execute(context)
         trigger = deferral.value.trigger
-        event = {"status": "error", "journal": trigger.journal, "leg": trigger.leg, "message": "x"}
+        event = {"status": "error", "state": trigger.state, "worker_state": trigger.worker_state, "message": "x"}
         with pytest.raises(SimBatchError) as caught:
             operator(numbers(5)).execute_complete(context, event)
         assert not isinstance(caught.value, AirflowFailException)
@@ -698,7 +698,7 @@ class TestKilled:
 
     @pytest.mark.parametrize("tells", [True, False], ids=["Airflow 3.3", "before"])
     def test_a_trigger_cancels_them_when_a_user_acts(self, context, emulator, doubles, monkeypatch, tells):
-        monkeypatch.setattr("airflow_provider_sim.triggers.base.TELLS_OF_KILLS", tells)
+        monkeypatch.setattr("airflow_provider_sim.triggers.base.TRIGGERS_HAVE_ON_KILL", tells)
         doubles.seconds = 60.0
         with pytest.raises(TaskDeferred) as deferral:
             operator(numbers(10), deferrable=True, max_active_runs=4).execute(context)
@@ -795,7 +795,7 @@ class TestLargeResults:
     def test_partial_results_of_a_failure_too(self, run_batch, context, tmp_path):
         inputs = [*numbers(50), {"n": -1}]
         task = operator(inputs, max_output_bytes=300, large_outputs="store", output_files_dir=tmp_path.as_uri())
-        with pytest.raises(SimBatchError, match=r"50 that completed are in .*partial_results\.jsonl"):
+        with pytest.raises(SimBatchError, match=r"50 completed runs .*partial_results\.jsonl"):
             run_batch(task)
         [path] = tmp_path.glob("airflow-*/partial_results.jsonl")
         lines = [json.loads(line) for line in path.read_text().splitlines()]
@@ -810,10 +810,10 @@ class TestLargeResults:
 
 
 class TestLogs:
-    def test_a_line_now_and_then_and_none_for_each_run(self, run_batch, capfd, mode):
-        logging.getLogger().setLevel(logging.INFO)
+    def test_one_line_per_state_change_of_the_batch_and_none_per_run(self, run_batch, caplog, mode):
+        caplog.set_level(logging.INFO)
         run_batch(operator(numbers(100), **mode))
-        lines = "".join(capfd.readouterr()).splitlines()
-        assert any("100 inputs are batch airflow-" in line for line in lines)
+        lines = [record.message for record in caplog.records if record.name.startswith("airflow_provider_sim")]
+        assert any("has 100 inputs" in line for line in lines)
         assert any("100 of 100 finished (100 completed)" in line for line in lines)
-        assert len([line for line in lines if "airflow_provider_sim" in line]) < 12
+        assert len(lines) < 12

@@ -123,9 +123,9 @@ def test_a_server_without_v2_is_said_to_be_one(change, connection):
     ("arguments", "says"),
     [
         ({"action": "promote"}, "it can be deploy, undeploy, rollback"),
-        ({"version": 3}, "goes with action='rollback'"),
+        ({"version": 3}, "requires action='rollback'"),
         ({"action": "rollback", "version": "latest"}, "must be the number"),
-        ({"action": "undeploy", "version_name": "x"}, "those of a new version"),
+        ({"action": "undeploy", "version_name": "x"}, "require action='deploy'"),
         ({"poll_interval": 0}, "above 0"),
         ({"workflow_id": ""}, "workflow"),
     ],

@@ -41,7 +41,6 @@ from airflow_provider_sim.emulator import BlockError, SimEmulator
 from airflow_provider_sim.exceptions import SimError
 from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
 from airflow_provider_sim.polling import poll_state
-from airflow_provider_sim.triggers import sim as triggers
 from tests.operators.conftest import TaskInstance, TaskState, fire
 
 MODES: dict[str, dict[str, Any]] = {
@@ -365,7 +364,7 @@ def _arrive(exchange: Callable[..., Any], client: SimClient, *question: Any) -> 
 @pytest.mark.parametrize("mode", MODES, ids=[mode.replace(" ", "-") for mode in MODES])
 def test_no_run_is_lost_doubled_or_left_behind(monkeypatch, mode, stored):
     monkeypatch.setattr(SimClient, "_sleep", staticmethod(lambda _: None))
-    monkeypatch.setattr(triggers, "FIRST_POLL_AFTER", 0.001)
+    monkeypatch.setattr("airflow_provider_sim.triggers.base.FIRST_POLL_AFTER", 0.001)
     monkeypatch.setattr(poll_state, "NOT_FOUND_GRACE", 0.0)
     thorough = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
     machine = type("Tasks", (Tasks,), {"mode": MODES[mode], "stored": stored})

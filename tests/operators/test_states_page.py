@@ -172,7 +172,7 @@ def _airflow_and_time(context, connection, xcoms, monkeypatch):
     started = context["ti"].start_date
     context["ti"].get_first_reschedule_date = lambda context: started
     monkeypatch.setattr(triggers, "push_xcoms", push)
-    monkeypatch.setattr(triggers, "FIRST_POLL_AFTER", 0.01)
+    monkeypatch.setattr("airflow_provider_sim.triggers.base.FIRST_POLL_AFTER", 0.01)
     monkeypatch.setattr(poll_state, "NOT_FOUND_GRACE", 0.0)
     monkeypatch.setattr(SimClient, "_sleep", staticmethod(lambda _: None))
 

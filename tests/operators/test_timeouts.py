@@ -13,7 +13,6 @@ from airflow_provider_sim.operators.batch import SimExecuteWorkflowBatchOperator
 from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
 from airflow_provider_sim.polling import poll_state
 from airflow_provider_sim.sensors.sim import SimJobSensor
-from airflow_provider_sim.triggers import sim as triggers
 from tests.operators.conftest import fire
 
 pytestmark = pytest.mark.usefixtures("connection")
@@ -31,7 +30,7 @@ MODES: dict[str, dict[str, Any]] = {
 @pytest.fixture(autouse=True)
 def _workflow(emulator, context, monkeypatch):
     emulator.workflow("long", duration=600)(lambda given: OUTPUT)
-    monkeypatch.setattr(triggers, "FIRST_POLL_AFTER", 0.01)
+    monkeypatch.setattr("airflow_provider_sim.triggers.base.FIRST_POLL_AFTER", 0.01)
     context["ti"].get_first_reschedule_date = lambda context: datetime.now(tz=UTC) - timedelta(seconds=1)
 
 

@@ -17,12 +17,13 @@ from tests.operators.conftest import TaskInstance
 from tests.versions import needs_airflow
 
 pytestmark = pytest.mark.usefixtures("connection")
+BLOCK = "11111111-2222-4333-8444-555555555555"
 ends = needs_airflow("3.3", "triggers that can push XComs")
 
 
 @pytest.fixture(autouse=True)
 def _no_pause_before_the_first_look(monkeypatch):
-    monkeypatch.setattr(triggers, "FIRST_POLL_AFTER", 0.01)
+    monkeypatch.setattr("airflow_provider_sim.triggers.base.FIRST_POLL_AFTER", 0.01)
 
 
 @pytest.fixture
@@ -149,7 +150,8 @@ class TestEndFromTrigger:
         task = operator(output_files_dir=tmp_path, selected_outputs=(f"{block}.a",))
         _, arguments = deferred(task, context).serialize()
         assert json.loads(json.dumps(arguments)) == arguments
-        assert (arguments["output_files_dir"], arguments["selected_outputs"]) == (str(tmp_path), [f"{block}.a"])
+        options = arguments["options"]
+        assert (options["output_files_dir"], options["selected_outputs"]) == (str(tmp_path), [f"{block}.a"])
 
     def test_earlier_airflow_leaves_it_to_a_worker_and_says_so(self, context, adds, monkeypatch, capfd):
         monkeypatch.setattr(triggers, "TASKS_END_IN_TRIGGERERS", False)
@@ -229,14 +231,38 @@ class TestStartFromTrigger:
             task = sensor("r", start_from_trigger=True, end_from_trigger=True, **given)
         assert task.start_from_trigger is False
 
-    def test_its_templates_are_among_the_trigger_s_attributes(self):
-        task = sensor("{{ x }}", start_from_trigger=True, end_from_trigger=True)
-        given = set(task.start_trigger_args.trigger_kwargs)
-        assert set(task.template_fields) <= given
-        assert all(hasattr(triggers.SimRunTrigger("w", "r"), name) for name in given)
+    def test_triggerer_renders_all_template_fields(self, tmp_path):
+        """As Airflow does it: from a serialized DAG, whose task tells the trigger what to render."""
+        from airflow.serialization.decoders import smart_decode_trigger_kwargs
+        from airflow.serialization.serialized_objects import DagSerialization
+
+        with DAG("d", schedule=None) as dag:
+            task = sensor(
+                "{{ params.run }}",
+                workflow_id="{{ params.flow }}",
+                sim_conn_id="{{ params.conn }}",
+                selected_outputs=["{{ params.block }}.a"],
+                output_files_dir=tmp_path / "{{ params.folder }}",
+                start_from_trigger=True,
+                end_from_trigger=True,
+                poke_interval=7,
+            )
+        restored = DagSerialization.from_dict(json.loads(json.dumps(DagSerialization.to_dict(dag)))).get_task("s")
+        kwargs = smart_decode_trigger_kwargs(restored.start_trigger_args.trigger_kwargs)
+        trigger = triggers.SimRunTrigger(**kwargs)
+        ti = TaskInstance()
+        ti.task = restored
+        trigger.task_instance = ti
+        params = {"run": "r-1", "flow": "f-1", "conn": "sim_other", "block": BLOCK, "folder": "out"}
+        trigger.render_template_fields({"params": params})
+        assert (trigger.workflow_id, trigger.run_id) == ("f-1", "r-1")
+        options = trigger.run_options
+        assert (options.sim_conn_id, options.selected_outputs) == ("sim_other", [f"{BLOCK}.a"])
+        assert (options.output_files_dir, options.poll_interval) == (str(tmp_path / "out"), 7.0)
+        assert task.template_fields == ("workflow_id", "run_id", "sim_conn_id", "selected_outputs", "output_files_dir")
 
     def test_earlier_airflow_defers_from_a_worker_and_says_so(self, monkeypatch):
-        monkeypatch.delattr(BaseTrigger, "on_kill")
+        monkeypatch.setattr("airflow_provider_sim.sensors.sim.TRIGGERS_RENDER_TEMPLATES", False)
         with pytest.warns(UserWarning, match=r"needs Airflow 3\.3.*defers from there"):
             task = sensor("r", start_from_trigger=True, deferrable=False)
         assert task.start_from_trigger is False
