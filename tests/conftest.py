@@ -1,4 +1,4 @@
-"""Fixtures of all tests: an isolated environment, and the emulator of the package's pytest plugin."""
+"""Fixtures of all tests: an isolated environment and an emulator."""
 
 from __future__ import annotations
 
@@ -15,24 +15,30 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["pytester", "airflow_provider_sim.emulator.pytest_plugin"]
 
-PROCESSES_PER_CORE = 3
-"""Tests wait for sockets as long as they reckon."""
+PROCESSES_PER_CORE = 2
+"""About half of the time, tests wait for sockets. Each process spends seconds of CPU time on importing Airflow."""
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """How many processes ``-n auto`` means."""
+    """Return the number of processes of ``-n auto``."""
     return PROCESSES_PER_CORE * (os.cpu_count() or 1)
 
 
+def pytest_sessionstart() -> None:
+    """Import the tests without garbage collection: Airflow alone creates half a million objects."""
+    gc.disable()
+
+
 def pytest_collection_finish() -> None:
-    """Let the garbage collector pass over what is imported: half a million objects, for Airflow alone."""
+    """Exclude the imported objects from garbage collection."""
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No key, server or proxy of whoever runs the tests, no servers that earlier tests knew, and a log as at first."""
+    """Remove keys, servers and proxies from the environment, cached servers, and log handlers."""
     from airflow_provider_sim.client.flows import forget_servers
 
     for name in list(os.environ):
@@ -49,5 +55,5 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def emulator(sim_emulator: SimEmulator) -> SimEmulator:
-    """The fixture that users have, under the name that it has in this repository's tests."""
+    """The fixture ``sim_emulator`` by a shorter name."""
     return sim_emulator

@@ -180,7 +180,7 @@ def completed(runs: list[Run]) -> Counter[int]:
 
 
 @pytest.mark.parametrize("name", KILLED)
-def test_no_run_is_lost_and_none_is_doubled(outcomes, name):
+def test_each_input_has_one_run_after_kills(outcomes, name):
     outcome, case = outcomes[name].result(), CASES[name]
     assert outcome.state == "success"
     [runs] = outcome.runs.values()
@@ -190,7 +190,7 @@ def test_no_run_is_lost_and_none_is_doubled(outcomes, name):
 
 
 @pytest.mark.parametrize("name", CLEARED)
-def test_a_cleared_one_runs_afresh_and_leaves_nothing_behind(outcomes, name):
+def test_cleared_batch_cancels_old_runs_and_starts_new_ones(outcomes, name):
     outcome, case = outcomes[name].result(), CASES[name]
     assert outcome.state == "success"
     first, second = outcome.runs.values()
@@ -201,7 +201,7 @@ def test_a_cleared_one_runs_afresh_and_leaves_nothing_behind(outcomes, name):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_results_are_in_order(outcomes, name):
+def test_results_are_in_the_order_of_the_inputs(outcomes, name):
     outcome, case = outcomes[name].result(), CASES[name]
     assert outcome.output == [{"double": 2 * number} for number in range(case.count)]
     assert outcome.keys == {"return_value", "batch_id", "batch_counts", "workflow_url"}, "no inputs are left behind"

@@ -69,15 +69,15 @@ def examples(deployment, tmp_path_factory) -> Iterator[Examples]:
         yield examples
 
 
-def test_every_task_ends_as_it_should(examples):
+def test_task_states(examples):
     assert without_bad_ends(examples.states) == expected.STATES
 
 
-def test_outputs(examples):
+def test_task_outputs(examples):
     assert expected.told(without_bad_ends(examples.outputs)) == expected.outputs(examples.sim)
 
 
-def test_each_run_is_started_once(examples):
+def test_one_run_per_task(examples):
     """A connection that was open when its worker died is the exception: Sim ends its run, and a retry needs another."""
     runs = examples.sim.runs
     cut = [run for run in runs if run.mode == "sync" and run.status == "cancelled"]
@@ -87,12 +87,12 @@ def test_each_run_is_started_once(examples):
     assert len(cut) == len(examples.killed.keys() - {"batch.several"})
 
 
-def test_no_run_is_left_running(examples):
+def test_all_runs_are_finished(examples):
     assert [run.run_id for run in examples.sim.runs if not run.is_over] == []
 
 
 @pytest.mark.parametrize("deployment", ["local", CELERY], indirect=True)
-def test_the_deaths_have_hit_something(examples):
+def test_kills_hit_running_processes(examples):
     assert examples.moved > 0
     tries = {name: (ti.try_number, examples.tis[name].try_number) for name, ti in examples.killed.items()}
     assert tries == dict.fromkeys(examples.killed, (1, 2))
@@ -100,32 +100,32 @@ def test_the_deaths_have_hit_something(examples):
 
 
 @pytest.mark.parametrize("task_id", ENDS)
-def test_each_task_came_to_the_end_that_is_meant(examples, task_id):
+def test_each_task_failed_for_the_intended_reason(examples, task_id):
     ti = examples.tis[f"sim_bad_ends.{task_id}"]
     assert ti.state == "failed"
     assert ENDS[task_id] in examples.airflow.log(ti)
 
 
-def test_no_file_holds_a_key(examples):
+def test_no_file_contains_a_key(examples):
     assert holding(places.files(examples.airflow)) == []
 
 
-def test_no_column_of_the_database_holds_a_key(examples):
+def test_no_database_column_contains_a_key(examples):
     assert holding(places.columns(examples.airflow)) == []
 
 
-def test_no_connection_of_the_environment_is_in_the_database(examples):
+def test_connections_of_the_environment_are_not_stored(examples):
     stored = [text for place, text in places.columns(examples.airflow) if place == "connection.conn_id"]
     assert stored == [b"sim_stored"]
 
 
-def test_no_trigger_holds_a_key(examples):
+def test_no_trigger_contains_a_key(examples):
     assert any(b'"slow"' in arguments for _, arguments in examples.triggers), "seen while they waited"
     assert holding(examples.triggers) == []
 
 
 @pytest.mark.parametrize("deployment", [CELERY], indirect=True)
-def test_no_answer_of_the_api_server_holds_a_key(examples):
+def test_no_api_response_contains_a_key(examples):
     dag_ids = ["sim_bad_ends", "example_sim_deferrable", "example_sim_approval"]
     answers = list(places.answers(examples.airflow, RUN_ID, dag_ids))
     assert holding(answers) == []
@@ -138,14 +138,14 @@ def test_no_answer_of_the_api_server_holds_a_key(examples):
 
 
 @pytest.mark.parametrize("deployment", [CELERY], indirect=True)
-def test_no_message_to_celery_s_workers_holds_a_key(examples):
+def test_no_celery_message_contains_a_key(examples):
     messages = list(places.messages(examples.airflow))
     assert holding(messages) == []
     sent = Counter(name for name, ti in examples.tis.items() for _, text in messages if ti.id.encode() in text)
     assert sent["sync.answer"] >= 1, "the search finds what is there"
 
 
-def test_nothing_had_to_be_masked(examples):
+def test_logs_contain_no_masked_values(examples):
     """Airflow replaces a connection's password in its logs by asterisks; nothing of ours had needed it.
 
     The key that a server throws back is replaced by ourselves: what a worker prints is not masked everywhere.
@@ -154,7 +154,7 @@ def test_nothing_had_to_be_masked(examples):
     assert {name for name in masked if "task_id=throws_the_key_back" not in name} == set()
 
 
-def test_the_search_finds_what_is_there(examples):
+def test_search_finds_a_planted_key(examples):
     run_id = examples.airflow.xcom(examples.tis["deferrable.summary"], "run_id").encode()
     in_files = {name.partition("/")[0] for name, text in places.files(examples.airflow) if run_id in text}
     database = "airflow.db" if examples.airflow.database == "sqlite" else places.DATABASE

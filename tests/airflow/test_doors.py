@@ -34,7 +34,7 @@ def airflow(sim, tmp_path_factory):
         yield airflow
 
 
-def test_a_person_answers_a_run_through_airflow(airflow, sim):
+def test_paused_run_is_answered_with_hitl_operator(airflow, sim):
     airflow.trigger("example_sim_approval", run_id="a")
     decide = airflow.wait_for("a", "decide", "awaiting_input")
     [run] = sim.runs_of("paused")
@@ -65,7 +65,7 @@ def test_usage_operator_waits_by_retries(airflow, sim):
     airflow.wait_for("u", "use", "success")
 
 
-def test_callbacks_start_workflows_and_fail_nothing(airflow, sim):
+def test_notifier_starts_workflows_and_never_fails_a_callback(airflow, sim):
     inputs = dict.fromkeys(("of", "dag_id", "task_id", "exception", "state", "reason", "log_url"), "string")
     sim.workflow("agent", inputs=inputs)(lambda given: {"advice": "look at the column"})
     airflow.trigger("callbacks", run_id="c")

@@ -46,11 +46,11 @@ def profile(ran):
     return ran.sim.state.profile
 
 
-def test_every_task_ends_as_it_should(ran, profile):
+def test_task_states(ran, profile):
     assert {name: report.state for name, report in ran.reports.items()} == expected.states(profile)
 
 
-def test_outputs(ran, profile):
+def test_task_outputs(ran, profile):
     returned = {name: report.output for name, report in ran.reports.items()}
     assert expected.told(returned) == expected.outputs(ran.sim)
     assert "boom: this one fails" in returned["batch.several"][1]["error"]
@@ -61,11 +61,11 @@ def test_outputs(ran, profile):
         assert (returned[look]["credits"] is not None) is profile.v2_on
 
 
-def test_each_task_starts_one_run_and_each_retry_one_more(ran, profile):
+def test_one_run_per_task_and_retry(ran, profile):
     assert Counter((run.workflow_id, run.mode) for run in ran.sim.runs) == expected.runs(profile)
 
 
-def test_xcoms_name_the_runs(ran, profile):
+def test_run_id_xcoms(ran, profile):
     """All of them where the server takes the id that we choose; before, those that it tells by itself."""
     asynchronous = {
         "approval.ask",
@@ -104,11 +104,11 @@ def test_streamed_text_is_in_the_task_log(ran):
         assert line in ran.printed
 
 
-def test_the_failing_run_s_error_is_in_the_log(ran):
+def test_error_of_a_failed_run_is_in_the_task_log(ran):
     assert ran.printed.count("boom: this one fails") >= 2, "once for each try"
 
 
-def test_the_failure_was_told(ran):
+def test_failure_notifier_started_a_run(ran):
     told = [given for given in ran.sim.inputs_of("echo_plain") if "failed" in str(given["message"])]
     assert [(given["message"], given["count"]) for given in told] == [
         ("example_sim_notifier.load failed: column 'price' holds text", 1)

@@ -194,7 +194,7 @@ def moved(stage, unwanted):
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("event", UNWANTED)
-def test_a_run_that_is_no_longer_wanted_is_cancelled(unwanted, event, place):
+def test_killed_task_cancels_its_run(unwanted, event, place):
     outcome = unwanted[event, place, True].result()
     assert outcome.fates[0] == "cancelled"
     assert outcome.state == UNWANTED[event]
@@ -204,7 +204,7 @@ def test_a_run_that_is_no_longer_wanted_is_cancelled(unwanted, event, place):
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("event", UNWANTED)
-def test_its_author_can_have_it_left_alone(unwanted, event, place):
+def test_cancel_on_kill_false_leaves_the_run(unwanted, event, place):
     outcome = unwanted[event, place, False].result()
     assert outcome.state == UNWANTED[event]
     # Sim itself cancels a run whose caller hangs up.
@@ -220,14 +220,14 @@ def test_its_author_can_have_it_left_alone(unwanted, event, place):
 
 @pytest.mark.parametrize("cancel", [True, False])
 @pytest.mark.parametrize("event", MOVED)
-def test_a_run_that_is_only_waited_for_elsewhere_is_left_alone(moved, event, cancel):
+def test_killed_sensor_leaves_the_run(moved, event, cancel):
     outcome = moved[cancel][event]
     assert outcome.fates == ["running"]
     assert outcome.state == "success"
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_nothing_is_cancelled_after_a_normal_end(unwanted, place):
+def test_finished_task_cancels_nothing(unwanted, place):
     outcome = unwanted["end", place, True].result()
     assert outcome.fates == ["completed"]
     assert outcome.state == "success"

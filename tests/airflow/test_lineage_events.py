@@ -12,7 +12,7 @@ from tests.airflow.conftest import KEY, run_in
 pytestmark = [pytest.mark.airflow, pytest.mark.filterwarnings("default")]
 
 
-def test_a_run_is_told_with_its_workflow_and_its_cost(new_home, tmp_path, monkeypatch):
+def test_openlineage_events_contain_workflow_run_and_cost(new_home, tmp_path, monkeypatch):
     events = tmp_path / "events.json"
     config = tmp_path / "openlineage.yml"
     config.write_text(f"transport:\n  type: file\n  log_file_path: {events}\n  append: true\n")

@@ -51,12 +51,12 @@ def test_all_tasks_succeed(ran, dag_id):
 
 
 @pytest.mark.parametrize("dag_id", each(name for name in DAG_IDS if not name.startswith("batch")))
-def test_the_output_is_the_run_s(ran, dag_id):
+def test_output_equals_the_run_output(ran, dag_id):
     assert "hi" in str(ran.reports[f"{dag_id}.run"].output)
 
 
 @pytest.mark.parametrize("name", BATCHES)
-def test_a_batch_s_outputs_are_in_order(ran, name):
+def test_batch_outputs_are_in_order(ran, name):
     outputs = ran.reports[f"batch_{name}.run"].output
     assert [message for output in outputs for message in ("one", "two", "three") if message in str(output)] == [
         "one",
@@ -65,19 +65,19 @@ def test_a_batch_s_outputs_are_in_order(ran, name):
     ]
 
 
-def test_each_run_was_started_once(ran):
+def test_one_run_per_task(ran):
     assert len(ran.sim.runs) == len(OPERATORS) + len(SENSORS) + 3 * len(BATCHES)
     assert {run.status for run in ran.sim.runs} == {"completed"}
 
 
-def test_a_sensor_was_rescheduled(ran):
+def test_sensor_was_rescheduled(ran):
     with closing(sqlite3.connect(ran.home / "airflow.db")) as database:
         [(times,)] = database.execute("SELECT count(*) FROM task_reschedule")
     assert times
 
 
 @needs_airflow("3.0", "the API server, which the real Airflow of these tests has")
-def test_a_worker_reschedules_a_sensor(tmp_path):
+def test_worker_reschedules_a_sensor(tmp_path):
     with SimEmulator(api_key=KEY) as sim:
         connections = {"sim_default": json.loads(sim.connection())}
         with RealAirflow(tmp_path, DAGS, connections=connections, database="sqlite") as airflow:

@@ -47,7 +47,7 @@ def airflow(tmp_path_factory):
 @pytest.mark.parametrize(
     ("dag_id", "expected"), [("sensed", 0), ("started_only", 1), ("failing", 1), ("late", 1), ("ended", 1)]
 )
-def test_worker_processes(airflow, dag_id, expected):
+def test_number_of_worker_processes(airflow, dag_id, expected):
     [row] = airflow.query(
         "SELECT queued_dttm, pid FROM task_instance WHERE run_id = :run_id AND task_id = 'done'", run_id=dag_id
     )
@@ -57,7 +57,7 @@ def test_worker_processes(airflow, dag_id, expected):
         assert row.pid is not None
 
 
-def test_templates_and_xcoms(airflow):
+def test_start_from_trigger_renders_templates_and_pulls_xcoms(airflow):
     done = airflow.task_instance("sensed", "done")
     assert airflow.xcom(done) == {"said": "sensed"}
     assert airflow.xcom(airflow.task_instance("sensed", "use")) == {"said": "sensed"}
@@ -66,18 +66,18 @@ def test_templates_and_xcoms(airflow):
     assert airflow.xcom(done, "approval_url").endswith(f"/resume/brief/{run_id}")
 
 
-def test_ended_there_alone(airflow):
+def test_end_from_trigger_finishes_in_the_triggerer(airflow):
     assert airflow.xcom(airflow.task_instance("ended", "use")) == {"said": ""}
     assert airflow.xcom(airflow.task_instance("started_only", "use")) == {"said": "started_only"}
 
 
-def test_a_failed_run_fails_at_once_with_sim_s_words(airflow):
+def test_failed_run_fails_the_sensor_with_sims_message(airflow):
     done = airflow.task_instance("failing", "done")
     assert done.try_number == 1, "looking again finds the same"
     assert "no luck today" in airflow.log(done)
 
 
-def test_a_timeout_is_the_sensor_s(airflow):
+def test_timeout_is_a_sensor_timeout(airflow):
     assert "AirflowSensorTimeout" in airflow.log(airflow.task_instance("late", "done"))
 
 
@@ -114,12 +114,12 @@ def links(airflow):
 class TestOnWorkers:
     """``end_from_trigger`` where Airflow does more for a successful task than a trigger can."""
 
-    def test_all_succeed(self, airflow):
+    def test_all_tasks_succeed(self, airflow):
         states = {ti.task_id: ti.state for ti in airflow.task_instances("on_workers")}
         assert set(states.values()) == {"success"}, states
 
     @pytest.mark.parametrize("suffix", ["", "_sensor"], ids=["operator", "sensor"])
-    def test_only_workers_do_it(self, airflow, suffix):
+    def test_worker_finishes_the_task(self, airflow, suffix):
         def log(name):
             return airflow.log(airflow.task_instance("on_workers", f"{name}{suffix}"))
 
@@ -134,7 +134,7 @@ class TestOnWorkers:
         assert "a worker takes care of: outlets" in log("outlets")
 
     @pytest.mark.parametrize("task_id", ["use_run", "use_sensor"])
-    def test_tasks_are_mapped_over_the_output(self, airflow, task_id):
+    def test_downstream_tasks_are_mapped_over_the_output(self, airflow, task_id):
         mapped = [ti for ti in airflow.task_instances("on_workers") if ti.task_id == task_id]
         assert sorted(ti.map_index for ti in mapped) == [0, 1, 2]
 

@@ -46,7 +46,7 @@ with DAG("d", schedule=None, default_args={"retries": 2, "retry_delay": timedelt
 """
 
 
-def test_arguments_are_checked_as_early_as_airflow_allows(dag_test, sim):
+def test_arguments_are_checked_at_parse_time_or_after_rendering(dag_test, sim):
     sim.workflow("echo")(lambda given: {"ok": True})
     result = dag_test(SOURCE, "parsed", "d")
     named = ["poll_interval", "on_paused", "timeout", "last part of the address: 'x'", "max_active_runs", "retry_args"]

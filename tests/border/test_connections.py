@@ -78,7 +78,7 @@ def test_uri_forms_and_their_round_trip(tmp_path):
         assert len(found) > 1
 
 
-def test_extra_that_is_no_object(tmp_path):
+def test_extra_must_be_an_object(tmp_path):
     printed = run_python(
         """
         import os
@@ -100,7 +100,7 @@ def test_extra_that_is_no_object(tmp_path):
 
 
 @needs_airflow("3.1", "an API server that issues tokens with a current PyJWT")
-def test_the_demo_s_connection_passes_the_test_of_the_ui(tmp_path, sim):
+def test_connection_test_passes_for_the_demo_connection(tmp_path, sim):
     home = tmp_path / "home"
     env = {
         **local_airflow.environment(home, sim_url=sim.url, sim_key=sim.api_key),

@@ -7,7 +7,7 @@ import pytest
 pytestmark = pytest.mark.airflow
 
 
-def test_a_failed_run_s_error_ends_with_its_link(dag_test, sim):
+def test_error_of_a_failed_run_ends_with_its_link(dag_test, sim):
     result = dag_test("""
         with DAG("d", schedule=None):
             how = {"workflow_id": "failing", "poll_interval": 0.5}

@@ -94,7 +94,7 @@ FILES = """
 """
 
 
-def test_inputs_reach_the_workflow_or_the_task_says_why_not(dag_test, sim, tmp_path):
+def test_inputs_reach_the_workflow_or_fail_with_a_reason(dag_test, sim, tmp_path):
     for name in ("review", "unchecked", "throttled", "batched"):
         sim.workflow(name, inputs={"text": "string"})(lambda given: given)
     sim.workflow("echo_all", inputs={"all": "array"})(lambda given: given)

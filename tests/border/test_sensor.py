@@ -127,7 +127,7 @@ def test_unknown_run_and_missing_run_id_are_the_same_error_in_each_mode(result, 
     assert not polls
 
 
-def test_timeout_ends_deferred_and_poking_sensors_alike(result, emulator):
+def test_timeout_is_the_same_error_deferred_and_poked(result, emulator):
     assert result.states_of("timeouts") == {
         "start": "success",
         "timeout_poke": "failed",

@@ -134,7 +134,7 @@ def test_outputs(dag_test, sim, tmp_path):
 
 
 @pytest.mark.skipif(postgresql_programs() is None, reason="no PostgreSQL server is installed")
-def test_postgresql_stores_what_is_storable_and_nothing_else_of_these(tmp_path):
+def test_postgresql_stores_exactly_the_storable_outputs(tmp_path):
     def is_stored(value):
         try:
             with engine.begin() as connection:

@@ -27,7 +27,7 @@ def execute(sim: SimEmulator, run_id: str = "r") -> int:
 class TestFaults:
     """Ordered, listed, taken back."""
 
-    def test_ordering_one(self, emulator):
+    def test_add_fault(self, emulator):
         body = {"fault": "server_error", "status": 502, "match": "execute", "times": 2, "after": 1}
         ordered = control(emulator, "POST", "faults", json=body)
         assert ordered.status_code == 200
@@ -51,14 +51,14 @@ class TestFaults:
         listed = control(emulator, "GET", "faults").json()["faults"]
         assert listed == [{**told, "hits": 2, "finished": True}]
 
-    def test_without_an_end(self, emulator):
+    def test_fault_without_limit(self, emulator):
         control(emulator, "POST", "faults", json={"fault": "auth_outage", "times": None, "match": {"surface": "v2"}})
         assert [execute(emulator) for _ in range(3)] == [503] * 3
         assert control(emulator, "DELETE", "faults").json() == {"removed": 1}
         assert execute(emulator) == 202
         assert control(emulator, "GET", "faults").json() == {"faults": []}
 
-    def test_taking_one_back(self, emulator):
+    def test_remove_fault(self, emulator):
         numbers = [
             control(emulator, "POST", "faults", json={"fault": name, "times": None}).json()["id"]
             for name in ("auth_outage", "redirect")
@@ -68,22 +68,22 @@ class TestFaults:
         assert execute(emulator) == 503
         assert control(emulator, "DELETE", f"faults/{numbers[1]}").json() == {"removed": 0}
 
-    def test_holds_are_of_who_holds(self, emulator):
+    def test_holds_are_not_listed_as_faults(self, emulator):
         with emulator.hold("cancel"):
             assert control(emulator, "GET", "faults").json() == {"faults": []}
             assert control(emulator, "DELETE", "faults").json() == {"removed": 0}
 
     @pytest.mark.parametrize("body", [b"", b"[]", b"{", b'"delay"'])
-    def test_a_body_that_is_none(self, emulator, body):
+    def test_invalid_body_is_rejected(self, emulator, body):
         answer = control(emulator, "POST", "faults", data=body)
         assert (answer.status_code, answer.json()) == (400, {"error": "the body must be a JSON object"})
 
-    def test_without_a_name(self, emulator):
+    def test_fault_without_name_is_rejected(self, emulator):
         answer = control(emulator, "POST", "faults", json={})
         assert (answer.status_code, answer.json()["error"].partition(";")[0]) == (400, "unknown fault ''")
 
 
-class TestWhatTheServerHasSeen:
+class TestRecords:
     """Runs and requests, for assertions in another process."""
 
     def test_runs(self, emulator):
@@ -113,11 +113,11 @@ class TestWhatTheServerHasSeen:
         assert seen[0]["headers"]["x-run-id"] == "r"
         assert emulator.api_key not in json.dumps(seen)
 
-    def test_its_own_requests_are_none_of_them(self, emulator):
+    def test_control_requests_are_not_recorded(self, emulator):
         control(emulator, "GET", "runs")
         assert control(emulator, "GET", "requests").json() == {"requests": []}
 
-    def test_faults_are_not_for_it(self, emulator):
+    def test_faults_do_not_apply_to_control_requests(self, emulator):
         emulator.fault("drop_before_accept", times=None)
         assert control(emulator, "GET", "runs").status_code == 200
 
@@ -129,17 +129,17 @@ def emulator_time(sim: SimEmulator) -> str:
     return str(iso(sim.runs[0].created_at))
 
 
-class TestTimeAndBeginningAnew:
+class TestClockAndReset:
     """The clock, and reset."""
 
-    def test_moving_time_on(self, emulator):
+    def test_advance_clock(self, emulator):
         before = emulator.clock.now()
         told = control(emulator, "POST", "clock", json={"advance": 3600.5}).json()["now"]
         assert emulator.clock.now() >= before + 3600.5
         assert told.endswith("Z")
 
     @pytest.mark.parametrize("body", [{}, {"advance": "1"}, {"advance": -1}, {"advance": True}, {"forward": 1}])
-    def test_but_not_so(self, emulator, body):
+    def test_invalid_clock_values_are_rejected(self, emulator, body):
         assert control(emulator, "POST", "clock", json=body).status_code == 400
 
     def test_reset(self, emulator):
@@ -151,7 +151,7 @@ class TestTimeAndBeginningAnew:
         assert control(emulator, "GET", "faults").json() == {"faults": []}
 
     @pytest.mark.parametrize(("method", "path"), [("GET", "clock"), ("DELETE", "runs"), ("GET", "nowhere")])
-    def test_what_isn_t_there(self, emulator, method, path):
+    def test_unknown_control_path(self, emulator, method, path):
         answer = control(emulator, method, path)
         assert answer.status_code == 404
         assert answer.json()["error"].startswith(

@@ -37,12 +37,12 @@ def names(cell: str) -> list[str]:
     return re.findall(r"`([^`]+)`", cell)
 
 
-def test_every_example_is_run_by_some_test():
+def test_every_example_is_tested():
     assert {kind for kind, _ in BLOCKS} == {"console", "python"}
     assert [kind for kind, _ in BLOCKS].count("console") == 1
 
 
-def test_the_examples():
+def test_examples_run():
     shared: dict[str, object] = {}
     try:
         for kind, code in BLOCKS:
@@ -55,7 +55,7 @@ def test_the_examples():
             started.stop()
 
 
-def test_the_command_line():
+def test_console_example():
     [shown] = [code for kind, code in BLOCKS if kind == "console"]
     command, *expected = shown.splitlines()
     assert command == "$ python -m airflow_provider_sim.emulator"
@@ -72,7 +72,7 @@ def test_the_command_line():
     assert expected[-1] == "  …"
 
 
-def test_the_options(capsys):
+def test_table_of_options(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     assert {name for row in table("option") for name in names(row[0])} | {"--help"} == set(
@@ -80,19 +80,19 @@ def test_the_options(capsys):
     )
 
 
-def test_the_workflows():
+def test_table_of_workflows():
     assert {name for row in table("workflow") for name in names(row[0])} == {
         workflow.workflow_id for workflow in builtin_workflows()
     }
 
 
-def test_the_options_of_a_workflow():
+def test_table_of_workflow_options():
     told = {name for row in table("option of `sim.workflow`") for name in names(row[0])}
     own = {"workflow_id", "body", "created_at", "deployed_at", "block_id", "version", "versions", "attempt", "notes"}
     assert told == {field.name for field in fields(Workflow)} - own
 
 
-def test_the_plans():
+def test_table_of_plans():
     rows = {names(row[0])[0]: [float(cell) for cell in row[1:]] for row in table("plan")}
     assert rows == {
         plan.name: [
@@ -108,17 +108,17 @@ def test_the_plans():
     }
 
 
-def test_the_limits(emulator):
+def test_table_of_limits(emulator):
     for row in table("attribute"):
         for name in names(row[0]):
             assert hasattr(emulator.state.limits, name)
 
 
-def test_the_profiles():
+def test_table_of_profiles():
     assert [names(row[0])[0] for row in table("profile")] == list(reversed(PROFILES))
 
 
-def test_the_faults():
+def test_table_of_faults():
     documented = {}
     for row in table("fault"):
         [name] = names(row[0])
@@ -127,11 +127,11 @@ def test_the_faults():
     assert documented == {name: parameters_of(kind) for name, kind in FAULTS.items()}
 
 
-def test_the_kinds_of_limits():
+def test_table_of_limit_kinds():
     assert tuple(names(row[0])[0] for row in table("`kind` of `rate_limit`")) == RATE_LIMITS
 
 
-def test_the_matches():
+def test_table_of_matches():
     assert names(re.search(r"^`Match\(.*\)`", TEXT, re.MULTILINE)[0]) == [
         f"Match({', '.join(f'{field.name}=' for field in fields(Match))})"
     ]
@@ -139,7 +139,7 @@ def test_the_matches():
     assert set(names(told)) == set(OPERATIONS)
 
 
-def test_the_control_endpoints():
+def test_table_of_control_endpoints():
     told = re.findall(r"`(GET|POST|DELETE) (/__emulator__/[^`]*)`", TEXT)
     there = {
         (method, re.sub(r"\{.*?\}", "{id}", route.path))

@@ -156,7 +156,7 @@ class TestDrops:
     """The connection is cut without an answer."""
 
     @pytest.mark.parametrize("reset", [False, True])
-    def test_before_accept_nothing_is_done(self, emulator, dialect, reset):
+    def test_drop_before_accept_starts_no_run(self, emulator, dialect, reset):
         emulator.fault("drop_before_accept", reset=reset)
         with pytest.raises(CUT):
             dialect.execute("echo")
@@ -165,7 +165,7 @@ class TestDrops:
         assert dialect.execute("echo").status_code == 202
 
     @pytest.mark.parametrize("reset", [False, True])
-    def test_after_accept_the_run_is_there(self, emulator, dialect, reset):
+    def test_drop_after_accept_starts_the_run(self, emulator, dialect, reset):
         emulator.fault("drop_after_accept", reset=reset)
         with pytest.raises(CUT):
             dialect.execute("echo")
@@ -173,14 +173,14 @@ class TestDrops:
         assert [seen.status for seen in emulator.requests] == [None, 200]
 
     @pytest.mark.parametrize("mode", ["sync", "stream"])
-    def test_sim_sees_that_a_held_open_run_s_caller_is_gone(self, emulator, dialect, moments, mode):
+    def test_drop_cancels_a_sync_run(self, emulator, dialect, moments, mode):
         emulator.fault("drop_after_accept")
         with pytest.raises(CUT):
             dialect.execute("slow", {"seconds": 600}, mode=mode)
         moments.until(lambda: emulator.runs[0].status == "cancelled")
 
     @pytest.mark.parametrize("mode", ["sync", "stream"])
-    def test_behind_a_proxy_it_goes_on(self, emulator, dialect, moments, mode):
+    def test_drop_behind_a_proxy_does_not_cancel(self, emulator, dialect, moments, mode):
         emulator.fault("drop_after_accept", proxied=True)
         with pytest.raises(CUT):
             dialect.execute("slow", {"seconds": 600}, mode=mode)
@@ -190,7 +190,7 @@ class TestDrops:
 
     @pytest.mark.parametrize(("fault", "runs"), [("drop_before_accept", 0), ("drop_after_accept", 1)])
     @pytest.mark.parametrize("reset", [False, True])
-    def test_not_a_byte_is_sent(self, emulator, fault, runs, reset):
+    def test_drop_sends_no_bytes(self, emulator, fault, runs, reset):
         emulator.fault(fault, reset=reset)
         with by_hand(emulator, "POST /api/workflows/echo/execute", {"message": "hi"}) as connection:
             if reset:
@@ -200,7 +200,7 @@ class TestDrops:
                 assert connection.recv(1) == b""
         assert len(emulator.runs) == runs
 
-    def test_other_requests_than_executions(self, emulator, dialect):
+    def test_drop_of_other_requests(self, emulator, dialect):
         dialect.execute("slow", {"seconds": 600})
         emulator.fault("drop_after_accept", match="cancel")
         with pytest.raises(CUT):
@@ -233,7 +233,7 @@ def by_hand(sim: SimEmulator, line: str, body: object = None) -> socket.socket:
 class TestHolds:
     """Requests that wait inside the server."""
 
-    def test_before_anything_is_done(self, emulator, dialect, elsewhere):
+    def test_hold_before_accept(self, emulator, dialect, elsewhere):
         hold = emulator.hold("execute")
         answer = elsewhere(dialect.execute, "echo")
         assert hold.wait_until_held().run_id == "r"
@@ -244,7 +244,7 @@ class TestHolds:
         assert hold.held == []
 
     @pytest.mark.parametrize("mode", ["sync", "async", "stream"])
-    def test_accepted_but_unanswered(self, emulator, dialect, elsewhere, mode):
+    def test_hold_after_accept(self, emulator, dialect, elsewhere, mode):
         with emulator.hold("execute", when="accepted") as hold:
             answer = elsewhere(dialect.execute, "slow", {"seconds": 600}, mode=mode)
             hold.wait_until_held()
@@ -252,7 +252,7 @@ class TestHolds:
             emulator.clock.advance(601)
         assert answer.result().status_code == (202 if mode == "async" else 200)
 
-    def test_done_but_unanswered(self, emulator, dialect, elsewhere):
+    def test_hold_before_response(self, emulator, dialect, elsewhere):
         with emulator.hold("execute", when="done") as hold:
             answer = elsewhere(dialect.execute, "echo_plain", mode="sync")
             hold.wait_until_held()
@@ -260,7 +260,7 @@ class TestHolds:
         assert answer.result().status_code == 200
 
     @pytest.mark.parametrize(("when", "runs"), [("before", []), ("accepted", ["cancelled"])])
-    def test_a_caller_who_hangs_up(self, emulator, moments, when, runs):
+    def test_client_disconnect(self, emulator, moments, when, runs):
         hold = emulator.hold("execute", when=when)
         with by_hand(emulator, "POST /api/workflows/slow/execute", {"seconds": 600}):
             hold.wait_until_held()
@@ -269,20 +269,20 @@ class TestHolds:
         moments.until(lambda: [seen.status for seen in emulator.requests] == [None])
 
     @pytest.mark.parametrize("when", ["before", "accepted"])
-    def test_a_caller_who_hangs_up_behind_a_proxy(self, emulator, moments, when):
+    def test_client_disconnect_behind_a_proxy(self, emulator, moments, when):
         hold = emulator.hold("execute", when=when, proxied=True)
         with by_hand(emulator, "POST /api/workflows/slow/execute", {"seconds": 600}):
             hold.wait_until_held()
         hold.release()
         moments.until(lambda: [run.status for run in emulator.runs] == ["running"])
 
-    def test_a_large_body_hides_no_hang_up(self, emulator):
+    def test_disconnect_is_detected_during_a_large_body(self, emulator):
         hold = emulator.hold("execute")
         with by_hand(emulator, "POST /api/workflows/echo/execute", {"message": "x" * 1_000_000}):
             hold.wait_until_held()
         hold.wait_until_abandoned()
 
-    def test_several(self, emulator, dialect, elsewhere):
+    def test_several_holds(self, emulator, dialect, elsewhere):
         hold = emulator.hold("execute", times=None)
         answers = [elsewhere(dialect.execute, "echo", run_id=f"r{number}") for number in range(4)]
         hold.wait_until_held(count=4)
@@ -291,11 +291,11 @@ class TestHolds:
         assert {answer.result().status_code for answer in answers} == {202}
         assert dialect.execute("echo").status_code == 202, "released is over"
 
-    def test_nothing_came(self, emulator):
+    def test_wait_times_out_without_a_request(self, emulator):
         with emulator.hold("cancel") as hold, pytest.raises(TimeoutError, match="0 of 1 requests were held"):
             hold.wait_until_held(0.01)
 
-    def test_resetting_the_emulator_lets_go(self, emulator, dialect, elsewhere):
+    def test_reset_releases_held_requests(self, emulator, dialect, elsewhere):
         hold = emulator.hold("run")
         answer = elsewhere(dialect.look)
         hold.wait_until_held()
@@ -312,12 +312,12 @@ def plain_server(monkeypatch):
         yield sim
 
 
-class TestOnAPlainServer:
+class TestOnAnASGIServer:
     """The same cuts, by uvicorn's other parser and Python's own loop."""
 
     @pytest.mark.parametrize("reset", [False, True])
     @pytest.mark.parametrize("fault", ["drop_before_accept", "drop_after_accept"])
-    def test_cuts(self, plain_server, fault, reset):
+    def test_truncated_responses(self, plain_server, fault, reset):
         plain_server.fault(fault, reset=reset)
         with by_hand(plain_server, "POST /api/workflows/slow/execute", {"seconds": 60}) as connection:
             if reset:
@@ -326,7 +326,7 @@ class TestOnAPlainServer:
             else:
                 assert connection.recv(1) == b""
 
-    def test_half_an_answer(self, plain_server):
+    def test_truncated_body(self, plain_server):
         plain_server.fault("half_answer")
         with by_hand(plain_server, "POST /api/workflows/echo_plain/execute", {}) as connection:
             head, _, half = everything(connection).partition(b"\r\n\r\n")
@@ -337,23 +337,23 @@ class TestOnAPlainServer:
         with by_hand(plain_server, "POST /api/workflows/echo/execute", {"stream": True}) as connection:
             assert everything(connection).endswith(b"\r\n\r\n")
 
-    def test_a_caller_who_hangs_up(self, plain_server):
+    def test_client_disconnect(self, plain_server):
         hold = plain_server.hold(when="accepted")
         with by_hand(plain_server, "POST /api/workflows/slow/execute", {"seconds": 60, "message": "x" * 1_000_000}):
             hold.wait_until_held()
         hold.wait_until_abandoned()
 
 
-class TestHalfAnswers:
+class TestTruncatedResponses:
     """The head and half of the body, then nothing."""
 
-    def test_the_rest_never_comes(self, emulator, dialect):
+    def test_truncated_response_fails_in_the_client(self, emulator, dialect):
         emulator.fault("half_answer")
         with pytest.raises(CUT):
             dialect.execute("echo_plain", {"message": "hi"}, mode="sync")
         assert emulator.runs[0].status == "completed"
 
-    def test_on_the_wire(self, emulator):
+    def test_truncated_bytes(self, emulator):
         with by_hand(emulator, "POST /api/workflows/echo_plain/execute", {"message": "hi"}) as connection:
             whole = http_body(connection)
         with (
@@ -366,7 +366,7 @@ class TestHalfAnswers:
         assert len(half) == declared // 2
         assert abs(declared - len(whole)) < 10, "it is the answer that there would have been"
 
-    def test_of_a_stream(self, emulator, dialect):
+    def test_truncated_stream(self, emulator, dialect):
         emulator.fault("half_answer")
         with pytest.raises(CUT):
             dialect.execute("echo_plain", mode="stream")
@@ -376,7 +376,7 @@ class TestDelays:
     """Time goes by, of the emulator's clock."""
 
     @pytest.mark.parametrize(("when", "runs"), [("before", 0), ("accepted", 1), ("done", 1)])
-    def test_at_each_stage(self, emulator, dialect, elsewhere, moments, when, runs):
+    def test_delay_at_each_stage(self, emulator, dialect, elsewhere, moments, when, runs):
         order = emulator.fault("delay", seconds=3600, when=when)
         answer = elsewhere(dialect.execute, "echo")
         moments.until(lambda: order.hits == 1 and len(emulator.runs) == runs)
@@ -385,7 +385,7 @@ class TestDelays:
         assert answer.result().status_code == 202
 
     @pytest.mark.parametrize(("proxied", "runs"), [(False, 0), (True, 1)])
-    def test_a_caller_with_less_patience(self, emulator, dialect, moments, proxied, runs):
+    def test_client_timeout_during_a_delay(self, emulator, dialect, moments, proxied, runs):
         order = emulator.fault("delay", seconds=3600, proxied=proxied)
         with by_hand(emulator, "POST /api/workflows/echo/execute", {}):
             moments.until(lambda: order.hits == 1)
@@ -405,7 +405,7 @@ class TestServerErrors:
             (499, "CLIENT_CLOSED_REQUEST", "Internal server error"),
         ],
     )
-    def test_of_sim_s_own_shape(self, emulator, dialect, status, code, words):
+    def test_error_body_of_sim(self, emulator, dialect, status, code, words):
         emulator.fault("server_error", status=status)
         answer = dialect.execute("echo")
         assert answer.status_code == status
@@ -413,7 +413,7 @@ class TestServerErrors:
         assert ("retry-after" in answer.headers) == (status == 503 and dialect.name == "v2")
         assert emulator.runs == []
 
-    def test_its_words_may_be_chosen(self, emulator, dialect):
+    def test_custom_error_message(self, emulator, dialect):
         emulator.fault("server_error", message="Failed to queue async execution", code="SOME_CODE")
         told = dialect.execute("echo").json()
         if dialect.name == "v2":
@@ -424,7 +424,7 @@ class TestServerErrors:
     @pytest.mark.parametrize(
         "settings", [{"status": 502}, {"status": 504}, {"status": 520}, {"status": 499, "page": True}, {"page": True}]
     )
-    def test_a_proxy_s_page(self, emulator, dialect, settings):
+    def test_error_page_of_a_proxy(self, emulator, dialect, settings):
         emulator.fault("server_error", **settings)
         answer = dialect.execute("echo")
         assert answer.status_code == settings.get("status", 500)
@@ -433,12 +433,12 @@ class TestServerErrors:
         assert answer.text.startswith(f"<html>\r\n<head><title>{title}</title>")
 
     @pytest.mark.parametrize(("proxied", "status"), [(False, "cancelled"), (True, "running")])
-    def test_a_proxy_loses_its_patience_with_a_held_open_run(self, emulator, dialect, moments, proxied, status):
+    def test_proxy_timeout_of_a_sync_run(self, emulator, dialect, moments, proxied, status):
         emulator.fault("server_error", status=504, when="accepted", proxied=proxied)
         assert dialect.execute("slow", {"seconds": 600}, mode="sync").status_code == 504
         moments.until(lambda: emulator.runs[0].status == status)
 
-    def test_after_an_asynchronous_run_is_queued(self, emulator, dialect):
+    def test_error_after_an_async_run_is_queued(self, emulator, dialect):
         emulator.fault("server_error", when="accepted")
         assert dialect.execute("echo").status_code == 500
         assert dialect.status(dialect.look()) == "completed"
@@ -455,7 +455,7 @@ class TestRedirects:
             ({"location": "https://elsewhere.example/login"}, "https://elsewhere.example/login"),
         ],
     )
-    def test_to_where_it_is_told(self, emulator, dialect, settings, location):
+    def test_redirect_location(self, emulator, dialect, settings, location):
         emulator.fault("redirect", **settings)
         answer = dialect.execute("echo")
         assert answer.status_code == settings.get("status", 301)
@@ -479,7 +479,7 @@ class TestLimits:
     """Bursts of 429, of every kind that there is."""
 
     @pytest.mark.parametrize(("name", "kind"), LIMITS)
-    def test_as_sim_says_it(self, emulator, name, kind):
+    def test_429_responses(self, emulator, name, kind):
         words, code, retry_after, burnt = LIMITS[name, kind]
         dialect = V2(emulator) if name == "v2" else Legacy(emulator)
         emulator.fault("rate_limit", kind=kind, times=3)
@@ -497,7 +497,7 @@ class TestLimits:
         assert dialect.execute("echo", run_id="r0").status_code == (409 if burnt else 202)
         assert [run.refused is not None for run in emulator.runs][:1] == [burnt]
 
-    def test_of_requests_that_start_nothing(self, emulator):
+    def test_429_of_read_requests(self, emulator):
         emulator.fault("rate_limit", kind="requests", match=Match(surface="v1"))
         path = f"/v1/logs?workspaceId={emulator.workspace_id}"
         assert V2(emulator).look().status_code == 404
@@ -506,18 +506,18 @@ class TestLimits:
         assert isinstance(refused.json()["retryAfter"], int)
         assert V2(emulator).call("GET", path).status_code == 200
 
-    def test_a_kind_that_a_request_can_t_meet_waits_for_one_that_can(self, emulator):
+    def test_limit_kind_applies_to_matching_requests_only(self, emulator):
         order = emulator.fault("rate_limit", kind="requests")
         assert Legacy(emulator).execute("echo").status_code == 202, "the legacy API has no such limit"
         assert order.hits == 0
         assert V2(emulator).look().status_code == 429
 
     @pytest.mark.parametrize("value", ["Wed, 21 Oct 2037 07:28:00 GMT", 0])
-    def test_the_header_may_be_chosen(self, emulator, dialect, value):
+    def test_custom_retry_after(self, emulator, dialect, value):
         emulator.fault("rate_limit", retry_after=value)
         assert dialect.execute("echo").headers["retry-after"] == str(value)
 
-    def test_a_hosted_model_s_key_is_limited_and_the_run_has_begun(self, emulator, dialect):
+    def test_rate_limit_of_a_hosted_model(self, emulator, dialect):
         emulator.fault("rate_limit", kind="model")
         answer = dialect.execute("echo_plain", mode="sync")
         if dialect.name == "v2":
@@ -532,7 +532,7 @@ class TestLimits:
 class TestAuthOutages:
     """The store of the keys is away."""
 
-    def test_for_some_requests(self, emulator):
+    def test_outage_for_some_requests(self, emulator):
         emulator.fault("auth_outage", times=2)
         v2, legacy = V2(emulator), Legacy(emulator)
         away, wrong = v2.execute("echo"), legacy.execute("echo")
@@ -541,7 +541,7 @@ class TestAuthOutages:
         assert (wrong.status_code, wrong.json()) == (401, {"error": "Invalid API key"})
         assert legacy.execute("echo").status_code == 202
 
-    def test_until_it_is_removed(self, emulator, dialect):
+    def test_outage_until_removed(self, emulator, dialect):
         outage = emulator.fault("auth_outage", times=None)
         assert {dialect.look().status_code for _ in range(5)} == {503 if dialect.name == "v2" else 401}
         outage.remove()
@@ -555,17 +555,17 @@ class TestAuthOutages:
             ("/users/me/usage-limits", {"error": "Authentication required", "code": "AUTHENTICATION_REQUIRED"}),
         ],
     )
-    def test_each_route_says_it_in_its_words(self, emulator, path, body):
+    def test_401_body_per_route(self, emulator, path, body):
         emulator.fault("auth_outage")
         answer = Legacy(emulator).call("GET", path)
         assert (answer.status_code, answer.json()) == (401, body)
 
 
-class TestRunsThatGoAstray:
+class TestLostRuns:
     """What isn't seen in the answer to the start."""
 
     @pytest.mark.parametrize("started", [True, False])
-    def test_an_ambiguous_enqueue(self, emulator, dialect, started):
+    def test_ambiguous_enqueue(self, emulator, dialect, started):
         emulator.fault("ambiguous_enqueue", started=started)
         answer = dialect.execute("echo")
         assert answer.status_code == 503
@@ -579,13 +579,13 @@ class TestRunsThatGoAstray:
         assert dialect.look().status_code == (200 if started else 404)
         assert dialect.execute("echo").status_code == (409 if started else 202)
 
-    def test_a_held_open_run_isn_t_queued(self, emulator, dialect):
+    def test_ambiguous_enqueue_does_not_apply_to_sync_runs(self, emulator, dialect):
         order = emulator.fault("ambiguous_enqueue")
         assert dialect.execute("echo", mode="sync").status_code == 200
         assert order.hits == 0
 
     @pytest.mark.parametrize("mode", ["async", "sync", "stream"])
-    def test_a_stuck_run(self, emulator, dialect, elsewhere, moments, mode):
+    def test_stuck_run(self, emulator, dialect, elsewhere, moments, mode):
         emulator.fault("stuck_run")
         answer = elsewhere(dialect.execute, "echo", mode=mode)
         moments.until(lambda: bool(emulator.runs))
@@ -597,7 +597,7 @@ class TestRunsThatGoAstray:
         answer.result()
         assert emulator.runs[0].status == "cancelled"
 
-    def test_nobody_sees_that_a_stuck_run_s_caller_hangs_up(self, emulator, moments):
+    def test_disconnect_does_not_cancel_a_stuck_run(self, emulator, moments):
         emulator.fault("stuck_run")
         with by_hand(emulator, "POST /api/workflows/echo/execute", {}):
             moments.until(lambda: bool(emulator.runs))
@@ -605,7 +605,7 @@ class TestRunsThatGoAstray:
         assert emulator.runs[0].status == "running"
 
     @pytest.mark.parametrize("when", ["before", "accepted"])
-    def test_a_restart(self, emulator, dialect, elsewhere, moments, when):
+    def test_restart(self, emulator, dialect, elsewhere, moments, when):
         dialect.execute("slow", {"seconds": 60}, run_id="going_on")
         dialect.execute("echo", run_id="over")
         dialect.execute("paused", run_id="paused")
@@ -626,14 +626,14 @@ class TestRunsThatGoAstray:
         assert dialect.look(run_id="queued").status_code == 404
         assert dialect.execute("echo", run_id="queued").status_code == 202, "nothing is left of it, not even its id"
 
-    def test_a_restart_from_python(self, emulator, dialect):
+    def test_restart_method(self, emulator, dialect):
         with requests.Session() as session, by_hand(emulator, "GET /api/nowhere") as idle:
             http_body(idle)
             emulator.restart()
             assert idle.recv(1) == b""
             assert session.get(f"{emulator.url}/api/nowhere", timeout=30).status_code == 404
 
-    def test_a_run_that_isn_t_found_at_first(self, emulator, dialect):
+    def test_run_not_found_at_first(self, emulator, dialect):
         emulator.fault("transient_404", polls=2)
         assert dialect.execute("echo").status_code == 202
         assert emulator_lists(emulator) == []
@@ -643,7 +643,7 @@ class TestRunsThatGoAstray:
         assert dialect.error(looks[0]) == words
         assert emulator_lists(emulator) == ["r"]
 
-    def test_a_run_that_isn_t_found_for_a_time(self, emulator, dialect):
+    def test_run_not_found_for_some_time(self, emulator, dialect):
         emulator.fault("transient_404", polls=0, seconds=5)
         dialect.execute("echo")
         job = "/jobs/workflow-execution:r"
@@ -652,7 +652,7 @@ class TestRunsThatGoAstray:
         assert [dialect.look().status_code, dialect.call("GET", job).status_code] == [200, 200]
 
     @pytest.mark.parametrize("reason", ["redis_unavailable", "redis_write_failed"])
-    def test_a_lost_cancellation(self, emulator, dialect, reason):
+    def test_lost_cancellation(self, emulator, dialect, reason):
         dialect.execute("slow", {"seconds": 60})
         emulator.fault("lost_cancel", reason=reason)
         lost = dialect.cancel()
@@ -662,7 +662,7 @@ class TestRunsThatGoAstray:
         assert dialect.told(dialect.cancel())["success"] is True
         assert dialect.status(dialect.look("slow")) == "cancelled"
 
-    def test_a_cancellation_of_what_is_over_can_t_be_lost(self, emulator):
+    def test_cancellation_of_a_finished_run_is_not_lost(self, emulator):
         legacy = Legacy(emulator)
         legacy.execute("echo")
         emulator.fault("lost_cancel")
@@ -680,7 +680,7 @@ class TestStreams:
 
     AGENT = {"body": {"selectedOutputs": ["Agent.content"]}, "mode": "stream"}
 
-    def test_a_slow_one(self, emulator, dialect, elsewhere, moments):
+    def test_slow_stream(self, emulator, dialect, elsewhere, moments):
         emulator.fault("slow_stream", seconds=60)
         answer = elsewhere(dialect.execute, "streaming", {"message": "hi"}, **self.AGENT)
         moments.go_by(answer, at_least=60 * 19)
@@ -688,7 +688,7 @@ class TestStreams:
         assert (len(frames), json.loads(frames[0])["chunk"], frames[-1]) == (19, "You ", '"[DONE]"')
 
     @pytest.mark.parametrize("frames", [0, 2])
-    def test_one_that_is_cut_off(self, emulator, dialect, frames):
+    def test_cut_stream(self, emulator, dialect, frames):
         emulator.fault("cut_stream", frames=frames)
         got = []
         with (
@@ -699,7 +699,7 @@ class TestStreams:
         assert len(got) == frames
 
     @pytest.mark.parametrize(("proxied", "status"), [(False, "cancelled"), (True, "completed")])
-    def test_what_becomes_of_the_run(self, emulator, dialect, moments, proxied, status):
+    def test_run_status_after_a_cut_stream(self, emulator, dialect, moments, proxied, status):
         emulator.workflow("telling", duration=60, chunks=lambda _: ["a ", "b ", "c "], block="Agent")(
             lambda _: {"content": "a b c"}
         )
@@ -710,7 +710,7 @@ class TestStreams:
         emulator.clock.advance(61)
         assert emulator.runs[0].status == status
 
-    def test_there_is_no_stream(self, emulator, dialect):
+    def test_stream_faults_do_not_apply_to_other_requests(self, emulator, dialect):
         orders = [emulator.fault("slow_stream", seconds=3600), emulator.fault("cut_stream", frames=0)]
         assert dialect.execute("echo", mode="sync").status_code == 200
         assert [order.hits for order in orders] == [0, 0]
@@ -740,7 +740,7 @@ class TestMatching:
             (Match("usage_limits"), [6]),
         ],
     )
-    def test_by_what_they_ask_for(self, emulator, match, struck):
+    def test_match_by_operation(self, emulator, match, struck):
         v2, legacy = V2(emulator), Legacy(emulator)
         emulator.fault("server_error", match=match, times=None)
         answers = [
@@ -754,12 +754,12 @@ class TestMatching:
         ]
         assert [number for number, answer in enumerate(answers) if answer.status_code == 500] == struck
 
-    def test_some_of_them(self, emulator, dialect):
+    def test_match_by_number(self, emulator, dialect):
         order = emulator.fault("server_error", match="run", after=2, times=2)
         assert [dialect.look().status_code for _ in range(6)] == [404, 404, 500, 500, 404, 404]
         assert (order.hits, order.is_finished) == (2, True)
 
-    def test_until_it_is_undone(self, emulator, dialect):
+    def test_fault_until_undone(self, emulator, dialect):
         order = emulator.fault("server_error", times=None)
         assert dialect.look().status_code == 500
         order.remove()
@@ -768,7 +768,7 @@ class TestMatching:
             assert dialect.look().status_code == 500
         assert dialect.look().status_code == 404
 
-    def test_several_at_once(self, emulator, dialect):
+    def test_several_faults(self, emulator, dialect):
         first = emulator.fault("stuck_run")
         second = emulator.fault("drop_after_accept")
         with pytest.raises(CUT):
@@ -777,7 +777,7 @@ class TestMatching:
         assert dialect.status(dialect.look()) == "running"
         assert emulator.requests[0].faults == ("stuck_run", "drop_after_accept")
 
-    def test_clearing_and_resetting_take_them_back(self, emulator, dialect):
+    def test_clear_and_reset_remove_faults(self, emulator, dialect):
         for forget in (emulator.clear, emulator.reset):
             emulator.fault("server_error", times=None)
             forget()
@@ -811,27 +811,27 @@ MISTAKES = [
 ]
 
 
-class TestMistakes:
+class TestInvalidFaults:
     """An order that makes no sense is refused, not ignored."""
 
     @pytest.mark.parametrize(("order", "words"), MISTAKES)
-    def test_from_python(self, emulator, order, words):
+    def test_invalid_fault_method_call(self, emulator, order, words):
         with pytest.raises(ValueError, match=re.escape(words)):
             emulator.fault(**order)
 
     @pytest.mark.parametrize(("order", "words"), MISTAKES)
-    def test_over_http(self, emulator, order, words):
+    def test_invalid_fault_request(self, emulator, order, words):
         body = {"fault": order["name"], **{key: value for key, value in order.items() if key != "name"}}
         answer = requests.post(f"{emulator.url}/__emulator__/faults", json=body, timeout=30)
         assert answer.status_code == 400
         assert words in answer.json()["error"]
 
-    def test_a_hold_at_no_stage(self, emulator):
+    def test_invalid_hold_stage(self, emulator):
         with pytest.raises(ValueError, match="unknown stage 'after'"):
             emulator.hold(when="after")
 
 
-def test_stopping_a_server_that_holds_requests_makes_no_noise(capfd):
+def test_stop_with_held_requests_logs_nothing(capfd):
     with SimEmulator() as sim:
         hold = sim.hold(times=None, when="accepted")
         open_ones = [by_hand(sim, "POST /api/workflows/slow/execute", {}) for _ in range(3)]

@@ -1,4 +1,4 @@
-"""The fixture that users have, in a pytest of its own; and ``docs/testing.md``, whose files are run."""
+"""The pytest plugin in a separate pytest process, and the examples of ``docs/testing.md``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PLUGIN = 'pytest_plugins = ["airflow_provider_sim.emulator.pytest_plugin"]'
 
 @pytest.fixture
 def write(pytester):
-    """Put files of the page into the inner pytest's folder."""
+    """Write examples of the page to the directory of the inner pytest."""
 
     def write(*names: str) -> None:
         for name in names:
@@ -35,27 +35,28 @@ def write(pytester):
     return write
 
 
-def test_each_example_is_a_file():
+def test_examples_of_the_page():
     assert sorted(FILES) == ["dags/letters.py", "tests/conftest.py", "tests/test_letters.py", "tests/test_servers.py"]
 
 
-def test_what_the_fixture_is_said_to_have(emulator):
+def test_attributes_in_the_table_exist(emulator):
     table = TEXT[TEXT.index("## The fixture") :]
-    told = [cell for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for cell in re.findall(r"`(\w+)", row)]
-    assert len(told) > 10
-    assert [name for name in told if not hasattr(emulator, name)] == []
+    listed = [cell for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for cell in re.findall(r"`(\w+)", row)]
+    assert len(listed) > 10
+    assert [name for name in listed if not hasattr(emulator, name)] == []
 
 
 @pytest.mark.parametrize("settings", [{}, {"password": "another"}])
-def test_the_connection_is_in_the_environment(emulator, settings):
+def test_fixture_sets_the_connection(emulator, settings):
     from airflow_provider_sim.hooks.sim import SimHook
 
-    os.environ["AIRFLOW_CONN_SIM_DEFAULT"] = emulator.connection(**settings)  # the fixture takes it back
+    os.environ["AIRFLOW_CONN_SIM_DEFAULT"] = emulator.connection(**settings)  # the fixture restores it
     fine, _ = SimHook().test_connection()
     assert fine is not bool(settings)
 
 
-def test_every_test_has_a_new_server_at_the_same_address(pytester):
+@pytest.mark.slow
+def test_fixture_resets_one_server_per_session(pytester):
     pytester.makeconftest(PLUGIN)
     pytester.makepyfile(
         """
@@ -72,7 +73,7 @@ def test_every_test_has_a_new_server_at_the_same_address(pytester):
             assert len(sim_emulator.requests) == 1
             seen.append(sim_emulator.url)
 
-        def test_the_server_was_the_same_and_the_connection_is_gone():
+        def test_same_server_and_no_connection():
             assert len(seen) == 2 and len(set(seen)) == 1
             assert "AIRFLOW_CONN_SIM_DEFAULT" not in os.environ
 
@@ -86,7 +87,8 @@ def test_every_test_has_a_new_server_at_the_same_address(pytester):
     pytester.runpytest_subprocess("--strict-markers", "-p", "no:xdist").assert_outcomes(passed=4)
 
 
-def test_settings_that_make_no_sense_say_so(pytester):
+@pytest.mark.slow
+def test_invalid_marker_argument_is_an_error(pytester):
     pytester.makeconftest(PLUGIN)
     pytester.makepyfile(
         """
@@ -101,9 +103,13 @@ def test_settings_that_make_no_sense_say_so(pytester):
     ran.stdout.fnmatch_lines(["*ValueError: *v9*v0.8*"])
 
 
-def test_the_plugin_is_loaded_on_request_only(pytester):
+def test_plugin_has_no_entry_point():
     pyproject = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
     assert "pytest11" not in pyproject["project"]["entry-points"]
+
+
+@pytest.mark.slow
+def test_plugin_is_opt_in(pytester):
     pytester.makepyfile("def test_it(sim_emulator): ...")
     ran = pytester.runpytest_subprocess()
     ran.assert_outcomes(errors=1)
@@ -111,14 +117,14 @@ def test_the_plugin_is_loaded_on_request_only(pytester):
 
 
 @pytest.mark.slow
-def test_the_examples_without_a_dag(pytester, write):
+def test_examples_without_a_dag(pytester, write):
     write("tests/conftest.py", "tests/test_servers.py")
     pytester.runpytest_subprocess("tests/test_servers.py").assert_outcomes(passed=2)
 
 
 @pytest.mark.airflow
-def test_the_examples_with_a_dag(pytester, write, monkeypatch):
-    """As a user has them, and on a real Airflow."""
+def test_examples_with_a_dag(pytester, write, monkeypatch):
+    """Run the examples on a real Airflow."""
     write(*FILES)
     home, dags = pytester.path / "airflow", pytester.path / "dags"
     own = local_airflow.environment(home, sim_url="http://unused", sim_key=DEFAULT_API_KEY, dags=dags)
@@ -128,7 +134,7 @@ def test_the_examples_with_a_dag(pytester, write, monkeypatch):
     pytester.runpytest_subprocess("tests").assert_outcomes(passed=6)
 
 
-def test_names_that_the_package_does_not_have():
+def test_unknown_attribute_of_the_package():
     from airflow_provider_sim import emulator
 
     assert emulator.SimEmulator is SimEmulator

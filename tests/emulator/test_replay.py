@@ -339,7 +339,7 @@ def _cases() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("recording", list(_cases()))
-def test_the_emulator_answers_as_the_real_server_did(recording, emulator):
+def test_response_equals_the_recorded_one(recording, emulator):
     replay = Replay(recording, emulator)
     replay.prepare()
     answer = replay.send()
