@@ -21,9 +21,11 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
+from airflow_provider_sim.client import NO_RETRY, AsyncSimClient, WorkflowRun
 from airflow_provider_sim.emulator import SimEmulator
 from airflow_provider_sim.emulator.workflows import Workflow
-from airflow_provider_sim.polling import PollState, await_run
+from airflow_provider_sim.exceptions import SimError
+from airflow_provider_sim.polling import RunPollState
 from airflow_provider_sim.polling.poller import RunPoller
 from airflow_provider_sim.rate_limits import RateLimits
 from benchmarks.table import Table, new_table
@@ -35,7 +37,7 @@ SELF_HOSTED = "self-hosted"
 PLANS = {"free": (10, 30), "pro": (50, 100), "team": (200, 200), "enterprise": (1000, 500), SELF_HOSTED: (2000, 300)}
 """Runs at once, and requests per minute for one operation; on a self-hosted server from one address."""
 
-Wait = Callable[[PollState], Awaitable[Any]]
+Wait = Callable[[RunPollState], Awaitable[Any]]
 
 
 # --- in virtual time ---------------------------------------------------------------------------------------------
@@ -54,6 +56,19 @@ class Counted(NamedTuple):
     late: float
 
 
+async def poll_alone(client: AsyncSimClient, state: RunPollState) -> WorkflowRun:
+    """Poll a run without sharing requests."""
+    while True:
+        try:
+            run = await client.get_workflow_run(state.workflow_id, state.run_id, retry=NO_RETRY)
+        except SimError as error:
+            state.on_error(error)
+        else:
+            if state.on_response(run):
+                return run
+        await asyncio.sleep(state.next_delay())
+
+
 def by_watcher(sim: VirtualSim) -> Wait:
     """All runs share one poll."""
     return RunPoller(sim.client(), clock=now, limits=RateLimits(now)).wait
@@ -62,7 +77,7 @@ def by_watcher(sim: VirtualSim) -> Wait:
 def by_pollers(sim: VirtualSim) -> Wait:
     """Each run has a poller; all use one client."""
     client = sim.client(api_version="v2")
-    return lambda watch: await_run(client, watch)
+    return lambda watch: poll_alone(client, watch)
 
 
 def play(
@@ -98,7 +113,7 @@ def play(
             await asyncio.sleep(number * start_within / runs)
             started = sim.start(FLOWS[number % 10], f"run-{number}", takes, ago=ago)
             await asyncio.sleep(1)
-            await wait(PollState(started.workflow_id, started.run_id, poll_interval=interval, clock=now))
+            await wait(RunPollState(started.workflow_id, started.run_id, poll_interval=interval, clock=now))
             late = max(late, now() - (started.ended_at or 0.0))
 
         old = [one(0, 6 * HOUR, 6 * HOUR + seconds)] if with_old_run else []
@@ -261,7 +276,7 @@ async def by_shared_client(url: str, key: str, number: int, interval: float) -> 
     """A poller for each run, all over one client."""
     client = _shared(url, key)
     await asyncio.sleep(interval * (number % 100) / 100)
-    await await_run(client, PollState(FLOWS[number % 10], f"run-{number}", poll_interval=interval))
+    await poll_alone(client, RunPollState(FLOWS[number % 10], f"run-{number}", poll_interval=interval))
 
 
 async def by_session_for_each_poll(url: str, key: str, number: int, interval: float) -> None:

@@ -32,7 +32,7 @@ from airflow_provider_sim.exceptions import (
     SimRunTimeoutError,
     SimWorkflowNotDeployedError,
 )
-from airflow_provider_sim.polling import PollState
+from airflow_provider_sim.polling import RunPollState
 from airflow_provider_sim.polling.poller import RunPoller
 from airflow_provider_sim.rate_limits import StartThrottle
 
@@ -63,7 +63,7 @@ _ENDS = {
     RunStatus.PAUSED: ItemStatus.PAUSED,
 }
 
-Wait = Callable[[PollState], Awaitable[WorkflowRun]]
+Wait = Callable[[RunPollState], Awaitable[WorkflowRun]]
 
 
 class _StoppedError(Exception):
@@ -334,16 +334,16 @@ class BatchEngine:
     async def _see_through(self, index: int) -> None:
         """Wait for a run that goes on."""
         interval = self._terms.poll_interval
-        watch = PollState(
+        watch = RunPollState(
             self._workflow_of(index),
             self._journal.run_id(index),
             job_id=self._journal.job_id(index),
             poll_interval=interval,
             deadline=self._terms.deadline,
             on_paused=self._terms.on_paused,
-            max_failed_looks=max(10, int(OUTAGE / interval)),
+            max_failed_polls=max(10, int(OUTAGE / interval)),
             started=self._clock(),
-            one_of_many=True,
+            in_batch=True,
             clock=self._clock,
         )
         try:
@@ -470,7 +470,7 @@ def wait_by(poller: RunPoller, workflow_id: str, workspace_id: str | None) -> Wa
     :param workspace_id: of this one workflow, if known; those of others are looked up.
     """
 
-    async def wait(watch: PollState) -> WorkflowRun:
+    async def wait(watch: RunPollState) -> WorkflowRun:
         return await poller.wait(watch, workspace_id=workspace_id if watch.workflow_id == workflow_id else None)
 
     return wait

@@ -37,7 +37,7 @@ from airflow_provider_sim.client import (
     run_url,
 )
 from airflow_provider_sim.exceptions import SimError, SimInputError, SimRateLimitError, SimUnsupportedError
-from airflow_provider_sim.polling import PollState, wait_for_run
+from airflow_provider_sim.polling import RunPollState, wait_for_run
 from airflow_provider_sim.task.input import input_fields
 
 STOPPING_TIMEOUT = 10.0
@@ -233,7 +233,7 @@ def _with_texts(result: WorkflowExecutionResult, texts: dict[str, str]) -> Workf
 
 
 def _wait(arguments: Any, client: SimClient, receipt: AsyncExecutionResult, deadline: float | None) -> WorkflowRun:
-    watch = PollState(
+    watch = RunPollState(
         receipt.workflow_id,
         receipt.run_id,
         job_id=receipt.job_id,

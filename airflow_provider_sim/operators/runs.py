@@ -59,13 +59,13 @@ class SimCancelRunOperator(SimClientOperator):
 
     def execute_with(self, client: SimClient, context: Context) -> dict[str, Any]:
         """Request the cancellation and wait until the run has finished."""
-        from airflow_provider_sim.polling import PollState, wait_for_run
+        from airflow_provider_sim.polling import RunPollState, wait_for_run
 
         deadline = time.time() + seconds(self.timeout)
         cancelled = client.stop_workflow_run(self.workflow_id, self.run_id)
         if self.wait_for_completion and not (cancelled.status and cancelled.status.is_terminal):
             self.log.info("%s", cancelled)
-            state = PollState(self.workflow_id, self.run_id, poll_interval=self.poll_interval, deadline=deadline)
+            state = RunPollState(self.workflow_id, self.run_id, poll_interval=self.poll_interval, deadline=deadline)
             cancelled = replace(cancelled, status=wait_for_run(client, state).status)
         self.log.info("%s", cancelled)
         return {
@@ -139,10 +139,10 @@ class SimResumeRunOperator(SimClientOperator):
             input=None if self.input is None else input_fields(self.input, workflow_id=self.workflow_id),
             poll_interval=self.poll_interval,
             deadline=time.time() + seconds(self.timeout),
-            note=store.record,
-            earlier=self._previously_answered(context, client, store),
+            persist=store.record,
+            previous=self._previously_answered(context, client, store),
         )
-        context_id = answer.give(client)
+        context_id = answer.send(client)
         status = self._status(client)
         self.log.info("Pause %s of run %s is answered; the run is %s.", context_id, self.run_id, status or "unknown")
         return {"run_id": self.run_id, "context_id": context_id, "status": status}

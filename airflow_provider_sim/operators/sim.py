@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_sim.client import AsyncExecutionResult, SimClient, WorkflowRun
-    from airflow_provider_sim.polling import PollState
+    from airflow_provider_sim.polling import RunPollState
     from airflow_provider_sim.task.run import TaskRun
     from airflow_provider_sim.task.run_options import RunOptions
 
@@ -298,12 +298,12 @@ class SimExecuteWorkflowOperator(OpenLineageMixin, SimWorkflowOperatorBase):
     def _wait(self, client: SimClient, run: TaskRun, started: AsyncExecutionResult | WorkflowRun) -> WorkflowRun:
         """Wait for a run that isn't finished yet, here or in the triggerer."""
         from airflow_provider_sim.client import WorkflowRun
-        from airflow_provider_sim.polling import PollState, wait_for_run
+        from airflow_provider_sim.polling import RunPollState, wait_for_run
 
         known = started if isinstance(started, WorkflowRun) else None
         if known is not None and (known.status.is_terminal or known.run_id is None):
             return known
-        state = PollState(
+        state = RunPollState(
             self.workflow_id,
             started.run_id or "",
             job_id=getattr(started, "job_id", None),
@@ -313,25 +313,25 @@ class SimExecuteWorkflowOperator(OpenLineageMixin, SimWorkflowOperatorBase):
             started=time.time(),
             base_url=client.base_url,
         )
-        if known is not None and state.saw(known):
+        if known is not None and state.on_response(known):
             return known
         with run.retry_if_not_found():
             if not self.deferrable:
                 return wait_for_run(client, state)
             return self._poll_once(client, state) or self._defer(state)
 
-    def _poll_once(self, client: SimClient, state: PollState) -> WorkflowRun | None:
+    def _poll_once(self, client: SimClient, state: RunPollState) -> WorkflowRun | None:
         """Poll before deferring: one request, which saves two process starts if the run has finished already."""
         from airflow_provider_sim.client import NO_RETRY
 
         try:
             run = client.get_workflow_run(state.workflow_id, state.run_id, job_id=state.job_id, retry=NO_RETRY)
         except SimError as error:
-            state.missed(error)
+            state.on_error(error)
             return None
-        return run if state.saw(run) else None
+        return run if state.on_response(run) else None
 
-    def _defer(self, state: PollState) -> NoReturn:
+    def _defer(self, state: RunPollState) -> NoReturn:
         from airflow_provider_sim.triggers.sim import SimRunTrigger
 
         self.defer(

@@ -1,7 +1,7 @@
-"""Waiting for runs, for whoever has to: workers that hold on, sensors that look now and then, triggers.
+"""Polling of runs, deployments and pauses.
 
-What a look at a run means is decided in one place, :class:`PollState`. A worker looks by itself (:func:`wait_for_run`);
-all triggers of a process share one :class:`~.watcher.Watcher` for each connection.
+A worker polls with :func:`wait_for_run`; all triggers of a triggerer share one :class:`~.poller.RunPoller` for each
+connection. Both decide by :class:`PollState`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from airflow_provider_sim.polling.poll_state import (
     MAX_FAILED_POLLS,
     NOT_FOUND_GRACE,
     PollState,
-    await_run,
+    RunPollState,
     timeout_error,
     wait_for_run,
 )
@@ -21,7 +21,7 @@ __all__ = [
     "MAX_FAILED_POLLS",
     "NOT_FOUND_GRACE",
     "PollState",
-    "await_run",
+    "RunPollState",
     "timeout_error",
     "wait_for_run",
 ]

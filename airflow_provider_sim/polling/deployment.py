@@ -1,4 +1,4 @@
-"""Waiting for a deployment, which Sim makes live in the background."""
+"""Polling of a deployment, which Sim activates in the background."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from airflow_provider_sim.exceptions import Outcome, SimDeploymentError
+from airflow_provider_sim.polling.poll_state import PollState, poll_until_finished
 
 if TYPE_CHECKING:
     from airflow_provider_sim.client import Deployment, SimClient
@@ -23,51 +24,55 @@ def wait_for_deployment(
     deadline: float,
     sleep: Callable[[float], None] | None = None,
 ) -> Deployment:
-    """Look at a workflow's deployment until what was asked for is live.
+    """Poll a workflow's deployment until the requested version is live.
 
-    :param deployment: the answer to the deploying or rolling back.
-    :param poll_interval: seconds between looks.
+    :param deployment: the response to the request to deploy or roll back.
+    :param poll_interval: seconds between polls.
     :param deadline: seconds since the epoch.
-    :raises SimDeploymentError: Sim couldn't make it live, or hasn't by the deadline.
+    :raises SimDeploymentError: the activation has failed, or not finished before the deadline.
     """
-    while not is_live(deployment):
-        left = deadline - time.time()
-        if left <= 0:
-            raise _error(
-                deployment,
-                f"isn't live yet: Sim says {_word(deployment)!r}. It may become live later; its state is on the"
-                " workflow's page in Sim. Raise timeout, or set wait_for_completion to False",
-            )
-        log.info("Workflow %s: the deployment is %s.", deployment.workflow_id, _word(deployment))
-        (sleep or time.sleep)(min(poll_interval, left))
-        deployment = client.get_deployment(deployment.workflow_id)
-    return deployment
+    state = PollState(
+        is_live, lambda last: _timeout_error(last or deployment), poll_interval=poll_interval, deadline=deadline
+    )
+    if state.on_response(deployment):
+        return deployment
+    log.info("The deployment of workflow %s is %s.", deployment.workflow_id, _status(deployment))
+    (sleep or time.sleep)(state.next_delay())
+    return poll_until_finished(lambda: client.get_deployment(deployment.workflow_id), state, sleep=sleep)
 
 
 def is_live(deployment: Deployment) -> bool:
-    """Whether the last version that was asked for is live.
+    """Return whether the requested version is live.
 
-    :raises SimDeploymentError: it won't be.
+    :raises SimDeploymentError: its activation has failed.
     """
     attempt = deployment.latest_attempt
-    if attempt is not None and attempt.has_failed:
-        raise _error(deployment, f"failed: Sim says {attempt.error or attempt.status!r}", outcome=Outcome.REFUSED)
     if attempt is None:
         return deployment.is_deployed
+    if attempt.has_failed:
+        raise _error(deployment, f"failed: {attempt.error or attempt.status!r}", outcome=Outcome.REFUSED)
     return deployment.is_deployed and attempt.is_active and attempt.version == deployment.version
 
 
-def _word(deployment: Deployment) -> str:
+def _status(deployment: Deployment) -> str:
     attempt = deployment.latest_attempt
     return "not deployed" if attempt is None or attempt.status is None else attempt.status
 
 
-def _error(deployment: Deployment, what: str, *, outcome: Outcome = Outcome.UNKNOWN) -> SimDeploymentError:
+def _timeout_error(deployment: Deployment) -> SimDeploymentError:
+    return _error(
+        deployment,
+        f"did not finish within the timeout: its status is {_status(deployment)!r}. It may become live later; the"
+        " workflow's page in Sim shows its state. Raise timeout, or set wait_for_completion=False",
+    )
+
+
+def _error(deployment: Deployment, problem: str, *, outcome: Outcome = Outcome.UNKNOWN) -> SimDeploymentError:
     attempt = deployment.latest_attempt
     version = f" of version {attempt.version}" if attempt and attempt.version is not None else ""
     live = f"Version {deployment.version} is live" if deployment.version is not None else "No version is live"
     return SimDeploymentError(
-        f"The deployment{version} of workflow {deployment.workflow_id!r} {what}. {live}.",
+        f"The deployment{version} of workflow {deployment.workflow_id!r} {problem}. {live}.",
         workflow_id=deployment.workflow_id,
         outcome=outcome,
     )

@@ -31,7 +31,7 @@ from airflow_provider_sim.client import (
 )
 from airflow_provider_sim.exceptions import SimError, SimNotFoundError, SimRunNotFoundError
 from airflow_provider_sim.polling.cursor import OVERLAP, Cursor
-from airflow_provider_sim.polling.poll_state import PollState
+from airflow_provider_sim.polling.poll_state import RunPollState
 from airflow_provider_sim.polling.poller import RunPoller, poller_for
 
 if TYPE_CHECKING:
@@ -374,7 +374,7 @@ class FinishedRunStream:
     async def _await(self, poller: RunPoller, workflow_id: str, run_id: str, workspace_id: str | None) -> None:
         """Wait for a run's end."""
         try:
-            watch = PollState(workflow_id, run_id, poll_interval=self._poll_interval)
+            watch = RunPollState(workflow_id, run_id, poll_interval=self._poll_interval)
             run = await poller.wait(watch, look_soon=True, workspace_id=workspace_id)
             for listener in self._listeners:
                 listener.saw_end(workflow_id, run)

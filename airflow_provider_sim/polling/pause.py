@@ -1,12 +1,12 @@
-"""Answering a run's pause, once: whatever becomes of the request that does it."""
+"""Exactly-once answer to a run's pause."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow_provider_sim.client import NO_RETRY, RunStatus, approval_url
 from airflow_provider_sim.exceptions import (
@@ -17,6 +17,7 @@ from airflow_provider_sim.exceptions import (
     SimPauseAnsweredError,
     SimRunTimeoutError,
 )
+from airflow_provider_sim.polling.poll_state import PollState, poll_until_finished
 
 if TYPE_CHECKING:
     from airflow_provider_sim.client import PausePoint, SimClient
@@ -24,16 +25,24 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+class _Pause(NamedTuple):
+    """Pauses of a run: the one to answer, if it is open, and others."""
+
+    status: RunStatus
+    context_id: str | None
+    others: Sequence[str] = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PauseAnswer:
-    """What to answer, and for how long to try.
+    """An answer to a pause of a run.
 
-    :param context_id: the pause point; None for the only one that is open.
-    :param input: the answer, as the pause's fields.
-    :param poll_interval: seconds between looks.
+    :param context_id: the pause point; None for the only open one.
+    :param input: the pause's fields.
+    :param poll_interval: seconds between polls.
     :param deadline: seconds since the epoch.
-    :param note: called with the pause point before the answer is sent for the first time.
-    :param earlier: the pause point that an earlier try has perhaps answered.
+    :param persist: called with the pause point before the first request.
+    :param previous: the pause point that an earlier try may have answered.
     """
 
     workflow_id: str
@@ -42,100 +51,104 @@ class PauseAnswer:
     input: Any
     poll_interval: float
     deadline: float
-    note: Callable[[str], None]
-    earlier: str | None = None
+    persist: Callable[[str], None]
+    previous: str | None = None
 
-    def give(self, client: SimClient, *, sleep: Callable[[float], None] | None = None) -> str:
+    def send(self, client: SimClient, *, sleep: Callable[[float], None] | None = None) -> str:
         """Wait for the pause and answer it; return the pause point.
 
-        Sim takes an answer once and refuses another. Where it isn't known whether it took ours, the pause point is
-        looked at: answered, that was us; open, the answer is sent again.
+        Sim accepts one answer for each pause. If the outcome of a request is unknown, the pause point is read: an
+        answered one was answered by that request; an open one is answered again.
 
-        :raises SimPauseAnsweredError: somebody else has answered it, or the run is over.
-        :raises SimInputError: several are open, and ``context_id`` doesn't say which.
-        :raises SimRunTimeoutError: the run wasn't paused by the deadline.
-        :raises SimError: it can't be done.
+        :raises SimPauseAnsweredError: the pause was answered by another user or task, or the run is finished.
+        :raises SimInputError: several pauses are open, and ``context_id`` names none of them.
+        :raises SimRunTimeoutError: the run was not paused before the deadline.
         """
-        if self.earlier is not None and self._is_taken(client, self.earlier):
-            log.info("An earlier try has answered pause %s of run %s.", self.earlier, self.run_id)
-            return self.earlier
-        point = self.earlier or self._await_pause(client, sleep or time.sleep)
-        self.note(point)
-        ours = self.earlier is not None
+        if self.previous is not None and not self._is_open(client, self.previous):
+            log.info("Pause %s of run %s was answered by an earlier try.", self.previous, self.run_id)
+            return self.previous
+        point = self.previous or self._wait_for_pause(client, sleep)
+        self.persist(point)
+        may_be_ours = self.previous is not None
         while True:
             try:
                 client.resume_workflow_run(self.workflow_id, self.run_id, context_id=point, input=self.input)
                 return point
-            except SimConflictError as error:  # answered, or Sim hasn't yet written down what it needs to go on
-                refusal: SimError = error
+            except SimConflictError as error:  # answered, or Sim has not stored yet what it needs to resume
+                failure: SimError = error
             except SimError as error:
                 if error.outcome is not Outcome.UNKNOWN:
                     raise
-                refusal, ours = error, True
-            if self._is_taken(client, point):
-                if ours:
-                    log.info("%s The pause is answered all the same.", refusal)
+                failure, may_be_ours = error, True
+            if not self._is_open(client, point):
+                if may_be_ours:
+                    log.info("%s The pause is answered nevertheless.", failure)
                     return point
-                raise self._answered(client, f"pause {point} was answered by somebody else") from refusal
+                raise self._answered_error(client, f"pause {point} was answered by another user or task") from failure
             if time.time() >= self.deadline:
-                raise refusal
-            log.info("%s The pause is still open: answering it again.", refusal)
+                raise failure
+            log.info("%s The pause is still open. Sending the answer again.", failure)
             (sleep or time.sleep)(self.poll_interval)
 
-    def _await_pause(self, client: SimClient, sleep: Callable[[float], None]) -> str:
-        """The pause point to answer, once there is one."""
-        while True:
-            run = client.get_workflow_run(self.workflow_id, self.run_id)
-            if run.status.is_terminal:
-                raise self._answered(client, f"it is {run.status}")
-            points = client.get_paused_run(self.workflow_id, self.run_id)
-            waiting = points.open_points if run.status is RunStatus.PAUSED else ()
-            named = [point for point in waiting if self.context_id in (None, point.context_id)]
-            if len(named) == 1:
-                return named[0].context_id
-            if len(named) > 1:
-                raise self._several(named)
-            if self.context_id is not None and any(
-                point.context_id == self.context_id and not point.is_open for point in points.points
-            ):
-                raise self._answered(client, f"pause {self.context_id} was answered by somebody else")
-            if time.time() >= self.deadline:
-                others = ", ".join(point.context_id for point in waiting)
-                raise SimRunTimeoutError(
-                    f"Run {self.run_id!r} of workflow {self.workflow_id!r} is {run.status}, and waits for no person at"
-                    f" {self.context_id or 'any pause'} when the time to wait for that was up."
-                    f"{f' It waits at {others}.' if others else ''} Give the task a longer timeout.",
-                    workflow_id=self.workflow_id,
-                    run_id=self.run_id,
-                    outcome=Outcome.NEVER_SENT,
-                )
-            log.info("Run %s is %s; waiting until it asks a person.", self.run_id, run.status)
-            sleep(self.poll_interval)
+    def _wait_for_pause(self, client: SimClient, sleep: Callable[[float], None] | None) -> str:
+        state: PollState[_Pause] = PollState(
+            lambda pause: pause.context_id is not None,
+            self._timeout_error,
+            poll_interval=self.poll_interval,
+            deadline=self.deadline,
+        )
+        return poll_until_finished(lambda: self._poll(client), state, sleep=sleep).context_id or ""
 
-    def _is_taken(self, client: SimClient, context_id: str) -> bool:
-        """Whether a pause point isn't open any more."""
+    def _poll(self, client: SimClient) -> _Pause:
+        run = client.get_workflow_run(self.workflow_id, self.run_id, retry=NO_RETRY)
+        if run.status.is_terminal:
+            raise self._answered_error(client, f"the run is {run.status}")
+        paused = client.get_paused_run(self.workflow_id, self.run_id)
+        is_open = paused.open_points if run.status is RunStatus.PAUSED else ()
+        points = [point for point in is_open if self.context_id in (None, point.context_id)]
+        if len(points) == 1:
+            return _Pause(run.status, points[0].context_id)
+        if len(points) > 1:
+            raise self._ambiguous_error(points)
+        if any(point.context_id == self.context_id and not point.is_open for point in paused.points):
+            raise self._answered_error(client, f"pause {self.context_id} was answered by another user or task")
+        return _Pause(run.status, None, [point.context_id for point in is_open])
+
+    def _is_open(self, client: SimClient, context_id: str) -> bool:
         run = client.get_workflow_run(self.workflow_id, self.run_id, retry=NO_RETRY)
         if run.status is not RunStatus.PAUSED:
-            return True
+            return False
         points = client.get_paused_run(self.workflow_id, self.run_id).points
-        return not any(point.context_id == context_id and point.is_open for point in points)
+        return any(point.context_id == context_id and point.is_open for point in points)
 
-    def _answered(self, client: SimClient, why: str) -> SimPauseAnsweredError:
+    def _answered_error(self, client: SimClient, reason: str) -> SimPauseAnsweredError:
+        url = approval_url(client.base_url, self.workflow_id, self.run_id)
         return SimPauseAnsweredError(
-            f"Run {self.run_id!r} of workflow {self.workflow_id!r} waits for no answer of this task: {why}. What was"
-            f" answered is at {approval_url(client.base_url, self.workflow_id, self.run_id)}.",
+            f"Run {self.run_id!r} of workflow {self.workflow_id!r} accepts no answer: {reason}. The answer is"
+            f" at {url}.",
             workflow_id=self.workflow_id,
             run_id=self.run_id,
         )
 
-    def _several(self, points: list[PausePoint]) -> SimInputError:
-        told = "; ".join(
+    def _ambiguous_error(self, points: list[PausePoint]) -> SimInputError:
+        names = "; ".join(
             f"{point.context_id}{f' ({point.question})' if point.question else ''}".replace("\n", ", ")
             for point in points
         )
         return SimInputError(
-            f"Run {self.run_id!r} of workflow {self.workflow_id!r} waits at {len(points)} pauses. Name one of them by"
-            f" context_id: {told}.",
+            f"Run {self.run_id!r} of workflow {self.workflow_id!r} has {len(points)} open pauses. Set context_id to one"
+            f" of them: {names}.",
+            workflow_id=self.workflow_id,
+            run_id=self.run_id,
+            outcome=Outcome.NEVER_SENT,
+        )
+
+    def _timeout_error(self, last: _Pause | None) -> SimRunTimeoutError:
+        where = f" at {', '.join(last.others)}" if last and last.others else ""
+        status = f" Its status is {last.status}{where}." if last else ""
+        return SimRunTimeoutError(
+            f"Run {self.run_id!r} of workflow {self.workflow_id!r} was not paused at"
+            f" {self.context_id or 'any pause point'} within the timeout.{status} Raise timeout, or check context_id.",
             workflow_id=self.workflow_id,
             run_id=self.run_id,
             outcome=Outcome.NEVER_SENT,

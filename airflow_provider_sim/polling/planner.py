@@ -20,7 +20,7 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from airflow_provider_sim.client import LOGS_BUCKET, RUN_BUCKET, STARTED_BY_API, WORKFLOW_BUCKET, RunStatus, WorkflowRun
-from airflow_provider_sim.polling.poll_state import PollState
+from airflow_provider_sim.polling.poll_state import RunPollState
 from airflow_provider_sim.rate_limits import RateLimits
 
 START_TOLERANCE = 1.0
@@ -47,7 +47,7 @@ class PolledRun:
     :param misses: consecutive lists that should contain the run and didn't.
     """
 
-    watch: PollState
+    watch: RunPollState
     run_id: str
     due: float
     interval: float

@@ -1,13 +1,12 @@
-"""What a look at a run means: :class:`PollState` decides, without I/O; the functions below it only look and sleep."""
+"""Decisions of a poll loop: whether the polled object is finished, when to poll again, and when to stop."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from airflow_provider_sim.arguments import OnPaused
 from airflow_provider_sim.client import NO_RETRY, RunStatus, WorkflowRun, approval_url
@@ -20,33 +19,110 @@ from airflow_provider_sim.exceptions import (
 )
 
 if TYPE_CHECKING:
-    from airflow_provider_sim.client import AsyncSimClient, SimClient
+    from airflow_provider_sim.client import SimClient
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 DEFAULT_POLL_INTERVAL = 10.0
 """Seconds."""
 
 MAX_FAILED_POLLS = 10
-"""In a row; one bad answer must not fail a task whose run is well."""
+"""Consecutive failed polls that don't fail a task."""
 
 NOT_FOUND_GRACE = 60.0
-"""Seconds in which a run that was just started may not be found yet."""
+"""Seconds during which Sim may not find a run that was just started."""
 
 _JITTER = 0.1
 
 
-class PollState:
-    """Decides, look by look, whether a run is to be waited for any longer.
+class PollState(Generic[T]):
+    """State of a poll loop: counts failed polls, and decides when to poll again.
 
-    :param poll_interval: seconds between looks.
-    :param deadline: seconds since the epoch at which to give up; None for never.
-    :param on_paused: for pauses that wait for a person; those that end by themselves are always waited for.
-    :param max_failed_looks: how many looks in a row may fail.
-    :param started: seconds since the epoch when the run was started or first looked for.
-    :param base_url: the server, for the address in the log at which a person answers a pause.
-    :param one_of_many: its statuses are of no interest to the reader of the log.
-    :param clock: seconds since the epoch.
+    :param is_finished: returns whether polling ends with a response.
+    :param timeout_error: returns the error to raise at the deadline, given the last response.
+    :param poll_interval: seconds between polls.
+    :param deadline: seconds since the epoch of the last poll; None for no deadline.
+    :param max_failed_polls: maximum number of consecutive failed polls.
+    :param clock: returns seconds since the epoch; default: the system's.
+    """
+
+    def __init__(
+        self,
+        is_finished: Callable[[T], bool],
+        timeout_error: Callable[[T | None], SimError],
+        *,
+        poll_interval: float = DEFAULT_POLL_INTERVAL,
+        deadline: float | None = None,
+        max_failed_polls: int = MAX_FAILED_POLLS,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        self.poll_interval = poll_interval
+        self.deadline = deadline
+        self.max_failed_polls = max_failed_polls
+        self._is_finished = is_finished
+        self._timeout_error = timeout_error
+        self._clock = clock or time.time
+        self._log_level = logging.INFO
+        self._last_response: T | None = None
+        self._failed_polls = 0
+        self._retry_after = 0.0
+
+    def on_response(self, response: T) -> bool:
+        """Handle a response; return whether polling ends with it."""
+        self.on_poll()
+        is_finished = self._is_finished(response)
+        self._last_response = response
+        return is_finished
+
+    def on_poll(self) -> None:
+        """Handle a successful poll without a new status."""
+        self._failed_polls, self._retry_after = 0, 0.0
+
+    def on_error(self, error: SimError) -> None:
+        """Count a failed poll; a rate-limited one only delays the next.
+
+        :raises SimError: the error, if it is not retryable or too many polls have failed.
+        """
+        if isinstance(error, SimRateLimitError):
+            log.info("%s Polling again later.", error)
+        else:
+            self._failed_polls += 1
+            if self._failed_polls > min(error.worth_repeating, self.max_failed_polls):
+                raise error
+            level = self._log_level if self._log_level < logging.INFO else logging.WARNING
+            log.log(level, "%s Polling again (consecutive failures: %d).", error, self._failed_polls)
+        self._retry_after = error.retry_after or 0.0
+
+    def first_delay(self, minimum: float) -> float:
+        """Return the seconds until the first poll: at least ``minimum``, even if the deadline has passed."""
+        left = self.poll_interval if self.deadline is None else self.deadline - self._clock()
+        return max(minimum, min(self.poll_interval, left))
+
+    def next_delay(self, *, jitter: float = _JITTER) -> float:
+        """Return the seconds until the next poll; the last one is at the deadline.
+
+        :param jitter: random share by which the delay is longer, so that many tasks don't poll at once.
+        :raises SimError: the deadline has passed.
+        """
+        delay = max(self.poll_interval, self._retry_after) * (1 + jitter * random.random())  # noqa: S311
+        if self.deadline is None:
+            return delay
+        left = self.deadline - self._clock()
+        if left <= 0:
+            raise self._timeout_error(self._last_response)
+        return min(delay, left)
+
+
+class RunPollState(PollState[WorkflowRun]):
+    """State of polling a run.
+
+    :param on_paused: whether a pause for a person ends polling (``fail``, ``return``) or not (``wait``). Pauses
+        that end by themselves never do.
+    :param started: seconds since the epoch at which the run was started or first polled; default: now.
+    :param base_url: the server's, for the approval URL in the log.
+    :param in_batch: log status changes at level DEBUG.
     """
 
     def __init__(
@@ -58,131 +134,97 @@ class PollState:
         poll_interval: float = DEFAULT_POLL_INTERVAL,
         deadline: float | None = None,
         on_paused: OnPaused = "wait",
-        max_failed_looks: int = MAX_FAILED_POLLS,
+        max_failed_polls: int = MAX_FAILED_POLLS,
         started: float | None = None,
         base_url: str | None = None,
-        one_of_many: bool = False,
-        clock: Callable[[], float] = time.time,
+        in_batch: bool = False,
+        clock: Callable[[], float] | None = None,
     ) -> None:
+        super().__init__(
+            self._ends_polling,
+            lambda last: timeout_error(workflow_id, run_id, None if last is None else _status(last)),
+            poll_interval=poll_interval,
+            deadline=deadline,
+            max_failed_polls=max_failed_polls,
+            clock=clock,
+        )
         self.workflow_id = workflow_id
         self.run_id = run_id
         self.job_id = job_id
-        self.poll_interval = poll_interval
-        self.deadline = deadline
         self.on_paused = on_paused
-        self.max_failed_looks = max_failed_looks
         self.base_url = base_url
-        self._level = logging.DEBUG if one_of_many else logging.INFO
-        self._clock = clock
-        self._started = clock() if started is None else started
-        self._failed_looks = 0
-        self._asked_to_wait = 0.0
-        self._last_status: str | None = None
+        self._log_level = logging.DEBUG if in_batch else logging.INFO
+        self._started = self._clock() if started is None else started
 
-    def saw(self, run: WorkflowRun) -> bool:
-        """Take note of a look; return whether the waiting is over."""
-        self.looked()
-        status = run.server_status or run.status.value
-        if status != self._last_status:
-            told = self._described(run, status)
-            log.log(self._level, "Run %s of workflow %s is %s.", self.run_id, self.workflow_id, told)
-            self._last_status = status
+    def _ends_polling(self, run: WorkflowRun) -> bool:
+        last, pause = self._last_response, run.paused if run.status is RunStatus.PAUSED else None
+        resumes_alone = pause is not None and pause.resumes_alone
+        if last is None or _status(run) != _status(last):
+            until = ""
+            if pause is not None and resumes_alone:
+                until = f" until {pause.resume_at or 'a time set in the workflow'}"
+            elif run.status is RunStatus.PAUSED:
+                where = f" at {approval_url(self.base_url, self.workflow_id, self.run_id)}" if self.base_url else ""
+                until = f" until a person answers it{where}"
+            ids = self.run_id, self.workflow_id
+            log.log(self._log_level, "Run %s of workflow %s is %s%s.", *ids, _status(run), until)
         if run.status is RunStatus.PAUSED:
-            alone = run.paused is not None and run.paused.resumes_alone
-            return not alone and self.on_paused != "wait"
+            return not resumes_alone and self.on_paused != "wait"
         return run.status.is_terminal
 
-    def _described(self, run: WorkflowRun, status: str) -> str:
-        if run.status is not RunStatus.PAUSED:
-            return status
-        if run.paused is not None and run.paused.resumes_alone:
-            return f"{status} until {run.paused.resume_at or 'a time set in the workflow'}, when it goes on by itself"
-        where = f" at {approval_url(self.base_url, self.workflow_id, self.run_id)}" if self.base_url else ""
-        return f"{status} until a person answers it{where}"
-
-    def looked(self) -> None:
-        """Take note of a look that brought nothing new."""
-        self._failed_looks, self._asked_to_wait = 0, 0.0
-
-    def missed(self, error: SimError) -> None:
-        """Take note of a look that failed. One that Sim has no time for only costs time.
-
-        :raises SimError: the same, if looking again is no use.
-        """
-        if isinstance(error, SimRateLimitError):
-            self._asked_to_wait = error.retry_after or 0.0
-            log.info("%s Looking again later.", error)
-            return
+    def on_error(self, error: SimError) -> None:
+        """Count a failed poll, unless the run was just started and isn't found yet."""
         if isinstance(error, SimRunNotFoundError) and self._clock() < self._started + NOT_FOUND_GRACE:
-            log.log(self._level, "Run %s is not known to the server yet.", self.run_id)
+            log.log(self._log_level, "Run %s is not found yet. Polling again.", self.run_id)
             return
-        self._failed_looks += 1
-        if self._failed_looks > min(error.worth_repeating, self.max_failed_looks):
-            raise error
-        self._asked_to_wait = error.retry_after or 0.0
-        level = self._level if self._level < logging.INFO else logging.WARNING
-        log.log(level, "%s Looking again (%d failed in a row).", error, self._failed_looks)
+        super().on_error(error)
 
-    def first_pause(self, least: float) -> float:
-        """Return the seconds until the first look: at least ``least``, so that there is one even after the deadline."""
-        left = self.poll_interval if self.deadline is None else self.deadline - self._clock()
-        return max(least, min(self.poll_interval, left))
 
-    def pause(self, *, jitter: float = _JITTER) -> float:
-        """Return the seconds until the next look; the last one falls on the deadline.
-
-        :param jitter: share by which it is longer at random, so that many don't look at once.
-        :raises SimRunTimeoutError: the deadline has passed.
-        """
-        rest = max(self.poll_interval, self._asked_to_wait) * (1 + jitter * random.random())  # noqa: S311 - only spreads looks
-        if self.deadline is None:
-            return rest
-        left = self.deadline - self._clock()
-        if left <= 0:
-            raise timeout_error(self.workflow_id, self.run_id, self._last_status)
-        return min(rest, left)
+def _status(run: WorkflowRun) -> str:
+    return run.server_status or run.status.value
 
 
 def timeout_error(workflow_id: str, run_id: str, last_status: str | None = None) -> SimRunTimeoutError:
-    """The error for a run that was not over at the deadline."""
-    seen = f" (last seen {last_status})" if last_status else ""
+    """Return the error for a run that did not finish before the deadline."""
+    status = f" (last status: {last_status})" if last_status else ""
     return SimRunTimeoutError(
-        f"Run {run_id!r} of workflow {workflow_id!r} wasn't over when the time to wait for it was up{seen}. Unless"
-        " the task's log says that it was cancelled, it may go on in Sim: cancel it there, or wait for it with a"
-        " SimJobSensor, before starting another. Give it a longer timeout, or let Sim keep one by run_timeout.",
+        f"Run {run_id!r} of workflow {workflow_id!r} did not finish within the timeout{status}. Unless the task log"
+        " contains its cancellation, it may still be active: cancel it in Sim, or wait for it with a SimJobSensor,"
+        " before you start another. Raise the timeout, or let Sim stop the run by run_timeout.",
         workflow_id=workflow_id,
         run_id=run_id,
         outcome=Outcome.RAN,
     )
 
 
-def wait_for_run(client: SimClient, watch: PollState, *, sleep: Callable[[float], None] | None = None) -> WorkflowRun:
-    """Look at a run until it is over, or paused where that counts.
+def poll_until_finished(
+    poll: Callable[[], T], state: PollState[T], *, sleep: Callable[[float], None] | None = None
+) -> T:
+    """Poll on a worker until ``state`` returns that the object is finished; return the last response.
 
-    :raises SimRunTimeoutError: the watch's deadline passed.
-    :raises SimError: the run can't be looked at.
+    :raises SimError: the deadline has passed, too many polls have failed, or an error is not retryable.
     """
     while True:
         try:
-            run = client.get_workflow_run(watch.workflow_id, watch.run_id, job_id=watch.job_id, retry=NO_RETRY)
+            response = poll()
         except SimError as error:
-            watch.missed(error)
+            state.on_error(error)
         else:
-            if watch.saw(run):
-                return run
-        (sleep or time.sleep)(watch.pause())
+            if state.on_response(response):
+                return response
+        (sleep or time.sleep)(state.next_delay())
 
 
-async def await_run(
-    client: AsyncSimClient, watch: PollState, *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+def wait_for_run(
+    client: SimClient, state: RunPollState, *, sleep: Callable[[float], None] | None = None
 ) -> WorkflowRun:
-    """Look at a run until it is over, or paused where that counts; as :func:`wait_for_run`."""
-    while True:
-        try:
-            run = await client.get_workflow_run(watch.workflow_id, watch.run_id, job_id=watch.job_id, retry=NO_RETRY)
-        except SimError as error:
-            watch.missed(error)
-        else:
-            if watch.saw(run):
-                return run
-        await sleep(watch.pause())
+    """Poll a run on a worker until it is finished, or paused if that counts.
+
+    :raises SimRunTimeoutError: the deadline has passed.
+    :raises SimError: the run's status can't be read.
+    """
+
+    def poll() -> WorkflowRun:
+        return client.get_workflow_run(state.workflow_id, state.run_id, job_id=state.job_id, retry=NO_RETRY)
+
+    return poll_until_finished(poll, state, sleep=sleep)

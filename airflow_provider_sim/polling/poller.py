@@ -1,7 +1,7 @@
 """Shared polling of runs: one poll for all runs that a process waits for with one connection.
 
 A :class:`Watcher` has the runs that are waited for, sends the requests that :mod:`.plan` chooses for those that are
-due, as far as :mod:`.budget` leaves room, and passes each response to the :class:`~.run.PollState` of its run. It is
+due, as far as :mod:`.budget` leaves room, and passes each response to the :class:`~.run.RunPollState` of its run. It is
 used on one event loop, which needs no locks: one task polls, and each request is a task.
 """
 
@@ -42,7 +42,7 @@ from airflow_provider_sim.exceptions import (
     SimRunTimeoutError,
 )
 from airflow_provider_sim.polling.planner import PolledRun, Request, Workspaces, plan
-from airflow_provider_sim.polling.poll_state import PollState
+from airflow_provider_sim.polling.poll_state import RunPollState
 from airflow_provider_sim.rate_limits import RateLimits, rate_limits_for
 
 T = TypeVar("T")
@@ -145,7 +145,7 @@ class RunPoller:
         self._lent_client = limited(client, MOST_LENT)
 
     async def wait(
-        self, watch: PollState, *, least: float = 0.0, look_soon: bool = False, workspace_id: str | None = None
+        self, watch: RunPollState, *, least: float = 0.0, look_soon: bool = False, workspace_id: str | None = None
     ) -> WorkflowRun:
         """Wait until a run is finished, or paused if ``watch`` returns pauses.
 
@@ -162,7 +162,7 @@ class RunPoller:
             self._workspaces.by_workflow[watch.workflow_id] = workspace_id
         loop = asyncio.get_running_loop()
         returns_at = loop.time() + least
-        interval = max(SOON if look_soon else watch.first_pause(least), _BETWEEN_PASSES)
+        interval = max(SOON if look_soon else watch.first_delay(least), _BETWEEN_PASSES)
         run = PolledRun(
             watch=watch,
             run_id=watch.run_id,
@@ -286,7 +286,7 @@ class RunPoller:
         """Set the time of the next poll; at the deadline, read the run once more, or raise the timeout."""
         run.listed_to = -inf
         try:
-            run.interval = max(run.watch.pause(jitter=0.0), _BETWEEN_PASSES)
+            run.interval = max(run.watch.next_delay(jitter=0.0), _BETWEEN_PASSES)
         except SimRunTimeoutError as error:
             if run.read_at == inf:
                 self._finish(run, error)
@@ -425,7 +425,7 @@ class RunPoller:
             self._on_status(run, response)
             return
         was_paused, run.status = run.status in _PAUSES, response.status
-        run.watch.looked()
+        run.watch.on_poll()
         self._schedule(run)
         if not was_paused:
             run.reads, run.read_at = 0, self._clock()
@@ -452,7 +452,7 @@ class RunPoller:
         caller = self._callers.get(run)
         if caller is None:
             return True
-        if caller.context.run(run.watch.saw, response):
+        if caller.context.run(run.watch.on_response, response):
             self._finish(run, response)
             return True
         self._schedule(run)
@@ -488,7 +488,7 @@ class RunPoller:
         if caller is None:
             return
         try:
-            caller.context.run(run.watch.missed, error)
+            caller.context.run(run.watch.on_error, error)
         except SimError as final:
             self._finish(run, final)
             return

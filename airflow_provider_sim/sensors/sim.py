@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_sim.client import Cancellation, RetryPolicy, WorkflowRun
-    from airflow_provider_sim.polling import PollState
+    from airflow_provider_sim.polling import RunPollState
 
 LONGEST_PAUSE = 60.0
 """Seconds between polls of a rescheduled sensor that keeps its worker, because a poll has failed."""
@@ -240,17 +240,17 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
             try:
                 run = self.hook.get_conn().get_workflow_run(self.workflow_id, self.run_id, retry=NO_RETRY)
             except SimError as error:
-                self._state.missed(error)
+                self._state.on_error(error)
                 may_wait = isinstance(error, SimRateLimitError | SimRunNotFoundError)
                 if may_wait or self.deferrable or not self.reschedule or not self._pause():
                     return None
             else:
-                return run if self._state.saw(run) else None
+                return run if self._state.on_response(run) else None
 
     def _pause(self) -> bool:
         """Sleep until the next poll on this worker; return False after the deadline."""
         try:
-            time.sleep(min(self._state.pause(), LONGEST_PAUSE))
+            time.sleep(min(self._state.next_delay(), LONGEST_PAUSE))
         except SimRunTimeoutError:
             return False
         return True
@@ -268,7 +268,7 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
             if received.status == "timeout":
                 return self._result_after_deferral(context)
             run = hook.get_conn().get_workflow_run(self.workflow_id, received.run_id, job_id=received.job_id)
-            if received.status == "error" and not self._state.saw(run):
+            if received.status == "error" and not self._state.on_response(run):
                 raise unreachable_error(self.workflow_id, received.run_id, received.message)
             log_end_on_worker(self)
             return self._result(context, run)
@@ -330,7 +330,7 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
         except SimError as error:
             self.log.warning("The last poll of run %s failed: %s", self.run_id, error)
             return None
-        return run if self._state.saw(run) else None
+        return run if self._state.on_response(run) else None
 
     def _cancel(self) -> Cancellation | None:
         try:
@@ -365,10 +365,10 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
             raise AirflowFailException(str(error)) from error
 
     @cached_property
-    def _state(self) -> PollState:
-        from airflow_provider_sim.polling import PollState
+    def _state(self) -> RunPollState:
+        from airflow_provider_sim.polling import RunPollState
 
-        return PollState(
+        return RunPollState(
             self.workflow_id,
             self.run_id,
             poll_interval=self.poke_interval,

@@ -11,7 +11,7 @@ from airflow.triggers.base import TaskSuccessEvent, TriggerEvent
 from airflow_provider_sim._compat import TASKS_END_IN_TRIGGERERS, push_xcoms
 from airflow_provider_sim.client import RunStatus, SimClient, check_run_id, check_workflow_id
 from airflow_provider_sim.links.sim import link_xcoms
-from airflow_provider_sim.polling import PollState
+from airflow_provider_sim.polling import RunPollState
 from airflow_provider_sim.polling.poller import poller_for
 from airflow_provider_sim.task.deadlines import task_started_at
 from airflow_provider_sim.triggers.base import SimTriggerBase
@@ -67,7 +67,7 @@ class SimRunTrigger(SimTriggerBase):
         check_run_id(self.run_id)
         options, hook = self.run_options, self._hook()
         settings = await hook.get_async_settings()
-        state = PollState(
+        state = RunPollState(
             self.workflow_id,
             self.run_id,
             job_id=self.job_id,

@@ -134,7 +134,7 @@ def test_a_selector_without_output_fails(sim):
 def test_a_run_that_is_not_over_in_time_is_cancelled(sim, emulator):
     ran = sim("run", "slow", "--async", "--timeout", "0.05", "--poll-interval", "0.01")
     assert ran.code == Exit.ERROR
-    assert "wasn't over when the time to wait for it was up" in ran.err
+    assert "did not finish within the timeout" in ran.err
     assert [run.status for run in emulator.runs] == ["cancelled"]
 
 

@@ -154,7 +154,7 @@ class TestBadEnds:
     @pytest.mark.parametrize("options", [{"async_execution": True}, {"deferrable": True}], ids=["worker", "triggerer"])
     def test_the_timeout_ends_the_waiting(self, run_task, options):
         task = operator(workflow_id="slow", input={"seconds": 60}, timeout=timedelta(seconds=0.2), **options)
-        with pytest.raises(SimRunTimeoutError, match="wasn't over"):
+        with pytest.raises(SimRunTimeoutError, match="did not finish within the timeout"):
             run_task(task)
 
     def test_the_server_s_own_timeout_is_a_failure(self, run_task):
@@ -181,12 +181,12 @@ class TestPauses:
     def test_wait_goes_on_until_a_person_has_answered(self, run_task, emulator, options, monkeypatch, caplog):
         from airflow_provider_sim import polling
 
-        def answer(self, run, saw=polling.PollState.saw):
+        def answer(self, run, on_response=polling.RunPollState.on_response):
             if run.status == "paused":
                 emulator.resume(run.run_id, {"approved": True})
-            return saw(self, run)
+            return on_response(self, run)
 
-        monkeypatch.setattr(polling.PollState, "saw", answer)
+        monkeypatch.setattr(polling.RunPollState, "on_response", answer)
         output = run_task(operator(workflow_id="paused", input={"message": "x"}, **options))
         assert output["result"]["approved"] is True
         where = f"{emulator.url}/resume/paused/{emulator.runs[0].run_id}"

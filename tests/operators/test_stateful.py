@@ -285,7 +285,7 @@ class Tasks(RuleBasedStateMachine):
 
             return do
 
-        def wait(client: SimClient, run_watch: polling.PollState, original: Any = polling.wait_for_run) -> Any:
+        def wait(client: SimClient, run_watch: polling.RunPollState, original: Any = polling.wait_for_run) -> Any:
             ways = iter([meanwhile])
 
             def sleep(_: float) -> None:

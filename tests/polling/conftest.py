@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_sim.emulator.runs import Run
-from airflow_provider_sim.polling import PollState
+from airflow_provider_sim.polling import RunPollState
 from airflow_provider_sim.polling.poller import RunPoller
 from airflow_provider_sim.rate_limits import RateLimits
 from tests.virtual_time import VirtualSim, now, run
@@ -45,7 +45,7 @@ class Scene:
         **options: Any,
     ) -> Any:
         """Wait for a run and note what came of it."""
-        watch = PollState(started.workflow_id, started.run_id, poll_interval=interval, clock=now, **options)
+        watch = RunPollState(started.workflow_id, started.run_id, poll_interval=interval, clock=now, **options)
         try:
             outcome: Any = await (poller or self.poller).wait(watch, least=least, workspace_id=workspace_id)
         except Exception as error:

@@ -39,7 +39,7 @@ def asked(client, emulator):
 
 
 @pytest.fixture
-def told(caplog):
+def messages(caplog):
     caplog.set_level(logging.INFO, "airflow_provider_sim.polling.pause")
     return lambda: [
         found.getMessage() for found in caplog.records if found.name == "airflow_provider_sim.polling.pause"
@@ -47,35 +47,35 @@ def told(caplog):
 
 
 class Answering:
-    """An answer, with what it noted and how long it slept.
+    """An answer that records the pause points it persists, and its sleeps.
 
-    :param before: is done when the answer is about to be sent.
-    :param meanwhile: is done in each sleep.
+    :param before: called before the answer is sent.
+    :param meanwhile: called in each sleep.
     """
 
     def __init__(
         self, run_id, *, before=lambda: None, meanwhile=lambda: None, workflow_id="paused", seconds=60.0, **fields
     ):
-        self.noted, self.naps = [], []
+        self.persisted, self.sleeps = [], []
         self.before, self.meanwhile = before, meanwhile
         self.answer = PauseAnswer(
             workflow_id=workflow_id,
             run_id=run_id,
             poll_interval=INTERVAL,
             deadline=time.time() + seconds,
-            note=self._note,
+            persist=self._persist,
             **{"context_id": None, "input": YES} | fields,
         )
 
-    def give(self, client):
-        return self.answer.give(client, sleep=self._sleep)
+    def send(self, client):
+        return self.answer.send(client, sleep=self._sleep)
 
-    def _note(self, context_id):
-        self.noted.append(context_id)
+    def _persist(self, context_id):
+        self.persisted.append(context_id)
         self.before()
 
     def _sleep(self, seconds):
-        self.naps.append(seconds)
+        self.sleeps.append(seconds)
         self.meanwhile()
 
 
@@ -84,134 +84,124 @@ def sent(emulator):
     return [seen for seen in emulator.requests if seen.method == "POST" and "resume" in seen.path]
 
 
-def test_the_pause_is_noted_before_the_answer_is_sent(client, asked, emulator):
+def test_the_pause_point_is_persisted_before_the_answer_is_sent(client, asked, emulator):
     run_id, context_id = asked
     before = []
     answering = Answering(run_id, before=lambda: before.append(len(sent(emulator))))
-    assert answering.give(client) == context_id
-    assert (answering.noted, before, answering.naps) == ([context_id], [0], [])
+    assert answering.send(client) == context_id
+    assert (answering.persisted, before, answering.sleeps) == ([context_id], [0], [])
     assert emulator.runs[0].status == "completed"
 
 
-def test_a_run_that_does_not_ask_yet_is_waited_for(client, emulator, told):
+def test_waits_until_the_run_is_paused(client, emulator):
     body = emulator.state.workflows["paused"].body
     emulator.workflow("later", duration=2 * INTERVAL, inputs={"message": "string"})(lambda given: body(given))
     run_id = client.execute_workflow("later", {"message": "x"}, async_execution=True).run_id
     answering = Answering(run_id, workflow_id="later", meanwhile=lambda: emulator.clock.advance(INTERVAL))
-    answering.give(client)
-    assert answering.naps == [INTERVAL] * 2
-    assert told() == [f"Run {run_id} is running; waiting until it asks a person."] * 2
+    answering.send(client)
+    assert answering.sleeps == [pytest.approx(INTERVAL, rel=0.11)] * 2
 
 
-def test_a_run_that_asks_nobody_in_time(client, emulator):
+def test_a_run_that_is_not_paused_before_the_deadline(client, emulator):
     run_id = client.execute_workflow("slow", {"seconds": 600}, async_execution=True).run_id
     answering = Answering(run_id, workflow_id="slow", context_id="c-7", seconds=0)
-    with pytest.raises(SimRunTimeoutError) as caught:
-        answering.give(client)
-    assert str(caught.value) == (
-        f"Run {run_id!r} of workflow 'slow' is running, and waits for no person at c-7 when the time to wait for that"
-        " was up. Give the task a longer timeout."
-    )
+    with pytest.raises(SimRunTimeoutError, match=r"not paused at c-7 .* status is running") as caught:
+        answering.send(client)
     assert (caught.value.workflow_id, caught.value.run_id) == ("slow", run_id)
     assert caught.value.outcome is Outcome.NEVER_SENT
-    assert (answering.noted, answering.naps) == ([], [])
+    assert (answering.persisted, answering.sleeps) == ([], [])
 
 
-def test_a_run_that_asks_somewhere_else_in_time(client, asked):
+def test_a_run_that_is_paused_at_another_point(client, asked):
     run_id, context_id = asked
-    with pytest.raises(SimRunTimeoutError, match=rf"no person at c-7 when.* It waits at {context_id}\. Give the task"):
-        Answering(run_id, context_id="c-7", seconds=0).give(client)
+    with pytest.raises(SimRunTimeoutError, match=rf"not paused at c-7 .* is paused at {context_id}\."):
+        Answering(run_id, context_id="c-7", seconds=0).send(client)
 
 
-def test_what_is_over_waits_for_nobody(client, asked, emulator):
+def test_a_finished_run_accepts_no_answer(client, asked, emulator):
     run_id, _ = asked
     emulator.resume(run_id, {"approved": False})
-    with pytest.raises(SimPauseAnsweredError) as caught:
-        Answering(run_id).give(client)
-    assert str(caught.value).startswith(
-        f"Run {run_id!r} of workflow 'paused' waits for no answer of this task: it is completed. What was answered is"
-        f" at {emulator.url}/resume/paused/{run_id}."
-    )
+    with pytest.raises(SimPauseAnsweredError, match=f"completed.* {emulator.url}/resume/paused/{run_id}") as caught:
+        Answering(run_id).send(client)
     assert (caught.value.workflow_id, caught.value.run_id) == ("paused", run_id)
 
 
-def test_a_named_pause_of_a_run_that_goes_on(client, asked, emulator):
+def test_an_answered_pause_of_an_active_run(client, asked, emulator):
     run_id, context_id = asked
     emulator.state.runs[run_id].resume({"approved": False}, after=3600)
-    with pytest.raises(SimPauseAnsweredError, match=f"of this task: pause {context_id} was answered by somebody else"):
-        Answering(run_id, context_id=context_id).give(client)
+    with pytest.raises(SimPauseAnsweredError, match=f"pause {context_id} was answered"):
+        Answering(run_id, context_id=context_id).send(client)
 
 
-def test_an_answer_whose_receipt_is_lost_was_ours(client, asked, emulator, told):
+def test_a_lost_response_to_an_accepted_answer(client, asked, emulator, messages):
     run_id, context_id = asked
     with emulator.fault("drop_after_accept", match="resume"):
-        assert Answering(run_id).give(client) == context_id
+        assert Answering(run_id).send(client) == context_id
     assert len(sent(emulator)) == 1
-    [line] = told()
-    assert line.endswith("The pause is answered all the same.")
+    [line] = messages()
+    assert line.endswith("The pause is answered nevertheless.")
 
 
-def test_an_answer_that_was_lost_is_sent_again(client, asked, emulator, told):
+def test_a_lost_answer_is_sent_again(client, asked, emulator, messages):
     run_id, context_id = asked
     answering = Answering(run_id)
     with emulator.fault("server_error", match="resume", times=2):
-        assert answering.give(client) == context_id
+        assert answering.send(client) == context_id
     assert len(sent(emulator)) == 3
-    assert (answering.naps, answering.noted) == ([INTERVAL] * 2, [context_id])
-    assert all(line.endswith("The pause is still open: answering it again.") for line in told())
+    assert (answering.sleeps, answering.persisted) == ([INTERVAL] * 2, [context_id])
+    assert all(line.endswith("The pause is still open. Sending the answer again.") for line in messages())
 
 
-def test_until_the_time_is_up(client, asked, emulator):
+def test_until_the_deadline(client, asked, emulator):
     run_id, _ = asked
     answering = Answering(run_id, seconds=0)
     with emulator.fault("server_error", match="resume", times=None), pytest.raises(SimServerError):
-        answering.give(client)
-    assert (len(sent(emulator)), answering.naps) == (1, [])
+        answering.send(client)
+    assert (len(sent(emulator)), answering.sleeps) == (1, [])
 
 
-def test_a_refusal_that_says_nothing_of_the_pause_is_the_author_s_to_mend(client, asked, emulator):
+def test_an_invalid_answer_is_not_sent_again(client, asked, emulator):
     run_id, _ = asked
     answering = Answering(run_id, input={"approved": {1}})
     with pytest.raises(SimInputError, match="JSON"):
-        answering.give(client)
-    assert answering.naps == []
+        answering.send(client)
+    assert answering.sleeps == []
 
 
-def test_somebody_who_was_quicker_by_a_moment(client, asked, emulator):
+def test_another_answer_just_before_ours(client, asked, emulator):
     run_id, context_id = asked
     answering = Answering(run_id, before=lambda: emulator.state.runs[run_id].resume({"approved": False}, after=3600))
-    with pytest.raises(SimPauseAnsweredError, match=f"pause {context_id} was answered by somebody else") as caught:
-        answering.give(client)
+    with pytest.raises(SimPauseAnsweredError, match=f"pause {context_id} was answered") as caught:
+        answering.send(client)
     assert caught.value.__cause__ is not None
-    assert answering.naps == []
+    assert answering.sleeps == []
 
 
-class TestAnEarlierTry:
-    def test_that_was_heard(self, client, asked, emulator, told):
+class TestEarlierTry:
+    def test_accepted(self, client, asked, emulator, messages):
         run_id, context_id = asked
         emulator.resume(run_id, YES)
-        answering = Answering(run_id, earlier=context_id)
-        assert answering.give(client) == context_id
-        assert (answering.noted, sent(emulator)) == ([], [])
-        assert told() == [f"An earlier try has answered pause {context_id} of run {run_id}."]
+        answering = Answering(run_id, previous=context_id)
+        assert answering.send(client) == context_id
+        assert (answering.persisted, sent(emulator)) == ([], [])
+        assert messages() == [f"Pause {context_id} of run {run_id} was answered by an earlier try."]
 
-    def test_that_was_not(self, client, asked, emulator):
+    def test_not_accepted(self, client, asked, emulator):
         run_id, context_id = asked
-        answering = Answering(run_id, earlier=context_id)
-        assert answering.give(client) == context_id
-        assert (answering.noted, len(sent(emulator))) == ([context_id], 1)
+        answering = Answering(run_id, previous=context_id)
+        assert answering.send(client) == context_id
+        assert (answering.persisted, len(sent(emulator))) == ([context_id], 1)
 
-    def test_whose_answer_comes_at_last(self, client, asked, emulator, told):
-        """Sim refuses this try's answer, since it has just taken the earlier one's."""
+    def test_accepted_during_this_try(self, client, asked, emulator, messages):
+        """Sim rejects this try's answer, since it has just accepted the earlier one."""
         run_id, context_id = asked
-        answering = Answering(run_id, earlier=context_id, before=lambda: emulator.resume(run_id, YES))
-        assert answering.give(client) == context_id
-        [line] = told()
-        assert line.endswith("The pause is answered all the same.")
+        answering = Answering(run_id, previous=context_id, before=lambda: emulator.resume(run_id, YES))
+        assert answering.send(client) == context_id
+        [line] = messages()
+        assert line.endswith("The pause is answered nevertheless.")
 
 
-def test_an_answered_pause_beside_an_open_one():
-    """It is another's that is open: the one that was answered isn't asked for again."""
+def test_an_answered_pause_and_another_open_one():
     points = [
         {"contextId": "c-0", "resumeStatus": "resumed", "response": {"data": {}}},
         {"contextId": "c-1", "resumeStatus": "paused", "response": {"data": {}}},
@@ -222,12 +212,12 @@ def test_an_answered_pause_beside_an_open_one():
         canned(("/runs/r", Answer(200, {"data": run})), ("/api/resume/", Answer(200, detail))) as server,
         SimClient("key", base_url=server.url, api_version="v2") as client,
     ):
-        assert Answering("r", workflow_id="w", earlier="c-0").give(client) == "c-0"
-        with pytest.raises(SimPauseAnsweredError, match="pause c-0 was answered by somebody else"):
-            Answering("r", workflow_id="w", context_id="c-0").give(client)
+        assert Answering("r", workflow_id="w", previous="c-0").send(client) == "c-0"
+        with pytest.raises(SimPauseAnsweredError, match="pause c-0 was answered"):
+            Answering("r", workflow_id="w", context_id="c-0").send(client)
 
 
-def test_several_are_listed_with_their_questions():
+def test_an_ambiguous_answer_lists_the_open_pauses():
     def point(context_id, question):
         shown = {"responseStructure": [{"name": "question", "value": question}]} if question else {}
         return {"contextId": context_id, "resumeStatus": "paused", "response": {"data": shown}}
@@ -240,9 +230,7 @@ def test_several_are_listed_with_their_questions():
         SimClient("key", base_url=server.url, api_version="v2") as client,
         pytest.raises(SimInputError) as caught,
     ):
-        Answering("r", workflow_id="w").give(client)
-    assert str(caught.value) == (
-        "Run 'r' of workflow 'w' waits at 2 pauses. Name one of them by context_id: c-1 (Pay, the bill?); c-2."
-    )
+        Answering("r", workflow_id="w").send(client)
+    assert str(caught.value).endswith("c-1 (Pay, the bill?); c-2.")
     assert (caught.value.workflow_id, caught.value.run_id) == ("w", "r")
     assert caught.value.outcome is Outcome.NEVER_SENT

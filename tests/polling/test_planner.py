@@ -9,7 +9,7 @@ import pytest
 
 from airflow_provider_sim.client.api.v2 import LOGS_BUCKET, RUN_BUCKET, WORKFLOW_BUCKET
 from airflow_provider_sim.client.models import RunStatus
-from airflow_provider_sim.polling import PollState
+from airflow_provider_sim.polling import RunPollState
 from airflow_provider_sim.polling.planner import PolledRun, Request, Workspaces, plan
 
 NOW = 1_000_000.0
@@ -37,7 +37,7 @@ def started(ago: float | None, workflow_id: str = "w", **state: Any) -> PolledRu
     """Return a run that started so many seconds ago, and that is due; None for a run that was never polled."""
     start = {"since": NOW - 20} if ago is None else {"since": -inf, "started_at": NOW - ago}
     known = {"due": NOW, "interval": 10.0, "status": None if ago is None else RunStatus.RUNNING, **start}
-    return PolledRun(watch=PollState(workflow_id, f"run-{ago}"), run_id=f"run-{ago}", **{**known, **state})
+    return PolledRun(watch=RunPollState(workflow_id, f"run-{ago}"), run_id=f"run-{ago}", **{**known, **state})
 
 
 def requests(

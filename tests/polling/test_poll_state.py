@@ -1,8 +1,6 @@
-"""What a look at a run means, without a server and without waiting."""
+"""Decisions of a poll loop, without a server and without sleeping."""
 
 from __future__ import annotations
-
-import asyncio
 
 import pytest
 
@@ -15,12 +13,12 @@ from airflow_provider_sim.exceptions import (
     SimRunTimeoutError,
     SimServerError,
 )
-from airflow_provider_sim.polling import NOT_FOUND_GRACE, PollState, await_run, wait_for_run
+from airflow_provider_sim.polling import NOT_FOUND_GRACE, RunPollState, wait_for_run
 from airflow_provider_sim.polling.poll_state import timeout_error
 
 
 class Clock:
-    """Seconds since the epoch, moved by whoever sleeps."""
+    """A clock that sleeping advances."""
 
     def __init__(self) -> None:
         self.now = 1_000_000.0
@@ -33,29 +31,19 @@ class Clock:
         self.slept.append(seconds)
         self.now += seconds
 
-    async def asleep(self, seconds: float) -> None:
-        self.sleep(seconds)
 
+class Client:
+    """A client with given responses and errors; the last one repeats."""
 
-class Looks:
-    """A client whose looks at a run go as written down; the last one repeats."""
-
-    def __init__(self, *looks: object) -> None:
-        self._looks = list(looks)
-        self.count = 0
+    def __init__(self, *responses: object) -> None:
+        self._responses = list(responses)
 
     def get_workflow_run(self, *_args: object, **_options: object) -> WorkflowRun:
-        self.count += 1
-        look = self._looks.pop(0) if len(self._looks) > 1 else self._looks[0]
-        if isinstance(look, Exception):
-            raise look
-        assert isinstance(look, WorkflowRun)
-        return look
-
-
-class AsyncLooks(Looks):
-    async def get_workflow_run(self, *args: object, **options: object) -> WorkflowRun:
-        return super().get_workflow_run(*args, **options)
+        response = self._responses.pop(0) if len(self._responses) > 1 else self._responses[0]
+        if isinstance(response, Exception):
+            raise response
+        assert isinstance(response, WorkflowRun)
+        return response
 
 
 @pytest.fixture
@@ -63,30 +51,24 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture(params=["blocking", "asyncio"])
-def wait(request, clock):
-    """Wait for a run whose looks are given, in one of both worlds."""
-
-    def wait_for(watch: PollState, *looks: object) -> WorkflowRun:
-        if request.param == "blocking":
-            return wait_for_run(Looks(*looks), watch, sleep=clock.sleep)
-        return asyncio.run(await_run(AsyncLooks(*looks), watch, sleep=clock.asleep))
-
-    return wait_for
+@pytest.fixture
+def wait(clock):
+    """Wait for a run, given the responses and errors of its polls."""
+    return lambda state, *responses: wait_for_run(Client(*responses), state, sleep=clock.sleep)
 
 
 def run(status: str, paused: Pause | None = None) -> WorkflowRun:
     return WorkflowRun(run_id="r", status=RunStatus(status), workflow_id="w", server_status=status, paused=paused)
 
 
-def watch_of(clock: Clock, **options: object) -> PollState:
-    return PollState("w", "r", **{"poll_interval": 10, "clock": clock, **options})
+def state_of(clock: Clock, **options: object) -> RunPollState:
+    return RunPollState("w", "r", **{"poll_interval": 10, "clock": clock, **options})
 
 
 @pytest.mark.parametrize("end", ["completed", "failed", "cancelled"])
-def test_waits_through_everything_that_is_no_end(wait, clock, end):
+def test_polls_until_a_terminal_state(wait, clock, end):
     going_on = [run(word) for word in ("queued", "pending", "running", "redacting", "unknown")]
-    assert wait(watch_of(clock), *going_on, run(end)).status == end
+    assert wait(state_of(clock), *going_on, run(end)).status == end
     assert len(clock.slept) == len(going_on)
     assert all(10 <= pause <= 11 for pause in clock.slept)
 
@@ -97,72 +79,68 @@ def test_waits_through_everything_that_is_no_end(wait, clock, end):
         pytest.param("human", "wait", True, id="a person, wait"),
         pytest.param("human", "fail", False, id="a person, fail"),
         pytest.param("human", "return", False, id="a person, return"),
-        pytest.param(None, "return", False, id="kind not told, return"),
+        pytest.param(None, "return", False, id="kind unknown, return"),
         pytest.param("time", "fail", True, id="a timer, fail"),
         pytest.param("time", "return", True, id="a timer, return"),
     ],
 )
 def test_pauses(wait, clock, kind, on_paused, awaited):
-    ended = wait(watch_of(clock, on_paused=on_paused), run("paused", Pause(kind=kind)), run("completed"))
+    ended = wait(state_of(clock, on_paused=on_paused), run("paused", Pause(kind=kind)), run("completed"))
     assert ended.status == ("completed" if awaited else "paused")
 
 
-def test_a_failed_look_does_not_fail_the_run(wait, clock):
+def test_failed_polls_are_repeated(wait, clock):
     fault = SimServerError("Sim is down.")
-    looks = [fault, run("running"), fault, fault, run("completed")]
-    assert wait(watch_of(clock, max_failed_looks=2), *looks).status == "completed"
+    responses = [fault, run("running"), fault, fault, run("completed")]
+    assert wait(state_of(clock, max_failed_polls=2), *responses).status == "completed"
 
 
-def test_too_many_failed_looks_in_a_row_do(wait, clock):
+def test_too_many_consecutive_failed_polls(wait, clock):
     with pytest.raises(SimServerError):
-        wait(watch_of(clock, max_failed_looks=3), SimServerError("Sim is down."))
+        wait(state_of(clock, max_failed_polls=3), SimServerError("Sim is down."))
     assert len(clock.slept) == 3
 
 
-def test_what_no_second_look_mends_is_raised_at_once(wait, clock):
+def test_a_non_retryable_error_is_raised_at_once(wait, clock):
     with pytest.raises(SimAuthenticationError):
-        wait(watch_of(clock), SimAuthenticationError("wrong key"))
+        wait(state_of(clock), SimAuthenticationError("wrong key"))
     assert clock.slept == []
 
 
-def test_sim_s_retry_after_stretches_the_interval_once(wait, clock):
+def test_retry_after_delays_the_next_poll_once(wait, clock):
     limited = SimRateLimitError("slow down", retry_after=42)
-    wait(watch_of(clock), limited, run("running"), run("completed"))
+    wait(state_of(clock), limited, run("running"), run("completed"))
     assert 42 <= clock.slept[0] <= 42 * 1.1
     assert 10 <= clock.slept[1] <= 11
 
 
-def test_a_run_just_started_may_not_be_found_yet(wait, clock):
-    assert wait(watch_of(clock), SimRunNotFoundError("none"), run("completed")).status == "completed"
+def test_a_new_run_may_not_be_found_yet(wait, clock):
+    assert wait(state_of(clock), SimRunNotFoundError("none"), run("completed")).status == "completed"
 
 
-def test_a_run_not_found_for_long_is_not_there(wait, clock):
+def test_an_old_run_that_is_not_found_is_an_error(wait, clock):
     with pytest.raises(SimRunNotFoundError):
-        wait(watch_of(clock), SimRunNotFoundError("none"))
+        wait(state_of(clock), SimRunNotFoundError("none"))
     assert NOT_FOUND_GRACE <= sum(clock.slept) <= NOT_FOUND_GRACE + 11
 
 
-def test_the_last_look_falls_on_the_deadline(wait, clock):
+def test_the_last_poll_is_at_the_deadline(wait, clock):
     deadline = clock() + 25
-    with pytest.raises(SimRunTimeoutError, match=r"Run 'r' of workflow 'w' wasn't over .* \(last seen running\)"):
-        wait(watch_of(clock, deadline=deadline), run("running"))
+    with pytest.raises(SimRunTimeoutError, match=r"Run 'r' of workflow 'w' .* \(last status: running\)"):
+        wait(state_of(clock, deadline=deadline), run("running"))
     assert clock() == deadline
 
 
-@pytest.mark.parametrize(("last", "seen"), [("running", " (last seen running)"), (None, "")])
-def test_what_is_said_at_the_deadline(last, seen):
+@pytest.mark.parametrize("last", ["running", None])
+def test_a_timeout_error_contains_the_last_status(last):
     error = timeout_error("w", "r", last)
-    assert str(error) == (
-        f"Run 'r' of workflow 'w' wasn't over when the time to wait for it was up{seen}. Unless the task's log says"
-        " that it was cancelled, it may go on in Sim: cancel it there, or wait for it with a SimJobSensor, before"
-        " starting another. Give it a longer timeout, or let Sim keep one by run_timeout."
-    )
+    assert ("last status" in str(error)) is (last is not None)
     assert (error.workflow_id, error.run_id, error.outcome) == ("w", "r", Outcome.RAN)
 
 
-def test_an_end_seen_by_the_last_look_counts(wait, clock):
+def test_a_run_that_is_finished_at_the_last_poll_is_returned(wait, clock):
     clock.now += 100
-    assert wait(watch_of(clock, deadline=clock() - 50), run("completed")).status == "completed"
+    assert wait(state_of(clock, deadline=clock() - 50), run("completed")).status == "completed"
 
 
 @pytest.mark.parametrize(
@@ -171,10 +149,10 @@ def test_an_end_seen_by_the_last_look_counts(wait, clock):
         pytest.param(None, 10, id="no deadline"),
         pytest.param(60, 10, id="far deadline"),
         pytest.param(5, 5, id="near deadline"),
-        pytest.param(1, 3, id="nearer than the least pause"),
+        pytest.param(1, 3, id="nearer than the minimum"),
         pytest.param(-20, 3, id="passed"),
     ],
 )
-def test_the_first_look_of_a_trigger(clock, left, first):
+def test_the_first_poll_of_a_trigger(clock, left, first):
     deadline = None if left is None else clock() + left
-    assert watch_of(clock, deadline=deadline).first_pause(3) == first
+    assert state_of(clock, deadline=deadline).first_delay(3) == first

@@ -24,7 +24,7 @@ from airflow_provider_sim.exceptions import (
     SimRunTimeoutError,
     SimServerError,
 )
-from airflow_provider_sim.polling import PollState
+from airflow_provider_sim.polling import RunPollState
 from airflow_provider_sim.polling import poller as poller_module
 from airflow_provider_sim.polling.poller import KEPT_OPEN, MOST_LENT, poller_for
 from tests.polling.conftest import together
@@ -98,7 +98,7 @@ class TestEnds:
             [started] = deploy(scene, 1)
 
             async def wait(interval):
-                watch = PollState(FLOW, started.run_id, poll_interval=interval, clock=now)
+                watch = RunPollState(FLOW, started.run_id, poll_interval=interval, clock=now)
                 return await scene.poller.wait(watch)
 
             runs = await asyncio.gather(wait(10), wait(10), wait(30))
@@ -136,7 +136,7 @@ class TestEnds:
         async def script(scene):
             starts = deploy(scene, 5)
             watches = [
-                PollState(FLOW, f"workflow-execution:{started.run_id}", poll_interval=10, clock=now)
+                RunPollState(FLOW, f"workflow-execution:{started.run_id}", poll_interval=10, clock=now)
                 for started in starts
             ]
             runs = await asyncio.gather(*(scene.poller.wait(watch) for watch in watches))
@@ -277,7 +277,7 @@ class TestFaults:
         async def script(scene):
             starts = deploy(scene)
             scene.sim.refuse("/logs?", status=500, times=2)
-            await together(*(scene.wait(started, max_failed_looks=2) for started in starts))
+            await together(*(scene.wait(started, max_failed_polls=2) for started in starts))
 
         scene = play(script)
         assert set(statuses(scene).values()) == {RunStatus.COMPLETED}
@@ -286,7 +286,7 @@ class TestFaults:
         async def script(scene):
             starts = deploy(scene)
             scene.sim.refuse("/logs?", status=500, times=1)
-            await together(*(scene.wait(started, max_failed_looks=number % 2) for number, started in enumerate(starts)))
+            await together(*(scene.wait(started, max_failed_polls=number % 2) for number, started in enumerate(starts)))
 
         scene = play(script)
         assert statuses(scene) == {
@@ -308,7 +308,7 @@ class TestFaults:
                 return httpx.Response(500) if "/logs?" in str(request.url) and next(lists) == 2 else None
 
             scene.sim.fault = fail_on_second_page
-            await together(*(scene.wait(started, max_failed_looks=0) for started in starts))
+            await together(*(scene.wait(started, max_failed_polls=0) for started in starts))
 
         outcomes = statuses(play(script))
         assert outcomes == {
@@ -326,7 +326,7 @@ class TestFaults:
             scene.sim.deploy(FLOW)
             starts = [scene.sim.start(FLOW, f"run-{number}", 15, end="paused") for number in range(3)]
             turns = itertools.cycle([None, httpx.Response(500)])
-            waits = asyncio.gather(*(scene.wait(started, max_failed_looks=1) for started in starts))
+            waits = asyncio.gather(*(scene.wait(started, max_failed_polls=1) for started in starts))
             await asyncio.sleep(35)
             scene.sim.fault = lambda request: next(turns) if "/logs?" in str(request.url) else None
             await asyncio.sleep(120)
@@ -436,7 +436,7 @@ class TestFaults:
         async def script(scene):
             starts = deploy(scene)
             scene.sim.refuse("/logs?", "/runs?", status=status)
-            await together(*(scene.wait(started, max_failed_looks=0) for started in starts))
+            await together(*(scene.wait(started, max_failed_polls=0) for started in starts))
 
         scene = play(script)
         assert set(statuses(scene).values()) == {RunStatus.COMPLETED}
@@ -475,7 +475,7 @@ class TestFaults:
         async def script(scene):
             starts = deploy(scene)
             scene.sim.refuse("/api", status=429, times=20)
-            await together(*(scene.wait(started, max_failed_looks=0) for started in starts))
+            await together(*(scene.wait(started, max_failed_polls=0) for started in starts))
 
         assert set(statuses(play(script)).values()) == {RunStatus.COMPLETED}
 
@@ -508,11 +508,11 @@ class TestFaults:
         scene = play(script)
         assert set(statuses(scene).values()) == {RunStatus.COMPLETED}
 
-    def test_an_answer_that_nobody_expected_is_told_and_not_waited_out(self, play, monkeypatch, caplog):
-        def saw(self, run):
+    def test_an_unexpected_error_in_a_response_handler_is_raised(self, play, monkeypatch, caplog):
+        def on_response(self, run):
             raise ZeroDivisionError
 
-        monkeypatch.setattr(PollState, "saw", saw)
+        monkeypatch.setattr(RunPollState, "on_response", on_response)
 
         async def script(scene):
             await together(*(scene.wait(started) for started in deploy(scene)))
