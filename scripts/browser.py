@@ -1,8 +1,8 @@
-"""Look at Airflow's own pages as a user does, and take pictures of them: ``make browser``.
+"""Browser tests of Airflow's pages, with screenshots: ``make browser``.
 
-Starts an Airflow 3 with the example DAGs and an emulator, and sends :mod:`scripts.browser_tour` through its pages, in
-an environment of its own and with the machine's Chromium (Debian: ``apt-get install chromium``); then an Airflow 2.11,
-whose form of a connection is another (:mod:`scripts.browser_tour_2`).
+Starts an Airflow 3 with the example DAGs and an emulator, and runs :mod:`scripts.browser_tour` in a
+separate environment with the installed Chromium (Debian: ``apt-get install chromium``); then an Airflow 2.11, which has
+another connection form (:mod:`scripts.browser_tour_2`).
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ CONNECTION, USER = "sim_from_form", "tourist"
 
 
 def main() -> int:
-    """Start everything, send the tours through it, and end everything."""
+    """Start the servers, run the tours, and stop the servers."""
     parser = argparse.ArgumentParser(prog="python -m scripts.browser", description=__doc__)
-    parser.add_argument("--pictures", type=Path, default=WORK / "pictures", help="where to put them")
+    parser.add_argument("--pictures", type=Path, default=WORK / "pictures", help="directory for screenshots")
     pictures = parser.parse_args().pictures
     chromium = next(filter(None, map(shutil.which, NAMES)), None)
     if chromium is None:
-        print(f"There is no {' or '.join(NAMES)} on this machine.", file=sys.stderr)
+        print(f"{' or '.join(NAMES)} is not installed.", file=sys.stderr)
         return 1
     browser = _environment("venv", REQUIREMENTS)
     pictures.mkdir(parents=True, exist_ok=True)
@@ -91,7 +91,7 @@ def _airflow_3(home: Path, sim_url: str, sim_key: str) -> Iterator[dict[str, str
 
 
 class Airflow2:
-    """An Airflow 2.11 in an environment of its own, of which only the webserver runs."""
+    """An Airflow 2.11 in a separate environment; only its webserver runs."""
 
     def __init__(self, home: Path, sim_url: str, sim_key: str) -> None:
         self._home = home
@@ -104,7 +104,7 @@ class Airflow2:
         }
 
     def create(self) -> None:
-        """Install it, and make its folder anew, with a user."""
+        """Install it, and recreate its directory with a user."""
         self._python = _environment("venv-airflow-2", REQUIREMENTS_2, with_package=True)
         shutil.rmtree(self._home, ignore_errors=True)
         self._home.mkdir(parents=True)
@@ -113,9 +113,9 @@ class Airflow2:
         self.run("users", "create", "--username", USER, "--password", self._password, "--role", "Admin", *names)
 
     def run(self, *words: str) -> str:
-        """Run a command of its command line, and return what it prints.
+        """Run an Airflow command and return its output.
 
-        :raises subprocess.CalledProcessError: it failed; its output is in the error.
+        :raises subprocess.CalledProcessError: it failed; the error has its output.
         """
         command = [self._python, "-m", "airflow", *words]
         return subprocess.run(command, env=self._environment, check=True, capture_output=True, text=True).stdout
@@ -139,7 +139,7 @@ class Airflow2:
 
 
 def _environment(name: str, requirements: Path, *, with_package: bool = False) -> Path:
-    """Make a Python environment, unless it is there; return its Python."""
+    """Create a Python environment unless it exists; return its Python."""
     python, stamp = WORK / name / "bin" / "python", WORK / name / "installed"
     wanted = requirements.read_text() + (REPO / "pyproject.toml").read_text()
     if not stamp.exists() or stamp.read_text() != wanted:

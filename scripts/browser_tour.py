@@ -1,4 +1,4 @@
-"""Through the pages of Airflow 3 with a browser. Run by :mod:`scripts.browser`."""
+"""Browser tour of Airflow 3, run by :mod:`scripts.browser`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from scripts.browser_page import (
 
 
 def connection_form(page: Page) -> None:
-    """The form is the declared one, its values are saved, and the key is neither shown again nor lost."""
+    """Check that the form is as declared, saves its values, and neither shows nor loses the key."""
     open_page(page, "/connections")
     form = new_connection(page, "sim_from_form")
     for name in STANDARD:
@@ -56,7 +56,7 @@ def connection_form(page: Page) -> None:
     expect(form.locator("[name=password]")).to_have_value("***")
     form.get_by_label("Show value").click()
     expect(form.locator("[name=password]")).to_have_value("***")
-    form.locator("[name=description]").fill("Edited without a look at the key")
+    form.locator("[name=description]").fill("Edited without the key")
     form.get_by_role("button", name="Extra Fields", exact=True).click()
     for name, value in typed.items():
         expect(form.locator(f"[name=element_{name}]")).to_have_value(value)
@@ -79,7 +79,7 @@ def new_connection(page: Page, name: str) -> Locator:
 
 
 def type_extra(page: Page, form: Locator, name: str, field: dict[str, Any]) -> str:
-    """Fill in an extra field, which must have its label and its help; return what was typed."""
+    """Fill in an extra field, check its label and help, and return the value."""
     place = form.get_by_role("group").filter(has=page.get_by_text(field["label"], exact=True))
     expect(place.get_by_text(field["description"], exact=True)).to_be_visible()
     value = typed_into(name, field)
@@ -93,9 +93,9 @@ def type_extra(page: Page, form: Locator, name: str, field: dict[str, Any]) -> s
 
 
 def connection_test(page: Page) -> None:
-    """For each way to get a connection wrong, the button turns red, and the page says what to change.
+    """Check that the button turns red for each invalid connection, and shows what to change.
 
-    All have a port: without one, the button of Airflow 3.3.2 sends port 0, and is told that another port is stored
+    All have a port: without one, Airflow 3.3.2 sends port 0, which it rejects because another port is stored
     (apache/airflow#73298).
     """
     wrong = {re.sub(r"\W+", "_", bad["label"]).strip("_"): bad for bad in told["bad"]}
@@ -109,11 +109,11 @@ def connection_test(page: Page) -> None:
 
 
 def press_test(page: Page, name: str, kind: str, words: str) -> None:
-    """Press the test button of a connection in the list, and read what comes of it."""
+    """Press the test button of a connection in the list and check the result."""
     button = row_of(page, name).get_by_label("Test Connection")
     with page.expect_response(f"{AIRFLOW}/api/v2/connections/test") as answered:
         button.click()
-    page.mouse.move(640, 40)  # the button's tooltip would lie on the next one
+    page.mouse.move(640, 40)  # the button's tooltip would cover the next one
     message = answered.value.json()["message"]
     assert words in message, f"{name}: {message}"
     assert told["key"] not in message, f"{name}: {message}"
@@ -122,12 +122,12 @@ def press_test(page: Page, name: str, kind: str, words: str) -> None:
 
 
 def row_of(page: Page, name: str) -> Locator:
-    """A connection's row in the list."""
+    """Return a connection's row."""
     return page.get_by_role("row").filter(has=page.get_by_role("cell", name=name, exact=True))
 
 
 def approval(page: Page) -> None:
-    """A person sees Sim's question and answers it; the links of the task lead into Sim."""
+    """Answer Sim's question in Airflow, and follow the task's links."""
     dag, run = "example_sim_approval", f"tour-{int(time.time())}"
     call("POST", f"/dags/{dag}/dagRuns", {"dag_run_id": run, "logical_date": None})
     tasks = f"/dags/{dag}/dagRuns/{run}/taskInstances"
@@ -151,9 +151,9 @@ def approval(page: Page) -> None:
     expect(page.get_by_text("Approve the plan?")).to_be_visible()
     page.get_by_role("textbox").last.fill("Go on")
     picture(page, "approval")
-    # Airflow 3.3.2 fails a task whose answer comes before its scheduler has heard that the task waits.
+    # Airflow 3.3.2 fails a task if it is answered before the scheduler has processed the deferral.
     heard = re.compile(f"Received executor event with state success.*task_id='decide', run_id='{run}'")
-    until(lambda: heard.search(Path(told["log"]).read_text()), "the scheduler to hear of it")
+    until(lambda: heard.search(Path(told["log"]).read_text()), "the scheduler to process the deferral")
     page.get_by_role("button", name="Approve", exact=True).click()
     until(lambda: call("GET", f"/dags/{dag}/dagRuns/{run}")["state"] == "success", "the DAG run to succeed")
 
@@ -162,7 +162,7 @@ def approval(page: Page) -> None:
 
 
 def call(method: str, path: str, body: Any = None) -> Any:
-    """Ask Airflow's REST API."""
+    """Send a request to Airflow's REST API."""
     with urllib.request.urlopen(f"{AIRFLOW}/auth/token") as answer:
         token = json.load(answer)["access_token"]
     headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}

@@ -1,4 +1,4 @@
-"""Through the form of a connection in Airflow 2.11 with a browser. Run by :mod:`scripts.browser`."""
+"""Browser tour of the connection form of Airflow 2.11, run by :mod:`scripts.browser`."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from scripts.browser_page import (
 )
 
 CONNECTION = told["connection_id"]
-"""What :mod:`scripts.browser` tests by Airflow's command line afterwards: the button sends no key that is stored."""
+"""Tested by :mod:`scripts.browser` with Airflow's CLI afterward, because the button doesn't send a stored key."""
 
 
 def old_connection_form(page: Page) -> None:
-    """It is the declared form, the button says what is wrong, and what was saved is shown again, but for the key."""
+    """Check that the form is as declared, the button shows errors, and saved values are shown, except the key."""
     open_page(page, "/connection/add")
     page.locator("#username").fill(told["user"])
     page.locator("#password").fill(told["user_password"])
@@ -59,14 +59,14 @@ def old_connection_form(page: Page) -> None:
     picture(page, "connection-form-airflow-2")
     page.get_by_role("button", name="Save").click()
 
-    for _ in range(2):  # the second time after a change without a look at the key
+    for _ in range(2):  # the second time after an edit without the key
         open_page(page, "/connection/list/")
         page.get_by_role("row").filter(has_text=CONNECTION).locator("a[href*='/connection/edit/']").click()
         expect(page.locator("#host")).to_have_value(SIM)
         expect(page.locator("#password")).to_have_value("")
         for name, field in FORM["conn-fields"].items():
             expect(page.locator(f"#extra__sim__{name}")).to_have_value(typed_into(name, field))
-        page.locator("#description").fill("Edited without a look at the key")
+        page.locator("#description").fill("Edited without the key")
         page.get_by_role("button", name="Save").click()
         page.wait_for_url(f"{AIRFLOW}/connection/list/*")
 

@@ -1,9 +1,9 @@
-"""Kill workers and triggerers of a real Airflow at the worst moments, and show what becomes of the Sim runs.
+"""Kill workers and triggerers of a real Airflow at critical moments, and report the outcome of the Sim runs.
 
-``python -m scripts.chaos`` kills each way of running a workflow at each point and at random, 200 times in all, then two
-triggerers under 50 deferred tasks each; beside it the official SDK in a ``@task`` and HttpOperator. It prints tables
-and exits with 1 if one of the provider's cells is wrong. ``--small`` does each once. ``--airflow 2.11`` uses the
-environment of ``make matrix CELLS=2.11/3.11``, and leaves the other ways out.
+``python -m scripts.chaos`` kills tasks of each mode at each point and at random, 200 times in total, then two
+triggerers with 50 deferred tasks each; for comparison, also tasks with the official SDK and HttpOperator. It prints
+tables and exits with 1 if a trial of the provider is wrong. ``--small`` kills once at each point. ``--airflow 2.11``
+uses the environment of ``make matrix CELLS=2.11/3.11``, without the comparison.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ SDK_LOCK = REPO / "tests" / "sdk" / "requirements-0.2.1.txt"
 TRIALS, OTHERS_TRIALS, HERD = 200, 15, 50
 SMALL_HERD = 10
 TELLING = (Point.ACCEPTED, Point.ANSWERED)
-"""What is enough to show how the others fare."""
+"""Trials of the SDK and HttpOperator."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run all, print the tables; 1 if one of the provider's trials is wrong."""
+    """Run all trials and print the tables; return 1 if a trial of the provider is wrong."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, default=TRIALS, help="kills under the provider's tasks (default: 200)")
     parser.add_argument("--others", type=int, default=OTHERS_TRIALS, help="kills under each other way (default: 15)")
@@ -54,8 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--database", choices=["postgresql", "sqlite"], help="default: PostgreSQL where it is installed"
     )
-    parser.add_argument("--no-herds", action="store_true", help="leave the kills of triggerers out")
-    parser.add_argument("--only", help="the DAG ids of the ways to try, by commas")
+    parser.add_argument("--no-herds", action="store_true", help="skip the kills of triggerers")
+    parser.add_argument("--only", help="DAG IDs of the modes, separated by commas")
     parser.add_argument("--airflow", choices=AIRFLOWS, help="a version of the matrix instead of the installed one")
     options = parser.parse_args(arguments)
     if options.airflow:
@@ -103,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _choose_dags(*, others: bool) -> Path:
-    """A folder with the DAGs that are needed: those of the others import packages that the matrix lacks."""
+    """Create a directory with the required DAGs: those of the comparison need packages that the matrix lacks."""
     shutil.rmtree(CHOSEN_DAGS, ignore_errors=True)
     CHOSEN_DAGS.mkdir(parents=True)
     for name in ("provider.py", *(["others.py"] if others else [])):
@@ -114,7 +114,7 @@ def _choose_dags(*, others: bool) -> Path:
 def draw(
     modes: Sequence[Mode], *, trials: int, chance: random.Random, points: Iterable[Point] = tuple(Point)
 ) -> list[tuple[Mode, Point]]:
-    """Each point of each mode once; the rest, up to ``trials``, half at any time and half at random points."""
+    """Return each point of each mode once; the rest, up to ``trials``, half at any time and half at random points."""
     cells = [(mode, point) for mode in modes for point in mode.plans() if point in points]
     more: list[tuple[Mode, Point]] = []
     while cells and len(cells) + len(more) < trials:
@@ -126,7 +126,7 @@ def draw(
 
 
 def _install_sdk(folder: Path) -> Path:
-    """Put the official SDK where its tasks find it, apart from what Airflow itself imports."""
+    """Install the official SDK in a directory that only its tasks import from."""
     uv = Path(sys.executable).parent / "uv"
     command = [uv, "pip", "install", "--quiet", "--require-hashes", "--python", sys.executable]
     subprocess.run([*command, "--target", folder, "-r", SDK_LOCK], check=True)
@@ -176,8 +176,8 @@ def _tell(
 
 
 def _points_table(modes: Sequence[Mode], trials: Sequence[Trial]) -> Table:
-    """How many trials of each point were right."""
-    table = Table(title="Right trials, by the moment of the worker's SIGKILL", box=box.MARKDOWN, title_justify="left")
+    """Count the right trials by point."""
+    table = Table(title="Right trials by the moment of the worker's SIGKILL", box=box.MARKDOWN, title_justify="left")
     table.add_column("way")
     for point in Point:
         table.add_column(point.value, justify="right")
@@ -193,7 +193,7 @@ def _points_table(modes: Sequence[Mode], trials: Sequence[Trial]) -> Table:
 
 
 def _sums_table(modes: Sequence[Mode], trials: Sequence[Trial]) -> Table:
-    """What the trials of each way came to."""
+    """Count the outcomes by mode."""
     names = [
         "trials",
         "kills",
@@ -204,9 +204,9 @@ def _sums_table(modes: Sequence[Mode], trials: Sequence[Trial]) -> Table:
         "lost",
         "foreign",
         "orphaned",
-        "two at once",
+        "concurrent",
     ]
-    table = Table(title="Trials, by what came of them", box=box.MARKDOWN, title_justify="left")
+    table = Table(title="Trials by outcome", box=box.MARKDOWN, title_justify="left")
     table.add_column("way")
     for name in names:
         table.add_column(name, justify="right")
@@ -226,8 +226,8 @@ def _sums_table(modes: Sequence[Mode], trials: Sequence[Trial]) -> Table:
 
 
 def _victims_table(trials: Sequence[Trial]) -> Table:
-    """How many of the provider's trials were right, by what was killed."""
-    table = Table(title="The provider's trials, by what was killed", box=box.MARKDOWN, title_justify="left")
+    """Count the provider's right trials by killed process."""
+    table = Table(title="The provider's trials by killed process", box=box.MARKDOWN, title_justify="left")
     for name in ("killed", "trials", "kills", "right"):
         table.add_column(name, justify="left" if name == "killed" else "right")
     for victim in Victim:
@@ -238,7 +238,7 @@ def _victims_table(trials: Sequence[Trial]) -> Table:
 
 
 def _herds_table(herds: Iterable[HerdReport]) -> Table:
-    """What came of the deferred tasks."""
+    """Outcome of the deferred tasks."""
     table = Table(title="Deferred tasks under a triggerer's SIGKILL", box=box.MARKDOWN, title_justify="left")
     for name in ("killed", "deferred", "in the killed one", "taken over after", "succeeded", "runs", "wrong"):
         table.add_column(name, justify="left" if name == "killed" else "right")
@@ -258,7 +258,7 @@ def _herds_table(herds: Iterable[HerdReport]) -> Table:
 
 
 def _keep(path: Path, seed: int, trials: Sequence[Trial]) -> None:
-    """Write down each trial, for whoever looks for the cause of a wrong one."""
+    """Write a report of each trial for debugging."""
     told: list[dict[str, Any]] = [
         {
             "name": trial.name,

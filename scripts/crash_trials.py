@@ -1,8 +1,8 @@
-"""Trials of what becomes of a Sim run when the worker of its task is killed.
+"""Trials that kill the worker of a task, and the verdict on its Sim runs.
 
-Each trial is one DAG run with a workflow of its own, of the same name. The emulator runs in this process, and tells of
-each request while its answer isn't out yet: that is when a worker is killed, or frozen until the answer has reached it
-and killed then. What the emulator has seen in the end says what the task is worth.
+Each trial is one DAG run with its own workflow of the same name. The emulator runs in this process and reports each
+request before its response is sent. At this moment, a worker is killed, or stopped until the response has arrived and
+then killed. The verdict follows from the runs that the emulator has recorded.
 """
 
 from __future__ import annotations
@@ -24,59 +24,59 @@ from airflow_provider_sim.emulator.runs import Run
 from scripts.real_airflow import AIRFLOW_3, RealAirflow, TaskInstance, Victim, Worker
 
 PATIENCE = 240.0
-"""Seconds for a trial; Airflow takes some to notice each death."""
+"""Seconds for a trial; Airflow needs some to detect each kill."""
 _ON_ITS_WAY = 0.5
-"""Seconds in which an answer reaches a frozen worker."""
+"""Seconds in which a response arrives at a stopped worker."""
 
 
 class Point(StrEnum):
     """When a worker is killed."""
 
     BEFORE = "before POST"
-    """The id is written down, and nothing sent."""
-    LATE = "on its way"
-    """The POST is sent, and reaches Sim only when the next try has asked for the run."""
+    """The run ID is persisted, and nothing is sent."""
+    LATE = "in flight"
+    """The POST is sent, and reaches Sim only after the next try has asked for the run."""
     ACCEPTED = "accepted"
     """Sim has started the run, and not answered."""
     ANSWERED = "answered"
     """The answer has arrived, and wasn't read."""
     WAITING = "waiting"
-    """Sim is asked whether the run is over, or the connection is open."""
+    """The run is polled, or the connection is open."""
     FETCHING = "fetching"
-    """Sim is asked for the output."""
-    IN_HAND = "in hand"
+    """The output is requested."""
+    FETCHED = "fetched"
     """The output has arrived, and wasn't read."""
     RETURNED = "returned"
-    """The task's code is through, and Airflow doesn't know."""
+    """The task's code has finished, and Airflow doesn't know."""
     ANY = "any time"
 
 
 @dataclass(frozen=True, slots=True)
 class Mode:
-    """One way of running a workflow.
+    """A way to run a workflow.
 
     :param dag_id: its DAG.
-    :param task_ids: in their order; the last one returns the output.
-    :param held_open: the connection is the run's life: Sim cancels the run when the worker dies.
-    :param ours: whether it is the provider's, whose trials must all be right.
+    :param task_ids: in order; the last one returns the output.
+    :param sync: Sim cancels the run when the connection closes.
+    :param ours: whether it is this provider's; its trials must all be right.
     :param inputs: how many runs one task starts; more than one for a batch.
     """
 
     dag_id: str
     title: str
     task_ids: Sequence[str] = ("run",)
-    held_open: bool = False
+    sync: bool = False
     ours: bool = True
     inputs: int = 1
 
     def plans(self) -> dict[Point, list[Point]]:
-        """The kills for each point; an output is fetched only by a retry where the connection was held open.
+        """The kills for each point; in sync modes, only a retry fetches an output.
 
-        A batch polls by lists of a workspace's runs, which tell nothing of a trial.
+        A batch polls with lists of a workspace's runs, which don't belong to a trial.
         """
         plans = {point: [point] for point in Point if self.inputs == 1 or point is not Point.WAITING}
-        if self.held_open:
-            for point in (Point.FETCHING, Point.IN_HAND):
+        if self.sync:
+            for point in (Point.FETCHING, Point.FETCHED):
                 plans[point] = [Point.ANSWERED, point]
                 if not self.ours:
                     del plans[point]
@@ -84,31 +84,31 @@ class Mode:
 
 
 OURS = [
-    Mode("held_open", "held open", held_open=True),
-    Mode("stream", "stream", held_open=True),
+    Mode("sync", "sync", sync=True),
+    Mode("stream", "stream", sync=True),
     Mode("asynchronous", "async, waiting worker"),
     Mode("deferrable", "deferrable"),
-    Mode("fire_and_forget", "fire and forget, sensor", ("run", "wait")),
+    Mode("fire_and_forget", "no waiting, sensor", ("run", "wait")),
     Mode("batch", "batch", inputs=6),
     Mode("deferrable_batch", "deferrable batch", inputs=6),
 ]
 OTHERS = [
-    Mode("sdk_held_open", "SDK 0.2.1, held open", held_open=True, ours=False),
+    Mode("sdk_held_open", "SDK 0.2.1, sync", sync=True, ours=False),
     Mode("sdk_asynchronous", "SDK 0.2.1, async", ours=False),
-    Mode("http_held_open", "HttpOperator, held open", held_open=True, ours=False),
+    Mode("http_held_open", "HttpOperator, sync", sync=True, ours=False),
     Mode("http_asynchronous", "HttpOperator, HttpSensor", ("run", "wait", "fetch"), ours=False),
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a trial has come to.
+    """Verdict on a trial.
 
     :param runs: how many the emulator saw for the task.
-    :param cancelled: how many of them Sim cancelled, as it does when the caller of a held-open one hangs up.
-    :param doubled: a run was started though a former one had not come to nothing.
-    :param lost: a run went to its end, or goes on, and its output isn't the task's.
-    :param two_at_once: two runs were alive at the same time.
+    :param cancelled: how many of them Sim cancelled, as it does when a sync connection closes.
+    :param doubled: a run was started although a previous one was active or had completed.
+    :param lost: a run completed or is active, and its output isn't the task's.
+    :param concurrent: two runs were active at the same time.
     :param orphaned: a run is still active although the task is finished.
     """
 
@@ -118,17 +118,17 @@ class Verdict:
     cancelled: int
     doubled: bool
     lost: bool
-    two_at_once: bool
+    concurrent: bool
     orphaned: bool
 
     @property
     def faults(self) -> list[str]:
-        """What is wrong, in words; empty if nothing is."""
+        """Names of the faults."""
         told = {
             "failed": not self.succeeded,
             "doubled": self.doubled,
             "lost": self.lost,
-            "two at once": self.two_at_once,
+            "concurrent": self.concurrent,
             "orphaned": self.orphaned,
             "foreign": self.succeeded and not self.own_output,
         }
@@ -138,10 +138,10 @@ class Verdict:
 def judge(runs: Sequence[Run], *, succeeded: bool, output: Any, now: float) -> Verdict:
     """Judge one task by the runs that were started for it.
 
-    A second run is right only after the first has come to nothing, as Sim's hanging up on a held-open one does.
+    A second run is right only if the first one failed or was cancelled.
 
     :param output: the task's XCom.
-    :param now: by the emulator's clock.
+    :param now: emulator time.
     """
     lives = [(run.created_at, run.ended_at if run.is_over else None, run.status) for run in runs]
     fruitless = [status in ("cancelled", "failed") for _, _, status in lives]
@@ -153,7 +153,7 @@ def judge(runs: Sequence[Run], *, succeeded: bool, output: Any, now: float) -> V
         cancelled=sum(status == "cancelled" for _, _, status in lives),
         doubled=not all(fruitless[:-1]),
         lost=any(not barren and run not in taken for run, barren in zip(runs, fruitless, strict=True)),
-        two_at_once=any(
+        concurrent=any(
             next_start < (now if end is None else end) for (_, end, _), (next_start, _, _) in itertools.pairwise(lives)
         ),
         orphaned=any(not run.is_over for run in runs),
@@ -174,19 +174,19 @@ def judge_batch(runs: Sequence[Run], inputs: int, *, succeeded: bool, output: An
         cancelled=sum(part.cancelled for part in parts),
         doubled=any(part.doubled for part in parts),
         lost=any(part.lost for part in parts),
-        two_at_once=any(part.two_at_once for part in parts),
+        concurrent=any(part.concurrent for part in parts),
         orphaned=any(part.orphaned for part in parts),
     )
 
 
 @dataclass(slots=True)
 class Trial:
-    """One DAG run on its way; ``verdict`` is there once it is over.
+    """One DAG run; ``verdict`` is set when it is finished.
 
-    :param plan: the kills that are still to come.
-    :param victim: which of the worker's processes die.
-    :param seconds: how long the workflow takes.
-    :param spared: how many starts of the task come before the one at which its worker is killed.
+    :param plan: the remaining kills.
+    :param victim: which of the worker's processes are killed.
+    :param seconds: duration of the workflow.
+    :param spared: number of starts before the one at which the worker is killed.
     """
 
     name: str
@@ -207,13 +207,13 @@ class Trial:
 
     @property
     def missed(self) -> Point | None:
-        """The point that it never came to; whether there is a worker at any time is left to chance."""
+        """The point that was not reached. A kill at any time may find no worker."""
         left = [point for point in self.plan if point is not Point.ANY or not self.kills]
         return left[0] if left else None
 
 
 class Executioner:
-    """Kills the workers of trials at their points, told by the emulator's own thread."""
+    """Kills workers at their points, from the emulator's thread."""
 
     def __init__(self, airflow: RealAirflow, sim: SimEmulator) -> None:
         self._airflow = airflow
@@ -224,7 +224,7 @@ class Executioner:
         sim.state.start_listeners.append(self._on_start)
 
     def watch(self, trial: Trial) -> None:
-        """Deploy a trial's workflow and be ready for its requests."""
+        """Deploy a trial's workflow and register the trial."""
         started: list[int] = []
 
         def body(given: dict[str, Any]) -> Any:
@@ -239,7 +239,7 @@ class Executioner:
             threading.Thread(target=self._kill_once_held, args=[trial, trial.late], daemon=True).start()
 
     def kill_now(self, trial: Trial) -> bool:
-        """Kill whatever worker the trial has; whether there was one."""
+        """Kill the trial's worker, if it has one; return whether it had."""
         with trial.lock:
             worker = self.worker_of(trial)
             if worker is None:
@@ -249,7 +249,7 @@ class Executioner:
             return True
 
     def worker_of(self, trial: Trial) -> Worker | None:
-        """The worker that a trial has at the moment; its tasks run one after the other."""
+        """Return the current worker of a trial; its tasks run one after the other."""
         for ti in self._airflow.task_instances(trial.name):
             if ti.state in ("queued", "running") and (worker := self._airflow.worker(ti)):
                 return worker
@@ -261,7 +261,7 @@ class Executioner:
         trial.seen_working_at = None
 
     def _kill_once_answered(self, trial: Trial, is_answered: Callable[[], bool]) -> None:
-        """Freeze the worker, and kill it when its answer has reached it."""
+        """Stop the worker, and kill it when the response has arrived."""
         worker = self.worker_of(trial)
         if worker is None:
             return
@@ -278,7 +278,7 @@ class Executioner:
         threading.Thread(target=wait_and_kill, daemon=True).start()
 
     def _kill_once_held(self, trial: Trial, hold: Hold) -> None:
-        """Kill the worker whose request is on its way; it arrives when the next try has asked, or sent its own."""
+        """Kill the worker whose request is in flight; the request arrives after the next try's first request."""
         hold.wait_until_held(PATIENCE)
         with trial.lock:
             self.kill_now(trial)
@@ -298,12 +298,12 @@ class Executioner:
             elif point is Point.ACCEPTED:
                 self.kill_now(trial)
             elif point is Point.ANSWERED:
-                self._kill_once_answered(trial, lambda: not trial.mode.held_open or run.is_over)
-            elif point is Point.WAITING and trial.mode.held_open:
+                self._kill_once_answered(trial, lambda: not trial.mode.sync or run.is_over)
+            elif point is Point.WAITING and trial.mode.sync:
                 threading.Timer(trial.seconds * random.uniform(0.2, 0.7), self.kill_now, [trial]).start()
 
     def _on_request(self, request: RecordedRequest) -> None:
-        """Come to know of a request whose answer is about to be sent."""
+        """Handle a request before its response is sent."""
         trial = self._trial_of(request.path.partition("?")[0])
         if trial is None:
             return
@@ -311,22 +311,22 @@ class Executioner:
             trial.asked_anew = trial.asked_anew or trial.kills > 0
             if not trial.plan or trial.plan[0] not in self._points_of(request, trial):
                 return
-            if trial.plan[0] is Point.IN_HAND:
+            if trial.plan[0] is Point.FETCHED:
                 self._kill_once_answered(trial, lambda: True)
             else:
                 self.kill_now(trial)
 
     def _points_of(self, request: RecordedRequest, trial: Trial) -> set[Point]:
-        """The points that a request marks."""
+        """Return the points that a request marks."""
         path, _, query = request.path.partition("?")
         if path.startswith("/returned/"):
             return {Point.RETURNED}
         if "/jobs/" in path or "includeOutput=true" in query:
-            return {Point.FETCHING, Point.IN_HAND}
+            return {Point.FETCHING, Point.FETCHED}
         if request.method == "GET" and path.endswith(f"/workflows/{trial.name}"):
             return {Point.BEFORE}
         run = self._sim.state.runs.get(path.rpartition("/")[2])
-        return {Point.WAITING} if run is not None and not run.is_over and not trial.mode.held_open else set()
+        return {Point.WAITING} if run is not None and not run.is_over and not trial.mode.sync else set()
 
     def _trial_of(self, path: str) -> Trial | None:
         if "/jobs/" in path:
@@ -339,9 +339,9 @@ class Executioner:
 
 
 class Trials:
-    """Runs trials, some at once, until all are judged.
+    """Runs trials concurrently until all have a verdict.
 
-    :param at_once: how many.
+    :param at_once: number of concurrent trials.
     """
 
     def __init__(self, airflow: RealAirflow, sim: SimEmulator, *, chance: random.Random, at_once: int) -> None:
@@ -353,7 +353,7 @@ class Trials:
         self._number = 0
 
     def run(self, wanted: Sequence[tuple[Mode, Point]]) -> Iterator[Trial]:
-        """Give each trial as it ends."""
+        """Yield each trial when it is finished."""
         waiting = list(wanted)
         active: list[Trial] = []
         while waiting or active:
@@ -363,7 +363,7 @@ class Trials:
                 if self._is_over(trial):
                     active.remove(trial)
                     if trial.point is Point.ANY and not trial.kills:
-                        waiting.append((trial.mode, trial.point))  # it was over first
+                        waiting.append((trial.mode, trial.point))  # the task finished first
                     else:
                         yield trial
             time.sleep(0.25)
@@ -371,7 +371,7 @@ class Trials:
     def _begin(self, mode: Mode, point: Point) -> Trial:
         self._number += 1
         chance = self._chance
-        short = mode.held_open or point in (Point.FETCHING, Point.IN_HAND, Point.RETURNED)
+        short = mode.sync or point in (Point.FETCHING, Point.FETCHED, Point.RETURNED)
         seconds = chance.uniform(2, 4) if short else chance.choice([chance.uniform(3, 6), chance.uniform(14, 22)])
         victim = chance.choices(list(Victim), [6, 2, 2])[0]
         if not AIRFLOW_3 and victim is Victim.SUPERVISOR and len(mode.plans()[point]) > 1:
@@ -391,7 +391,7 @@ class Trials:
         return trial
 
     def _is_over(self, trial: Trial) -> bool:
-        """Look at a trial, kill its worker if its hour has come, and judge it once it is over."""
+        """Kill the trial's worker if it is due, and judge the trial when it is finished."""
         tis = self._airflow.task_instances(trial.name)
         if trial.plan and self._is_due(trial):
             self._executioner.kill_now(trial)
@@ -402,9 +402,9 @@ class Trials:
         return True
 
     def _is_due(self, trial: Trial) -> bool:
-        """Whether the trial is to be killed by the clock, counted from the first sight of its worker."""
+        """Return whether a kill at a random time is due, counted from the worker's first detection."""
         if trial.plan[0] is Point.BEFORE and not trial.mode.ours:
-            return True  # nothing is asked before: as soon as there is a worker
+            return True  # there is no earlier request: kill as soon as there is a worker
         if trial.plan[0] is not Point.ANY:
             return False
         if trial.seen_working_at is None:
@@ -420,7 +420,7 @@ class Trials:
         runs = runs_of(self._sim, trial.name)
         until = time.monotonic() + 3
         while not all(run.is_over for run in runs) and time.monotonic() < until:
-            time.sleep(0.1)  # Sim takes a moment to notice that a caller has hung up
+            time.sleep(0.1)  # Sim needs a moment to detect a closed connection
         facts: dict[str, Any] = {"succeeded": succeeded, "output": output, "now": self._sim.clock.now()}
         inputs = trial.mode.inputs
         return judge(runs, **facts) if inputs == 1 else judge_batch(runs, inputs, **facts)
@@ -428,10 +428,10 @@ class Trials:
 
 @dataclass(frozen=True, slots=True)
 class HerdReport:
-    """What became of many deferred tasks whose triggerer was killed.
+    """Outcome of deferred tasks whose triggerer was killed.
 
-    :param hit: how many waited in the triggerer that was killed.
-    :param seconds: from the kill until all of them were waited for again.
+    :param hit: number of tasks in the killed triggerer.
+    :param seconds: from the kill until all triggers were taken over.
     """
 
     title: str
@@ -442,7 +442,7 @@ class HerdReport:
 
 
 def kill_triggerer_under(airflow: RealAirflow, sim: SimEmulator, *, tasks: int, one_of_two: bool) -> HerdReport:
-    """Defer many tasks, kill a triggerer, let what is left of Airflow go on, and let the runs end.
+    """Defer tasks, kill a triggerer, and finish the runs after another one has taken over.
 
     :param one_of_two: a second triggerer takes over; otherwise the only one dies, and another is started.
     """
@@ -468,12 +468,12 @@ def kill_triggerer_under(airflow: RealAirflow, sim: SimEmulator, *, tasks: int, 
             lambda: all_wait() and victim not in airflow.waiting_in(name), PATIENCE, "the triggers to be taken over"
         )
         seconds = time.monotonic() - killed_at
-        time.sleep(5)  # some looks at runs that go on
+        time.sleep(5)  # some polls of active runs
     finally:
         released.set()
     with contextlib.suppress(TimeoutError):
         airflow.wait_until(
-            lambda: all(ti.is_over for ti in airflow.task_instances(name)), PATIENCE * 2, "the tasks to end", pause=1
+            lambda: all(ti.is_over for ti in airflow.task_instances(name)), PATIENCE * 2, "the tasks to finish", pause=1
         )
     verdicts = []
     for ti in airflow.task_instances(name):

@@ -1,7 +1,7 @@
 """Run the example DAGs on a real Airflow against the embedded emulator, and show what each task did.
 
-``python -m scripts.demo`` runs them one after the other and exits with 1 if one doesn't end as it should;
-``python -m scripts.demo --ui`` leaves Airflow running, with the connection and the DAGs in place.
+``python -m scripts.demo`` runs them one after the other and exits with 1 if one fails unexpectedly;
+``python -m scripts.demo --ui`` keeps Airflow running, with the connection and the DAGs.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ ON_PURPOSE = {
     ("example_sim_notifier", "load"): "failed",
     ("example_sim_deploy", "go_back"): "skipped",  # there is nothing to go back from
 }
-"""How those tasks end that don't succeed."""
+"""Expected states of tasks that don't succeed."""
 
 
 def main() -> int:
-    """Choose between the summary and the UI."""
+    """Run the demo."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--ui", action="store_true", help="leave Airflow's UI running")
-    parser.add_argument("--port", type=int, default=8080, help="of the UI (default: 8080, or a free one)")
+    parser.add_argument("--ui", action="store_true", help="keep Airflow's UI running")
+    parser.add_argument("--port", type=int, default=8080, help="port of the UI (default: 8080, or a free one)")
     options = parser.parse_args()
     console = Console(file=_own_stdout(), soft_wrap=False)
     LOG.parent.mkdir(parents=True, exist_ok=True)
@@ -54,7 +54,7 @@ def main() -> int:
 
 
 def _own_stdout() -> TextIO:
-    """A second handle on the terminal: Airflow's own output goes to a log file."""
+    """Duplicate stdout, because Airflow's output is redirected to a log file."""
     return os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
 
 
@@ -82,11 +82,11 @@ def _show_runs(console: Console, sim_url: str) -> int:
         f"{report.dag_id}.{report.task_id} ended {report.state}" for report in reports if not _is_as_expected(report)
     ]
     if broken:
-        console.print(f"[bold red]Not as it should be:[/] {'; '.join(broken)}. See {_short(LOG)}.")
+        console.print(f"[bold red]Unexpected states:[/] {'; '.join(broken)}. See {_short(LOG)}.")
         return 1
     runs = len({report.run_id for report in reports} - {None})
     console.print(
-        f"[bold green]All {len(DAG_IDS)} example DAGs ended as they should[/]: {len(reports)} tasks, {runs} Sim runs,"
+        f"[bold green]All {len(DAG_IDS)} example DAGs finished as expected[/]: {len(reports)} tasks, {runs} Sim runs,"
         f" {time.monotonic() - began:.0f} s.\nTo see them in Airflow's UI: [bold]make demo-ui[/]"
     )
     return 0
@@ -97,7 +97,7 @@ def _is_as_expected(report: TaskReport) -> bool:
 
 
 def _show_dag(console: Console, dag_id: str, reports: list[TaskReport]) -> None:
-    """A line for each task: its state, mode and seconds; below it its Sim run and its output."""
+    """Print each task with mode, state, duration, Sim run and output."""
     console.print(f"\n[bold]{dag_id}[/]")
     table = Table.grid(padding=(0, 2), expand=True)
     table.add_column(width=1)
@@ -105,23 +105,23 @@ def _show_dag(console: Console, dag_id: str, reports: list[TaskReport]) -> None:
     table.add_column(justify="right", no_wrap=True)
     for report in reports:
         name = report.task_id if report.map_index < 0 else f"{report.task_id}[{report.map_index}]"
-        told = Text.assemble((name, "cyan"), f"  {report.mode}")
+        text = Text.assemble((name, "cyan"), f"  {report.mode}")
         if report.state != "success":
             on_purpose = " on purpose" if _is_as_expected(report) else ""
-            told.append(f"  {report.state}{on_purpose}", "yellow" if on_purpose else "red")
+            text.append(f"  {report.state}{on_purpose}", "yellow" if on_purpose else "red")
         if report.run_id:
-            told.append(f"\nrun {report.run_id}", "dim")
+            text.append(f"\nrun {report.run_id}", "dim")
         if report.output is not None:
             shown = json.dumps(report.output, ensure_ascii=False, default=str)
-            told.append(f"\n→ {shown if len(shown) <= OUTPUT_SHOWN else shown[: OUTPUT_SHOWN - 1] + '…'}")
+            text.append(f"\n→ {shown if len(shown) <= OUTPUT_SHOWN else shown[: OUTPUT_SHOWN - 1] + '…'}")
         mark = "[green]✓" if _is_as_expected(report) else "[red]✗"
-        table.add_row(mark, told, "" if report.seconds is None else f"{report.seconds:.1f} s")
+        table.add_row(mark, text, "" if report.seconds is None else f"{report.seconds:.1f} s")
     console.print(table)
 
 
 @contextlib.contextmanager
 def _output_to_log() -> Iterator[None]:
-    """Send everything that this process and its children print to the log file."""
+    """Redirect the output of this process and its children to the log file."""
     kept = [os.dup(1), os.dup(2)]
     with LOG.open("w") as log:
         sys.stdout.flush()
@@ -144,7 +144,7 @@ def _serve_ui(console: Console, wanted_port: int) -> int:
     connection = json.loads(os.environ["AIRFLOW_CONN_SIM_DEFAULT"])
     _airflow("connections", "add", "sim_default", "--conn-json", json.dumps(connection))
     port = local_airflow.free_port(wanted_port)
-    for number in (signal.SIGINT, signal.SIGTERM):  # however it was started and is told to end, it ends Airflow, too
+    for number in (signal.SIGINT, signal.SIGTERM):  # stop Airflow, too
         signal.signal(number, signal.default_int_handler)
     with contextlib.ExitStack() as stack, contextlib.suppress(KeyboardInterrupt):
         running = local_airflow.components(port, LOG, AIRFLOW__CORE__TEST_CONNECTION="Enabled")

@@ -1,6 +1,6 @@
-"""A hook of MkDocs: pages made of files that stand elsewhere, so that nothing is written twice.
+"""MkDocs hook that adds pages from files outside ``docs``.
 
-README, changelog and the guide for contributors become pages; the example DAGs become one, each quoted from its file.
+README, changelog and CONTRIBUTING become pages, and the example DAGs become one page.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: object) -> str:
-    """Let links to an example's file lead to where it is quoted."""
+    """Link to the quoted examples instead of their files."""
     return re.sub(r"\]\((?:\.\./)?example_dags/(\w+)\.py\)", rf"]({_EXAMPLES}#\1)", markdown)
 
 
 def on_page_content(html: str, **_: object) -> str:
-    """Let what docstrings refer to read as its name."""
+    """Replace roles in docstrings with the names that they refer to."""
     return re.sub(r":(?:py:)?\w+:<code>[~.]*(?:[\w.]+\.)?(\w+)</code>", r"<code>\1</code>", html)
 
 
 def _moved(text: str) -> str:
-    """A page of the top folder, as it reads in ``docs``."""
+    """Adapt the links of a top-level file to its place in ``docs``."""
     names = {source: page for page, source in PAGES.items()} | {"example_dags": _EXAMPLES}
     for name, page in names.items():
         text = text.replace(f"]({name})", f"]({page})")
@@ -46,7 +46,7 @@ def _moved(text: str) -> str:
 def _examples() -> str:
     parts = [
         "# Examples\n",
-        "All of them run against the emulator: `make demo`, or `make demo-ui` to look at them in Airflow.\n",
+        "All examples run against the emulator: `make demo`, or `make demo-ui` for Airflow's UI.\n",
     ]
     for path in sorted((ROOT / "example_dags").glob("*.py")):
         text = path.read_text()

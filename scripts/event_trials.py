@@ -1,4 +1,4 @@
-"""Kill the triggerer of a real Airflow while runs finish in bursts, and count the run IDs that DAG runs have seen.
+"""Kill the triggerer of a real Airflow while runs finish in bursts, and count the run IDs that DAG runs received.
 
 ``python -m scripts.event_trials`` kills it 20 times among 2000 runs, and exits with 1 if a run was missed.
 """
@@ -42,11 +42,11 @@ class Report:
     """Result of a trial.
 
     :param runs: finished runs.
-    :param seen: run IDs that DAG runs saw in ``triggering_asset_events``, each counted once.
-    :param missed: runs that no DAG run saw.
-    :param repeated: run IDs that were seen again.
+    :param seen: run IDs that DAG runs received in ``triggering_asset_events``, each counted once.
+    :param missed: runs that no DAG run received.
+    :param repeated: run IDs that were received again.
     :param dag_runs: DAG runs that Airflow created.
-    :param longest: maximum seconds from a run's end to the creation of the first DAG run that saw it.
+    :param longest: maximum seconds from a run's end to the creation of the first DAG run that received it.
     :param median: the median of these times.
     """
 
@@ -62,7 +62,7 @@ class Report:
 
 
 def kill_among(home: Path, *, runs: int, kills: int, chance: random.Random, database: str | None = None) -> Report:
-    """Let runs finish in bursts, and kill the triggerer while they do."""
+    """Kill the triggerer while runs finish in bursts."""
     began = time.monotonic()
     with SimEmulator() as sim:
         sim.workflow("brief", duration=lambda given: float(given.get("seconds", 0.0)))(lambda given: {})
@@ -192,10 +192,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chance = random.Random(seed)
     report = kill_among(HOME, runs=options.runs, kills=options.kills, chance=chance, database=options.database)
     Console().print(
-        f"[bold {'red' if report.missed else 'green'}]{report.runs} runs finished, DAG runs saw {report.seen}[/]:"
+        f"[bold {'red' if report.missed else 'green'}]{report.runs} runs finished, DAG runs received {report.seen}[/]:"
         f" {report.missed} missed, {report.repeated} repeated. {report.dag_runs} DAG runs, {report.kills} kills of the"
-        f" triggerer. From a run's end to its DAG run: {report.longest:.0f} s at most, {report.median:.0f} s in the"
-        f" median. Seed {seed}, {report.seconds:.0f} s."
+        f" triggerer. From a run's end to its DAG run: maximum {report.longest:.0f} s, median"
+        f" {report.median:.0f} s. Seed {seed}, {report.seconds:.0f} s."
     )
     return 1 if report.missed else 0
 

@@ -1,8 +1,8 @@
-"""A real Airflow in a folder of its own, with the example DAGs and a Sim connection to an emulator.
+"""A real Airflow in a separate directory, with the example DAGs and a Sim connection to an emulator.
 
-The demo shows its reports as a table; the tests run it as a command of its own, which prints them as JSON:
-``python -m scripts.local_airflow --home FOLDER --sim-url URL --sim-key KEY DAG_ID...``. Without a DAG it only makes the
-folder, for copies of it to be used with ``--keep``. :mod:`scripts.real_airflow` runs DAGs as in production.
+The demo shows its reports as a table; the tests run it as a command that prints them as JSON:
+``python -m scripts.local_airflow --home FOLDER --sim-url URL --sim-key KEY DAG_ID...``. Without a DAG it only creates
+the directory, to be copied and used with ``--keep``. :mod:`scripts.real_airflow` runs DAGs as in production.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ REPO = Path(__file__).resolve().parent.parent
 EXAMPLE_DAGS = REPO / "example_dags"
 
 PATIENCE = 300.0
-"""Seconds until an Airflow that doesn't start, or doesn't end its DAG runs, is given up."""
+"""Timeout in seconds for the start of Airflow and for a DAG run."""
 ANSWER_AFTER = timedelta(seconds=2)
-"""Airflow 3.3.2 gets into trouble with answers that come before all of it knows that the task waits."""
+"""Airflow 3.3.2 mishandles answers that arrive before all of its components have processed the deferral."""
 
 
 @dataclass(frozen=True)
 class TaskReport:
-    """How one task instance ended.
+    """Result of a task instance.
 
     :param output: its XCom ``return_value``.
     :param seconds: from its start to its end.
@@ -62,7 +62,7 @@ class TaskReport:
 
 
 def environment(home: Path, *, sim_url: str, sim_key: str, dags: Path = EXAMPLE_DAGS, **extra: Any) -> dict[str, str]:
-    """The environment variables that make an Airflow of this folder, with the connection ``sim_default``."""
+    """Return the environment variables of an Airflow in this directory, with the connection ``sim_default``."""
     port = urlsplit(sim_url).port  # the connection test of Airflow 3.3.2 requires one
     connection = {"conn_type": "sim", "host": sim_url, "port": port, "password": sim_key, "extra": extra}
     return {
@@ -71,7 +71,7 @@ def environment(home: Path, *, sim_url: str, sim_key: str, dags: Path = EXAMPLE_
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__UNIT_TEST_MODE": "False",
         "AIRFLOW__CORE__PARALLELISM": "4",
-        "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_hex(32),  # before 3.3 dag.test() asks for it, too
+        "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_hex(32),  # before 3.3, dag.test() requires it, too
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}",
         "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(home / "logs"),
         "AIRFLOW__DAG_PROCESSOR__DISABLE_BUNDLE_VERSIONING": "True",
@@ -81,9 +81,9 @@ def environment(home: Path, *, sim_url: str, sim_key: str, dags: Path = EXAMPLE_
 
 
 def create(home: Path) -> None:
-    """Make the folder anew, with an empty metadata database; the environment must be set already.
+    """Recreate the directory with an empty metadata database; requires the environment variables.
 
-    :raises subprocess.CalledProcessError: the migration failed; its output is in the error.
+    :raises subprocess.CalledProcessError: the migration failed; the error has its output.
     """
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir(parents=True)
@@ -92,7 +92,7 @@ def create(home: Path) -> None:
 
 COMPONENTS = (
     ("api-server",),
-    ("scheduler", "--skip-serve-logs"),  # its server of logs would listen to the whole network
+    ("scheduler", "--skip-serve-logs"),  # its log server would listen on all interfaces
     ("dag-processor",),
     ("triggerer", "--skip-serve-logs"),
 )
@@ -100,10 +100,10 @@ COMPONENTS = (
 
 @contextlib.contextmanager
 def components(port: int, log: Path, **settings: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run all of Airflow's components for a ``with`` block; gives the process of the API server.
+    """Run all components of Airflow; yield the process of the API server.
 
-    :param port: of the API server and its UI, which takes no login.
-    :param log: where their own output goes.
+    :param port: port of the API server and its UI, which need no login.
+    :param log: file for the output of the components.
     :param settings: further environment variables.
     :raises RuntimeError: Airflow didn't start.
     """
@@ -130,7 +130,7 @@ def components(port: int, log: Path, **settings: str) -> Iterator[subprocess.Pop
 
 @contextlib.contextmanager
 def running(command: list[str], environment: dict[str, str], output: TextIO) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a program for a ``with`` block, after which it is ended, with its children if need be."""
+    """Run a program for a ``with`` block; terminate it and its children afterward."""
     process = subprocess.Popen(
         command, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
     )
@@ -146,7 +146,7 @@ def running(command: list[str], environment: dict[str, str], output: TextIO) -> 
 
 
 def free_port(wanted: int = 0) -> int:
-    """A free port of 127.0.0.1: the wanted one, or any."""
+    """Return a free port of 127.0.0.1, preferably the given one."""
     for port in (wanted, 0):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -156,7 +156,7 @@ def free_port(wanted: int = 0) -> int:
 
 
 def is_up(url: str, process: subprocess.Popen[bytes]) -> bool:
-    """Wait until an address is answered at; false where the program that should do it has ended, or takes too long."""
+    """Wait until a URL responds; return False on a timeout or if the process has exited."""
     until = time.monotonic() + PATIENCE
     while time.monotonic() < until and process.poll() is None:
         with contextlib.suppress(urllib.error.URLError, OSError), urllib.request.urlopen(url, timeout=5) as answer:
@@ -167,10 +167,10 @@ def is_up(url: str, process: subprocess.Popen[bytes]) -> bool:
 
 
 def run_dag(dag_id: str, logical_date: datetime | None = None) -> list[TaskReport]:
-    """Run one DAG to its end in this process and report its tasks, in the order of their start.
+    """Run a DAG in this process and return reports of its tasks in the order of their start.
 
     :param logical_date: of the DAG run; default: now.
-    :raises LookupError: there is no such DAG, or a DAG file can't be read.
+    :raises LookupError: the DAG doesn't exist, or a DAG file can't be parsed.
     """
     dag = _dag(dag_id)
     named = "logical_date" if Version("3") <= Version(version("apache-airflow")) else "execution_date"
@@ -209,11 +209,11 @@ def _api_server(start: Callable[[], Any]) -> Any:
 
 @contextlib.contextmanager
 def _approver() -> Iterator[None]:
-    """Somebody who answers what tasks ask a person, as in Airflow's UI: with the first option and a comment."""
+    """Answer human-in-the-loop tasks as in Airflow's UI, with the first option and a comment."""
     try:
         import airflow.models.hitl
-        import airflow.models.trigger  # noqa: F401  not at once in two threads, which could wait for each other
-    except ImportError:  # before Airflow 3.1 nobody is asked
+        import airflow.models.trigger  # noqa: F401  importing it in two threads at once can deadlock
+    except ImportError:  # Airflow before 3.1
         yield
         return
 
@@ -233,7 +233,7 @@ def _approver() -> Iterator[None]:
 
 
 def _approve_all() -> None:
-    """Answer what has waited long enough; again, where the task's own end has overwritten that it was answered."""
+    """Answer tasks that have waited long enough; again if the end of a task has overwritten the answer."""
     from airflow.models.hitl import HITLDetail
     from airflow.models.trigger import handle_event_submit
     from airflow.triggers.base import TriggerEvent
@@ -288,7 +288,7 @@ def _report(task: Any, ti: Any) -> TaskReport:
 
 
 def mode_of(task: Any) -> str:
-    """How a Sim task waits, in a few words."""
+    """Return the mode of a Sim task."""
     arguments = {**vars(task), **getattr(task, "partial_kwargs", {})}
     kind = task.task_type
     if kind == "SimJobSensor":
@@ -303,7 +303,7 @@ def mode_of(task: Any) -> str:
         return "asynchronous, not waiting"
     if arguments.get("deferrable"):
         return "asynchronous, deferred"
-    return "asynchronous" if arguments.get("async_execution") else "held open"
+    return "asynchronous" if arguments.get("async_execution") else "sync"
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -60,8 +60,8 @@ TIMEOUT = 2700.0
 class Cell:
     """One Airflow on one Python.
 
-    :param interpreter: where that Python is, by its path or its name.
-    :param enter: the words before each command that runs on it.
+    :param interpreter: path or name of that Python.
+    :param enter: command prefix to run it.
     """
 
     airflow: str
@@ -71,12 +71,12 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """As it is given on the command line."""
+        """Name on the command line."""
         return f"{self.airflow}/{self.python}"
 
     @property
     def home(self) -> Path:
-        """Where its environment is."""
+        """Directory of its environment."""
         return HOME / f"airflow-{self.airflow}-python-{self.python}"
 
     @property
@@ -87,14 +87,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a cell, as it stands in the table."""
+    """Result of a cell."""
 
-    words: str
+    text: str
     red: bool = False
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Test the cells and print the table; 1 if one is red."""
+    """Test the cells and print the table; return 1 if one fails."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("cells", nargs="*", help="Airflow, or Airflow/Python; default: all")
     parser.add_argument("--border", action="store_true", help="skip the fast suite in the corners")
@@ -102,12 +102,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     wanted = [(a, p) for a in AIRFLOWS for p in PYTHONS if not options.cells or {a, f"{a}/{p}"} & set(options.cells)]
     if not wanted:
-        parser.error(f"there is none of {', '.join(options.cells)}: Airflow {', '.join(AIRFLOWS)}, or 3.1/3.11")
+        parser.error(f"unknown cell: {' '.join(options.cells)}; choose Airflow {', '.join(AIRFLOWS)}, or 3.1/3.11")
     console = Console(width=None if sys.stdout.isatty() else 150)
     outcomes: dict[tuple[str, str], Outcome] = {}
     for airflow, python in wanted:
         outcomes[airflow, python] = outcome = _outcome(airflow, python, options)
-        console.print(f"Airflow {airflow}, Python {python}: {outcome.words}", highlight=False)
+        console.print(f"Airflow {airflow}, Python {python}: {outcome.text}", highlight=False)
     console.print(_table(outcomes))
     return int(any(outcome.red for outcome in outcomes.values()))
 
@@ -128,7 +128,7 @@ def run_module_on(airflow: str, module: str, arguments: Sequence[str]) -> int | 
 
 @functools.cache
 def _find(python: str) -> tuple[str, tuple[str, ...]] | None:
-    """A Python's path or name, and the words before a command that runs on it; None where it isn't to be had."""
+    """Return a Python's path or name and the command prefix to run it, or None if it isn't available."""
     name = f"python{python}"
     pyenv = sorted(Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")).glob(f"versions/{python}.*/bin/{name}"))
     for path in (sys.executable, shutil.which(name), *map(str, pyenv)):
@@ -152,11 +152,11 @@ def _outcome(airflow: str, python: str, options: argparse.Namespace) -> Outcome:
         named = f"{airflow}/{python}" in options.cells
         return Outcome(f"{'RED: ' if named else ''}no Python {python} here", red=named)
     cell, began = Cell(airflow, python, *found), time.monotonic()
-    told = []
+    results = []
     try:
         _install(cell)
         for tests in [] if options.install_only else _tests(cell, border_only=options.border):
-            told.append(_test(cell, *tests))
+            results.append(_test(cell, *tests))
     except subprocess.SubprocessError as error:
         output = getattr(error, "stdout", None) or b""
         log = cell.home / "failed.log"
@@ -164,7 +164,7 @@ def _outcome(airflow: str, python: str, options: argparse.Namespace) -> Outcome:
         log.write_bytes(output)
         print(output.decode(errors="replace")[-20_000:])
         return Outcome(f"RED: {_last_words(output)} ({log.relative_to(REPO)})", red=True)
-    return Outcome(f"{' + '.join(told) or 'installed'}, {time.monotonic() - began:.0f} s")
+    return Outcome(f"{' + '.join(results) or 'installed'}, {time.monotonic() - began:.0f} s")
 
 
 def _tests(cell: Cell, *, border_only: bool) -> Iterator[tuple[str, ...]]:
@@ -189,8 +189,8 @@ def _install(cell: Cell) -> None:
 def _test(cell: Cell, *arguments: str) -> str:
     """Run tests.
 
-    :return: how many passed and were left out.
-    :raises subprocess.SubprocessError: one failed; the output says which.
+    :return: the numbers of passed and skipped tests.
+    :raises subprocess.SubprocessError: a test failed; the error has the output.
     """
     output = _run(cell, str(cell.home / "bin" / "python"), "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments)
     return ", ".join(re.findall(r"\d+ (?:passed|skipped|xfailed)", _last_words(output)))
@@ -212,7 +212,7 @@ def _run(cell: Cell, *command: str) -> bytes:
 
 def _last_words(output: bytes) -> str:
     lines = output.decode(errors="replace").strip().splitlines()
-    return lines[-1].strip("= ") if lines else "it took too long"
+    return lines[-1].strip("= ") if lines else "timed out"
 
 
 def _table(outcomes: dict[tuple[str, str], Outcome]) -> Table:
@@ -221,7 +221,7 @@ def _table(outcomes: dict[tuple[str, str], Outcome]) -> Table:
     for airflow in AIRFLOWS:
         if any(name == airflow for name, _ in outcomes):
             row = (outcomes.get((airflow, python)) for python in pythons)
-            table.add_row(airflow, *(outcome.words if outcome else "" for outcome in row))
+            table.add_row(airflow, *(outcome.text if outcome else "" for outcome in row))
     return table
 
 

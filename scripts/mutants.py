@@ -1,10 +1,9 @@
-"""Change the package a little, many times over, and show which of the changes no test sees.
+"""Mutation tests of ``client`` and ``polling``.
 
-``python -m scripts.mutants`` takes 300 of all mutants of ``client`` and ``watch``, always the same ones for a seed, and
-runs against each those tests that reach the changed function; ``--sample 50 --seed 2 watch.plan`` takes others, or
-those of a module, and ``--survivors`` only what survived the last time. mutmut changes neither decorated functions
-(properties among them) nor what stands outside of functions: tables, fields' defaults, enums; and what a test's module
-calls while it is imported meets no mutant.
+``python -m scripts.mutants`` tests 300 mutants, which depend on the seed only, with the tests that reach the changed
+function. ``--sample 50 --seed 2 polling.planner`` selects others, or those of a module, ``--survivors`` those that
+survived the last time. mutmut doesn't change decorated functions (such as properties) and code outside of functions.
+Code that a test module calls during its import meets no mutant.
 """
 
 from __future__ import annotations
@@ -27,20 +26,20 @@ from rich.table import Table
 REPO = Path(__file__).resolve().parent.parent
 HOME = REPO / ".mutants"
 TREE = HOME / "tree"
-"""What mutmut works on: a copy of the package and its tests."""
+"""mutmut's copy of the package and its tests."""
 TOLD = HOME / "outcomes.json"
 LOG = HOME / "mutmut.log"
 
 UV = str(REPO / ".venv" / "bin" / "uv")
 PYTHON = HOME / "python" / "bin" / "python"
 
-PACKAGES = ("client", "watch")
+PACKAGES = ("client", "polling")
 
 SUITES = (
     ("tests/client", "tests/polling"),
     ("tests/hooks", "tests/operators", "tests/test_errors_page.py", "tests/test_links.py"),
 )
-"""Tests, those of the packages themselves first; what survives them meets those of the packages' users."""
+"""Tests of the packages; then, for survivors, tests of their users."""
 
 SLOW_TESTS = (
     "tests/client/test_any_bytes.py",
@@ -48,10 +47,10 @@ SLOW_TESTS = (
     "tests/operators/test_stateful.py",
     "tests/polling/test_any_interleaving.py",
 )
-"""Left out: hypothesis, and what takes a minute."""
+"""Excluded: hypothesis, and tests that take a minute."""
 
 TESTS_OF_NAMES = ("tests/client/test_contract.py::test_every_public_method_is_on_both_clients",)
-"""Left out: mutmut's copies of a method are methods, too."""
+"""Excluded: mutmut's copies of a method are methods, too."""
 
 SETTINGS: dict[str, Sequence[str]] = {
     "source_paths": ["airflow_provider_sim"],
@@ -70,17 +69,17 @@ SETTINGS: dict[str, Sequence[str]] = {
 OUTCOMES = ("killed", "survived", "timed out")
 
 Mutant = dict[str, str]
-"""Its name, module and outcome, and the change as a diff if it has survived."""
+"""Name, module and outcome of a mutant, and a diff if it survived."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Test a sample of mutants, print the survivors and the scores; 1 if the tests fail without any."""
+    """Test a sample of mutants, print survivors and scores; return 1 if the tests fail without mutants."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("modules", nargs="*", help="client, watch.plan, client.dialects.v2; default: all")
-    parser.add_argument("--sample", type=int, default=300, metavar="N", help="how many mutants; default: 300")
-    parser.add_argument("--all", action="store_true", help="every mutant: hours")
+    parser.add_argument("modules", nargs="*", help="client, polling.planner, client.api.v2; default: all")
+    parser.add_argument("--sample", type=int, default=300, metavar="N", help="number of mutants; default: 300")
+    parser.add_argument("--all", action="store_true", help="every mutant; takes hours")
     parser.add_argument("--seed", type=int, default=1, help="which sample; default: 1")
-    parser.add_argument("--survivors", action="store_true", help="only those that have survived the last time")
+    parser.add_argument("--survivors", action="store_true", help="only survivors of the last run")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="default: one for each processor")
     options = parser.parse_args(arguments)
     console = Console(width=None if sys.stdout.isatty() else 150, highlight=False)
@@ -99,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             break
         outcomes = _test(suite, survivors, sample, options.processes)
         if outcomes is None:
-            console.print(f"No mutant was tested; {LOG.relative_to(REPO)} says why.")
+            console.print(f"No mutant was tested; see {LOG.relative_to(REPO)}.")
             return 1
         told |= outcomes
     mutants = sorted(told.values(), key=lambda mutant: mutant["name"])
@@ -113,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _test(suite: Sequence[str], names: list[str], sample: dict[str, Any], processes: int) -> dict[str, Mutant] | None:
-    """Run a suite against mutants, or a sample of all where none are named; None if it fails without any."""
+    """Run a suite against mutants, by default a sample; return None if it fails without mutants."""
     _copy(suite)
     told = HOME / "suite.json"
     told.unlink(missing_ok=True)
@@ -121,7 +120,7 @@ def _test(suite: Sequence[str], names: list[str], sample: dict[str, Any], proces
         subprocess.run(
             (str(PYTHON), str(REPO / "scripts" / "mutants_worker.py")),
             input=json.dumps(
-                {"names": names, "sample": sample, "processes": processes, "told": str(told)},
+                {"names": names, "sample": sample, "processes": processes, "results": str(told)},
             ).encode(),
             cwd=TREE,
             env=_environment(),
@@ -133,7 +132,7 @@ def _test(suite: Sequence[str], names: list[str], sample: dict[str, Any], proces
 
 
 def _install() -> None:
-    """Make an environment of what is pinned, with mutmut beside it."""
+    """Create the locked environment with mutmut."""
     done = HOME / "python" / ".installed"
     lock = REPO / "requirements-dev.lock"
     if done.exists() and done.stat().st_mtime > lock.stat().st_mtime:
@@ -157,12 +156,12 @@ def _install() -> None:
 
 
 def _copy(suite: Sequence[str]) -> None:
-    """Make what mutmut works on anew."""
+    """Recreate mutmut's copy."""
     shutil.rmtree(TREE, ignore_errors=True)
     for folder in ("airflow_provider_sim", "docs", "scripts", "tests"):
         shutil.copytree(REPO / folder, TREE / folder, ignore=shutil.ignore_patterns("__pycache__", ".hypothesis"))
     shutil.copy2(REPO / "pyproject.toml", TREE)
-    (TREE / "mutants").mkdir()  # Python looks only once whether a folder to import from is there
+    (TREE / "mutants").mkdir()  # Python checks only once whether a directory of its path exists
     settings = SETTINGS | {"pytest_add_cli_args_test_selection": suite}
     lines = [f"{name} = {joined}" for name, values in settings.items() for joined in ["\n    ".join(values)]]
     (TREE / "setup.cfg").write_text("\n".join(("[mutmut]", *lines, "")))

@@ -1,4 +1,4 @@
-"""The part of ``scripts.mutants`` that runs beside mutmut, in a copy of the package: choose mutants, test, tell."""
+"""Part of ``scripts.mutants`` that runs in mutmut's environment: choose mutants, test them, report."""
 
 from __future__ import annotations
 
@@ -22,12 +22,11 @@ from mutmut.utils.format_utils import mangled_name_from_mutant_name
 from mutmut.workers.isolation import MutantRunner, get_mutant_runner
 
 OUTCOMES = {"survived": "survived", "no tests": "survived", "timeout": "timed out", "segfault": "timed out"}
-"""What mutmut calls an outcome, and what it is called here; all others are kills. Its segfault is mostly a mutant that
-went on after its processor time was over."""
+"""Names of mutmut's outcomes; all others are kills. A segfault is mostly a mutant that exceeded its CPU time."""
 
 
 def main() -> None:
-    """Test what stdin asks for, and write down what came of it."""
+    """Test the mutants that stdin requests, and write the results."""
     asked = json.load(sys.stdin)
     copy_src_dir()
     copy_also_copy_files()
@@ -38,19 +37,19 @@ def main() -> None:
     names = asked["names"] or _sample(list(paths), **asked["sample"])
     names = [name for name in names if name in paths]
     runner = get_mutant_runner(asked["processes"])
-    collect_or_load_stats(runner)  # runs all tests once, and ends the process if one fails
+    collect_or_load_stats(runner)  # runs all tests once, and exits if one fails
     set_mutant_under_test("")
-    told = []
+    results = []
     for number, (name, outcome) in enumerate(_outcomes(runner, names), 1):
         print(f"{number} of {len(names)}: {name} {outcome}", file=sys.stderr, flush=True)
         module = ".".join(paths[name].with_suffix("").parts[1:])
         change = get_diff_for_mutant(name, path=paths[name]) if outcome == "survived" else ""
-        told.append({"name": name, "module": module, "outcome": outcome, "change": change})
-    Path(asked["told"]).write_text(json.dumps(told))
+        results.append({"name": name, "module": module, "outcome": outcome, "change": change})
+    Path(asked["results"]).write_text(json.dumps(results))
 
 
 def _mutants() -> Iterator[tuple[str, Path]]:
-    """Every mutant by its name, with the file that it is one of."""
+    """Yield every mutant by name, with its file."""
     for path in walk_mutatable_files():
         data = SourceFileMutationData(path=path)
         data.load()
@@ -59,13 +58,13 @@ def _mutants() -> Iterator[tuple[str, Path]]:
 
 
 def _sample(names: list[str], *, prefixes: list[str], count: int | None, seed: int) -> list[str]:
-    """So many of the mutants; a change to one function leaves the sample of the others as it is."""
+    """Return a sample of mutants; changing one function doesn't change the sample of others."""
     wanted = [name for name in names if not prefixes or name.startswith(tuple(f"{prefix}." for prefix in prefixes))]
     return sorted(wanted, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())[:count]
 
 
 def _outcomes(runner: MutantRunner, names: list[str]) -> Iterator[tuple[str, str]]:
-    """Test each mutant in a process of its own, the fastest first."""
+    """Test each mutant in a separate process, the fastest first."""
     runner.startup()
     for name in sorted(names, key=estimated_worst_case_time):
         tests = sorted(state().tests_by_mangled_function_name.get(mangled_name_from_mutant_name(name), ()))

@@ -1,4 +1,4 @@
-"""How far a long command has come, on the terminal."""
+"""Progress bars."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 
 def progress_on(console: Console) -> Progress:
-    """A line for each task, gone in the end; nothing where the console is no terminal."""
+    """Create progress bars that disappear at the end; disabled without a terminal."""
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),

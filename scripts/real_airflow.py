@@ -1,10 +1,10 @@
-"""An Airflow as people run it: a scheduler, an API server, triggerers and workers as processes that can be killed.
+"""A real Airflow of separate processes (scheduler, API server, triggerers, workers) that tests can kill.
 
-:mod:`scripts.local_airflow` runs tasks in the calling process, which is quicker; here each has one of its own, the
-metadata database is PostgreSQL where its server is installed, and nothing listens but on 127.0.0.1.
+:mod:`scripts.local_airflow` runs tasks in the calling process, which is faster. The metadata database is PostgreSQL if
+its server is installed, and all servers listen on 127.0.0.1 only.
 
-It is the Airflow of the Python that runs this module. Airflow 2 runs without a webserver, so :meth:`RealAirflow.api` is
-for Airflow 3 only.
+The Airflow is that of the Python that runs this module. Airflow 2 runs without a webserver, so :meth:`RealAirflow.api`
+requires Airflow 3.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from scripts import airflow_2, servers
 from scripts.local_airflow import REPO
 
 START_PATIENCE = 240.0
-"""Seconds, on a machine that is busy with something else."""
+"""Seconds, on a machine with other load."""
 STOP_PATIENCE = 60.0
 AIRFLOW_3 = metadata.version("apache-airflow") >= "3"
 
@@ -55,7 +55,7 @@ SETTINGS = {
     "AIRFLOW__DAG_PROCESSOR__DISABLE_BUNDLE_VERSIONING": "True",
     "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "600",
     "AIRFLOW__DAG_PROCESSOR__PARSING_PROCESSES": "1",
-    # A death is noticed within seconds, as far as a busy machine's hiccups allow.
+    # Detect dead processes within seconds, but tolerate delays of a busy machine.
     "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "2",
     "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "10",
     "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "2",
@@ -75,7 +75,7 @@ SETTINGS = {
 CELERY_SETTINGS = {
     "AIRFLOW__CORE__EXECUTOR": "CeleryExecutor",
     "AIRFLOW__CELERY__WORKER_CONCURRENCY": "8",
-    # A task that isn't over by then, Redis hands to another worker.
+    # Redis delivers a task that takes longer to another worker.
     "AIRFLOW__CELERY_BROKER_TRANSPORT_OPTIONS__VISIBILITY_TIMEOUT": "10",
 }
 
@@ -84,7 +84,7 @@ CELERY_SETTINGS = {
 class TaskInstance:
     """A row of Airflow's table.
 
-    :param id: another one for each try; in Airflow 2 that of the worker's job, another one for each leg.
+    :param id: differs between tries; in Airflow 2 the ID of the worker's job, which also differs between deferrals.
     """
 
     id: str
@@ -97,25 +97,25 @@ class TaskInstance:
 
     @property
     def is_over(self) -> bool:
-        """Whether Airflow does nothing more with it by itself."""
+        """Whether it is in a terminal state."""
         return self.state in ("success", "failed", "skipped", "upstream_failed", "removed")
 
 
 class Victim(StrEnum):
-    """Which of a worker's processes die."""
+    """Which of a worker's processes are killed."""
 
     MACHINE = "all processes"
-    """As when the machine is lost or its memory runs out."""
+    """As if the machine is lost or out of memory."""
     TASK = "the task's own"
     SUPERVISOR = "its supervisor"
-    """The task's code goes on until it has something to say to Airflow."""
+    """The task's code runs until it sends something to Airflow."""
 
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """The processes that one try of a task consists of.
+    """The processes of one try of a task.
 
-    :param supervisor: the executor's process, which speaks with Airflow.
+    :param supervisor: the executor's process, which communicates with Airflow.
     :param runner: the child that runs the task's code.
     """
 
@@ -123,13 +123,13 @@ class Worker:
     runner: psutil.Process
 
     def freeze(self) -> None:
-        """Let the task's code do nothing more; what is sent to it stays unread."""
+        """Stop the task's process with SIGSTOP."""
         with contextlib.suppress(psutil.NoSuchProcess):
             self.runner.suspend()
 
     def kill(self, victim: Victim = Victim.MACHINE) -> None:
         """SIGKILL the task's processes, or some of them."""
-        self.freeze()  # so that the supervisor can't be at anything else than watching it
+        self.freeze()  # so that the supervisor only waits for it
         doomed = [] if victim is Victim.SUPERVISOR else [*self._below(), self.runner]
         if victim is not Victim.TASK:
             doomed.insert(0, self.supervisor)
@@ -147,16 +147,16 @@ class Worker:
 
 
 class RealAirflow:
-    """A real Airflow between ``with`` and its end.
+    """A real Airflow for a ``with`` block.
 
-    :param home: its folder, made anew; logs and configuration are there.
-    :param dags: the folder with the DAG files.
-    :param connections: by connection id, as Airflow's JSON form has them.
-    :param database: ``postgresql``, ``sqlite``, or None for PostgreSQL where a server is installed.
-    :param triggerers: how many.
-    :param celery_workers: how many; with any, the executor is Celery's, with Redis between it and them.
-    :param settings: environment variables beside, or instead of, :data:`SETTINGS`.
-    :raises RuntimeError: a part of it doesn't start; the message says where its log is.
+    :param home: directory for logs and configuration; recreated.
+    :param dags: directory of the DAG files.
+    :param connections: connections by ID, in Airflow's JSON format.
+    :param database: ``postgresql``, ``sqlite``, or None for PostgreSQL if it is installed.
+    :param triggerers: number of triggerers.
+    :param celery_workers: number of Celery workers; if any, the executor is CeleryExecutor with Redis.
+    :param settings: environment variables that extend or override :data:`SETTINGS`.
+    :raises RuntimeError: a component doesn't start; the message has the path of its log.
     """
 
     def __init__(
@@ -188,7 +188,7 @@ class RealAirflow:
     # --- starting and stopping -----------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
-        """Start all of it."""
+        """Start all components."""
         with contextlib.ExitStack() as stack:
             self._start(stack)
             self._stack = stack.pop_all()
@@ -197,7 +197,7 @@ class RealAirflow:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop all of it; tasks that run are killed."""
+        """Kill all components and running tasks."""
         self._stack.close()
 
     def _start(self, stack: contextlib.ExitStack) -> None:
@@ -227,7 +227,7 @@ class RealAirflow:
         for number in range(self._wanted_workers):
             name = f"worker-{number + 1}"
             self._workers.append(name)
-            # At SIGTERM it would wait for the tasks that run.
+            # With SIGTERM it would wait for running tasks.
             words = ("celery", "worker", "--celery-hostname", name, "--skip-serve-logs")
             self._run(name, *words, REMAP_SIGTERM="SIGQUIT")
         self._wait_until_healthy()
@@ -287,9 +287,9 @@ class RealAirflow:
             )
 
     def _act(self, action: str, **arguments: Any) -> None:
-        """Do something in Airflow 2.
+        """Perform an action in Airflow 2.
 
-        :raises RuntimeError: Airflow refused.
+        :raises RuntimeError: Airflow rejected it.
         """
         with self._acting:
             assert self._actions.stdin is not None
@@ -325,9 +325,9 @@ class RealAirflow:
         self.wait_until(is_healthy, START_PATIENCE, "Airflow to be up")
 
     def _has_dags(self) -> bool:
-        """Whether every DAG file has been read.
+        """Return whether every DAG file was parsed.
 
-        :raises RuntimeError: one can't be.
+        :raises RuntimeError: a DAG file can't be parsed.
         """
         broken = self.query("SELECT filename, stacktrace FROM import_error")
         if broken:
@@ -337,9 +337,9 @@ class RealAirflow:
         return files >= {path.name for path in self._dags.glob("*.py")}
 
     def _stop(self) -> None:
-        """Kill all of it; there is nothing to be kept."""
+        """Kill all processes."""
         for part in self._parts.values():
-            part.kill()  # first, so that none of them starts another process
+            part.kill()  # first, so that they start no more processes
         while left := list(self._processes()):
             for process in left:
                 with contextlib.suppress(psutil.NoSuchProcess):
@@ -349,7 +349,7 @@ class RealAirflow:
             part.wait(timeout=STOP_PATIENCE)
 
     def processes(self, part: str) -> list[psutil.Process]:
-        """A part's first process, and all below it.
+        """Return a component's first process and its descendants.
 
         :param part: ``scheduler``, with LocalExecutor's workers and their tasks, ``api-server``, ``dag-processor``, a
             triggerer or one of Celery's workers, with its tasks.
@@ -358,7 +358,7 @@ class RealAirflow:
         return [first, *first.children(recursive=True)]
 
     def _processes(self) -> Iterator[psutil.Process]:
-        """Every process of this Airflow, orphans included: workers hide their environment behind their title."""
+        """Yield all processes of this Airflow including orphans. Process titles hide the environment of workers."""
         sessions = {part.pid for part in self._parts.values()}
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error, ProcessLookupError):
@@ -370,17 +370,17 @@ class RealAirflow:
 
     @property
     def triggerers(self) -> list[str]:
-        """The names of the triggerers that run, by which :meth:`waiting_in` names them, too."""
+        """Names of the running triggerers, as in :meth:`waiting_in`."""
         return [name for name, part in self._parts.items() if name in self._triggerers and part.poll() is None]
 
     def start_triggerer(self, *, wait: bool = True) -> str:
-        """Start one more triggerer; its name.
+        """Start another triggerer; return its name.
 
-        :param wait: until it has reported to Airflow.
+        :param wait: wait until it has sent a heartbeat.
         """
         name = f"triggerer-{len(self._triggerers) + 1}"
         self._triggerers.append(name)
-        # Airflow's table of jobs holds the user's name and nothing else that could tell two of a machine apart.
+        # The user name is the only column of Airflow's job table that can distinguish two triggerers of a machine.
         self._run(name, "triggerer", "--skip-serve-logs", LOGNAME=name)
         if wait:
             self.wait_until(lambda: name in self.live_triggerers(), START_PATIENCE, f"{name} to report")
@@ -397,11 +397,11 @@ class RealAirflow:
         self._parts[name].wait(timeout=START_PATIENCE)
 
     def freeze_triggerer(self, name: str) -> None:
-        """Let a triggerer do nothing, as on a machine that hangs, so that Airflow takes it for dead."""
+        """Stop a triggerer with SIGSTOP, so that Airflow considers it dead."""
         self._signal_triggerer(name, signal.SIGSTOP)
 
     def thaw_triggerer(self, name: str) -> None:
-        """Let a frozen triggerer go on."""
+        """Continue a stopped triggerer."""
         self._signal_triggerer(name, signal.SIGCONT)
 
     def _signal_triggerer(self, name: str, number: signal.Signals) -> None:
@@ -411,12 +411,12 @@ class RealAirflow:
                 process.send_signal(number)
 
     def live_triggerers(self) -> set[str]:
-        """The triggerers that Airflow takes for alive."""
+        """Return the triggerers that Airflow considers alive."""
         threshold = float(self.environment["AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD"])
         return self._live("TriggererJob", threshold)
 
     def _live(self, job_type: str, threshold: float) -> set[str]:
-        """The user names of the components that have sent a heartbeat in the last ``threshold`` seconds."""
+        """Return the user names of components with a heartbeat in the last ``threshold`` seconds."""
         rows = self.query(
             "SELECT unixname, latest_heartbeat FROM job WHERE job_type = :job_type AND state = 'running'",
             job_type=job_type,
@@ -424,7 +424,7 @@ class RealAirflow:
         return {row.unixname for row in rows if _age(row.latest_heartbeat) < threshold}
 
     def waiting_in(self, run_id: str) -> dict[str, int]:
-        """How many deferred tasks of a DAG run wait in which triggerer; those in none aren't counted."""
+        """Count the deferred tasks of a DAG run by triggerer."""
         rows = self.query(
             "SELECT j.unixname, count(*) FROM task_instance t JOIN trigger g ON t.trigger_id = g.id"
             " JOIN job j ON g.triggerer_id = j.id WHERE t.run_id = :run_id AND t.state = 'deferred'"
@@ -443,7 +443,7 @@ class RealAirflow:
         run_id: str | None = None,
         logical_date: datetime | None = None,
     ) -> str:
-        """Start a DAG run; its ID."""
+        """Trigger a DAG run; return its ID."""
         run_id = run_id or f"{dag_id}-{secrets.token_hex(4)}"
         date = logical_date and logical_date.isoformat()
         if AIRFLOW_3:
@@ -461,7 +461,7 @@ class RealAirflow:
             self._act("delete", dag_id=dag_id, run_id=run_id)
 
     def task_instances(self, run_id: str | None = None) -> list[TaskInstance]:
-        """The task instances of a DAG run, or of all."""
+        """Return the task instances of a DAG run, or of all DAG runs."""
         where = "" if run_id is None else " WHERE run_id = :run_id"
         id_column = "id" if AIRFLOW_3 else "job_id"
         columns = f"{id_column}, dag_id, run_id, task_id, map_index, state, try_number"
@@ -469,9 +469,9 @@ class RealAirflow:
         return [TaskInstance(_uuid(row[0]) if AIRFLOW_3 else str(row[0]), *row[1:]) for row in rows]
 
     def task_instance(self, run_id: str, task_id: str, map_index: int = -1) -> TaskInstance:
-        """One task instance, as it is now.
+        """Return a task instance.
 
-        :raises LookupError: there is none.
+        :raises LookupError: it doesn't exist.
         """
         for ti in self.task_instances(run_id):
             if (ti.task_id, ti.map_index) == (task_id, map_index):
@@ -496,7 +496,7 @@ class RealAirflow:
         return found[0]
 
     def xcom(self, ti: TaskInstance, key: str = "return_value") -> Any:
-        """What a task instance has pushed; None if it hasn't."""
+        """Return an XCom of a task instance, or None."""
         if not AIRFLOW_3:
             names = _names(ti)
             where = " AND ".join(f"{name} = :{name}" for name in names)
@@ -508,7 +508,7 @@ class RealAirflow:
         return None
 
     def log(self, ti: TaskInstance) -> str:
-        """The log of all tries of a task instance, as its lines of JSON."""
+        """Return the log lines of all tries of a task instance."""
         folder = self.home / "logs" / f"dag_id={ti.dag_id}" / f"run_id={ti.run_id}" / f"task_id={ti.task_id}"
         if ti.map_index >= 0:
             folder /= f"map_index={ti.map_index}"
@@ -534,7 +534,7 @@ class RealAirflow:
     # --- workers -------------------------------------------------------------------------------------------------
 
     def worker(self, ti: TaskInstance) -> Worker | None:
-        """The processes of a task instance's present try; None where it has none."""
+        """Return the processes of a task instance's current try, or None."""
         title, above = f"airflow worker -- {ti.id}", ti.id
         if not AIRFLOW_3:
             title = f"airflow task runner: {ti.dag_id} {ti.task_id} {ti.run_id} {ti.id}"
@@ -550,30 +550,30 @@ class RealAirflow:
 
     @property
     def celery_workers(self) -> list[str]:
-        """The names of Celery's workers that run."""
+        """Names of the running Celery workers."""
         return [name for name in self._workers if self._parts[name].poll() is None]
 
     def celery_worker(self, ti: TaskInstance) -> str | None:
-        """Which of Celery's workers has the present try of a task instance; None if none has."""
+        """Return the Celery worker of a task instance's current try, or None."""
         worker = self.worker(ti)
         return next((name for name in self.celery_workers if worker and worker.runner in self.processes(name)), None)
 
     def kill_celery_worker(self, name: str) -> None:
-        """SIGKILL one of Celery's workers with all that runs below it, as when its machine is lost."""
+        """SIGKILL a Celery worker and its descendants, as if its machine is lost."""
         doomed = self.processes(name)
-        for number in (signal.SIGSTOP, signal.SIGKILL):  # none of them sees another one die
+        for number in (signal.SIGSTOP, signal.SIGKILL):  # so that none reacts to another's death
             for process in doomed:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.send_signal(number)
         self._parts[name].wait(timeout=STOP_PATIENCE)
 
-    # --- talking to it -------------------------------------------------------------------------------------------
+    # --- API and database ----------------------------------------------------------------------------------------
 
     def api(self, method: str, path: str, body: Any = None) -> Any:
-        """Ask Airflow's REST API.
+        """Send a request to Airflow's REST API.
 
         :param path: below ``/api/v2``.
-        :raises LookupError: there is no such thing.
+        :raises LookupError: it doesn't exist.
         :raises RuntimeError: it was refused.
         """
         answer = self._ask(method, f"/api/v2{path}", body)
@@ -584,11 +584,11 @@ class RealAirflow:
         return answer.json() if answer.content else None
 
     def get(self, path: str) -> requests.Response:
-        """What the API server answers to a GET, whatever it is.
+        """Return the API server's response to a GET, whatever its status.
 
         :param path: the whole of it, such as ``/ui/dags``.
         """
-        return self._ask("GET", path, None, Connection="close")  # where it breaks inside, it hangs up
+        return self._ask("GET", path, None, Connection="close")  # after an internal error, it closes the connection
 
     def _ask(self, method: str, path: str, body: Any, **headers: str) -> requests.Response:
         answer = self._session.request(method, f"{self.url}{path}", json=body, headers=headers, timeout=60)
@@ -599,7 +599,7 @@ class RealAirflow:
         return self._session.request(method, f"{self.url}{path}", json=body, headers=headers, timeout=60)
 
     def query(self, sql: str, **parameters: Any) -> list[Any]:
-        """Read from the metadata database, as nobody but a test should."""
+        """Query the metadata database."""
         with self.engine.connect() as connection:
             return list(connection.execute(sqlalchemy.text(sql), parameters))
 
@@ -609,7 +609,7 @@ class RealAirflow:
         return metadata.version("apache-airflow")
 
     def scheduler_has_heard(self, of: str) -> bool:
-        """Whether the scheduler has read that a task's worker has ended.
+        """Return whether the scheduler has processed the end of a task's worker.
 
         :param of: a part of how it writes the task's key: ``task_id='t', run_id='r'``.
         """
@@ -617,14 +617,14 @@ class RealAirflow:
         return any("Received executor event with state success" in line and of in line for line in lines)
 
     def printed_by(self, part: str) -> str:
-        """What a part has printed; see :meth:`processes`."""
+        """Return the output of a component; see :meth:`processes`."""
         return (self.home / f"{part}.log").read_text(errors="replace")
 
     def wait_until(self, condition: Callable[[], bool], patience: float, what: str, *, pause: float = 0.25) -> None:
-        """Ask again and again.
+        """Wait for a condition.
 
         :raises TimeoutError: it took longer than ``patience`` seconds.
-        :raises RuntimeError: a part of this Airflow has ended by itself.
+        :raises RuntimeError: a component has exited.
         """
         until = time.monotonic() + patience
         while not condition():
@@ -637,7 +637,7 @@ class RealAirflow:
 
 
 def _titled(title: str) -> Iterator[psutil.Process]:
-    """The processes with a title; read by hand, as psutil takes ten times as long for all of them."""
+    """Return the processes with this title, without psutil, which takes ten times as long."""
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             with contextlib.suppress(OSError, psutil.NoSuchProcess):
@@ -655,11 +655,11 @@ def _path(ti: TaskInstance) -> str:
 
 
 def _uuid(value: Any) -> str:
-    """An id as Airflow's processes write it; SQLite keeps it without hyphens."""
+    """Return an ID with hyphens; SQLite stores it without."""
     return str(value if isinstance(value, uuid.UUID) else uuid.UUID(str(value)))
 
 
 def _age(moment: Any) -> float:
-    """Seconds since a moment of the database."""
+    """Return the seconds since a timestamp of the database."""
     then = moment if isinstance(moment, datetime) else datetime.fromisoformat(str(moment))
     return (datetime.now(UTC) - (then if then.tzinfo else then.replace(tzinfo=UTC))).total_seconds()

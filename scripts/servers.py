@@ -1,4 +1,4 @@
-"""Servers that an Airflow needs, of one's own: in folders and on ports that nobody else uses, and only while wanted."""
+"""Temporary PostgreSQL and Redis servers for an Airflow, in temporary directories and on free ports."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from typing import Any
 import sqlalchemy
 
 DIES_WITH_US = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
-"""Nothing stays behind where whoever uses this module is killed itself."""
+"""Prefix of commands whose processes must not outlive this one."""
 START_PATIENCE = 60.0
 
 
 def free_port() -> int:
-    """A free port of 127.0.0.1."""
+    """Return a free port of 127.0.0.1."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def postgresql_programs() -> Path | None:
-    """The folder of a PostgreSQL server's programs, where one is installed."""
+    """Return the directory of the PostgreSQL server's programs, if installed."""
     on_path = shutil.which("initdb")
     packaged = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
     return Path(on_path).parent if on_path else packaged[-1].parent if packaged else None
@@ -37,14 +37,14 @@ def postgresql_programs() -> Path | None:
 
 @contextlib.contextmanager
 def postgresql(log: Path) -> Iterator[tuple[str, Path]]:
-    """A PostgreSQL of one's own on a free port; the URI of its empty database, and the folder where it keeps its data.
+    """Run a PostgreSQL server; yield the URI of an empty database and the data directory.
 
-    :raises RuntimeError: none is installed, or it doesn't start.
+    :raises RuntimeError: it isn't installed or doesn't start.
     """
     programs = postgresql_programs()
     if programs is None:
         raise RuntimeError("No PostgreSQL server is installed; Debian's package is called postgresql.")
-    # It refuses to serve root; and its folder is a short path that its user may enter.
+    # It doesn't run as root, and its directory needs a short path that its user may access.
     owner: dict[str, Any] = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.geteuid() == 0 else {}
     with tempfile.TemporaryDirectory(prefix="airflow-postgresql-", ignore_cleanup_errors=True) as folder:
         if owner:
@@ -81,7 +81,7 @@ def postgresql(log: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _has_database(uri: str) -> bool:
-    """Create the database, if the server takes that already."""
+    """Create the database, if the server is ready."""
     engine = sqlalchemy.create_engine(uri, isolation_level="AUTOCOMMIT", poolclass=sqlalchemy.pool.NullPool)
     with contextlib.suppress(sqlalchemy.exc.OperationalError), engine.connect() as connection:
         connection.execute(sqlalchemy.text("CREATE DATABASE airflow"))
@@ -91,10 +91,10 @@ def _has_database(uri: str) -> bool:
 
 @contextlib.contextmanager
 def redis(home: Path) -> Iterator[str]:
-    """A Redis of one's own on a free port, which keeps nothing; its URI.
+    """Run a Redis server without persistence; yield its URI.
 
-    :param home: where its log goes, and all that it is told: ``redis.log``, ``redis-told.log``.
-    :raises RuntimeError: none is installed, or it doesn't start.
+    :param home: directory for ``redis.log`` and ``redis-monitor.log``, which has all commands.
+    :raises RuntimeError: it isn't installed or doesn't start.
     """
     if not shutil.which("redis-server"):
         raise RuntimeError("No Redis server is installed; Debian's package is called redis-server.")
@@ -103,7 +103,7 @@ def redis(home: Path) -> Iterator[str]:
         settings = ["--bind", "127.0.0.1", "--port", port, "--dir", folder, "--save", "", "--appendonly", "no"]
         server = stack.enter_context(_program(home / "redis.log", "redis-server", *settings))
         _await(server, lambda: _answers_ping(port), f"Redis doesn't start; see {home / 'redis.log'}")
-        stack.enter_context(_program(home / "redis-told.log", "redis-cli", "-p", port, "monitor"))
+        stack.enter_context(_program(home / "redis-monitor.log", "redis-cli", "-p", port, "monitor"))
         yield f"redis://127.0.0.1:{port}/0"
 
 
@@ -128,9 +128,9 @@ def _program(log: Path, *command: str) -> Iterator[subprocess.Popen[bytes]]:
         process.wait(timeout=60)
 
 
-def _await(server: subprocess.Popen[bytes], is_up: Callable[[], bool], otherwise: str) -> None:
+def _await(server: subprocess.Popen[bytes], is_up: Callable[[], bool], message: str) -> None:
     until = time.monotonic() + START_PATIENCE
     while not is_up():
         if server.poll() is not None or time.monotonic() > until:
-            raise RuntimeError(otherwise)
+            raise RuntimeError(message)
         time.sleep(0.1)

@@ -1,6 +1,6 @@
-"""Run the same DAG runs on two real Airflows with one Sim, and count the outputs that belong to the other one.
+"""Run the same DAG runs on two real Airflows with one Sim, and count outputs of the other one.
 
-Both Airflows have the same DAG, run IDs, logical dates and workflow; only the input tells them apart. The first Airflow
+Both Airflows have the same DAG, run IDs, logical dates and workflow; only the input differs. The first Airflow
 then deletes its DAG run and creates it again. ``--airflow 2.11`` uses the environment of ``make matrix
 CELLS=2.11/3.11``.
 """
@@ -31,17 +31,17 @@ HOME = REPO / ".chaos"
 DAGS = REPO / "scripts" / "twin_dags"
 RUN_ID, LOGICAL_DATE = "manual__2026-01-01T00:00:00+00:00", datetime(2026, 1, 1, tzinfo=UTC)
 MAPPED = 12
-"""Mapped tasks per way to run a workflow: with the sensor and the batches, 51 tasks per DAG run."""
+"""Mapped tasks per mode: with the sensor and the batches, 51 tasks per DAG run."""
 PATIENCE = 420.0
 
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """What one DAG run came to.
+    """Result of one DAG run.
 
     :param failed: tasks that did not succeed.
-    :param foreign: tasks that have returned an output of another DAG run.
-    :param runs: runs that Sim has started for it.
+    :param foreign: tasks that returned an output of another DAG run.
+    :param runs: runs that Sim started for it.
     """
 
     title: str
@@ -86,7 +86,7 @@ def _count(airflow: RealAirflow, sim: SimEmulator, mark: str, words: str) -> Cou
         tis = airflow.task_instances(RUN_ID)
         return bool(tis) and all(ti.is_over for ti in tis)
 
-    airflow.wait_until(are_over, PATIENCE, "the tasks to end", pause=1.0)
+    airflow.wait_until(are_over, PATIENCE, "the tasks to finish", pause=1.0)
     by = airflow.home.name + mark
     tis = [ti for ti in airflow.task_instances(RUN_ID) if ti.task_id != "start"]
     foreign = 0
@@ -99,7 +99,7 @@ def _count(airflow: RealAirflow, sim: SimEmulator, mark: str, words: str) -> Cou
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print a table; 1 if there is a foreign output, or a task failed."""
+    """Print a table; return 1 if there is a foreign output or a failed task."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mapped", type=int, default=MAPPED, help="mapped tasks per way to run a workflow")
     parser.add_argument("--airflow", choices=AIRFLOWS, help="a version of the matrix instead of the installed one")

@@ -15,8 +15,8 @@ from airflow.providers.http.sensors.http import HttpSensor
 
 
 def tell_returned(context, result):
-    """Let whoever kills know that the task's code is through; Airflow isn't told yet."""
-    with contextlib.suppress(urllib.error.HTTPError):  # there is no such page
+    """Notify the trial that the task's code has finished and Airflow doesn't know it."""
+    with contextlib.suppress(urllib.error.HTTPError):  # the page doesn't exist
         urllib.request.urlopen(f"{os.environ['CHAOS_SIM_URL']}/returned/{context['run_id']}", timeout=30)
 
 
@@ -24,7 +24,7 @@ RETRIED = {"retries": 5, "retry_delay": timedelta(seconds=1), "post_execute": te
 
 
 def sdk_client():
-    """The official SDK, from a folder of its own; what it needs is there already."""
+    """Import the official SDK from its directory; its dependencies are installed."""
     import sys
 
     sys.path.append(os.environ["CHAOS_SDK"])
@@ -49,7 +49,7 @@ def sdk_held_open():
 
 @dag(schedule=None, default_args=RETRIED)
 def sdk_asynchronous():
-    """Let Sim queue the run, look at it each second, and fetch its output."""
+    """Start an asynchronous run, poll it each second, and fetch its output."""
 
     @task
     def run(run_id=None):
@@ -90,7 +90,7 @@ def http_held_open():
 
 @dag(schedule=None, default_args=RETRIED)
 def http_asynchronous():
-    """Let Sim queue the run, look at it by a sensor, and fetch its output."""
+    """Start an asynchronous run, poll it with a sensor, and fetch its output."""
     run = http("run", **execution(**{"async": True}), response_filter=lambda response: response.json()["data"]["runId"])
     seen = "{{ run_id }}/runs/{{ ti.xcom_pull(task_ids='run') }}"
     wait = HttpSensor(

@@ -19,8 +19,8 @@ DEFERRED = int(os.environ.get("CHAOS_DEFERRED", "50"))
 
 
 def tell_returned(context, result):
-    """Let whoever kills know that the task's code is through; Airflow isn't told yet."""
-    with contextlib.suppress(urllib.error.HTTPError):  # there is no such page
+    """Notify the trial that the task's code has finished and Airflow doesn't know it."""
+    with contextlib.suppress(urllib.error.HTTPError):  # the page doesn't exist
         urllib.request.urlopen(f"{os.environ['CHAOS_SIM_URL']}/returned/{context['run_id']}", timeout=30)
 
 
@@ -28,7 +28,7 @@ RETRIED = {"retries": 5, "retry_delay": timedelta(seconds=1), "post_execute": te
 RUN = {"task_id": "run", "workflow_id": "{{ run_id }}", "input": {"trial": "{{ run_id }}"}}
 
 for name, options in {
-    "held_open": {},
+    "sync": {},
     "stream": {"stream": True},
     "asynchronous": {"async_execution": True, "poll_interval": 1},
     "deferrable": {"deferrable": True, "poll_interval": 1},

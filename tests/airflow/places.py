@@ -65,7 +65,7 @@ def triggers(of: RealAirflow) -> Iterator[Place]:
 
 def messages(of: RealAirflow) -> Iterator[Place]:
     """The messages that have gone through Redis to Celery's workers, unpacked."""
-    for number, line in enumerate((of.home / "redis-told.log").read_bytes().splitlines()):
+    for number, line in enumerate((of.home / "redis-monitor.log").read_bytes().splitlines()):
         for body in re.findall(rb'\\"body\\": \\"([A-Za-z0-9+/=]+)\\"', line):
             yield f"message in line {number}", base64.b64decode(body)
 
