@@ -1,4 +1,4 @@
-"""What differs between Airflow's versions and isn't covered by ``airflow.providers.common.compat``."""
+"""Differences between Airflow versions that ``airflow.providers.common.compat`` doesn't cover."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow import __version__ as airflow_version
 from packaging.version import Version
+
+if TYPE_CHECKING:
+    from airflow.triggers.base import BaseEventTrigger as BaseEventTrigger
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +39,25 @@ EVENT_TRIGGERS_SHARE_STREAMS = AIRFLOW_V_3_3_PLUS
 _PROCESS_CONTEXT = "_AIRFLOW_PROCESS_CONTEXT"
 
 
+def __getattr__(name: str) -> Any:
+    """Import Airflow's base class of event triggers (Airflow 3.0 and later) when it is used."""
+    if name != "BaseEventTrigger":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if not AIRFLOW_V_3_0_PLUS:
+        raise ImportError("SimRunEventTrigger needs Airflow 3.0 or later, which schedules DAGs by asset watchers.")
+    from airflow.triggers.base import BaseEventTrigger
+
+    return BaseEventTrigger
+
+
+# --- tasks -----------------------------------------------------------------------------------------------------------
+
+
+def task_state_store(context: Any) -> Any:
+    """Return the store that keeps a task's state across its tries (Airflow 3.3 and later); None otherwise."""
+    return context.get("task_state_store")
+
+
 def deferral_timed_out(next_method: str, next_kwargs: Mapping[str, Any] | None) -> bool:
     """Whether Airflow resumes a task only to fail it, because its deferral's own timeout has passed."""
     return next_method == "__fail__" and (next_kwargs or {}).get("error") == "Trigger timeout"
@@ -47,14 +69,9 @@ def resumed_context() -> Any:
 
     try:
         context: Any = get_current_context()
-    except Exception:  # which one, depends on the version
+    except Exception:  # its class depends on the version
         return None
     return context if getattr(context["ti"], "next_method", None) else None
-
-
-def task_state_store(context: Any) -> Any:
-    """Return the store that keeps a task's state across its tries (Airflow 3.3 and later); None otherwise."""
-    return context.get("task_state_store")
 
 
 def first_reschedule_date(context: Any) -> datetime | None:
@@ -63,61 +80,36 @@ def first_reschedule_date(context: Any) -> datetime | None:
     Airflow 2 keeps the start of the first process on the task instance itself.
     """
     ti = context["ti"]
-    moment: datetime | None = (
-        ti.get_first_reschedule_date(context) if AIRFLOW_V_3_0_PLUS else getattr(ti, "start_date", None)
-    )
+    ask = getattr(ti, "get_first_reschedule_date", None)
+    moment: datetime | None = ask(context) if ask else getattr(ti, "start_date", None)
     return moment
 
 
-@contextmanager
-def with_stored_connections() -> Iterator[None]:
-    """Find connections in Airflow's database, too, as Airflow's own commands do.
-
-    Outside of tasks and servers, Airflow 3 asks the environment and secrets backends alone.
-    """
-    before = os.environ.get(_PROCESS_CONTEXT)
-    os.environ[_PROCESS_CONTEXT] = "server"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[_PROCESS_CONTEXT]
-        else:
-            os.environ[_PROCESS_CONTEXT] = before
+def names_of(task_instance: Any) -> dict[str, Any]:
+    """Return what identifies a task instance, as plain JSON."""
+    names = {name: getattr(task_instance, name) for name in ("dag_id", "task_id", "run_id", "map_index")}
+    return {**names, "map_index": -1 if names["map_index"] is None else names["map_index"]}
 
 
 async def is_deferred(task_instance: Any) -> bool:
-    """Whether a trigger's task still waits for it, asked for when the trigger is cancelled.
+    """Whether a trigger's task is still deferred, checked when the trigger is cancelled.
 
-    Before Airflow 3.3 a cancelled trigger isn't told why: a triggerer that stops or hands its triggers on cancels them
-    as well as a user does who clears the task; only then is the task no longer deferred.
+    Before Airflow 3.3 a cancelled trigger doesn't know why: a triggerer that stops or whose triggers are reassigned
+    cancels them as well as a user does who clears the task; only then is the task no longer deferred.
     """
     return str(await asyncio.to_thread(_state_of, task_instance)).rpartition(".")[2].lower() == "deferred"
 
 
-async def push_xcoms(task_instance: Any, xcoms: Mapping[str, Any]) -> None:
-    """Push XComs of a trigger's task as a worker would (Airflow 3.3).
-
-    ``TaskSuccessEvent`` could carry them, but Airflow 3.3.2 stores those as JSON text, and that is what a later task
-    then pulls.
-    """
-    from airflow.sdk.execution_time.xcom import XCom
-
-    names = names_of(task_instance)
-    for key, value in xcoms.items():
-        await asyncio.to_thread(XCom.set, key=key, value=value, **names)
-
-
 def _state_of(task_instance: Any) -> Any:
     names = names_of(task_instance)
-    try:
-        from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
-    except ImportError:  # Airflow 2
+    if not AIRFLOW_V_3_0_PLUS:
         from airflow.models.taskinstance import TaskInstance
         from airflow.utils.session import create_session
 
         with create_session() as session:
             return session.query(TaskInstance.state).filter_by(**names).scalar()
+    from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+
     states = RuntimeTaskInstance.get_task_states(
         dag_id=names["dag_id"],
         task_ids=[names["task_id"]],
@@ -127,10 +119,25 @@ def _state_of(task_instance: Any) -> Any:
     return states.get(names["run_id"], {}).get(names["task_id"])
 
 
+# --- XComs and connections -------------------------------------------------------------------------------------------
+
+
+async def push_xcoms(task_instance: Any, xcoms: Mapping[str, Any]) -> None:
+    """Push XComs of a trigger's task as a worker would (Airflow 3.3 and later).
+
+    ``TaskSuccessEvent`` could carry them, but Airflow 3.3.2 stores those as JSON text, which a later task would pull.
+    """
+    from airflow.sdk.execution_time.xcom import XCom
+
+    names = names_of(task_instance)
+    for key, value in xcoms.items():
+        await asyncio.to_thread(XCom.set, key=key, value=value, **names)
+
+
 def read_xcom(names: Mapping[str, Any], key: str) -> Any:
     """Read an XCom, also in the triggerer; blocks.
 
-    :param names: of its task instance, as :func:`names_of` gives them.
+    :param names: of its task instance, as returned by :func:`names_of`.
     """
     from airflow.providers.common.compat.sdk import XCom
 
@@ -152,7 +159,7 @@ def _read_stored_xcom(names: Mapping[str, Any], key: str) -> Any:
 
 
 def delete_xcom(names: Mapping[str, Any], key: str) -> None:
-    """Delete an XCom that is no longer needed; a failure is logged only. As :func:`read_xcom`."""
+    """Delete an XCom that is no longer needed; only log a failure. Arguments as for :func:`read_xcom`."""
     try:
         _delete_xcom(names, key)
     except Exception as error:  # whatever Airflow or its XCom backend raises
@@ -180,7 +187,18 @@ def _as_filters(names: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def names_of(task_instance: Any) -> dict[str, Any]:
-    """What Airflow tells task instances apart by, as plain JSON."""
-    names = {name: getattr(task_instance, name) for name in ("dag_id", "task_id", "run_id", "map_index")}
-    return {**names, "map_index": -1 if names["map_index"] is None else names["map_index"]}
+@contextmanager
+def with_stored_connections() -> Iterator[None]:
+    """Find connections in Airflow's database, too, as Airflow's own commands do.
+
+    Outside of tasks and servers, Airflow 3 reads only the environment and secrets backends.
+    """
+    before = os.environ.get(_PROCESS_CONTEXT)
+    os.environ[_PROCESS_CONTEXT] = "server"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_PROCESS_CONTEXT]
+        else:
+            os.environ[_PROCESS_CONTEXT] = before

@@ -1,4 +1,4 @@
-"""``@task.sim_workflow``: a function returns the input, the workflow's output is the task's."""
+"""``@task.sim_workflow``: a task that runs a workflow with a function's return value as the input."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 
 class _SimWorkflowDecoratedOperator(DecoratedOperator, SimExecuteWorkflowOperator):
-    """Runs a workflow with what a function returns.
+    """Runs a workflow with a function's return value as the input.
 
-    The function is called at the beginning of each try, also of one that goes on with a run of an earlier try, but not
-    after a deferral. What it returns is sent as it is: templates in it, which may come from elsewhere, aren't rendered.
+    The function is called at the start of each try, also of a retry that re-attaches to a run, but not after a
+    deferral. Templates in its return value, which may come from an untrusted source, aren't rendered.
 
     :param python_callable: the function.
     :param op_args: its positional arguments. (templated)
-    :param op_kwargs: its named arguments. (templated)
+    :param op_kwargs: its keyword arguments. (templated)
     """
 
     template_fields: Sequence[str] = (*DecoratedOperator.template_fields, *SimExecuteWorkflowOperator.template_fields)
@@ -58,10 +58,10 @@ class _SimWorkflowDecoratedOperator(DecoratedOperator, SimExecuteWorkflowOperato
         )
 
     def execute(self, context: Context) -> Any:
-        """Call the function, and run the workflow with what it returns."""
+        """Call the function, and run the workflow with its return value."""
         context_merge(context, self.op_kwargs)
         arguments = determine_kwargs(self.python_callable, self.op_args, context)
-        # Airflow shows self.input as a rendered field even if this raises, and can't show one that contains itself.
+        # Airflow renders self.input in the UI even if this raises, and can't render one that contains itself.
         self.input = input_fields(self.python_callable(*self.op_args, **arguments), workflow_id=self.workflow_id)
         return super().execute(context)
 
@@ -69,13 +69,13 @@ class _SimWorkflowDecoratedOperator(DecoratedOperator, SimExecuteWorkflowOperato
 def sim_workflow_task(
     python_callable: Callable[..., Any] | None = None, *, multiple_outputs: bool | None = None, **kwargs: Any
 ) -> TaskDecorator:
-    """Turn a function into a task that runs a workflow with what the function returns, and returns its output.
+    """Turn a function into a task that runs a workflow with its return value, and returns the workflow's output.
 
     :param python_callable: the function.
-    :param multiple_outputs: push each key of the output as an XCom of its own, too. The function's annotations don't
-        decide it, since they are about the input.
-    :param kwargs: the arguments of :class:`~airflow_provider_sim.operators.sim.SimExecuteWorkflowOperator` but
-        ``input``, and what every task takes.
+    :param multiple_outputs: push each key of the output as a separate XCom, too. Not inferred from the function's
+        annotations, which describe the input.
+    :param kwargs: the arguments of :class:`~airflow_provider_sim.operators.sim.SimExecuteWorkflowOperator` except
+        ``input``, and those of every task.
     :raises SimInputError: an argument is invalid.
     """
     # A mapped task is instantiated at run time only.

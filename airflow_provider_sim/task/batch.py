@@ -546,8 +546,8 @@ class TaskBatch:
         copies = self.results.display_copies
         if copies:
             log.warning(
-                "%d outputs are Sim's display copies, of inputs %s: strings over 15,000 characters are cut, and values"
-                " under names such as 'password' or '…token' are replaced. Sim no longer holds the raw outputs.",
+                "%d outputs are Sim's display copies, of inputs %s: strings over 15,000 characters are truncated, and"
+                " values under names such as 'password' or '…token' are redacted. Sim no longer has the raw outputs.",
                 len(copies),
                 ", ".join(map(str, copies[:20])) + (" …" if len(copies) > 20 else ""),
             )

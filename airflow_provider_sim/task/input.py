@@ -26,12 +26,12 @@ _MAX_ARGUMENT_DEPTH = MAX_DEPTH + 5
 
 @dataclass
 class SimFile:
-    """A file for a workflow's input, where a path alone doesn't say enough.
+    """A file for a workflow's input, with a name and a MIME type.
 
-    :param source: a path, also as text or as an URL for ``ObjectStoragePath``; bytes; or an open file, which is then
-        closed. (templated)
-    :param name: as the workflow sees it; default: that of the path or open file. (templated)
-    :param mime: its MIME type; default: by the name. (templated)
+    :param source: a path object, a path or URL for ``ObjectStoragePath``, bytes, or an open file, which is then closed.
+        (templated)
+    :param name: the file's name in the workflow; default: the name of the path or open file. (templated)
+    :param mime: its MIME type; default: guessed from the name. (templated)
     """
 
     template_fields: ClassVar[Sequence[str]] = ("source", "name", "mime")
@@ -48,11 +48,10 @@ class SimFile:
 def prepare_input(value: Any, *, workflow_id: str, asynchronous: bool, unconverted_files: str) -> dict[str, Any]:
     """Return an input as Sim accepts it: the Start block's fields, as JSON, with files read and encoded.
 
-    Only what the author passed as a file is read: a path object, an open file, bytes, or a :class:`SimFile`; never a
-    string that looks like a path.
+    Only path objects, open files, bytes and :class:`SimFile` are read as files, never a string that contains a path.
 
     :param value: as for :func:`input_fields`.
-    :param asynchronous: Sim queues the run, and then doesn't convert files.
+    :param asynchronous: the run is async; Sim then doesn't convert files.
     :param unconverted_files: ``send`` them anyway, or ``fail``.
     :raises SimInputError: see :func:`input_fields`; or a file can't be read, is too large, is nested where Sim accepts
         none, or isn't converted.
@@ -63,10 +62,10 @@ def prepare_input(value: Any, *, workflow_id: str, asynchronous: bool, unconvert
     ready = {name: _field(name, item, files) for name, item in input_fields(value, workflow_id=workflow_id).items()}
     if files.fields and asynchronous and unconverted_files == "fail":
         raise files.error(
-            f"The input has files in {', '.join(map(repr, files.fields))}, and Sim converts files in runs that are held"
-            " open only: an asynchronous one would get them as base64 text. Hold the connection open (neither"
-            " async_execution nor deferrable, and wait_for_completion) or set stream=True; or send an address as text"
-            " and let the workflow download it. unconverted_files='send' sends the files as they are"
+            f"The input has files in {', '.join(map(repr, files.fields))}, and Sim converts files in sync runs only; an"
+            " async run would get them as base64 text. Use a sync run (neither async_execution nor deferrable, and"
+            " wait_for_completion) or stream=True; or send a URL as text, for the workflow to download."
+            " unconverted_files='send' sends the files unconverted"
         )
     return ready
 
@@ -74,9 +73,9 @@ def prepare_input(value: Any, *, workflow_id: str, asynchronous: bool, unconvert
 def input_fields(value: Any, *, workflow_id: str) -> dict[str, Any]:
     """Return the fields of an input: a dict, the JSON text of an object, or another value as the field ``input``.
 
-    The outputs of mapped tasks, which Airflow passes as lazy sequences, become lists, at any depth. Files are kept.
+    The outputs of mapped tasks, which Airflow passes as lazy sequences, become lists at any depth. Files are kept.
 
-    :raises SimInputError: it is a text but not the JSON text of an object, or is nested too deeply or contains itself.
+    :raises SimInputError: it is a string but not the JSON text of an object, is nested too deeply or contains itself.
     """
     if value is None:
         return {}
@@ -87,7 +86,7 @@ def input_fields(value: Any, *, workflow_id: str) -> dict[str, Any]:
             value = None
         if not isinstance(value, dict):
             raise _refused(
-                "is a text, but not the JSON text of an object. Pass a dict with the fields of the workflow's Start"
+                "is a string, but not the JSON text of an object. Pass a dict with the fields of the workflow's Start"
                 " block, such as {'message': '…'}; in a template, end with '| tojson'",
                 workflow_id,
             )
@@ -146,11 +145,11 @@ def _with_own_files(value: Any) -> Any:
 def check_fields(hook: SimHook, workflow_id: str, inputs: Sequence[Mapping[str, Any]], how: str) -> None:
     """Compare inputs with the fields that their workflow declares; Sim drops others, and fills in missing ones.
 
-    Sim reports the fields of the workflow's draft, without their defaults. One request, which is not repeated with
-    ``warn``; there is no check where it fails, such as on a rate limit, or where the workflow declares no fields.
+    Sim reports the fields of the workflow's draft, without their defaults. With ``warn``, the one request is not
+    retried, and the check is skipped if it fails. A workflow that declares no fields is not checked.
 
-    :param inputs: as of :func:`input_fields`.
-    :param how: ``warn`` by the log, ``fail``, or ``off``.
+    :param inputs: as returned by :func:`input_fields`.
+    :param how: ``warn`` in the log, ``fail``, or ``off``.
     :raises SimInputError: with ``fail``, names the undeclared and the missing fields.
     :raises SimError: with ``fail``, the workflow can't be read.
     """
@@ -175,10 +174,10 @@ def check_fields(hook: SimHook, workflow_id: str, inputs: Sequence[Mapping[str, 
 
 
 def _problem(fields: Mapping[str, Any], declared: Collection[str]) -> str:
-    """What is wrong with an input's fields, or nothing."""
+    """Return which fields of an input are undeclared or missing; empty if none is."""
     nested = fields.get("input")
     given = {name for name in fields if name != "input" or "input" in declared or not isinstance(nested, Mapping)}
-    given |= set(nested) if isinstance(nested, Mapping) and "input" not in declared else set()  # Sim looks there first
+    given |= set(nested) if isinstance(nested, Mapping) and "input" not in declared else set()  # Sim prefers these
     undeclared, missing = sorted(map(str, given.difference(declared))), [name for name in declared if name not in given]
     parts = [f"Sim drops the undeclared {', '.join(map(repr, undeclared))}"] if undeclared else []
     parts += [f"the missing {', '.join(map(repr, missing))} will be empty or have a default"] if missing else []
@@ -186,7 +185,6 @@ def _problem(fields: Mapping[str, Any], declared: Collection[str]) -> str:
 
 
 def _field(name: Any, value: Any, files: Any) -> Any:
-    """A top-level field, with the file or files in it encoded."""
     if isinstance(value, list):
         return [_item(name, item, files) for item in value]
     return _item(name, value, files)
@@ -201,20 +199,20 @@ def _item(name: Any, value: Any, files: Any) -> Any:
         if is_file(item):
             raise files.error(
                 f"There is a file at {place_of(path, str(name))} of the input. Sim accepts files only in the Start"
-                " block's own fields of type file[], not inside objects: give it a field of its own"
+                " block's fields of type file[], not inside objects: pass it in a separate field"
             )
     return value
 
 
 def is_file(value: Any) -> bool:
-    """Whether a value is meant as a file: bytes, a path object, an open file, or a :class:`SimFile`."""
+    """Whether a value is a file: bytes, a path object, an open file, or a :class:`SimFile`."""
     if isinstance(value, bytes | bytearray | memoryview | SimFile):
         return True
     return not isinstance(value, type) and (callable(getattr(value, "read", None)) or _is_path(value))
 
 
 def _is_path(value: Any) -> bool:
-    """Whether it is a ``pathlib.Path`` or something like it, such as an ``ObjectStoragePath``."""
+    """Whether it is a ``pathlib.Path`` or has its interface, such as ``ObjectStoragePath``."""
     return callable(getattr(value, "open", None)) and isinstance(getattr(value, "name", None), str)
 
 
@@ -236,7 +234,7 @@ def _name_of(source: Any) -> str:
 
 
 def _content(source: Any, name: str, files: Any) -> bytes:
-    """A file's bytes, at most one more than Sim takes."""
+    """Return a file's bytes, at most one more than Sim accepts."""
     if isinstance(source, bytes | bytearray | memoryview):
         return bytes(source)
     try:

@@ -1,4 +1,4 @@
-"""What becomes of a run's output on its way into an XCom: files are saved, what is too large is stored or refused."""
+"""A run's output as the task's result: files are saved, large outputs are stored or rejected."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from airflow_provider_sim.json_values import UnstorableValueError, nodes, place_
 log = logging.getLogger(__name__)
 
 DEFAULT_MAX_OUTPUT_BYTES = 16 * 1024 * 1024
-"""As JSON. A metadata database may take more, but every look at the XCom then moves it."""
+"""Of the output as JSON. A metadata database may accept more, but each read of the XCom transfers it."""
 
 _REFERENCE_MARKS = ("__simLargeValueRef", "__simLargeArrayManifest")
 """Keys of the objects that Sim sends instead of values over 8 MiB."""
@@ -29,10 +29,10 @@ Fetch = Callable[[str], Iterator[bytes]]
 
 @dataclass(frozen=True, slots=True)
 class OutputRules:
-    """What the DAG author wants done with outputs.
+    """Rules for files and large values in outputs.
 
-    :param folder: where files and large outputs go: a path or URL for ``ObjectStoragePath``; None saves no files.
-    :param max_bytes: how large an output may be as JSON.
+    :param folder: for files and large outputs: a path or URL for ``ObjectStoragePath``; None saves no files.
+    :param max_bytes: maximum size of an output as JSON.
     :param large: ``fail``, or ``store`` in ``folder``.
     """
 
@@ -42,24 +42,25 @@ class OutputRules:
 
     @classmethod
     def given(cls, folder: object, max_bytes: int | None, large: str) -> OutputRules:
-        """The rules of an operator's arguments, which leave the default to us.
+        """Return the rules of an operator's arguments.
 
-        :param folder: a text, or a path object such as ``pathlib.Path`` or ``ObjectStoragePath``.
+        :param folder: a string, or a path object such as ``pathlib.Path`` or ``ObjectStoragePath``.
+        :param max_bytes: None for the default.
         """
-        most = DEFAULT_MAX_OUTPUT_BYTES if max_bytes is None else max_bytes
-        return cls(None if folder is None else str(folder), most, large)
+        folder = None if folder is None else str(folder)
+        return cls(folder, DEFAULT_MAX_OUTPUT_BYTES if max_bytes is None else max_bytes, large)
 
 
 def as_json(value: Any) -> bytes:
-    """A value as it is stored and measured."""
+    """Return a value as it is stored and measured."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
 
 
 def write_file(folder: str | PathLike[str], subfolder: str, name: str, content: Iterable[bytes]) -> str:
     """Write a file into object storage; return its path.
 
-    :param subfolder: the id of what it belongs to.
-    :raises Exception: whatever the storage raises.
+    :param subfolder: the ID of its run or batch.
+    :raises Exception: any exception of the storage.
     """
     from airflow.providers.common.compat.sdk import ObjectStoragePath
 
@@ -73,22 +74,22 @@ def write_file(folder: str | PathLike[str], subfolder: str, name: str, content: 
 
 
 def read_file(folder: str | PathLike[str], subfolder: str, name: str) -> Iterator[bytes]:
-    """Read a file that :func:`write_file` has written, line by line; nothing, if it isn't there."""
+    """Read a file that :func:`write_file` has written, line by line; empty if it doesn't exist."""
     from airflow.providers.common.compat.sdk import ObjectStoragePath
 
     try:
         with (ObjectStoragePath(folder) / subfolder.replace(":", "_") / name).open("rb") as source:
-            while line := source.readline():  # Airflow 2's wrapper of files can't be iterated over
+            while line := source.readline():  # Airflow 2's file objects can't be iterated
                 yield line
     except FileNotFoundError:
         return
 
 
 class OutputDelivery:
-    """One run's output on its way.
+    """Turns one run's output into the task's result.
 
-    :param fetch: gets a file by its address, without the API key, which is for Sim alone.
-    :param level: of the lines in the log that say where something was stored.
+    :param fetch: downloads a file by its URL, without the API key.
+    :param level: of log lines about stored files.
     """
 
     def __init__(
@@ -104,7 +105,7 @@ class OutputDelivery:
     def deliver(self, output: Any) -> Any:
         """Return the output as the task's result.
 
-        :raises SimOutputError: a file can't be saved, the output is too large or incomplete, or Airflow can't store it.
+        :raises SimOutputError: the output is too large or incomplete, Airflow can't store it, or a file can't be saved.
         """
         self._check_complete(output)
         try:
@@ -123,18 +124,15 @@ class OutputDelivery:
         return value if len(encoded) <= self._rules.max_bytes else self._deliver_large(encoded)
 
     def _check_complete(self, output: Any) -> None:
-        """Raise for a reference in place of a value that Sim keeps in its own storage.
-
-        :raises SimOutputError: names its place.
-        """
+        """Reject a reference to a value that Sim keeps in its own storage."""
         for value, path, _ in nodes(output):
             if isinstance(value, dict) and any(value.get(mark) is True for mark in _REFERENCE_MARKS):
                 size = next((value[key] for key in ("size", "byteSize") if isinstance(value.get(key), int)), 0)
                 raise self._error(
                     f"The output of {self._run} is incomplete: at {place_of(path, 'output')}, Sim sent a reference"
                     f" instead of the value ({size:,} bytes). Sim keeps values over 8 MiB in its own storage, which its"
-                    " API doesn't serve. Let the workflow return a smaller value, or write it to your storage and"
-                    " return its address"
+                    " API doesn't serve. Change the workflow to return a smaller value, or to write it to your storage"
+                    " and return its URL"
                 )
 
     def _deliver_unstorable(self, output: Any, error: UnstorableValueError) -> dict[str, Any]:
@@ -147,7 +145,7 @@ class OutputDelivery:
                 return self._deliver_large(encoded)
         raise self._error(
             f"Airflow can't store the output of {self._run} as an XCom: {problem}. Set large_outputs='store' and"
-            " output_files_dir to get the path of a file instead, or let the workflow return another value"
+            " output_files_dir to get the path of a file instead, or change the workflow to return another value"
         )
 
     def _deliver_large(self, encoded: bytes) -> dict[str, Any]:
@@ -158,18 +156,18 @@ class OutputDelivery:
             return {"output_path": path, "size": size}
         raise self._error(
             f"The output of {self._run} is {size:,} bytes as JSON, more than max_output_bytes"
-            f" ({self._rules.max_bytes:,}). Set large_outputs='store' and output_files_dir to get its path instead, let"
-            " the workflow return less, or raise max_output_bytes"
+            f" ({self._rules.max_bytes:,}). Set large_outputs='store' and output_files_dir to get its path instead,"
+            " change the workflow to return less, or raise max_output_bytes"
         )
 
     def _save(self, file: OutputFile) -> dict[str, Any]:
-        """Save a file; its path takes the place of its bytes."""
+        """Save a file; its path replaces its bytes."""
         name = unused_name(self._names, file.name)
         try:
             path = self._write(name, self._content(file))
+        except SimOutputError:
+            raise
         except SimError as error:
-            if isinstance(error, SimOutputError):
-                raise
             raise self._unsaved(file, str(error)) from error
         log.log(self._level, "Saved the file %r of run %s at %s.", file.name, self._run_id, path)
         return {**{key: value for key, value in file.value.items() if key != "base64"}, "path": path}
@@ -179,9 +177,9 @@ class OutputDelivery:
             try:
                 return iter([base64.b64decode(file.base64, validate=True)])
             except ValueError as error:
-                raise self._unsaved(file, f"its bytes can't be decoded ({error}).") from error
+                raise self._unsaved(file, f"its base64 text is invalid ({error}).") from error
         if file.url is None:
-            raise self._unsaved(file, "Sim gives neither its bytes nor its address.")
+            raise self._unsaved(file, "Sim returned neither its bytes nor its URL.")
         return self._fetch(file.url)
 
     def _write(self, name: str, content: Iterable[bytes]) -> str:
@@ -189,7 +187,7 @@ class OutputDelivery:
             return write_file(self._rules.folder or "", self._run_id, name, content)
         except SimError:
             raise
-        except Exception as error:  # each storage has its own
+        except Exception as error:  # depends on the storage
             raise self._error(
                 f"Could not write {name!r} of {self._run} into output_files_dir {self._rules.folder!r}:"
                 f" {type(error).__name__}: {error}"
@@ -201,9 +199,9 @@ class OutputDelivery:
 
     def _unsaved(self, file: OutputFile, why: str) -> SimOutputError:
         return self._error(
-            f"Could not save the file {file.name!r} of {self._run}: {why} Sim opens a file's address for five minutes,"
-            " and on servers with local storage for logged-in people only. Hold the run open (neither async_execution"
-            " nor deferrable), so that files come within the output, or let the workflow write them to your own storage"
+            f"Could not save the file {file.name!r} of {self._run}: {why} A file's URL is valid for five minutes,"
+            " and on servers with local storage for logged-in users only. Use a sync run (neither async_execution nor"
+            " deferrable), whose output contains files, or configure the workflow to write them to your own storage"
         )
 
     def _error(self, what: str) -> SimOutputError:
@@ -216,9 +214,9 @@ class OutputDelivery:
 
 
 def unused_name(taken: set[str], wanted: str) -> str:
-    """A name in the run's folder that no other file has, and add it to ``taken``.
+    """Return a name that no other file in the run's folder has, and add it to ``taken``.
 
-    :param wanted: a name from outside; a path in it leads nowhere.
+    :param wanted: an untrusted name; a path in it is removed.
     """
     base = PurePosixPath(wanted.replace("\\", "/")).name
     if base in ("", ".", ".."):

@@ -1,4 +1,4 @@
-"""From a run that is over, or paused, to what a task returns or raises. Operators and sensors share it."""
+"""Task outcome by run outcome, for operators and sensors."""
 
 from __future__ import annotations
 
@@ -29,12 +29,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-
 DISPLAY_COPY_KEY = "output_is_display_copy"
-"""XCom: whether the task's output is the copy that Sim cuts and redacts for display."""
+"""XCom key: whether the task's output is the copy that Sim truncates and redacts for display."""
 
 DETAILS_KEY = "run_details"
-"""XCom: how the run went: ids, status, times and cost, as far as Sim has told."""
+"""XCom key: IDs, status, times and cost of the run, as far as Sim reports them."""
 
 
 def task_result(
@@ -47,17 +46,16 @@ def task_result(
     selected_outputs: Sequence[str] | None = None,
     push: bool = True,
 ) -> Any:
-    """Return the output of a completed run, or the report of a paused one; raise for any other end.
+    """Return the output of a completed run, or the report of a paused one; raise for any other status.
 
-    :param on_paused: ``fail`` raises for a pause; otherwise it is reported.
-    :param rules: what to do with files and with large outputs.
-    :param selected_outputs: block ids, with or without a path, whose outputs to return instead.
-    :param push: whether to say by XComs how the run went and if the output is a display copy.
-    :raises SimRunError: the run failed, was cancelled, or is paused and shouldn't be.
-    :raises SimOutputError: the output is too large or incomplete, Airflow can't store it, or a file of it can't be
-        saved.
+    :param on_paused: ``fail`` raises for a pause; otherwise its report is returned.
+    :param rules: for files and large outputs.
+    :param selected_outputs: block IDs, with or without a path, whose outputs to return instead.
+    :param push: whether to push the XComs ``run_details`` and ``output_is_display_copy``.
+    :raises SimRunError: the run failed, was cancelled, or is paused and ``on_paused`` is ``fail``.
+    :raises SimOutputError: the output is too large or incomplete, Airflow can't store it, or a file can't be saved.
     """
-    log.info("%s", told(run))
+    log.info("%s", summary(run))
     if push:
         context["ti"].xcom_push(key=DETAILS_KEY, value=run.details())
     if run.status is RunStatus.PAUSED:
@@ -82,32 +80,32 @@ def _add_link(error: SimRunError, context: Context) -> None:
         error.args = (f"{error} {url}",)
 
 
-def told(run: WorkflowRun) -> str:
-    """Say in a line how a run went."""
+def summary(run: WorkflowRun) -> str:
+    """Return a line for the log with the run's status, duration and cost."""
     took = "" if run.duration_ms is None else f" after {run.duration_ms / 1000:.1f} s"
     cost = "" if run.cost_usd is None else f", for US$ {run.cost_usd:.4f}"
     return f"Run {run.run_id} of workflow {run.workflow_id} is {run.status}{took}{cost}."
 
 
 def delivered(run: WorkflowRun, output: RunOutput, rules: OutputRules, *, fetch: Fetch) -> Any:
-    """Return an output as the task's result; blocks where files are to be saved.
+    """Return an output as the task's result; blocks while files are saved.
 
-    :raises SimOutputError: it is too large or incomplete, Airflow can't store it, or a file of it can't be saved.
+    :raises SimOutputError: it is too large or incomplete, Airflow can't store it, or a file can't be saved.
     """
     if output.is_display_copy:
         marks = display_marks(output.value)
         log.warning(
-            "The output of run %s is Sim's display copy: strings over 15,000 characters are cut, and values under names"
-            " such as 'password' or '…token' are replaced. Sim no longer holds the raw output%s.",
+            "The output of run %s is Sim's display copy: strings over 15,000 characters are truncated, and values under"
+            " names such as 'password' or '…token' are redacted. Sim no longer has the raw output%s.",
             run.run_id,
-            f"; what was cut or replaced is at {', '.join(marks)}" if marks else "",
+            f"; truncated or redacted: {', '.join(marks)}" if marks else "",
         )
     workflow_id, run_id = run.workflow_id or "", run.run_id or ""
     return OutputDelivery(rules, workflow_id=workflow_id, run_id=run_id, fetch=fetch).deliver(output.value)
 
 
 def paused_result(client: SimClient, run: WorkflowRun, on_paused: OnPaused) -> dict[str, Any]:
-    """Return the report of a paused run: where it is answered, and what a person is shown and asked for.
+    """Return the report of a paused run: the approval URL, the question and its fields.
 
     :raises SimRunPausedError: ``on_paused`` is ``fail``.
     """
@@ -116,7 +114,7 @@ def paused_result(client: SimClient, run: WorkflowRun, on_paused: OnPaused) -> d
     if on_paused == "fail":
         raise SimRunPausedError(
             f"Run {run_id!r} of workflow {workflow_id!r} waits for a person, and on_paused is 'fail'. Answer it at"
-            f" {url} and wait for it with a SimJobSensor, or set on_paused to 'wait'.",
+            f" {url} and wait for it with SimJobSensor, or set on_paused='wait'.",
             workflow_id=workflow_id,
             run_id=run_id,
             outcome=Outcome.RAN,
@@ -137,11 +135,11 @@ def paused_result(client: SimClient, run: WorkflowRun, on_paused: OnPaused) -> d
 
 
 def _pause_point(client: SimClient, workflow_id: str, run_id: str, context_id: str | None) -> PausePoint | None:
-    """The pause at which a run waits, if it is one and Sim tells it."""
+    """Return the run's pause; None if it has several or Sim doesn't report it."""
     try:
         points = client.get_paused_run(workflow_id, run_id).open_points
     except SimError as error:
-        log.info("What the run asks could not be read: %s", error)
+        log.info("Could not read the pause of run %s: %s", run_id, error)
         return None
     named = [point for point in points if context_id in (None, point.context_id)]
     return named[0] if len(named) == 1 else None

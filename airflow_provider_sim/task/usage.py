@@ -1,4 +1,4 @@
-"""How much of an account's usage limit is used: in US dollars, as all servers tell it, and in credits, as v2 does."""
+"""Usage and limits of an account, in US dollars and, on v2, in credits."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Limits and usage of the key's owner; for a workspace key, of whoever made it.
+    """Limits and usage of the key's owner; for a workspace key, of the user who created it.
 
-    :param billing: None where v2 is off, or can't tell at the moment.
+    :param billing: None if v2 is off, or doesn't report it.
     """
 
     limits: UsageLimits
@@ -23,14 +23,10 @@ class Usage:
 
     @property
     def percent(self) -> float:
-        """How much is used, in percent of the limit, by the figure that is the higher; 0 where there is no limit."""
+        """The percentage used, in US dollars or credits, whichever is higher; 0 without a limit."""
         known = [self.limits.percent_used, self.billing.percent_used if self.billing else None]
         used = max((percent for percent in known if percent is not None), default=0.0)
-        return max(used, 100.0) if self._is_refused else used
-
-    @property
-    def _is_refused(self) -> bool:
-        return self.billing is not None and self.billing.refuses_runs
+        return max(used, 100.0) if self.billing is not None and self.billing.refuses_runs else used
 
     def require_below(self, percent: float, *, workflow_id: str | None = None) -> None:
         """Check that less than ``percent`` of the limit is used.
@@ -39,24 +35,24 @@ class Usage:
         """
         if self.percent >= percent:
             raise SimUsageLimitError(
-                f"{self} The task is to run below {percent:g} %. Raise the limit in Sim, or wait for the next billing"
-                " period.",
+                f"{self} The task requires less than {percent:g} %. Raise the limit in Sim, or wait for the next"
+                " billing period.",
                 workflow_id=workflow_id,
                 outcome=Outcome.NEVER_SENT,
             )
 
     def __str__(self) -> str:
-        """One sentence for a log."""
+        """Return a sentence for the log."""
         usd = f"${self.limits.current_period_cost_usd or 0:.2f} of ${self.limits.limit_usd or 0:.2f}"
-        words = f"{self.percent:.1f} % of the account's usage limit is used: {usd}"
+        text = f"{self.percent:.1f} % of the account's usage limit is used: {usd}"
         if self.billing is not None and self.billing.credits_limit is not None:
-            words += f", {self.billing.credits_used or 0:g} of {self.billing.credits_limit:g} credits"
+            text += f", {self.billing.credits_used or 0:g} of {self.billing.credits_limit:g} credits"
         if self.billing is not None and self.billing.account_status not in (None, "active"):
-            words += f"; Sim says {self.billing.account_status!r}"
-        return f"{words}."
+            text += f"; account status {self.billing.account_status!r}"
+        return f"{text}."
 
     def as_dict(self) -> dict[str, Any]:
-        """The figures for an XCom."""
+        """Return the figures for an XCom."""
         limits, billing = self.limits, self.billing
         return {
             "percent_used": self.percent,

@@ -8,13 +8,9 @@ import json
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-try:
-    from airflow.triggers.base import BaseEventTrigger, TriggerEvent
-except ImportError as error:  # Airflow 2
-    raise ImportError(
-        "SimRunEventTrigger needs Airflow 3.0 or later, which schedules DAGs by asset watchers."
-    ) from error
+from airflow.triggers.base import TriggerEvent
 
+from airflow_provider_sim._compat import EVENT_TRIGGERS_SHARE_STREAMS, BaseEventTrigger
 from airflow_provider_sim.arguments import duration
 from airflow_provider_sim.client import check_workflow_id
 from airflow_provider_sim.exceptions import Outcome, SimInputError
@@ -35,9 +31,6 @@ CURSOR_KEY = "sim_cursor"
 
 STATUSES = ("completed", "failed", "cancelled")
 """Terminal states of a run."""
-
-SHARES_STREAMS = hasattr(BaseEventTrigger, "shared_stream_key")
-"""Whether Airflow (3.3 and later) confirms stored events and has a state store for assets."""
 
 _LEAVING = 1.0
 """Seconds in which a trigger that Airflow has failed leaves the stream."""
@@ -159,7 +152,7 @@ class SimRunEventTrigger(BaseEventTrigger):
 
     def _stores(self) -> list[Any]:
         """Return the state stores of the watched assets: several, if their watchers' triggers are equal."""
-        stores = self.asset_state_store if SHARES_STREAMS else None
+        stores = self.asset_state_store if EVENT_TRIGGERS_SHARE_STREAMS else None
         return [] if stores is None else list(stores._by_name.values())
 
     # --- before Airflow 3.3 --------------------------------------------------------------------------------------

@@ -123,7 +123,7 @@ class TestRefusals:
 
     @pytest.mark.parametrize("mode", ASYNCHRONOUS.values(), ids=ASYNCHRONOUS)
     def test_an_asynchronous_run_doesn_t_get_files(self, run_task, emulator, report, mode):
-        self.refused(run_task, emulator, operator(report, **mode), r"files in 'files'.*stream=True.*address as text")
+        self.refused(run_task, emulator, operator(report, **mode), r"files in 'files'.*stream=True.*URL as text")
 
     def test_nor_those_that_the_author_wrote_as_sim_takes_them(self, run_task, emulator):
         by_hand = {"type": "url", "data": "https://example.com/a.pdf", "name": "a.pdf"}
@@ -142,7 +142,7 @@ class TestRefusals:
 
     def test_a_nested_file(self, run_task, emulator, report):
         task = operator(None, input={"case": {"papers": [report]}})
-        self.refused(run_task, emulator, task, r"at case\.papers\[0\] of the input.*only in the Start block's own")
+        self.refused(run_task, emulator, task, r"at case\.papers\[0\] of the input.*only in the Start block's fields")
 
     def test_a_file_over_20_mib(self, run_task, emulator, tmp_path):
         path = tmp_path / "big"

@@ -74,7 +74,7 @@ class TestFidelity:
         returns({"fine": 1, "items": [{"token": "t"}, {"text": "x" * 16_000}], "base64": "QQ=="})
         emulator.state.keep_jobs = False
         run_task(operator(async_execution=True))
-        assert "was cut or replaced is at items.0.token, items.1.text, base64" in caplog.text
+        assert "truncated or redacted: items.0.token, items.1.text, base64" in caplog.text
 
     def test_no_more_places_than_one_can_read(self):
         assert len(display_marks([{"token": "[REDACTED]"}] * 1000)) == 10
@@ -151,14 +151,14 @@ class TestFiles:
     def test_one_that_cannot_be_fetched_fails_with_what_to_do(self, run_task, returns, tmp_path, status):
         with canned(Answer(status, b"", {"location": "http://127.0.0.1:1/"})) as storage:
             returns({"report": file("a.txt", url=f"{storage.url}/bucket/a.txt?signature=secret")})
-            with pytest.raises(SimOutputError, match=r"'a\.txt'.*five minutes.*Hold the run open") as caught:
+            with pytest.raises(SimOutputError, match=r"'a\.txt'.*five minutes.*sync run") as caught:
                 run_task(operator(output_files_dir=str(tmp_path)))
         assert isinstance(caught.value, AirflowFailException)
         assert "secret" not in str(caught.value)
 
     def test_on_a_server_with_local_storage_the_bytes_must_be_in_the_output(self, run_task, returns, tmp_path):
         returns({"report": file("a.txt")})
-        with pytest.raises(SimOutputError, match="for logged-in people only"):
+        with pytest.raises(SimOutputError, match="for logged-in users only"):
             run_task(operator(output_files_dir=str(tmp_path)))
 
     @pytest.mark.parametrize("change", [{"url": "", "base64": "[TRUNCATED]"}, {"base64": "no base64!"}], ids=str)

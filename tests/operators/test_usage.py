@@ -82,7 +82,7 @@ def test_fail_at_is_retryable_and_checked_before_skip_at(judge, used):
 
 def test_an_account_over_its_limit_has_no_room(judge, used):
     used(120)
-    with pytest.raises(SimError, match="Sim says 'limit_exceeded'"):
+    with pytest.raises(SimError, match="account status 'limit_exceeded'"):
         judge(fail_at=100)
 
 
@@ -104,7 +104,7 @@ def test_the_execute_operator_looks_before_it_sends(run_task, used, emulator):
     used(90)
     task = {"task_id": "t", "workflow_id": "echo_plain", "durable": False}
     run_task(SimExecuteWorkflowOperator(check_usage_before=91, **task))
-    with pytest.raises(SimUsageLimitError, match="below 90 %") as caught:
+    with pytest.raises(SimUsageLimitError, match="less than 90 %") as caught:
         run_task(SimExecuteWorkflowOperator(check_usage_before=90, **task))
     assert caught.value.workflow_id == "echo_plain"
     assert len(emulator.runs) == 1
