@@ -71,7 +71,7 @@ class SimExecuteWorkflowBatchOperator(SimWorkflowOperatorBase):
     :param check_input: as for ``SimExecuteWorkflowOperator``; one request for each workflow.
     :param unconverted_files: Sim doesn't convert files in the inputs of async runs: ``fail`` before anything is sent,
         or ``send`` them as objects with base64 text.
-    :param durable: False lets each try start its own batch.
+    :param durable: False starts a new batch in each try.
     :param cancel_on_kill: cancel the runs when the task is killed, cleared, marked or timed out.
     :param output_files_dir: a folder for ``ObjectStoragePath``, such as ``s3://conn@bucket/folder``, where the outputs'
         files and large results are saved. (templated)
@@ -144,7 +144,7 @@ class SimExecuteWorkflowBatchOperator(SimWorkflowOperatorBase):
         """Start the batch, or resume an earlier try's, wait for it, and return its results."""
         items = self._read_items()
         if not items:
-            self.log.info("There are no inputs; no runs were started.")
+            self.log.info("The batch has no inputs; no runs were started.")
             return []
         with self.hook, self._open_batch(context, items) as batch:
             try:

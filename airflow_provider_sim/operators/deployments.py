@@ -38,7 +38,7 @@ class SimDeployWorkflowOperator(SimClientOperator):
     :param sim_conn_id: the Airflow connection of type Sim. (templated)
     :param wait_for_completion: wait until the version is live; Sim deploys in the background.
     :param poll_interval: seconds or timedelta between polls.
-    :param timeout: seconds or timedelta to wait at most.
+    :param timeout: seconds or timedelta to wait for the deployment.
     :param retry_args: retry settings for idempotent requests, which override the connection's.
     :raises SimPermissionError: the key may not do this.
     :raises SimUnsupportedError: the server has no v2 API.

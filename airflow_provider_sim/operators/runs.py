@@ -30,9 +30,9 @@ class SimCancelRunOperator(SimClientOperator):
     :param sim_conn_id: the Airflow connection of type Sim. (templated)
     :param wait_for_completion: wait until the run has finished: Sim stops it at the end of its current block.
     :param poll_interval: seconds or timedelta between polls.
-    :param timeout: seconds or timedelta to wait at most.
+    :param timeout: seconds or timedelta to wait for the run.
     :param retry_args: retry settings for idempotent requests, which override the connection's.
-    :raises SimRunNotFoundError: there is no such run.
+    :raises SimRunNotFoundError: Sim doesn't have the run.
     :raises SimRunTimeoutError: the run did not finish within the timeout.
     :raises SimUnsupportedError: the server can't cancel runs.
     """
@@ -97,7 +97,7 @@ class SimResumeRunOperator(SimClientOperator):
     :raises SimPauseAnsweredError: someone else has answered the pause, or the run has finished.
     :raises SimInputError: the run has several pauses and ``context_id`` names none; they are listed.
     :raises SimRunTimeoutError: the run did not pause within the timeout.
-    :raises SimRunNotFoundError: there is no such run.
+    :raises SimRunNotFoundError: Sim doesn't have the run.
     """
 
     template_fields: Sequence[str] = ("workflow_id", "run_id", "context_id", "input", "sim_conn_id")

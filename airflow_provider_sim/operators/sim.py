@@ -62,7 +62,7 @@ class SimExecuteWorkflowOperator(OpenLineageMixin, SimWorkflowOperatorBase):
         :class:`~airflow_provider_sim.task.input.SimFile` in a field, or in a field's list, is sent as a file, for
         fields of type ``file[]``: up to 20 MiB each and 7.5 MiB in all. (templated)
     :param sim_conn_id: the Airflow connection of type Sim. (templated)
-    :param async_execution: let Sim queue the run. Implied by ``deferrable=True`` and ``wait_for_completion=False``.
+    :param async_execution: queue the run in Sim. Implied by ``deferrable=True`` and ``wait_for_completion=False``.
     :param wait_for_completion: False starts an async run and returns its run ID, for
         :class:`~airflow_provider_sim.sensors.sim.SimJobSensor`.
     :param deferrable: wait in the triggerer, without a worker.
@@ -90,7 +90,7 @@ class SimExecuteWorkflowOperator(OpenLineageMixin, SimWorkflowOperatorBase):
         ``initial_delay``, ``max_delay`` (seconds), ``backoff_multiplier``.
     :param unconverted_files: files in the input of an async run, for which Sim doesn't convert them: ``fail`` before
         anything is sent, or ``send`` them as objects with base64 text.
-    :param durable: False lets each try start its own run.
+    :param durable: False starts a new run in each try.
     :param cancel_on_kill: cancel the run when the task is killed, cleared, marked or timed out.
     :param output_files_dir: a folder, as a path object or a URL for ``ObjectStoragePath``, such as
         ``s3://conn@bucket/folder``: the output's files are saved there, in a folder named by the run ID, and their

@@ -1,4 +1,4 @@
-"""Sensor for a run that another task, or anyone else, has started."""
+"""Sensor that waits for a run."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ LONGEST_PAUSE = 60.0
 """Seconds between polls of a rescheduled sensor that keeps its worker, because a poll has failed."""
 
 LAST_TIMEOUT = 30.0
-"""Seconds, for each request of the last poll and of cancelling."""
+"""Seconds for each request of the last poll and the cancellation."""
 
 
 class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
@@ -57,40 +57,38 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
 
     A run that fails or is cancelled fails the sensor without retries, since another poll returns the same; so does a
     run that Sim doesn't have. ``soft_fail`` and ``never_fail`` skip the sensor instead, as for any sensor. Polls that
-    fail for other reasons are repeated; the sensor fails when more than 10 in a row do. A sensor with
-    ``mode="reschedule"`` keeps its worker while polls fail, and polls at least once a minute, since nothing counts them
-    over its processes. Rate-limited polls don't count.
+    fail for other reasons are retried; the sensor fails after more than 10 failures in a row, not counting rate-limited
+    polls. A sensor with ``mode="reschedule"`` keeps its worker while polls fail, and polls at least once a minute,
+    since failures can't be counted across processes.
 
     XComs: ``return_value``, ``run_details``, ``run_url``, ``workflow_url``, ``approval_url`` and
     ``output_is_display_copy``, as for ``SimExecuteWorkflowOperator``.
 
     :param workflow_id: the run's workflow. (templated)
-    :param run_id: what ``SimExecuteWorkflowOperator`` returned or pushed as the XCom ``run_id``, or the job ID of an
-        old server. (templated)
+    :param run_id: the run: what ``SimExecuteWorkflowOperator`` returned or pushed as the XCom ``run_id``, or a job ID
+        of the legacy API. (templated)
     :param sim_conn_id: the Airflow connection of type Sim. (templated)
     :param deferrable: wait in the triggerer, without a worker.
     :param poke_interval: seconds or timedelta between polls, in all modes. With ``mode="reschedule"`` not below 10:
         Airflow notices the end of a process up to 5 seconds late, and fails a task that is started again before.
-    :param timeout: seconds or timedelta to wait; then there is a last poll, and the sensor times out. The run is left
-        alone. ``execution_timeout``, counted from the try's start, ends the waiting in the same way, in the triggerer
-        too; a retry then waits again.
-    :param on_paused: when the run waits for a person: ``wait`` for the answer, ``fail``, or ``return`` a report with
-        ``context_id`` and ``approval_url``. Pauses that end by themselves are always waited for.
+    :param timeout: seconds or timedelta to wait; after a last poll, the sensor times out, and the run continues.
+        ``execution_timeout``, counted from the try's start, applies as well, also in the triggerer; a retry then waits
+        again.
+    :param on_paused: if the run waits for a person: ``wait``, ``fail``, or ``return`` a report with ``context_id`` and
+        ``approval_url``. Pauses that end automatically are always waited for.
     :param retry_args: retry settings for idempotent requests, which override the connection's.
-    :param cancel_on_timeout: cancel the run when ``timeout`` has passed. Nothing else that happens to the sensor
-        touches the run, which it hasn't started.
+    :param cancel_on_timeout: cancel the run when ``timeout`` has passed. The sensor cancels it in no other case.
     :param selected_outputs: return the outputs of these blocks instead: block IDs, with or without a path. (templated)
     :param output_files_dir: where to save the output's files, as for ``SimExecuteWorkflowOperator``. (templated)
     :param max_output_bytes: maximum size of the output as JSON; default 16 MiB.
     :param large_outputs: what to do with a larger one: ``fail``, or ``store`` it in ``output_files_dir``.
-    :param start_from_trigger: start in the triggerer, without a worker (Airflow 3.3 and later; before, or where an
-        argument pulls XComs that the triggerer can't pull, the sensor defers from a worker and a warning says so). Each
-        such task loads the whole serialized DAG into the triggerer: use it in narrow DAGs, not in ones with hundreds of
-        tasks.
+    :param start_from_trigger: start in the triggerer, without a worker (Airflow 3.3 and later; before, or if an
+        argument pulls XComs that the triggerer can't pull, the sensor warns and defers from a worker). Each such task
+        loads the whole serialized DAG into the triggerer: use it in DAGs with few tasks, not with hundreds.
     :param end_from_trigger: when the run has completed, end in the triggerer, without a worker (Airflow 3.3 and later).
-        A worker ends the task after any other outcome, and where a trigger can't do what Airflow does for a successful
-        task: ``outlets``, ``multiple_outputs``, ``on_success_callback``, ``post_execute``, and tasks that are mapped
-        over the output.
+        A worker ends the task after any other outcome, and if the task has features that only a worker supports:
+        ``outlets``, ``multiple_outputs``, ``on_success_callback``, ``post_execute``, and tasks mapped over the
+        output.
     """
 
     template_fields: Sequence[str] = ("workflow_id", "run_id", "sim_conn_id", "selected_outputs", "output_files_dir")
@@ -199,7 +197,7 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
             return self._poke_until_finished(context)
 
     def _poke_until_finished(self, context: Context) -> Any:
-        """Let Airflow call :meth:`poke`, and handle its timeouts and skips.
+        """Run Airflow's loop, which calls :meth:`poke`, and handle its timeouts and skips.
 
         An ``AirflowSkipException`` without a cause is Airflow's for a timeout with ``soft_fail``.
         """
@@ -228,11 +226,11 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
         return PokeReturnValue(is_done=False)
 
     def _poll(self) -> WorkflowRun | None:
-        """Return the run if it is finished, or paused where that counts; None to poll again later.
+        """Return the run if it has finished, or is paused and ``on_paused`` isn't ``wait``; None to poll again later.
 
-        A sensor that is rescheduled keeps no count of failed polls, so it stays here until a poll succeeds.
+        A rescheduled sensor can't count failed polls across processes, so it stays here until a poll succeeds.
 
-        :raises SimError: polling again is no use.
+        :raises SimError: the error is non-retryable, or too many polls have failed.
         """
         from airflow_provider_sim.client import NO_RETRY
 
@@ -274,7 +272,7 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
             return self._result(context, run)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Resume after a deferral, also where the deferral itself has timed out.
+        """Resume after a deferral, also if the deferral itself has timed out.
 
         The reason of a skip is the error; Airflow before 3.1 has no ``never_fail`` here.
         """
@@ -318,7 +316,7 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
         return self._result(context, run)
 
     def _last_poll(self) -> WorkflowRun | None:
-        """Return the run if it is finished, or paused where that counts.
+        """Return the run if it has finished, or is paused and ``on_paused`` isn't ``wait``.
 
         :raises SimRunNotFoundError: Sim doesn't have it.
         """

@@ -100,7 +100,6 @@ class TaskBatch:
         self._input_parts: list[int] = []
         self._result_parts = 0
         self._inputs: dict[int, Any] = {}
-        self._results: Results | None = None
         self._use(event.state if event else BatchState("", len(items)))
         if event:
             self._restore(event.worker_state)
@@ -111,24 +110,20 @@ class TaskBatch:
     def __exit__(self, *exc_info: object) -> None:
         self.results.close()
 
+    def _replace(self, state: BatchState) -> None:
+        self.results.close()
+        self._use(state)
+
     def _use(self, state: BatchState) -> None:
-        """Use another state, without results."""
-        if self._results is not None:
-            self._results.close()
+        """Use a state of which no results are known yet."""
         self.state = state
-        self._results = Results(
+        self.results = Results(
             state,
             self._items.workflow_of,
             rules=self._options.output_rules,
             on_paused=self._options.on_paused,
             client=self._hook.get_conn(),
         )
-
-    @property
-    def results(self) -> Results:
-        """The results that have been fetched."""
-        assert self._results is not None
-        return self._results
 
     @property
     def is_finished(self) -> bool:
@@ -225,9 +220,9 @@ class TaskBatch:
             check_fields(self._hook, workflow_id, inputs, self._options.check_input)
         if previous is not None:
             await self._cancel_previous(client, previous, entry)
-        self._use(BatchState(self._store.new_batch_id(), len(self._items)))
+        self._replace(BatchState(self._store.new_batch_id(), len(self._items)))
         if self._store.derives_ids and await self._is_started(client):
-            self._use(BatchState(new_run_id(), len(self._items)))
+            self._replace(BatchState(new_run_id(), len(self._items)))
         self._publish()
         self.record()
 
@@ -263,7 +258,7 @@ class TaskBatch:
         return None
 
     async def _resume(self, client: AsyncSimClient, state: BatchState, entry: Mapping[str, Any]) -> None:
-        self._use(state)
+        self._replace(state)
         self._since = self._since_of(entry)
         self._publish()
         for index, (run_id, job_id) in self._store.run_ids(len(state)).items():
@@ -290,7 +285,7 @@ class TaskBatch:
         state = self._state_in(entry) or self._state_in({"batch_id": batch_id} if batch_id else {})
         if state is None or len(state) != len(self._items):
             raise SimBatchError("The batch that the task has started can't be found.", outcome=Outcome.RAN)
-        self._use(state)
+        self._replace(state)
         self._since = self._since_of(entry)
         asyncio.run(self._update())
 
@@ -523,23 +518,21 @@ class TaskBatch:
     def _with_partial_results(self, error: SimError) -> SimError:
         """Store the results of completed runs, and add their place to the error."""
         completed = self.state.count(ItemStatus.COMPLETED)
-        if completed:
-            place = self._store_partial_results()
-            error.args = (f"{error} The outputs of {completed} completed runs are in {place}.",)
-        return error
-
-    def _store_partial_results(self) -> str:
+        if not completed:
+            return error
+        place = "Sim, for a day at least"
         try:
             stored = self.results.deliver(self.results.entries, PARTIAL_KEY)
-        except SimOutputError as error:
-            log.warning("%s", error)
-            return "Sim, for a day at least"
-        if isinstance(stored, dict):
-            return str(stored["output_path"])
-        if not self._options.do_xcom_push:
-            return "Sim, for a day at least"
-        self._push({PARTIAL_KEY: stored})
-        return f"the XCom {PARTIAL_KEY!r}"
+        except SimOutputError as too_large:
+            log.warning("%s", too_large)
+        else:
+            if isinstance(stored, dict):
+                place = stored["output_path"]
+            elif self._options.do_xcom_push:
+                place = f"the XCom {PARTIAL_KEY!r}"
+                self._push({PARTIAL_KEY: stored})
+        error.args = (f"{error} The outputs of {completed} completed runs are in {place}.",)
+        return error
 
     def _report(self) -> None:
         """Log and push the numbers of inputs by status."""
@@ -573,18 +566,19 @@ class TaskBatch:
             log.info("%d runs continue, although %s: cancel_on_kill is False.", active, reason)
             return
         log.info("Cancelling %d runs of batch %s: %s.", active, self.state.batch_id, reason)
+        timeout = min(SHUTDOWN_TIMEOUT, self._settings.timeout)
+
+        async def cancel() -> None:
+            settings = replace(self._settings, timeout=timeout, retry=SHUTDOWN_RETRY)
+            async with AsyncSimClient.from_settings(settings) as client:
+                log.info("%s", await cancel_all(client, self.state, self._items.workflow_of, retry=SHUTDOWN_RETRY))
+
         # In another thread: this one may be running its event loop.
-        thread = threading.Thread(target=asyncio.run, args=(self._cancel_all(),), daemon=True)
+        thread = threading.Thread(target=asyncio.run, args=(cancel(),), daemon=True)
         thread.start()
         thread.join(seconds)
         if thread.is_alive():
             log.error("Not all runs of batch %s could be cancelled in time.", self.state.batch_id)
-
-    async def _cancel_all(self) -> None:
-        settings = replace(self._settings, timeout=min(SHUTDOWN_TIMEOUT, self._settings.timeout), retry=SHUTDOWN_RETRY)
-        async with AsyncSimClient.from_settings(settings) as client:
-            result = await cancel_all(client, self.state, self._items.workflow_of, retry=SHUTDOWN_RETRY)
-        log.info("%s", result)
 
 
 @dataclass(frozen=True, slots=True)

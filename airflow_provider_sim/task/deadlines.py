@@ -40,7 +40,7 @@ def deadline(
     """Return the seconds since the epoch at which a try stops waiting.
 
     That is its own ``timeout`` from now, or ``execution_timeout`` from the try's start if that is earlier: Airflow
-    itself applies ``execution_timeout`` to each process of a deferred task anew.
+    itself applies ``execution_timeout`` to each process of a deferred task separately.
 
     :param otherwise: seconds to wait if ``timeout`` is None.
     """

@@ -272,7 +272,7 @@ class TaskRun:
             return run
 
     def finish_at_timeout(self) -> WorkflowRun | None:
-        """Handle a timeout: poll once more, then cancel the run. Return the run if it finished by itself."""
+        """Handle a timeout: poll once more, then cancel the run. Return the run if it was finished already."""
         finished = self._last_poll()
         if finished is None:
             cancelled = self.cancel("its timeout has passed")

@@ -343,7 +343,7 @@ def _identity_of(context: Context) -> list[str] | None:
       that still runs (Airflow 2.11 to 3.2).
     - ``max_tries`` is increased by clearing the task, and not by a retry.
 
-    :return: None for a DAG run that has no start of its own: ``dag.test()`` and ``airflow tasks test`` leave it empty,
+    :return: None for a DAG run without a distinct start: ``dag.test()`` and ``airflow tasks test`` leave it empty,
         or set it to the logical date or to ``run_after``, which other DAG runs may share.
     """
     ti, dag_run = context["ti"], context.get("dag_run")

@@ -56,7 +56,7 @@ class SimRunTrigger(SimTriggerBase):
     def render_template_fields(self, context: Context, jinja_env: jinja2.Environment | None = None) -> None:
         """Render the arguments of a task that starts in the triggerer (Airflow 3.3 and later).
 
-        Airflow by itself renders only arguments that are named as the sensor's; ``options`` isn't.
+        Airflow renders only arguments that are named like template fields of the sensor, so not ``options``.
         """
         names = ("workflow_id", "run_id", "options")
         self._do_render_template_fields(self, names, context, jinja_env or self.get_template_env(), set())

@@ -57,6 +57,8 @@ WRONG = [
     *((RUN, {"check_usage_before": value}) for value in (0, -1, "much", True, float("nan"))),
     *((USAGE, {name: value}) for name in ("warn_at", "skip_at", "fail_at") for value in (0, "much", True)),
     (RUN, {"stream": True, "wait_for_completion": False}),
+    (RUN, {"async_execution": False, "wait_for_completion": False}),
+    (RUN, {"async_execution": False, "deferrable": True}),
     (RUN, {"stream": True, "async_execution": True}),
     (RUN, {"stream": True, "deferrable": True}),
     (BATCH, {"on_error": "hope"}),
