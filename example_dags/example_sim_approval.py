@@ -1,8 +1,8 @@
-"""Let a person answer a run's question in Airflow (3.1 and later), and let the run go on with the answer."""
+"""Answer a paused run with Airflow's human-in-the-loop operator (Airflow 3.1 and later)."""
 
 from __future__ import annotations
 
-from airflow.providers.common.compat.sdk import Param, dag, task  # on Airflow 3 alone: from airflow.sdk import ...
+from airflow.providers.common.compat.sdk import Param, dag, task  # for Airflow 3 only: from airflow.sdk import ...
 from airflow.providers.standard.operators.hitl import HITLOperator
 
 from airflow_provider_sim.operators.runs import SimResumeRunOperator

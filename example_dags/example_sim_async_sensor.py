@@ -1,8 +1,8 @@
-"""Start a workflow in one task, wait for it in another, and run what follows only if it went well."""
+"""Start a run in one task, wait for it in another, and continue only if it completed."""
 
 from __future__ import annotations
 
-from airflow.providers.common.compat.sdk import dag, task  # on Airflow 3 alone: from airflow.sdk import dag, task
+from airflow.providers.common.compat.sdk import dag, task  # for Airflow 3 only: from airflow.sdk import dag, task
 
 from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
 from airflow_provider_sim.sensors.sim import SimJobSensor
@@ -16,7 +16,7 @@ def example_sim_async_sensor():
         workflow_id="slow",
         input={"message": "take your time", "seconds": 3},
         async_execution=True,
-        wait_for_completion=False,  # .output is the run id
+        wait_for_completion=False,  # .output is the run ID
         run_timeout=300,  # Sim stops the run after five minutes
     )
     done = SimJobSensor(

@@ -1,8 +1,8 @@
-"""Many inputs in one task: as many runs as the account allows, and one result for each input."""
+"""Run a workflow for many inputs in one task, as fast as the account allows."""
 
 from __future__ import annotations
 
-from airflow.providers.common.compat.sdk import dag, task  # on Airflow 3 alone: from airflow.sdk import dag, task
+from airflow.providers.common.compat.sdk import dag, task  # for Airflow 3 only: from airflow.sdk import dag, task
 
 from airflow_provider_sim.operators.batch import SimExecuteWorkflowBatchOperator
 
@@ -18,13 +18,13 @@ def example_sim_batch():
         task_id="review",
         workflow_id="echo_plain",
         inputs=letters(),
-        max_active_runs=8,  # leaves the rest of the account's limit to other tasks
-        on_error="collect",  # a result for each input, whatever became of its run
+        max_active_runs=8,  # leaves capacity for other tasks
+        on_error="collect",  # returns a result for each input, including errors
         poll_interval=2,
         deferrable=True,
     )
 
-    # Workflows may differ, too.
+    # Each input can have its own workflow.
     several = SimExecuteWorkflowBatchOperator(
         task_id="several",
         inputs=[

@@ -1,8 +1,8 @@
-"""Cancel a run that another task has started."""
+"""Cancel a run that another task started."""
 
 from __future__ import annotations
 
-from airflow.providers.common.compat.sdk import dag  # on Airflow 3 alone: from airflow.sdk import dag
+from airflow.providers.common.compat.sdk import dag  # for Airflow 3 only: from airflow.sdk import dag
 
 from airflow_provider_sim.operators.runs import SimCancelRunOperator
 from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
@@ -17,7 +17,7 @@ def example_sim_cancel():
         input={"message": "never mind", "seconds": 10},
         wait_for_completion=False,
     )
-    # A run that is over already is left as it is.
+    # Does nothing if the run is already finished.
     SimCancelRunOperator(task_id="cancel", workflow_id="slow", run_id=start.output, poll_interval=1)
 
 

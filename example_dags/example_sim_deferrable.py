@@ -1,8 +1,8 @@
-"""Wait in the triggerer: however long the run takes, no worker is held."""
+"""Wait for a run in the triggerer, without a worker."""
 
 from __future__ import annotations
 
-from airflow.providers.common.compat.sdk import dag  # on Airflow 3 alone: from airflow.sdk import dag
+from airflow.providers.common.compat.sdk import dag  # for Airflow 3 only: from airflow.sdk import dag
 
 from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
 from airflow_provider_sim.sensors.sim import SimJobSensor

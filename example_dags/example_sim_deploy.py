@@ -1,8 +1,8 @@
-"""Promote a workflow: deploy its draft, try it, and go back to what was live before if it doesn't do."""
+"""Deploy a workflow's draft, test it, and roll back if the test fails."""
 
 from __future__ import annotations
 
-from airflow.providers.common.compat.sdk import dag  # on Airflow 3 alone: from airflow.sdk import dag
+from airflow.providers.common.compat.sdk import dag  # for Airflow 3 only: from airflow.sdk import dag
 
 from airflow_provider_sim.operators.deployments import SimDeployWorkflowOperator
 from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
@@ -11,7 +11,7 @@ from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
 # [START deploy]
 @dag(dag_id="example_sim_deploy", schedule=None, catchup=False, tags=["sim"])
 def example_sim_deploy():
-    deploy = SimDeployWorkflowOperator(  # takes Sim's v2 API, and an admin's personal API key
+    deploy = SimDeployWorkflowOperator(  # requires Sim's v2 API and a personal API key of an admin
         task_id="deploy",
         workflow_id="echo_plain",
         description="Deployed by {{ run_id }}",
@@ -21,7 +21,7 @@ def example_sim_deploy():
         task_id="go_back",
         workflow_id="echo_plain",
         action="rollback",
-        version="{{ ti.xcom_pull('deploy')['version'] - 1 }}",  # named, so that a retry goes back to the same
+        version="{{ ti.xcom_pull('deploy')['version'] - 1 }}",  # explicit, for retries
         trigger_rule="one_failed",
     )
     deploy >> trial >> go_back

@@ -1,10 +1,10 @@
-"""Look at the account's limits before a run, and do something sensible when the run fails."""
+"""Check the account's usage before a run, and handle a failed run."""
 
 from __future__ import annotations
 
 from datetime import timedelta
 
-from airflow.providers.common.compat.sdk import dag, task  # on Airflow 3 alone: from airflow.sdk import dag, task
+from airflow.providers.common.compat.sdk import dag, task  # for Airflow 3 only: from airflow.sdk import dag, task
 
 from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
 from airflow_provider_sim.operators.usage import SimUsageLimitsOperator
@@ -13,12 +13,12 @@ from airflow_provider_sim.operators.usage import SimUsageLimitsOperator
 # [START errors_and_usage]
 @dag(dag_id="example_sim_errors_and_usage", schedule=None, catchup=False, tags=["sim"])
 def example_sim_errors_and_usage():
-    has_room = SimUsageLimitsOperator(task_id="has_room", warn_at=75, skip_at=90)  # what follows is then skipped, too
+    has_room = SimUsageLimitsOperator(task_id="has_room", warn_at=75, skip_at=90)  # also skips downstream tasks
     judge = SimExecuteWorkflowOperator(
         task_id="judge",
         workflow_id="failing",
         input={"message": "this one fails"},
-        retries=1,  # a run that failed is run anew; a wrong key or input isn't
+        retries=1,  # retries a failed run, but not an invalid key or input
         retry_delay=timedelta(seconds=1),
     )
 

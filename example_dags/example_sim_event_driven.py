@@ -1,4 +1,4 @@
-"""Schedule a DAG whenever runs finish, whatever started them (Airflow 3.0 and later)."""
+"""Schedule a DAG when runs finish, regardless of what started them (Airflow 3.0 and later)."""
 
 from __future__ import annotations
 

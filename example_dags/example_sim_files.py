@@ -1,10 +1,10 @@
-"""Send files: a path object in a field is read when the task runs, and arrives as a file."""
+"""Send files to a workflow: the task reads path objects in the input and sends their content."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from airflow.providers.common.compat.sdk import dag, task  # on Airflow 3 alone: from airflow.sdk import dag, task
+from airflow.providers.common.compat.sdk import dag, task  # for Airflow 3 only: from airflow.sdk import dag, task
 
 from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
 from airflow_provider_sim.task.input import SimFile

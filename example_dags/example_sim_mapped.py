@@ -1,8 +1,8 @@
-"""One run for each of many inputs, with a limit on how many go on at once."""
+"""Map a task over many inputs, with a limit on concurrent runs."""
 
 from __future__ import annotations
 
-from airflow.providers.common.compat.sdk import dag, task  # on Airflow 3 alone: from airflow.sdk import dag, task
+from airflow.providers.common.compat.sdk import dag, task  # for Airflow 3 only: from airflow.sdk import dag, task
 
 from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
 
@@ -17,7 +17,7 @@ def example_sim_mapped():
     reviews = SimExecuteWorkflowOperator.partial(
         task_id="review",
         workflow_id="echo_plain",
-        max_active_tis_per_dag=10,  # the free plan lets ten runs go on at once
+        max_active_tis_per_dag=10,  # the free plan allows ten concurrent runs
         deferrable=True,
     ).expand(input=tickets())
 

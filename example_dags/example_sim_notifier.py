@@ -1,13 +1,13 @@
-"""Let an agent look at a failure: the callback starts a workflow that is told of the task and its exception."""
+"""Start a workflow from a failure callback, with the task and its exception as input."""
 
 from __future__ import annotations
 
-from airflow.providers.common.compat.sdk import dag, task  # on Airflow 3 alone: from airflow.sdk import dag, task
+from airflow.providers.common.compat.sdk import dag, task  # for Airflow 3 only: from airflow.sdk import dag, task
 
 from airflow_provider_sim.notifications.sim import SimNotifier
 
 look_at_it = SimNotifier(
-    workflow_id="echo_plain",  # yours declares the inputs dag_id, task_id, exception, log_url ...
+    workflow_id="echo_plain",  # your workflow declares the inputs dag_id, task_id, exception, log_url ...
     input={"message": "{{ dag.dag_id }}.{{ ti.task_id }} failed: {{ exception }}", "count": "{{ ti.try_number }}"},
 )
 
@@ -21,7 +21,7 @@ def example_sim_notifier():
 
     @task(trigger_rule="all_done")
     def go_on() -> str:
-        return "the agent has been told"
+        return "the notifier has started a run"
 
     load() >> go_on()
 

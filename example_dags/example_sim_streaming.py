@@ -1,8 +1,8 @@
-"""See what an agent writes in the task log while it writes it."""
+"""Stream an agent's text into the task log."""
 
 from __future__ import annotations
 
-from airflow.providers.common.compat.sdk import dag, task  # on Airflow 3 alone: from airflow.sdk import dag, task
+from airflow.providers.common.compat.sdk import dag, task  # for Airflow 3 only: from airflow.sdk import dag, task
 
 from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
 
@@ -20,7 +20,7 @@ def example_sim_streaming():
 
     @task
     def count_words(output: dict) -> int:
-        # A streamed block's text is part of the output under the block's id.
+        # The output contains the text of each selected block under its ID.
         return sum(len(str(text).split()) for text in output.values())
 
     count_words(story.output)

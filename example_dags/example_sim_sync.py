@@ -1,8 +1,8 @@
-"""Run a workflow and hold the connection open until its end: right for runs of up to a minute."""
+"""Run a workflow synchronously, for runs of up to a minute."""
 
 from __future__ import annotations
 
-from airflow.providers.common.compat.sdk import dag, task  # on Airflow 3 alone: from airflow.sdk import dag, task
+from airflow.providers.common.compat.sdk import dag, task  # for Airflow 3 only: from airflow.sdk import dag, task
 
 from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
 

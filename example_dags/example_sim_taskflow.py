@@ -1,8 +1,8 @@
-"""A workflow as a function: what it returns is the input, and the task's result is the workflow's output."""
+"""Run a workflow with a decorated function that returns the input."""
 
 from __future__ import annotations
 
-from airflow.providers.common.compat.sdk import dag, task  # on Airflow 3 alone: from airflow.sdk import dag, task
+from airflow.providers.common.compat.sdk import dag, task  # for Airflow 3 only: from airflow.sdk import dag, task
 
 
 # [START taskflow]

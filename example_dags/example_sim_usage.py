@@ -1,10 +1,10 @@
-"""Wait until the account is below its usage limit, and check again just before the run."""
+"""Wait until the account is below its usage limit, and check again right before the run."""
 
 from __future__ import annotations
 
 from datetime import timedelta
 
-from airflow.providers.common.compat.sdk import dag  # on Airflow 3 alone: from airflow.sdk import dag
+from airflow.providers.common.compat.sdk import dag  # for Airflow 3 only: from airflow.sdk import dag
 
 from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
 from airflow_provider_sim.operators.usage import SimUsageLimitsOperator
@@ -23,7 +23,7 @@ def example_sim_usage():
         task_id="digest",
         workflow_id="echo_plain",
         input={"message": "the day's digest"},
-        check_usage_before=95,  # fails before anything is sent
+        check_usage_before=95,  # fails before the request is sent
     )
     room >> digest
 

@@ -135,7 +135,7 @@ def outputs(sim: SimEmulator) -> dict[str, Any]:
         **{f"mapped.review[{index}]": _plain(ticket) for index, ticket in enumerate(tickets)},
         "mapped.report": "ticket 17, ticket 42, ticket 99",
         "notifier.load": None,
-        "notifier.go_on": "the agent has been told",
+        "notifier.go_on": "the notifier has started a run",
         "streaming.story": {agent: text},
         "streaming.count_words": 21,
         "sync.answer": {"data": echo, "status": 200, "headers": {"Content-Type": "application/json"}},
