@@ -447,21 +447,21 @@ class TestDurability:
 
             patch.setattr(BatchEngine, "_began_run", dies)
             with pytest.raises(Killed):
-                operator(numbers(40), **arguments).execute(context)
+                operator(numbers(20), **arguments).execute(context)
         gc.collect()  # what it left open: here, and not in the midst of another test
         doubles.seconds = 0.05
         context.update(next_try(context))
 
     @pytest.mark.parametrize("api_version", ["v2", "legacy"])
-    @pytest.mark.parametrize("after", [pytest.param(number, marks=pytest.mark.slow) for number in (1, 2, 40)] + [17])
+    @pytest.mark.parametrize("after", [pytest.param(number, marks=pytest.mark.slow) for number in (1, 2, 20)] + [9])
     def test_no_input_is_lost_and_none_runs_twice(
         self, run_batch, context, emulator, doubles, monkeypatch, mode, api_version, after, connection
     ):
         connection(extra={"api_version": api_version})
         self.die(context, emulator, doubles, after, monkeypatch, **mode)
         assert after <= len(emulator.runs) <= after + rate_limits.MAX_STARTING
-        assert run_batch(operator(numbers(40), **mode)) == doubled(40)
-        assert started(emulator) == Counter(range(40))
+        assert run_batch(operator(numbers(20), **mode)) == doubled(20)
+        assert started(emulator) == Counter(range(20))
 
     def test_also_before_anything_was_sent(self, run_batch, context, emulator, monkeypatch):
         with monkeypatch.context() as patch:
@@ -485,9 +485,9 @@ class TestDurability:
 
     @pytest.mark.usefixtures("no_store")
     def test_without_a_store_by_derived_ids(self, run_batch, context, emulator, doubles, monkeypatch, mode):
-        self.die(context, emulator, doubles, 17, monkeypatch, **mode)
-        assert run_batch(operator(numbers(40), **mode)) == doubled(40)
-        assert started(emulator) == Counter(range(40))
+        self.die(context, emulator, doubles, 9, monkeypatch, **mode)
+        assert run_batch(operator(numbers(20), **mode)) == doubled(20)
+        assert started(emulator) == Counter(range(20))
 
     def test_fields_are_checked_once_for_each_workflow_and_batch(self, context, emulator):
         """What has changed in the draft since is no reason to lose the runs of an earlier try."""
@@ -577,19 +577,19 @@ class TestDurability:
         emulator.on_request(lambda request: "cancel" in request.path and setattr(doubles, "seconds", 0.05))
         before = len(emulator.runs)
         ids = {run.run_id for run in emulator.runs}
-        assert run_batch(operator(numbers(40))) == doubled(40)
-        assert len(emulator.runs) == before + 40
+        assert run_batch(operator(numbers(20))) == doubled(20)
+        assert len(emulator.runs) == before + 20
         assert {run.status for run in emulator.runs if run.run_id in ids} <= {"cancelled", "completed"}
         assert "cancelled" in {run.status for run in emulator.runs if run.run_id in ids}
 
     def test_other_inputs_are_another_batch(self, run_batch, context, emulator, doubles, monkeypatch):
         self.die(context, emulator, doubles, 10, monkeypatch)
-        inputs = [{"n": number + 100} for number in range(40)]
-        assert run_batch(operator(inputs)) == [{"n": 2 * (number + 100)} for number in range(40)]
-        assert all(started(emulator)[number + 100] == 1 for number in range(40))
+        inputs = [{"n": number + 100} for number in range(20)]
+        assert run_batch(operator(inputs)) == [{"n": 2 * (number + 100)} for number in range(20)]
+        assert all(started(emulator)[number + 100] == 1 for number in range(20))
 
     def test_what_is_written_down_is_small_and_holds_no_key(self, run_batch, context, emulator):
-        run_batch(operator(numbers(40)))
+        run_batch(operator(numbers(20)))
         written = json.dumps(context["task_state_store"])
         assert emulator.api_key not in written
         assert len(written) < 600
@@ -606,8 +606,8 @@ class TestServersThatChooseIdsThemselves:
     ):
         durability = TestDurability()
         durability.die(context, emulator, doubles, 10, monkeypatch)
-        assert run_batch(operator(numbers(40))) == doubled(40)
-        doubles_started = started(emulator).total() - 40
+        assert run_batch(operator(numbers(20))) == doubled(20)
+        doubles_started = started(emulator).total() - 20
         assert doubles_started <= rate_limits.MAX_STARTING, "only those whose answers were on their way"
 
 
@@ -765,17 +765,17 @@ class TestPauses:
 class TestLargeResults:
     def test_go_to_object_storage(self, run_batch, mode, tmp_path):
         task = operator(
-            numbers(50), max_output_bytes=300, large_outputs="store", output_files_dir=tmp_path.as_uri(), **mode
+            numbers(25), max_output_bytes=150, large_outputs="store", output_files_dir=tmp_path.as_uri(), **mode
         )
         result = run_batch(task)
         assert set(result) == {"output_path", "count"}
-        assert result["count"] == 50
+        assert result["count"] == 25
         lines = Path(result["output_path"].removeprefix("file://")).read_text().splitlines()
-        assert [json.loads(line) for line in lines] == doubled(50)
+        assert [json.loads(line) for line in lines] == doubled(25)
 
     def test_or_fail_without_being_lost(self, run_batch, context, emulator):
-        with pytest.raises(SimOutputError, match=r"larger .* than max_output_bytes.*of 50 fit"):
-            run_batch(operator(numbers(50), max_output_bytes=300))
+        with pytest.raises(SimOutputError, match=r"larger .* than max_output_bytes.*of 25 fit"):
+            run_batch(operator(numbers(25), max_output_bytes=150))
 
     def test_a_single_large_one_is_stored_by_itself(self, run_batch, emulator, tmp_path, mode):
         emulator.workflow("one_large", duration=0.05)(lambda given: {"text": "x" * given["size"]})
@@ -812,8 +812,8 @@ class TestLargeResults:
 class TestLogs:
     def test_one_line_per_state_change_of_the_batch_and_none_per_run(self, run_batch, caplog, mode):
         caplog.set_level(logging.INFO)
-        run_batch(operator(numbers(100), **mode))
+        run_batch(operator(numbers(30), **mode))
         lines = [record.message for record in caplog.records if record.name.startswith("airflow_provider_sim")]
-        assert any("has 100 inputs" in line for line in lines)
-        assert any("100 of 100 finished (100 completed)" in line for line in lines)
+        assert any("has 30 inputs" in line for line in lines)
+        assert any("30 of 30 finished (30 completed)" in line for line in lines)
         assert len(lines) < 12
