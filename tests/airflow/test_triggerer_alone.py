@@ -131,7 +131,7 @@ class TestOnWorkers:
             task=f"outlets{suffix}",
         )
         assert len(events) == 1
-        assert "a worker takes care of: outlets" in log("outlets")
+        assert "only a worker supports: outlets" in log("outlets")
 
     @pytest.mark.parametrize("task_id", ["use_run", "use_sensor"])
     def test_downstream_tasks_are_mapped_over_the_output(self, airflow, task_id):

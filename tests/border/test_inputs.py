@@ -132,7 +132,7 @@ def test_inputs_reach_the_workflow_or_fail_with_a_reason(dag_test, sim, tmp_path
     assert len(sim.runs_of("batched")) == 3
     log = result.log
     assert "SimInputError: The input for workflow 'review' is a string, but not the JSON text of an object" in log
-    assert "inputs[0] is invalid: The input for workflow 'batched' is a text" in log
+    assert "inputs[0] is invalid: The input for workflow 'batched' is a string" in log
     mismatch = "The input doesn't match the fields that workflow 'review' declares (text: string)"
     assert f"{mismatch}: Sim drops the undeclared 'txt', and the missing 'text' will be empty" in log
     assert f"{mismatch}: the missing 'text' will be empty" in log

@@ -12,10 +12,10 @@ def test_task_polls_once_after_the_trigger_failed(dag_test, sim):
         """
 from airflow_provider_sim.triggers import batch, sim
 
-def broken(settings):
+def broken(*args, **kwargs):
     raise TimeoutError("the storage doesn't answer")
 
-sim.poller_for = batch.poller_for = broken
+sim.poller_for = batch.new_engine = broken
 with DAG("d", schedule=None):
     for name in ("brief", "long"):
         Op(task_id=f"operator_{name}", workflow_id=name, deferrable=True, poll_interval=1)
