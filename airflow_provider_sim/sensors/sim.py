@@ -22,7 +22,7 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from airflow_provider_sim import arguments
-from airflow_provider_sim._compat import TRIGGERS_RENDER_TEMPLATES, first_reschedule_date
+from airflow_provider_sim._compat import first_reschedule_date
 from airflow_provider_sim.arguments import LargeOutputs, OnPaused, Rule
 from airflow_provider_sim.exceptions import (
     SimError,
@@ -34,7 +34,7 @@ from airflow_provider_sim.exceptions import (
 from airflow_provider_sim.hooks.sim import SimHook
 from airflow_provider_sim.links.sim import SimApprovalLink, SimRunLink, SimWorkflowLink, push_links
 from airflow_provider_sim.operators.base import SimOperator
-from airflow_provider_sim.task.deadlines import DEFERRAL_MARGIN, after_deferral, deadline, deferral_timeout
+from airflow_provider_sim.task.deadlines import after_deferral, deadline, deferral_timeout
 from airflow_provider_sim.task.lineage import OpenLineageMixin
 from airflow_provider_sim.task.run_options import RunOptions
 from airflow_provider_sim.triggers.end_from_trigger import can_end_in_trigger, log_end_on_worker
@@ -42,7 +42,7 @@ from airflow_provider_sim.triggers.end_from_trigger import can_end_in_trigger, l
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_sim.client import Cancellation, RetryPolicy, WorkflowRun
+    from airflow_provider_sim.client import Cancellation, SimClient, WorkflowRun
     from airflow_provider_sim.polling import RunPollState
 
 LONGEST_PAUSE = 60.0
@@ -147,34 +147,20 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
 
     def _start_in_triggerer(self) -> None:
         """Set Airflow's attributes for a start in the triggerer; if that isn't possible, warn and defer instead."""
-        from airflow.triggers.base import StartTriggerArgs
+        from airflow_provider_sim.triggers.start_from_trigger import start_trigger_args
 
         self.deferrable = self.start_from_trigger = True
-        limit = self.execution_timeout
-        timeout = self.timeout if limit is None else min(self.timeout, limit.total_seconds())
         try:
-            if not TRIGGERS_RENDER_TEMPLATES:
-                raise ValueError("start_from_trigger needs Airflow 3.3: earlier triggerers render no templates")
-            names = self.template_fields if can_end_in_trigger(self) else ("workflow_id", "run_id", "sim_conn_id")
-            templated = {name: _for_triggerer(getattr(self, name)) for name in names}
+            self.start_trigger_args = start_trigger_args(self)
         except ValueError as error:
             self.start_from_trigger = False
             message = f"{error}. The sensor {self.task_id!r} starts on a worker and defers from there."
             warnings.warn(message, UserWarning, stacklevel=3)
-            return
-        workflow_id, run_id = templated.pop("workflow_id"), templated.pop("run_id")
-        changes = {"selected_outputs": None, "output_files_dir": None, **templated}
-        options = self._new_options(timeout_from_start=timeout, **changes)
-        self.start_trigger_args = StartTriggerArgs(
-            trigger_cls="airflow_provider_sim.triggers.sim.SimRunTrigger",
-            trigger_kwargs={"workflow_id": workflow_id, "run_id": run_id, "options": options.to_dict()},
-            next_method="execute_complete",
-            timeout=timedelta(seconds=self.timeout) + DEFERRAL_MARGIN,
-        )
 
     def _new_options(self, **changes: Any) -> RunOptions:
-        changes = {"poll_interval": self.poke_interval, "end_from_trigger": can_end_in_trigger(self), **changes}
-        return RunOptions.of(self, **changes)
+        return RunOptions.of(
+            self, poll_interval=self.poke_interval, end_from_trigger=can_end_in_trigger(self), **changes
+        )
 
     def execute(self, context: Context) -> Any:
         """Poll until the run is finished: here, in later processes, or in the triggerer."""
@@ -321,7 +307,7 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
         :raises SimRunNotFoundError: Sim doesn't have it.
         """
         try:
-            with self.hook.new_client(timeout=LAST_TIMEOUT, retry=_last_retries()) as client:
+            with self._last_client() as client:
                 run = client.get_workflow_run(self.workflow_id, self.run_id)
         except SimRunNotFoundError:
             raise
@@ -332,13 +318,18 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
 
     def _cancel(self) -> Cancellation | None:
         try:
-            with self.hook.new_client(timeout=LAST_TIMEOUT, retry=_last_retries()) as client:
+            with self._last_client() as client:
                 cancelled = client.stop_workflow_run(self.workflow_id, self.run_id)
         except SimError as error:
             self.log.error("Run %s could not be cancelled and may continue: %s", self.run_id, error)
             return None
         self.log.info("%s", cancelled)
         return cancelled
+
+    def _last_client(self) -> SimClient:
+        from airflow_provider_sim.client import RetryPolicy
+
+        return self.hook.new_client(timeout=LAST_TIMEOUT, retry=RetryPolicy(max_retries=3, initial_delay=1.0))
 
     def _result(self, context: Context, run: WorkflowRun) -> Any:
         """Return the output of the run, or the report of its pause.
@@ -387,41 +378,7 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
         )
 
 
-def _for_triggerer(value: Any) -> Any:
-    """Return an argument as the triggerer (Airflow 3.3) can render it.
-
-    It can pull the XCom of one task instance, but not the list that a pull without ``map_indexes`` requests first: the
-    trigger would never start. What it renders is text.
-
-    :raises ValueError: it can't.
-    """
-    if isinstance(value, list | tuple):
-        return [_for_triggerer(item) for item in value]
-    if hasattr(value, "joinpath"):
-        return str(value)
-    operator, key = getattr(value, "operator", None), getattr(value, "key", None)
-    if operator is not None and not getattr(operator, "is_mapped", False):
-        if next(operator.iter_mapped_task_groups(), None) is None:
-            return f"{{{{ ti.xcom_pull(task_ids={operator.task_id!r}, key={key!r}, map_indexes=-1) }}}}"
-    elif isinstance(value, str | int | None) and not _pulls_list(value):
-        return value
-    raise ValueError(
-        "start_from_trigger has no effect: Airflow's triggerer can't pull XComs of mapped tasks or lists, and others"
-        f" only by templates with map_indexes=-1; an argument is {value!r}"
-    )
-
-
-def _pulls_list(value: object) -> bool:
-    return isinstance(value, str) and "xcom_pull" in value and "map_indexes" not in value
-
-
 def _first_poll(context: Context) -> float | None:
     """Return when a rescheduled sensor polled first, in seconds since the epoch; None if that is now."""
     moment = first_reschedule_date(context)
     return None if moment is None else moment.timestamp()
-
-
-def _last_retries() -> RetryPolicy:
-    from airflow_provider_sim.client import RetryPolicy
-
-    return RetryPolicy(max_retries=3, initial_delay=1.0)

@@ -1,4 +1,4 @@
-"""What a stream leaves in the task log and in the output, and what becomes of one that breaks off."""
+"""A stream's text in the task log and in the output, and streams that break off."""
 
 from __future__ import annotations
 
@@ -54,23 +54,23 @@ def chunk(text: str, block: str = "b-1") -> dict:
     return {"blockId": block, "chunk": text}
 
 
-def test_words_become_lines(read, lines):
+def test_chunks_are_joined_to_lines(read, lines):
     output = read(*map(chunk, ["Once ", "upon ", "a time\n", "there ", "was."]), END)
     assert lines() == ["Once upon a time", "there was."]
     assert output == {"rest": 1}, "Sim has put the text into the output already"
 
 
-def test_a_long_line_is_written_before_it_ends(read, lines):
+def test_long_line_is_split(read, lines):
     read(*[chunk("word ")] * 40, END)
     assert [len(line) for line in lines()] == [160, 40]
 
 
-def test_blocks_don_t_run_into_each_other(read, lines):
+def test_blocks_have_separate_lines(read, lines):
     read(chunk("one ", "b-1"), chunk("two ", "b-2"), chunk("more\n", "b-1"), END)
     assert lines() == ["one more", "two "]
 
 
-def test_selected_texts_are_part_of_the_output(read):
+def test_selected_text_is_part_of_the_output(read):
     selected = {"selected_outputs": ["Agent.content"]}
     assert read(chunk("Once "), chunk("more", "b-2"), chunk("upon."), END, **selected) == {
         "b-1": "Once upon.",
@@ -79,14 +79,14 @@ def test_selected_texts_are_part_of_the_output(read):
     }
 
 
-def test_a_text_that_begins_anew_replaces_the_former_one(read, lines):
+def test_reset_discards_the_text(read, lines):
     frames = [chunk("A draft"), {"event": "chunk_reset", "blockId": "b-1"}, chunk("The text.")]
     output = read(*frames, END, selected_outputs=["Agent.content"])
     assert output["b-1"] == "The text."
     assert lines() == ["A draft", "Block b-1 discarded its text and starts again.", "The text."]
 
 
-def test_a_block_that_is_reset_before_it_said_anything(read, lines):
+def test_reset_of_a_block_without_text(read, lines):
     output = read({"event": "chunk_reset", "blockId": "b-1"}, END, selected_outputs=["Agent.content"])
     assert (output, lines()) == ({"rest": 1}, ["Block b-1 discarded its text and starts again."])
 
@@ -135,17 +135,17 @@ class TestTooLargeTexts:
         assert read(chunk("x" * 18), end, **self.SELECTED) == {"b-1": "short"}
 
 
-def test_a_block_s_error_is_in_the_log_and_the_run_goes_on(read, lines):
+def test_block_error_is_logged_and_the_run_continues(read, lines):
     assert read({"event": "stream_error", "blockId": "b-1", "error": "model is gone"}, chunk("On."), END) == {"rest": 1}
     assert lines(levels=True) == [("ERROR", "Block b-1: model is gone"), ("INFO", "On.")]
 
 
-def test_what_an_agent_does_meanwhile_is_named(read, lines):
+def test_progress_events_are_logged(read, lines):
     read({"event": "thinking", "blockId": "b-1", "data": "hm"}, {"event": "tool", "blockId": "b-1"}, END)
     assert lines() == ["Block b-1: thinking", "Block b-1: tool"]
 
 
-def test_a_run_that_fails_keeps_its_text_in_the_log(read, lines):
+def test_text_of_a_failed_run_is_logged(read, lines):
     with pytest.raises(SimRunFailedError, match="boom"):
         read(chunk("So far."), {"event": "error", "error": "boom"})
     assert lines() == ["So far."]
@@ -154,17 +154,17 @@ def test_a_run_that_fails_keeps_its_text_in_the_log(read, lines):
 class TestBrokenOff:
     """A stream without its end."""
 
-    def test_the_run_tells_how_it_ended(self, read):
+    def test_output_of_the_run_is_returned(self, read):
         run = {"runId": "r", "workflowId": "wf-1", "status": "completed", "output": {"whole": True}}
         assert read(chunk("Once"), run=Answer(200, {"data": run})) == {"whole": True}
 
     @pytest.mark.parametrize("status", ["cancelled", "failed"])
-    def test_a_run_that_sim_has_cancelled_for_it_is_the_stream_s_error(self, read, status):
+    def test_run_cancelled_by_the_disconnect_raises_the_stream_error(self, read, status):
         error = {"message": "Client cancelled request"} if status == "failed" else None
         run = {"runId": "r", "workflowId": "wf-1", "status": status, "error": error}
         with pytest.raises(SimStreamError, match="stopped before the run's end"):
             read(chunk("Once"), run=Answer(200, {"data": run}))
 
-    def test_where_the_run_can_t_be_read_the_stream_s_own_error_is_told(self, read):
+    def test_unreadable_run_raises_the_stream_error(self, read):
         with pytest.raises(SimStreamError, match=r"stopped before the run's end.*asynchronous execution"):
             read(chunk("Once"), run=Answer(502, b"<html>Bad Gateway</html>"))

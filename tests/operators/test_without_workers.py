@@ -22,7 +22,7 @@ ends = needs_airflow("3.3", "triggers that can push XComs")
 
 
 @pytest.fixture(autouse=True)
-def _no_pause_before_the_first_look(monkeypatch):
+def _no_delay_before_the_first_poll(monkeypatch):
     monkeypatch.setattr("airflow_provider_sim.triggers.base.FIRST_POLL_AFTER", 0.01)
 
 
@@ -90,7 +90,7 @@ def sensor(run_id, **arguments):
 
 class TestEndFromTrigger:
     @ends
-    def test_the_operator_s_task_is_ended_with_what_a_worker_would_have_pushed(self, context, adds, pushed):
+    def test_trigger_of_the_operator_pushes_the_xcoms_of_a_worker(self, context, adds, pushed):
         event = event_of(deferred(operator(), context))
         assert isinstance(event, TaskSuccessEvent)
         details = pushed.pop("run_details")
@@ -98,22 +98,22 @@ class TestEndFromTrigger:
         assert (details["workflow_id"], details["status"], details["cost_usd"]) == ("adds", "completed", 0.005)
 
     @ends
-    def test_the_sensor_s_too(self, context, start, pushed):
+    def test_trigger_of_the_sensor_pushes_the_output(self, context, start, pushed):
         event = event_of(deferred(sensor(start(), end_from_trigger=True), context))
         assert isinstance(event, TaskSuccessEvent)
         assert pushed["return_value"] == {"sum": 3, "password": "p"}
 
-    def test_the_payload_that_airflow_logs_holds_no_output(self, context, adds):
+    def test_event_contains_no_output(self, context, adds):
         assert "sum" not in str(event_of(deferred(operator(), context)).payload)
 
     @ends
-    def test_a_display_copy_is_said_to_be_one(self, context, adds, emulator, pushed):
+    def test_display_copy_is_marked(self, context, adds, emulator, pushed):
         emulator.state.keep_jobs = False
         event_of(deferred(operator(), context))
         assert pushed["output_is_display_copy"] is True
 
     @ends
-    def test_no_xcoms_where_the_author_wants_none(self, context, adds, pushed):
+    def test_do_xcom_push_false_pushes_nothing(self, context, adds, pushed):
         event = event_of(deferred(operator(do_xcom_push=False), context))
         assert isinstance(event, TaskSuccessEvent)
         assert pushed == {}
@@ -130,13 +130,13 @@ class TestEndFromTrigger:
     @pytest.mark.parametrize(
         "arguments",
         [
-            pytest.param({"workflow_id": "failing_later"}, id="a failed run"),
-            pytest.param({"max_output_bytes": 5}, id="an output that is too large"),
-            pytest.param({"workflow_id": "paused_later", "on_paused": "return"}, id="a pause"),
-            pytest.param({"timeout": 0.05, "workflow_id": "slow", "input": {"seconds": 60}}, id="out of time"),
+            pytest.param({"workflow_id": "failing_later"}, id="failed run"),
+            pytest.param({"max_output_bytes": 5}, id="large output"),
+            pytest.param({"workflow_id": "paused_later", "on_paused": "return"}, id="pause"),
+            pytest.param({"timeout": 0.05, "workflow_id": "slow", "input": {"seconds": 60}}, id="timeout"),
         ],
     )
-    def test_what_a_worker_has_to_say_is_left_to_it(self, context, adds, emulator, arguments):
+    def test_other_outcomes_are_left_to_a_worker(self, context, adds, emulator, arguments):
         emulator.workflow("failing_later", duration=0.1)(emulator.state.workflows["failing"].body)
         emulator.workflow("paused_later", duration=0.1)(
             lambda given: emulator.state.workflows["paused"].body({"message": ""})
@@ -153,13 +153,13 @@ class TestEndFromTrigger:
         options = arguments["options"]
         assert (options["output_files_dir"], options["selected_outputs"]) == (str(tmp_path), [f"{block}.a"])
 
-    def test_earlier_airflow_leaves_it_to_a_worker_and_says_so(self, context, adds, monkeypatch, capfd):
+    def test_worker_ends_the_task_before_airflow_3_3(self, context, adds, monkeypatch, capfd):
         monkeypatch.setattr(triggers, "TASKS_END_IN_TRIGGERERS", False)
         event = event_of(deferred(operator(), context))
         assert event.payload["status"] == "completed"
         assert "end_from_trigger needs Airflow 3.3" in "".join(capfd.readouterr())
 
-    def test_without_it_a_worker_ends_the_task(self, context, adds):
+    def test_worker_ends_the_task_by_default(self, context, adds):
         event = event_of(deferred(operator(end_from_trigger=False), context))
         assert event.payload["status"] == "completed"
 
@@ -175,7 +175,7 @@ class TestStartFromTrigger:
         trigger.task_instance = ti
         return trigger
 
-    def test_it_ends_there_with_output_and_links(self, start, emulator, pushed):
+    def test_triggerer_ends_the_task_with_output_and_links(self, start, emulator, pushed):
         run_id = start()
         task = sensor(run_id, start_from_trigger=True, end_from_trigger=True)
         event = event_of(self.trigger(task, TaskInstance()))
@@ -184,23 +184,23 @@ class TestStartFromTrigger:
         assert pushed["approval_url"] == f"{emulator.url}/resume/adds/{run_id}"
         assert {"run_url", "workflow_url"} <= set(pushed)
 
-    def test_or_on_a_worker(self, context, start):
+    def test_worker_ends_the_task_by_default(self, context, start):
         task = sensor(start(), start_from_trigger=True)
         event = event_of(self.trigger(task, TaskInstance()))
         assert task.execute_complete(context, event.payload) == {"sum": 3, "password": "p"}
 
-    def test_the_time_counts_from_the_task_s_start_in_whichever_triggerer(self, start, emulator):
+    def test_timeout_counts_from_the_start_of_the_task_in_every_triggerer(self, start, emulator):
         emulator.workflow("adds", duration=60)(lambda given: {})
         ti = TaskInstance()
         ti.start_date = datetime.now(tz=UTC) - timedelta(seconds=100)
         task = sensor(start(), start_from_trigger=True, timeout=100.2)
         assert event_of(self.trigger(task, ti)).payload["status"] == "timeout"
 
-    def test_airflow_s_own_timeout_comes_later(self):
+    def test_deferral_timeout_is_later_than_the_timeout(self):
         task = sensor("r", start_from_trigger=True, timeout=100)
         assert task.start_trigger_args.timeout > timedelta(seconds=100)
 
-    def test_the_output_of_another_task_becomes_the_template_that_pulls_it(self):
+    def test_xcom_argument_becomes_a_template(self):
         with DAG("d", schedule=None):
             start = operator(task_id="start", wait_for_completion=False)
             task = sensor(start.output, start_from_trigger=True)
@@ -208,7 +208,7 @@ class TestStartFromTrigger:
         assert task.start_trigger_args.trigger_kwargs["run_id"] == f"{{{{ {pull} }}}}"
         assert task.upstream_task_ids == {"start"}
 
-    def test_what_the_triggerer_cannot_pull_is_left_to_a_worker(self):
+    def test_sensor_defers_if_the_triggerer_cannot_pull_the_run_id(self):
         with DAG("d", schedule=None):
             starts = SimExecuteWorkflowOperator.partial(task_id="start", workflow_id="w").expand(input=[1, 2])
             for number, run_id in enumerate([starts.output, "{{ ti.xcom_pull('start') }}"]):
@@ -226,7 +226,7 @@ class TestStartFromTrigger:
         ],
         ids=str,
     )
-    def test_any_argument_that_the_triggerer_cannot_pull_is_left_to_a_worker(self, given):
+    def test_sensor_defers_if_the_triggerer_cannot_pull_an_argument(self, given):
         with pytest.warns(UserWarning, match="map_indexes=-1.*defers from there"):
             task = sensor("r", start_from_trigger=True, end_from_trigger=True, **given)
         assert task.start_from_trigger is False
@@ -261,8 +261,8 @@ class TestStartFromTrigger:
         assert (options.output_files_dir, options.poll_interval) == (str(tmp_path / "out"), 7.0)
         assert task.template_fields == ("workflow_id", "run_id", "sim_conn_id", "selected_outputs", "output_files_dir")
 
-    def test_earlier_airflow_defers_from_a_worker_and_says_so(self, monkeypatch):
-        monkeypatch.setattr("airflow_provider_sim.sensors.sim.TRIGGERS_RENDER_TEMPLATES", False)
+    def test_sensor_defers_before_airflow_3_3(self, monkeypatch):
+        monkeypatch.setattr("airflow_provider_sim.triggers.start_from_trigger.TRIGGERS_RENDER_TEMPLATES", False)
         with pytest.warns(UserWarning, match=r"needs Airflow 3\.3.*defers from there"):
             task = sensor("r", start_from_trigger=True, deferrable=False)
         assert task.start_from_trigger is False
