@@ -34,7 +34,14 @@ def runs(request, new_home) -> Iterator[dict[str, Future[Ran]]]:
         yield {name: pool.submit(run, name) for name in PROFILES if name in wanted}
 
 
-@pytest.fixture(scope="module", params=PROFILES)
+IN_EACH_CI_RUN = ("v0.5.44", "v0.8")
+"""The oldest and the newest server; the others are tested nightly."""
+
+
+@pytest.fixture(
+    scope="module",
+    params=[name if name in IN_EACH_CI_RUN else pytest.param(name, marks=pytest.mark.nightly) for name in PROFILES],
+)
 def ran(request, runs) -> Ran:
     """What one of them did."""
     return runs[request.param].result()
