@@ -139,7 +139,7 @@ def started(emulator):
 
 class TestOutputs:
     @pytest.mark.parametrize("api_version", ["v2", "legacy"])
-    def test_come_in_the_order_of_the_inputs(self, run_batch, mode, emulator, connection, api_version):
+    def test_order_of_the_inputs(self, run_batch, mode, emulator, connection, api_version):
         connection(extra={"api_version": api_version})
         inputs = [{"n": number, "seconds": 0.4 if number % 3 == 0 else 0.0} for number in range(20)]
         assert run_batch(operator(inputs, **mode)) == doubled(20)
@@ -154,23 +154,23 @@ class TestOutputs:
         assert [output.get("n") for output in outputs[::2]] == [0, 4, 8, 12]
         assert [output["result"]["message"] for output in outputs[1::2]] == ["m1", "m3", "m5", "m7"]
 
-    def test_raw_ones(self, run_batch, mode, emulator):
+    def test_raw_outputs(self, run_batch, mode, emulator):
         secret = {"text": "x" * 20_000, "access_token": "t", "ünï": "çödé"}
         emulator.workflow("secret", duration=0.05)(lambda given: secret)
         assert run_batch(operator([None] * 3, workflow_id="secret", **mode)) == [secret] * 3
 
-    def test_display_copies_are_said_to_be_some(self, run_batch, emulator, context, caplog):
+    def test_display_copies_are_reported(self, run_batch, emulator, context, caplog):
         emulator.workflow("secret", duration=0.05)(lambda given: {"password": "p"})
         emulator.state.keep_jobs = False
         assert run_batch(operator([None] * 3, workflow_id="secret")) == [{"password": "[REDACTED]"}] * 3
         assert context["ti"].xcoms["display_copies"] == [0, 1, 2]
         assert caplog.text.count("display copies") <= 1
 
-    def test_no_inputs_no_runs(self, run_batch, emulator, mode):
+    def test_empty_inputs_start_no_runs(self, run_batch, emulator, mode):
         assert run_batch(operator([], **mode)) == []
         assert emulator.requests == []
 
-    def test_what_is_quick_never_defers(self, context, doubles):
+    def test_finished_batch_never_defers(self, context, doubles):
         doubles.seconds = 0.0
         assert operator(numbers(5), deferrable=True).execute(context) == doubled(5)
 
@@ -182,9 +182,7 @@ class TestOutputs:
         assert xcoms["batch_counts"] == {"total": 5, "completed": 5}
         assert xcoms["workflow_url"].endswith("/w/double")
 
-    def test_do_xcom_push_false_pushes_nothing_and_keeps_the_worker_until_all_is_sent(
-        self, run_batch, context, mode, emulator
-    ):
+    def test_do_xcom_push_false_keeps_the_worker_until_all_runs_are_started(self, run_batch, context, mode, emulator):
         assert run_batch(operator(numbers(8), do_xcom_push=False, max_active_runs=3, **mode)) == doubled(8)
         assert context["ti"].xcoms == {}
         assert context["deferrals"] == []
@@ -193,7 +191,7 @@ class TestOutputs:
 class TestFailures:
     INPUTS = ({"n": 0}, {"n": -1}, {"n": 2}, {"n": -1}, {"n": 4})
 
-    def test_fail_names_them_and_keeps_the_rest(self, run_batch, mode, context):
+    def test_on_error_fail_stores_partial_results(self, run_batch, mode, context):
         with pytest.raises(SimBatchError, match=r"2 of 5 inputs .* failed") as caught:
             run_batch(operator(self.INPUTS, **mode))
         message, batch_id = str(caught.value), context["ti"].xcoms["batch_id"]
@@ -206,7 +204,7 @@ class TestFailures:
         assert [entry.get("output") for entry in partial] == [{"n": 0}, None, {"n": 4}, None, {"n": 8}]
         assert not isinstance(caught.value, AirflowFailException), "they may be run again"
 
-    def test_collect_returns_them(self, run_batch, mode, context):
+    def test_on_error_collect_returns_errors(self, run_batch, mode, context):
         results = run_batch(operator(self.INPUTS, on_error="collect", **mode))
         batch_id = context["ti"].xcoms["batch_id"]
         assert [set(entry) for entry in results] == [
@@ -217,16 +215,16 @@ class TestFailures:
         assert "no number" in results[1]["error"]
         assert "partial_results" not in context["ti"].xcoms
 
-    def test_many_are_counted(self, run_batch):
+    def test_message_names_the_first_failures(self, run_batch):
         with pytest.raises(SimBatchError, match=r"30 of 30 inputs .*and 20 more\. A retry"):
             run_batch(operator([{"n": -1}] * 30))
 
-    def test_a_cancelled_run_is_one(self, run_batch, emulator, mode):
+    def test_cancelled_run_is_a_failure(self, run_batch, emulator, mode):
         emulator.on_start("double", lambda run: run.input["n"] == 2 and run.cancel())
         results = run_batch(operator(numbers(4, seconds=0.3), on_error="collect", **mode))
         assert [entry["status"] for entry in results] == ["completed", "completed", "cancelled", "completed"]
 
-    def test_a_retry_runs_only_those_again(self, run_batch, emulator, context, mode):
+    def test_retry_runs_only_failed_inputs_again(self, run_batch, emulator, context, mode):
         with pytest.raises(SimBatchError):
             run_batch(operator(self.INPUTS, **mode))
         emulator.workflow("double", duration=0.05)(lambda given: {"n": 2 * abs(given["n"])})
@@ -237,13 +235,13 @@ class TestFailures:
             run.run_id.rpartition("-")[2] for run in emulator.runs[5:]
         } == {"1.2", "3.2"}
 
-    def test_nothing_is_left_of_what_only_the_triggerer_needed(self, run_batch, emulator, context):
+    def test_temporary_xcoms_are_deleted(self, run_batch, emulator, context):
         run_batch(operator(numbers(8), deferrable=True, max_active_runs=2))
         assert len(context["deferrals"]) == 1
         assert not [key for key in context["ti"].xcoms if key.startswith("batch_inputs")]
 
 
-class TestRefusals:
+class TestRejections:
     @pytest.mark.parametrize(
         ("inputs", "arguments", "message"),
         [
@@ -252,13 +250,13 @@ class TestRefusals:
             pytest.param({"n": 1}, {}, "inputs is a dict", id="no list"),
         ],
     )
-    def test_before_anything_is_started(self, run_batch, emulator, inputs, arguments, message):
+    def test_invalid_arguments_start_no_runs(self, run_batch, emulator, inputs, arguments, message):
         with pytest.raises(SimInputError, match=message) as caught:
             run_batch(operator(inputs, **arguments))
         assert isinstance(caught.value, AirflowFailException)
         assert not [request for request in emulator.requests if request.method == "POST"]
 
-    def test_control_fields_of_the_old_api(self, run_batch, connection, emulator):
+    def test_control_fields_of_the_legacy_api(self, run_batch, connection, emulator):
         connection(extra={"api_version": "legacy"})
         with pytest.raises(SimInputError, match=r"inputs\[1\].*control fields"):
             run_batch(operator([{"n": 1}, {"stream": True}]))
@@ -267,19 +265,19 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("workflow_id", "error"), [("nowhere", SimNotFoundError), ("undeployed", SimWorkflowNotDeployedError)]
     )
-    def test_of_all_inputs_alike_are_one_error_that_no_retry_can_mend(
+    def test_same_rejection_of_all_inputs_is_one_non_retryable_error(
         self, run_batch, emulator, mode, workflow_id, error
     ):
         with pytest.raises(error):
             run_batch(operator(numbers(50), workflow_id=workflow_id, **mode))
         assert len([request for request in emulator.requests if request.method == "POST"]) == 1
 
-    def test_a_wrong_key_is_one_error(self, run_batch, connection, mode):
+    def test_wrong_key_is_one_error(self, run_batch, connection, mode):
         connection(password="sk-sim-wrong")
         with pytest.raises(SimAuthenticationError):
             run_batch(operator(numbers(5), **mode))
 
-    def test_undeployed_ones_are_skipped_if_wanted(self, run_batch, emulator, mode):
+    def test_skip_undeployed(self, run_batch, emulator, mode):
         inputs = [
             {"workflow_id": "undeployed" if number % 2 else "double", "input": {"n": number}} for number in range(6)
         ]
@@ -290,7 +288,7 @@ class TestRefusals:
         )
         assert collected[1] == {"status": "skipped", "run_id": None}
 
-    def test_money_that_runs_out_underway_is_for_a_retry(self, run_batch, emulator, context, mode):
+    def test_usage_limit_reached_mid_batch_is_retryable(self, run_batch, emulator, context, mode):
         limits = emulator.state.limits
         limits.billing, limits.usage_limit = True, 0.0249
         with pytest.raises(SimBatchError, match=r"stopped: .*Usage limit.*A retry"):
@@ -302,21 +300,21 @@ class TestRefusals:
         assert run_batch(operator(numbers(12), **mode)) == doubled(12)
         assert started(emulator) == Counter(range(12))
 
-    def test_money_that_was_never_there_is_not(self, run_batch, emulator, mode):
+    def test_usage_limit_reached_before_is_not_retryable(self, run_batch, emulator, mode):
         emulator.state.limits.usage_limit = -1.0
         with pytest.raises(SimUsageLimitError):
             run_batch(operator(numbers(12), **mode))
 
 
-class TestTheTriggerer:
-    def test_starts_what_the_worker_could_not(self, run_batch, emulator, context):
+class TestTriggerer:
+    def test_starts_remaining_inputs(self, run_batch, emulator, context):
         assert run_batch(operator(numbers(16, seconds=0.3), deferrable=True, max_active_runs=4)) == doubled(16)
         [(deferral, event)] = context["deferrals"]
         assert deferral.trigger.serialize()[1]["state"]["standings"] == "a*4 u*12"
         assert event["state"]["standings"] == "c*16"
         assert started(emulator) == Counter(range(16))
 
-    def test_is_told_neither_inputs_nor_key(self, context, emulator):
+    def test_arguments_contain_neither_inputs_nor_key(self, context, emulator):
         emulator.state.limits.concurrent_runs = 2
         with pytest.raises(TaskDeferred) as deferral:
             operator([{"n": number, "name": "Erika Mustermann"} for number in range(50)], deferrable=True).execute(
@@ -329,13 +327,13 @@ class TestTheTriggerer:
         assert len(told) < 3000
         assert "Mustermann" in context["ti"].xcoms[key_of(0)]
 
-    def test_gets_many_inputs_in_parts(self, run_batch, emulator, context, monkeypatch):
+    def test_inputs_are_read_in_parts(self, run_batch, emulator, context, monkeypatch):
         monkeypatch.setattr("airflow_provider_sim.batch.chunks.PART_BYTES", 50)
         monkeypatch.setattr(task_batch, "in_parts", lambda inputs, size=50, cut=task_batch.in_parts: cut(inputs, size))
         assert run_batch(operator(numbers(30), deferrable=True, max_active_runs=5)) == doubled(30)
         assert len(context["deferrals"][0][0].trigger.worker_state["firsts"]) > 5
 
-    def test_goes_on_with_what_the_worker_has_learnt(self, context, emulator):
+    def test_uses_the_concurrency_limit_that_the_worker_found(self, context, emulator):
         emulator.state.limits.concurrent_runs = 5
         with pytest.raises(TaskDeferred) as deferral:
             operator(numbers(20, seconds=60.0), deferrable=True, max_active_runs=7).execute(context)
@@ -343,7 +341,7 @@ class TestTheTriggerer:
         assert (trigger.worker_state["known_limit"], trigger.run_options.max_active_runs) == (5, 7)
 
     @pytest.mark.parametrize("api_version", ["v2", "legacy"])
-    def test_that_dies_is_followed_by_another(self, context, emulator, doubles, connection, api_version, monkeypatch):
+    def test_another_triggerer_resumes(self, context, emulator, doubles, connection, api_version, monkeypatch):
         connection(extra={"api_version": api_version})
         monkeypatch.setattr("airflow_provider_sim._compat._state_of", lambda ti: "deferred")
         with pytest.raises(TaskDeferred) as deferral:
@@ -361,7 +359,7 @@ class TestTheTriggerer:
         assert operator(numbers(16, seconds=0.3)).execute_complete(context, event) == doubled(16)
         assert started(emulator) == Counter(range(16))
 
-    def test_two_at_once_start_nothing_twice(self, context, emulator):
+    def test_two_triggers_start_no_run_twice(self, context, emulator):
         """A triggerer that was taken for dead, and the one that has its triggers now."""
         with pytest.raises(TaskDeferred) as deferral:
             operator(numbers(16, seconds=0.3), deferrable=True, max_active_runs=4).execute(context)
@@ -379,7 +377,7 @@ class TestTheTriggerer:
         for event in events:
             assert operator(numbers(16, seconds=0.3)).execute_complete(context, event) == doubled(16)
 
-    def test_whose_inputs_are_gone_says_so(self, context, emulator):
+    def test_deleted_inputs_are_an_error(self, context, emulator):
         with pytest.raises(TaskDeferred) as deferral:
             operator(numbers(20), deferrable=True, max_active_runs=2).execute(context)
         context["ti"].xcoms.clear()
@@ -388,9 +386,7 @@ class TestTheTriggerer:
         with pytest.raises(SimBatchError, match="Somebody has deleted the task's XComs"):
             operator(numbers(20)).execute_complete(context, event)
 
-    def test_has_the_outputs_gathered_before_sim_forgets_them(
-        self, run_batch, context, emulator, monkeypatch, tmp_path
-    ):
+    def test_worker_fetches_outputs_before_sim_deletes_them(self, run_batch, context, emulator, monkeypatch, tmp_path):
         monkeypatch.setattr(batch_triggers, "GATHER_AFTER", 0.5)
         assert run_batch(operator(numbers(24, seconds=0.2), deferrable=True, max_active_runs=4)) == doubled(24)
         assert len(context["deferrals"]) > 1
@@ -400,7 +396,7 @@ class TestTheTriggerer:
         assert started(emulator) == Counter(range(24))
         assert not [key for key in context["ti"].xcoms if key.startswith("batch_results")]
 
-    def test_and_kept_in_object_storage_where_there_is_some(self, run_batch, emulator, monkeypatch, tmp_path):
+    def test_fetched_outputs_are_stored_in_output_files_dir(self, run_batch, emulator, monkeypatch, tmp_path):
         monkeypatch.setattr(batch_triggers, "GATHER_AFTER", 0.5)
         task = operator(
             numbers(24, seconds=0.2), deferrable=True, max_active_runs=4, output_files_dir=tmp_path.as_uri()
@@ -413,16 +409,16 @@ class TestTheTriggerer:
         [None, {}, {"status": "finished"}, {"status": "finished", "state": {}}],
         ids=["none", "empty", "no journal", "no journal either"],
     )
-    def test_an_event_that_is_not_ours_is_an_error(self, context, event):
+    def test_invalid_event_is_an_error(self, context, event):
         with pytest.raises(SimError, match="event doesn't belong"):
             operator(numbers(3)).execute_complete(context, event)
 
-    def test_nor_is_one_of_other_inputs(self, context, emulator):
+    def test_event_of_other_inputs_is_an_error(self, context, emulator):
         event = {"status": "finished", "state": {"batch_id": "airflow-x", "standings": "c*2", "attempts": "1*2"}}
         with pytest.raises(SimError, match="inputs were changed"):
             operator(numbers(3)).execute_complete(context, event)
 
-    def test_nor_one_whose_status_nobody_knows(self, context, emulator):
+    def test_event_with_an_unknown_status_is_an_error(self, context, emulator):
         event = {"status": "hm", "state": {"batch_id": "airflow-x", "standings": "c*3", "attempts": "1*3"}}
         with pytest.raises(SimError, match="unknown status 'hm'"):
             operator(numbers(3)).execute_complete(context, event)
@@ -454,7 +450,7 @@ class TestDurability:
 
     @pytest.mark.parametrize("api_version", ["v2", "legacy"])
     @pytest.mark.parametrize("after", [pytest.param(number, marks=pytest.mark.slow) for number in (1, 2, 20)] + [9])
-    def test_no_input_is_lost_and_none_runs_twice(
+    def test_every_input_runs_once(
         self, run_batch, context, emulator, doubles, monkeypatch, mode, api_version, after, connection
     ):
         connection(extra={"api_version": api_version})
@@ -463,7 +459,7 @@ class TestDurability:
         assert run_batch(operator(numbers(20), **mode)) == doubled(20)
         assert started(emulator) == Counter(range(20))
 
-    def test_also_before_anything_was_sent(self, run_batch, context, emulator, monkeypatch):
+    def test_retry_after_a_crash_before_the_first_start(self, run_batch, context, emulator, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(
                 "airflow_provider_sim.client.async_client.AsyncSimClient.execute_with_retry",
@@ -517,7 +513,7 @@ class TestDurability:
         assert len(task.execute(next_try(context))) == 6
         assert len(checks()) - len(first) <= 1, "only the workspace for the link is asked for again"
 
-    def test_a_retry_reads_only_the_files_it_sends(self, context, emulator, tmp_path):
+    def test_retry_reads_only_the_files_that_it_sends(self, context, emulator, tmp_path):
         failing = {1, 2}
 
         @emulator.workflow("double", duration=0.05)
@@ -540,7 +536,7 @@ class TestDurability:
         assert started(emulator) == Counter({0: 1, 1: 2, 2: 1})
 
     @pytest.mark.usefixtures("no_store")
-    def test_without_a_store_a_cleared_task_runs_afresh(self, run_batch, context, emulator):
+    def test_without_a_store_a_cleared_task_starts_a_new_batch(self, run_batch, context, emulator):
         run_batch(operator(numbers(3)))
         context.update(next_try(context, cleared=True))
         run_batch(operator(numbers(3)))
@@ -562,13 +558,13 @@ class TestDurability:
         assert run_batch(operator(numbers(3))) == doubled(3)
         assert started(emulator).total() == 6
 
-    def test_durable_false_starts_a_batch_for_each_try(self, run_batch, context, emulator):
+    def test_durable_false_starts_a_batch_in_each_try(self, run_batch, context, emulator):
         for _ in range(2):
             run_batch(operator(numbers(3), durable=False))
         assert started(emulator).total() == 6
         assert context["task_state_store"] == {}
 
-    def test_a_cleared_task_runs_afresh_once_its_old_runs_are_cancelled(
+    def test_cleared_task_cancels_its_old_runs_and_starts_a_new_batch(
         self, run_batch, context, emulator, doubles, monkeypatch
     ):
         self.die(context, emulator, doubles, 10, monkeypatch)
@@ -588,7 +584,7 @@ class TestDurability:
         assert run_batch(operator(inputs)) == [{"n": 2 * (number + 100)} for number in range(20)]
         assert all(started(emulator)[number + 100] == 1 for number in range(20))
 
-    def test_what_is_written_down_is_small_and_holds_no_key(self, run_batch, context, emulator):
+    def test_recorded_state_is_small_and_contains_no_key(self, run_batch, context, emulator):
         run_batch(operator(numbers(20)))
         written = json.dumps(context["task_state_store"])
         assert emulator.api_key not in written
@@ -596,14 +592,12 @@ class TestDurability:
 
 
 @pytest.mark.sim_emulator(profile="v0.6.40")
-class TestServersThatChooseIdsThemselves:
+class TestServersThatChooseRunIds:
     def test_the_task_keeps_its_worker(self, run_batch, context, emulator, mode):
         assert run_batch(operator(numbers(12), **mode)) == doubled(12)
         assert context["deferrals"] == []
 
-    def test_the_next_try_finds_the_runs_by_what_the_server_called_them(
-        self, run_batch, context, emulator, doubles, monkeypatch
-    ):
+    def test_retry_finds_the_runs_by_the_recorded_ids(self, run_batch, context, emulator, doubles, monkeypatch):
         durability = TestDurability()
         durability.die(context, emulator, doubles, 10, monkeypatch)
         assert run_batch(operator(numbers(20))) == doubled(20)
@@ -611,8 +605,8 @@ class TestServersThatChooseIdsThemselves:
         assert doubles_started <= rate_limits.MAX_STARTING, "only those whose answers were on their way"
 
 
-class TestOutOfTime:
-    def test_the_runs_are_cancelled_and_what_is_done_is_kept(self, run_batch, context, emulator, mode):
+class TestTimeouts:
+    def test_runs_are_cancelled_and_partial_results_stored(self, run_batch, context, emulator, mode):
         inputs = [{"n": number, "seconds": 0.0 if number < 3 else 60.0} for number in range(6)]
         with pytest.raises(SimRunTimeoutError, match=r"3 of 6 runs were still.*3 completed runs"):
             run_batch(operator(inputs, timeout=1.2, **mode))
@@ -620,12 +614,12 @@ class TestOutOfTime:
         partial = [entry["status"] for entry in context["ti"].xcoms["partial_results"]]
         assert partial == ["completed"] * 3 + ["cancelled"] * 3
 
-    def test_or_left_alone_where_the_author_wants_that(self, run_batch, emulator, mode):
+    def test_cancel_on_kill_false_leaves_runs_running(self, run_batch, emulator, mode):
         with pytest.raises(SimRunTimeoutError):
             run_batch(operator(numbers(3, seconds=60.0), timeout=0.5, cancel_on_kill=False, **mode))
         assert [run.status for run in emulator.runs] == ["running"] * 3
 
-    def test_execution_timeout_counts_too(self, run_batch, emulator, mode):
+    def test_execution_timeout(self, run_batch, emulator, mode):
         task = operator(numbers(3, seconds=60.0), execution_timeout=timedelta(seconds=1.0), **mode)
         with pytest.raises(SimRunTimeoutError):
             run_batch(task)
@@ -641,7 +635,7 @@ class TestOutOfTime:
         event = {"status": status, "state": trigger.state, "worker_state": trigger.worker_state, "message": "x"}
         assert operator(numbers(5)).execute_complete(context, event) == doubled(5)
 
-    def test_an_error_of_the_trigger_leaves_running_runs_to_the_retry(self, context, emulator, doubles):
+    def test_trigger_error_leaves_active_runs_to_the_retry(self, context, emulator, doubles):
         doubles.seconds = 60.0
         with pytest.raises(TaskDeferred) as deferral:
             operator(numbers(5), deferrable=True).execute(context)
@@ -654,7 +648,7 @@ class TestOutOfTime:
 
     @pytest.mark.parametrize("store", [True, False], ids=["Airflow 3.3", "before"])
     @pytest.mark.parametrize("done", [True, False], ids=["over", "not over"])
-    def test_where_no_trigger_was_there_the_worker_looks_a_last_time(self, context, emulator, doubles, done, store):
+    def test_deferral_timeout_polls_once_more(self, context, emulator, doubles, done, store):
         if not store:
             del context["task_state_store"]
         doubles.seconds = 60.0
@@ -673,7 +667,7 @@ class TestOutOfTime:
 
 
 class TestKilled:
-    def test_a_waiting_worker_cancels_its_runs(self, context, emulator, doubles):
+    def test_worker_cancels_its_runs(self, context, emulator, doubles):
         doubles.seconds = 60.0
         task = operator(numbers(30))
         emulator.on_start("double", lambda run: len(emulator.runs) == 20 and kill(task))
@@ -682,7 +676,7 @@ class TestKilled:
         assert 20 <= len(emulator.runs) <= 20 + rate_limits.MAX_STARTING
         assert {run.status for run in emulator.runs} == {"cancelled"}
 
-    def test_they_are_left_alone_where_the_author_wants_that(self, context, emulator, doubles):
+    def test_cancel_on_kill_false(self, context, emulator, doubles):
         task = operator(numbers(5), cancel_on_kill=False)
         doubles.seconds = 60.0
 
@@ -697,7 +691,7 @@ class TestKilled:
         assert {run.status for run in emulator.runs} == {"completed"}
 
     @pytest.mark.parametrize("tells", [True, False], ids=["Airflow 3.3", "before"])
-    def test_a_trigger_cancels_them_when_a_user_acts(self, context, emulator, doubles, monkeypatch, tells):
+    def test_trigger_cancels_runs_when_killed(self, context, emulator, doubles, monkeypatch, tells):
         monkeypatch.setattr("airflow_provider_sim.triggers.base.TRIGGERS_HAVE_ON_KILL", tells)
         doubles.seconds = 60.0
         with pytest.raises(TaskDeferred) as deferral:
@@ -722,7 +716,7 @@ class TestKilled:
         asyncio.run(act())
         assert {run.status for run in emulator.runs if run.refused is None} == {"cancelled"}
 
-    def test_cancelling_many_is_not_held_up_by_a_limit(self, context, emulator, doubles):
+    def test_cancellation_is_not_delayed_by_a_rate_limit(self, context, emulator, doubles):
         doubles.seconds = 60.0
         emulator.state.limits.endpoint_per_minute = 30
         emulator.state.limits.clear()
@@ -763,7 +757,7 @@ class TestPauses:
 
 
 class TestLargeResults:
-    def test_go_to_object_storage(self, run_batch, mode, tmp_path):
+    def test_large_outputs_store(self, run_batch, mode, tmp_path):
         task = operator(
             numbers(25), max_output_bytes=150, large_outputs="store", output_files_dir=tmp_path.as_uri(), **mode
         )
@@ -773,11 +767,11 @@ class TestLargeResults:
         lines = Path(result["output_path"].removeprefix("file://")).read_text().splitlines()
         assert [json.loads(line) for line in lines] == doubled(25)
 
-    def test_or_fail_without_being_lost(self, run_batch, context, emulator):
+    def test_large_outputs_fail(self, run_batch, context, emulator):
         with pytest.raises(SimOutputError, match=r"larger .* than max_output_bytes.*of 25 fit"):
             run_batch(operator(numbers(25), max_output_bytes=150))
 
-    def test_a_single_large_one_is_stored_by_itself(self, run_batch, emulator, tmp_path, mode):
+    def test_single_large_output_is_stored_separately(self, run_batch, emulator, tmp_path, mode):
         emulator.workflow("one_large", duration=0.05)(lambda given: {"text": "x" * given["size"]})
         inputs = [{"size": 10}, {"size": 5000}, {"size": 10}]
         task = operator(
@@ -792,7 +786,7 @@ class TestLargeResults:
         assert outputs[0] == outputs[2] == {"text": "x" * 10}
         assert json.loads(Path(outputs[1]["output_path"].removeprefix("file://")).read_text()) == {"text": "x" * 5000}
 
-    def test_partial_results_of_a_failure_too(self, run_batch, context, tmp_path):
+    def test_large_partial_results_are_stored(self, run_batch, context, tmp_path):
         inputs = [*numbers(50), {"n": -1}]
         task = operator(inputs, max_output_bytes=300, large_outputs="store", output_files_dir=tmp_path.as_uri())
         with pytest.raises(SimBatchError, match=r"50 completed runs .*partial_results\.jsonl"):

@@ -43,31 +43,31 @@ def sensor(**arguments):
 
 
 @pytest.mark.parametrize("api_version", ["v2", "legacy"])
-def test_the_output_is_the_xcom(run_task, start, connection, api_version, deferrable):
+def test_output_is_the_xcom(run_task, start, connection, api_version, deferrable):
     run_id = start("slow", {"seconds": 0.2, "message": "hi"})
     connection(extra={"api_version": api_version})
     output = run_task(sensor(workflow_id="slow", run_id=run_id, deferrable=deferrable))
     assert "hi" in str(output)
 
 
-def test_a_run_that_is_over_already_never_defers(context, start):
+def test_finished_run_never_defers(context, start):
     run_id = start("echo_plain", {"message": "hi"})
     assert sensor(workflow_id="echo_plain", run_id=run_id, deferrable=True).execute(context)
 
 
-def test_a_failed_run_fails_the_sensor_at_once(run_task, start, deferrable):
+def test_failed_run_fails_the_sensor_without_retries(run_task, start, deferrable):
     run_id = start("failing", {"message": "x"})
     with pytest.raises(AirflowFailException, match=r"(?i)failed: .*boom"):
         run_task(sensor(workflow_id="failing", run_id=run_id, deferrable=deferrable))
 
 
-def test_soft_fail_skips_for_a_failed_run(run_task, start):
+def test_soft_fail_skips_after_a_failed_run(run_task, start):
     run_id = start("failing", {"message": "x"})
     with pytest.raises(AirflowSkipException):
         run_task(sensor(workflow_id="failing", run_id=run_id, soft_fail=True))
 
 
-def test_the_timeout_is_a_sensor_s(run_task, start, deferrable):
+def test_timeout_raises_airflow_sensor_timeout(run_task, start, deferrable):
     run_id = start("slow", {"seconds": 60})
     with pytest.raises(AirflowSensorTimeout):
         run_task(sensor(workflow_id="slow", run_id=run_id, timeout=0.2, deferrable=deferrable))
@@ -79,19 +79,19 @@ def test_soft_fail_skips_at_the_timeout(run_task, start):
         run_task(sensor(workflow_id="slow", run_id=run_id, timeout=0.1, soft_fail=True))
 
 
-def test_a_pause_may_fail_the_sensor(run_task, start, deferrable):
+def test_on_paused_fail(run_task, start, deferrable):
     run_id = start("paused", {"message": "x"})
     with pytest.raises(AirflowFailException, match="waits for a person"):
         run_task(sensor(workflow_id="paused", run_id=run_id, on_paused="fail", deferrable=deferrable))
 
 
-def test_a_pause_may_be_returned(run_task, start, deferrable):
+def test_on_paused_return(run_task, start, deferrable):
     run_id = start("paused", {"message": "x"})
     report = run_task(sensor(workflow_id="paused", run_id=run_id, on_paused="return", deferrable=deferrable))
     assert report["approval_url"].endswith(f"/resume/paused/{run_id}")
 
 
-def test_an_on_paused_that_there_is_not_is_refused(run_task, emulator):
+def test_invalid_on_paused_is_rejected(run_task, emulator):
     with pytest.raises(SimInputError, match="wait, fail, return"):
         run_task(sensor(workflow_id="slow", run_id="r", on_paused="hope"))
     assert emulator.requests == []
@@ -104,7 +104,7 @@ def test_do_xcom_push_false_pushes_nothing(run_task, context, start):
 
 
 @pytest.mark.parametrize("ended", [True, False])
-def test_a_deferral_that_airflow_ended_is_followed_by_a_last_look(context, emulator, start, ended):
+def test_deferral_timeout_polls_once_more(context, emulator, start, ended):
     run_id = start("slow", {"seconds": 60, "message": "hi"})
     task = sensor(workflow_id="slow", run_id=run_id, deferrable=True)
     emulator.clock.advance(61 if ended else 0)
@@ -130,7 +130,7 @@ def test_a_deferral_that_airflow_ended_is_followed_by_a_last_look(context, emula
     ],
 )
 @pytest.mark.usefixtures("run_task")
-def test_at_the_timeout_the_run_is_cancelled_if_that_is_wanted(context, emulator, start, way, soft_fail):
+def test_cancel_on_timeout(context, emulator, start, way, soft_fail):
     run_id = start("slow", {"seconds": 60})
     context["ti"] = Rescheduled(datetime.now(tz=UTC) - timedelta(seconds=1))
     task = sensor(workflow_id="slow", run_id=run_id, timeout=0.1, cancel_on_timeout=True, soft_fail=soft_fail, **way)
@@ -146,14 +146,14 @@ def test_at_the_timeout_the_run_is_cancelled_if_that_is_wanted(context, emulator
     assert emulator.runs[0].status == "cancelled"
 
 
-def test_a_run_that_came_to_a_bad_end_is_not_cancelled(run_task, emulator, start):
+def test_failed_run_is_not_cancelled(run_task, emulator, start):
     run_id = start("failing", {"message": "x"})
     with pytest.raises(AirflowSkipException):
         run_task(sensor(workflow_id="failing", run_id=run_id, soft_fail=True, cancel_on_timeout=True))
     assert not [request for request in emulator.requests if "cancel" in request.path]
 
 
-def test_a_run_that_can_t_be_cancelled_at_the_timeout_is_said_to_go_on(run_task, start, capfd, emulator):
+def test_failed_cancellation_is_logged(run_task, start, capfd, emulator):
     run_id = start("slow", {"seconds": 60})
     emulator.fault("server_error", match="cancel", times=None, status=404, page=True)
     task = sensor(workflow_id="slow", run_id=run_id, deferrable=True, timeout=0.1, cancel_on_timeout=True)
@@ -162,7 +162,7 @@ def test_a_run_that_can_t_be_cancelled_at_the_timeout_is_said_to_go_on(run_task,
     assert "could not be cancelled" in "".join(capfd.readouterr())
 
 
-def test_the_deferral_ends_after_the_trigger_s_own_deadline(context, start):
+def test_deferral_timeout_is_later_than_the_trigger_deadline(context, start):
     run_id = start("slow", {"seconds": 60})
     with pytest.raises(TaskDeferred) as deferral:
         sensor(workflow_id="slow", run_id=run_id, deferrable=True, timeout=100).execute(context)
@@ -170,12 +170,12 @@ def test_the_deferral_ends_after_the_trigger_s_own_deadline(context, start):
 
 
 @pytest.mark.sim_emulator(profile="v0.5.44")
-def test_an_old_server_s_job_id_works(run_task, start, deferrable):
+def test_job_id_of_the_legacy_api(run_task, start, deferrable):
     job_id = start("slow", {"seconds": 0.2, "message": "hi"})
     assert "hi" in str(run_task(sensor(workflow_id="slow", run_id=job_id, deferrable=deferrable)))
 
 
-def test_a_look_that_fails_is_repeated(run_task, start, emulator):
+def test_failed_poll_is_retried(run_task, start, emulator):
     run_id = start("slow", {"seconds": 0.2, "message": "hi"})
     emulator.state.limits.admission_gate = 0
     looks = []
@@ -197,7 +197,7 @@ class Rescheduled(TaskInstance):
         self.get_first_reschedule_date = lambda context: first_look
 
 
-def test_a_rescheduled_sensor_looks_again_for_a_run_just_started_and_gives_one_up_that_stays_unknown(context):
+def test_rescheduled_sensor_fails_if_the_run_stays_unknown(context):
     def look(seconds_ago):
         first = datetime.now(tz=UTC) - timedelta(seconds=seconds_ago)
         context["ti"] = Rescheduled(first)
