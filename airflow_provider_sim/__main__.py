@@ -1,4 +1,4 @@
-"""``python -m airflow_provider_sim``: the commands of ``airflow sim``, for an Airflow whose CLI takes none."""
+"""``python -m airflow_provider_sim``: the commands of ``airflow sim`` without Airflow's CLI."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from airflow_provider_sim.cli.definition import parser
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Carry a command out.
+    """Run a command.
 
-    :raises SystemExit: with what came of it.
+    :raises SystemExit: with the command's exit code.
     """
-    given = parser().parse_args(arguments)
-    given.func(given)
+    parsed = parser().parse_args(arguments)
+    parsed.func(parsed)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Everything that can go wrong with Sim, as exceptions that an Airflow task may raise as they are.
+"""Exceptions of this provider, to be raised by Airflow tasks as they are.
 
-Every error is an ``AirflowException``, so that ``soft_fail``, ``never_fail`` and callbacks treat it as one. Errors that
-no retry can mend are ``AirflowFailException`` as well: Airflow then fails the task without using up its retries.
+Every error is an ``AirflowException``, so ``soft_fail``, ``never_fail`` and callbacks treat it as one. Non-retryable
+errors are ``AirflowFailException`` as well: Airflow then fails the task without further retries.
 
-A message says what happened, to which workflow and run, and what to do next. No message ever holds the API key.
+A message states what happened, to which workflow and run, and what to do next. No message contains the API key.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from airflow_provider_sim.json_values import printable
 
 
 class Outcome(StrEnum):
-    """What is known of a request's effect on the server when it ended in an error.
+    """Effect on the server of a request that ended in an error, as far as known.
 
-    ``NEVER_SENT``: the server has seen nothing of it. ``REFUSED``: the server has answered that it did nothing.
-    ``UNKNOWN``: it may or may not have been carried out. ``RAN``: the workflow was started.
+    ``NEVER_SENT``: the server received nothing. ``REFUSED``: the server rejected the request and did nothing.
+    ``UNKNOWN``: the request may have been executed. ``RAN``: the workflow was started.
     """
 
     NEVER_SENT = "never sent"
@@ -34,23 +34,23 @@ class SimError(AirflowException):
     """Base of all errors of this provider.
 
     :param message: what happened and what to do next, for the DAG author.
-    :param code: the error's class in one word; the names of Sim's SDKs where they have one.
-    :param detail_code: Sim's own finer code, such as ``EXECUTION_CONCURRENCY_LIMIT``.
-    :param status: HTTP status of the answer, if there was one.
+    :param code: class of the error; the code of Sim's SDKs if they have one.
+    :param detail_code: Sim's own, more specific code, such as ``EXECUTION_CONCURRENCY_LIMIT``.
+    :param status: HTTP status of the response, if there was one.
     :param request_id: Sim's ``x-request-id``, for its support.
-    :param retry_after: seconds that Sim asked to wait.
-    :param usual_wait: seconds worth waiting at first where Sim doesn't say.
-    :param workflow_id: the workflow concerned.
-    :param run_id: the run concerned.
-    :param outcome: what the server has done.
-    :param run_id_spent: the run id sent can't be used for another attempt.
-    :param worth_repeating: how often the same request is worth sending again; default: as often as the policy allows
-        for errors that pass by themselves, never for others.
+    :param retry_after: seconds to wait by the server's ``Retry-After``.
+    :param default_wait: seconds to wait before the first retry if ``retry_after`` is None.
+    :param workflow_id: the affected workflow.
+    :param run_id: the affected run.
+    :param outcome: effect on the server.
+    :param run_id_spent: a further attempt needs another run ID.
+    :param max_retries: upper limit of retries of the same request; default: unlimited for retryable errors, 0 for
+        others.
     """
 
     default_code: ClassVar[str] = "SIM_ERROR"
     default_outcome: ClassVar[Outcome] = Outcome.UNKNOWN
-    passes_by_itself: ClassVar[bool] = False
+    is_retryable: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -61,12 +61,12 @@ class SimError(AirflowException):
         status: int | None = None,
         request_id: str | None = None,
         retry_after: float | None = None,
-        usual_wait: float = 0.0,
+        default_wait: float = 0.0,
         workflow_id: str | None = None,
         run_id: str | None = None,
         outcome: Outcome | None = None,
         run_id_spent: bool = False,
-        worth_repeating: float | None = None,
+        max_retries: float | None = None,
     ) -> None:
         super().__init__(printable(message))
         self.code = code or self.default_code
@@ -74,27 +74,27 @@ class SimError(AirflowException):
         self.status = status
         self.request_id = request_id
         self.retry_after = retry_after
-        self.usual_wait = usual_wait
+        self.default_wait = default_wait
         self.workflow_id = workflow_id
         self.run_id = run_id
         self.outcome = outcome or self.default_outcome
         self.run_id_spent = run_id_spent
-        self.worth_repeating = (inf if self.passes_by_itself else 0) if worth_repeating is None else worth_repeating
+        self.max_retries = (inf if self.is_retryable else 0) if max_retries is None else max_retries
 
 
 class SimPermanentError(SimError, AirflowFailException):
-    """What no retry can mend: someone has to change something first."""
+    """Base of non-retryable errors: someone has to change something first."""
 
 
 class SimConfigurationError(SimPermanentError):
-    """The connection or the client's settings can't work; nothing was sent."""
+    """The connection or the client's settings are invalid; no request was sent."""
 
     default_code = "CONFIGURATION_ERROR"
     default_outcome = Outcome.NEVER_SENT
 
 
 class SimInputError(SimPermanentError):
-    """The arguments or the workflow's input can't work, by our own check or by Sim's."""
+    """The arguments or the workflow's input are invalid, by this package's checks or by Sim's."""
 
     default_code = "INVALID_INPUT"
 
@@ -106,7 +106,7 @@ class SimAuthenticationError(SimPermanentError):
 
 
 class SimPermissionError(SimPermanentError):
-    """The API key is good but may not do this."""
+    """The API key is valid but lacks the permission."""
 
     default_code = "FORBIDDEN"
 
@@ -118,147 +118,147 @@ class SimWorkflowNotDeployedError(SimPermanentError):
 
 
 class SimUsageLimitError(SimPermanentError):
-    """The workspace's money or credits are used up."""
+    """The usage limit or the credits of the workspace's payer are used up."""
 
     default_code = "USAGE_LIMIT_EXCEEDED"
 
 
 class SimNotFoundError(SimPermanentError):
-    """What was asked for doesn't exist, or the key may not see it (Sim tells the two apart only partly)."""
+    """The resource doesn't exist, or the key may not see it (Sim distinguishes the two only in part)."""
 
     default_code = "NOT_FOUND"
 
 
 class SimRunNotFoundError(SimNotFoundError):
-    """No such run. Right after an asynchronous start this can pass by itself."""
+    """The run doesn't exist; temporary right after an async start."""
 
     default_code = "RUN_NOT_FOUND"
 
 
 class SimUnsupportedError(SimPermanentError):
-    """The server can't do what was asked: too old, or its v2 API is switched off."""
+    """The server doesn't support the request: it is too old, or its v2 API is switched off."""
 
     default_code = "UNSUPPORTED"
 
 
 class SimRouteMissingError(SimUnsupportedError):
-    """Nothing answers at this path: a server too old for it, a wrong path prefix, or no Sim server at all."""
+    """No API at this path: the server is too old, the path prefix is wrong, or it is not a Sim server."""
 
     default_code = "ROUTE_MISSING"
 
 
 class SimV2OffError(SimUnsupportedError):
-    """The server's ``/api/v2`` is switched off, as it is by default on self-hosted servers."""
+    """The server's ``/api/v2`` is switched off, which is the default of self-hosted servers."""
 
     default_code = "V2_OFF"
 
 
 class SimRedirectError(SimPermanentError):
-    """The server answered with a redirect, which is never followed: it would lose the body and hand on the key."""
+    """The server sent a redirect, which is never followed: it would lose the body and pass on the key."""
 
     default_code = "REDIRECT"
 
 
 class SimConflictError(SimError):
-    """The request doesn't fit the present state: run id already used, pause already resumed, run already over."""
+    """The request conflicts with the current state, such as a resumed pause or a finished run."""
 
     default_code = "CONFLICT"
 
 
 class SimRunIdConflictError(SimConflictError):
-    """The run id was used before; nothing new was started."""
+    """The run ID was used before; no run was started."""
 
     default_code = "RUN_ID_CONFLICT"
 
 
 class SimPauseAnsweredError(SimConflictError, SimPermanentError):
-    """There is no pause to answer: somebody else has answered it, or the run is over."""
+    """The run has no open pause: it was answered by another person, or the run has finished."""
 
     default_code = "PAUSE_ANSWERED"
     default_outcome = Outcome.REFUSED
 
 
 class SimRateLimitError(SimError):
-    """Too many requests or too many runs at once; ``detail_code`` says which limit."""
+    """Rate-limited: too many requests or concurrent runs; ``detail_code`` names the limit."""
 
     default_code = "RATE_LIMIT_EXCEEDED"
-    passes_by_itself = True
+    is_retryable = True
 
 
 class SimServerError(SimError):
-    """Sim, or a proxy before it, failed."""
+    """Sim, or a proxy between this machine and Sim, failed."""
 
     default_code = "SERVER_ERROR"
-    passes_by_itself = True
+    is_retryable = True
 
 
 class SimResponseError(SimError):
-    """The answer can't be read: no JSON, cut short, or not Sim's at all."""
+    """The response can't be read: not JSON, truncated, or not from Sim."""
 
     default_code = "INVALID_JSON"
-    passes_by_itself = True
+    is_retryable = True
 
 
 class SimConnectionError(SimError):
     """The server can't be reached, or the connection broke."""
 
     default_code = "CONNECTION_ERROR"
-    passes_by_itself = True
+    is_retryable = True
 
 
 class SimTimeoutError(SimConnectionError):
-    """No answer within the request's timeout."""
+    """The request timed out."""
 
     default_code = "TIMEOUT"
 
 
 class SimStreamError(SimError):
-    """A stream broke off or held what can't be read; its run was started."""
+    """A stream broke or is unreadable; its run was started."""
 
     default_code = "STREAM_ERROR"
 
 
 class SimOutputError(SimPermanentError):
-    """The run completed, but its output can't become the task's: too large, or a file of it can't be saved."""
+    """The run completed, but its output can't be returned: it is too large, or one of its files can't be saved."""
 
     default_code = "OUTPUT_ERROR"
 
 
 class SimDeploymentError(SimError):
-    """Sim took a deployment, and hasn't made it live."""
+    """Sim accepted a deployment but hasn't made it live."""
 
     default_code = "DEPLOYMENT_ERROR"
 
 
 class SimRunError(SimError):
-    """A run didn't come to a good end."""
+    """Base of errors of runs that did not complete."""
 
     default_code = "EXECUTION_ERROR"
 
 
 class SimRunFailedError(SimRunError):
-    """The workflow ran and failed; the message is Sim's own."""
+    """The run failed; the message contains Sim's own."""
 
 
 class SimRunCancelledError(SimRunError):
-    """The run was cancelled, by whomever."""
+    """The run was cancelled, by anyone."""
 
     default_code = "RUN_CANCELLED"
 
 
 class SimRunPausedError(SimRunError):
-    """The run waits for a person and ``on_paused`` says not to wait with it."""
+    """The run waits for a person, and ``on_paused`` is not ``wait``."""
 
     default_code = "RUN_PAUSED"
 
 
 class SimBatchError(SimRunError):
-    """Some runs of a batch didn't come to a good end; the message says which, and where the others' outputs are."""
+    """Some runs of a batch did not complete; the message names them and where the other outputs are."""
 
     default_code = "BATCH_FAILED"
 
 
 class SimRunTimeoutError(SimRunError):
-    """The run didn't end before our own deadline. It may still be going on."""
+    """The run did not finish within the task's timeout. It may still be running."""
 
     default_code = "TIMEOUT"

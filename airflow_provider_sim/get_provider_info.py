@@ -1,4 +1,4 @@
-"""What Airflow's UI and CLI read about this provider. Imports nothing: Airflow calls it in every process."""
+"""Metadata of this provider for Airflow, without imports: Airflow reads it in every process."""
 
 
 def get_provider_info() -> dict[str, object]:
@@ -72,12 +72,12 @@ def get_provider_info() -> dict[str, object]:
                     },
                     "api_version": {
                         "label": "API version",
-                        "description": "auto, v2 or legacy; auto finds out whether the server has /api/v2 switched on.",
+                        "description": "auto, v2 or legacy; auto detects whether the server has /api/v2 switched on.",
                         "schema": {"type": ["string", "null"], "enum": ["auto", "v2", "legacy"], "default": "auto"},
                     },
                     "timeout": {
                         "label": "Request timeout (s)",
-                        "description": "For every request but a held-open execution. Default 30.",
+                        "description": "Of all requests except sync executions. Default 30.",
                         "schema": {"type": ["number", "null"], "minimum": 0.1},
                     },
                     "verify": {
@@ -87,22 +87,22 @@ def get_provider_info() -> dict[str, object]:
                     },
                     "max_retries": {
                         "label": "Retries per request",
-                        "description": "How often a request that is safe to repeat is repeated. Default 3.",
+                        "description": "Of idempotent requests and rejected starts. Default 3.",
                         "schema": {"type": ["integer", "null"], "minimum": 0},
                     },
                     "initial_delay": {
                         "label": "First retry delay (s)",
-                        "description": "Before the first repetition; Sim's own Retry-After goes first. Default 1.",
+                        "description": "Unless Sim sends Retry-After. Default 1.",
                         "schema": {"type": ["number", "null"], "minimum": 0},
                     },
                     "max_delay": {
                         "label": "Longest retry delay (s)",
-                        "description": "Cap of the growing delay. Default 30.",
+                        "description": "Upper limit of the growing delay. Default 30.",
                         "schema": {"type": ["number", "null"], "minimum": 0},
                     },
                     "backoff_multiplier": {
                         "label": "Backoff multiplier",
-                        "description": "By how much the delay grows with each repetition. Default 2.",
+                        "description": "Factor by which the delay grows with each retry. Default 2.",
                         "schema": {"type": ["number", "null"], "minimum": 1},
                     },
                 },

@@ -74,7 +74,7 @@ def bad_connections(sim: SimEmulator) -> Iterator[list[BadConnection]]:
             case("invalid API key", "Put a current key", sim.url, password="sk-sim-other"),
             case("no API key", "has no API key. Set the password field", sim.url, password=""),
             case("http, redirected to https", "(host) to https://sim.example.com;", to_https.url),
-            case("http to an https port", "begin the base URL with https://", _as("http", tls_only.url)),
+            case("http to an https port", "start the base URL with https://", _as("http", tls_only.url)),
             case("https to an http port", "(host) with http://", _as("https", sim.url)),
             case("untrusted certificate", "extra 'verify' to the path of your CA bundle", tls_only.url),
             case("sim.ai without www", "base URL (host) to https://www.sim.ai;", to_www.url),

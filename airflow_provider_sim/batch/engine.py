@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from math import inf
@@ -18,7 +18,15 @@ from typing import Any
 
 from airflow_provider_sim.arguments import OnPaused
 from airflow_provider_sim.batch.state import BatchState, ItemStatus
-from airflow_provider_sim.client import CONCURRENCY_LIMIT, EXECUTION_LIMIT, AsyncSimClient, RunStatus, WorkflowRun
+from airflow_provider_sim.client import (
+    CONCURRENCY_LIMIT,
+    EXECUTION_LIMIT,
+    AsyncSimClient,
+    RunStatus,
+    StartStoppedError,
+    StopToken,
+    WorkflowRun,
+)
 from airflow_provider_sim.exceptions import (
     Outcome,
     SimError,
@@ -64,10 +72,6 @@ _ENDS = {
 }
 
 Wait = Callable[[RunPollState], Awaitable[WorkflowRun]]
-
-
-class _StoppedError(Exception):
-    """A start was about to be sent when there was reason to start nothing any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +142,7 @@ class BatchEngine:
         self._broken: BaseException | None = None
         self._began = self._told_at = clock()
         self._told = ""
+        self._stop_token = StopToken()
         self.stopped: SimError | None = None
         self.refusal: SimError | None = None
 
@@ -165,6 +170,7 @@ class BatchEngine:
     def stop(self, error: SimError) -> None:
         """Start nothing any more."""
         self.stopped = self.stopped or error
+        self._stop_token.stopped = True
         self._bell.set()
 
     # --- the course of things ------------------------------------------------------------------------------------
@@ -277,10 +283,10 @@ class BatchEngine:
                 run_id=self._ids(index),
                 run_timeout=self._terms.run_timeout,
                 deadline=self._starts_until,
-                waits_out_limits=False,
-                before_attempt=self._refuse_if_stopped,
+                retry_on_rate_limit=False,
+                stop=self._stop_token,
             )
-        except _StoppedError:
+        except StartStoppedError:
             self._journal.stands(index, ItemStatus.UNSENT)
         except SimRateLimitError as error:
             self._was_limited(index, error)
@@ -298,26 +304,12 @@ class BatchEngine:
             return True
         return False
 
-    def _refuse_if_stopped(self) -> None:
-        """Send nothing more; the task may have been killed in the midst of things.
-
-        :raises _StoppedError: nothing is to be started any more.
-        """
-        if self.stopped is not None:
-            raise _StoppedError
-
-    def _ids(self, index: int) -> Callable[[], str]:
-        """Give the input's id, and another for each attempt that can't have it."""
-        fresh = True
-
-        def run_id() -> str:
-            nonlocal fresh
-            if not fresh:
-                self._renew(index)
-            fresh = False
-            return self._journal.run_id(index)
-
-        return run_id
+    def _ids(self, index: int) -> Iterator[str]:
+        """The input's run ID, and a new one for each attempt that can't have it."""
+        yield self._journal.run_id(index)
+        while True:
+            self._renew(index)
+            yield self._journal.run_id(index)
 
     def _renew(self, index: int) -> None:
         self._journal.renew(index)
@@ -376,10 +368,10 @@ class BatchEngine:
     def _has_failed(self, index: int, error: SimError) -> None:
         """A start went wrong, in a way that may pass or that concerns this input only."""
         unsure = error.outcome not in (Outcome.NEVER_SENT, Outcome.REFUSED)
-        if unsure and not self._client.takes_run_ids:
+        if unsure and not self._client.accepts_run_ids:
             self._refuse(index, error)  # nobody can find out whether it runs, and sending it again may double it
             return
-        if not isinstance(error, SimRunIdConflictError) and not error.worth_repeating:
+        if not isinstance(error, SimRunIdConflictError) and not error.max_retries:
             self._refuse(index, error)
             return
         self._failed_starts += 1
@@ -429,7 +421,7 @@ class BatchEngine:
             log.debug("%s", error)
             self._throttle.executions.on_report(None, None)
         else:
-            limit = self._client.limit_of_starts(usage)
+            limit = self._client.start_limit(usage)
             self._throttle.executions.on_report(limit, limit.reset if limit else None)
         self._bell.set()
 

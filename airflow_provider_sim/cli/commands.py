@@ -1,4 +1,4 @@
-"""What the commands do. Each ends in ``SystemExit``, since Airflow's CLI takes no note of what a command returns."""
+"""Implementation of the commands. Each raises ``SystemExit``, since Airflow's CLI ignores what a command returns."""
 
 from __future__ import annotations
 
@@ -40,35 +40,32 @@ from airflow_provider_sim.exceptions import SimError, SimInputError, SimRateLimi
 from airflow_provider_sim.polling import RunPollState, wait_for_run
 from airflow_provider_sim.task.input import input_fields
 
-STOPPING_TIMEOUT = 10.0
-"""Seconds for each question while a run is being cancelled after Ctrl-C."""
+CANCEL_TIMEOUT = 10.0
+"""Seconds for each request of a cancellation after Ctrl-C."""
 
 
-class Exit(IntEnum):
-    """What a command's end means to a script; 2 is argparse's."""
+class ExitCode(IntEnum):
+    """Exit codes; argparse uses 2."""
 
-    FINE = 0
+    SUCCESS = 0
     ERROR = 1
-    NOT_SO = 3
+    NOT_COMPLETED = 3
     PAUSED = 4
     INTERRUPTED = 130
 
 
-Does = Callable[[Any, "_Server"], Exit]
+Command = Callable[[Any, "_Server"], ExitCode]
 
 
 class _Server:
-    """The client, and the workspace that its connection names."""
+    """The client and its connection's workspace."""
 
     def __init__(self, client: SimClient, workspace_id: str | None) -> None:
         self.client = client
         self._workspace_id = workspace_id
 
     def link_to(self, run: WorkflowRun) -> str | None:
-        """Return the page in Sim on which a paused run is answered, or the run's log.
-
-        If the connection has no workspace, the latter is the workflow's page.
-        """
+        """Return the URL for answering a paused run, or of the run's log (the workflow, without a workspace)."""
         if run.workflow_id is None or run.run_id is None:
             return None
         if show.waits_for_person(run):
@@ -76,52 +73,52 @@ class _Server:
         return run_url(self.client.base_url, run.workflow_id, run.run_id, self._workspace_id)
 
     def workspace(self) -> str:
-        """Return the workspace to list when none is named.
+        """Return the default workspace.
 
         :raises SimInputError: there is more than one.
         """
         if self._workspace_id:
             return self._workspace_id
-        spaces = self.client.list_workspaces().items
-        if len(spaces) != 1:
-            names = ", ".join(f"{space.workspace_id} ({space.name})" for space in spaces)
-            raise SimInputError(f"The key sees {len(spaces)} workspaces; choose one by --workspace: {names}.")
-        return spaces[0].workspace_id
+        workspaces = self.client.list_workspaces().items
+        if len(workspaces) != 1:
+            names = ", ".join(f"{workspace.workspace_id} ({workspace.name})" for workspace in workspaces)
+            raise SimInputError(f"The key has {len(workspaces)} workspaces. Choose one with --workspace: {names}.")
+        return workspaces[0].workspace_id
 
 
-def _command(does: Does) -> Callable[[Any], None]:
-    """Give a command its client; its errors are sentences, and its end an exit code."""
+def _command(command: Command) -> Callable[[Any], None]:
+    """Provide a command's client, print its errors, and exit with its code."""
 
-    @functools.wraps(does)
-    def carry_out(arguments: Any) -> None:
-        _quiet()
+    @functools.wraps(command)
+    def run_command(arguments: Any) -> None:
+        _configure_logging()
         try:
             with _server(arguments.conn_id) as server:
-                code = does(arguments, server)
+                code = command(arguments, server)
         except SimError as error:
             show.error(arguments, error)
-            code = Exit.ERROR
+            code = ExitCode.ERROR
         except KeyboardInterrupt:
-            code = Exit.INTERRUPTED
+            code = ExitCode.INTERRUPTED
         sys.stdout.flush()
         sys.exit(int(code))
 
-    return carry_out
+    return run_command
 
 
-def _quiet() -> None:
-    """Our log goes to stderr, and only what somebody should know; Airflow 2 would tell stdout of each connection."""
+def _configure_logging() -> None:
+    """Log warnings of this package to stderr, and no connections to stdout, as Airflow 2 does."""
     logging.getLogger("airflow.hooks.base").setLevel(logging.WARNING)
-    ours = logging.getLogger("airflow_provider_sim")
-    if not any(isinstance(handler, show.LogLines) for handler in ours.handlers):
-        ours.addHandler(show.LogLines())
-    ours.propagate = False
-    ours.setLevel(logging.WARNING)
+    logger = logging.getLogger("airflow_provider_sim")
+    if not any(isinstance(handler, show.LogLines) for handler in logger.handlers):
+        logger.addHandler(show.LogLines())
+    logger.propagate = False
+    logger.setLevel(logging.WARNING)
 
 
 @contextmanager
-def _hushed() -> Iterator[None]:
-    """Airflow opens its database with many words, before 3.3 to stdout, where a script expects nothing but JSON."""
+def _no_log() -> Iterator[None]:
+    """Suppress what Airflow logs when it opens its database; before 3.3 to stdout, where scripts expect JSON."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -134,7 +131,7 @@ def _hushed() -> Iterator[None]:
 
 @contextmanager
 def _server(conn_id: str | None) -> Iterator[_Server]:
-    """The server that the connection names, or else the environment."""
+    """The server of the connection, or of the environment."""
     key = os.environ.get("SIM_API_KEY", "")
     if conn_id is None and key:
         settings = ClientSettings(api_key=key, base_url=os.environ.get("SIM_BASE_URL") or DEFAULT_BASE_URL)
@@ -145,46 +142,46 @@ def _server(conn_id: str | None) -> Iterator[_Server]:
     from airflow_provider_sim.hooks.sim import SimHook
 
     with SimHook(conn_id or SimHook.default_conn_name) as hook:
-        with _hushed(), with_stored_connections():
+        with _no_log(), with_stored_connections():
             server = _Server(hook.get_conn(), hook.workspace_id)
         yield server
 
 
 @_command
-def check(arguments: Any, server: _Server) -> Exit:
-    """Say whom the connection leads to."""
+def check(arguments: Any, server: _Server) -> ExitCode:
+    """Test the connection."""
     client = server.client
     try:
-        spaces = client.list_workspaces().items
+        workspaces = client.list_workspaces().items
     except SimUnsupportedError:
-        spaces = ()
+        workspaces = ()
     usage = client.get_usage_limits()
-    show.account(arguments, client.base_url, bool(client.speaks_v2), spaces, usage)
-    return Exit.FINE
+    show.account(arguments, client.base_url, bool(client.speaks_v2), workspaces, usage)
+    return ExitCode.SUCCESS
 
 
 @_command
-def run(arguments: Any, server: _Server) -> Exit:
+def run(arguments: Any, server: _Server) -> ExitCode:
     """Run a workflow."""
-    given, run_id = input_fields(_input(arguments.input), workflow_id=arguments.workflow_id), new_run_id()
+    input, run_id = input_fields(_input(arguments.input), workflow_id=arguments.workflow_id), new_run_id()
     deadline = None if arguments.timeout is None else time.time() + arguments.timeout
     try:
         with show.waiting(arguments, f"Running {arguments.workflow_id} ({run_id})"):
-            ended = _start(arguments, server.client, given, run_id, deadline)
-            if isinstance(ended, AsyncExecutionResult):
-                run_id = ended.run_id
+            result = _start(arguments, server.client, input, run_id, deadline)
+            if isinstance(result, AsyncExecutionResult):
+                run_id = result.run_id
                 if arguments.no_wait:
-                    show.receipt(arguments, ended)
-                    return Exit.FINE
-                ended = _wait(arguments, server.client, ended, deadline)
+                    show.receipt(arguments, result)
+                    return ExitCode.SUCCESS
+                result = _wait(arguments, server.client, result, deadline)
     except KeyboardInterrupt:
-        _stop(arguments, server.client, run_id)
-        return Exit.INTERRUPTED
+        _cancel(arguments, server.client, run_id)
+        return ExitCode.INTERRUPTED
     except SimError as error:
         if error.run_id and deadline is not None and time.time() >= deadline:
-            _stop(arguments, server.client, error.run_id)
+            _cancel(arguments, server.client, error.run_id)
         raise
-    return _show(arguments, server, ended)
+    return _show(arguments, server, result)
 
 
 def _input(text: str | None) -> Any:
@@ -199,14 +196,14 @@ def _input(text: str | None) -> Any:
 
 
 def _start(
-    arguments: Any, client: SimClient, given: Any, run_id: str, deadline: float | None
+    arguments: Any, client: SimClient, input: Any, run_id: str, deadline: float | None
 ) -> WorkflowRun | AsyncExecutionResult:
     options: dict[str, Any] = {"run_id": run_id, "deadline": deadline}
     if arguments.async_execution or arguments.no_wait:
         options["async_execution"] = True
     elif arguments.stream:
         options |= {"stream": True, "selected_outputs": arguments.select}
-    started = client.execute_with_retry(arguments.workflow_id, given, **options)
+    started = client.execute_with_retry(arguments.workflow_id, input, **options)
     if not isinstance(started, WorkflowStream):
         return started
     texts: defaultdict[str, str] = defaultdict(str)
@@ -226,14 +223,14 @@ def _start(
 
 
 def _with_texts(result: WorkflowExecutionResult, texts: dict[str, str]) -> WorkflowExecutionResult:
-    """The result with the streamed texts, which Sim leaves out of the final output."""
+    """The result with the streamed texts, which Sim omits from the final output."""
     if result.status is not RunStatus.COMPLETED:
         return result
     return replace(result, output={**texts, **(result.output if isinstance(result.output, dict) else {})})
 
 
 def _wait(arguments: Any, client: SimClient, receipt: AsyncExecutionResult, deadline: float | None) -> WorkflowRun:
-    watch = RunPollState(
+    state = RunPollState(
         receipt.workflow_id,
         receipt.run_id,
         job_id=receipt.job_id,
@@ -241,38 +238,31 @@ def _wait(arguments: Any, client: SimClient, receipt: AsyncExecutionResult, dead
         deadline=deadline,
         on_paused="return",
     )
-    ended = wait_for_run(client, watch)
-    if ended.status is not RunStatus.COMPLETED:
-        return ended
+    run = wait_for_run(client, state)
+    if run.status is not RunStatus.COMPLETED:
+        return run
     return client.get_workflow_result(receipt.workflow_id, receipt.run_id, job_id=receipt.job_id)
 
 
-def _stop(arguments: Any, client: SimClient, run_id: str) -> None:
-    """Cancel a run from a client of its own: the other one may be in the middle of an answer."""
-    with SimClient(
-        client.settings.api_key,
-        client.base_url,
-        api_version=client.settings.api_version,
-        timeout=min(STOPPING_TIMEOUT, client.settings.timeout),
-        verify=client.settings.verify,
-        retry=NO_RETRY,
-    ) as own:
+def _cancel(arguments: Any, client: SimClient, run_id: str) -> None:
+    """Cancel a run with another client, since the first may be reading a response."""
+    timeout = min(CANCEL_TIMEOUT, client.settings.timeout)
+    with SimClient.from_settings(replace(client.settings, timeout=timeout, retry=NO_RETRY)) as canceller:
         try:
-            show.remark(str(own.stop_workflow_run(arguments.workflow_id, run_id)))
+            show.notice(str(canceller.stop_workflow_run(arguments.workflow_id, run_id)))
         except SimError as error:
-            show.remark(f"Run {run_id} could not be cancelled. {error}")
+            show.notice(f"Run {run_id} could not be cancelled. {error}")
 
 
-def _show(arguments: Any, server: _Server, run: WorkflowRun) -> Exit:
-    """Show a run; return the exit code of its status."""
+def _show(arguments: Any, server: _Server, run: WorkflowRun) -> ExitCode:
     show.one_run(arguments, run, link=server.link_to(run))
     if run.status in (RunStatus.FAILED, RunStatus.CANCELLED):
-        return Exit.NOT_SO
-    return Exit.PAUSED if show.waits_for_person(run) else Exit.FINE
+        return ExitCode.NOT_COMPLETED
+    return ExitCode.PAUSED if show.waits_for_person(run) else ExitCode.SUCCESS
 
 
 @_command
-def status(arguments: Any, server: _Server) -> Exit:
+def status(arguments: Any, server: _Server) -> ExitCode:
     """Show a run."""
     found = server.client.get_workflow_run(arguments.workflow_id, arguments.run_id)
     if found.status is RunStatus.COMPLETED:
@@ -281,16 +271,16 @@ def status(arguments: Any, server: _Server) -> Exit:
 
 
 @_command
-def watch(arguments: Any, server: _Server) -> Exit:
+def watch(arguments: Any, server: _Server) -> ExitCode:
     """Show the latest runs."""
     client = server.client
     if arguments.workflow:
         page = functools.partial(client.list_workflow_runs, arguments.workflow, limit=arguments.limit)
     else:
         page = functools.partial(client.list_logs, arguments.workspace or server.workspace(), limit=arguments.limit)
-    if arguments.once or not show.is_watched(arguments):
+    if arguments.once or not show.is_interactive(arguments):
         show.runs(arguments, _with_pauses(client, page().items))
-        return Exit.FINE
+        return ExitCode.SUCCESS
     with show.live() as screen:
         while True:
             wait = arguments.interval
@@ -302,20 +292,20 @@ def watch(arguments: Any, server: _Server) -> Exit:
 
 
 def _with_pauses(client: SimClient, runs: Sequence[WorkflowRun]) -> list[WorkflowRun]:
-    """Return listed runs with the status that :func:`status` shows: lists call a paused run ``pending``."""
+    """Return listed runs with their own status: in lists, a paused run is ``pending``."""
     return [_read(client, run) if run.status is RunStatus.PENDING else run for run in runs]
 
 
 def _read(client: SimClient, run: WorkflowRun) -> WorkflowRun:
     try:
         return client.get_workflow_run(run.workflow_id or "", run.run_id or "", retry=NO_RETRY)
-    except SimError:  # such as a rate limit: better the list's status than none
+    except SimError:  # such as a rate limit
         return run
 
 
 @_command
-def cancel(arguments: Any, server: _Server) -> Exit:
+def cancel(arguments: Any, server: _Server) -> ExitCode:
     """Cancel a run."""
-    done = server.client.stop_workflow_run(arguments.workflow_id, arguments.run_id)
-    show.cancellation(arguments, done)
-    return Exit.FINE if done.status is RunStatus.CANCELLED else Exit.NOT_SO
+    cancellation = server.client.stop_workflow_run(arguments.workflow_id, arguments.run_id)
+    show.cancellation(arguments, cancellation)
+    return ExitCode.SUCCESS if cancellation.status is RunStatus.CANCELLED else ExitCode.NOT_COMPLETED

@@ -1,6 +1,4 @@
-"""The commands and their options, for Airflow's parser and for one of our own. Imports nothing heavy: every ``airflow``
-command reads it.
-"""
+"""Commands and options, for Airflow's parser and that of ``python -m``; imported by every ``airflow`` command."""
 
 from __future__ import annotations
 
@@ -13,7 +11,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """An argument: its flags, and what argparse is told of it."""
+    """An argument: its flags, and its settings for argparse."""
 
     flags: tuple[str, ...]
     settings: dict[str, Any]
@@ -21,7 +19,7 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command, carried out by the function of this name in :mod:`.commands`."""
+    """A command, implemented by the function of this name in :mod:`.commands`."""
 
     name: str
     help: str
@@ -29,7 +27,7 @@ class Command:
 
     @property
     def func(self) -> Callable[[Any], None]:
-        """What carries it out, imported when it is called."""
+        """The implementation, imported when called."""
 
         def call(arguments: Any) -> None:
             getattr(import_module("airflow_provider_sim.cli.commands"), self.name)(arguments)
@@ -44,10 +42,10 @@ def _option(*flags: str, **settings: Any) -> Option:
 
 _COMMON = (
     _option("--conn-id", help="Airflow connection (default: SIM_API_KEY with SIM_BASE_URL if set, else sim_default)"),
-    # Airflow sends its log to stderr where a command has an argument of this name.
+    # Airflow logs to stderr if a command has an argument of this name.
     _option("--json", dest="output", action="store_true", help="print JSON, for scripts"),
 )
-_WORKFLOW = _option("workflow_id", help="last part of the workflow's address in Sim's editor")
+_WORKFLOW = _option("workflow_id", help="last part of the workflow's URL in Sim's editor")
 _RUN = _option("run_id", help="ID of the run")
 
 COMMANDS = (
@@ -92,7 +90,7 @@ _HELP = "Run, watch and cancel Sim workflows"
 
 
 def get_sim_cli_commands() -> list[Any]:
-    """The group ``airflow sim``, as Airflow asks its providers for it."""
+    """Return the command group ``airflow sim`` for Airflow."""
     from airflow.cli.cli_config import ActionCommand, Arg, GroupCommand
 
     actions = [
@@ -108,12 +106,12 @@ def get_sim_cli_commands() -> list[Any]:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The same commands without Airflow's own."""
-    ours = argparse.ArgumentParser(prog="python -m airflow_provider_sim", description=_HELP)
-    commands = ours.add_subparsers(dest="subcommand", metavar="COMMAND", required=True)
+    """Return the parser of ``python -m airflow_provider_sim``."""
+    main = argparse.ArgumentParser(prog="python -m airflow_provider_sim", description=_HELP)
+    commands = main.add_subparsers(dest="subcommand", metavar="COMMAND", required=True)
     for command in COMMANDS:
-        one = commands.add_parser(command.name, help=command.help, description=command.help)
+        subparser = commands.add_parser(command.name, help=command.help, description=command.help)
         for option in command.options:
-            one.add_argument(*option.flags, **option.settings)
-        one.set_defaults(func=command.func)
-    return ours
+            subparser.add_argument(*option.flags, **option.settings)
+        subparser.set_defaults(func=command.func)
+    return main

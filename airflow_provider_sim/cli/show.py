@@ -1,6 +1,6 @@
-"""How the commands show things: tables for people, one JSON value on stdout for scripts; remarks go to stderr.
+"""Output of the commands: tables, or one JSON value on stdout; notices go to stderr.
 
-rich is Airflow's own, not one of this package's requirements.
+rich comes with Airflow; it isn't a requirement of this package.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from airflow_provider_sim.client import (
 from airflow_provider_sim.exceptions import SimError
 
 _COLOURS = {"completed": "green", "failed": "red", "cancelled": "yellow", "paused": "magenta", "running": "cyan"}
-_NOT_BROKEN = 10_000
-"""Columns of an output that nobody looks at as a page."""
+_PIPE_WIDTH = 10_000
+"""Columns without a terminal, so lines aren't wrapped."""
 
 
 def _out() -> Console:
-    """stdout: as wide as the terminal, and without one as wide as its lines, so that grep finds a run in its row."""
+    """stdout, without line wrapping outside a terminal, so grep finds a run in its row."""
     out = Console(highlight=False)
     if not out.is_terminal and "COLUMNS" not in os.environ:
-        out.width = _NOT_BROKEN
+        out.width = _PIPE_WIDTH
     return out
 
 
@@ -48,61 +48,68 @@ def _err() -> Console:
 
 
 class LogLines(logging.Handler):
-    """Log messages as remarks."""
+    """Prints log messages as notices."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print the message."""
-        remark(record.getMessage())
+        notice(record.getMessage())
 
 
-def remark(words: str) -> None:
-    """Say something beside the result."""
-    _err().print(Text(words, "yellow"), soft_wrap=True)
+def notice(message: str) -> None:
+    """Print a message to stderr."""
+    _err().print(Text(message, "yellow"), soft_wrap=True)
 
 
 def error(arguments: Any, error: SimError) -> None:
-    """Say what went wrong."""
+    """Print an error."""
     _err().print(Text.assemble(("Error: ", "bold red"), str(error)), soft_wrap=True)
     if _wants_json(arguments):
         _print_json({"error": {"code": error.code, "message": str(error), "run_id": error.run_id}})
 
 
-def text(arguments: Any, piece: str) -> None:
-    """Print a piece of a stream's text."""
+def text(arguments: Any, chunk: str) -> None:
+    """Print text of a stream."""
     if not _wants_json(arguments):
-        sys.stdout.write(piece)
+        sys.stdout.write(chunk)
         sys.stdout.flush()
 
 
 @contextmanager
-def waiting(arguments: Any, words: str) -> Iterator[None]:
-    """Say on a terminal that something goes on; a stream says so by itself."""
+def waiting(arguments: Any, message: str) -> Iterator[None]:
+    """Show a progress message in a terminal, except during a stream."""
     if arguments.stream and not _wants_json(arguments):
         yield
         return
-    with _err().status(words):
+    with _err().status(message):
         yield
 
 
-def account(arguments: Any, base_url: str, speaks_v2: bool, spaces: Sequence[Workspace], usage: UsageLimits) -> None:
-    """Show whom the connection leads to."""
+def account(
+    arguments: Any, base_url: str, speaks_v2: bool, workspaces: Sequence[Workspace], usage: UsageLimits
+) -> None:
+    """Print the server and the account of the connection."""
     api = "v2" if speaks_v2 else "legacy"
     if _wants_json(arguments):
         _print_json(
-            {"base_url": base_url, "api": api, "workspaces": [asdict(space) for space in spaces], **asdict(usage)}
+            {
+                "base_url": base_url,
+                "api": api,
+                "workspaces": [asdict(workspace) for workspace in workspaces],
+                **asdict(usage),
+            }
         )
         return
     used = "unknown" if usage.current_period_cost_usd is None else f"US$ {usage.current_period_cost_usd:.2f}"
     rows = {
         "Server": base_url,
-        "API": api if speaks_v2 else "legacy; v2 is switched off or not there",
-        "Workspaces": "\n".join(f"{space.name or 'without a name'}  {space.workspace_id}" for space in spaces) or "?",
+        "API": api if speaks_v2 else "legacy; v2 is switched off or missing",
+        "Workspaces": "\n".join(f"{space.name or '(no name)'}  {space.workspace_id}" for space in workspaces) or "?",
         "Plan": usage.plan or "?",
         "Used": used
         if usage.limit_usd is None
         else f"{used} of {usage.limit_usd:.2f} ({usage.percent_used or 0:.0f} %)",
-        "Held open": _bucket(usage.sync),
-        "Asynchronous": _bucket(usage.asynchronous),
+        "Sync": _bucket(usage.sync),
+        "Async": _bucket(usage.asynchronous),
     }
     _print_rows(rows)
 
@@ -110,11 +117,11 @@ def account(arguments: Any, base_url: str, speaks_v2: bool, spaces: Sequence[Wor
 def _bucket(limit: RateLimit | None) -> str:
     if limit is None:
         return "?"
-    return f"{limit.remaining} of {limit.max_burst} runs left, {limit.requests_per_minute} a minute are added"
+    return f"{limit.remaining} of {limit.max_burst} runs left, {limit.requests_per_minute} added per minute"
 
 
 def receipt(arguments: Any, started: AsyncExecutionResult) -> None:
-    """Show the receipt of a run that isn't waited for."""
+    """Print the receipt of an async run."""
     if _wants_json(arguments):
         _print_json({"run_id": started.run_id, "workflow_id": started.workflow_id, "status": started.status.value})
     else:
@@ -122,12 +129,12 @@ def receipt(arguments: Any, started: AsyncExecutionResult) -> None:
 
 
 def waits_for_person(run: WorkflowRun) -> bool:
-    """Whether a run is paused until a person answers; other pauses end on their own."""
-    return run.status is RunStatus.PAUSED and not (run.paused is not None and run.paused.resumes_alone)
+    """Whether a run is paused until a person answers."""
+    return run.status is RunStatus.PAUSED and not (run.paused is not None and run.paused.resumes_automatically)
 
 
 def one_run(arguments: Any, run: WorkflowRun, *, link: str | None) -> None:
-    """Show a run."""
+    """Print a run."""
     if _wants_json(arguments):
         _print_json(_as_json(run) | {"url": link})
         return
@@ -137,7 +144,7 @@ def one_run(arguments: Any, run: WorkflowRun, *, link: str | None) -> None:
             "Workflow": run.workflow_id or "?",
             "Status": _status(run),
             "Started": run.started_at or "",
-            "Took": _seconds(run),
+            "Duration": _seconds(run),
             "Cost": _cost(run),
             "Error": str(run.error or ""),
             "Link": (link or "") if run.status is RunStatus.FAILED or waits_for_person(run) else "",
@@ -146,11 +153,11 @@ def one_run(arguments: Any, run: WorkflowRun, *, link: str | None) -> None:
     if run.output is not None:
         _out().print(Text(json.dumps(run.output, indent=2, ensure_ascii=False)), soft_wrap=True)
     if run.output_is_display_copy:
-        remark("This is Sim's display copy: long texts are cut, secrets replaced.")
+        notice("This is Sim's display copy: long texts are truncated, secrets replaced.")
 
 
 def runs(arguments: Any, found: Sequence[WorkflowRun]) -> None:
-    """Show a list of runs."""
+    """Print a list of runs."""
     if _wants_json(arguments):
         _print_json([_as_json(run) for run in found])
     else:
@@ -158,11 +165,11 @@ def runs(arguments: Any, found: Sequence[WorkflowRun]) -> None:
 
 
 def table(found: Sequence[WorkflowRun]) -> Table:
-    """A list of runs as a table."""
+    """Return a table of runs."""
     shown = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("Run", "Workflow", "Status", "Trigger", "Started"):
         shown.add_column(name, overflow="fold")
-    for name in ("Took", "US$"):
+    for name in ("Duration", "US$"):
         shown.add_column(name, justify="right", no_wrap=True)
     for run in found:
         started = (run.started_at or "")[:19].replace("T", " ")
@@ -171,22 +178,22 @@ def table(found: Sequence[WorkflowRun]) -> Table:
     return shown
 
 
-def is_watched(arguments: Any) -> bool:
-    """Whether somebody looks at a terminal."""
+def is_interactive(arguments: Any) -> bool:
+    """Whether the output is a terminal."""
     return not _wants_json(arguments) and _out().is_terminal
 
 
 def live() -> Live:
-    """A table that is drawn anew."""
+    """Return an updatable display."""
     return Live(console=_out(), auto_refresh=False)
 
 
-def cancellation(arguments: Any, done: Cancellation) -> None:
-    """Show what a cancellation has achieved."""
+def cancellation(arguments: Any, result: Cancellation) -> None:
+    """Print the result of a cancellation."""
     if _wants_json(arguments):
-        _print_json(asdict(done))
+        _print_json(asdict(result))
     else:
-        _out().print(str(done), soft_wrap=True, markup=False)
+        _out().print(str(result), soft_wrap=True, markup=False)
 
 
 def _wants_json(arguments: Any) -> bool:

@@ -78,7 +78,6 @@ if TYPE_CHECKING:
     from airflow_provider_sim.client.async_client import (
         limited as limited,
     )
-    from airflow_provider_sim.client.flows import new_run_id as new_run_id
     from airflow_provider_sim.client.ids import (
         check_block_ids as check_block_ids,
     )
@@ -163,6 +162,15 @@ if TYPE_CHECKING:
     from airflow_provider_sim.client.settings import (
         ClientSettings as ClientSettings,
     )
+    from airflow_provider_sim.client.steps import (
+        StartStoppedError as StartStoppedError,
+    )
+    from airflow_provider_sim.client.steps import (
+        StopToken as StopToken,
+    )
+    from airflow_provider_sim.client.steps import (
+        new_run_id as new_run_id,
+    )
     from airflow_provider_sim.client.stream import (
         StreamBlockError as StreamBlockError,
     )
@@ -210,7 +218,6 @@ _NAMES = {
         "WORKFLOW_BUCKET named_workflows"
     ),
     "async_client": "AsyncSimClient limited",
-    "flows": "new_run_id",
     "ids": "check_block_ids check_run_id check_workflow_id selectors_of",
     "limits": "MAX_RUN_TIMEOUT RETRY_MINIMUMS is_retry_setting",
     "models": (
@@ -220,6 +227,7 @@ _NAMES = {
     ),
     "retry": "NO_RETRY RetryPolicy",
     "settings": "ClientSettings DEFAULT_BASE_URL DEFAULT_TIMEOUT SYNC_TIMEOUT",
+    "steps": "StartStoppedError StopToken new_run_id",
     "stream": ("StreamBlockError StreamChunk StreamChunkReset StreamEnd StreamProgress check_selected selection_lost"),
     "sync_client": "SimClient WorkflowStream",
     "urls": "approval_url run_url workflow_url",

@@ -1,7 +1,9 @@
-"""What the blocking and the asyncio client share: settings, the known rate limit, and how a question is put."""
+"""Base of the sync and the asyncio client: settings, rate-limit information, and what their transports share."""
 
 from __future__ import annotations
 
+import functools
+import inspect
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,10 +11,11 @@ from typing import Any, Self
 
 from airflow_provider_sim import __version__
 from airflow_provider_sim.client.api.http import Request, Response, rate_limit_info
-from airflow_provider_sim.client.flows import Flows, RequestStep
+from airflow_provider_sim.client.flows import Flows
 from airflow_provider_sim.client.models import RateLimit, RateLimitInfo, UsageLimits
-from airflow_provider_sim.client.retry import Attempts, Delays, RetryPolicy
+from airflow_provider_sim.client.retry import RetryPolicy
 from airflow_provider_sim.client.settings import DEFAULT_BASE_URL, DEFAULT_TIMEOUT, SYNC_TIMEOUT, ClientSettings
+from airflow_provider_sim.client.steps import StepOptions
 from airflow_provider_sim.exceptions import (
     SimAuthenticationError,
     SimConfigurationError,
@@ -27,7 +30,7 @@ from airflow_provider_sim.exceptions import (
 
 
 class _Hidden(str):
-    """A text that tells nothing where variables are shown, as in reports of crashes."""
+    """A string that isn't shown where variables are, as in crash reports."""
 
     __slots__ = ()
 
@@ -35,7 +38,7 @@ class _Hidden(str):
         return "'***'"
 
 
-_ABOUT_THE_CONNECTION = (
+_CONNECTION_ERRORS = (
     SimAuthenticationError,
     SimConfigurationError,
     SimConnectionError,
@@ -46,8 +49,8 @@ _ABOUT_THE_CONNECTION = (
     SimV2OffError,
 )
 
-SHORTEST_TIMEOUT = 1.0
-"""Seconds to wait for an answer although the deadline has passed."""
+MIN_TIMEOUT = 1.0
+"""Seconds to wait for a response although the deadline has passed."""
 
 
 class BaseClient:
@@ -55,12 +58,12 @@ class BaseClient:
 
     :param api_key: a personal or workspace key.
     :param base_url: with scheme and any path prefix.
-    :param api_version: ``v2``, ``legacy``, or ``auto`` to find out.
-    :param timeout: seconds to wait for an answer; held-open executions have their own.
-    :param verify: whether to verify TLS certificates, or the path of a CA bundle to do it with.
-    :param retry: for requests that are safe to repeat; an execution is repeated by ``execute_with_retry`` only.
-    :ivar on_rate_limit: called with whatever an answer tells of a rate limit.
-    :raises SimConfigurationError: one of them can't work.
+    :param api_version: ``v2``, ``legacy``, or ``auto`` to detect it.
+    :param timeout: seconds to wait for a response; sync executions have another timeout.
+    :param verify: whether to verify TLS certificates, or the path of a CA bundle to verify them with.
+    :param retry: for idempotent requests; only ``execute_with_retry`` retries an execution.
+    :ivar on_rate_limit: called with the rate-limit information of each response that has some.
+    :raises SimConfigurationError: an argument is invalid.
     """
 
     def __init__(
@@ -75,16 +78,7 @@ class BaseClient:
     ) -> None:
         self._rate_limit: RateLimitInfo | None = None
         self.on_rate_limit: Callable[[RateLimitInfo], None] | None = None
-        self._use(
-            ClientSettings(
-                api_key=api_key,
-                base_url=base_url,
-                api_version=api_version,
-                timeout=timeout,
-                verify=verify,
-                retry=retry or RetryPolicy(),
-            )
-        )
+        self._use(ClientSettings(api_key, base_url, api_version, timeout, verify, retry or RetryPolicy()))
 
     @classmethod
     def from_settings(cls, settings: ClientSettings) -> Self:
@@ -95,7 +89,7 @@ class BaseClient:
 
     def _use(self, settings: ClientSettings) -> None:
         self._settings = settings
-        self._talk = Flows(settings)
+        self._flows = Flows(settings)
 
     @property
     def base_url(self) -> str:
@@ -104,64 +98,52 @@ class BaseClient:
 
     @property
     def speaks_v2(self) -> bool | None:
-        """Whether the server turned out to speak v2; None before the first answer that tells."""
-        return self._talk.speaks_v2
+        """Whether requests go to the v2 API; None until known."""
+        return self._flows.speaks_v2
 
     @property
     def settings(self) -> ClientSettings:
-        """What the client is made of, for another of the same server and key."""
+        """The client's settings, also for another client."""
         return self._settings
 
     @property
-    def takes_run_ids(self) -> bool:
-        """Whether the server is known to take the caller's run id, so that the same id starts no second run."""
-        return self._talk.takes_run_ids
+    def accepts_run_ids(self) -> bool:
+        """Whether the server is known to accept the caller's run ID, so the same ID starts no second run."""
+        return self._flows.accepts_run_ids
 
     @property
     def start_bucket(self) -> str | None:
-        """The rate bucket that starting a run spends; None where no requests are metered."""
-        return self._talk.start_bucket
+        """The rate bucket that a start spends; None if the server meters no requests."""
+        return self._flows.start_bucket
 
-    def limit_of_starts(self, usage: UsageLimits) -> RateLimit | None:
-        """What a usage report says of the executions that asynchronous starts spend."""
-        return self._talk.limit_of_starts(usage)
+    def start_limit(self, usage: UsageLimits) -> RateLimit | None:
+        """Return the execution limit that async starts spend."""
+        return self._flows.start_limit(usage)
 
     def check_input(self, workflow_id: str, input: Any) -> None:
-        """Refuse an input that can't be sent; sends nothing.
+        """Reject an input that can't be sent; sends nothing.
 
-        :raises SimInputError: it isn't JSON, is too large, or has fields that the server's API keeps to itself.
+        :raises SimInputError: it isn't JSON, is too large, or has fields that the API reserves.
         """
-        self._talk.check_input(workflow_id, input)
+        self._flows.check_input(workflow_id, input)
 
     def set_api_key(self, api_key: str) -> None:
         """Use another key from now on."""
-        self._use(self._settings.with_api_key(api_key))
+        self._use(replace(self._settings, api_key=api_key))
 
     def set_base_url(self, base_url: str) -> None:
-        """Talk to another server from now on."""
-        self._use(self._settings.with_base_url(base_url))
+        """Use another server from now on."""
+        self._use(replace(self._settings, base_url=base_url))
 
     def get_rate_limit_info(self) -> RateLimitInfo | None:
-        """What the last answer that told any said of its rate limit; None before."""
+        """Return the rate-limit information of the latest response that had some; None before."""
         return self._rate_limit
 
     def __repr__(self) -> str:
         """Name the server, not the key."""
         return f"{type(self).__name__}({self.base_url!r}, api_version={self._settings.api_version!r})"
 
-    def _attempts(self, question: RequestStep, delays: Delays) -> Attempts[Any]:
-        return Attempts(
-            question.call,
-            question.retry or self._settings.retry,
-            question.new_run_id,
-            before_attempt=question.before_attempt,
-            patient_with=question.patient_with,
-            deadline=question.deadline,
-            delays=question.delays or delays,
-        )
-
     def _headers(self, request: Request) -> dict[str, str]:
-        """A request's headers with the key, and with who we are."""
         return {
             "Accept": "application/json",
             "User-Agent": f"airflow-provider-sim/{__version__}",
@@ -169,32 +151,35 @@ class BaseClient:
             "X-API-Key": _Hidden(self._settings.api_key),
         }
 
-    def _timeouts(self, request: Request, question: RequestStep) -> tuple[float, float]:
-        """Seconds to wait for a connection and for the answer."""
-        wait = question.timeout or (SYNC_TIMEOUT if request.held_open else self._settings.timeout)
-        if request.held_open and question.deadline is not None:
-            wait = min(wait, max(SHORTEST_TIMEOUT, question.deadline - time.time()))
+    def _timeouts(self, request: Request, options: StepOptions) -> tuple[float, float]:
+        """Seconds to wait for a connection and for the response."""
+        wait = options.timeout or (SYNC_TIMEOUT if request.sync else self._settings.timeout)
+        if request.sync and options.deadline is not None:
+            wait = min(wait, max(MIN_TIMEOUT, options.deadline - time.time()))
         return min(wait, self._settings.timeout), wait
 
-    def _note_rate_limit(self, request: Request, response: Response) -> None:
-        told = rate_limit_info(response, bucket=request.bucket)
-        if told is None:
+    def _record_rate_limit(self, request: Request, response: Response) -> None:
+        info = rate_limit_info(response, bucket=request.bucket)
+        if info is None:
             return
-        self._rate_limit = told
+        self._rate_limit = info
         if self.on_rate_limit is not None:
-            self.on_rate_limit(told)
+            self.on_rate_limit(info)
 
-    def _naming_connection(self, error: SimError) -> SimError:
-        """Add the connection's ID to an error that a change of the connection may fix."""
-        if self._settings.connection is not None and isinstance(error, _ABOUT_THE_CONNECTION):
+    def _for_flow(self, error: SimError) -> SimError:
+        """Add the connection's ID to an error that a change of the connection may fix, and drop tenacity's frames."""
+        if self._settings.connection is not None and isinstance(error, _CONNECTION_ERRORS):
             connection = f"connection {self._settings.connection!r}"
             message = str(error)
             message = f"{message[:-1]}, {connection}]" if message.endswith("]") else f"{message} [{connection}]"
             error.args = (message,)
-        return error
+        trace = error.__traceback__
+        while trace is not None and trace.tb_frame.f_code.co_name != "_attempt":
+            trace = trace.tb_next
+        return error.with_traceback(trace)
 
     def _without_key(self, response: Response) -> Response:
-        """An error answer as its words may be shown: proxies exist that throw the request's headers back."""
+        """Hide the key in an error response: some proxies return the request's headers."""
         key = self._settings.api_key.encode()
         if response.status < 400 or key not in response.body:
             return response
@@ -203,3 +188,16 @@ class BaseClient:
     @staticmethod
     def _is_event_stream(response: Response) -> bool:
         return response.status == 200 and "event-stream" in response.headers.get("content-type", "")
+
+
+def given(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options without those that are None."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def copy_metadata(method: Callable[..., Any], flow: Callable[..., Any]) -> None:
+    """Give a client method the name, docstring and signature of its flow, with the result in place of the flow."""
+    functools.update_wrapper(method, flow)
+    result = flow.__annotations__["return"].removeprefix("Flow[").removesuffix("]")
+    method.__annotations__ = {**flow.__annotations__, "return": result}
+    method.__signature__ = inspect.signature(flow).replace(return_annotation=result)  # type: ignore[attr-defined]

@@ -1,7 +1,7 @@
 """Proxy and CA bundle of the environment, the same for both clients.
 
-``requests`` reads ``HTTP_PROXY``, ``HTTPS_PROXY``, ``ALL_PROXY`` and ``NO_PROXY`` differently than ``httpx`` does. The
-reading of ``requests`` applies to both.
+``requests`` and ``httpx`` interpret ``HTTP_PROXY``, ``HTTPS_PROXY``, ``ALL_PROXY`` and ``NO_PROXY`` differently. Both
+clients follow ``requests``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def proxy_for(url: str, *, socks_package: str) -> str | None:
     proxy = proxy if "://" in proxy else f"http://{proxy}"
     scheme = proxy.partition("://")[0].lower()
     if not _is_url(proxy):
-        raise _invalid(f"The proxy for {url} is no URL such as http://proxy.example.com:3128")
+        raise _invalid(f"The proxy for {url} is not a URL such as http://proxy.example.com:3128")
     if scheme not in _PROXY_SCHEMES:
         raise _invalid(f"The proxy for {url} has the scheme {scheme!r}; it can be {', '.join(_PROXY_SCHEMES)}")
     if scheme.startswith("socks") and find_spec(socks_package) is None:
@@ -47,7 +47,7 @@ def ca_bundle(verify: bool | str) -> bool | str:
     """Return the path of the CA bundle to verify servers with; True for the default bundle, False for none.
 
     :param verify: the setting of the connection.
-    :raises SimConfigurationError: there is no file or folder at the path.
+    :raises SimConfigurationError: the path doesn't exist.
     """
     if verify is False:
         return False

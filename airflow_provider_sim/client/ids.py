@@ -55,9 +55,9 @@ def check_run_id(run_id: object) -> str:
 
 
 def selectors_of(selected_outputs: object) -> list[str]:
-    """Selected outputs as a list; a text is one selector, and None is none.
+    """Return selected outputs as a list; a string is one selector, and None is none.
 
-    :raises SimInputError: one of them is not a text, or is empty.
+    :raises SimInputError: one of them is not a string, or is empty.
     """
     if selected_outputs is None or selected_outputs == "":
         return []
@@ -68,14 +68,15 @@ def selectors_of(selected_outputs: object) -> list[str]:
     for selector in selectors:
         if not isinstance(selector, str) or not selector.strip():
             raise SimInputError(
-                f"selected_outputs contains {selector!r}. It takes texts such as 'Agent 1.content', one or a list.",
+                f"selected_outputs contains {selector!r}. It must be a string such as 'Agent 1.content', or a"
+                " list of strings.",
                 outcome=Outcome.NEVER_SENT,
             )
     return selectors
 
 
 def block_id_of(selector: str) -> str | None:
-    """The block ID that a selector begins with; None if it begins with a block's name."""
+    """Return the block ID that a selector starts with; None if it starts with a block's name."""
     found = _BLOCK_ID.match(selector)
     return found[0] if found else None
 
@@ -88,7 +89,7 @@ def check_block_ids(selectors: Sequence[object]) -> None:
     for selector in selectors if not isinstance(selectors, str) else [selectors]:
         if not isinstance(selector, str) or not _BLOCK_ID.match(selector):
             raise SimInputError(
-                f"selected_outputs contains {selector!r}. Without stream=True it takes block IDs, with or without a"
-                " path (block-id.field): names of blocks select nothing in a finished run.",
+                f"selected_outputs contains {selector!r}. Without stream=True it requires block IDs, optionally with"
+                " a path (block-id.field): block names select nothing in a finished run.",
                 outcome=Outcome.NEVER_SENT,
             )

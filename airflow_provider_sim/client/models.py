@@ -1,4 +1,4 @@
-"""What Sim tells, as frozen values: parsed once where it arrives, and never passed on as a raw dict."""
+"""Models of Sim's resources: frozen dataclasses, parsed once on arrival."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class RunStatus(StrEnum):
-    """State of a run. Whatever a server says that isn't known here is ``UNKNOWN``, and not an end."""
+    """Status of a run; any status that isn't listed here is ``UNKNOWN``, which is not terminal."""
 
     QUEUED = "queued"
     PENDING = "pending"
@@ -27,7 +27,7 @@ class RunStatus(StrEnum):
 
     @property
     def is_terminal(self) -> bool:
-        """Whether the run is over for good."""
+        """Whether the run has finished."""
         return self in (RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED)
 
 
@@ -35,9 +35,9 @@ class RunStatus(StrEnum):
 class RunError:
     """Why a run failed.
 
-    :param message: Sim's own words.
-    :param code: for example ``BLOCK_EXECUTION_FAILED``, ``TIMEOUT``; None from servers that tell only the message.
-    :param block_name: the block that failed, where the server says so (held-open v2 executions only).
+    :param message: Sim's message.
+    :param code: for example ``BLOCK_EXECUTION_FAILED``, ``TIMEOUT``; None from servers that only send a message.
+    :param block_name: the block that failed (sync v2 executions only).
     """
 
     message: str
@@ -55,10 +55,10 @@ class RunError:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Where a run is paused.
+    """Current pause of a run.
 
-    :param context_id: names the pause point when resuming it; None while a resume is under way.
-    :param kind: ``human`` waits for a person, ``time`` resumes by itself at ``resume_at``; None where it isn't told.
+    :param context_id: ID of the pause point for resuming it; None during a resume.
+    :param kind: ``human`` waits for a person, ``time`` resumes automatically at ``resume_at``; None if unknown.
     :param resume_at: ISO 8601 UTC, for ``time`` pauses.
     """
 
@@ -69,8 +69,8 @@ class Pause:
     block_id: str | None = None
 
     @property
-    def resumes_alone(self) -> bool:
-        """Whether nobody has to do anything."""
+    def resumes_automatically(self) -> bool:
+        """Whether no person has to act."""
         return self.kind == "time"
 
     @property
@@ -81,15 +81,15 @@ class Pause:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkflowRun:
-    """One run as a server describes it.
+    """A run.
 
-    :param run_id: Sim's ``runId`` (``executionId`` on the legacy API); None where an old server didn't tell.
-    :param status: see :class:`RunStatus`; ``server_status`` keeps the server's word.
-    :param output: the workflow's output, if asked for and there is one.
-    :param output_is_display_copy: ``output`` went through Sim's display filter: strings over 15,000 characters cut,
-        values under keys such as ``password`` or ``*token`` replaced.
+    :param run_id: Sim's ``runId`` (``executionId`` on the legacy API); None from some old servers.
+    :param status: see :class:`RunStatus`; ``server_status`` is the server's original value.
+    :param output: the workflow's output, if requested and available.
+    :param output_is_display_copy: ``output`` went through Sim's display filter: strings over 15,000 characters are
+        truncated, values under keys such as ``password`` or ``*token`` replaced.
     :param block_outputs: outputs of single blocks, by selector.
-    :param started_at: ISO 8601 UTC, as ``ended_at``; the latter is set on paused runs too.
+    :param started_at: ISO 8601 UTC, as ``ended_at``; the latter is also set on paused runs.
     :param duration_ms: milliseconds.
     :param cost_usd: US dollars so far.
     """
@@ -110,12 +110,12 @@ class WorkflowRun:
     cost_usd: float | None = None
 
     @property
-    def began(self) -> float | None:
-        """When it started, in seconds since the epoch; moves by some milliseconds in a run's first moments."""
+    def start_time(self) -> float | None:
+        """``started_at`` in seconds since the epoch; changes by some milliseconds just after the start."""
         return _epoch(self.started_at)
 
     def details(self) -> dict[str, Any]:
-        """Say of it what Sim tells of every run, in plain JSON: ids, status, what started it, times and cost."""
+        """Return its IDs, status, trigger, times and cost, as JSON."""
         return {
             "workflow_id": self.workflow_id,
             "run_id": self.run_id,
@@ -130,29 +130,29 @@ class WorkflowRun:
     def raise_for_status(self) -> None:
         """Raise an error if the run failed or was cancelled.
 
-        :raises SimRunFailedError: it failed; with Sim's own message.
+        :raises SimRunFailedError: it failed; the message contains Sim's.
         :raises SimRunCancelledError: it was cancelled.
         """
-        name = f"Run {self.run_id!r} of workflow {self.workflow_id!r}"
-        facts: dict[str, Any] = {"workflow_id": self.workflow_id, "run_id": self.run_id, "outcome": Outcome.RAN}
+        run = f"Run {self.run_id!r} of workflow {self.workflow_id!r}"
+        attributes: dict[str, Any] = {"workflow_id": self.workflow_id, "run_id": self.run_id, "outcome": Outcome.RAN}
         if self.status is RunStatus.CANCELLED:
             raise SimRunCancelledError(
-                f"{name} was cancelled before it completed. A retry of the task that started it, or clearing that task,"
+                f"{run} was cancelled before it completed. A retry of the task that started it, or clearing that task,"
                 " starts another.",
-                **facts,
+                **attributes,
             )
         if self.status is RunStatus.FAILED:
             code = self.error.code if self.error else None
             raise SimRunFailedError(
-                f"{name} failed: {self.error or 'Sim does not say why'}. Its log in Sim shows each block.",
+                f"{run} failed: {self.error or 'no error message'}. Its log in Sim shows each block.",
                 detail_code=code,
-                **facts,
+                **attributes,
             )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkflowExecutionResult(WorkflowRun):
-    """What a held-open execution answers: the finished or paused run, with its raw output."""
+    """Result of a sync execution: the finished or paused run, with its raw output."""
 
     @property
     def success(self) -> bool:
@@ -161,7 +161,7 @@ class WorkflowExecutionResult(WorkflowRun):
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """``duration`` in milliseconds, ``runId``, ``startTime`` and ``endTime``, under the SDK's names."""
+        """``duration`` in milliseconds, ``runId``, ``startTime`` and ``endTime``, by the SDK's names."""
         return {
             "duration": self.duration_ms,
             "runId": self.run_id,
@@ -174,10 +174,10 @@ class WorkflowExecutionResult(WorkflowRun):
 class JobStatus(WorkflowRun):
     """A run as its queue entry (``/api/jobs``) shows it: the only view of runs before v0.6.81.
 
-    The status is the run's, not the queue entry's: an entry is ``completed`` for cancelled and paused runs, too.
+    The status is the run's: the queue entry of a cancelled or paused run is ``completed``.
 
-    :param job_id: the queue entry's id.
-    :param metadata: the server's details of the entry; the keys differ by version.
+    :param job_id: ID of the queue entry.
+    :param metadata: of the entry; the keys differ by version.
     """
 
     job_id: str = ""
@@ -186,9 +186,9 @@ class JobStatus(WorkflowRun):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOutput:
-    """What a completed run has returned.
+    """Output of a completed run.
 
-    :param is_display_copy: it went through Sim's display filter, because Sim no longer holds the raw output.
+    :param is_display_copy: it went through Sim's display filter, because Sim no longer has the raw output.
     """
 
     value: Any
@@ -197,14 +197,14 @@ class RunOutput:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AsyncExecutionResult:
-    """The receipt of an asynchronous start.
+    """Receipt of an async start.
 
     :param run_id: the run's ID; servers before v0.5.80 return only the job's ID, which serves as the run's.
-    :param job_id: the queue entry's id, on the legacy API.
+    :param job_id: ID of the queue entry, on the legacy API.
     :param status: ``queued``, or the status of a run to which the start was re-attached.
-    :param run_id_is_ours: whether the run has the id that the request chose; servers before v0.7.32 choose their own.
-    :param path: where the status can be read, relative to the base URL. Sim's own status URL names the host that the
-        server was configured with, which needn't be one that we can reach or may send the key to.
+    :param run_id_is_ours: whether the run has the request's run ID; servers before v0.7.32 generate another one.
+    :param path: of the status, relative to the base URL. Sim's own status URL contains the host from the server's
+        configuration, which this machine may not reach, and which must not receive the key.
     """
 
     run_id: str
@@ -217,21 +217,21 @@ class AsyncExecutionResult:
 
     @property
     def success(self) -> bool:
-        """Whether Sim took the run: always, as refusals are raised."""
+        """Always True: rejections are raised."""
         return True
 
     @property
     def task_id(self) -> str:
-        """The id's name in SDK 0.1."""
+        """The ID by the name of SDK 0.1."""
         return self.job_id or self.run_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkflowStatus:
-    """Whether a workflow is deployed.
+    """Deployment status of a workflow.
 
     :param deployed_at: ISO 8601 UTC.
-    :param needs_redeployment: the draft has changed since; runs use the deployed version.
+    :param needs_redeployment: the draft has changed since the deployment; runs use the deployed version.
     """
 
     is_deployed: bool
@@ -241,13 +241,13 @@ class WorkflowStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeploymentAttempt:
-    """The last deploying, or rolling back, of a workflow, which Sim brings to its end in the background.
+    """Latest deployment or rollback of a workflow, which Sim performs in the background.
 
-    :param attempt_id: Sim's id of it.
-    :param version: the version that it is to make live.
-    :param status: Sim's word, such as ``active`` once it has succeeded.
-    :param readiness: of the parts that it takes, ``webhooks``, ``schedules`` and ``mcp``.
-    :param error: why it failed, in Sim's words.
+    :param attempt_id: Sim's ID of it.
+    :param version: the version that it deploys.
+    :param status: Sim's value, such as ``active`` after success.
+    :param readiness: by part: ``webhooks``, ``schedules`` and ``mcp``.
+    :param error: Sim's message if it failed.
     :param action: ``deploy`` or ``rollback``.
     :param requested_at: ISO 8601 UTC.
     """
@@ -267,19 +267,19 @@ class DeploymentAttempt:
 
     @property
     def is_active(self) -> bool:
-        """Whether it is over, and what it deployed is live."""
+        """Whether it succeeded, so its version is live."""
         return self.status == "active" and not self.has_failed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deployment:
-    """What of a workflow is live, and what is about to be.
+    """Live version of a workflow, and its latest deployment attempt.
 
-    :param version: the live version's number; None if none is live, or where the server doesn't tell.
+    :param version: number of the live version; None if there is none, or if the server doesn't report it.
     :param deployed_at: ISO 8601 UTC.
-    :param needs_redeployment: the draft has changed since; None where the server doesn't tell.
-    :param latest_attempt: None where none was made since the workflow was last undeployed, or on v1.
-    :param warnings: Sim's own.
+    :param needs_redeployment: the draft has changed since the deployment; None if the server doesn't report it.
+    :param latest_attempt: None if there was none since the workflow was last undeployed.
+    :param warnings: Sim's messages.
     """
 
     workflow_id: str
@@ -301,7 +301,7 @@ class WorkflowInput:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workflow:
-    """A workflow's name, place and declared inputs."""
+    """A workflow's name, workspace and declared inputs."""
 
     workflow_id: str
     name: str | None
@@ -312,7 +312,7 @@ class Workflow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workspace:
-    """A workspace that the key may see."""
+    """A workspace that the key can access."""
 
     workspace_id: str
     name: str | None
@@ -320,14 +320,14 @@ class Workspace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RateLimitInfo:
-    """What the last answer with rate-limit headers said of its bucket.
+    """Rate-limit headers of a response.
 
-    :param bucket: the bucket's name in Sim, such as ``workflows.runs.read`` or ``logs.list``; ``address`` is the one
-        that all requests to v2 from one address share, and which only tells of itself when it is empty.
+    :param bucket: name in Sim, such as ``workflows.runs.read`` or ``logs.list``; ``address`` is the bucket of all
+        requests to v2 from one IP address, which responses report only when it is empty.
     :param limit: the bucket's capacity, twice the plan's rate per minute.
-    :param remaining: requests left in it.
-    :param reset: when it is refilled, seconds since the epoch.
-    :param retry_after: seconds to wait, when the answer was a refusal.
+    :param remaining: requests left in the bucket.
+    :param reset: time of the next refill, seconds since the epoch.
+    :param retry_after: seconds to wait, if the request was rejected.
     """
 
     bucket: str | None = None
@@ -339,9 +339,9 @@ class RateLimitInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RateLimit:
-    """One execution bucket as the usage report shows it.
+    """An execution bucket in the usage report.
 
-    :param requests_per_minute: refill, None from servers that don't say.
+    :param requests_per_minute: refill; None if the server doesn't report it.
     :param max_burst: capacity.
     :param reset_at: ISO 8601 UTC.
     """
@@ -362,8 +362,8 @@ class RateLimit:
 class UsageLimits:
     """Limits and usage of the key's owner.
 
-    :param sync: bucket of held-open executions, and of all executions on the legacy API.
-    :param asynchronous: bucket of asynchronous executions on v2.
+    :param sync: bucket of sync executions, and of all executions on the legacy API.
+    :param asynchronous: bucket of async executions on v2.
     :param current_period_cost_usd: US dollars used in the billing period, of ``limit_usd``.
     :param plan: for example ``free``, ``pro``.
     """
@@ -378,18 +378,18 @@ class UsageLimits:
 
     @property
     def percent_used(self) -> float | None:
-        """Usage in percent of the limit; None where the server sets none."""
+        """Usage in percent of the limit; None without a limit."""
         return _percent(self.current_period_cost_usd, self.limit_usd)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BillingStatus:
-    """How the account that pays stands, in Sim's credits, of which 200 are a US dollar.
+    """Billing status of the paying account; 200 credits are 1 US dollar.
 
-    :param account_status: Sim's word: ``active``, ``limit_exceeded``, ``billing_blocked``.
-    :param refuses_runs: whether that means that no run is started.
+    :param account_status: ``active``, ``limit_exceeded``, ``billing_blocked``.
+    :param refuses_runs: whether Sim rejects runs in this status.
     :param period_start: ISO 8601 UTC, as ``period_end``.
-    :param credits_used: None, as the other figures, where the key may not know: workspace keys, and who isn't owner.
+    :param credits_used: None, as the other credits, for workspace keys and for keys of non-owners.
     """
 
     plan: str | None
@@ -403,17 +403,17 @@ class BillingStatus:
 
     @property
     def percent_used(self) -> float | None:
-        """Credits used in percent of the limit; None where one of them isn't known."""
+        """Credits used in percent of the limit; None if unknown."""
         return _percent(self.credits_used, self.credits_limit)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cancellation:
-    """What a cancel request achieved.
+    """Result of a cancel request.
 
-    :param accepted: Sim's ``success``; neither value proves how the run ends, only its status does.
+    :param accepted: Sim's ``success``; neither value proves the run's outcome, only its status does.
     :param reason: Sim's code, for example ``recorded``, ``already_completed``, ``redis_unavailable``.
-    :param status: of the run afterwards, where it was looked at.
+    :param status: of the run afterwards, if it was read.
     """
 
     run_id: str
@@ -423,11 +423,11 @@ class Cancellation:
 
     @property
     def finished_before(self) -> bool:
-        """Whether the run had finished by itself before it could be cancelled."""
+        """Whether the run had finished before it could be cancelled."""
         return self.status is not None and self.status.is_terminal and self.status is not RunStatus.CANCELLED
 
     def __str__(self) -> str:
-        """What the request achieved, by the run's status; HTTP 200 and ``success`` don't prove it."""
+        """The result by the run's status; HTTP 200 and ``success`` don't prove it."""
         if self.status is RunStatus.CANCELLED:
             return f"Run {self.run_id} is cancelled."
         if self.finished_before:
@@ -442,11 +442,11 @@ class Cancellation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resumption:
-    """What a resume request achieved.
+    """Result of a resume request.
 
-    :param run_id: the run to go on watching: the original one.
-    :param attempt_id: Sim's id of this resume; stops resolving once the attempt is over.
-    :param status: of the run, where the answer tells it (runs that were started held-open).
+    :param run_id: the run, which keeps its ID.
+    :param attempt_id: Sim's ID of this resume; invalid once the attempt has finished.
+    :param status: of the run, if the response contains it (runs that were started sync).
     :param output: of the resumed run, in the same case.
     """
 
@@ -458,13 +458,13 @@ class Resumption:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PausePoint:
-    """One of the places at which a run waits, or has waited.
+    """A point at which a run waits, or has waited.
 
-    :param context_id: names it when answering it.
-    :param status: Sim's word: ``paused``, ``queued``, ``resuming``, ``resumed``, ``failed``.
-    :param kind: ``human`` or ``time``, as of :class:`Pause`; None where it isn't told.
-    :param question: what the person is shown, as text.
-    :param fields: what the person is asked for.
+    :param context_id: its ID for answering it.
+    :param status: ``paused``, ``queued``, ``resuming``, ``resumed``, ``failed``.
+    :param kind: ``human`` or ``time``, as of :class:`Pause`; None if unknown.
+    :param question: the text that the person sees.
+    :param fields: the fields of the answer.
     """
 
     context_id: str
@@ -484,7 +484,7 @@ class PausePoint:
 class PausedRun:
     """All pause points of a run.
 
-    :param resumed_count: how many were answered so far; None where the server doesn't tell.
+    :param resumed_count: number of answered ones; None if the server doesn't report it.
     """
 
     run_id: str
@@ -493,7 +493,7 @@ class PausedRun:
 
     @property
     def open_points(self) -> tuple[PausePoint, ...]:
-        """Those that wait for a person's answer."""
+        """The pause points that wait for a person's answer."""
         return tuple(point for point in self.points if point.is_open)
 
 
@@ -501,7 +501,7 @@ class PausedRun:
 class Page(Generic[T]):
     """One page of a list.
 
-    :param next_cursor: hand it in for the next page, with the same filters; None on the last page.
+    :param next_cursor: ``cursor`` of the next page, with the same filters; None on the last page.
     """
 
     items: tuple[T, ...]
@@ -509,12 +509,10 @@ class Page(Generic[T]):
 
 
 def _percent(used: float | None, limit: float | None) -> float | None:
-    """``used`` in percent of the limit; None where it isn't known, or there is no limit."""
     return None if used is None or not limit else 100.0 * used / limit
 
 
 def _epoch(moment: str | None) -> float | None:
-    """A moment in seconds since the epoch; None if it can't be read."""
     try:
         return None if moment is None else datetime.fromisoformat(moment).timestamp()
     except (ValueError, OverflowError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -30,7 +30,7 @@ class ClientSettings:
     :param api_key: a personal or workspace key, without the whitespace around it; never shown.
     :param base_url: with scheme and any path prefix.
     :param api_version: ``v2``, ``legacy``, or ``auto`` to detect it.
-    :param timeout: seconds to wait for a response; sync executions have a timeout of their own.
+    :param timeout: seconds to wait for a response; sync executions have another timeout.
     :param verify: whether to verify TLS certificates, or the path of a CA bundle to verify them with.
     :param retry: for idempotent requests.
     :param connection: ID of the Airflow connection that the settings come from; errors name it.
@@ -65,14 +65,6 @@ class ClientSettings:
         """Hash of base URL and key, for which Sim counts requests; doesn't expose the key."""
         return _hash(self.base_url, self.api_key)
 
-    def with_api_key(self, api_key: str) -> ClientSettings:
-        """The same settings with another key."""
-        return replace(self, api_key=api_key)
-
-    def with_base_url(self, base_url: str) -> ClientSettings:
-        """The same settings for another server."""
-        return replace(self, base_url=base_url)
-
 
 def _hash(*values: object) -> str:
     return hashlib.sha256(repr(values).encode()).hexdigest()[:32]
@@ -106,7 +98,7 @@ def _checked_base_url(base_url: Any, api_key: str) -> str:
             f"has a user name or password in the base URL. {advice}, and the password field to the API key"
         )
     if parts.scheme not in ("http", "https") or not host or any(sign.isspace() for sign in base_url.strip()):
-        raise ValueError(f"has the base URL {shown}, which is no http or https address. {advice}")
+        raise ValueError(f"has the base URL {shown}, which is not an http or https URL. {advice}")
     if parts.query or parts.fragment:
         raise ValueError(f"has the base URL {shown} with a query or fragment. {advice}")
     if api_key in base_url:

@@ -1,7 +1,7 @@
-"""Server-sent-event bytes of a streamed execution, as typed events. No I/O.
+"""Parser for the server-sent events of a streamed execution, without I/O.
 
-The same frames come from both dialects. ``selected_outputs`` makes Sim send those block outputs as chunks of text; the
-final frame then holds the rest.
+Both APIs send the same frames. With ``selected_outputs``, Sim sends those block outputs as chunks of text; the final
+frame contains the rest.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from airflow_provider_sim.exceptions import Outcome, SimOutputError, SimStreamEr
 from airflow_provider_sim.json_values import well_formed
 
 MAX_FRAME_BYTES = 256 * 1024 * 1024
-"""Far above any output that Sim puts into one frame; an endless line must not fill the memory."""
+"""Larger than any frame of Sim; limits the memory for an endless line."""
 
 
 @dataclass(frozen=True, slots=True)
 class StreamChunk:
-    """A piece of a block's text."""
+    """A part of a block's text."""
 
     block_id: str | None
     text: str
@@ -33,14 +33,14 @@ class StreamChunk:
 
 @dataclass(frozen=True, slots=True)
 class StreamChunkReset:
-    """The text of this block so far is void; it begins anew."""
+    """The text of this block so far is discarded; the block starts again."""
 
     block_id: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class StreamProgress:
-    """What an agent thinks or which tool it uses (``thinking``, ``tool``), or an event that is not known here.
+    """An agent's thoughts or tool use (``thinking``, ``tool``), or an event of an unknown kind.
 
     :param data: the whole frame.
     """
@@ -52,7 +52,7 @@ class StreamProgress:
 
 @dataclass(frozen=True, slots=True)
 class StreamBlockError:
-    """A block's stream failed; the run goes on."""
+    """A block's stream failed; the run continues."""
 
     block_id: str | None
     message: str
@@ -74,10 +74,9 @@ StreamEvent = StreamChunk | StreamChunkReset | StreamProgress | StreamBlockError
 
 
 class StreamReader:
-    """Turns the bytes of one stream into events; holds at most one unfinished line.
+    """Turns the bytes of one stream into events; buffers one unfinished line.
 
-    :param workflow_id: the workflow that runs.
-    :param run_id: its run's id, which no frame tells.
+    :param run_id: the run's ID, which no frame contains.
     """
 
     def __init__(self, *, workflow_id: str, run_id: str | None) -> None:
@@ -89,50 +88,50 @@ class StreamReader:
         self._halves: dict[str | None, str] = {}
         self._ended = False
 
-    def feed(self, piece: bytes) -> list[StreamEvent]:
-        """Return the events that ``piece`` completes.
+    def feed(self, chunk: bytes) -> list[StreamEvent]:
+        """Return the events that the chunk completes.
 
-        :raises SimStreamError: a frame is no JSON object, or larger than any that Sim sends.
+        :raises SimStreamError: a frame is not a JSON object, or is larger than any of Sim.
         """
         events: list[StreamEvent] = []
-        first, *rest = piece.split(b"\n")
-        self._hold(first)
+        first, *rest = chunk.split(b"\n")
+        self._buffer(first)
         for following in rest:
             line = b"".join(self._line).removesuffix(b"\r")
             self._line, self._line_bytes = [following], len(following)
-            events += self._take_line(line)
+            events += self._read_line(line)
         return events
 
     def finish(self) -> None:
-        """Say that no more bytes will come.
+        """Check that the stream is complete.
 
-        :raises SimStreamError: the run's end hasn't been told: the connection was cut.
+        :raises SimStreamError: it has no final frame: the connection broke.
         """
         if not self._ended:
-            raise self._error(f"the stream stopped before the run's end. {LOST_STREAM}")
+            raise self._error(f"the stream stopped before the run finished. {LOST_STREAM}")
 
-    def _hold(self, piece: bytes) -> None:
-        self._line.append(piece)
-        self._line_bytes += len(piece)
+    def _buffer(self, part: bytes) -> None:
+        self._line.append(part)
+        self._line_bytes += len(part)
         if self._line_bytes > MAX_FRAME_BYTES:
             raise self._error(f"a frame of the stream is larger than {MAX_FRAME_BYTES // 2**20} MiB")
 
-    def _take_line(self, line: bytes) -> list[StreamEvent]:
+    def _read_line(self, line: bytes) -> list[StreamEvent]:
         if line.startswith(b"data:"):
             self._data.append(line[5:].removeprefix(b" "))
             return []
         if line or not self._data:
             return []  # comments and fields that Sim doesn't use
         data, self._data = b"\n".join(self._data), []
-        return self._take_frame(data)
+        return self._parse_frame(data)
 
-    def _take_frame(self, data: bytes) -> list[StreamEvent]:
+    def _parse_frame(self, data: bytes) -> list[StreamEvent]:
         if data.strip() in (b"[DONE]", b'"[DONE]"'):
             return []
         try:
             frame = json.loads(data)
         except (ValueError, RecursionError) as error:
-            raise self._error("a frame of the stream is no JSON") from error
+            raise self._error("a frame of the stream is not JSON") from error
         if not isinstance(frame, dict):
             raise self._error(f"a frame of the stream is {type(frame).__name__}, not an object")
         event = self._read_frame(frame)
@@ -161,7 +160,7 @@ class StreamReader:
                 return StreamProgress(str(kind), block_id, frame)
 
     def _joined(self, block_id: str | None, text: str) -> str:
-        """A chunk's text; the first half of a surrogate pair at its end waits for the second, in the next chunk."""
+        """A chunk's text; the first half of a surrogate pair at its end is joined to the next chunk."""
         text = self._halves.pop(block_id, "") + text
         if text and "\ud800" <= text[-1] <= "\udbff":
             text, self._halves[block_id] = text[:-1], text[-1]
@@ -174,7 +173,7 @@ class StreamReader:
             status = RunStatus.PAUSED
         elif success:
             status = RunStatus.COMPLETED
-        else:  # as in held-open answers, no success and no error is what is told of a cancelled run
+        else:  # as in sync responses, neither success nor error means that the run was cancelled
             cancelled = data.get("status") == "cancelled" or not error
             status = RunStatus.CANCELLED if cancelled else RunStatus.FAILED
         failed = status is RunStatus.FAILED
@@ -229,7 +228,7 @@ def check_selected(selectors: Sequence[str], streamed: Collection[str], end: Str
 
 
 def selection_lost(run: WorkflowRun, selectors: Sequence[str]) -> SimOutputError:
-    """The error for a completed run whose selected outputs can't be had any more."""
+    """Return the error for a completed run whose selected outputs were lost with its stream."""
     return SimOutputError(
         f"Run {run.run_id!r} of workflow {run.workflow_id!r} completed, but its stream was lost, and the selected"
         f" outputs with it: {', '.join(selectors)}. A SimJobSensor with this run ID returns the whole output; clearing"
@@ -241,7 +240,7 @@ def selection_lost(run: WorkflowRun, selectors: Sequence[str]) -> SimOutputError
 
 
 def missing_selectors(selectors: Sequence[str], received: Collection[str]) -> list[str]:
-    """Selectors whose blocks are not among the received block IDs, as far as that can be known."""
+    """Return the selectors whose blocks are known not to be among the received block IDs."""
     by_id = [selector for selector in selectors if block_id_of(selector)]
     missing = [selector for selector in by_id if block_id_of(selector) not in received]
     by_name = [selector for selector in selectors if not block_id_of(selector)]

@@ -1,4 +1,4 @@
-"""The blocking client, over requests."""
+"""The sync client, over requests."""
 
 from __future__ import annotations
 
@@ -6,42 +6,26 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from http.cookiejar import DefaultCookiePolicy
-from types import TracebackType
-from typing import Any, Literal, Self, TypeVar, overload
+from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar, overload
 from weakref import WeakSet
 
 import requests
 import tenacity
 
 from airflow_provider_sim.client import transport_errors
-from airflow_provider_sim.client.api.files import check_file_answer, file_request
-from airflow_provider_sim.client.api.http import Body, Request, Response, streaming
-from airflow_provider_sim.client.base import BaseClient
+from airflow_provider_sim.client.api.files import check_file_status, file_request
+from airflow_provider_sim.client.api.http import BodyReader, Request, Response, streaming
+from airflow_provider_sim.client.base import BaseClient, copy_metadata, given
 from airflow_provider_sim.client.environment import ca_bundle, proxy_for
-from airflow_provider_sim.client.flows import Flow, RequestStep, RunId, given
-from airflow_provider_sim.client.models import (
-    AsyncExecutionResult,
-    BillingStatus,
-    Cancellation,
-    Deployment,
-    JobStatus,
-    Page,
-    PausedRun,
-    Resumption,
-    RunOutput,
-    UsageLimits,
-    Workflow,
-    WorkflowExecutionResult,
-    WorkflowRun,
-    WorkflowStatus,
-    Workspace,
-)
-from airflow_provider_sim.client.retry import Delays, RetryPolicy
+from airflow_provider_sim.client.flows import Flows
+from airflow_provider_sim.client.models import AsyncExecutionResult, WorkflowExecutionResult
 from airflow_provider_sim.client.settings import ClientSettings
-from airflow_provider_sim.client.start import submit
+from airflow_provider_sim.client.start import start
+from airflow_provider_sim.client.steps import Attempts, Delays, Flow, RunId, StepOptions
 from airflow_provider_sim.client.stream import StreamEnd, StreamEvent, StreamReader
 from airflow_provider_sim.exceptions import SimError
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 _NEVER_SENT = (
@@ -52,18 +36,15 @@ _NEVER_SENT = (
     requests.exceptions.InvalidProxyURL,
 )
 _NEVER_CONNECTED = ("NewConnectionError", "NameResolutionError", "ConnectTimeoutError")
-_PIECE_BYTES = 64 * 1024
+_CHUNK_BYTES = 64 * 1024
 _ENCODINGS = requests.utils.DEFAULT_ACCEPT_ENCODING
 
 
 class WorkflowStream:
-    """A streamed execution: iterate over it for its events; the last one is the run's end.
+    """A streamed execution: iterate over it for its events; the last one is a :class:`~.stream.StreamEnd`.
 
-    Leaving the ``with`` block, or closing, hangs up, and hanging up before the end cancels the run. Iterating raises
-    SimStreamError where the stream stops before the run's end.
-
-    :param events: as they come.
-    :param close: hangs up.
+    Leaving the ``with`` block, or closing, disconnects, and disconnecting early cancels the run. Iterating raises
+    SimStreamError if the stream stops before the run has finished.
     """
 
     def __init__(self, events: Iterator[StreamEvent], close: Callable[[], None] = lambda: None) -> None:
@@ -71,23 +52,33 @@ class WorkflowStream:
         self.close = close
 
     def __iter__(self) -> Iterator[StreamEvent]:
-        """Give the events, once."""
+        """Return the events, once."""
         return self._events
 
     def __enter__(self) -> Self:
-        """Give the stream itself."""
+        """Return the stream itself."""
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        """Hang up."""
+        """Disconnect."""
         self.close()
 
 
 _Started = WorkflowExecutionResult | AsyncExecutionResult | WorkflowStream
 
 
+def _sync(flow: Callable[Concatenate[Flows, P], Flow[T]]) -> Callable[Concatenate[SimClient, P], T]:
+    """Return the client method that performs a flow."""
+
+    def method(self: SimClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._run(flow(self._flows, *args, **kwargs))
+
+    copy_metadata(method, flow)
+    return method
+
+
 class SimClient(BaseClient):
-    """Sim's API for blocking code. Thread-safe: each thread has an HTTP session of its own.
+    """Sync client for Sim's API. Thread-safe: each thread has its own HTTP session.
 
     See :class:`~.base.BaseClient` for its arguments.
     """
@@ -97,8 +88,6 @@ class SimClient(BaseClient):
     def _use(self, settings: ClientSettings) -> None:
         super()._use(settings)
         self._sessions = _Sessions(settings)
-
-    # --- running workflows ---------------------------------------------------------------------------------------
 
     @overload
     def execute_workflow(
@@ -135,23 +124,20 @@ class SimClient(BaseClient):
         run_timeout: int | None = ...,
     ) -> AsyncExecutionResult: ...
 
-    def execute_workflow(
-        self, workflow_id: str, input: Any = None, *, timeout: float | None = None, **options: Any
-    ) -> _Started:
-        """Run a deployed workflow, once: an error is raised, not tried again.
+    def execute_workflow(self, workflow_id: str, input: Any = None, **options: Any) -> _Started:
+        """Run a deployed workflow, without retries.
 
         :param workflow_id: the workflow.
         :param input: the Start block's fields as a dict; any other value arrives as the field ``input``.
-        :param timeout: seconds to wait for the answer; default 3600 where it is held open until the run's end.
-        :param stream: receive the output as it comes, as a :class:`WorkflowStream`.
+        :param timeout: seconds to wait for the response; default: 3600 for sync and streamed executions.
+        :param stream: return the output as it arrives, as a :class:`WorkflowStream`.
         :param selected_outputs: with ``stream``, the block outputs to stream: ``Block name.path``.
         :param async_execution: queue the run and return a receipt.
-        :param run_id: the run's id, if it is to be known beforehand: 1 to 128 of ``A-Za-z0-9._:-``; or a function that
-            gives one.
+        :param run_id: the run's ID, 1 to 128 of ``A-Za-z0-9._:-``; default: a random one.
         :param run_timeout: with ``async_execution``, seconds after which the server stops the run.
         :raises SimError: see :mod:`airflow_provider_sim.exceptions`. A run that failed or was cancelled is a result.
         """
-        started: _Started = self._hold(self._talk.execute(workflow_id, input, timeout=timeout, **given(options)))
+        started: _Started = self._run(start(self._flows, workflow_id, input, **given(options)))
         return started
 
     def execute_with_retry(
@@ -163,226 +149,78 @@ class SimClient(BaseClient):
         initial_delay: float | None = None,
         max_delay: float | None = None,
         backoff_multiplier: float | None = None,
-        waits_out_limits: bool | None = None,
+        retry_on_rate_limit: bool | None = None,
         **options: Any,
     ) -> _Started:
-        """Run a deployed workflow once, and try again where that can't start it twice: see :mod:`.submission`.
+        """Run a deployed workflow once, with retries that can't start it twice.
 
-        Where an answer is lost, the run is looked for and taken up: the result may then be of a run that still goes on,
-        to be waited for by :meth:`get_workflow_run`.
+        If a response is lost, the client looks for the run and re-attaches to it: the result may then be of a run that
+        is still active, for which :meth:`get_workflow_run` polls.
 
-        :param max_retries: repetitions after the first attempt; default: the client's policy, as for the next three.
-        :param initial_delay: seconds before the first repetition, unless Sim asks for another by Retry-After.
-        :param max_delay: seconds that the growing delay stops at.
-        :param backoff_multiplier: by how much the delay grows.
-        :param waits_out_limits: False raises a refusal for too many requests or runs at once.
-        :param options: as for :meth:`execute_workflow`, and ``deadline``: seconds since the epoch after which nothing
-            is tried again; ``before_attempt``: called when an attempt is about to be sent, which it can keep from that
-            by raising.
+        :param max_retries: retries after the first attempt; default of this and the next three: the client's policy.
+        :param initial_delay: seconds before the first retry, unless Sim sends a Retry-After.
+        :param max_delay: upper limit of the growing delay in seconds.
+        :param backoff_multiplier: factor by which the delay grows.
+        :param retry_on_rate_limit: False raises rate-limit errors at once.
+        :param options: as for :meth:`execute_workflow`, and: ``run_id`` may be an endless iterator of IDs, of which
+            each attempt that needs a new one takes the next, just before it is sent; ``deadline``, seconds since the
+            epoch after which no retry starts; ``stop``, a :class:`~.steps.StopToken` that keeps further attempts from
+            being sent; ``unsent_ids``, IDs that were not used before this call, so if Sim rejects one of them as used,
+            it belongs to another run.
         :raises SimError: the last attempt's error.
+        :raises StartStoppedError: ``stop`` was set.
         """
         policy = self._settings.retry.adjusted(
             max_retries=max_retries,
             initial_delay=initial_delay,
             max_delay=max_delay,
             backoff_multiplier=backoff_multiplier,
-            waits_out_limits=waits_out_limits,
+            retry_on_rate_limit=retry_on_rate_limit,
         )
-        started: _Started = self._hold(submit(self._talk, workflow_id, input, retry=policy, **given(options)))
-        if options.get("stream") and isinstance(started, WorkflowExecutionResult):
-            return WorkflowStream(iter([StreamEnd(started, streamed=False)]))  # the stream was lost, and its run found
+        started: _Started = self._run(start(self._flows, workflow_id, input, retry=policy, **given(options)))
         return started
 
-    # --- runs ----------------------------------------------------------------------------------------------------
-
-    def get_workflow_run(
-        self,
-        workflow_id: str,
-        run_id: str,
-        *,
-        include_output: bool = False,
-        selected_outputs: Sequence[str] | None = None,
-        job_id: str | None = None,
-        retry: RetryPolicy | None = None,
-    ) -> WorkflowRun:
-        """Ask for a run, however it was started.
-
-        :param run_id: the run's id; on old servers a job's id, too.
-        :param include_output: with the output of a completed run, as a display copy.
-        :param selected_outputs: block ids, with or without a path, whose outputs to add.
-        :param job_id: the run's queue entry, where the receipt told one; old servers know no other way.
-        :param retry: other than the client's policy.
-        :raises SimRunNotFoundError: there is no such run.
-        """
-        return self._hold(
-            self._talk.get_workflow_run(
-                workflow_id,
-                run_id,
-                include_output=include_output,
-                selected_outputs=selected_outputs,
-                job_id=job_id,
-                retry=retry,
-            )
-        )
-
-    def get_workflow_result(self, workflow_id: str, run_id: str, *, job_id: str | None = None) -> WorkflowRun:
-        """Ask for a completed run with its output: the raw one where the server still has it, else the display copy."""
-        return self._hold(self._talk.get_workflow_result(workflow_id, run_id, job_id=job_id))
-
-    def get_output(self, run: WorkflowRun, selected_outputs: Sequence[str] | None = None) -> RunOutput:
-        """Give what a run that is over has returned: the raw output where Sim still has it.
-
-        :param selected_outputs: block ids, with or without a path, whose outputs to give instead, as a dict.
-        :raises SimRunFailedError: it failed.
-        :raises SimRunCancelledError: it was cancelled.
-        :raises SimOutputError: a selector selects nothing.
-        """
-        return self._hold(self._talk.get_output(run, selected_outputs))
-
-    def list_workflow_runs(
-        self, workflow_id: str, *, retry: RetryPolicy | None = None, **filters: Any
-    ) -> Page[WorkflowRun]:
-        """List one page of a workflow's runs; runs that are only queued are not among them. Takes the v2 API.
-
-        :param retry: other than the client's policy.
-        :param filters: ``status`` (one of pending, running, completed, failed, cancelled, paused), ``trigger``,
-            ``start_date`` and ``end_date`` (ISO 8601 with Z, or seconds since the epoch), ``limit`` (1 to 100),
-            ``cursor``, ``order`` (desc, asc).
-        """
-        return self._hold(self._talk.list_workflow_runs(workflow_id, retry=retry, **filters))
-
-    def list_logs(self, workspace_id: str, *, retry: RetryPolicy | None = None, **filters: Any) -> Page[WorkflowRun]:
-        """List one page of a workspace's runs; runs that are only queued are not among them. Takes the v2 API.
-
-        A run that waits for a person is ``pending`` here; :meth:`get_workflow_run` calls it ``paused``.
-
-        :param retry: other than the client's policy.
-        :param filters: ``workflow_ids`` and ``triggers`` (iterables), ``level`` (info, error), ``start_date`` and
-            ``end_date`` (ISO 8601 with Z, or seconds since the epoch; both count by a run's start), ``run_id``,
-            ``include_output``, ``limit`` (1 to 1000), ``cursor``, ``order`` (desc, asc).
-        """
-        return self._hold(self._talk.list_logs(workspace_id, retry=retry, **filters))
-
-    def cancel_workflow_run(self, workflow_id: str, run_id: str, *, retry: RetryPolicy | None = None) -> Cancellation:
-        """Ask for a run to be cancelled; only its status tells whether it was.
-
-        :param retry: other than the client's policy.
-        :raises SimUnsupportedError: the server is older than v0.5.44.
-        """
-        return self._hold(self._talk.cancel_workflow_run(workflow_id, run_id, retry=retry))
-
-    def stop_workflow_run(
-        self, workflow_id: str, run_id: str, *, job_id: str | None = None, retry: RetryPolicy | None = None
-    ) -> Cancellation:
-        """Cancel a run, also one whose start may still be on its way, and look what became of it.
-
-        :param job_id: as for :meth:`get_workflow_run`.
-        :param retry: other than the client's policy; it also says how long to look for the run.
-        :raises SimRunNotFoundError: there is no such run.
-        :raises SimUnsupportedError: the server is older than v0.5.44.
-        """
-        return self._hold(self._talk.stop_workflow_run(workflow_id, run_id, job_id=job_id, retry=retry))
-
-    def get_paused_run(self, workflow_id: str, run_id: str) -> PausedRun:
-        """Ask for the points at which a run waits or has waited, with what a person is shown and asked for there.
-
-        Where a server, or the key, can't list them: the one point at which the run waits now, without that.
-
-        :raises SimRunNotFoundError: there is no such run.
-        """
-        return self._hold(self._talk.get_paused_run(workflow_id, run_id))
-
-    def resume_workflow_run(self, workflow_id: str, run_id: str, *, context_id: str, input: Any = None) -> Resumption:
-        """Answer a human pause; then go on watching the same run.
-
-        :param context_id: the pause point, from the run's ``paused.context_id``.
-        :param input: the answer, as the pause block's fields.
-        :raises SimConflictError: it was answered already.
-        """
-        return self._hold(self._talk.resume_workflow_run(workflow_id, run_id, context_id=context_id, input=input))
-
-    def get_job_status(self, job_id: str) -> JobStatus:
-        """Ask for a run's queue entry; Sim keeps it for a day after the run's end."""
-        return self._hold(self._talk.get_job_status(job_id))
+    get_workflow_run = _sync(Flows.get_workflow_run)
+    get_workflow_result = _sync(Flows.get_workflow_result)
+    get_output = _sync(Flows.get_output)
+    list_workflow_runs = _sync(Flows.list_workflow_runs)
+    list_logs = _sync(Flows.list_logs)
+    cancel_workflow_run = _sync(Flows.cancel_workflow_run)
+    stop_workflow_run = _sync(Flows.stop_workflow_run)
+    get_paused_run = _sync(Flows.get_paused_run)
+    resume_workflow_run = _sync(Flows.resume_workflow_run)
+    get_job_status = _sync(Flows.get_job_status)
+    get_workflow_status = _sync(Flows.get_workflow_status)
+    validate_workflow = _sync(Flows.validate_workflow)
+    get_workflow = _sync(Flows.get_workflow)
+    get_deployment = _sync(Flows.get_deployment)
+    deploy_workflow = _sync(Flows.deploy_workflow)
+    undeploy_workflow = _sync(Flows.undeploy_workflow)
+    rollback_workflow = _sync(Flows.rollback_workflow)
+    list_workspaces = _sync(Flows.list_workspaces)
+    get_usage_limits = _sync(Flows.get_usage_limits)
+    get_billing_status = _sync(Flows.get_billing_status)
+    get_usage = _sync(Flows.get_usage)
 
     def download_file(self, url: str) -> Iterator[bytes]:
-        """Get a file of an output by the address that Sim gives; the API key isn't sent.
+        """Download a file of an output; the API key isn't sent.
 
-        :param url: an http or https address, or a path on this server.
-        :raises SimError: it can't be got; raised at the first piece.
+        :param url: from the output: an http or https URL, or a path on this server.
+        :raises SimError: the download failed; raised at the first chunk.
         """
         request, address = file_request(url, self.base_url)
         timeout = self._settings.timeout
         try:
             with (
                 _session(address, self._settings.verify) as session,
-                session.get(address, timeout=timeout, stream=True, allow_redirects=False) as answer,
+                session.get(address, timeout=timeout, stream=True, allow_redirects=False) as response,
             ):
-                check_file_answer(request, answer.status_code)
-                yield from answer.iter_content(_PIECE_BYTES)
+                check_file_status(request, response.status_code)
+                yield from response.iter_content(_CHUNK_BYTES)
         except OSError as error:
-            raise _fault(request, address.partition("?")[0], timeout, error) from error
+            raise _error_for(request, address.partition("?")[0], timeout, error) from error
 
-    # --- workflows and limits ------------------------------------------------------------------------------------
-
-    def get_workflow_status(self, workflow_id: str) -> WorkflowStatus:
-        """Ask whether a workflow is deployed."""
-        return self._hold(self._talk.get_workflow_status(workflow_id))
-
-    def validate_workflow(self, workflow_id: str) -> bool:
-        """Whether a workflow can be run; False also where that can't be found out."""
-        return self._hold(self._talk.validate_workflow(workflow_id))
-
-    def get_workflow(self, workflow_id: str, *, retry: RetryPolicy | None = None) -> Workflow:
-        """Ask for a workflow's name, workspace and declared inputs.
-
-        :param retry: other than the client's policy.
-        """
-        return self._hold(self._talk.get_workflow(workflow_id, retry=retry))
-
-    def get_deployment(self, workflow_id: str) -> Deployment:
-        """Ask what of a workflow is live, and how its last deploying goes. Takes the v2 API."""
-        return self._hold(self._talk.get_deployment(workflow_id))
-
-    def deploy_workflow(
-        self, workflow_id: str, *, name: str | None = None, description: str | None = None
-    ) -> Deployment:
-        """Ask for a workflow's draft to be made live, as a new version; Sim does it in the background. Takes v2.
-
-        :param name: of the version, up to 100 characters.
-        :param description: of the version.
-        :raises SimPermissionError: it takes an admin's personal key; workspace keys may not.
-        """
-        return self._hold(self._talk.deploy_workflow(workflow_id, name=name, description=description))
-
-    def undeploy_workflow(self, workflow_id: str) -> Deployment:
-        """Take a workflow's live version back. Takes v2, and the key that :meth:`deploy_workflow` takes."""
-        return self._hold(self._talk.undeploy_workflow(workflow_id))
-
-    def rollback_workflow(self, workflow_id: str, version: int | None = None) -> Deployment:
-        """Ask for an earlier version to be made live. Takes v2, and the key that :meth:`deploy_workflow` takes.
-
-        :param version: its number; default: the one before the live one.
-        """
-        return self._hold(self._talk.rollback_workflow(workflow_id, version))
-
-    def list_workspaces(self) -> Page[Workspace]:
-        """List the workspaces that the key may see. Takes the v2 API."""
-        return self._hold(self._talk.list_workspaces())
-
-    def get_usage_limits(self) -> UsageLimits:
-        """Ask for limits and usage of the key's owner; for a workspace key, of whoever made it."""
-        return self._hold(self._talk.get_usage_limits())
-
-    def get_billing_status(self) -> BillingStatus:
-        """Ask for plan, billing period and credits of the key's owner. Takes the v2 API."""
-        return self._hold(self._talk.get_billing_status())
-
-    def get_usage(self) -> tuple[UsageLimits, BillingStatus | None]:
-        """Ask for both: :meth:`get_usage_limits` and :meth:`get_billing_status`, None where it can't be had."""
-        return self._hold(self._talk.get_usage())
-
-    # --- carrying it out -----------------------------------------------------------------------------------------
+    # --- transport -----------------------------------------------------------------------------------------------
 
     def set_api_key(self, api_key: str) -> None:
         """Use another key from now on."""
@@ -390,7 +228,7 @@ class SimClient(BaseClient):
         super().set_api_key(api_key)
 
     def set_base_url(self, base_url: str) -> None:
-        """Send requests to another server from now on."""
+        """Use another server from now on."""
         self.close()
         super().set_base_url(base_url)
 
@@ -400,81 +238,78 @@ class SimClient(BaseClient):
         sessions.close()
 
     def __enter__(self) -> Self:
-        """Give the client itself."""
+        """Return the client itself."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         """Close the HTTP sessions."""
         self.close()
 
-    def _hold(self, conversation: Flow[T]) -> T:
-        """Carry a conversation's questions to the server until it has its result."""
+    def _run(self, flow: Flow[T]) -> T:
         delays = Delays()
         try:
-            question = next(conversation)
+            step = next(flow)
             while True:
+                attempts = Attempts(step, self._settings.retry, delays)
                 try:
-                    answer = self._perform(question, delays)
+                    result = tenacity.Retrying(sleep=self._sleep, **attempts.tenacity())(
+                        self._attempt, attempts, step.options
+                    )
                 except SimError as error:
-                    question = conversation.throw(self._naming_connection(error))
+                    step = flow.throw(self._for_flow(error))
                 else:
-                    question = conversation.send(answer)
+                    step = flow.send(result)
         except StopIteration as end:
-            result: T = end.value
-            return result
+            value = end.value
+            return WorkflowStream(iter([value])) if isinstance(value, StreamEnd) else value  # type: ignore[return-value]
 
-    def _perform(self, question: RequestStep, delays: Delays) -> Any:
-        attempts = self._attempts(question, delays)
-
-        def attempt() -> Any:
-            call = attempts.next_call()
-            response = self._exchange(call.request, question)
-            if isinstance(response, WorkflowStream):
-                return response
-            result = call.read(response)
-            if not question.streamed:
-                return result
-            return WorkflowStream(iter([StreamEnd(result, streamed=False)]))
-
-        return tenacity.Retrying(sleep=self._sleep, **attempts.tenacity())(attempt)
-
-    def _exchange(self, request: Request, question: RequestStep) -> Response | WorkflowStream:
-        connect, wait = self._timeouts(request, question)
-        ends = time.monotonic() + wait
+    def _attempt(self, attempts: Attempts, options: StepOptions) -> Any:
+        call = attempts.next_call()
+        connect, wait = self._timeouts(call.request, options)
         try:
-            session = self._sessions.get()
-            # Prepared here and not by the session, which would merge settings of its own into each request.
-            headers = {"Accept-Encoding": _ENCODINGS, **self._headers(request)}
-            prepared = requests.Request(request.method, self.base_url + request.path, headers, data=request.body)
-            answer = session.send(
-                prepared.prepare(),
-                timeout=(connect, wait),
-                proxies=session.proxies,
-                allow_redirects=False,
-                stream=True,
-            )
-            headers = {name.lower(): value for name, value in answer.headers.items()}
-            head = Response(answer.status_code, headers, b"")
-            self._note_rate_limit(request, head)
-            if question.streamed and self._is_event_stream(head):
-                return WorkflowStream(self._events(answer, request, wait, ends), answer.close)
-            body = Body(request, head)
-            with answer:
-                for piece in answer.iter_content(_PIECE_BYTES):
-                    body.add(piece)
-            return self._without_key(body.whole())
+            response = self._exchange(call.request, options, connect, wait)
         except OSError as error:
-            raise _fault(request, self.base_url, wait, error) from transport_errors.without_frames(error)
+            cause = transport_errors.without_frames(error)
+            raise _error_for(call.request, self.base_url, wait, error) from cause
+        if isinstance(response, WorkflowStream):
+            return response
+        if error_response := call.error_in(response):
+            raise error_response
+        return call.read(response)
 
-    def _events(self, answer: requests.Response, request: Request, wait: float, ends: float) -> Iterator[StreamEvent]:
+    def _exchange(
+        self, request: Request, options: StepOptions, connect: float, wait: float
+    ) -> Response | WorkflowStream:
+        ends = time.monotonic() + wait
+        session = self._sessions.get()
+        # Prepared here and not by the session, which would merge its settings into each request.
+        headers = {"Accept-Encoding": _ENCODINGS, **self._headers(request)}
+        prepared = requests.Request(request.method, self.base_url + request.path, headers, data=request.body)
+        response = session.send(
+            prepared.prepare(),
+            timeout=(connect, wait),
+            proxies=session.proxies,
+            allow_redirects=False,
+            stream=True,
+        )
+        head = Response(response.status_code, {name.lower(): value for name, value in response.headers.items()}, b"")
+        self._record_rate_limit(request, head)
+        if options.stream and self._is_event_stream(head):
+            return WorkflowStream(self._events(response, request, wait, ends), response.close)
+        body = BodyReader(request, head)
+        with response:
+            for chunk in response.iter_content(_CHUNK_BYTES):
+                body.add(chunk)
+        return self._without_key(body.response())
+
+    def _events(self, response: requests.Response, request: Request, wait: float, ends: float) -> Iterator[StreamEvent]:
         reader = StreamReader(workflow_id=request.workflow_id or "", run_id=request.run_id)
         try:
-            for piece in _pieces(answer, ends):
-                yield from reader.feed(piece)
+            for chunk in _chunks(response, ends):
+                yield from reader.feed(chunk)
         except requests.RequestException as error:
-            raise _fault(streaming(request), self.base_url, wait, error) from transport_errors.without_frames(error)
+            cause = transport_errors.without_frames(error)
+            raise _error_for(streaming(request), self.base_url, wait, error) from cause
         reader.finish()
 
 
@@ -503,26 +338,26 @@ class _Sessions:
                 session.close()
 
 
-def _pieces(answer: requests.Response, ends: float) -> Iterator[bytes]:
+def _chunks(response: requests.Response, ends: float) -> Iterator[bytes]:
     """Yield a stream's bytes as they arrive.
 
     :param ends: ``time.monotonic()`` at which the stream times out: the timeout of requests applies to each read, and
-        starts again with every piece.
+        starts again with every chunk.
     :raises requests.ReadTimeout: the stream has timed out.
     """
-    # requests hands on a piece as it arrives only where the response is chunked and no size is asked for.
-    pieces = answer.iter_content(None if answer.raw.chunked else _PIECE_BYTES)
+    # requests yields a chunk as it arrives only if the response is chunked and no size is given.
+    chunks = response.iter_content(None if response.raw.chunked else _CHUNK_BYTES)
     while True:
         left = ends - time.monotonic()
         if left <= 0:
             raise requests.ReadTimeout
-        sock = getattr(answer.raw.connection, "sock", None)  # None after "Connection: close"
+        sock = getattr(response.raw.connection, "sock", None)  # None after "Connection: close"
         if sock is not None:
             sock.settimeout(left)
-        piece = next(pieces, None)
-        if piece is None:
+        chunk = next(chunks, None)
+        if chunk is None:
             return
-        yield piece
+        yield chunk
 
 
 def _session(url: str, verify: bool | str) -> requests.Session:
@@ -535,23 +370,23 @@ def _session(url: str, verify: bool | str) -> requests.Session:
     proxy = proxy_for(url, socks_package="socks")
     session.proxies = {} if proxy is None else {"http": proxy, "https": proxy}
     session.verify = ca_bundle(verify)
-    # Sim's key is all the identity that a request may carry: no cookies, nothing from a .netrc file.
+    # The API key is the only identity that a request may have: no cookies, nothing from a .netrc file.
     session.trust_env = False
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
     return session
 
 
-def _fault(request: Request, base_url: str, wait: float, error: OSError) -> SimError:
-    """Tell what went wrong apart by what the server can have seen.
+def _error_for(request: Request, base_url: str, wait: float, error: OSError) -> SimError:
+    """Return the error for a transport error, by what the server may have received.
 
-    :param error: one of requests' own, or that of a CA bundle which isn't there.
+    :param error: one of requests' own, or from reading the CA bundle.
     """
     shown = repr(error)
     if (
         isinstance(error, _NEVER_SENT)
         or not isinstance(error, requests.RequestException)
         or any(name in shown for name in _NEVER_CONNECTED)
-        or "handshake" in transport_errors.innermost_reason(error)  # a silent one is a read timeout to requests
+        or "handshake" in transport_errors.innermost_reason(error)  # requests reports its timeout as a read timeout
     ):
         return transport_errors.unreachable(request, base_url, error)
     if isinstance(error, requests.Timeout) or "ReadTimeoutError" in shown:

@@ -1,4 +1,4 @@
-"""What can go wrong between us and the server, as the errors that both transports raise."""
+"""Errors for failures between this machine and the server, for both transports."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from airflow_provider_sim.exceptions import Outcome, SimConnectionError, SimErro
 
 E = TypeVar("E", bound=BaseException)
 
-_TLS_SIGNS = ("certificate", "ssl", "tls", "handshake")
+_TLS_WORDS = ("certificate", "ssl", "tls", "handshake")
 
 
 def unreachable(request: Request, base_url: str, cause: BaseException) -> SimError:
-    """Nothing was sent: the name, the address, the proxy or the TLS handshake failed."""
+    """Return the error for a request that was not sent: DNS, connection, proxy or TLS handshake failed."""
     reason = innermost_reason(cause)
-    if any(sign in reason.lower() for sign in _TLS_SIGNS):
+    if any(word in reason.lower() for word in _TLS_WORDS):
         return error_of(
             SimConnectionError,
             request,
@@ -23,7 +23,7 @@ def unreachable(request: Request, base_url: str, cause: BaseException) -> SimErr
             f"no secure connection to {base_url} ({reason}). {_tls_advice(reason)}",
             code="TLS_ERROR",
             outcome=Outcome.NEVER_SENT,
-            worth_repeating=0,
+            max_retries=0,
         )
     return error_of(
         SimConnectionError,
@@ -42,52 +42,53 @@ def _tls_advice(reason: str) -> str:
             " 'verify' to the path of your CA bundle, or correct its base URL (host)"
         )
     return (
-        "If the server speaks plain http at this port, begin the connection's base URL (host) with http://;"
-        " otherwise name the port at which it speaks https"
+        "If the server uses plain http at this port, start the connection's base URL (host) with http://; otherwise"
+        " set the port at which it uses https"
     )
 
 
 def timed_out(request: Request, base_url: str, timeout: float) -> SimError:
-    """No answer came in time."""
-    if request.held_open:
+    """Return the error for a response that did not arrive in time."""
+    if request.sync:
         advice = (
-            "Hanging up cancels a run that Sim holds open; use async_execution=True or deferrable=True for long runs,"
-            " or a longer timeout"
+            "Disconnecting cancels a sync run; use async_execution=True or deferrable=True for long runs, or a longer"
+            " timeout"
         )
     else:
         advice = "Sim may be overloaded; the connection's extra 'timeout' sets how long to wait"
-    what = (
-        f"it did not end within {timeout:g} s" if request.begun else f"no answer from {base_url} within {timeout:g} s"
-    )
+    if request.stream_started:
+        what = f"it did not finish within {timeout:g} s"
+    else:
+        what = f"no response from {base_url} within {timeout:g} s"
     return error_of(SimTimeoutError, request, None, f"{what}. {advice}")
 
 
 def broken(request: Request, base_url: str, cause: BaseException) -> SimError:
-    """The connection broke after the request was sent, before the whole answer was there."""
+    """Return the error for a connection that broke after the request was sent."""
     return error_of(
         SimConnectionError,
         request,
         None,
-        f"the connection to {base_url} broke before the whole answer was there ({innermost_reason(cause)})",
+        f"the connection to {base_url} broke before the whole response arrived ({innermost_reason(cause)})",
     )
 
 
 def without_frames(error: E) -> E:
-    """An HTTP library's error, and those below it, without the frames that they came through.
+    """Drop the tracebacks of an HTTP library's error and of its causes.
 
-    Their local variables hold the request with its key, and whoever reports crashes may report local variables.
+    The frames' local variables contain the request with its key, and crash reports may include local variables.
     """
-    below: list[BaseException | None] = [error]
-    while below:
-        one = below.pop()
-        if one is not None and one.__traceback__ is not None:
-            one.__traceback__ = None
-            below += [one.__cause__, one.__context__]
+    errors: list[BaseException | None] = [error]
+    while errors:
+        current = errors.pop()
+        if current is not None and current.__traceback__ is not None:
+            current.__traceback__ = None
+            errors += [current.__cause__, current.__context__]
     return error
 
 
 def innermost_reason(cause: BaseException) -> str:
-    """The first cause in a chain of exceptions, without the memory addresses and request dumps of the outer ones."""
+    """Return the first cause in a chain of exceptions, without the memory addresses and request dumps of the others."""
     seen: set[int] = set()
     while id(cause) not in seen:
         seen.add(id(cause))
@@ -98,6 +99,6 @@ def innermost_reason(cause: BaseException) -> str:
         if inner is None:
             break
         cause = inner
-    words = " ".join(part for part in cause.args if isinstance(part, str))
-    words = words or {"IncompleteRead": "it was closed too early"}.get(type(cause).__name__, type(cause).__name__)
-    return words.split(">: ")[-1][:300]
+    text = " ".join(part for part in cause.args if isinstance(part, str))
+    text = text or {"IncompleteRead": "it was closed too early"}.get(type(cause).__name__, type(cause).__name__)
+    return text.split(">: ")[-1][:300]

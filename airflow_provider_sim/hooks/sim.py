@@ -1,11 +1,11 @@
-"""An Airflow connection of type ``sim`` as a client for Sim."""
+"""Hook for Airflow connections of type ``sim``."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Self
 
 from airflow.providers.common.compat.sdk import BaseHook
@@ -35,21 +35,21 @@ _RETRY_EXTRAS = {"max_retries": int, "initial_delay": float, "max_delay": float,
 _NO_OBJECT = 'has an extra that is not a JSON object. Set the extra field to an object such as {"timeout": 60}'
 _STANDARD_PORTS = {"http": 80, "https": 443}
 _TEST_TIMEOUT = 10.0
-"""Seconds; the connection test runs in the API server and must not hold it up."""
+"""Seconds; the connection test runs in the API server and must not block it."""
 
 
 class SimHook(BaseHook):
-    """Gives clients for the Sim server that a connection names.
+    """Creates clients for the Sim server of a connection.
 
-    The connection's host is the base URL (default ``https://www.sim.ai``) and its password the API key; where they are
+    The connection's host is the base URL (default ``https://www.sim.ai``) and its password the API key; if they are
     empty, the environment variables ``SIM_BASE_URL`` and ``SIM_API_KEY`` of the worker are used. Its extras are
     ``workspace_id``, ``api_version`` (``auto``, ``v2``, ``legacy``), ``timeout`` (seconds), ``verify`` (true, false or
     the path of a CA bundle), ``max_retries``, ``initial_delay``, ``max_delay`` (seconds) and ``backoff_multiplier``.
 
-    Use it in a ``with`` block, or call :meth:`close`, so that its HTTP session ends.
+    Use it in a ``with`` block, or call :meth:`close`, to close its HTTP session.
 
-    :param sim_conn_id: the connection's id.
-    :param retry_args: retry settings that go before the connection's: the fields of
+    :param sim_conn_id: ID of the connection.
+    :param retry_args: retry settings that override the connection's: the fields of
         :class:`~airflow_provider_sim.client.retry.RetryPolicy`.
     """
 
@@ -63,13 +63,13 @@ class SimHook(BaseHook):
         self.sim_conn_id = sim_conn_id
         self.retry_args = dict(retry_args or {})
         self._client: SimClient | None = None
-        self._known: ClientSettings | None = None
+        self._client_settings: ClientSettings | None = None
         self._workspace_id: str | None = None
         self._workflows: dict[str, Workflow | None] = {}
 
     @property
     def workspace_id(self) -> str | None:
-        """The workspace that the connection names, once :meth:`get_conn` or :meth:`get_async_settings` has read it."""
+        """The connection's workspace; None before :meth:`get_conn` or :meth:`get_async_settings`."""
         return self._workspace_id
 
     def workspace_of(self, workflow_id: str) -> str | None:
@@ -82,8 +82,9 @@ class SimHook(BaseHook):
     def read_workflow(self, workflow_id: str, *, required: bool = False) -> Workflow | None:
         """Return a workflow's workspace and declared inputs, read once.
 
-        :param required: retry as the connection says, and raise the error; otherwise one request, and None if it fails.
-        :raises SimError: it is required and can't be read. A server without such a route has None all the same.
+        :param required: retry by the connection's settings, and raise the error; otherwise one request, and None if it
+            fails.
+        :raises SimError: it is required and can't be read. A server without such a route returns None.
         """
         from airflow_provider_sim.client import NO_RETRY
 
@@ -101,7 +102,7 @@ class SimHook(BaseHook):
     def get_conn(self) -> SimClient:
         """Return the hook's client; the same one until :meth:`close`.
 
-        :raises SimConfigurationError: there is no such connection, or it can't work.
+        :raises SimConfigurationError: the connection doesn't exist or is invalid.
         """
         if self._client is None:
             from airflow_provider_sim.client import SimClient
@@ -110,39 +111,46 @@ class SimHook(BaseHook):
         return self._client
 
     def get_settings(self) -> ClientSettings:
-        """Return what the hook's client is made of.
+        """Return the settings of the hook's client.
 
-        :raises SimConfigurationError: there is no such connection, or it can't work.
+        :raises SimConfigurationError: the connection doesn't exist or is invalid.
         """
-        if self._known is None:
-            connection = self._checked(self._look_up())
-            self._known = self._settings(connection, connection.extra_dejson)
-        return self._known
+        if self._client_settings is None:
+            try:
+                connection = self.get_connection(self.sim_conn_id)
+            except Exception as error:
+                raise self._unknown_connection(error) from error
+            self._client_settings = self._settings(self._checked(connection), connection.extra_dejson)
+        return self._client_settings
 
     def new_client(self, *, timeout: float, retry: RetryPolicy) -> SimClient:
-        """Return a client of its own, for moments when the hook's is in the middle of something; close it after use.
+        """Return a separate client, for use while the hook's is performing a request; close it after use.
 
-        :param timeout: seconds for a request, if that is less than the connection's.
-        :raises SimConfigurationError: there is no such connection, or it can't work.
+        :param timeout: seconds for a request, unless the connection's is less.
+        :raises SimConfigurationError: the connection doesn't exist or is invalid.
         """
         from dataclasses import replace
 
         from airflow_provider_sim.client import SimClient
 
-        known = self.get_settings()
-        return SimClient.from_settings(replace(known, timeout=min(timeout, known.timeout), retry=retry))
+        settings = self.get_settings()
+        return SimClient.from_settings(replace(settings, timeout=min(timeout, settings.timeout), retry=retry))
 
-    def get_async_conn(self) -> AbstractAsyncContextManager[AsyncSimClient]:
-        """Return a client for code on an event loop, to be used in ``async with``.
+    @asynccontextmanager
+    async def get_async_conn(self) -> AsyncIterator[AsyncSimClient]:
+        """Return an asyncio client, for ``async with``.
 
-        :raises SimConfigurationError: on entering: there is no such connection, or it can't work.
+        :raises SimConfigurationError: on entering: the connection doesn't exist or is invalid.
         """
-        return self._async_client()
+        from airflow_provider_sim.client import AsyncSimClient
+
+        async with AsyncSimClient.from_settings(await self.get_async_settings()) as client:
+            yield client
 
     async def get_async_settings(self) -> ClientSettings:
-        """Return what a client is made of, for those that share one on an event loop.
+        """Return the settings of a client, for sharing one on an event loop.
 
-        :raises SimConfigurationError: there is no such connection, or it can't work.
+        :raises SimConfigurationError: the connection doesn't exist or is invalid.
         """
         from airflow.providers.common.compat.connection import get_async_connection, get_async_extra_dejson
 
@@ -154,13 +162,6 @@ class SimHook(BaseHook):
             raise self._unknown_connection(error) from error
         return self._settings(connection, await get_async_extra_dejson(connection))
 
-    @asynccontextmanager
-    async def _async_client(self) -> AsyncIterator[AsyncSimClient]:
-        from airflow_provider_sim.client import AsyncSimClient
-
-        async with AsyncSimClient.from_settings(await self.get_async_settings()) as client:
-            yield client
-
     def close(self) -> None:
         """Close the client's HTTP session."""
         if self._client is not None:
@@ -168,7 +169,7 @@ class SimHook(BaseHook):
             self._client = None
 
     def __enter__(self) -> Self:
-        """Give the hook itself."""
+        """Return the hook itself."""
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -176,27 +177,21 @@ class SimHook(BaseHook):
         self.close()
 
     def test_connection(self) -> tuple[bool, str]:
-        """Ask the server for the account of the key, without starting or changing anything.
+        """Test the connection by reading the account of the key.
 
         :returns: whether the connection works, and the server, workspaces and plan, or what to change.
         """
         from dataclasses import replace
 
         try:
-            settings = replace(self.get_settings(), connection=None)  # its ID is one that Airflow made up for the test
+            settings = replace(self.get_settings(), connection=None)  # in a test, Airflow generates its ID
         except SimConfigurationError as error:
             return False, str(error).replace(f"Connection {self.sim_conn_id!r}", "The connection")
         try:
-            return True, _introduce(settings)
+            return True, _account_summary(settings)
         except SimError as error:
-            words = (_what_is_wrong(error, settings), str(error), _https_instead(error, settings))
-            return False, " ".join(filter(None, words))
-
-    def _look_up(self) -> Connection:
-        try:
-            return self.get_connection(self.sim_conn_id)
-        except Exception as error:
-            raise self._unknown_connection(error) from error
+            sentences = (_diagnosis(error, settings), str(error), _https_advice(error, settings))
+            return False, " ".join(filter(None, sentences))
 
     def _invalid(self, what: str) -> SimConfigurationError:
         return SimConfigurationError(f"Connection {self.sim_conn_id!r} {what}.")
@@ -285,13 +280,13 @@ class SimHook(BaseHook):
 
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
-        """Labels of the standard fields, for Airflow before 3.2; later ones read the provider's metadata."""
+        """Return the labels of the standard fields, for Airflow before 3.2; later ones read the provider's metadata."""
         behaviour = _declared_form()["ui-field-behaviour"]
         return {name.replace("-", "_"): value for name, value in behaviour.items()}
 
     @classmethod
     def get_connection_form_widgets(cls) -> dict[str, Any]:
-        """The extra fields, for Airflow before 3.2; later ones read the provider's metadata."""
+        """Return the extra fields, for Airflow before 3.2; later ones read the provider's metadata."""
         from flask_appbuilder.fieldwidgets import BS3TextFieldWidget
         from wtforms import StringField
 
@@ -376,59 +371,54 @@ def _verify(value: Any) -> bool | str:
     raise ValueError(f"the extra 'verify' is {value!r}; it can be true, false or the path of a CA bundle")
 
 
-def _what_is_wrong(error: SimError, settings: ClientSettings) -> str:
-    """What a failed test says about the connection, before the error's own words."""
+def _diagnosis(error: SimError, settings: ClientSettings) -> str:
     match error:
         case SimAuthenticationError():
-            return "The server answers, but the API key is wrong."
+            return "The server responds, but the API key is wrong."
         case SimRedirectError():
-            return "The base URL is not the API's own address."
+            return "The base URL is not the URL of the API itself."
         case SimV2OffError():
-            return "The server answers, but its v2 API is switched off and api_version asks for it."
+            return "The server responds, but its v2 API is switched off, and api_version is v2."
         case SimRouteMissingError() | SimResponseError():
             return (
-                f"Something answers at {settings.base_url}, but it is not Sim. The base URL is the address of Sim's"
-                " start page, as in https://www.sim.ai, without /api."
+                f"The server at {settings.base_url} responds, but it is not Sim. The base URL is the URL of Sim's start"
+                " page, such as https://www.sim.ai, without /api."
             )
         case SimTimeoutError():
-            return "The server doesn't answer."
+            return "The server doesn't respond."
         case SimConnectionError(outcome=Outcome.NEVER_SENT):
             return "The server can't be reached."
         case SimConnectionError():
-            return "The server hangs up."
+            return "The server closes the connection."
         case _:
             return ""
 
 
-def _https_instead(error: SimError, settings: ClientSettings) -> str:
-    """What to try where a server may not have understood plain http: it hangs up then, or finds the request bad."""
-    hung_up = isinstance(error, SimConnectionError) and error.outcome is not Outcome.NEVER_SENT
-    found_bad = isinstance(error, SimResponseError) and error.status == 400
-    if settings.base_url.startswith("http://") and (hung_up or found_bad):
-        return "If it speaks https, begin the base URL with https://."
+def _https_advice(error: SimError, settings: ClientSettings) -> str:
+    """For servers that expect https: they close a plain http connection, or return 400."""
+    closed = isinstance(error, SimConnectionError) and error.outcome is not Outcome.NEVER_SENT
+    is_bad_request = isinstance(error, SimResponseError) and error.status == 400
+    if settings.base_url.startswith("http://") and (closed or is_bad_request):
+        return "If it uses https, start the base URL with https://."
     return ""
 
 
-def _introduce(settings: ClientSettings) -> str:
-    """Say to whom we speak, and as whom.
-
-    :raises SimError: what keeps us from it.
-    """
+def _account_summary(settings: ClientSettings) -> str:
     from dataclasses import replace
 
     from airflow_provider_sim.client import NO_RETRY, SimClient
     from airflow_provider_sim.exceptions import SimUnsupportedError
 
-    patience = min(settings.timeout, _TEST_TIMEOUT)
-    with SimClient.from_settings(replace(settings, timeout=patience, retry=NO_RETRY)) as client:
+    timeout = min(settings.timeout, _TEST_TIMEOUT)
+    with SimClient.from_settings(replace(settings, timeout=timeout, retry=NO_RETRY)) as client:
         try:
             names = [space.name or space.workspace_id for space in client.list_workspaces().items]
-            place = f"v2 API, workspace{'s' if len(names) > 1 else ''} {', '.join(names[:5])}"
-            place += f" and {len(names) - 5} more" if len(names) > 5 else ""
+            api = f"v2 API, workspace{'s' if len(names) > 1 else ''} {', '.join(names[:5])}"
+            api += f" and {len(names) - 5} more" if len(names) > 5 else ""
         except (SimV2OffError, SimRouteMissingError):
             raise
         except SimUnsupportedError:
-            place = "legacy API; v2 is switched off or not there"
+            api = "legacy API; v2 is switched off or missing"
         usage = client.get_usage_limits()
     plan = f", {usage.plan} plan" if usage.plan else ""
-    return f"Connected to {client.base_url} ({place}{plan})."
+    return f"Connected to {client.base_url} ({api}{plan})."

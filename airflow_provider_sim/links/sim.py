@@ -1,4 +1,4 @@
-"""Operator links: the buttons on a task instance's page."""
+"""Operator links: buttons on a task instance's page."""
 
 from __future__ import annotations
 
@@ -39,21 +39,21 @@ class _XComLink(BaseOperatorLink):
 
 
 class SimRunLink(_XComLink):
-    """To the run's log page in Sim."""
+    """Link to the run's log in Sim."""
 
     name = "Sim run"
     url_key = RUN_URL_KEY
 
 
 class SimWorkflowLink(_XComLink):
-    """To the workflow in Sim's editor."""
+    """Link to the workflow in Sim's editor."""
 
     name = "Sim workflow"
     url_key = WORKFLOW_URL_KEY
 
 
 class SimApprovalLink(_XComLink):
-    """To the page on which a person answers the run, while it is paused."""
+    """Link to the page on which a person answers the paused run."""
 
     name = "Sim approval"
     url_key = APPROVAL_URL_KEY
@@ -62,7 +62,7 @@ class SimApprovalLink(_XComLink):
 def link_xcoms(base_url: str, *, workflow_id: str, run_id: str, workspace_id: str | None) -> dict[str, str]:
     """Return the URLs as XComs, for the links and for other tasks.
 
-    :param workspace_id: if None, the URLs are of pages that look it up for the user who is logged in.
+    :param workspace_id: if None, the URLs are of pages that redirect to it.
     """
     return {
         RUN_URL_KEY: run_url(base_url, workflow_id, run_id, workspace_id),

@@ -1,4 +1,4 @@
-"""Run a Sim workflow when a task or a DAG has failed, or succeeded."""
+"""Notifier that starts a Sim workflow."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_EXCEPTION_LENGTH = 10_000
-"""Characters of an exception that are sent."""
+"""Characters; longer exceptions are truncated."""
 
 
 class SimNotifier(BaseNotifier):
@@ -41,9 +41,9 @@ class SimNotifier(BaseNotifier):
         DeadlineAlert(..., callback=AsyncCallback(SimNotifier, kwargs={"workflow_id": "..."}))  # Airflow 3.1 and later
 
     :param workflow_id: the workflow to run (templated).
-    :param input: further fields of the input, or others in the place of those above (templated).
+    :param input: further fields of the input, which override those above (templated).
     :param sim_conn_id: the connection (templated).
-    :param timeout: seconds to wait for Sim's response; no retry starts after them.
+    :param timeout: seconds for the start, including retries; default 5.
     :raises SimInputError: ``workflow_id`` or ``timeout`` is invalid.
     """
 
@@ -71,25 +71,24 @@ class SimNotifier(BaseNotifier):
 
         :param args: the context.
         """
-        with self._never_failing():
+        with self._log_errors():
             # Rendering writes into the notifier, and the next task's callback needs the templates.
             super(SimNotifier, copy.copy(self)).__call__(*args)
 
     def __await__(self) -> Generator[Any, Any, None]:
         """Start the workflow on an event loop, as Airflow's triggerer does for deadlines."""
-        with self._never_failing():
+        with self._log_errors():
             yield from super().__await__()
 
     def notify(self, context: Context) -> None:
         """Start the workflow."""
         with (
-            self._never_failing(),
+            self._log_errors(),
             SimHook(self.sim_conn_id) as hook,
-            hook.new_client(timeout=self.timeout, retry=_patience()) as client,
+            hook.new_client(timeout=self.timeout, retry=_retry_policy()) as client,
         ):
-            self._say_started(
-                client.execute_with_retry(self.workflow_id, self._input(context), **self._options()),
-            )
+            started: Any = client.execute_with_retry(self.workflow_id, self._input(context), **self._options())
+            log.info("Notification: started run %s of workflow %s.", started.run_id, self.workflow_id)
 
     async def async_notify(self, context: Context) -> None:
         """Start the workflow, on an event loop."""
@@ -97,63 +96,59 @@ class SimNotifier(BaseNotifier):
 
         from airflow_provider_sim.client import AsyncSimClient
 
-        with self._never_failing():
+        with self._log_errors():
             settings = await SimHook(self.sim_conn_id).get_async_settings()
-            settings = replace(settings, timeout=min(self.timeout, settings.timeout), retry=_patience())
+            settings = replace(settings, timeout=min(self.timeout, settings.timeout), retry=_retry_policy())
             async with AsyncSimClient.from_settings(settings) as client:
-                self._say_started(
-                    await client.execute_with_retry(self.workflow_id, self._input(context), **self._options())
+                started: Any = await client.execute_with_retry(
+                    self.workflow_id, self._input(context), **self._options()
                 )
+            log.info("Notification: started run %s of workflow %s.", started.run_id, self.workflow_id)
 
     def _options(self) -> dict[str, Any]:
         return {"async_execution": True, "timeout": self.timeout, "deadline": time.time() + self.timeout}
 
     def _input(self, context: Mapping[str, Any]) -> dict[str, Any]:
-        return {**_facts(context), **self.input}
-
-    def _say_started(self, started: Any) -> None:
-        log.info("Workflow %s runs as %s, to look at it.", self.workflow_id, started.run_id)
+        return {**_default_input(context), **self.input}
 
     @contextmanager
-    def _never_failing(self) -> Iterator[None]:
-        """What goes wrong is told by the log only."""
+    def _log_errors(self) -> Iterator[None]:
         try:
             yield
         except Exception as error:
-            log.warning("Workflow %s was not started to look at it: %s", self.workflow_id, error)
+            log.warning("Notification failed: workflow %s was not started. %s", self.workflow_id, error)
 
 
 sim_notification = SimNotifier
 
 
-def _patience() -> RetryPolicy:
+def _retry_policy() -> RetryPolicy:
     from airflow_provider_sim.client import RetryPolicy
 
     return RetryPolicy(max_retries=1, max_delay=1.0, max_retry_after=1.0)
 
 
-def _facts(context: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a callback's context contains, as JSON.
+def _default_input(context: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields from a callback's context, as JSON.
 
     A deadline's context (Airflow 3.1 and later) has the DAG run as a dict of Airflow's REST API, and no task.
     """
     ti, dag_run = context.get("ti"), context.get("dag_run")
-    state = _fact(ti, "state") or _fact(dag_run, "state")
+    state = _first(ti, "state") or _first(dag_run, "state")
     return {
-        "dag_id": _fact(ti, "dag_id") or _fact(context.get("dag"), "dag_id") or _fact(dag_run, "dag_id"),
-        "dag_run_id": context.get("run_id") or _fact(ti, "run_id") or _fact(dag_run, "run_id", "dag_run_id"),
-        "task_id": _fact(ti, "task_id") or _fact(context.get("task"), "task_id"),
-        "map_index": _fact(ti, "map_index"),
-        "try_number": _fact(ti, "try_number"),
+        "dag_id": _first(ti, "dag_id") or _first(context.get("dag"), "dag_id") or _first(dag_run, "dag_id"),
+        "dag_run_id": context.get("run_id") or _first(ti, "run_id") or _first(dag_run, "run_id", "dag_run_id"),
+        "task_id": _first(ti, "task_id") or _first(context.get("task"), "task_id"),
+        "map_index": _first(ti, "map_index"),
+        "try_number": _first(ti, "try_number"),
         "state": None if state is None else str(getattr(state, "value", state)),
         "exception": _exception(context.get("exception")),
-        "log_url": _fact(ti, "log_url"),
-        "reason": context.get("reason") or _missed(context.get("deadline")),
+        "log_url": _first(ti, "log_url"),
+        "reason": context.get("reason") or _missed_deadline(context.get("deadline")),
     }
 
 
-def _fact(source: Any, *names: str) -> Any:
-    """Return the first of these fields that an object or a mapping has."""
+def _first(source: Any, *names: str) -> Any:
     for name in names:
         value = source.get(name) if isinstance(source, Mapping) else getattr(source, name, None)
         if value is not None:
@@ -161,8 +156,8 @@ def _fact(source: Any, *names: str) -> Any:
     return None
 
 
-def _missed(deadline: Any) -> str | None:
-    moment = _fact(deadline, "deadline_time")
+def _missed_deadline(deadline: Any) -> str | None:
+    moment = _first(deadline, "deadline_time")
     return None if moment is None else f"deadline missed: {moment}"
 
 

@@ -37,14 +37,14 @@ class Cursor:
     def saw(self, run: WorkflowRun) -> None:
         """Record a run that was listed, perhaps for another trigger whose cursor is older."""
         run_id = run.run_id or ""
-        if run_id not in self.delivered and (run.began is None or run.began >= self.since):
+        if run_id not in self.delivered and (run.start_time is None or run.start_time >= self.since):
             self.open.add(run_id)
 
     def deliver(self, run: WorkflowRun) -> None:
         """Record that a run was delivered, or needs no delivery."""
         run_id = run.run_id or ""
         self.open.discard(run_id)
-        self.delivered[run_id] = self.since + _LONG if run.began is None else run.began
+        self.delivered[run_id] = self.since + _LONG if run.start_time is None else run.start_time
 
     def advance(self, since: float) -> None:
         """Record that all runs that started before a moment are known."""

@@ -79,8 +79,8 @@ class PolledRun:
 
     def update_start(self, response: WorkflowRun) -> None:
         """Set what a response contains about the run's start."""
-        if response.status is not RunStatus.QUEUED and response.began is not None:
-            self.started_at = response.began
+        if response.status is not RunStatus.QUEUED and response.start_time is not None:
+            self.started_at = response.start_time
         self.trigger = response.trigger or self.trigger
 
 

@@ -89,7 +89,7 @@ class PollState(Generic[T]):
             log.info("%s Polling again later.", error)
         else:
             self._failed_polls += 1
-            if self._failed_polls > min(error.worth_repeating, self.max_failed_polls):
+            if self._failed_polls > min(error.max_retries, self.max_failed_polls):
                 raise error
             level = self._log_level if self._log_level < logging.INFO else logging.WARNING
             log.log(level, "%s Polling again (consecutive failures: %d).", error, self._failed_polls)
@@ -158,7 +158,7 @@ class RunPollState(PollState[WorkflowRun]):
 
     def _ends_polling(self, run: WorkflowRun) -> bool:
         last, pause = self._last_response, run.paused if run.status is RunStatus.PAUSED else None
-        resumes_alone = pause is not None and pause.resumes_alone
+        resumes_alone = pause is not None and pause.resumes_automatically
         if last is None or _status(run) != _status(last):
             until = ""
             if pause is not None and resumes_alone:

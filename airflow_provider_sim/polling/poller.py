@@ -340,7 +340,7 @@ class RunPoller:
                 await self._on_list_error(request, error)
             elif request.bucket == WORKFLOW_BUCKET:
                 log.info("%s The runs of workflow %s are read one by one for a while.", error, run.workflow_id)
-                self._close(run.workflow_id, is_temporary=error.worth_repeating > 0)
+                self._close(run.workflow_id, is_temporary=error.max_retries > 0)
             else:
                 self._on_error(run, error)
 
@@ -370,7 +370,7 @@ class RunPoller:
             found = await self._on_page(page)
             fruitless += found.isdisjoint(missing)
             missing = [run for run in missing if run not in found and run in self._callers]
-            last = page.items[-1].began if page.items and page.next_cursor is not None else None
+            last = page.items[-1].start_time if page.items and page.next_cursor is not None else None
             before, listed_to = listed_to, inf if last is None else last
             self._on_absent([run for run in missing if run.latest <= listed_to], asked_at)
             missing = [run for run in missing if run.latest > listed_to]
@@ -500,13 +500,13 @@ class RunPoller:
     async def _on_list_error(self, request: Request, error: SimError) -> None:
         """Count a failed poll for each run that is due, or read the runs if the log is unavailable."""
         name = request.workspace_id
-        is_final = error.worth_repeating == 0 and not isinstance(error, _ABOUT_THE_CONNECTION)
+        is_final = error.max_retries == 0 and not isinstance(error, _ABOUT_THE_CONNECTION)
         if error.outcome is not Outcome.NEVER_SENT:
             self._list_failures[name] += 1
         if is_final or self._list_failures[name] >= CLOSED_AFTER_FAILURES:
             log.warning("%s The runs of workspace %s are read one by one for a while.", error, name)
             del self._list_failures[name]
-            self._close(name, is_temporary=error.worth_repeating > 0)
+            self._close(name, is_temporary=error.max_retries > 0)
             for run in request.runs:
                 self._workspaces.by_workflow.pop(run.workflow_id, None)  # a connection's may be wrong
         if not is_final:

@@ -159,7 +159,7 @@ class TaskBatch:
         """Whether the triggerer can know the run IDs and read the inputs."""
         if self.state.is_over:
             return True
-        if not client.takes_run_ids:
+        if not client.accepts_run_ids:
             log.info("This Sim server (before v0.7.32) chooses run IDs itself, so the task keeps its worker.")
             return False
         if self.state.next_unsent() is not None and not self._options.do_xcom_push:

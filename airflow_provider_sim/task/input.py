@@ -194,7 +194,7 @@ def _item(name: Any, value: Any, files: Any) -> Any:
     if is_file(value):
         file = value if isinstance(value, SimFile) else SimFile(value)
         return _sent(name, file, files)
-    files.note(name, value)
+    files.record(name, value)
     for item, path, _ in nodes(value):
         if is_file(item):
             raise files.error(

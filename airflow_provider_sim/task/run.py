@@ -14,6 +14,8 @@ from airflow_provider_sim.client import (
     AsyncExecutionResult,
     RetryPolicy,
     RunStatus,
+    StartStoppedError,
+    StopToken,
     WorkflowRun,
     WorkflowStream,
     died_with_its_connection,
@@ -76,7 +78,7 @@ class TaskRun:
         self._candidate: PreviousRun | None = None
         self._resend_id: str | None = None
         self._reattached = False
-        self._killed = False
+        self._stop_token = StopToken()
         self._cancelled_id: str | None = None
 
     def find_current(self, client: SimClient) -> None:
@@ -123,7 +125,7 @@ class TaskRun:
         try:
             return client.get_workflow_run(self._workflow_id, previous.run_id, job_id=previous.job_id)
         except SimRunNotFoundError:
-            if not client.takes_run_ids and not previous.derived:
+            if not client.accepts_run_ids and not previous.derived:
                 log.warning(
                     "An earlier try may have started run %s, which this server doesn't know. A server before v0.7.32"
                     " chooses run IDs itself; such a run, if any, continues in parallel to the one started now.",
@@ -192,12 +194,14 @@ class TaskRun:
                 stream=options.stream or None,
                 selected_outputs=(options.selected_outputs or None) if options.stream else None,
                 async_execution=options.is_async or None,
-                run_id=self._next_run_id,
+                run_id=self._run_ids(),
                 run_timeout=options.run_timeout,
                 deadline=deadline,
-                before_attempt=self._raise_if_killed_before_start,
-                may_have_sent=self._open_store(client).may_have_sent,
+                stop=self._stop_token,
+                unsent_ids=self._open_store(client).unsent_ids,
             )
+        except StartStoppedError:
+            raise AirflowException("The task was killed before its run was started.") from None
         except SimError:
             self._raise_if_killed()
             raise
@@ -208,29 +212,26 @@ class TaskRun:
             self._raise_if_killed()
         return started  # type: ignore[no-any-return]
 
-    def _raise_if_killed_before_start(self) -> None:
-        if self._killed:
-            raise AirflowException("The task was killed before its run was started.")
-
     def _raise_if_killed(self) -> None:
         """Cancel what could not yet be cancelled when the task was killed.
 
         :raises AirflowException: the task was killed.
         """
-        if self._killed:
+        if self._stop_token.stopped:
             self.cancel("the task was killed")
             raise AirflowException("The task was killed while its run was being started or looked up.")
 
-    def _next_run_id(self) -> str:
-        """Choose the ID of the next attempt, and persist and publish it before anything is sent."""
-        self._raise_if_killed_before_start()
-        run_id, self._resend_id = self._resend_id, None
-        if run_id is None:
-            assert self._store is not None
-            run_id = self._store.new_run_id()
-        log.info("Starting run %s of workflow %s.", run_id, self._workflow_id)
-        self._publish(run_id, None)
-        return run_id
+    def _run_ids(self) -> Iterator[str]:
+        """Run IDs for the attempts, each persisted and published before it is sent."""
+        while not self._stop_token.stopped:
+            run_id, self._resend_id = self._resend_id, None
+            if run_id is None:
+                assert self._store is not None
+                run_id = self._store.new_run_id()
+            log.info("Starting run %s of workflow %s.", run_id, self._workflow_id)
+            self._publish(run_id, None)
+            yield run_id
+        raise StartStoppedError
 
     def _record_server_ids(self, started: AsyncExecutionResult | WorkflowRun) -> None:
         job_id: str | None = getattr(started, "job_id", None)
@@ -319,7 +320,7 @@ class TaskRun:
 
     def kill(self) -> None:
         """Cancel the run and start no other; called in a signal handler, at any point of the task."""
-        self._killed = True
+        self._stop_token.stopped = True
         self.cancel("the task is killed")
 
     def _open_store(self, client: SimClient) -> RunStore:

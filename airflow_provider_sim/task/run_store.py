@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -125,9 +125,8 @@ class RunStore:
         """Return runs that this try may have started or re-attached to before it was deferred, the likeliest first."""
         return iter(())
 
-    def may_have_sent(self, run_id: str) -> bool:
-        """Whether this task instance may have sent a start under this ID. Random IDs are its own."""
-        return True
+    unsent_ids: Container[str] = ()
+    """IDs that no earlier try of this task can have sent, but another caller can; random IDs are unique."""
 
 
 class TaskStateRunStore(RunStore):
@@ -170,11 +169,13 @@ class DerivedRunStore(RunStore):
     def __init__(self, identity: Sequence[str], ti: Any) -> None:
         self._identity = identity
         self._try_number = _try_number_of(ti)
-        self._chosen: list[str] = []
+        # Airflow never starts the same try of a scheduled task a second time. ``airflow tasks test`` does; it must not
+        # return the output of the scheduled task.
+        self.unsent_ids: list[str] = []
 
     def new_run_id(self) -> str:
-        self._chosen.append(self._id(self._try_number, len(self._chosen) + 1))
-        return self._chosen[-1]
+        self.unsent_ids.append(self._id(self._try_number, len(self.unsent_ids) + 1))
+        return self.unsent_ids[-1]
 
     def previous_runs(self) -> Iterator[PreviousRun]:
         """Return runs that the earlier tries would have started.
@@ -185,13 +186,6 @@ class DerivedRunStore(RunStore):
 
     def current_runs(self) -> Iterator[PreviousRun]:
         return self._runs_of(range(self._try_number, 0, -1))
-
-    def may_have_sent(self, run_id: str) -> bool:
-        """Whether it is none of this try's IDs: Airflow never starts the same try of a scheduled task a second time.
-
-        ``airflow tasks test`` does; it must not return the output of the scheduled task.
-        """
-        return run_id not in self._chosen
 
     def _runs_of(self, tries: Iterable[int]) -> Iterator[PreviousRun]:
         for try_number in tries:

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from airflow_provider_sim.batch.state import MAX_MESSAGE, MAX_MESSAGES, BatchState, ItemStatus, squeezed, unsqueezed
-from airflow_provider_sim.client.flows import new_run_id
 from airflow_provider_sim.client.ids import check_run_id
+from airflow_provider_sim.client.steps import new_run_id
 
 BATCH = "airflow-00000000-0000-4000-8000-000000000000"
 

@@ -85,7 +85,7 @@ def test_what_can_not_be_run_is_named(given, workflow_id, message):
     [
         ({"x": {1, 2}}, "v2", r"inputs\[2\].*can't be written as JSON"),
         ({"x": float("nan")}, "v2", r"inputs\[2\].*can't be written as JSON"),
-        ({"x": "y" * 11_000_000}, "v2", r"inputs\[2\].*at most 10 MiB"),
+        ({"x": "y" * 11_000_000}, "v2", r"inputs\[2\].*up to 10 MiB"),
         ({"stream": True}, "legacy", r"inputs\[2\].*control fields"),
     ],
     ids=["no JSON", "no number", "too large", "a control field"],

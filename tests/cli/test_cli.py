@@ -21,7 +21,7 @@ from rich.console import Console
 
 from airflow_provider_sim.__main__ import main
 from airflow_provider_sim.cli import show
-from airflow_provider_sim.cli.commands import Exit
+from airflow_provider_sim.cli.commands import ExitCode
 from airflow_provider_sim.cli.definition import COMMANDS
 from tests.canned_server import closed_port
 from tests.versions import AIRFLOW, needs_airflow
@@ -54,7 +54,7 @@ def told(text: str) -> str:
     """A text without what differs from one time to the next."""
     text = re.sub(r"airflow-[0-9a-f-]{36}", "RUN", text)
     text = re.sub(r"127\.0\.0\.1:\d+|request \w{8}", "X", text)
-    return "\n".join(line.rstrip() for line in text.splitlines() if not re.match(r"(Started|Took|Cost) ", line))
+    return "\n".join(line.rstrip() for line in text.splitlines() if not re.match(r"(Started|Duration|Cost) ", line))
 
 
 @pytest.mark.sim_emulator(plan="free")
@@ -85,7 +85,7 @@ def test_the_page_has_every_command_and_option():
 
 def test_the_page_has_every_exit_code():
     codes = re.findall(r"^\| (\d+) \|", TEXT, re.MULTILINE)
-    assert [int(code) for code in codes] == sorted([*Exit, 2])
+    assert [int(code) for code in codes] == sorted([*ExitCode, 2])
 
 
 @pytest.mark.sim_emulator(profile="v0.8-legacy")
@@ -99,15 +99,15 @@ def test_run_reads_a_file_and_says_how_it_ended(sim, emulator, tmp_path):
     given.write_text('{"message": "from a file"}')
     ran = sim("run", "echo_plain", "--json", "--input", f"@{given}")
     assert (ran.code, parsed(ran)["output"]["result"]["message"]) == (0, "from a file")
-    assert sim("run", "failing").code == Exit.NOT_SO
-    assert sim("run", "paused", "--async", "--poll-interval", "0.01").code == Exit.PAUSED
+    assert sim("run", "failing").code == ExitCode.NOT_COMPLETED
+    assert sim("run", "paused", "--async", "--poll-interval", "0.01").code == ExitCode.PAUSED
     assert emulator.inputs_of("echo_plain") == [{"message": "from a file", "count": 0, "payload": {}}]
 
 
 @pytest.mark.parametrize("given", ["{", "@/nowhere/at/all"])
 def test_input_that_is_no_json_starts_nothing(sim, emulator, given):
     ran = sim("run", "echo", "--json", "--input", given)
-    assert (ran.code, parsed(ran)["error"]["code"]) == (Exit.ERROR, "INVALID_INPUT")
+    assert (ran.code, parsed(ran)["error"]["code"]) == (ExitCode.ERROR, "INVALID_INPUT")
     assert "can't be read as JSON" in ran.err
     assert emulator.runs == []
 
@@ -127,13 +127,13 @@ def test_json_holds_the_streamed_output(sim, emulator):
 
 def test_a_selector_without_output_fails(sim):
     ran = sim("run", "streaming", "--input", '{"message": "hi"}', "--stream", "--select", "Agnet.content", "--json")
-    assert (ran.code, parsed(ran)["error"]["code"]) == (Exit.ERROR, "OUTPUT_ERROR")
+    assert (ran.code, parsed(ran)["error"]["code"]) == (ExitCode.ERROR, "OUTPUT_ERROR")
     assert "Agnet.content" in ran.err
 
 
 def test_a_run_that_is_not_over_in_time_is_cancelled(sim, emulator):
     ran = sim("run", "slow", "--async", "--timeout", "0.05", "--poll-interval", "0.01")
-    assert ran.code == Exit.ERROR
+    assert ran.code == ExitCode.ERROR
     assert "did not finish within the timeout" in ran.err
     assert [run.status for run in emulator.runs] == ["cancelled"]
 
@@ -143,10 +143,10 @@ def test_status_and_cancel(sim, emulator):
     assert parsed(sim("status", "slow", run_id, "--json"))["status"] == "running"
     ran = sim("cancel", "slow", run_id, "--json")
     assert (ran.code, parsed(ran)["status"]) == (0, "cancelled")
-    assert sim("status", "slow", run_id).code == Exit.NOT_SO
+    assert sim("status", "slow", run_id).code == ExitCode.NOT_COMPLETED
     assert sim("cancel", "slow", run_id).code == 0
     done = parsed(sim("run", "echo_plain", "--json"))["run_id"]
-    assert sim("cancel", "echo_plain", done).code == Exit.NOT_SO
+    assert sim("cancel", "echo_plain", done).code == ExitCode.NOT_COMPLETED
     assert '"result"' in sim("status", "echo_plain", done).out
 
 
@@ -168,11 +168,11 @@ def test_cancel_prints_plain_words(sim, emulator):
 @pytest.mark.parametrize("listed", [[], ["--workflow", "paused"]], ids=["workspace", "workflow"])
 def test_status_and_watch_agree_on_a_run_that_waits_for_a_person(sim, emulator, listed):
     ran = sim("run", "paused", "--json")
-    assert ran.code == Exit.PAUSED
+    assert ran.code == ExitCode.PAUSED
     status = sim("status", "paused", parsed(ran)["run_id"], "--json")
-    assert status.code == Exit.PAUSED
+    assert status.code == ExitCode.PAUSED
     watched = sim("watch", *listed, "--json")
-    assert watched.code == Exit.FINE, "a list was printed"
+    assert watched.code == ExitCode.SUCCESS, "a list was printed"
     assert [run["status"] for run in parsed(watched)] == [parsed(status)["status"]] == ["paused"]
     assert re.search(r"paused +paused", sim("watch", *listed).out)
 
@@ -180,7 +180,7 @@ def test_status_and_watch_agree_on_a_run_that_waits_for_a_person(sim, emulator, 
 def test_status_and_watch_agree_on_a_run_whose_pause_ends_on_its_own(sim, emulator):
     run_id = parsed(sim("run", "waiting", "--no-wait", "--json"))["run_id"]
     status = sim("status", "waiting", run_id, "--json")
-    assert (status.code, parsed(status)["status"]) == (Exit.FINE, "paused"), "still in progress"
+    assert (status.code, parsed(status)["status"]) == (ExitCode.SUCCESS, "paused"), "still in progress"
     assert [run["status"] for run in parsed(sim("watch", "--json"))] == ["paused"]
 
 
@@ -222,22 +222,22 @@ def test_watch_draws_the_table_until_ctrl_c(sim, emulator, monkeypatch):
     monkeypatch.setattr(show, "_out", lambda: Console(force_terminal=True, width=100))
     sim("run", "echo")
     ran = sim("watch", "--interval", "5")
-    assert (ran.code, looks[0]) == (Exit.INTERRUPTED, 5)
+    assert (ran.code, looks[0]) == (ExitCode.INTERRUPTED, 5)
     assert "echo" in ran.out
 
 
 @pytest.mark.sim_emulator(profile="v0.8-legacy")
 def test_watch_takes_v2(sim):
     ran = sim("watch")
-    assert ran.code == Exit.ERROR
-    assert "takes Sim's v2 API" in ran.err
+    assert ran.code == ExitCode.ERROR
+    assert "requires Sim's v2 API" in ran.err
 
 
 def test_the_environment_goes_before_the_default_connection_and_after_a_named_one(sim, emulator, monkeypatch):
     monkeypatch.setenv("SIM_API_KEY", emulator.api_key)
     monkeypatch.setenv("SIM_BASE_URL", f"http://127.0.0.1:{closed_port()}")
     monkeypatch.setattr("airflow_provider_sim.client.sync_client.SimClient._sleep", staticmethod(lambda seconds: None))
-    assert sim("check").code == Exit.ERROR
+    assert sim("check").code == ExitCode.ERROR
     assert sim("check", "--conn-id", "sim_default").code == 0
     ran = sim("check", "--conn-id", "nowhere")
     assert "Connection 'nowhere' doesn't exist" in ran.err
@@ -271,7 +271,7 @@ def test_ctrl_c_cancels_the_run(emulator):
         finally:
             process.kill()
             process.communicate()
-    assert process.returncode == Exit.INTERRUPTED, err
+    assert process.returncode == ExitCode.INTERRUPTED, err
     [run] = emulator.runs
     assert f"Run {run.run_id} is cancelled" in err
     assert (out, run.status, "Traceback" in err) == ("", "cancelled", False)

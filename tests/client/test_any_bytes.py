@@ -30,7 +30,7 @@ CALLS = {
     "legacy execute": lambda: legacy.execute("w", {}, run_id="r"),
     "legacy execute async": lambda: legacy.execute_async("w", {}, run_id=None, run_timeout=None),
     "legacy stream": lambda: legacy.execute_stream("w", {}, run_id="r", selected_outputs=None),
-    "legacy execution": lambda: legacy.get_execution("w", "r"),
+    "legacy execution": lambda: legacy.get_run("w", "r"),
     "legacy job": lambda: legacy.get_job("j"),
     "legacy cancel": lambda: legacy.cancel_run("w", "r"),
     "legacy resume": lambda: legacy.resume_run("w", "r", "c", 1),

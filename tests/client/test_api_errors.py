@@ -111,11 +111,11 @@ ROWS = {
     "legacy too large": ("legacy", False, legacy(413, "Workflow execution request body exceeds maximum size"),
                          SimInputError, {"code": "PAYLOAD_TOO_LARGE"}, 1, None),
     "legacy bucket": ("legacy", True, legacy(429, "Rate limit exceeded. Please try again later."), SimRateLimitError,
-                      {"detail_code": "RATE_LIMIT_EXCEEDED", "retry_after": None, "usual_wait": 20.0,
+                      {"detail_code": "RATE_LIMIT_EXCEEDED", "retry_after": None, "default_wait": 20.0,
                        "run_id_spent": True}, 3, True),
     "legacy concurrency": ("legacy", False, legacy(429, "Too many concurrent executions are in progress"),
                            SimRateLimitError,
-                           {"detail_code": "EXECUTION_CONCURRENCY_LIMIT", "usual_wait": 5.0}, 3, True),
+                           {"detail_code": "EXECUTION_CONCURRENCY_LIMIT", "default_wait": 5.0}, 3, True),
     "legacy gate": ("legacy", False, legacy(429, "Too many requests", {"retry-after": "5"},
                                             code="ADMISSION_GATE_CAPACITY", retryable=True, retryAfterSeconds=5),
                     SimRateLimitError, {"detail_code": "ADMISSION_GATE_CAPACITY", "retry_after": 5.0}, 3, False),
@@ -187,18 +187,18 @@ def test_sim_s_words_and_the_request_id_are_in_the_message(connect):
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ("v2 request bucket", r"ask less often .*, and asks to wait 7 s\. \[HTTP"),
+        ("v2 request bucket", r"poll less often .*, and asks to wait 7 s\. \[HTTP"),
         ("v2 execution bucket", "executions per minute are used up.*, and asks to wait 42 s"),
-        ("v2 concurrency", "runs at once is used up.*, and asks to wait 5 s"),
-        ("v2 gate", "the server has as much to do as it can.*, and asks to wait 5 s"),
+        ("v2 concurrency", "concurrent runs is reached.*, and asks to wait 5 s"),
+        ("v2 gate", "the server is at capacity.*, and asks to wait 5 s"),
         ("legacy bucket", r"executions per minute are used up.*try again later'\. \[HTTP"),
-        ("legacy concurrency", r"runs at once is used up.*in progress'\. \[HTTP"),
-        ("legacy gate", "the server has as much to do as it can.*, and asks to wait 5 s"),
-        ("a proxy's limit", "a proxy before Sim takes no more requests"),
+        ("legacy concurrency", r"concurrent runs is reached.*in progress'\. \[HTTP"),
+        ("legacy gate", "the server is at capacity.*, and asks to wait 5 s"),
+        ("a proxy's limit", "a proxy between this machine and Sim limits"),
         ("legacy not queued", "has started nothing"),
-        ("v2 unavailable", "has done nothing; try again later.*, and asks to wait 5 s"),
-        ("v2 ambiguous queue", "can't say whether it has queued the run.*Whether run '.+' was started isn't known"),
-        ("v2 proxy gave up", "a web page: Sim may be down or overloaded.*Whether run '.+' was started"),
+        ("v2 unavailable", "has done nothing; retry later.*, and asks to wait 5 s"),
+        ("v2 ambiguous queue", "doesn't know whether it has queued the run.*unknown whether run '.+' was started"),
+        ("v2 proxy gave up", "a web page: Sim may be down or overloaded.*unknown whether run '.+' was started"),
     ],
 )
 def test_a_message_says_which_limit_it_was_and_how_long_to_wait(connect, row, words):
@@ -211,7 +211,7 @@ def test_v1_s_bucket_is_one_of_requests(connect):
     told = {"error": "Rate limit exceeded", "message": "API rate limit exceeded", "retryAfter": 1_790_000_000_000}
     with canned(Answer(429, told, {"retry-after": "9"})) as server:
         client = connect(server.url, api_version="legacy")
-        with pytest.raises(SimRateLimitError, match=r"ask less often.*asks to wait 9 s") as caught:
+        with pytest.raises(SimRateLimitError, match=r"poll less often.*asks to wait 9 s") as caught:
             client.get_workflow("wf-1", retry=NO_RETRY)
     assert (caught.value.detail_code, caught.value.retry_after, caught.value.run_id_spent) == (None, 9.0, False)
 

@@ -43,7 +43,7 @@ def answer(body: object, status: int = 200) -> Response:
     return Response(status, {"content-type": "application/json"}, json.dumps(body).encode())
 
 
-def start(api: str, run_id_header: str, body: bytes, *, bucket: str | None, held_open: bool = True, **headers: str):
+def start(api: str, run_id_header: str, body: bytes, *, bucket: str | None, sync: bool = True, **headers: str):
     """The request that starts workflow ``w`` as run ``r``."""
     return Request(
         "POST",
@@ -51,10 +51,11 @@ def start(api: str, run_id_header: str, body: bytes, *, bucket: str | None, held
         "start workflow 'w'",
         {**JSON, **{name.replace("_", "-"): value for name, value in headers.items()}, run_id_header: "r"},
         body,
-        repeatable=False,
-        held_open=held_open,
+        idempotent=False,
+        sync=sync,
         workflow_id="w",
         run_id="r",
+        run_id_header=run_id_header,
         bucket=bucket,
     )
 
@@ -70,7 +71,7 @@ def of_workflow(method: str, path: str, verb: str, bucket: str | None = None, bo
         f"{verb} workflow 'w'",
         JSON if body is not None else {},
         body,
-        repeatable=body is None,
+        idempotent=body is None,
         workflow_id="w",
         bucket=bucket,
     )
@@ -83,8 +84,8 @@ def resume(path: str, body: bytes, bucket: str | None) -> Request:
         "resume run 'r' of workflow 'w'",
         JSON,
         body,
-        repeatable=False,
-        held_open=True,
+        idempotent=False,
+        sync=True,
         workflow_id="w",
         run_id="r",
         bucket=bucket,
@@ -238,7 +239,7 @@ ROWS: dict[str, tuple[Callable[[], Call[Any]], Request, Any, Any]] = {
             "X-Run-Id",
             b'{"input":{},"async":true,"executionTimeoutSeconds":60}',
             bucket="workflows.execute",
-            held_open=False,
+            sync=False,
         ),
         {"data": {"runId": "r-1"}},
         AsyncExecutionResult(run_id="r-1", workflow_id="w", path="/api/v2/workflows/w/runs/r-1"),
@@ -404,7 +405,7 @@ ROWS: dict[str, tuple[Callable[[], Call[Any]], Request, Any, Any]] = {
             "X-Execution-Id",
             b"{}",
             bucket=None,
-            held_open=False,
+            sync=False,
             X_Execution_Mode="async",
             X_Execution_Timeout_Seconds="60",
         ),
@@ -420,7 +421,7 @@ ROWS: dict[str, tuple[Callable[[], Call[Any]], Request, Any, Any]] = {
     ),
     "legacy execute asynchronously, under another id": (
         lambda: legacy.execute_async("w", {}, run_id="r", run_timeout=None),
-        start("/api", "X-Execution-Id", b"{}", bucket=None, held_open=False, X_Execution_Mode="async"),
+        start("/api", "X-Execution-Id", b"{}", bucket=None, sync=False, X_Execution_Mode="async"),
         {"async": True, "jobId": "task_1"},
         AsyncExecutionResult(
             run_id="task_1", workflow_id="w", job_id="task_1", run_id_is_ours=False, path="/api/jobs/task_1"
@@ -433,7 +434,7 @@ ROWS: dict[str, tuple[Callable[[], Call[Any]], Request, Any, Any]] = {
         WorkflowExecutionResult(run_id="r-1", workflow_id="w", status=RunStatus.FAILED, error=RunError("boom")),
     ),
     "legacy run": (
-        lambda: legacy.get_execution("w", "r", include_output=True, selected_outputs=["b", "c"]),
+        lambda: legacy.get_run("w", "r", include_output=True, selected_outputs=["b", "c"]),
         of_run("GET", f"{RUN}?includeOutput=true&selectedOutputs=b%2Cc", "read"),
         run_told(run_id="executionId", output="finalOutput", duration="totalDurationMs"),
         FULL_RUN,
@@ -625,9 +626,9 @@ def test_an_answer_of_something_else_is_told_with_the_question(name):
         make().read(answer(body, status))
     error = caught.value
     assert error.status == status
-    assert str(error).startswith(f"Could not {request.subject}: the answer is JSON, but not what Sim")
+    assert str(error).startswith(f"Could not {request.subject}: the response is JSON, but not what Sim")
     assert (error.workflow_id, error.run_id) == (request.workflow_id, request.run_id)
-    assert error.outcome is (Outcome.REFUSED if request.repeatable else Outcome.UNKNOWN)
+    assert error.outcome is (Outcome.REFUSED if request.idempotent else Outcome.UNKNOWN)
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -636,7 +637,7 @@ def test_a_refusal_is_told_with_the_question(name):
     body = {"error": {"code": "X", "message": "Nope"}} if request.path.startswith("/api/v2/") else {"error": "Nope"}
     with pytest.raises(Exception, match="Could not") as caught:
         make().read(answer(body, 403))
-    error = getattr(caught.value, "refusal", caught.value)
+    error = getattr(caught.value, "rejection", caught.value)
     assert str(error).startswith(f"Could not {request.subject}: ")
     assert (error.status, error.workflow_id, error.run_id) == (403, request.workflow_id, request.run_id)
 
@@ -652,7 +653,7 @@ def test_a_list_with_an_entry_of_something_else(name):
 def test_where_nothing_of_sim_answers_is_told_without_the_query(name):
     make, request, _, _ = ROWS[name]
     path = request.path.partition("?")[0]
-    with pytest.raises(SimRouteMissingError, match=f"nothing of Sim answers at {path}: "):
+    with pytest.raises(SimRouteMissingError, match=f"there is no Sim API at {path}: "):
         make().read(Response(404, {"content-type": "text/html"}, b"<html>"))
 
 
@@ -664,6 +665,4 @@ def test_a_cancel_that_comes_too_late():
 @pytest.mark.parametrize("dialect", [v2, legacy])
 def test_another_run_id(dialect):
     call = dialect.execute("w", {"a": 1}, run_id="r")
-    renewed = call.renew("s")
-    assert renewed.request == dialect.execute("w", {"a": 1}, run_id="s").request
-    assert renewed.renew is not None
+    assert call.with_run_id("s").request == dialect.execute("w", {"a": 1}, run_id="s").request

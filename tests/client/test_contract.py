@@ -163,7 +163,7 @@ class TestNewServers:
     def test_run_ids_are_one_shot(self, client, sim):
         first = client.execute_workflow("slow", {"seconds": 60}, async_execution=True, run_id="mine-1")
         assert first.run_id == "mine-1"
-        with pytest.raises(SimRunIdConflictError, match=r"mine-1.*nothing new was started"):
+        with pytest.raises(SimRunIdConflictError, match=r"mine-1.*no run was started"):
             client.execute_workflow("slow", {"seconds": 60}, async_execution=True, run_id="mine-1")
         sim.state.limits.usage, sim.state.limits.usage_limit = 2.0, 1.0
         with pytest.raises(SimUsageLimitError):
@@ -206,7 +206,7 @@ class TestNewServers:
         log = client.list_logs(sim.workspace_id, workflow_ids=["echo"], triggers=["api"], order="asc", limit=1000)
         assert [run.run_id for run in log.items] == [run.run_id for run in sim.runs[:5]]
         assert {run.status for run in log.items} == {RunStatus.COMPLETED}
-        later = client.list_logs(sim.workspace_id, start_date=log.items[2].began, end_date=log.items[3].began)
+        later = client.list_logs(sim.workspace_id, start_date=log.items[2].start_time, end_date=log.items[3].start_time)
         assert [run.run_id for run in later.items] == [run.run_id for run in sim.runs[3:1:-1]]
         assert client.list_workspaces().items[0].workspace_id == sim.workspace_id
 

@@ -127,8 +127,8 @@ def test_files_take_the_proxy_of_their_own_server(connect, monkeypatch, proxy, s
         ("socks5://127.0.0.1:9", r"socks5 proxy .* pip install 'requests\[socks\]' 'httpx\[socks\]'"),
         ("socks5h://127.0.0.1:9", "socks5h proxy"),
         ("socks4://127.0.0.1:9", "scheme 'socks4'; it can be http, https, socks5, socks5h"),
-        ("http://proxy:port", "no URL"),
-        ("http://", "no URL"),
+        ("http://proxy:port", "not a URL"),
+        ("http://", "not a URL"),
     ],
 )
 def test_a_proxy_that_cannot_be_used(connect, monkeypatch, proxy_url, message):

@@ -54,7 +54,7 @@ class TestDownloads:
         with canned(elsewhere) as server, pytest.raises(SimResponseError) as caught:
             list(connect(server.url).pieces(f"{server.url}/files/a.txt?signature=secret"))
         host = server.url.removeprefix("http://")
-        assert f"Could not get the file at http://{host}/files/a.txt: its address is not, or no longer, open" in str(
+        assert f"Could not download the file at http://{host}/files/a.txt: its URL is invalid or has expired" in str(
             caught.value
         )
         assert "secret" not in str(caught.value)
@@ -73,7 +73,7 @@ class TestDownloads:
 
     @pytest.mark.parametrize("url", ["ftp://host/a", "a.txt", "http:///a", "file:///etc/passwd"])
     def test_what_is_no_address(self, url):
-        with pytest.raises(SimInputError, match="is no address of a file") as caught:
+        with pytest.raises(SimInputError, match="is not the URL of a file") as caught:
             file_request(url, "http://sim")
         assert caught.value.outcome is Outcome.NEVER_SENT
 
@@ -84,7 +84,7 @@ class TestDownloads:
             "/api/files/a.txt",
             "https://sim/api/files/a.txt?signature=s",
         )
-        assert request.subject == "get the file at https://sim/api/files/a.txt"
+        assert request.subject == "download the file at https://sim/api/files/a.txt"
 
 
 class TestOfRequests:
@@ -115,7 +115,7 @@ class TestOfRequests:
     )
     def test_what_stands_in_the_input_as_one_counts(self, value, counts):
         files = FilesOfRequest("w")
-        files.note("letters", value)
+        files.record("letters", value)
         assert files.fields == ["letters"] * counts
 
     def test_one_that_is_too_large(self):
@@ -125,8 +125,8 @@ class TestOfRequests:
         with pytest.raises(SimInputError) as caught:
             files.add("letters", "a.txt", "text/plain", bytes(2**20 + 1))
         assert str(caught.value).startswith(
-            "The file 'a.txt' in the field 'letters' is larger than 1 MiB, the most that Sim takes. Put it where the"
-            " workflow can fetch it and send its address."
+            "The file 'a.txt' in the field 'letters' is larger than 1 MiB, the limit of Sim. Put it where the"
+            " workflow can fetch it and send its URL."
         )
         assert (caught.value.code, caught.value.workflow_id) == ("PAYLOAD_TOO_LARGE", "w")
         assert caught.value.outcome is Outcome.NEVER_SENT

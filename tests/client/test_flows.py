@@ -6,9 +6,11 @@ import pytest
 
 from airflow_provider_sim.client import flows
 from airflow_provider_sim.client.api import http, legacy
-from airflow_provider_sim.client.flows import check_execution, forget_servers
+from airflow_provider_sim.client.flows import forget_servers
 from airflow_provider_sim.client.models import PausedRun, PausePoint, RunOutput, RunStatus, WorkflowRun
 from airflow_provider_sim.client.retry import NO_RETRY
+from airflow_provider_sim.client.start import check_options
+from airflow_provider_sim.client.steps import StartStoppedError, StopToken
 from airflow_provider_sim.exceptions import (
     Outcome,
     SimInputError,
@@ -76,7 +78,7 @@ class TestApiVersion:
             assert client.speaks_v2 is True
             with pytest.raises(SimResponseError) as caught:
                 client.execute_workflow("w")
-            assert caught.value.worth_repeating, "retryable: v2 was there before"
+            assert caught.value.max_retries, "retryable: v2 was there before"
             client.execute_workflow("w")
         assert asked(server) == [f"{api}workflows/w/execute" for api in ("v2/", "", "v2/", "v2/", "v2/")]
 
@@ -93,12 +95,17 @@ class TestApiVersion:
 
     def test_the_run_id_that_was_chosen_last_is_the_one_that_is_sent(self, connect):
         """v2 may be switched off between a refusal that has used an id up and the attempt under the next one."""
-        ids = iter(["one", "two", "three"])
         chosen: list[str] = []
+
+        def ids():
+            for run_id in ("one", "two", "three"):
+                chosen.append(run_id)
+                yield run_id
+
         details = {"code": "EXECUTION_CONCURRENCY_LIMIT"}
         full = Answer(429, {"error": {"code": "RATE_LIMITED", "message": "Too many", "details": details}})
         with canned(("/api/v2/", full), ("/api/v2/", V2_OFF), ("/api/workflows", LEGACY_DONE)) as server:
-            connect(server.url).execute_with_retry("w", run_id=lambda: chosen.append(next(ids)) or chosen[-1])
+            connect(server.url).execute_with_retry("w", run_id=ids())
         assert [got.run_id for got in server.requests] == ["one", "two", "two"]
         assert chosen == ["one", "two"], "what was written down last is what runs"
 
@@ -198,8 +205,8 @@ class TestRunsOfOldServers:
             with pytest.raises(SimOutputError) as caught:
                 client.get_output(run, ["b", "c", "d"])
         assert str(caught.value) == (
-            "Run 'r' of workflow 'w' has no block output c, d. Without stream=True, selected_outputs takes the ids of"
-            " blocks, with or without a path (block-id.field), not their names."
+            "Run 'r' of workflow 'w' has no block output c, d. Without stream=True, selected_outputs requires block"
+            " IDs, optionally with a path (block-id.field), not block names."
         )
         assert (caught.value.run_id, caught.value.outcome) == ("r", Outcome.RAN)
 
@@ -225,7 +232,7 @@ class TestRunsOfOldServers:
         with canned(V2_OFF) as server, pytest.raises(SimUnsupportedError) as caught:
             getattr(connect(server.url), method)(*of)
         assert str(caught.value) == (
-            f"Could not {words}: that takes Sim's v2 API, which this server has not or which is switched off"
+            f"Could not {words}: this requires Sim's v2 API, which this server doesn't have or has switched off"
             " (Sim v0.8.0 and later, V2_API=true)."
         )
         assert caught.value.outcome is Outcome.NEVER_SENT
@@ -291,8 +298,8 @@ class TestArguments:
         ("options", "words"),
         [
             ({"stream": True, "async_execution": True}, "can't be combined"),
-            ({"selected_outputs": ["A.b"]}, "takes effect on streams only"),
-            ({"run_timeout": 60}, "run_timeout is for asynchronous"),
+            ({"selected_outputs": ["A.b"]}, "requires stream=True"),
+            ({"run_timeout": 60}, "run_timeout requires an async"),
             ({"async_execution": True, "run_timeout": 0}, "1 to 604800"),
             ({"async_execution": True, "run_timeout": 604_801}, "1 to 604800"),
             ({"async_execution": True, "run_timeout": True}, "1 to 604800"),
@@ -329,34 +336,34 @@ class TestArguments:
             ),
             pytest.param(
                 lambda: http.json_body({"a": "x" * 11 * 2**20}, workflow_id="w"),
-                "The input for workflow 'w' is 11.0 MiB as JSON; Sim takes at most 10 MiB. Put the data where the"
-                " workflow can fetch it and send its address.",
+                "The input for workflow 'w' is 11.0 MiB as JSON; Sim accepts up to 10 MiB. Put the data where the"
+                " workflow can fetch it and send its URL.",
                 id="too much JSON",
             ),
             pytest.param(
                 lambda: legacy.as_body({"stream": 1, "workflowId": 2}, workflow_id="w"),
-                "The input for workflow 'w' has the field(s) stream, workflowId. On the legacy API the input shares its"
-                " names with control fields: Sim would obey or drop them. Rename them in the workflow's Start block, or"
-                " use a server with the v2 API.",
+                "The input for workflow 'w' has the field(s) stream, workflowId. On the legacy API these are"
+                " control fields: Sim would interpret or drop them. Rename them in the workflow's Start block, or use a"
+                " server with the v2 API.",
                 id="control fields",
             ),
             pytest.param(
-                lambda: check_execution(True, None, True, None),
-                "stream and async_execution can't be combined: a stream is held open until the run's end.",
+                lambda: check_options(True, None, True, None),
+                "stream and async_execution can't be combined: a stream needs an open connection.",
                 id="stream and async",
             ),
             pytest.param(
-                lambda: check_execution(False, ["A.b"], False, None),
-                "selected_outputs takes effect on streams only; set stream=True or leave it out.",
+                lambda: check_options(False, ["A.b"], False, None),
+                "selected_outputs requires stream=True; set it or omit selected_outputs.",
                 id="outputs without a stream",
             ),
             pytest.param(
-                lambda: check_execution(False, None, False, 60),
-                "run_timeout is for asynchronous executions; a held-open one has the plan's limit.",
+                lambda: check_options(False, None, False, 60),
+                "run_timeout requires an async execution; a sync one has the plan's limit.",
                 id="a limit of a held-open run",
             ),
             pytest.param(
-                lambda: check_execution(False, None, True, 0),
+                lambda: check_options(False, None, True, 0),
                 "run_timeout is 0; it can be 1 to 604800 whole seconds.",
                 id="no limit",
             ),
@@ -371,7 +378,7 @@ class TestArguments:
 
     @pytest.mark.parametrize("run_timeout", [1, 604_800])
     def test_the_least_and_the_most_that_a_run_may_take(self, run_timeout):
-        check_execution(False, None, True, run_timeout)
+        check_options(False, None, True, run_timeout)
 
     def test_as_much_json_as_sim_takes(self):
         most = http.MAX_BODY_BYTES - len('{"a":""}')
@@ -400,7 +407,7 @@ class TestArguments:
     def test_input_over_10_mib(self, connect):
         with canned(V2_DONE) as server:
             client = connect(server.url, api_version="v2")
-            with pytest.raises(SimInputError, match=r"10\.\d MiB as JSON; Sim takes at most 10") as caught:
+            with pytest.raises(SimInputError, match=r"10\.\d MiB as JSON; Sim accepts up to 10") as caught:
                 client.execute_workflow("w", {"x": "y" * 10 * 2**20})
             assert server.requests == []
             client.execute_workflow("w", {"x": "y" * (10 * 2**20 - 100)})
@@ -437,24 +444,24 @@ def test_the_caller_s_own_patience_goes_before_the_client_s(connect, api_version
         assert len(client.sleeps) >= 3
 
 
-class TestBeforeEachAttempt:
-    """The caller is asked before anything is sent, and can keep it from that."""
-
-    def test_each_time(self, connect):
-        sent: list[int] = []
-        with canned(BUSY, V2_DONE) as server:
-            client = connect(server.url, api_version="v2")
-            client.execute_with_retry("w", before_attempt=lambda: sent.append(len(server.requests)))
-        assert sent == [0, 1]
-
-    def test_what_it_raises_ends_it(self, connect):
-        def refuse() -> None:
-            raise KeyError("killed")
-
+class TestStopToken:
+    def test_sends_nothing_when_set_before(self, connect):
         with canned(V2_DONE) as server:
-            with pytest.raises(KeyError, match="killed"):
-                connect(server.url, api_version="v2").execute_with_retry("w", before_attempt=refuse)
+            with pytest.raises(StartStoppedError):
+                connect(server.url, api_version="v2").execute_with_retry("w", stop=StopToken(stopped=True))
             assert server.requests == []
+
+    def test_sends_no_retry_when_set_while_waiting(self, connect):
+        token = StopToken()
+
+        def stop(seconds: float) -> None:
+            token.stopped = True
+
+        with canned(BUSY, V2_DONE) as server:
+            client = connect(server.url, api_version="v2", meanwhile=stop)
+            with pytest.raises(StartStoppedError):
+                client.execute_with_retry("w", stop=token)
+            assert len(server.requests) == 1
 
 
 class TestStopping:

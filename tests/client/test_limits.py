@@ -21,10 +21,9 @@ def client(emulator, connect):
 
 def test_a_refusal_for_too_many_is_raised_where_the_caller_goes_slower_then(client, emulator):
     emulator.state.limits.concurrent_runs = 0
-    ids = count(1)
     with pytest.raises(SimRateLimitError):
         client.execute_with_retry(
-            "echo_plain", async_execution=True, waits_out_limits=False, run_id=lambda: f"run-{next(ids)}"
+            "echo_plain", async_execution=True, retry_on_rate_limit=False, run_id=map("run-{}".format, count(1))
         )
     assert client.sleeps == []
     assert [run.run_id for run in emulator.runs] == ["run-1"]
@@ -32,7 +31,7 @@ def test_a_refusal_for_too_many_is_raised_where_the_caller_goes_slower_then(clie
 
 def test_other_refusals_are_waited_out_all_the_same(client, emulator):
     with emulator.fault("server_error", status=503, match="execute"):
-        receipt = client.execute_with_retry("echo_plain", async_execution=True, waits_out_limits=False)
+        receipt = client.execute_with_retry("echo_plain", async_execution=True, retry_on_rate_limit=False)
     assert client.sleeps
     assert [run.run_id for run in emulator.runs] == [receipt.run_id]
 
@@ -79,4 +78,4 @@ def test_what_a_start_spends(emulator, connect, api_version, metered):
     client = connect(emulator.url, key=emulator.api_key, api_version=api_version)
     usage = client.get_usage_limits()
     assert (client.start_bucket is not None) is metered
-    assert client.limit_of_starts(usage) is (usage.asynchronous if metered else usage.sync)
+    assert client.start_limit(usage) is (usage.asynchronous if metered else usage.sync)

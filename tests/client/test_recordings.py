@@ -48,7 +48,7 @@ def call_of(recording: Recording) -> Call[Any]:
         case ("GET", run, "runs") if " " not in run:
             return v2.get_run(workflow_id, run, include_output=True)
         case ("GET", run, "executions"):
-            return legacy.get_execution(workflow_id, run)
+            return legacy.get_run(workflow_id, run)
         case ("GET", job_id, "jobs"):
             return legacy.get_job(job_id)
         case ("GET", "runs", _):

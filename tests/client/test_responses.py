@@ -92,7 +92,7 @@ def test_a_server_before_v0_5_44_is_a_non_retryable_error(call, response, run_id
     with pytest.raises(SimUnsupportedError, match=r"Sim v0\.5\.44 or later is required") as caught:
         call.read(response)
     error = caught.value
-    assert (error.outcome, error.run_id, error.worth_repeating) == (Outcome.RAN, run_id, 0)
+    assert (error.outcome, error.run_id, error.max_retries) == (Outcome.RAN, run_id, 0)
     assert isinstance(error, SimPermanentError)
 
 
@@ -146,7 +146,7 @@ def test_job_statuses(word, status):
 )
 def test_run_statuses(word):
     on_v2 = v2.get_run("w", "r").read(answer({"data": {"runId": "r", "status": word}}))
-    on_legacy = legacy.get_execution("w", "r").read(answer({"executionId": "r", "status": word}))
+    on_legacy = legacy.get_run("w", "r").read(answer({"executionId": "r", "status": word}))
     assert on_v2.status == on_legacy.status
     assert on_v2.server_status == word
     assert on_v2.status == (word if word != "new word" else "unknown")
@@ -195,8 +195,8 @@ def test_what_a_completed_job_really_was(entry, status):
     [
         ("boom", "boom"),
         ({"message": "boom", "code": "X"}, "boom"),
-        (None, "doesn't say why"),
-        ({}, "doesn't say why"),
+        (None, "without an error message"),
+        ({}, "without an error message"),
     ],
 )
 def test_the_error_of_a_failed_run_in_all_shapes(error, message):
@@ -431,8 +431,8 @@ def test_the_bucket_that_an_answer_tells_of(status, headers, bucket):
         (None, None),
     ],
 )
-def test_when_a_run_began(started_at, began):
-    assert WorkflowRun(run_id="r", status=RunStatus.RUNNING, started_at=started_at).began == began
+def test_start_time(started_at, began):
+    assert WorkflowRun(run_id="r", status=RunStatus.RUNNING, started_at=started_at).start_time == began
 
 
 # --- what values say of themselves ---------------------------------------------------------------------------------
@@ -486,7 +486,7 @@ RUN_TOLD = "Run 'r' of workflow 'w'"
             f"{RUN_TOLD} was cancelled before it completed. A retry of the task that started it, or clearing that task,"
             " starts another.",
         ),
-        (RunStatus.FAILED, None, f"{RUN_TOLD} failed: Sim does not say why. Its log in Sim shows each block."),
+        (RunStatus.FAILED, None, f"{RUN_TOLD} failed: no error message. Its log in Sim shows each block."),
         (RunStatus.FAILED, RunError("boom", "C"), f"{RUN_TOLD} failed: boom (C). Its log in Sim shows each block."),
     ],
 )

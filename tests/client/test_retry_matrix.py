@@ -257,7 +257,7 @@ ROWS: dict[str, Row] = {
         {"v2 / *": Ends("AB", 1, DONE, waits=(60,)), "legacy known old / *": Ends("ABCD", 1, DONE, waits=(20, 30, 30))},
     ),
     "429, too many runs": Row(
-        fault("rate_limit", kind="concurrency"), {"* / *": ANEW}, says="number of runs at once is used up"
+        fault("rate_limit", kind="concurrency"), {"* / *": ANEW}, says="number of concurrent runs is reached"
     ),
     "429, too many runs for too long": Row(
         fault("rate_limit", kind="concurrency", times=None),
@@ -274,7 +274,7 @@ ROWS: dict[str, Row] = {
         fault("rate_limit", kind="address"), {"v2 / *": Ends("AA", 1, DONE, waits=(60,))}
     ),
     "429, a proxy's": Row(
-        fault("server_error", status=429, page=True), {"* / *": AGAIN_SOON}, says="a proxy before Sim"
+        fault("server_error", status=429, page=True), {"* / *": AGAIN_SOON}, says="a proxy between this machine and Sim"
     ),
     "429, with a time to wait": Row(
         fault("rate_limit", kind="concurrency", retry_after="42"), {"* / *": Ends("AB", 1, DONE, waits=(42,))}
@@ -282,7 +282,7 @@ ROWS: dict[str, Row] = {
     "503, Sim's": Row(
         fault("server_error", status=503, message="Workflow execution identity is temporarily unavailable"),
         {"v2 / *": AGAIN, "legacy known old / *": AGAIN_SOON},
-        says="can't take it at the moment",
+        says="unavailable at the moment",
     ),
     "503, overloaded": Row(
         fault("server_error", status=503, message="Service overloaded", code="SERVICE_OVERLOADED"), {"v2 / *": AGAIN}
@@ -414,7 +414,7 @@ ROWS: dict[str, Row] = {
         fault("ambiguous_enqueue", started=False),
         {"* / async": Ends("AB", 1, DONE, live=1, waits=None)},
         "slow",
-        says="can't say whether",
+        says="doesn't know whether",
     ),
     "ambiguous twice, queued the second time and not to be seen for half a minute": Row(
         both(
@@ -536,7 +536,7 @@ def test_so_many_runs_are_started(connect, sim, caplog, row, server, mode):
     ids = (name for name in itertools.chain(["taken"], map("id-{}".format, itertools.count())))
 
     try:
-        got = client.execute_with_retry(row.workflow, LONG, run_id=lambda: next(ids), **MODES[mode], **row.options)
+        got = client.execute_with_retry(row.workflow, LONG, run_id=ids, **MODES[mode], **row.options)
         if mode == "stream":
             *_, end = client.events(got)
             got = end.result
@@ -571,8 +571,8 @@ def live(sim: SimEmulator) -> int:
 
 def check_log(row: Row, caplog: pytest.LogCaptureFixture, sleeps: list[float]) -> None:
     """Each wait is in the log, with its length and what went wrong."""
-    said = [record.getMessage() for record in caplog.records if "Trying again in" in record.getMessage()]
+    said = [record.getMessage() for record in caplog.records if "Retrying in" in record.getMessage()]
     for message, seconds in zip(said, sleeps, strict=True):
         assert message.startswith("Could not "), message
-        assert f"Trying again in {seconds:.1f} s" in message
+        assert f"Retrying in {seconds:.1f} s" in message
     assert row.says in caplog.text, "no word of the reason"

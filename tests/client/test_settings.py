@@ -20,21 +20,21 @@ KEY = "sk-sim-a-key-that-nobody-may-see"
         ({"api_key": f"{KEY}\n{KEY}"}, "line break, a space"),
         ({"api_key": f"{KEY} {KEY}"}, "line break, a space"),
         ({"api_key": f"{KEY}\u200b"}, "another character"),
-        ({"base_url": "sim.example.com"}, "no http or https address"),
-        ({"base_url": "ftp://sim.example.com"}, "no http or https address"),
-        ({"base_url": ""}, "no http or https address"),
-        ({"base_url": "http://"}, "no http or https address"),
+        ({"base_url": "sim.example.com"}, "not an http or https URL"),
+        ({"base_url": "ftp://sim.example.com"}, "not an http or https URL"),
+        ({"base_url": ""}, "not an http or https URL"),
+        ({"base_url": "http://"}, "not an http or https URL"),
         ({"base_url": "http://sim.example.com:port"}, "host or port is invalid"),
         ({"base_url": "http://[::1"}, "host or port is invalid"),
         ({"base_url": "http://me:secret@sim.example.com"}, "user name or password"),
         ({"base_url": "http://me:secret@sim.example.com:port"}, "host or port is invalid"),
         ({"base_url": f"http://sim.example.com:{KEY}"}, "host or port is invalid"),
         ({"base_url": f"http://sim.example.com?key={KEY}"}, "query or fragment"),
-        ({"base_url": KEY}, "no http or https address"),
+        ({"base_url": KEY}, "not an http or https URL"),
         ({"base_url": f"https://{KEY}"}, "API key in the base URL"),
         ({"base_url": "http://sim.example.com?x=1"}, "query or fragment"),
         ({"base_url": "http://sim.example.com/#top"}, "query or fragment"),
-        ({"base_url": "http://sim example.com"}, "no http or https address"),
+        ({"base_url": "http://sim example.com"}, "not an http or https URL"),
         ({"base_url": 7}, "not a string"),
         ({"api_version": "v3"}, "auto, v2, legacy"),
         ({"timeout": 0}, "seconds above 0"),
@@ -96,7 +96,7 @@ def test_the_delay_grows_to_its_limit_and_varies_by_a_quarter():
 
 def test_the_delay_is_longer_where_the_reason_is_known_to_last():
     policy = RetryPolicy()
-    full = SimRateLimitError("x", usual_wait=20.0)
+    full = SimRateLimitError("x", default_wait=20.0)
     assert [policy.delay(full, n, chance=lambda: 0.5) for n in (1, 2, 3)] == [20, 30, 30]
     assert sum(policy.delay(full, n, chance=lambda: 0.0) for n in (1, 2, 3)) >= 60, "when Sim fills the bucket"
     assert RetryPolicy(max_delay=2.0).delay(full, 1, chance=lambda: 0.5) == 2, "as the author wants it"

@@ -123,7 +123,7 @@ class TestAnswerLost:
         assert isinstance(taken, AsyncExecutionResult)
         assert (taken.run_id, taken.status) == ("r", status)
         assert len(starts(server)) == 1
-        assert f"The run is there and {status}" in caplog.text
+        assert f"exists and is {status}" in caplog.text
 
     @pytest.mark.parametrize("status", ["running", "completed", "failed", "cancelled"])
     def test_held_open_it_is_the_result_so_far(self, connect, api, lost_held_open, status):
@@ -226,7 +226,7 @@ class TestAmbiguousQueue:
         answers = [("/execute", api.ambiguous), ("/execute", api.accepted)]
         with (
             canned(NO_JOB, (api.run_path, api.unknown_run), *answers) as server,
-            pytest.raises(SimServerError, match="can't say whether it has queued the run"),
+            pytest.raises(SimServerError, match="doesn't know whether it has queued"),
         ):
             submit(connect, server, api, deadline=time.time() + 5)
         assert len(starts(server)) == 1
@@ -290,7 +290,7 @@ class TestRefused:
         ids = iter(["one", "two", "three"])
         answers = [("/execute", api.busy), ("/execute", api.busy), ("/execute", api.accepted)]
         with canned(*answers) as server:
-            submit(connect, server, api, run_id=lambda: next(ids))
+            submit(connect, server, api, run_id=ids)
         assert starts(server) == ["one", "two", "three"]
 
     def test_a_legacy_401_may_be_an_outage_of_its_store_of_keys(self, connect):
@@ -343,8 +343,8 @@ class TestTime:
         caplog.set_level(logging.WARNING)
         with canned(("/execute", api.busy), ("/execute", api.accepted)) as server:
             submit(connect, server, api)
-        assert "runs at once is used up" in caplog.text
-        assert "Trying again in" in caplog.text
+        assert "concurrent runs is reached" in caplog.text
+        assert "Retrying in" in caplog.text
 
     def test_a_retry_after_date_is_waited_for(self, connect):
         later = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 30))

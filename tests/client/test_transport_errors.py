@@ -26,7 +26,7 @@ from tests.certificates import self_signed
 from tests.client.conftest import KEY
 
 DONE = Answer(200, {"data": {"runId": "r", "workflowId": "wf-1", "status": "completed", "output": {"a": 1}}})
-FATE_UNKNOWN = "Whether run {!r} was started isn't known; look for it in Sim's logs before you start another."
+UNKNOWN_OUTCOME = "It is unknown whether run {!r} was started; check Sim's logs before starting another."
 
 
 def until(condition):
@@ -64,7 +64,7 @@ def test_no_such_host(connect):
 def test_the_server_hangs_up(connect, answer):
     with canned(answer) as server:
         client = connect(server.url, api_version="v2")
-        with pytest.raises(SimConnectionError, match=r"Could not start.*broke before the whole answer") as caught:
+        with pytest.raises(SimConnectionError, match=r"Could not start.*broke before the whole response") as caught:
             client.execute_with_retry("wf-1", max_retries=2)
     assert caught.value.outcome is Outcome.UNKNOWN
     starts = [got for got in server.requests if got.method == "POST"]
@@ -83,10 +83,10 @@ TOO_LATE = Answer(delay=1.0)
 def test_no_answer_in_time(connect):
     with canned(("/execute", TOO_LATE), *[("/usage-limits", TOO_LATE)] * 2, Answer()) as server:
         client = connect(server.url, api_version="v2")
-        with pytest.raises(SimTimeoutError, match=r"within 0\.4 s.*cancels a run.*deferrable") as caught:
+        with pytest.raises(SimTimeoutError, match=r"within 0\.4 s.*cancels a sync run.*deferrable") as caught:
             client.execute_with_retry("wf-1", timeout=0.4, max_retries=2)
         assert caught.value.code == "TIMEOUT"
-        assert f"Whether run {caught.value.run_id!r} was started isn't known" in str(caught.value)
+        assert f"It is unknown whether run {caught.value.run_id!r} was started" in str(caught.value)
         once = RetryPolicy(max_retries=1)
         with pytest.raises(SimTimeoutError, match="'timeout'"):
             connect(server.url, api_version="v2", timeout=0.4, retry=once).get_usage_limits()
@@ -104,11 +104,11 @@ def test_no_receipt_in_time(connect):
     ("answer", "words"),
     [
         pytest.param(Answer(200, b"<html><body>Welcome!</body></html>"), "a web page, not JSON", id="HTML"),
-        pytest.param(Answer(200, b'{"data": {"runId": "r", "sta'), "cut short", id="truncated JSON"),
-        pytest.param(Answer(200, b""), "the answer is empty", id="nothing"),
-        pytest.param(Answer(200, [1, 2]), "not what Sim's v2 API answers", id="other JSON"),
-        pytest.param(Answer(200, {"data": {"id": 7}}), "not what Sim's v2 API answers", id="other fields"),
-        pytest.param(Answer(200, b"\xff\xfe{}"), "no JSON", id="no text"),
+        pytest.param(Answer(200, b'{"data": {"runId": "r", "sta'), "truncated", id="truncated JSON"),
+        pytest.param(Answer(200, b""), "the response is empty", id="nothing"),
+        pytest.param(Answer(200, [1, 2]), "not what Sim's v2 API returns", id="other JSON"),
+        pytest.param(Answer(200, {"data": {"id": 7}}), "not what Sim's v2 API returns", id="other fields"),
+        pytest.param(Answer(200, b"\xff\xfe{}"), "not JSON", id="no text"),
     ],
 )
 def test_an_answer_that_cant_be_read(connect, answer, words):
@@ -131,8 +131,8 @@ def test_a_redirect_is_refused_and_names_the_target(connect, status):
     assert len(server.requests) == 1
     assert str(caught.value) == (
         f"Could not start workflow 'wf-1': the server redirects to {target}. Set the connection's base URL (host) to"
-        f" {elsewhere.url}; redirects are not followed, as they would lose the request's body and hand on the API key."
-        f"{' ' + FATE_UNKNOWN.format(caught.value.run_id) if status == 303 else ''} [HTTP {status}]"
+        f" {elsewhere.url}; redirects are not followed, as they would lose the request's body and pass on the API key."
+        f"{' ' + UNKNOWN_OUTCOME.format(caught.value.run_id) if status == 303 else ''} [HTTP {status}]"
     )
 
 
@@ -141,8 +141,8 @@ def test_a_redirect_without_a_target(connect):
         connect(server.url, api_version="v2").get_workflow_run("wf-1", "r")
     assert str(caught.value) == (
         "Could not read run 'r' of workflow 'wf-1': the server redirects to an unnamed place. Correct the connection's"
-        " base URL (host): it must be the API's own address; redirects are not followed, as they would lose the"
-        " request's body and hand on the API key. [HTTP 302]"
+        " base URL (host): it must be the URL of the API itself; redirects are not followed, as they would lose the"
+        " request's body and pass on the API key. [HTTP 302]"
     )
 
 
@@ -158,7 +158,7 @@ def test_a_stream_that_stops_without_its_end(connect):
         client = connect(server.url, api_version="v2")
         events = client.events(client.execute_workflow("wf-1", stream=True, run_id="mine"))
         assert next(events).text == "Once"
-        with pytest.raises(SimStreamError, match=r"stopped before the run's end.*asynchronous execution") as caught:
+        with pytest.raises(SimStreamError, match=r"stopped before the run finished.*async execution") as caught:
             next(events)
     assert caught.value.outcome is Outcome.RAN
     assert (caught.value.workflow_id, caught.value.run_id) == ("wf-1", "mine")
@@ -192,7 +192,7 @@ def test_timeout_ends_a_stream_that_keeps_sending(connect):
         client = connect(sim.url, api_version="v2")
         started = time.monotonic()
         stream = client.execute_workflow("talk", stream=True, selected_outputs=["Agent.content"], timeout=1.0)
-        with pytest.raises(SimTimeoutError, match=r"did not end within 1 s") as caught:
+        with pytest.raises(SimTimeoutError, match=r"did not finish within 1 s") as caught:
             list(client.events(stream))
         assert 0.9 < time.monotonic() - started < 3
         assert caught.value.outcome is Outcome.RAN
@@ -203,7 +203,7 @@ def test_timeout_ends_a_stream_that_keeps_sending(connect):
 def test_a_stream_of_something_else(connect):
     with canned(stream(b"data: hello\n\n")) as server:
         client = connect(server.url, api_version="v2")
-        with pytest.raises(SimStreamError, match="no JSON"):
+        with pytest.raises(SimStreamError, match="not JSON"):
             list(client.events(client.execute_workflow("wf-1", stream=True)))
 
 
@@ -266,7 +266,7 @@ def test_https_where_http_is_spoken(connect):
 
 @pytest.mark.parametrize("packed", [False, True], ids=["as-it-is", "gzip"])
 def test_an_answer_without_end_isn_t_read_to_its_end(connect, monkeypatch, packed):
-    monkeypatch.setattr(http, "MAX_ANSWER_BYTES", 2**20)
+    monkeypatch.setattr(http, "MAX_RESPONSE_BYTES", 2**20)
     body = b'{"data": "' + bytes(40 * 2**20)
     headers = {"content-type": "application/json"} | ({"content-encoding": "gzip"} if packed else {})
     with canned(Answer(200, gzip.compress(body, 1) if packed else body, headers=headers)) as server:

@@ -54,14 +54,14 @@ def test_what_is_wrong_is_told_with_what_to_change(test, emulator):
 def test_fine_on_a_server_without_v2(test, emulator, profile):
     fine, words = test(emulator.url, emulator.api_key)
     assert fine
-    assert "legacy API; v2 is switched off or not there" in words
+    assert "legacy API; v2 is switched off or missing" in words
 
 
 @pytest.mark.parametrize("profile", [pytest.param(n, marks=pytest.mark.sim_emulator(profile=n)) for n in PROFILES])
 def test_wrong_key(test, emulator, profile):
     fine, words = test(emulator.url)
     assert not fine
-    assert words.startswith("The server answers, but the API key is wrong.")
+    assert words.startswith("The server responds, but the API key is wrong.")
 
 
 @pytest.mark.sim_emulator(profile="v0.8-legacy")
@@ -83,14 +83,14 @@ def test_not_a_sim_server(test, status):
     with canned(Answer(status, b"<!DOCTYPE html><title>Welcome</title>", {"content-type": "text/html"})) as server:
         fine, words = test(server.url)
     assert not fine
-    assert words.startswith(f"Something answers at {server.url}, but it is not Sim.")
+    assert words.startswith(f"The server at {server.url} responds, but it is not Sim.")
 
 
 def test_redirect(test):
     with canned(Answer(301, b"", {"location": "https://www.sim.ai/api/v2/workspaces"})) as server:
         fine, words = test(server.url)
     assert not fine
-    assert words.startswith("The base URL is not the API's own address.")
+    assert words.startswith("The base URL is not the URL of the API itself.")
     assert "Set the connection's base URL (host) to https://www.sim.ai;" in words
 
 
@@ -113,7 +113,7 @@ def test_perhaps_https(test, answer):
     with canned(answer) as server:
         fine, words = test(server.url)
     assert not fine
-    assert words.endswith("If it speaks https, begin the base URL with https://.")
+    assert words.endswith("If it uses https, start the base URL with https://.")
 
 
 def test_no_key(test):

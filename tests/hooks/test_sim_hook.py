@@ -154,7 +154,7 @@ def test_the_connection_goes_before_the_environment(connect, monkeypatch):
         pytest.param({"schema": "prefix"}, "without a host", id="path without a host"),
         pytest.param({"port": 3000}, "without a host", id="port without a host"),
         pytest.param({"conn_type": "http"}, "is of type 'http', not 'sim'", id="another type"),
-        pytest.param({"host": "ftp://sim.example.com"}, "no http or https address", id="another protocol"),
+        pytest.param({"host": "ftp://sim.example.com"}, "not an http or https URL", id="another protocol"),
         pytest.param({"extra": {"timeout": "soon"}}, "'timeout' is 'soon'", id="timeout no number"),
         pytest.param({"extra": {"timeout": 0}}, "timeout 0", id="timeout zero"),
         pytest.param({"extra": {"max_retries": -1}}, "max_retries is -1", id="negative retries"),

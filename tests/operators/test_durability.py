@@ -197,7 +197,7 @@ class TestTheNextTry:
 
 
 def killed_after_the_id(self, *_, run_id, **__):
-    run_id()
+    next(run_id)
     raise Killed
 
 

@@ -203,12 +203,12 @@ class TestRefusals:
             pytest.param({"workflow_id": "nowhere"}, SimNotFoundError, "another workspace", id="unknown workflow"),
             pytest.param({"workflow_id": "undeployed"}, SimWorkflowNotDeployedError, "press Deploy", id="not deployed"),
             pytest.param({"input": {"day": timedelta(1)}}, SimInputError, "can't be written as JSON", id="no JSON"),
-            pytest.param({"input": {"x": "y" * 11_000_000}}, SimInputError, "at most 10 MiB", id="too large"),
+            pytest.param({"input": {"x": "y" * 11_000_000}}, SimInputError, "up to 10 MiB", id="too large"),
             pytest.param({"on_paused": "hope"}, SimInputError, "wait, fail, return", id="unknown on_paused"),
             pytest.param({"poll_interval": 0}, SimInputError, "poll_interval is 0", id="no interval"),
             pytest.param({"run_timeout": 60}, SimInputError, "run_timeout is for async runs", id="run_timeout"),
             pytest.param(
-                {"selected_outputs": ["A.b"]}, SimInputError, "names of blocks select nothing", id="selected_outputs"
+                {"selected_outputs": ["A.b"]}, SimInputError, "block names select nothing", id="selected_outputs"
             ),
             pytest.param(
                 {"stream": True, "wait_for_completion": False}, SimInputError, "stream needs", id="stream, no wait"

@@ -110,7 +110,7 @@ class TestSelectedOutputs:
 
     def test_names_are_refused_before_anything_is_sent(self, run_task, emulator, returns):
         returns({})
-        with pytest.raises(SimInputError, match="names of blocks select nothing"):
+        with pytest.raises(SimInputError, match="block names select nothing"):
             run_task(operator(selected_outputs=["Last.content"]))
         assert emulator.runs == []
 

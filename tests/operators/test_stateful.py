@@ -347,7 +347,7 @@ class Tasks(RuleBasedStateMachine):
 
 
 def _is_a_start(args: tuple[Any, ...]) -> bool:
-    return len(args) > 1 and isinstance(args[1], Request) and not args[1].repeatable
+    return len(args) > 1 and isinstance(args[1], Request) and not args[1].idempotent
 
 
 def _arrive(exchange: Callable[..., Any], client: SimClient, *question: Any) -> None:

@@ -162,9 +162,9 @@ class TestBrokenOff:
     def test_run_cancelled_by_the_disconnect_raises_the_stream_error(self, read, status):
         error = {"message": "Client cancelled request"} if status == "failed" else None
         run = {"runId": "r", "workflowId": "wf-1", "status": status, "error": error}
-        with pytest.raises(SimStreamError, match="stopped before the run's end"):
+        with pytest.raises(SimStreamError, match="stopped before the run finished"):
             read(chunk("Once"), run=Answer(200, {"data": run}))
 
     def test_unreadable_run_raises_the_stream_error(self, read):
-        with pytest.raises(SimStreamError, match=r"stopped before the run's end.*asynchronous execution"):
+        with pytest.raises(SimStreamError, match=r"stopped before the run finished.*async execution"):
             read(chunk("Once"), run=Answer(502, b"<html>Bad Gateway</html>"))

@@ -72,7 +72,7 @@ def test_each_run_is_delivered_whatever_happens_in_between(steps):
 
     def poll():
         for listed in runs:
-            if cursor.since <= (listed.began or 0) <= now:
+            if cursor.since <= (listed.start_time or 0) <= now:
                 cursor.saw(listed)
         cursor.advance(now - OVERLAP)
 

@@ -1,6 +1,6 @@
-"""What to send to Sim and how to read its answers, without any I/O.
+"""Sim's two APIs without I/O.
 
-A dialect's function turns a question into an :class:`exchange.Call`: the request as a value, and the function that
-reads the response into a model or raises a ``SimError``. ``v2`` speaks ``/api/v2``; ``legacy`` speaks
-``/api/workflows``, ``/api/jobs`` and everything that was there before.
+A function per endpoint turns its arguments into a :class:`.http.Call`: the request as a value, and the functions that
+turn the response into a model or a ``SimError``. ``v2`` is for ``/api/v2``; ``legacy`` is for ``/api/workflows``,
+``/api/jobs`` and all other older routes.
 """

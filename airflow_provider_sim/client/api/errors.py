@@ -1,4 +1,4 @@
-"""Sim's error answers, of either dialect, as errors that tell a DAG author what to do."""
+"""Sim's error responses, of both APIs, as errors with advice for DAG authors."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ from airflow_provider_sim.exceptions import (
 
 
 class ErrorBody(NamedTuple):
-    """What an error body says, whatever its dialect.
+    """The parsed body of an error response of either API.
 
     :param message: Sim's sentence.
     :param detail_code: its machine-readable reason, if any.
-    :param issues: further sentences, one for each part of the request that was wrong.
-    :param wait: seconds that it asks to wait, where no header does.
+    :param issues: further sentences, one for each invalid part of the request.
+    :param wait: seconds to wait, if no header has them.
     """
 
     message: str
@@ -49,72 +49,75 @@ class ErrorBody(NamedTuple):
 
     @property
     def quoted(self) -> str:
-        """Everything it says, as Sim's words."""
-        words = self.message.rstrip(".") + (f" ({'; '.join(self.issues)})" if self.issues else "")
-        return f"Sim says {words[:2000]!r}"
+        """Sim's message and issues, as a quotation."""
+        text = self.message.rstrip(".") + (f" ({'; '.join(self.issues)})" if self.issues else "")
+        return f"Sim says {text[:2000]!r}"
 
 
 AMBIGUOUS_ENQUEUE = "ASYNC_ENQUEUE_AMBIGUOUS"
 CONCURRENCY_LIMIT = "EXECUTION_CONCURRENCY_LIMIT"
-"""The plan's number of runs at once is used up."""
+"""The plan's number of concurrent runs is reached."""
 EXECUTION_LIMIT = "RATE_LIMIT_EXCEEDED"
-"""The plan's executions a minute are used up."""
+"""The plan's executions per minute are used up."""
 _RUN_ID_CONFLICTS = ("RUN_ID_CONFLICT", "EXECUTION_ID_CONFLICT")
-_SURELY_NOT_QUEUED = "Failed to queue async execution"
+_NOT_QUEUED = "Failed to queue async execution"
 
-_TRACES = (
+_REJECTION_PREFIXES = (
     "Account suspended",
-    _SURELY_NOT_QUEUED,
+    _NOT_QUEUED,
     "File processing failed",
     "Rate limit exceeded",
     "Too many concurrent executions",
     "Usage limit exceeded",
 )
-"""How the errors of those failed runs begin that only say that an execution was refused; nothing ran."""
+"""How the errors of failed runs start that only record a rejected execution; nothing ran."""
 
-_SEND_AN_ADDRESS = "Put the data where the workflow can fetch it, and send its address"
-_TOO_LARGE = f"the request is larger than Sim takes (10 MiB). {_SEND_AN_ADDRESS}"
+_SEND_A_URL = "Put the data where the workflow can fetch it, and send its URL"
+_TOO_LARGE = f"the request is larger than Sim accepts (10 MiB). {_SEND_A_URL}"
 _ADVICE_403 = {
-    "PERSONAL_API_KEYS_DISABLED": "this workspace takes no personal API keys; put a workspace key into the connection",
+    "PERSONAL_API_KEYS_DISABLED": "this workspace accepts no personal API keys; put a workspace key into the"
+    " connection",
     "WORKSPACE_KEY_OPERATION_NOT_PERMITTED": "a workspace key may not do this; put a personal key into the connection",
     "INSUFFICIENT_WORKSPACE_ROLE": "the key's owner needs a higher role in the workspace",
 }
 _ADVICE_429 = {
-    CONCURRENCY_LIMIT: "the plan's number of runs at once is used up; wait for runs to end, or lower the"
+    CONCURRENCY_LIMIT: "the plan's number of concurrent runs is reached; wait for runs to finish, or lower the"
     " task's max_active_tis_per_dag or its pool",
     EXECUTION_LIMIT: "the plan's executions per minute are used up; start fewer at once (pool,"
-    " max_active_tis_per_dag) or raise the plan",
-    "ADMISSION_GATE_CAPACITY": "the server has as much to do as it can; try again later, or start fewer at once",
+    " max_active_tis_per_dag) or upgrade the plan",
+    "ADMISSION_GATE_CAPACITY": "the server is at capacity; retry later, or start fewer runs at once",
 }
-_USUAL_WAIT_429 = {
+_DEFAULT_WAIT_429 = {
     CONCURRENCY_LIMIT: 5.0,
     EXECUTION_LIMIT: 20.0,
     "ADMISSION_GATE_CAPACITY": 5.0,
 }
-"""Seconds. The legacy API mostly doesn't say how long to wait; it fills the bucket of executions once a minute, which
-three repetitions then outlast."""
+"""Seconds. The legacy API mostly sends no Retry-After; it refills the bucket of executions once a minute, which three
+retries then outlast."""
 _TOO_MANY_REQUESTS = (
-    "too many requests with this key or from this address; ask less often (poll_interval, poke_interval), or run fewer"
-    " tasks at once"
+    "too many requests with this key or from this address; poll less often (poll_interval, poke_interval), or run"
+    " fewer tasks at once"
 )
 
 
 def is_rejection(run: WorkflowRun) -> bool:
-    """Whether a failed run is only the trace that a refused execution has left, with the run id used up."""
-    return run.status is RunStatus.FAILED and run.error is not None and run.error.message.startswith(_TRACES)
+    """Whether a failed run only records a rejected execution, whose run ID can't be used again."""
+    if run.status is not RunStatus.FAILED or run.error is None:
+        return False
+    return run.error.message.startswith(_REJECTION_PREFIXES)
 
 
-def error_from_body(request: Request, response: Response, refusal: ErrorBody) -> SimError:
-    """Turn an error answer into the error to raise; ``docs/errors.md`` lists them all."""
-    detail, message = refusal.detail_code, refusal.message
+def error_from_body(request: Request, response: Response, body: ErrorBody) -> SimError:
+    """Return the error for an error response; ``docs/errors.md`` lists them all."""
+    detail, message = body.detail_code, body.message
     wait = retry_after(response)
-    wait = refusal.wait if wait is None else wait
+    wait = body.wait if wait is None else wait
 
-    def error(kind: type[SimError], advice: str, **facts: Any) -> SimError:
-        facts.setdefault("outcome", Outcome.REFUSED)
-        facts.setdefault("detail_code", detail)
+    def error(kind: type[SimError], advice: str, **attributes: Any) -> SimError:
+        attributes.setdefault("outcome", Outcome.REFUSED)
+        attributes.setdefault("detail_code", detail)
         asked = f", and asks to wait {math.ceil(wait)} s" if wait else ""
-        return error_of(kind, request, response, f"{advice}. {refusal.quoted}{asked}", retry_after=wait, **facts)
+        return error_of(kind, request, response, f"{advice}. {body.quoted}{asked}", retry_after=wait, **attributes)
 
     match response.status:
         case 401:
@@ -138,87 +141,90 @@ def error_from_body(request: Request, response: Response, refusal: ErrorBody) ->
             )
         case 403:
             advice = _ADVICE_403.get(
-                detail or "", "the key may not do this: it may be another workspace's, or its owner's role too low"
+                detail or "",
+                "the key may not do this: it may belong to another workspace, or its owner's role may be too low",
             )
             return error(SimPermissionError, advice)
         case 404 if message in ("Run not found", "Execution not found", "Task not found"):
             return error(
                 SimRunNotFoundError,
-                "there is no such run of this workflow, the key may not see it, or it is too old and was cleaned up."
-                " Compare the ids with the run's in Sim's logs",
+                "this workflow has no such run, the key may not see it, or it is too old and was deleted."
+                " Compare the IDs with the run's in Sim's logs",
             )
         case 404:
             return error(
                 SimNotFoundError,
-                "it doesn't exist, or the key belongs to another workspace. Compare the ids with the address of the"
-                " page in Sim",
+                "it doesn't exist, or the key belongs to another workspace. Compare the IDs with the URL of the page"
+                " in Sim",
                 code="WORKFLOW_NOT_FOUND" if message == "Workflow not found" else None,
             )
         case 405:
-            return error(SimUnsupportedError, "the server doesn't take this kind of request; it may be too old for it")
+            return error(
+                SimUnsupportedError, "the server doesn't support this kind of request; it may be too old for it"
+            )
         case 409 if detail in _RUN_ID_CONFLICTS:
             return error(
                 SimRunIdConflictError,
-                f"the run id {request.run_id!r} was used before; nothing new was started. Look at that run, or choose"
-                " another id",
+                f"the run ID {request.run_id!r} was used before; no run was started. Check that run, or choose another"
+                " ID",
                 run_id_spent=True,
             )
         case 409 | 423:
             return error(
                 SimConflictError,
-                "it doesn't fit what has become of the run; look at it in Sim: it may be over, or answered already",
+                "it conflicts with the state of the run; check the run in Sim: it may have finished, or its pause may"
+                " have been answered already",
             )
         case 413:
             return error(SimInputError, _TOO_LARGE, code="PAYLOAD_TOO_LARGE")
         case 429:
+            limit = _limit(body)
             return error(
                 SimRateLimitError,
-                _ADVICE_429.get(_limit(refusal), _TOO_MANY_REQUESTS),
-                usual_wait=_USUAL_WAIT_429.get(_limit(refusal), 0.0),
+                _ADVICE_429.get(limit, _TOO_MANY_REQUESTS),
+                default_wait=_DEFAULT_WAIT_429.get(limit, 0.0),
                 run_id_spent=detail in (CONCURRENCY_LIMIT, EXECUTION_LIMIT),
             )
         case 503 if detail == AMBIGUOUS_ENQUEUE:
             return error(
                 SimServerError,
-                "Sim can't say whether it has queued the run",
+                "Sim doesn't know whether it has queued the run",
                 code=AMBIGUOUS_ENQUEUE,
                 outcome=Outcome.UNKNOWN,
             )
         case 503:
-            advice = "Sim can't take it at the moment, and has done nothing; try again later"
+            advice = "Sim is unavailable at the moment, and has done nothing; retry later"
             return error(SimServerError, advice, code="SERVICE_UNAVAILABLE")
-        case 500 if message == _SURELY_NOT_QUEUED:
-            return error(SimServerError, "Sim couldn't queue the run, and has started nothing; try again later")
+        case 500 if message == _NOT_QUEUED:
+            return error(SimServerError, "Sim couldn't queue the run, and has started nothing; retry later")
         case status if status >= 499:
             return error(
                 SimServerError,
-                "Sim failed to handle it; its own log may say why",
-                outcome=Outcome.REFUSED if request.repeatable else Outcome.UNKNOWN,
+                "Sim failed to process the request; its server log may contain the reason",
+                outcome=Outcome.REFUSED if request.idempotent else Outcome.UNKNOWN,
             )
         case _:
             return error(
                 SimInputError,
-                "Sim refuses the request as it is; correct the task's input or arguments",
+                "Sim rejects the request; correct the task's input or arguments",
                 run_id_spent=message.startswith("File processing failed"),
             )
 
 
-def _limit(refusal: ErrorBody) -> str:
-    """Which limit was reached; v2 tells a full server by its sentence alone."""
-    return (
-        "ADMISSION_GATE_CAPACITY" if refusal.message.startswith("Server is at capacity") else refusal.detail_code or ""
-    )
+def _limit(body: ErrorBody) -> str:
+    """The code of the limit that was reached; v2 reports a server at capacity by its message only."""
+    return "ADMISSION_GATE_CAPACITY" if body.message.startswith("Server is at capacity") else body.detail_code or ""
 
 
 def unreadable_error(request: Request, response: Response) -> SimError:
-    """The error for an error answer that isn't in Sim's own form: a proxy's, an old server's, another site's."""
-    status, page = response.status, "a web page" if is_html(response) else "none of Sim's API"
+    """Return the error for an error response that isn't in Sim's format: from a proxy, an old server, another site."""
+    status, page = response.status, "a web page" if is_html(response) else "not from Sim's API"
     if status in (404, 405):
         return error_of(
             SimRouteMissingError,
             request,
             response,
-            f"nothing of Sim answers at {request.path.split('?')[0]}: the base URL may name another site or lack its"
+            f"there is no Sim API at {request.path.split('?')[0]}: the base URL may name another site or lack its"
             " path prefix, or the server is too old for this",
             outcome=Outcome.REFUSED,
         )
@@ -227,23 +233,24 @@ def unreadable_error(request: Request, response: Response) -> SimError:
             SimRateLimitError,
             request,
             response,
-            "a proxy before Sim takes no more requests at the moment; ask less often, or run fewer tasks at once",
+            "a proxy between this machine and Sim limits the requests; poll less often, or run fewer tasks at once",
             outcome=Outcome.REFUSED,
         )
     if status == 413:
-        what = f"a proxy before Sim takes no request of {len(request.body or b'') / 2**20:.1f} MiB. {_SEND_AN_ADDRESS}"
+        size = len(request.body or b"") / 2**20
+        what = f"a proxy between this machine and Sim rejects a request of {size:.1f} MiB. {_SEND_A_URL}"
         return error_of(SimInputError, request, response, what, code="PAYLOAD_TOO_LARGE", outcome=Outcome.REFUSED)
     if status >= 500:
         return error_of(
             SimServerError,
             request,
             response,
-            f"the answer is {page}: Sim may be down or overloaded, or a proxy before it fails",
+            f"the response is {page}: Sim may be down or overloaded, or a proxy may have failed",
         )
     return error_of(
         SimResponseError,
         request,
         response,
-        f"the answer is {page}: the base URL may lead to a proxy, a login page or another site",
-        worth_repeating=0,
+        f"the response is {page}: the base URL may lead to a proxy, a login page or another site",
+        max_retries=0,
     )

@@ -1,4 +1,4 @@
-"""Fields of a JSON object, read so that a wrong type is None and never an exception."""
+"""Readers of JSON fields: a wrong type is None, never an exception."""
 
 from __future__ import annotations
 
@@ -8,27 +8,25 @@ from typing import Any
 
 
 def mapping(value: object, key: str | None = None) -> dict[str, Any]:
-    """The value, or the field ``key`` of it, if that is an object; else an empty one."""
-    found = value.get(key) if key is not None and isinstance(value, Mapping) else value
-    if key is not None and not isinstance(value, Mapping):
-        return {}
+    """Return the value, or its field ``key``, if that is an object; else an empty one."""
+    found = value if key is None else value.get(key) if isinstance(value, Mapping) else None
     return found if isinstance(found, dict) else {}
 
 
 def sequence(value: object, key: str) -> list[Any]:
-    """The field if it is a list; else an empty one."""
+    """Return the field if it is a list; else an empty one."""
     found = mapping(value).get(key)
     return found if isinstance(found, list) else []
 
 
 def text(value: object, key: str) -> str | None:
-    """The field if it is a non-empty string."""
+    """Return the field if it is a non-empty string."""
     found = mapping(value).get(key)
     return found if isinstance(found, str) and found else None
 
 
 def number(value: object, key: str) -> float | None:
-    """The field if it is a finite number."""
+    """Return the field if it is a finite number."""
     found = mapping(value).get(key)
     if isinstance(found, bool) or not isinstance(found, int | float):
         return None
@@ -39,12 +37,12 @@ def number(value: object, key: str) -> float | None:
 
 
 def whole(value: object, key: str) -> int | None:
-    """The field as a whole number."""
+    """Return the field as an integer if it is a finite number."""
     found = number(value, key)
     return None if found is None else int(found)
 
 
 def flag(value: object, key: str) -> bool | None:
-    """The field if it is true or false."""
+    """Return the field if it is a boolean."""
     found = mapping(value).get(key)
     return found if isinstance(found, bool) else None

@@ -1,4 +1,4 @@
-"""Files as Sim takes them in an input and puts them into an output, the same in both dialects."""
+"""Files in Sim's inputs and outputs, in the format of both APIs."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from airflow_provider_sim.client.api.http import MAX_BODY_BYTES, Request, Respon
 from airflow_provider_sim.exceptions import Outcome, SimInputError, SimResponseError
 
 MAX_FILE_BYTES = 20 * 1024 * 1024
-"""The largest file that Sim stores; one that is sent must fit into a request, too."""
+"""The largest file that Sim stores; a file in an input must also fit into a request."""
 
 OUTPUT_FILE_LIFETIME = 300.0
-"""Seconds for which Sim opens a file's address after it was made; nothing opens it again."""
+"""Seconds after which the URL of an output's file expires; it can't be renewed."""
 
 
 @dataclass(frozen=True, slots=True)
 class OutputFile:
-    """One file.
+    """A file in an output.
 
-    :param base64: its bytes, in raw outputs and for files up to 5.6 MiB; None where they were left out.
-    :param url: where it can be got without a key, for five minutes; a path on servers with local storage, which open it
-        for logged-in people only.
-    :param value: Sim's own description of it.
+    :param base64: its content, in raw outputs and for files up to 5.6 MiB; else None.
+    :param url: for downloads without a key, for five minutes; a path on servers with local storage, which require a
+        login.
+    :param value: the file's object in the output.
     """
 
     name: str
@@ -35,8 +35,8 @@ class OutputFile:
     value: dict[str, Any]
 
 
-_CUT_OUT = "[TRUNCATED]"
-"""What a display copy holds in place of the bytes."""
+_TRUNCATED = "[TRUNCATED]"
+"""In a display copy, in place of the content."""
 
 
 def map_files(value: Any, change: Callable[[OutputFile], Any]) -> Any:
@@ -56,15 +56,15 @@ def _file(value: dict[str, Any]) -> OutputFile | None:
     if name is None or key is None or value.get("context") != "execution" or "size" not in value:
         return None
     content = fields.text(value, "base64")
-    return OutputFile(name, None if content == _CUT_OUT else content, fields.text(value, "url"), value)
+    return OutputFile(name, None if content == _TRUNCATED else content, fields.text(value, "url"), value)
 
 
 class FilesOfRequest:
-    """The files that one request is to carry, each as Sim takes it in a Start block's field of type ``file[]``.
+    """The files of one request, in the format of a Start block's field of type ``file[]``.
 
-    Sim converts them in runs that are held open only, and only in top-level fields.
+    Sim converts them only in sync runs, and only in top-level fields.
 
-    :param workflow_id: for messages.
+    :ivar fields: names of the fields with files.
     """
 
     most = MAX_FILE_BYTES
@@ -75,15 +75,15 @@ class FilesOfRequest:
         self._size = 0
 
     def add(self, field: str, name: str, mime: str, content: bytes) -> dict[str, Any]:
-        """Give a file as Sim takes it.
+        """Add a file and return it in Sim's format.
 
-        :param field: the input's field that it stands in.
-        :raises SimInputError: it is larger than Sim takes, or too large for one request with those before it.
+        :param field: the input's field that contains it.
+        :raises SimInputError: it is larger than Sim accepts, or too large for one request with those before it.
         """
         if len(content) > self.most:
             raise self.error(
-                f"The file {name!r} in the field {field!r} is larger than {self.most // 2**20} MiB, the most that Sim"
-                " takes. Put it where the workflow can fetch it and send its address",
+                f"The file {name!r} in the field {field!r} is larger than {self.most // 2**20} MiB, the limit of"
+                " Sim. Put it where the workflow can fetch it and send its URL",
                 code="PAYLOAD_TOO_LARGE",
             )
         data = f"data:{mime};base64,{base64.b64encode(content).decode()}"
@@ -91,48 +91,50 @@ class FilesOfRequest:
         if self._size > MAX_BODY_BYTES:
             raise self.error(
                 f"With the file {name!r} in the field {field!r}, the input's files are {self._size / 2**20:.1f} MiB as"
-                f" base64; a request to Sim takes {MAX_BODY_BYTES // 2**20} MiB, which is"
+                f" base64; the limit of a request to Sim is {MAX_BODY_BYTES // 2**20} MiB, which is"
                 f" {MAX_BODY_BYTES * 3 // 4 / 2**20:.1f} MiB of files. Put them where the workflow can fetch them and"
-                " send their addresses",
+                " send their URLs",
                 code="PAYLOAD_TOO_LARGE",
             )
         file = {"type": "file", "data": data, "name": name, "mime": mime}
-        self.note(field, file)
+        self.record(field, file)
         return file
 
-    def note(self, field: str, value: Any) -> None:
-        """Count a file that stands in the input as Sim takes it."""
+    def record(self, field: str, value: Any) -> None:
+        """Record the field if the value is a file in Sim's format."""
         if fields.text(value, "type") in ("file", "url") and fields.text(value, "data") and fields.text(value, "name"):
             self.fields += [] if field in self.fields else [field]
 
     def error(self, what: str, *, code: str | None = None) -> SimInputError:
-        """An error about the request, which isn't sent."""
+        """Return an error about the request. It was not sent."""
         return SimInputError(f"{what}.", code=code, workflow_id=self._workflow_id, outcome=Outcome.NEVER_SENT)
 
 
 def file_request(url: str, base_url: str) -> tuple[Request, str]:
-    """The question for a file, for messages, and its whole address.
+    """Return the request for a file, for messages, and its whole URL.
 
-    :raises SimInputError: the address is of another kind.
+    :raises SimInputError: the URL is invalid.
     """
     address = base_url + url if url.startswith("/") else url
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise SimInputError(f"{url[:200]!r} is no address of a file.", outcome=Outcome.NEVER_SENT)
-    # A signed address opens the file to whoever reads it: not for logs.
-    return Request("GET", parts.path, subject=f"get the file at {parts.scheme}://{parts.netloc}{parts.path}"), address
+        raise SimInputError(f"{url[:200]!r} is not the URL of a file.", outcome=Outcome.NEVER_SENT)
+    # A signed URL gives access to the file, so messages don't contain its query.
+    return Request(
+        "GET", parts.path, subject=f"download the file at {parts.scheme}://{parts.netloc}{parts.path}"
+    ), address
 
 
-def check_file_answer(request: Request, status: int) -> None:
-    """Pass a file's answer.
+def check_file_status(request: Request, status: int) -> None:
+    """Check the status of a download.
 
-    :raises SimResponseError: it is none.
+    :raises SimResponseError: it is not 200.
     """
     if status != 200:
         raise error_of(
             SimResponseError,
             request,
             Response(status, {}, b""),
-            "its address is not, or no longer, open",
-            worth_repeating=0,
+            "its URL is invalid or has expired",
+            max_retries=0,
         )

@@ -1,6 +1,6 @@
 """Requests of the legacy API (``/api/workflows``, ``/api/jobs``, …), which every Sim server has.
 
-:mod:`.legacy_answers` reads the responses. This API calls a run an execution; the ID is the same as on v2.
+:mod:`.legacy_responses` reads the responses. This API calls a run an execution; the ID is the same as on v2.
 """
 
 from __future__ import annotations
@@ -8,17 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from airflow_provider_sim.client.api import legacy_responses as answers
-from airflow_provider_sim.client.api.http import (
-    Call,
-    Request,
-    Response,
-    json_body,
-    path_of,
-    read_json,
-    under_run_id,
-)
-from airflow_provider_sim.client.api.legacy_responses import JOB_PREFIX, AmbiguousResponseError
+from airflow_provider_sim.client.api import legacy_responses as responses
+from airflow_provider_sim.client.api.http import Call, Request, Response, json_body, path_of, read_json
+from airflow_provider_sim.client.api.legacy_responses import JOB_PREFIX
 from airflow_provider_sim.client.ids import check_run_id, check_workflow_id
 from airflow_provider_sim.client.models import (
     AsyncExecutionResult,
@@ -32,24 +24,7 @@ from airflow_provider_sim.client.models import (
     WorkflowRun,
     WorkflowStatus,
 )
-from airflow_provider_sim.exceptions import Outcome, SimInputError
-
-__all__ = [
-    "CONTROL_FIELDS",
-    "JOB_PREFIX",
-    "AmbiguousResponseError",
-    "cancel_run",
-    "execute",
-    "execute_async",
-    "execute_stream",
-    "get_execution",
-    "get_job",
-    "get_paused_run",
-    "get_usage_limits",
-    "get_workflow",
-    "get_workflow_status",
-    "resume_run",
-]
+from airflow_provider_sim.exceptions import Outcome, SimError, SimInputError
 
 T = TypeVar("T")
 
@@ -77,12 +52,12 @@ CONTROL_FIELDS = frozenset(
         "workflowStateOverride",
     }
 )
-"""Names that the server takes out of the input, or obeys, because here the whole body is the input."""
+"""Input fields that the server drops or interprets, because here the whole body is the input."""
 
 
 def execute(workflow_id: str, input: Any, *, run_id: str | None) -> Call[WorkflowExecutionResult]:
-    """Run a workflow and hold the connection open until its end."""
-    return _execute(workflow_id, input, run_id, answers.read_execution)
+    """Run a workflow and wait for its result in the same request."""
+    return _execute(workflow_id, input, run_id, responses.read_execution)
 
 
 def execute_async(
@@ -95,26 +70,23 @@ def execute_async(
     headers = {"X-Execution-Mode": "async"}
     if run_timeout is not None:
         headers["X-Execution-Timeout-Seconds"] = str(run_timeout)
-    return _execute(workflow_id, input, run_id, answers.read_receipt, headers=headers)
+    return _execute(workflow_id, input, run_id, responses.read_receipt, responses.receipt_error, headers=headers)
 
 
 def execute_stream(
     workflow_id: str, input: Any, *, run_id: str | None, selected_outputs: Sequence[str] | None
 ) -> Call[WorkflowExecutionResult]:
-    """Run a workflow and receive its output as server-sent events.
-
-    The call's ``read`` is for responses that are not a stream.
-    """
+    """Run a workflow and receive its output as server-sent events; the call reads responses that are not a stream."""
     controls: dict[str, Any] = {"stream": True}
     if selected_outputs:
         controls["selectedOutputs"] = list(selected_outputs)
-    return _execute(workflow_id, input, run_id, answers.read_unstreamed, controls=controls)
+    return _execute(workflow_id, input, run_id, responses.read_unstreamed, controls=controls)
 
 
-def get_execution(
+def get_run(
     workflow_id: str, run_id: str, *, include_output: bool = False, selected_outputs: Sequence[str] | None = None
 ) -> Call[WorkflowRun]:
-    """Ask for a run (servers v0.6.81 and later)."""
+    """Get a run (servers v0.6.81 and later)."""
     query = {
         "includeOutput": "true" if include_output else None,
         "selectedOutputs": ",".join(selected_outputs) if selected_outputs else None,
@@ -126,7 +98,7 @@ def get_execution(
         workflow_id=workflow_id,
         run_id=run_id,
     )
-    return _call(request, answers.read_status)
+    return _call(request, responses.read_status)
 
 
 def get_job(job_id: str, *, workflow_id: str | None = None) -> Call[JobStatus]:
@@ -138,7 +110,7 @@ def get_job(job_id: str, *, workflow_id: str | None = None) -> Call[JobStatus]:
         workflow_id=workflow_id,
         run_id=job_id.removeprefix(JOB_PREFIX),
     )
-    return _call(request, answers.read_job)
+    return _call(request, responses.read_job)
 
 
 def cancel_run(workflow_id: str, run_id: str) -> Call[Cancellation]:
@@ -150,7 +122,7 @@ def cancel_run(workflow_id: str, run_id: str) -> Call[Cancellation]:
         workflow_id=workflow_id,
         run_id=run_id,
     )
-    return Call(request, lambda response: answers.read_cancellation(request, response))
+    return Call(request, responses.read_cancellation, responses.cancellation_error)
 
 
 def resume_run(workflow_id: str, run_id: str, context_id: str, input: Any) -> Call[Resumption]:
@@ -161,16 +133,16 @@ def resume_run(workflow_id: str, run_id: str, context_id: str, input: Any) -> Ca
         subject=f"resume run {run_id!r} of workflow {workflow_id!r}",
         headers={"Content-Type": "application/json"},
         body=json_body({"input": {} if input is None else input}, workflow_id=workflow_id),
-        repeatable=False,
-        held_open=True,
+        idempotent=False,
+        sync=True,
         workflow_id=workflow_id,
         run_id=run_id,
     )
-    return _call(request, answers.read_resumption)
+    return _call(request, responses.read_resumption)
 
 
 def get_paused_run(workflow_id: str, run_id: str) -> Call[PausedRun]:
-    """Ask at what points a run waits or has waited, and what for; spends no rate limit."""
+    """Get a run's pause points; spends no rate limit."""
     request = Request(
         "GET",
         path_of("resume", check_workflow_id(workflow_id), check_run_id(run_id)),
@@ -178,53 +150,52 @@ def get_paused_run(workflow_id: str, run_id: str) -> Call[PausedRun]:
         workflow_id=workflow_id,
         run_id=run_id,
     )
-    return _call(request, answers.read_paused_run)
+    return _call(request, responses.read_paused_run)
 
 
 def get_workflow_status(workflow_id: str) -> Call[WorkflowStatus]:
-    """Ask whether a workflow is deployed; spends no rate limit."""
+    """Get whether a workflow is deployed; spends no rate limit."""
     request = Request(
         "GET",
         path_of("workflows", check_workflow_id(workflow_id), "status"),
         subject=f"read the deployment of workflow {workflow_id!r}",
         workflow_id=workflow_id,
     )
-    return _call(request, answers.read_workflow_status)
+    return _call(request, responses.read_workflow_status)
 
 
 def get_workflow(workflow_id: str) -> Call[Workflow]:
-    """Ask v1 for a workflow's name, workspace and declared inputs."""
+    """Get a workflow's name, workspace and declared inputs from v1."""
     request = Request(
         "GET",
         path_of("v1", "workflows", check_workflow_id(workflow_id)),
         subject=f"read workflow {workflow_id!r}",
         workflow_id=workflow_id,
     )
-    return _call(request, answers.read_workflow)
+    return _call(request, responses.read_workflow)
 
 
 def get_usage_limits() -> Call[UsageLimits]:
-    """Ask for the limits and usage of the key's owner; spends no rate limit."""
-    return _call(
-        Request("GET", path_of("users", "me", "usage-limits"), subject="read the usage limits"), answers.read_usage
-    )
+    """Get the limits and usage of the key's owner; spends no rate limit."""
+    request = Request("GET", path_of("users", "me", "usage-limits"), subject="read the usage limits")
+    return _call(request, responses.read_usage)
 
 
 def as_body(value: Any, *, workflow_id: str) -> dict[str, Any]:
-    """The workflow input as this API takes it: its fields at the top level; anything but an object as ``input``.
+    """Return the workflow input as this API expects it: its fields at the top level; a non-object as ``input``.
 
-    :raises SimInputError: a field has the name of a control field, which the server would obey or drop.
+    :raises SimInputError: a field has the name of a control field.
     """
     if value is None:
         return {}
     if not isinstance(value, Mapping):
         return {"input": value}
-    taken = sorted(CONTROL_FIELDS.intersection(value))
-    if taken:
+    reserved = sorted(CONTROL_FIELDS.intersection(value))
+    if reserved:
         raise SimInputError(
-            f"The input for workflow {workflow_id!r} has the field(s) {', '.join(taken)}. On the legacy API the input"
-            " shares its names with control fields: Sim would obey or drop them. Rename them in the workflow's Start"
-            " block, or use a server with the v2 API.",
+            f"The input for workflow {workflow_id!r} has the field(s) {', '.join(reserved)}. On the legacy API"
+            " these are control fields: Sim would interpret or drop them. Rename them in the workflow's Start block, or"
+            " use a server with the v2 API.",
             workflow_id=workflow_id,
             outcome=Outcome.NEVER_SENT,
         )
@@ -235,36 +206,31 @@ def _execute(
     workflow_id: str,
     input: Any,
     run_id: str | None,
-    read: Callable[[Request, Response], T],
+    parse: Callable[[Request, Response], T],
+    parse_error: Callable[[Request, Response], SimError | None] = responses.execution_error,
     *,
     headers: Mapping[str, str] | None = None,
     controls: Mapping[str, Any] | None = None,
 ) -> Call[T]:
     body = {**as_body(input, workflow_id=check_workflow_id(workflow_id)), **(controls or {})}
-    plain = Request(
+    request = Request(
         "POST",
         path_of("workflows", workflow_id, "execute"),
         subject=f"start workflow {workflow_id!r}",
         headers={"Content-Type": "application/json", **(headers or {})},
         body=json_body(body, workflow_id=workflow_id),
-        repeatable=False,
-        held_open="X-Execution-Mode" not in (headers or {}),
+        idempotent=False,
+        sync="X-Execution-Mode" not in (headers or {}),
         workflow_id=workflow_id,
+        run_id_header="X-Execution-Id",
     )
-
-    def under(run_id: str) -> Call[T]:
-        request = under_run_id(plain, "X-Execution-Id", run_id)
-        return Call(request, lambda response: read(request, response), renew=under)
-
-    return under(run_id) if run_id is not None else Call(plain, lambda response: read(plain, response))
+    return Call(request if run_id is None else request.with_run_id(run_id), parse, parse_error)
 
 
-def _call(request: Request, read: Callable[[Request, Response, Any], T]) -> Call[T]:
-    """A call whose every error answer is Sim's own."""
-
-    def read_response(response: Response) -> T:
-        if response.status >= 400:
-            raise answers.refused(request, response)
-        return read(request, response, read_json(request, response))
-
-    return Call(request, read_response)
+def _call(request: Request, parse: Callable[[Request, Response, Any], T]) -> Call[T]:
+    """A call whose every error response is Sim's own."""
+    return Call(
+        request,
+        lambda request, response: parse(request, response, read_json(request, response)),
+        responses.rejection,
+    )

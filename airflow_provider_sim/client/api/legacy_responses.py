@@ -48,7 +48,7 @@ from airflow_provider_sim.exceptions import (
 REQUIRED_VERSION = "Sim v0.5.44 or later is required"
 
 JOB_PREFIX = "workflow-execution:"
-"""Job ids of the database queue are this and the run id; the Trigger.dev queue finds its jobs under it, too."""
+"""Job IDs of the database queue are this and the run ID; the Trigger.dev queue finds its jobs by it, too."""
 
 _JOB_STATUSES = {
     "pending": RunStatus.QUEUED,
@@ -63,7 +63,7 @@ _JOB_STATUSES = {
     "cancelled": RunStatus.CANCELLED,
 }
 
-_SAID_BEFORE_A_RUN = {
+_REJECTION_PREFIXES = {
     400: (
         "API key callers cannot",
         "Async execution does not support",
@@ -98,39 +98,39 @@ _SAID_BEFORE_A_RUN = {
         "Workflow execution identity is temporarily unavailable",
     ),
 }
-"""How Sim's own refusals begin. A workflow's Response block can answer with any status and any body, so that other
-error answers of a held-open execution prove nothing."""
+"""How Sim's own rejections start. A workflow's Response block can return any status and any body, so any other error
+response to a sync execution proves nothing."""
 
 _DETAIL_CODES = {
-    "Rate limit exceeded.": EXECUTION_LIMIT,  # of executions; v1's buckets of requests say it without the dot
+    "Rate limit exceeded.": EXECUTION_LIMIT,  # of executions; v1's buckets of requests omit the period
     "Too many concurrent executions": CONCURRENCY_LIMIT,
     "Personal API keys are not allowed": "PERSONAL_API_KEYS_DISABLED",
 }
 
-_REPEATS_OF_401 = 2
-"""This API answers 401 also while its store of keys is down."""
+_RETRIES_OF_401 = 2
+"""This API also returns 401 while its key store is down."""
 
 
 class AmbiguousResponseError(SimResponseError):
-    """An error answer to a held-open execution that is either Sim's refusal or the workflow's own Response block.
+    """An error response to a sync execution: either Sim's rejection or the workflow's own Response block.
 
-    :param refusal: the error to raise if nothing ran.
+    :param rejection: the error to raise if nothing ran.
     :param result: the run's result if it did.
     """
 
-    refusal: SimError
+    rejection: SimError
     result: WorkflowExecutionResult
 
 
-def refused(request: Request, response: Response) -> SimError:
+def rejection(request: Request, response: Response) -> SimError:
     try:
         body = read_json(request, response)
     except SimResponseError:
         body = None
-    return _refusal_in(body, request, response) or unreadable_error(request, response)
+    return _rejection_in(body, request, response) or unreadable_error(request, response)
 
 
-def _refusal_in(body: Any, request: Request, response: Response) -> SimError | None:
+def _rejection_in(body: Any, request: Request, response: Response) -> SimError | None:
     message = fields.text(body, "error")
     if message is None:
         return None
@@ -141,12 +141,13 @@ def _refusal_in(body: Any, request: Request, response: Response) -> SimError | N
         if (text := fields.text(issue, "message")) is not None
     )
     wait = fields.number(body, "retryAfterSeconds")
-    refusal = ErrorBody(message, detail_code or fields.text(body, "code"), issues, wait)
-    error = error_from_body(request, response, refusal)
+    error = error_from_body(
+        request, response, ErrorBody(message, detail_code or fields.text(body, "code"), issues, wait)
+    )
     if response.status == 401:
-        error.worth_repeating = _REPEATS_OF_401
+        error.max_retries = _RETRIES_OF_401
     if isinstance(error, SimRunIdConflictError) or error.code == AMBIGUOUS_ENQUEUE:
-        error.run_id = fields.text(body, "executionId") or error.run_id  # the server's own, where it takes none
+        error.run_id = fields.text(body, "executionId") or error.run_id  # the server's, if it accepts none
     return error
 
 
@@ -155,44 +156,49 @@ def _unexpected(request: Request, response: Response) -> SimError:
         SimResponseError,
         request,
         response,
-        "the answer is JSON, but not what Sim answers here; the base URL may lead to another program",
+        "the response is JSON, but not what Sim returns here; the base URL may lead to another program",
     )
 
 
-def read_execution(request: Request, response: Response) -> WorkflowExecutionResult:
+def execution_error(request: Request, response: Response) -> SimError | None:
+    """Return the error in an error response to a start; None if it is a finished run."""
     try:
         body = read_json(request, response)
     except SimResponseError:
-        if response.status >= 400:
-            raise unreadable_error(request, response) from None
-        raise
+        return unreadable_error(request, response)
     if _is_finished_run(body):
-        return _finished(request, response, body)
-    result = _of_response_block(request, response, body)
-    if response.status < 400:
-        return result
-    refusal = _refusal_in(body, request, response)
-    if refusal is not None and _is_said_before_a_run(response.status, body["error"]):
-        raise refusal
+        return None
+    error = _rejection_in(body, request, response)
+    if error is not None and body["error"].startswith(_REJECTION_PREFIXES.get(response.status, ())):
+        return error
     ambiguous = error_of(
         AmbiguousResponseError,
         request,
         response,
-        "the answer may be that of the workflow's own Response block, or of something before Sim",
-        worth_repeating=0,
+        "the response may come from the workflow's own Response block, or from a proxy",
+        max_retries=0,
     )
     assert isinstance(ambiguous, AmbiguousResponseError)
-    ambiguous.refusal = refusal or unreadable_error(request, response)
-    ambiguous.result = result
-    raise ambiguous
+    ambiguous.rejection = error or unreadable_error(request, response)
+    ambiguous.result = _response_block_result(request, response, body)
+    return ambiguous
+
+
+def receipt_error(request: Request, response: Response) -> SimError | None:
+    """Return the error in an error response to an async start, which no Response block can have sent."""
+    error = execution_error(request, response)
+    return error.rejection if isinstance(error, AmbiguousResponseError) else error
+
+
+def read_execution(request: Request, response: Response) -> WorkflowExecutionResult:
+    body = read_json(request, response)
+    if _is_finished_run(body):
+        return _finished(request, response, body)
+    return _response_block_result(request, response, body)
 
 
 def _is_finished_run(body: Any) -> bool:
     return isinstance(body, dict) and isinstance(body.get("success"), bool) and bool(body.keys() & {"output", "error"})
-
-
-def _is_said_before_a_run(status: int, message: str) -> bool:
-    return message.startswith(_SAID_BEFORE_A_RUN.get(status, ()))
 
 
 def _finished(request: Request, response: Response, body: dict[str, Any]) -> WorkflowExecutionResult:
@@ -205,7 +211,7 @@ def _finished(request: Request, response: Response, body: dict[str, Any]) -> Wor
     elif error or response.status >= 400:
         status = RunStatus.FAILED
     else:
-        status = RunStatus.CANCELLED  # HTTP 200 without an error is all that tells it
+        status = RunStatus.CANCELLED  # HTTP 200 without an error is the only sign
     metadata = fields.mapping(body, "metadata")
     return WorkflowExecutionResult(
         run_id=fields.text(body, "executionId") or fields.text(metadata, "executionId") or request.run_id,
@@ -222,8 +228,8 @@ def _finished(request: Request, response: Response, body: dict[str, Any]) -> Wor
     )
 
 
-def _of_response_block(request: Request, response: Response, body: Any) -> WorkflowExecutionResult:
-    """A Response block's answer, put into the shape in which v2 and jobs show it."""
+def _response_block_result(request: Request, response: Response, body: Any) -> WorkflowExecutionResult:
+    """A Response block's response in the shape in which v2 and jobs show it."""
     return WorkflowExecutionResult(
         run_id=request.run_id,
         workflow_id=request.workflow_id,
@@ -237,18 +243,13 @@ def _of_response_block(request: Request, response: Response, body: Any) -> Workf
 
 
 def read_unstreamed(request: Request, response: Response) -> WorkflowExecutionResult:
-    """Read the JSON response to a streamed execution: an error, or a run that failed before its stream began."""
+    """Read the JSON response to a streamed execution: a run that failed before its stream started."""
     if response.status < 400:
         raise _not_as_requested(request, response)
     return read_execution(request, response)
 
 
 def read_receipt(request: Request, response: Response) -> AsyncExecutionResult:
-    if response.status >= 400:
-        try:
-            read_execution(request, response)
-        except AmbiguousResponseError as ambiguous:
-            raise ambiguous.refusal from None
     body = read_json(request, response)
     job_id, run_id = fields.text(body, "jobId"), fields.text(body, "executionId")
     if response.status != 202 or (job_id is None and run_id is None):
@@ -266,9 +267,9 @@ def read_receipt(request: Request, response: Response) -> AsyncExecutionResult:
 
 
 def _not_as_requested(request: Request, response: Response) -> SimError:
-    """Return the error for a run that was not started as requested.
+    """The error for a run that was not started as requested.
 
-    Servers before v0.4.9 ignore ``stream``, v0.5.0 to v0.5.15 ignore the request for an asynchronous run, and receipts
+    Servers before v0.4.9 ignore ``stream``, v0.5.0 to v0.5.15 ignore the request for an async run, and receipts
     before v0.5 have a ``taskId``.
     """
     body = read_json(request, response)
@@ -328,16 +329,20 @@ def read_job(request: Request, response: Response, body: Any) -> JobStatus:
     )
 
 
+def cancellation_error(request: Request, response: Response) -> SimError | None:
+    error = rejection(request, response)
+    if response.status == 409:
+        return None
+    if isinstance(error, SimRouteMissingError):
+        what = f"the server has no route to cancel a run. {REQUIRED_VERSION}. The run continues"
+        return error_of(SimUnsupportedError, request, response, what)
+    return error
+
+
 def read_cancellation(request: Request, response: Response) -> Cancellation:
     run_id = request.run_id or ""
-    if response.status >= 400:
-        refusal = refused(request, response)
-        if response.status == 409:
-            return Cancellation(run_id=run_id, accepted=False, reason="already_over")
-        if isinstance(refusal, SimRouteMissingError):
-            what = f"the server has no route to cancel a run. {REQUIRED_VERSION}. The run continues"
-            raise error_of(SimUnsupportedError, request, response, what) from refusal
-        raise refusal
+    if response.status == 409:
+        return Cancellation(run_id=run_id, accepted=False, reason="already_over")
     body = read_json(request, response)
     return Cancellation(
         run_id=fields.text(body, "executionId") or run_id,
@@ -401,7 +406,7 @@ def _rate_limit(value: Any) -> RateLimit | None:
         return None
     remaining = fields.whole(value, "remaining")
     return RateLimit(
-        # Sim counts below zero and then says False here.
+        # Sim counts below zero, and isLimited is False then.
         is_limited=fields.flag(value, "isLimited") is True or (remaining is not None and remaining <= 0),
         requests_per_minute=fields.whole(value, "requestsPerMinute"),
         max_burst=fields.whole(value, "maxBurst"),

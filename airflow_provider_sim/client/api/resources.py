@@ -1,4 +1,4 @@
-"""Resources that both dialects describe, if under other names."""
+"""Resources of both APIs, which differ in some field names."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ from airflow_provider_sim.client.models import (
 from airflow_provider_sim.json_values import printable
 
 
-def run_status(word: str) -> RunStatus:
-    """The status that a server names; unknown words are not an end."""
+def run_status(value: str) -> RunStatus:
+    """Return a server's status; unknown ones are not terminal."""
     try:
-        return RunStatus(word)
+        return RunStatus(value)
     except ValueError:
         return RunStatus.UNKNOWN
 
 
 def parse_run(data: Any, *, run_id: str, output: str, duration: str) -> WorkflowRun | None:
-    """A run resource; None if ``data`` is none.
+    """Return a run; None if ``data`` isn't one.
 
-    :param run_id: the dialect's name of the run's id, as ``output`` and ``duration`` of those fields.
+    :param run_id: the API's name of this field, as ``output`` and ``duration``.
     """
-    found, word = fields.text(data, run_id), fields.text(data, "status")
-    if found is None or word is None:
+    found, server_status = fields.text(data, run_id), fields.text(data, "status")
+    if found is None or server_status is None:
         return None
-    status = run_status(word)
+    status = run_status(server_status)
     error = data.get("error")
     return WorkflowRun(
         run_id=found,
         workflow_id=fields.text(data, "workflowId"),
         status=status,
-        server_status=word,
+        server_status=server_status,
         output=data.get(output),
         output_is_display_copy=data.get(output) is not None,
         block_outputs=fields.mapping(data, "blockOutputs") or None,
-        # Sim leaves the error of a run out that its clean-up has failed.
+        # Sim omits the error of a run that its cleanup job has failed.
         error=run_error(error) if error or status is RunStatus.FAILED else None,
         paused=_pause(data.get("paused")),
         trigger=fields.text(data, "trigger"),
@@ -59,14 +59,14 @@ def parse_run(data: Any, *, run_id: str, output: str, duration: str) -> Workflow
 
 
 def died_with_its_connection(run: WorkflowRun) -> bool:
-    """Whether a run has ended as held-open runs do whose caller hangs up; a person's cancelling looks the same."""
+    """Whether a run ended like a sync run whose caller disconnected; cancelling it in the UI looks the same."""
     if run.status is RunStatus.FAILED and run.error is not None:
         return run.error.code == "CANCELLED" or run.error.message.startswith("Client cancelled request")
     return run.status is RunStatus.CANCELLED
 
 
 def run_error(error: object, *, code: str | None = None) -> RunError:
-    """An error field as the servers of all times fill it: a sentence, an object with one, or nothing."""
+    """Return the error of a run, which is a string, an object, or missing, depending on the server's version."""
     if isinstance(error, dict) and error:
         return RunError(
             message=printable(fields.text(error, "message") or str(error)),
@@ -75,7 +75,7 @@ def run_error(error: object, *, code: str | None = None) -> RunError:
             block_name=fields.text(error, "blockName"),
             block_type=fields.text(error, "blockType"),
         )
-    return RunError(message=printable(str(error)) if error else "the run failed, and Sim doesn't say why", code=code)
+    return RunError(message=printable(str(error)) if error else "the run failed without an error message", code=code)
 
 
 def _pause(value: Any) -> Pause | None:
@@ -91,7 +91,7 @@ def _pause(value: Any) -> Pause | None:
 
 
 def pause_in(output: Any) -> Pause | None:
-    """The pause that an output betrays, where nothing else tells it: the legacy API calls paused runs successful."""
+    """Return the pause by a run's output: on the legacy API, paused runs are successful."""
     resume = fields.mapping(fields.mapping(output, "data"), "_resume")
     if resume:
         return Pause(context_id=fields.text(resume, "contextId"), kind="human")
@@ -104,47 +104,49 @@ def pause_in(output: Any) -> Pause | None:
 
 
 def pause_point(entry: Any) -> PausePoint | None:
-    """One pause point, with what it shows and asks for in either of the shapes in which servers tell it."""
+    """Return a pause point, with its question and fields in either of the servers' formats."""
     context_id = fields.text(entry, "contextId")
     if context_id is None:
         return None
     response = fields.mapping(entry, "response")
-    shown = fields.mapping(response, "data") or response
-    asked = fields.sequence(shown, "inputFormat") or fields.sequence(shown, "formFields")
+    content = fields.mapping(response, "data") or response
+    inputs = fields.sequence(content, "inputFormat") or fields.sequence(content, "formFields")
     return PausePoint(
         context_id=context_id,
         status=fields.text(entry, "resumeStatus"),
         kind=fields.text(entry, "pauseKind"),
         block_id=fields.text(entry, "blockId"),
-        question=_question(shown),
+        question=_question(content),
         fields=tuple(
             WorkflowInput(name=name, type=fields.text(field, "type") or "")
-            for field in asked
+            for field in inputs
             if (name := fields.text(field, "name")) is not None
         ),
     )
 
 
-def _question(shown: Mapping[str, Any]) -> str | None:
-    """What a pause shows, as text: a single value alone, several under their names."""
-    said = [
+def _question(content: Mapping[str, Any]) -> str | None:
+    """The text that a pause shows: a single value alone, several with their names."""
+    values = [
         (fields.text(part, "name") or "", value)
-        for part in fields.sequence(shown, "responseStructure")
+        for part in fields.sequence(content, "responseStructure")
         if (value := fields.mapping(part).get("value")) not in (None, "")
-    ] or [(name, value) for name, value in fields.mapping(shown, "displayData").items() if value not in (None, "")]
-    texts = [(name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)) for name, value in said]
+    ] or [(name, value) for name, value in fields.mapping(content, "displayData").items() if value not in (None, "")]
+    texts = [
+        (name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)) for name, value in values
+    ]
     if len(texts) == 1:
         return texts[0][1]
     return "\n".join(f"{name}: {text}" for name, text in texts) or None
 
 
-_MOST_MARKS = 10
+_MAX_MARKS = 10
 _CUT = re.compile(r"\.\.\. \[truncated \d+ chars\]\Z")
 
 
 def display_marks(output: Any) -> list[str]:
-    """Where a display copy shows that something was cut or replaced: the first ten paths, such as ``items.3.token``."""
-    return list(itertools.islice(_marks(output, ()), _MOST_MARKS))
+    """Return the first ten paths of truncated or replaced values in a display copy, such as ``items.3.token``."""
+    return list(itertools.islice(_marks(output, ()), _MAX_MARKS))
 
 
 def _marks(value: Any, path: tuple[str, ...]) -> Iterator[str]:
@@ -159,7 +161,7 @@ def _marks(value: Any, path: tuple[str, ...]) -> Iterator[str]:
 
 
 def workflow_of(data: Any, *, workflow_id: str | None) -> Workflow:
-    """A workflow as v1 and v2 describe it."""
+    """Return a workflow of v1 or v2."""
     return Workflow(
         workflow_id=fields.text(data, "id") or workflow_id or "",
         name=fields.text(data, "name"),

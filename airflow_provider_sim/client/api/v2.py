@@ -1,9 +1,9 @@
-"""``/api/v2`` (Sim v0.8.0 and later, where it is switched on)."""
+"""Requests and responses of ``/api/v2`` (Sim v0.8.0 and later, where it is switched on)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar, Unpack
 
 from airflow_provider_sim.client.api import fields
 from airflow_provider_sim.client.api.errors import ErrorBody, error_from_body, unreadable_error
@@ -15,7 +15,6 @@ from airflow_provider_sim.client.api.http import (
     json_body,
     path_of,
     read_json,
-    under_run_id,
     utc,
 )
 from airflow_provider_sim.client.api.resources import (
@@ -49,30 +48,56 @@ RUN_BUCKET = "workflows.runs.read"
 RUNS_BUCKET = "workflows.runs.list"
 LOGS_BUCKET = "logs.list"
 WORKFLOW_BUCKET = "workflows.read"
-"""The rate buckets that calls spend: each operation has one of its own, for each key and for each user."""
+"""Rate buckets: each operation has one per key and one per user."""
 
 RUNS_PAGE = 100
 LOGS_PAGE = 1000
-"""The most that one answer lists."""
+"""Maximum entries of one response."""
 
 STARTED_BY_API = "api"
-"""What lists call the start of a run by an API key, ours or another's."""
+"""The trigger of runs that any API key has started."""
 
-_MOST_NAMED = 100
-"""Workflows in one query, which has to fit into a request line."""
+_MAX_NAMED_WORKFLOWS = 100
+"""Per query, which has to fit into a request line."""
 
-_REFUSING_ACCOUNTS = ("limit_exceeded", "billing_blocked")
-"""Words for an account whose runs aren't started."""
+_BLOCKED_ACCOUNT_STATUSES = ("limit_exceeded", "billing_blocked")
 
 LISTED_STATUSES = frozenset({RunStatus.RUNNING, RunStatus.PENDING, RunStatus.PAUSED})
-"""The statuses of runs that aren't over by which a workflow's runs can be listed; ``queued`` is none of them."""
+"""Statuses of unfinished runs by which a workflow's runs can be listed; ``queued`` is not among them."""
 
-_GATE_MESSAGE = "Not found"
-"""What every route answers while v2 is off; a missing workflow or run is named in the message."""
+_V2_OFF_MESSAGE = "Not found"
+"""Sent by every route while v2 is off; the message for a missing workflow or run names it."""
+
+
+class RunFilters(TypedDict, total=False):
+    """Filters of a list of a workflow's runs. Dates are ISO 8601 with Z, or seconds since the epoch."""
+
+    status: str | None
+    trigger: str | None
+    start_date: str | float | None
+    end_date: str | float | None
+    limit: int | None
+    cursor: str | None
+    order: str | None
+
+
+class LogFilters(TypedDict, total=False):
+    """Filters of a list of a workspace's runs. Dates are ISO 8601 with Z, or seconds since the epoch."""
+
+    workflow_ids: Iterable[str] | None
+    triggers: Iterable[str] | None
+    level: str | None
+    start_date: str | float | None
+    end_date: str | float | None
+    run_id: str | None
+    include_output: bool
+    limit: int | None
+    cursor: str | None
+    order: str | None
 
 
 def execute(workflow_id: str, input: Any, *, run_id: str | None) -> Call[WorkflowExecutionResult]:
-    """Run a workflow and hold the connection open until its end."""
+    """Run a workflow and wait for its result in the same request."""
     return _execute(workflow_id, input, {}, run_id, _read_execution)
 
 
@@ -92,10 +117,7 @@ def execute_async(
 def execute_stream(
     workflow_id: str, input: Any, *, run_id: str | None, selected_outputs: Sequence[str] | None
 ) -> Call[WorkflowExecutionResult]:
-    """Run a workflow and receive its output as server-sent events.
-
-    The call's ``read`` is for answers that are no stream: refusals.
-    """
+    """Run a workflow and receive its output as server-sent events; the call reads responses that are not a stream."""
     controls: dict[str, Any] = {"stream": True}
     if selected_outputs:
         controls["selectedOutputs"] = list(selected_outputs)
@@ -105,9 +127,9 @@ def execute_stream(
 def get_run(
     workflow_id: str, run_id: str, *, include_output: bool = False, selected_outputs: Sequence[str] | None = None
 ) -> Call[WorkflowRun]:
-    """Ask for a run, however it was started.
+    """Get a run, however it was started.
 
-    :param selected_outputs: block ids, or block ids with a path; names select nothing here.
+    :param selected_outputs: block IDs, optionally with a path; block names select nothing here.
     """
     query = {
         "includeOutput": "true" if include_output else None,
@@ -124,26 +146,16 @@ def get_run(
     return _call(request, _read_run)
 
 
-def list_runs(
-    workflow_id: str,
-    *,
-    status: str | None = None,
-    trigger: str | None = None,
-    start_date: str | float | None = None,
-    end_date: str | float | None = None,
-    limit: int | None = None,
-    cursor: str | None = None,
-    order: str | None = None,
-) -> Call[Page[WorkflowRun]]:
-    """List a workflow's runs, newest first unless ``order`` is ``asc``; runs that are only queued are not listed."""
-    query = {
-        "status": status,
-        "trigger": trigger,
-        "startDate": _utc(start_date),
-        "endDate": _utc(end_date),
-        "limit": limit,
-        "cursor": cursor,
-        "order": order,
+def list_runs(workflow_id: str, **filters: Unpack[RunFilters]) -> Call[Page[WorkflowRun]]:
+    """List a workflow's runs, newest first unless ``order`` is ``asc``; queued runs are not listed."""
+    query: dict[str, Any] = {
+        "status": filters.get("status"),
+        "trigger": filters.get("trigger"),
+        "startDate": utc(filters.get("start_date")),
+        "endDate": utc(filters.get("end_date")),
+        "limit": filters.get("limit"),
+        "cursor": filters.get("cursor"),
+        "order": filters.get("order"),
     }
     request = Request(
         "GET",
@@ -152,39 +164,27 @@ def list_runs(
         workflow_id=workflow_id,
         bucket=RUNS_BUCKET,
     )
-    return Call(request, lambda response: _read_page(request, response, _run))
+    return _page_call(request, _run)
 
 
-def list_logs(
-    workspace_id: str,
-    *,
-    workflow_ids: Iterable[str] | None = None,
-    triggers: Iterable[str] | None = None,
-    level: str | None = None,
-    start_date: str | float | None = None,
-    end_date: str | float | None = None,
-    run_id: str | None = None,
-    include_output: bool = False,
-    limit: int | None = None,
-    cursor: str | None = None,
-    order: str | None = None,
-) -> Call[Page[WorkflowRun]]:
-    """List the runs of a workspace, newest first unless ``order`` is ``asc``; runs that are only queued are not listed.
+def list_logs(workspace_id: str, **filters: Unpack[LogFilters]) -> Call[Page[WorkflowRun]]:
+    """List a workspace's runs, newest first unless ``order`` is ``asc``; queued runs are not listed.
 
-    The statuses are those of Sim's log: a run that waits for a person is ``pending`` there, not ``paused``.
+    The statuses are those of Sim's log: a run that waits for a person is ``pending``, not ``paused``.
     """
-    query = {
+    workflow_ids, triggers, run_id = filters.get("workflow_ids"), filters.get("triggers"), filters.get("run_id")
+    query: dict[str, Any] = {
         "workspaceId": workspace_id,
         "workflowIds": ",".join(map(check_workflow_id, workflow_ids)) if workflow_ids else None,
         "triggers": ",".join(triggers) if triggers else None,
-        "level": level,
-        "startDate": _utc(start_date),
-        "endDate": _utc(end_date),
+        "level": filters.get("level"),
+        "startDate": utc(filters.get("start_date")),
+        "endDate": utc(filters.get("end_date")),
         "runId": None if run_id is None else check_run_id(run_id),
-        "includeFinalOutput": "true" if include_output else None,
-        "limit": limit,
-        "cursor": cursor,
-        "order": order,
+        "includeFinalOutput": "true" if filters.get("include_output") else None,
+        "limit": filters.get("limit"),
+        "cursor": filters.get("cursor"),
+        "order": filters.get("order"),
     }
     request = Request(
         "GET",
@@ -192,11 +192,11 @@ def list_logs(
         subject=f"list the runs of workspace {workspace_id!r}",
         bucket=LOGS_BUCKET,
     )
-    return Call(request, lambda response: _read_page(request, response, _logged_run))
+    return _page_call(request, _logged_run)
 
 
 def cancel_run(workflow_id: str, run_id: str) -> Call[Cancellation]:
-    """Ask Sim to cancel a run; harmless on one that is over."""
+    """Cancel a run; has no effect on a finished one."""
     request = Request(
         "POST",
         path_of("v2", "workflows", check_workflow_id(workflow_id), "runs", check_run_id(run_id), "cancel"),
@@ -219,8 +219,8 @@ def resume_run(workflow_id: str, run_id: str, context_id: str, input: Any) -> Ca
         subject=f"resume run {run_id!r} of workflow {workflow_id!r}",
         headers={"Content-Type": "application/json"},
         body=json_body(body, workflow_id=workflow_id),
-        repeatable=False,
-        held_open=True,
+        idempotent=False,
+        sync=True,
         workflow_id=workflow_id,
         run_id=run_id,
         bucket="workflows.runs.resume",
@@ -229,7 +229,7 @@ def resume_run(workflow_id: str, run_id: str, context_id: str, input: Any) -> Ca
 
 
 def get_workflow(workflow_id: str) -> Call[Workflow]:
-    """Ask for a workflow's name, workspace and declared inputs (those of its draft)."""
+    """Get a workflow's name, workspace and declared inputs (those of its draft)."""
     request = Request(
         "GET",
         path_of("v2", "workflows", check_workflow_id(workflow_id)),
@@ -241,12 +241,12 @@ def get_workflow(workflow_id: str) -> Call[Workflow]:
 
 
 def get_deployment(workflow_id: str) -> Call[Deployment]:
-    """Ask what of a workflow is live, and how its last deploying goes."""
+    """Get a workflow's live version and its latest deployment attempt."""
     return _deployment_call("GET", workflow_id, "deployment", "read the deployment of", "read")
 
 
 def deploy(workflow_id: str, *, name: str | None = None, description: str | None = None) -> Call[Deployment]:
-    """Make a version of a workflow's draft and ask for it to be made live.
+    """Create a version from a workflow's draft and deploy it.
 
     :param name: of the version, up to 100 characters.
     """
@@ -256,12 +256,12 @@ def deploy(workflow_id: str, *, name: str | None = None, description: str | None
 
 
 def undeploy(workflow_id: str) -> Call[Deployment]:
-    """Take a workflow's live version back; harmless where there is none."""
+    """Undeploy a workflow; has no effect if it is not deployed."""
     return _deployment_call("DELETE", workflow_id, "deploy", "undeploy", "undeploy")
 
 
 def rollback(workflow_id: str, version: int | None = None) -> Call[Deployment]:
-    """Ask for an earlier version to be made live.
+    """Deploy an earlier version.
 
     :param version: default: the one before the live one.
     """
@@ -270,7 +270,7 @@ def rollback(workflow_id: str, version: int | None = None) -> Call[Deployment]:
 
 
 def get_billing_status() -> Call[BillingStatus]:
-    """Ask for plan, period and credits of the key's owner."""
+    """Get plan, billing period and credits of the key's owner."""
     request = Request(
         "GET", path_of("v2", "billing", "status"), subject="read the billing status", bucket="billing.status"
     )
@@ -278,13 +278,13 @@ def get_billing_status() -> Call[BillingStatus]:
 
 
 def list_workspaces() -> Call[Page[Workspace]]:
-    """List the workspaces that the key may see: a workspace key sees its own only."""
+    """List the workspaces that the key can access: a workspace key only its own."""
     request = Request("GET", path_of("v2", "workspaces"), subject="list the workspaces", bucket="workspaces.list")
-    return Call(request, lambda response: _read_page(request, response, _workspace))
+    return _page_call(request, _workspace)
 
 
 def as_input(value: Any) -> Mapping[str, Any]:
-    """The workflow input as v2 takes it: an object; anything else arrives as the object's field ``input``."""
+    """Return the workflow input as v2 expects it: an object; any other value becomes its field ``input``."""
     if value is None:
         return {}
     return value if isinstance(value, Mapping) else {"input": value}
@@ -297,24 +297,19 @@ def _execute(
     run_id: str | None,
     read: Callable[[Request, Response, Any], T],
 ) -> Call[T]:
-    body = json_body({"input": as_input(input), **controls}, workflow_id=check_workflow_id(workflow_id))
-    plain = Request(
+    request = Request(
         "POST",
-        path_of("v2", "workflows", workflow_id, "execute"),
+        path_of("v2", "workflows", check_workflow_id(workflow_id), "execute"),
         subject=f"start workflow {workflow_id!r}",
         headers={"Content-Type": "application/json"},
-        body=body,
-        repeatable=False,
-        held_open="async" not in controls,
+        body=json_body({"input": as_input(input), **controls}, workflow_id=workflow_id),
+        idempotent=False,
+        sync="async" not in controls,
         workflow_id=workflow_id,
+        run_id_header="X-Run-Id",
         bucket=EXECUTE_BUCKET,
     )
-
-    def under(run_id: str) -> Call[T]:
-        request = under_run_id(plain, "X-Run-Id", run_id)
-        return Call(request, lambda response: read(request, response, _read_data(request, response)), renew=under)
-
-    return under(run_id) if run_id is not None else _call(plain, read)
+    return _call(request if run_id is None else request.with_run_id(run_id), read)
 
 
 def _deployment_call(
@@ -332,35 +327,42 @@ def _deployment_call(
         subject=f"{verb} workflow {workflow_id!r}",
         headers={} if body is None else {"Content-Type": "application/json"},
         body=None if body is None else json_body(body, workflow_id=workflow_id),
-        repeatable=body is None,
+        idempotent=body is None,
         workflow_id=workflow_id,
         bucket=f"workflows.{'deployment.read' if operation == 'read' else operation}",
     )
     return _call(request, _read_deployment)
 
 
-def _call(request: Request, read: Callable[[Request, Response, Any], T]) -> Call[T]:
-    return Call(request, lambda response: read(request, response, _read_data(request, response)))
+def _call(request: Request, parse: Callable[[Request, Response, Any], T]) -> Call[T]:
+    return Call(
+        request,
+        lambda request, response: parse(request, response, _read_body(request, response)["data"]),
+        _rejection,
+    )
+
+
+def _page_call(request: Request, parse_item: Callable[[Any], T | None]) -> Call[Page[T]]:
+    def parse(request: Request, response: Response) -> Page[T]:
+        body = _read_body(request, response)
+        entries = body["data"] if isinstance(body["data"], list) else [None]
+        items = tuple(item for entry in entries if (item := parse_item(entry)) is not None)
+        if len(items) < len(entries):
+            raise _unexpected(request, response)
+        return Page(items=items, next_cursor=fields.text(body, "nextCursor"))
+
+    return Call(request, parse, _rejection)
 
 
 def _read_body(request: Request, response: Response) -> dict[str, Any]:
-    """The envelope of a good answer.
-
-    :raises SimError: the answer is an error, or isn't one of v2 at all.
-    """
-    if response.status >= 400:
-        raise _refused(request, response)
+    """The envelope of a successful response."""
     body = read_json(request, response)
     if not isinstance(body, dict) or "data" not in body:
         raise _unexpected(request, response)
     return body
 
 
-def _read_data(request: Request, response: Response) -> Any:
-    return _read_body(request, response)["data"]
-
-
-def _refused(request: Request, response: Response) -> SimError:
+def _rejection(request: Request, response: Response) -> SimError:
     try:
         error = fields.mapping(read_json(request, response), "error")
     except SimResponseError:
@@ -368,7 +370,7 @@ def _refused(request: Request, response: Response) -> SimError:
     message = fields.text(error, "message")
     if message is None or fields.text(error, "code") is None:
         return unreadable_error(request, response)
-    if response.status == 404 and message == _GATE_MESSAGE:
+    if response.status == 404 and message == _V2_OFF_MESSAGE:
         return error_of(
             SimV2OffError,
             request,
@@ -390,18 +392,8 @@ def _unexpected(request: Request, response: Response) -> SimError:
         SimResponseError,
         request,
         response,
-        "the answer is JSON, but not what Sim's v2 API answers here; the base URL may lead to another program",
+        "the response is JSON, but not what Sim's v2 API returns here; the base URL may lead to another program",
     )
-
-
-def _read_page(request: Request, response: Response, item: Callable[[Any], T | None]) -> Page[T]:
-    body = _read_body(request, response)
-    if not isinstance(body["data"], list):
-        raise _unexpected(request, response)
-    items = tuple(found for entry in body["data"] if (found := item(entry)) is not None)
-    if len(items) < len(body["data"]):
-        raise _unexpected(request, response)
-    return Page(items=items, next_cursor=fields.text(body, "nextCursor"))
 
 
 def _read_run(request: Request, response: Response, data: Any) -> WorkflowRun:
@@ -413,15 +405,15 @@ def _read_run(request: Request, response: Response, data: Any) -> WorkflowRun:
 
 def _read_execution(request: Request, response: Response, data: Any) -> WorkflowExecutionResult:
     run_id = fields.text(data, "runId")
-    word = fields.text(data, "status")
-    if run_id is None or word is None:
+    server_status = fields.text(data, "status")
+    if run_id is None or server_status is None:
         raise _unexpected(request, response)
-    status = run_status(word)
+    status = run_status(server_status)
     return WorkflowExecutionResult(
         run_id=run_id,
         workflow_id=fields.text(data, "workflowId") or request.workflow_id,
         status=status,
-        server_status=word,
+        server_status=server_status,
         output=data.get("output"),
         error=run_error(data["error"]) if data.get("error") else None,
         paused=pause_in(data.get("output")) if status is RunStatus.PAUSED else None,
@@ -490,20 +482,20 @@ def _read_deployment(request: Request, response: Response, data: Any) -> Deploym
 
 
 def named_workflows(workflow_ids: Iterable[str]) -> list[str] | None:
-    """The workflows to name when a log is listed; None, which lists all, where so many names don't fit."""
+    """Return the workflow IDs to filter a log by; None, which lists all, if they don't fit into a query."""
     names = sorted(set(workflow_ids))
-    return names if len(names) <= _MOST_NAMED else None
+    return names if len(names) <= _MAX_NAMED_WORKFLOWS else None
 
 
 def _read_billing(request: Request, response: Response, data: Any) -> BillingStatus:
     period, credits = fields.mapping(data, "period"), fields.mapping(data, "credits")
-    word = fields.text(data, "status")
-    if word is None:
+    account_status = fields.text(data, "status")
+    if account_status is None:
         raise _unexpected(request, response)
     return BillingStatus(
         plan=fields.text(data, "plan"),
-        account_status=word,
-        refuses_runs=word in _REFUSING_ACCOUNTS,
+        account_status=account_status,
+        refuses_runs=account_status in _BLOCKED_ACCOUNT_STATUSES,
         period_start=fields.text(period, "start"),
         period_end=fields.text(period, "end"),
         credits_used=fields.number(credits, "used"),
@@ -518,10 +510,6 @@ def _run(data: Any) -> WorkflowRun | None:
 
 def _logged_run(data: Any) -> WorkflowRun | None:
     return parse_run(data, run_id="runId", output="finalOutput", duration="totalDurationMs")
-
-
-def _utc(moment: str | float | None) -> str | None:
-    return None if moment is None else utc(moment)
 
 
 def _workspace(data: Any) -> Workspace | None:
