@@ -11,7 +11,7 @@ from airflow.providers.common.compat.sdk import AirflowException, AirflowFailExc
 from airflow_provider_sim import exceptions
 from scripts import bad_input
 from scripts.bad_input import CaseResult
-from tests.versions import AIRFLOW, needs_airflow
+from tests.versions import AIRFLOW
 
 CLASSES = {
     name: kind
@@ -31,19 +31,13 @@ def page() -> str:
     return bad_input.DOCS.read_text()
 
 
-@pytest.fixture(scope="module")
-def groups() -> list[tuple[str, list[CaseResult]]]:
-    """Results of all cases; on Airflow 2 without the event trigger's."""
+def run_cases() -> list[tuple[str, list[CaseResult]]]:
+    """Run all cases; on Airflow 2 without the event trigger's."""
     with pytest.MonkeyPatch.context() as patch:
         if AIRFLOW.major < 3:
             for cases in bad_input.GROUPS.values():
                 patch.delitem(cases, "event trigger for a status that isn't terminal", raising=False)
         return list(bad_input.run_cases())
-
-
-@pytest.fixture(scope="module")
-def results(groups) -> list[CaseResult]:
-    return [result for _, group in groups for result in group]
 
 
 def rows(page: str) -> dict[str, list[str]]:
@@ -59,18 +53,31 @@ def test_table_lists_every_error_class_and_its_retries(page):
     assert all(issubclass(kind, AirflowException) for kind in CLASSES.values())
 
 
-@needs_airflow("3.0", "asset watchers")
-def test_page_equals_the_output_of_the_script(page, groups):
+def test_cases(page):
+    """One test, because running the cases takes seconds, and a worker of xdist would run them for each test."""
+    groups = run_cases()
+    if AIRFLOW.major >= 3:
+        check_page_equals_the_output_of_the_script(page, groups)
+    results = [result for _, group in groups for result in group]
+    check_cases_cover_every_error_class(results)
+    check_outcome_matches_requests_and_runs_of_the_server(results)
+    check_permanent_errors_are_not_retried_by_airflow(results)
+    check_uncertain_starts_are_not_repeated(results)
+    check_messages_name_workflow_and_uncertain_run(results)
+    check_messages_are_sentences_without_the_api_key(results)
+
+
+def check_page_equals_the_output_of_the_script(page, groups):
     printed = page.partition(bad_input.BEGIN)[2].partition(bad_input.END)[0]
     assert printed.strip() == bad_input.markdown(groups)
 
 
-def test_cases_cover_every_error_class(results):
+def check_cases_cover_every_error_class(results):
     raised_by_triggers_only = {"SimRunError"}
     assert {case.error for case in results} - {None} == set(CLASSES) - raised_by_triggers_only
 
 
-def test_outcome_matches_requests_and_runs_of_the_server(results):
+def check_outcome_matches_requests_and_runs_of_the_server(results):
     for case in results:
         if case.outcome == "never sent":
             assert (case.starts, case.runs or 0) == (0, 0), case
@@ -81,19 +88,19 @@ def test_outcome_matches_requests_and_runs_of_the_server(results):
             assert case.runs in (1, None), case
 
 
-def test_permanent_errors_are_not_retried_by_airflow(results):
+def check_permanent_errors_are_not_retried_by_airflow(results):
     for case in results:
         permanent = case.error is not None and issubclass(CLASSES[case.error], AirflowFailException)
         assert ("Airflow" in case.retried_by) is not (permanent or case.error is None), case
 
 
-def test_uncertain_starts_are_not_repeated(results):
+def check_uncertain_starts_are_not_repeated(results):
     for case in results:
         if case.outcome in ("unknown", "ran"):
             assert case.starts <= 1, case
 
 
-def test_messages_name_workflow_and_uncertain_run(results):
+def check_messages_name_workflow_and_uncertain_run(results):
     for case in results:
         if case.starts and case.error:
             assert re.search(r"workflow '[\w-]+'", case.message), case
@@ -101,7 +108,7 @@ def test_messages_name_workflow_and_uncertain_run(results):
             assert "unknown whether run 'airflow-0123' was started" in case.message, case
 
 
-def test_messages_are_sentences_without_the_api_key(results):
+def check_messages_are_sentences_without_the_api_key(results):
     bracket = r"\[(HTTP \d{3}(, request 89ab)?)?(, )?(connection 'sim_default')?\]"
     link = r"http://127.0.0.1:3000/workspace/w/logs\?executionId=airflow-0123"
     for case in results:

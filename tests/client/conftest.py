@@ -100,3 +100,13 @@ def connect(request: pytest.FixtureRequest) -> Iterator[Callable[..., Face]]:
     yield make
     for face in faces:
         face.close()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the largest matrices of the async client on the legacy API as slow: both clients use the same flows."""
+    for item in items:
+        if item.path.name in ("test_retry_matrix.py", "test_start.py") and "[asyncio-" in item.name:
+            parameters = item.callspec.params.values()  # type: ignore[attr-defined]
+            if "legacy" in parameters or "-legacy" in item.name:
+                item.add_marker(pytest.mark.slow)
