@@ -1,4 +1,4 @@
-# Two commands do all on a fresh machine with Python 3.11+ and make: `make demo` and `make test`.
+# Two commands on a fresh machine with Python 3.11+ and make: `make demo` and `make test`.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -22,7 +22,7 @@ $(STAMP): requirements-dev.lock pyproject.toml
 demo: $(STAMP) ## Run the example DAGs on a real Airflow against the embedded emulator
 	@$(BIN)/python -m scripts.demo
 
-demo-ui: $(STAMP) ## The same, and leave Airflow's UI running
+demo-ui: $(STAMP) ## The same, and keep Airflow's UI running
 	@$(BIN)/python -m scripts.demo --ui
 
 FAST = -n auto --dist worksteal -m "not slow and not airflow and not sdk" --ignore=tests/airflow --ignore=tests/border --ignore=tests/sdk
@@ -46,7 +46,7 @@ test-airflow: $(STAMP) ## Border tests and example DAGs on a real Airflow
 test-nightly: $(STAMP) ## Kills, and all deployments, on a real Airflow
 	@$(BIN)/python -m pytest -m nightly
 
-chaos: $(STAMP) ## Kill workers and triggerers of a real Airflow, 200 times; show what becomes of the runs
+chaos: $(STAMP) ## Kill workers and triggerers of a real Airflow, 200 times; report the outcome of the runs
 	@$(BIN)/python -m scripts.chaos
 
 chaos-small: $(STAMP) ## The same, each point once
@@ -55,16 +55,16 @@ chaos-small: $(STAMP) ## The same, each point once
 chaos-events: $(STAMP) ## Kill the triggerer of a real Airflow 20 times; count the runs that DAG runs received
 	@$(BIN)/python -m scripts.event_trials
 
-bench: $(STAMP) ## What the provider costs beside its peers, in tables; Q=imports for one of them
+bench: $(STAMP) ## Benchmarks, also of alternatives, as tables; Q=imports for one of them
 	@$(BIN)/python -m benchmarks $(Q)
 
-bench-small: $(STAMP) ## The same, tiny and without a real Airflow, only to see that it runs
+bench-small: $(STAMP) ## The same with small sizes and without a real Airflow
 	@$(BIN)/python -m benchmarks --smoke
 
-browser: $(STAMP) ## Airflow's own pages in a browser, with pictures of them in .browser/pictures
+browser: $(STAMP) ## Airflow's pages in a browser, with screenshots in .browser/pictures
 	@$(BIN)/python -m scripts.browser
 
-pictures: $(STAMP) ## The same, with the pictures of the documentation taken anew
+pictures: $(STAMP) ## The same, and update the screenshots of the documentation
 	@$(BIN)/python -m scripts.browser --pictures docs/images
 
 test-sdk: $(STAMP) ## The official SDKs against the emulator
@@ -76,7 +76,7 @@ border: $(STAMP) ## The border tests on Airflow 2.11, 3.0, 3.1 and 3.2; CELLS=3.
 matrix: $(STAMP) ## The package on every version of Airflow and Python, in a table; CELLS=3.1 or 2.11/3.11 for some
 	@$(BIN)/python -m scripts.matrix $(CELLS)
 
-mutants: $(STAMP) ## A sample of small changes to client and watch, and which of them no test sees; takes half an hour
+mutants: $(STAMP) ## Mutation tests of a sample of client and polling; takes half an hour
 	@$(BIN)/python -m scripts.mutants
 
 lint: $(STAMP) ## ruff, format included
@@ -86,10 +86,10 @@ lint: $(STAMP) ## ruff, format included
 types: $(STAMP) ## mypy --strict on the package
 	@$(BIN)/mypy
 
-audit: $(STAMP) ## Known vulnerabilities of what is pinned, as the package index tells them
+audit: $(STAMP) ## Known vulnerabilities of the locked packages
 	@$(BIN)/uv tool run --quiet pip-audit@2.10.1 --strict --disable-pip --require-hashes -r requirements-dev.lock
 
-check: lint types test ## What a commit must pass
+check: lint types test ## Checks that a commit must pass
 
 docs: $(STAMP) ## The documentation as a site, into site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
@@ -99,7 +99,7 @@ build: $(STAMP) ## Wheel and sdist into dist/
 	@$(BIN)/uv build --quiet --python $(BIN)/python
 	@$(BIN)/twine check --strict dist/*
 
-lock: ## Pin the development environment anew, by versions and hashes
+lock: ## Update the lock files, with hashes
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
 		--group dev --extra emulator pyproject.toml -o requirements-dev.lock
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
@@ -113,5 +113,5 @@ lock: ## Pin the development environment anew, by versions and hashes
 			--group "airflow-$$version" --extra emulator pyproject.toml -o "scripts/matrix_locks/airflow-$$version.txt"; \
 	done
 
-clean: ## Remove what the targets made
+clean: ## Remove files that targets create
 	@rm -rf $(VENV) .demo .chaos .bench .browser .matrix .mutants dist build site .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* *.egg-info
