@@ -15,7 +15,6 @@ def example_sim_async_sensor():
         task_id="start",
         workflow_id="slow",
         input={"message": "take your time", "seconds": 3},
-        async_execution=True,
         wait_for_completion=False,  # .output is the run ID
         run_timeout=300,  # Sim stops the run after five minutes
     )

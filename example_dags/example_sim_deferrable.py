@@ -22,7 +22,6 @@ def example_sim_deferrable():
         task_id="start",
         workflow_id="echo_plain",
         input={"message": "built on the summary", "payload": summary.output},
-        async_execution=True,
         wait_for_completion=False,
     )
     SimJobSensor(

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from datetime import timedelta
 from functools import cached_property
-from os import PathLike
 from pathlib import PosixPath, WindowsPath
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -130,19 +128,6 @@ class SimWorkflowOperatorBase(SimOperator):
         "max_output_bytes": arguments.optional(arguments.positive_int),
     }
 
-    deferrable: bool
-    poll_interval: float
-    run_timeout: float | timedelta | None
-    timeout: float | timedelta | None
-    on_paused: OnPaused
-    check_input: CheckInput
-    unconverted_files: UnconvertedFiles
-    durable: bool
-    cancel_on_kill: bool
-    output_files_dir: str | PathLike[str] | None
-    max_output_bytes: int | None
-    large_outputs: LargeOutputs
-
     def render_template_fields(self, context: Context, jinja_env: Any = None) -> None:
         """Render the templates, in files of this task's own."""
         for name in self.template_fields:
@@ -150,9 +135,5 @@ class SimWorkflowOperatorBase(SimOperator):
         super().render_template_fields(context, jinja_env)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Resume after a deferral, also if the deferral itself has timed out."""
+        """Resume after a deferral; if the deferral itself has timed out, with the subclass's ``execute_timeout``."""
         return super().resume_execution(*after_deferral(next_method, next_kwargs), context)
-
-    def execute_out_of_time(self, context: Context) -> Any:
-        """Handle a deferral timeout: poll once more, then cancel the run."""
-        raise NotImplementedError
