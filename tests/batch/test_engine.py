@@ -209,7 +209,9 @@ class TestStartingWhatFits:
 
         run(main())
 
-    @pytest.mark.parametrize("plan", ["free", "pro", "team", "enterprise", None])
+    @pytest.mark.parametrize(
+        "plan", ["free", *(pytest.param(plan, marks=pytest.mark.slow) for plan in ("pro", "team", "enterprise")), None]
+    )
     def test_the_rest_is_left_after_a_few_seconds(self, plan):
         async def main():
             earlier = BatchScene(400, 1, plan=plan)

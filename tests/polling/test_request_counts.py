@@ -197,7 +197,7 @@ def test_without_v2_each_run_is_read_with_few_requests_in_flight(play):
     assert scene.sim.sent() <= 1 + 500 * 3
 
 
-@pytest.mark.parametrize("processes", [1, 2, 3])
+@pytest.mark.parametrize("processes", [*(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2)), 3])
 def test_several_processes_with_one_key_cause_no_429(play, processes):
     """20 runs without lists, every 10 s, are 120 reads a minute; the plan allows 30."""
 
