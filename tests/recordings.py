@@ -36,8 +36,8 @@ class Recording:
 
 
 def _read(path: Path) -> Recording:
-    told = json.loads(path.read_text())
-    request, response = told["request"], told["response"]
+    recorded = json.loads(path.read_text())
+    request, response = recorded["request"], recorded["response"]
     sent = request.get("body")
     if sent is None and request.get("body_json") is not None:
         sent = json.dumps(request["body_json"])
@@ -45,8 +45,8 @@ def _read(path: Path) -> Recording:
         sent = json.dumps(sent)
     raw = response["body_raw"] if response.get("body_raw") is not None else json.dumps(response.get("body"))
     return Recording(
-        name=told["name"],
-        workflow=told.get("workflow"),
+        name=recorded["name"],
+        workflow=recorded.get("workflow"),
         method=request["method"],
         path=request["path"],
         sent_headers={name.lower(): value for name, value in request["headers"].items()},

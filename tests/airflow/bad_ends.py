@@ -1,4 +1,4 @@
-"""What the tasks of ``sim_bad_ends`` meet: wrong keys, servers that hang up, one that throws the key back."""
+"""Connections and servers of ``sim_bad_ends``: wrong keys, lost connections, a response with the key."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ ENDS = {
     "hangs_up_on_the_triggerer": "Could not read run 'r-1'",
     "throws_the_key_back": "Bad header x-api-key",
 }
-"""The tasks that fail, and what is in their logs."""
+"""Failing tasks, and a phrase of their logs."""
 
 
 @contextmanager
 def connections(sim: SimEmulator) -> Iterator[dict[str, dict[str, Any]]]:
-    """The connections by their ids, while the servers that they lead to serve."""
+    """Start the servers; yield the connections by ID."""
     v2 = {"password": KEY, "extra": {"api_version": "v2", "workspace_id": "w"}}
     with ExitStack() as stack:
         hangs_up = stack.enter_context(canned(HANGS_UP))
@@ -54,5 +54,5 @@ def connections(sim: SimEmulator) -> Iterator[dict[str, dict[str, Any]]]:
 
 
 def stored_connection(sim: SimEmulator) -> dict[str, Any]:
-    """A connection as Airflow's REST API and its UI take it, to be kept in the database."""
+    """A connection for Airflow's REST API."""
     return {"connection_id": "sim_stored", "conn_type": "sim", "host": sim.url, "password": STORED_KEY}

@@ -1,4 +1,4 @@
-"""A real Airflow, in a folder and a process of its own, with an emulator of this process as its Sim server."""
+"""Fixtures that run DAGs on a real Airflow in another process, with an emulator in this one."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from tests.airflow.expected import name_of
 
 @dataclass(frozen=True)
 class Ran:
-    """What an Airflow has done.
+    """Results of DAG runs.
 
-    :param home: its folder.
-    :param printed: what its process wrote to stdout and stderr; the task logs are part of it.
-    :param reports: its tasks by ``dag.task`` or ``dag.task[index]``, without ``example_sim_``.
-    :param sim: the server that it talked to.
+    :param home: Airflow's directory.
+    :param printed: stdout and stderr of its process, including task logs.
+    :param reports: tasks by ``dag.task`` or ``dag.task[index]``, without ``example_sim_``.
+    :param sim: its Sim server.
     """
 
     home: Path
@@ -38,7 +38,7 @@ class Ran:
     sim: SimEmulator
 
     def xcom(self, dag_id: str, task_id: str, key: str) -> Any:
-        """An XCom that no report holds."""
+        """Return an XCom that no report contains."""
         with closing(sqlite3.connect(self.home / "airflow.db")) as database:
             query = "SELECT value FROM xcom WHERE dag_id = ? AND task_id = ? AND key = ?"
             [(value,)] = database.execute(query, (dag_id, task_id, key))
@@ -46,21 +46,21 @@ class Ran:
 
 
 def run_in(home: Path, sim: SimEmulator, *dag_ids: str, env: Mapping[str, str] | None = None) -> Ran:
-    """Run DAGs to their end.
+    """Run DAGs until they are finished.
 
-    :param env: environment variables to add, ``AIRFLOW__*`` and ``AIRFLOW_CONN_*`` included.
+    :param env: further environment variables, including ``AIRFLOW__*`` and ``AIRFLOW_CONN_*``.
     """
     ran = _airflow(home, sim.url, "--keep", *dag_ids, env=env)
-    # Mostly the last line; but who listens to Airflow may have a last word.
-    told = next(line for line in reversed(ran.stdout.splitlines()) if line.startswith("[{"))
-    reports = [TaskReport(**fields) for fields in json.loads(told)]
+    # Mostly the last line, but listeners of Airflow may print more.
+    printed = next(line for line in reversed(ran.stdout.splitlines()) if line.startswith("[{"))
+    reports = [TaskReport(**fields) for fields in json.loads(printed)]
     return Ran(home, f"{ran.stdout}\n{ran.stderr}", {name_of(report): report for report in reports}, sim)
 
 
 def _airflow(
     home: Path, sim_url: str, *arguments: str, env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run ``scripts.local_airflow`` without anything of whoever runs the tests; fail with what it said."""
+    """Run ``scripts.local_airflow`` without the environment of the tests; on failure, show its output."""
     own = ("AIRFLOW", "SIM_")
     environment = {n: v for n, v in os.environ.items() if not n.startswith(own) and not n.lower().endswith("_proxy")}
     environment |= env or {}
@@ -72,7 +72,7 @@ def _airflow(
 
 @pytest.fixture(scope="module", autouse=True)
 def _unmeasured() -> Iterator[None]:
-    """Let Airflow's processes run at their own pace under coverage, too, which would learn little from them."""
+    """Don't measure the coverage of Airflow's processes, which slows them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
         yield
@@ -80,7 +80,7 @@ def _unmeasured() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def new_home(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Make an Airflow folder whose database is as new: it is migrated once and copied then."""
+    """Create an Airflow directory with an empty database, which is migrated once and then copied."""
     folder = tmp_path_factory.mktemp("airflow")
     first = folder / "first"
     _airflow(first, "http://127.0.0.1:9")

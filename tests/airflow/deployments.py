@@ -1,7 +1,7 @@
-"""Airflow as people deploy it, and all example DAGs on it; on some, a triggerer and a worker die in the middle.
+"""Deployments of Airflow that run all example DAGs; on some, a triggerer and a worker are killed.
 
-The middle is a moment at which everything waits: the emulator's runs don't end before the deaths have been noticed and
-others have taken over. So it is known what is hit, and what each of the hit tasks has to do.
+They are killed when all tasks wait: the emulator's runs don't finish before Airflow has detected the kills and other
+processes have taken over. So it is known which tasks are hit.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ DEPLOYMENTS: dict[str, dict[str, Any]] = {
     "local": {"database": "postgresql", "triggerers": 2},
     "celery": {"database": "postgresql", "triggerers": 2, "celery_workers": 2},
 }
-"""What :class:`RealAirflow` is told. The first is what ``airflow standalone`` makes by default."""
+"""Arguments of :class:`RealAirflow`. The first is the default of ``airflow standalone``."""
 DISTURBED = ["local", "celery"]
 RETRIES = {"AIRFLOW__CORE__DEFAULT_TASK_RETRIES": "2", "AIRFLOW__CORE__DEFAULT_TASK_RETRY_DELAY": "1"}
-"""For tasks whose workers die, and deferred ones, whose ends Airflow may mistake (see ``docs/durability.md``)."""
+"""For tasks whose workers are killed, and for races in deferred ones (see ``docs/durability.md``)."""
 
 ON_WORKERS = {"batch.several", "deploy.trial", "taskflow.outline", "usage.digest"}
-"""What waits on a worker in the middle; the first for its runs, the others at their open connections."""
+"""Tasks that wait on a worker; the first polls, the others have an open connection."""
 IN_TRIGGERERS = {
     "batch.review",
     "deferrable.summary",
@@ -50,7 +50,7 @@ MIDDLE = {
     **dict.fromkeys(IN_TRIGGERERS, "deferred"),
     "approval.decide": "awaiting_input",
 }
-"""The state of everything that has begun and isn't over, but for the sensor that comes back every ten seconds."""
+"""States of all active tasks, except the rescheduled sensor."""
 COMES_BACK = "async_sensor.done"
 RUNNING = Counter(
     {
@@ -59,17 +59,17 @@ RUNNING = Counter(
         ("echo_plain", "sync"): 3,
     }
 )
-"""The runs that go on in the middle."""
+"""Active runs at that moment."""
 
 
 @dataclass
 class Examples:
-    """All example DAGs, and further ones, on one Airflow.
+    """All example DAGs and further ones on one Airflow.
 
-    :param dag_ids: the further ones.
-    :param killed: the tasks whose workers were killed in the middle.
-    :param moved: how many tasks waited in the triggerer that was killed.
-    :param triggers: those that were seen waiting.
+    :param dag_ids: further DAGs.
+    :param killed: tasks whose workers were killed.
+    :param moved: number of tasks in the killed triggerer.
+    :param triggers: arguments of waiting triggers.
     """
 
     airflow: RealAirflow
@@ -80,9 +80,9 @@ class Examples:
     triggers: set[Place] = field(default_factory=set)
 
     def run(self, *, deaths: bool) -> None:
-        """Run them to their ends.
+        """Run the DAGs until they are finished.
 
-        :param deaths: whether a triggerer and a worker are killed in the middle.
+        :param deaths: whether to kill a triggerer and a worker.
         """
         may_end = threading.Event()
         for workflow_id in ("slow", "echo_plain"):
@@ -102,17 +102,17 @@ class Examples:
 
     @property
     def states(self) -> dict[str, str | None]:
-        """How every task stands, by its name."""
+        """Return all task states by name."""
         return {name: ti.state for name, ti in self.tis.items()}
 
     @property
     def outputs(self) -> dict[str, Any]:
-        """What every task has returned, by its name."""
+        """Return all outputs by task name."""
         return {name: self.airflow.xcom(ti) for name, ti in self.tis.items()}
 
     @property
     def tis(self) -> dict[str, TaskInstance]:
-        """Every task by its name."""
+        """Return all task instances by name."""
         return {name_of(ti): ti for ti in self.airflow.task_instances(RUN_ID)}
 
     def _look_for_triggers(self, request: RecordedRequest) -> None:
@@ -120,11 +120,11 @@ class Examples:
             self.triggers.update(places.triggers(self.airflow))
 
     def _approve(self) -> None:
-        """Answer what a task asks a person, as in Airflow's UI."""
+        """Answer a human-in-the-loop task as in Airflow's UI."""
         self.airflow.wait_for(RUN_ID, "decide", "awaiting_input", patience=PATIENCE)
-        # Airflow 3.3.2 fails a task whose answer comes before its scheduler has heard that the task waits.
+        # Airflow 3.3.2 fails a task that is answered before the scheduler has processed the deferral.
         heard = f"task_id='decide', run_id='{RUN_ID}'"
-        self._await(lambda: self.airflow.scheduler_has_heard(heard), "the scheduler to hear that the task waits")
+        self._await(lambda: self.airflow.scheduler_has_heard(heard), "the scheduler to process the deferral")
         place = f"/dags/example_sim_approval/dagRuns/{RUN_ID}/taskInstances/decide/-1/hitlDetails"
         self.airflow.api("PATCH", place, {"chosen_options": ["Approve"], "params_input": {"comment": "by all means"}})
 
@@ -138,13 +138,13 @@ class Examples:
         return begun == MIDDLE and self._waiting() == len(IN_TRIGGERERS) and self._running() == RUNNING
 
     def _kill_a_triggerer(self) -> str:
-        """Kill the one in which more tasks wait; its name."""
+        """Kill the triggerer with more tasks; return its name."""
         victim, self.moved = max(self.airflow.waiting_in(RUN_ID).items(), key=lambda item: item[1])
         self.airflow.kill_triggerer(victim)
         return victim
 
     def _kill_a_worker(self) -> None:
-        """Kill one of Celery's workers, or those that LocalExecutor has made for two of the tasks."""
+        """Kill a Celery worker, or LocalExecutor's workers of two tasks."""
         tis = {name: ti for name, ti in self.tis.items() if name in ON_WORKERS}
         if not self.airflow.celery_workers:
             self.killed = {name: tis[name] for name in ("batch.several", "taskflow.outline")}
@@ -173,7 +173,7 @@ class Examples:
         )
 
     def _is_handed_out_again(self) -> bool:
-        """Whether Redis has given a running task to another worker, which it does after ``visibility_timeout``."""
+        """Return whether Redis has delivered a running task to another worker, after ``visibility_timeout``."""
         workers = self.airflow.celery_workers
         return not workers or any("Task already running elsewhere" in self.airflow.printed_by(name) for name in workers)
 

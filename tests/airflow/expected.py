@@ -1,4 +1,4 @@
-"""How the example DAGs end, whatever Airflow they run on: their states, their outputs and what they start in Sim."""
+"""Expected states, outputs and runs of the example DAGs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from airflow_provider_sim.emulator.profiles import Profile
 from scripts.local_airflow import EXAMPLE_DAGS
 
 CANT_BE_DEPLOYED = {"deploy.deploy": "failed", "deploy.trial": "upstream_failed", "deploy.go_back": "failed"}
-"""What an example can't do without v2."""
+"""Tasks that require v2."""
 
 STATES = {
     "approval.ask": "success",
@@ -62,9 +62,9 @@ STATES = {
     "taskflow.write[0]": "success",
     "taskflow.write[1]": "success",
 }
-"""By the names that :func:`name_of` gives them, on a server that can do everything."""
+"""States by task name, on a server with v2."""
 
-TELLING: dict[str, Callable[[Any], Any]] = {
+STABLE_PARTS: dict[str, Callable[[Any], Any]] = {
     "approval.ask": lambda report: report["question"],
     "approval.decide": lambda decided: decided["chosen_options"],
     "approval.resume": lambda resumed: resumed["status"],
@@ -78,14 +78,14 @@ TELLING: dict[str, Callable[[Any], Any]] = {
     "sync.publish": lambda text: ast.literal_eval(text.removeprefix("Sim says: ")),  # in the database's own order
     "usage.room": lambda usage: (usage["percent_used"], usage["usd"]["used"]),
 }
-"""What of an output is the same each time, where not all is."""
+"""Stable parts of outputs that differ between runs."""
 
 RUN_IDS = {"async_sensor.start", "cancel.start", "deferrable.start"}
-"""The tasks whose output is the id of the run that they have started."""
+"""Tasks that return a run ID."""
 
 
 def states(profile: Profile) -> dict[str, str]:
-    """How each task of the examples ends."""
+    """Return the expected task states."""
     return {
         **STATES,
         **({} if profile.v2_on else CANT_BE_DEPLOYED),
@@ -93,7 +93,7 @@ def states(profile: Profile) -> dict[str, str]:
 
 
 def outputs(sim: SimEmulator) -> dict[str, Any]:
-    """What each task of the examples returns, as :func:`told` tells it."""
+    """Return the expected outputs in the form of :func:`stable`."""
     profile = sim.state.profile
     slept = {"result": {"slept": 3.0, "message": "take your time"}, "stdout": ""}
     summary = {"result": {"slept": 2.0, "message": "AIRFLOW-RUN"}, "stdout": ""}
@@ -151,17 +151,17 @@ def outputs(sim: SimEmulator) -> dict[str, Any]:
     }
 
 
-def told(returned: Mapping[str, Any]) -> dict[str, Any]:
-    """What the examples' tasks have returned, without what differs each time."""
+def stable(returned: Mapping[str, Any]) -> dict[str, Any]:
+    """Return outputs without the parts that differ between runs."""
     return {
-        name: _without_run_ids(TELLING[name](output) if name in TELLING and output else output)
+        name: _without_run_ids(STABLE_PARTS[name](output) if name in STABLE_PARTS and output else output)
         for name, output in returned.items()
         if name not in RUN_IDS
     }
 
 
 def runs(profile: Profile) -> Counter[tuple[str, str]]:
-    """How many runs of which workflow the examples start, in which mode: one for each task, one more for a retry."""
+    """Count the expected runs by workflow and mode: one for each task and retry."""
     trials = 1 if profile.v2_on else 0
     return Counter(
         {
@@ -183,18 +183,18 @@ def runs(profile: Profile) -> Counter[tuple[str, str]]:
 
 
 def name_of(task: Any) -> str:
-    """A task instance's or a report's name: ``dag.task`` or ``dag.task[index]``, without ``example_sim_``."""
+    """Return the name of a task instance or report: ``dag.task`` or ``dag.task[index]``, without ``example_sim_``."""
     name = f"{task.dag_id}.{task.task_id}".removeprefix("example_sim_")
     return name if task.map_index < 0 else f"{name}[{task.map_index}]"
 
 
 def _plain(given: dict[str, Any]) -> dict[str, Any]:
-    """What ``echo_plain`` returns."""
+    """Output of ``echo_plain``."""
     return {"result": {"message": "", "count": 0, "payload": {}, **given}, "stdout": ""}
 
 
 def _without_run_ids(value: Any) -> Any:
-    """A value without the id that Airflow gave to its run."""
+    """Replace Airflow's run IDs in a value."""
     if isinstance(value, dict):
         return {key: _without_run_ids(item) for key, item in value.items()}
     return re.sub(r"manual__[^'\"]+", "AIRFLOW-RUN", value) if isinstance(value, str) else value

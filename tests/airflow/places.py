@@ -1,4 +1,4 @@
-"""Every place where an Airflow keeps what it was told, and all that it tells."""
+"""All places where an Airflow stores or returns data."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from cryptography.fernet import Fernet
 from scripts.real_airflow import RealAirflow, TaskInstance
 
 Place = tuple[str, bytes]
-"""Where it is, and what is there."""
+"""Name and content of a place."""
 
 DATABASE = "database"
-"""What the names of the files begin with in which a database server keeps its tables."""
+"""Prefix of the names of database files."""
 
 
 def files(of: RealAirflow) -> Iterator[Place]:
-    """Every file in Airflow's folder and in its database's: settings, logs, tables as they lie on the disk."""
+    """Yield all files of Airflow and its database."""
     for path in _below(of.home):
         yield str(path.relative_to(of.home)), path.read_bytes()
     if of.data != of.home:
@@ -39,7 +39,7 @@ def _below(folder: Path) -> list[Path]:
 
 
 def columns(of: RealAirflow) -> Iterator[Place]:
-    """Every value of every column of every table of the database, Celery's results included; packed ones unpacked."""
+    """Yield all values of all database tables including Celery's results, decompressed."""
     for table in sqlalchemy.inspect(of.engine).get_table_names():
         for row in of.query(f'SELECT * FROM "{table}"'):
             for name, value in row._mapping.items():
@@ -55,7 +55,7 @@ def _unpacked(value: object) -> bytes:
 
 
 def triggers(of: RealAirflow) -> Iterator[Place]:
-    """The arguments of the triggers that wait at this moment; deciphered, unless Airflow has written them openly."""
+    """Yield the decrypted arguments of waiting triggers."""
     key = re.search(r"^fernet_key = (.+)$", (of.home / "airflow.cfg").read_text(), re.MULTILINE)
     assert key is not None
     fernet = Fernet(key[1].strip())
@@ -64,16 +64,16 @@ def triggers(of: RealAirflow) -> Iterator[Place]:
 
 
 def messages(of: RealAirflow) -> Iterator[Place]:
-    """The messages that have gone through Redis to Celery's workers, unpacked."""
+    """Yield the messages to Celery's workers, decoded."""
     for number, line in enumerate((of.home / "redis-monitor.log").read_bytes().splitlines()):
         for body in re.findall(rb'\\"body\\": \\"([A-Za-z0-9+/=]+)\\"', line):
             yield f"message in line {number}", base64.b64decode(body)
 
 
 def answers(of: RealAirflow, run_id: str, dag_ids: Iterable[str]) -> Iterator[Place]:
-    """What the API server answers to the GETs of its REST API, and of its UI's own, that take nothing but names.
+    """Yield the responses to all GET requests of the REST API and the UI's API without further parameters.
 
-    :param run_id: of the runs of the DAGs.
+    :param run_id: ID of the DAG runs.
     """
     asked: dict[str, None] = {}
     for ti in of.task_instances(run_id):
@@ -85,7 +85,7 @@ def answers(of: RealAirflow, run_id: str, dag_ids: Iterable[str]) -> Iterator[Pl
 
 
 def _addresses(ti: TaskInstance, xcom_key: str) -> Iterator[str]:
-    """Every address that has to do with an XCom's key, its task, its DAG or nothing at all."""
+    """Yield the addresses for an XCom, its task and its DAG."""
     names = {
         "dag_id": ti.dag_id,
         "version_number": 1,
@@ -106,7 +106,7 @@ def _addresses(ti: TaskInstance, xcom_key: str) -> Iterator[str]:
 
 @cache
 def _paths() -> list[str]:
-    """What can be asked for by GET, with names in braces; nothing that logs in or out."""
+    """Return the paths of GET requests, except login and logout."""
     described_in = Path(airflow.__path__[0]) / "api_fastapi" / "core_api" / "openapi"
     files = [described_in / name for name in ("v2-rest-api-generated.yaml", "_private_ui.yaml")]
     described = [yaml.load(file.read_text(), Loader=yaml.CSafeLoader)["paths"] for file in files]

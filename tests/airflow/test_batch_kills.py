@@ -1,4 +1,4 @@
-"""What becomes of a batch when its worker or triggerer dies in the middle, on a real Airflow, process by process."""
+"""Batches whose worker or triggerer is killed on a real Airflow."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ CLEARED_AT = 25
 
 @dataclass(frozen=True)
 class Case:
-    """What happens to a batch, and when.
+    """A kill or clear, and its moment.
 
-    :param place: where it waits: ``worker``, ``deferred``, or ``deferred_freely`` with as many runs at once as come.
+    :param place: ``worker``, ``deferred``, or ``deferred_freely`` without a limit on concurrent runs.
     :param do: kills or clears the task.
-    :param at: as soon as so many of its runs are started; the server hasn't answered the last one yet.
-    :param fetched: or as soon as so many of its outputs were asked for.
-    :param count: of its inputs.
+    :param at: number of started runs; the last start has no response yet.
+    :param fetched: or number of requested outputs.
+    :param count: number of inputs.
     """
 
     place: str
@@ -58,9 +58,9 @@ KILLED = [name for name in CASES if name not in CLEARED]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a case.
+    """Result of a case.
 
-    :param runs: by the id of their batch, in the order of their start.
+    :param runs: by batch ID, in the order of their start.
     :param output: the task's XCom.
     """
 
@@ -72,14 +72,14 @@ class Outcome:
 
 
 class Stage:
-    """An Airflow and a Sim server, and how to play a case on them."""
+    """An Airflow and a Sim server that run cases."""
 
     def __init__(self, airflow: RealAirflow, sim: SimEmulator) -> None:
         self._airflow = airflow
         self._sim = sim
 
     def play(self, name: str, case: Case) -> Outcome:
-        """Run a batch, let the case happen to it, and look at it when it is over."""
+        """Run a batch with the case's kill, and return its result."""
         run_id = name.replace(" ", "-").replace(",", "")
         lasts = threading.Event()
         if case.do == "clear":
@@ -108,7 +108,7 @@ class Stage:
         return Outcome(ti.state, ti.try_number, batches, self._airflow.xcom(ti), own)
 
     def _once(self, run_id: str, case: Case, do: Callable[[], None]) -> threading.Event:
-        """Do something in the emulator's own thread, while the request that it counts isn't answered."""
+        """Act in the emulator's thread before the counted request is answered."""
         happened, seen = threading.Event(), Counter[str]()
         batch: list[str] = []
 
@@ -155,7 +155,7 @@ class Stage:
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
-    """The outcome of each case, or its error; those of triggerers when all others are over."""
+    """Return the result or error of each case; kills of triggerers are last."""
     with SimEmulator() as sim:
         sim.state.limits.per_address = False  # all cases have the same
         connection = {"conn_type": "sim", "host": sim.url, "password": sim.api_key}

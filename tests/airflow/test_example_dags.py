@@ -59,7 +59,7 @@ def test_task_states(ran, profile):
 
 def test_task_outputs(ran, profile):
     returned = {name: report.output for name, report in ran.reports.items()}
-    assert expected.told(returned) == expected.outputs(ran.sim)
+    assert expected.stable(returned) == expected.outputs(ran.sim)
     assert "boom: this one fails" in returned["batch.several"][1]["error"]
     assert {name: returned[name] for name in expected.RUN_IDS} == {
         name: ran.reports[name].run_id for name in expected.RUN_IDS
@@ -116,7 +116,7 @@ def test_error_of_a_failed_run_is_in_the_task_log(ran):
 
 
 def test_failure_notifier_started_a_run(ran):
-    told = [given for given in ran.sim.inputs_of("echo_plain") if "failed" in str(given["message"])]
-    assert [(given["message"], given["count"]) for given in told] == [
+    failures = [given for given in ran.sim.inputs_of("echo_plain") if "failed" in str(given["message"])]
+    assert [(given["message"], given["count"]) for given in failures] == [
         ("example_sim_notifier.load failed: column 'price' holds text", 1)
     ]

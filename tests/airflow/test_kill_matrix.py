@@ -1,6 +1,6 @@
 """What happens to a run in Sim when its task is no longer wanted, or only moves: on a real Airflow, process by process.
 
-All cases are played at once, as far as the machine goes; the tests look at what came of each.
+All cases run concurrently; the tests check the result of each.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ MOVED = ["triggerer restarted", "triggerer killed", "triggerer hung"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a case.
+    """Result of a case.
 
     :param fates: the status of each run once the task had settled, in the order of their start.
     :param state: the task's in the end.
@@ -83,7 +83,7 @@ class Stage:
         return Outcome(fates, ti.state, self._airflow.log(ti))
 
     def begin(self, event: str, place: str, cancel: bool, ends: threading.Event) -> str:
-        """Start a task and wait until it waits for its run; the run goes on until told to end."""
+        """Start a task, wait until it waits for its run, and keep the run active until the event is set."""
         limit = f"_{event.replace(' ', '_')}" if event.endswith("timeout") else ""
         name = f"{event.replace(' ', '-')}-{place}-{'cancel' if cancel else 'leave'}"
         self._sim.workflow(name, duration=lambda _: 0.0 if ends.is_set() else float("inf"))(lambda given: {"done": 1})

@@ -1,4 +1,4 @@
-"""OpenLineage, switched on, is told of the runs of an example that runs on a real Airflow."""
+"""OpenLineage events of an example DAG on a real Airflow."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def test_openlineage_events_contain_workflow_run_and_cost(new_home, tmp_path, mo
         ran = run_in(new_home("lineage"), sim, "example_sim_sync")
         [run] = sim.runs
     assert {report.state for report in ran.reports.values()} == {"success"}
-    told = [json.loads(line) for line in events.read_text().splitlines()]
-    [ended] = [event for event in told if "simRun" in event["run"]["facets"]]
+    emitted = [json.loads(line) for line in events.read_text().splitlines()]
+    [ended] = [event for event in emitted if "simRun" in event["run"]["facets"]]
     assert ended["eventType"] == "COMPLETE"
     facet = ended["run"]["facets"]["simRun"]
     assert (facet["runId"], facet["status"], facet["workflowId"]) == (run.run_id, "completed", run.workflow_id)
