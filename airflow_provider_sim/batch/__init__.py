@@ -1,10 +1,9 @@
-"""Many runs in one task.
+"""Batches: many runs in one task.
 
-- :mod:`.items`: what was handed in, checked;
-- :mod:`.journal`: which input has which run, and how it stands; fits into a line;
-- :mod:`.pace`: when the next run may be started;
-- :mod:`.engine`: starts them, waits for them, cancels them;
-- :mod:`.results`: what they have returned, in the order of the inputs.
-
-Nothing but :mod:`.engine` talks to Sim, and nothing here knows of Airflow's tasks.
+- :mod:`.items`: the inputs, checked;
+- :mod:`.state`: the status and run ID of each input;
+- :mod:`.engine`: starts the runs and waits for them;
+- :mod:`.reconcile`: finds the runs of an earlier process, and cancels runs;
+- :mod:`.chunks`: inputs that a worker leaves to the triggerer;
+- :mod:`.results`: outputs, in the order of the inputs.
 """

@@ -1,8 +1,7 @@
-"""How the inputs that a worker hasn't sent get to the triggerer: as XComs of the task, in parts.
+"""Inputs that a worker leaves to the triggerer, as XComs of the task.
 
-A trigger's arguments stand in logs and in every copy of it; so they hold no inputs. XComs of a task are where Airflow
-keeps data, in its database or, with a backend for that, in object storage. A part is small enough that reading it stops
-nobody, and only two of them are held at a time.
+A trigger's arguments appear in logs, so they contain no inputs. An XCom holds a chunk that is read in a moment, and the
+triggerer keeps two chunks in memory.
 """
 
 from __future__ import annotations
@@ -15,69 +14,69 @@ from typing import Any
 
 from airflow_provider_sim.exceptions import Outcome, SimError
 
-PART_BYTES = 256 * 1024
+CHUNK_BYTES = 256 * 1024
+"""Maximum size of a chunk with more than one input."""
 
-_KEPT = 2
-
-
-def key_of(part: int) -> str:
-    """The key of a part's XCom."""
-    return f"batch_inputs_{part}"
+_CACHED_CHUNKS = 2
 
 
-def in_parts(inputs: Iterable[tuple[int, Any]], size: int = PART_BYTES) -> Iterator[tuple[int, str]]:
-    """Divide inputs into parts: the number of the first of each, and its JSON text.
+def chunk_key(chunk: int) -> str:
+    """Return the XCom key of a chunk."""
+    return f"batch_inputs_{chunk}"
 
-    :param inputs: with their numbers, in ascending order.
-    :param size: bytes, which a part reaches only if it holds a single input.
+
+def chunked(inputs: Iterable[tuple[int, Any]]) -> Iterator[tuple[int, str]]:
+    """Divide inputs into chunks; yield the index of the first input and the JSON text of each.
+
+    :param inputs: with their indices, in ascending order.
     """
-    held: list[str] = []
+    items: list[str] = []
     first = length = 0
     for index, value in inputs:
         text = json.dumps([index, value], separators=(",", ":"))
-        if held and length + len(text) > size:
-            yield first, f"[{','.join(held)}]"
-            held, length = [], 0
-        if not held:
+        if items and length + len(text) > CHUNK_BYTES:
+            yield first, f"[{','.join(items)}]"
+            items, length = [], 0
+        if not items:
             first = index
-        held.append(text)
+        items.append(text)
         length += len(text) + 1
-    if held:
-        yield first, f"[{','.join(held)}]"
+    if items:
+        yield first, f"[{','.join(items)}]"
 
 
 class DeferredInputs:
-    """Gives inputs by their numbers, and gets their parts when they are needed.
+    """Returns inputs by index, and reads their chunks on demand.
 
-    :param firsts: the number of the first input of each part.
-    :param read: gets a part's text by its XCom's key; may block.
+    :param firsts: index of the first input of each chunk.
+    :param read: returns the text of an XCom by its key; may block.
     """
 
     def __init__(self, firsts: Sequence[int], read: Callable[[str], Any]) -> None:
         self._firsts = firsts
         self._read = read
-        self._parts: dict[int, dict[int, Any]] = {}
+        self._chunks: dict[int, dict[int, Any]] = {}
         self._lock = asyncio.Lock()
 
     async def __call__(self, index: int) -> Any:
-        """Get an input.
+        """Return an input.
 
-        :raises SimError: it isn't there any more.
+        :raises SimError: its XCom was deleted.
         """
-        part = bisect_right(self._firsts, index) - 1
+        chunk = bisect_right(self._firsts, index) - 1
         async with self._lock:
-            if part not in self._parts:
-                found = await asyncio.to_thread(self._load, part) if part >= 0 else {}
-                self._parts = dict([*self._parts.items(), (part, found)][-_KEPT:])
-            inputs = self._parts[part]
+            if chunk not in self._chunks:
+                inputs = await asyncio.to_thread(self._load, chunk) if chunk >= 0 else {}
+                self._chunks = dict([*self._chunks.items(), (chunk, inputs)][-_CACHED_CHUNKS:])
+            inputs = self._chunks[chunk]
         if index not in inputs:
             raise SimError(
-                f"inputs[{index}] isn't in the XCom {key_of(part)!r}, by which the task handed it to the triggerer."
-                " Somebody has deleted the task's XComs. A retry of the task goes on with the batch.",
+                f"inputs[{index}] is missing in the task's XCom {chunk_key(chunk)!r}, which was deleted. A retry of the"
+                " task resumes the batch.",
                 outcome=Outcome.NEVER_SENT,
             )
         return inputs[index]
 
-    def _load(self, part: int) -> dict[int, Any]:
-        text = self._read(key_of(part))
+    def _load(self, chunk: int) -> dict[int, Any]:
+        text = self._read(chunk_key(chunk))
         return dict(json.loads(text)) if isinstance(text, str) else {}

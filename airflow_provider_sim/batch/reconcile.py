@@ -1,8 +1,8 @@
-"""What Sim knows of a batch whose earlier worker or triggerer is gone; and how its runs are cancelled.
+"""Reconciliation of a batch's state with Sim after its process has died, and cancellation of its runs.
 
-A list answers for a thousand runs at once. Where there is none, runs are read one by one, in the order in which they
-were started, until a few in a row aren't known. To overlook one does no harm: its input is sent again under the same
-id, and Sim says that there is a run already.
+A page of a workspace's log contains up to 1,000 runs. Without logs, runs are read one by one in the order of their
+starts, until several in a row are not found. If a run is overlooked, its input is sent again under the same ID, for
+which Sim returns the existing run.
 """
 
 from __future__ import annotations
@@ -37,92 +37,87 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-AT_ONCE = 16
-"""Requests that are under way at once."""
+MAX_IN_FLIGHT = 16
+"""Concurrent requests."""
 
-MARGIN = 60.0
-"""Seconds by which the server's clock may be behind ours."""
+CLOCK_SKEW = 60.0
+"""Seconds by which the server's clock may be behind."""
 
-_FEW = 3
-"""As many runs are rather read than listed."""
+MIN_LISTED = 4
+"""Number of runs from which on a list is cheaper than reading each."""
+
+_FINAL = {
+    RunStatus.COMPLETED: ItemStatus.COMPLETED,
+    RunStatus.FAILED: ItemStatus.FAILED,
+    RunStatus.CANCELLED: ItemStatus.CANCELLED,
+}
 
 
 class Reconciler:
-    """Brings a journal up to date by what Sim says.
+    """Updates a batch's state by what Sim returns.
 
-    :param workflow_of: gives an input's workflow.
-    :param rerun: runs that have failed or been cancelled are followed by others.
+    :param workflow_of: returns the workflow of an input.
+    :param rerun: start failed and cancelled runs again.
     """
 
     def __init__(
-        self, client: AsyncSimClient, journal: BatchState, workflow_of: Callable[[int], str], *, rerun: bool = False
+        self, client: AsyncSimClient, state: BatchState, workflow_of: Callable[[int], str], *, rerun: bool = False
     ) -> None:
         self._client = client
-        self._journal = journal
+        self._state = state
         self._workflow_of = workflow_of
         self._rerun = rerun
 
-    async def look(self, *, since: float, workspace_id: str | None) -> None:
-        """Ask for every run that isn't known to be over.
+    async def update(self, *, since: float, workspace_id: str | None, unsent_only: bool = False) -> None:
+        """Update the status of all runs that are not known to be finished.
 
-        :param since: seconds since the epoch before which none of them was started.
-        :param workspace_id: of the workflows; None where it isn't known.
-        :raises SimError: that can't be found out.
+        :param since: seconds since the epoch; all runs were started later.
+        :param workspace_id: the workflows' workspace, if known.
+        :param unsent_only: only of inputs that are not known to be started.
+        :raises SimError: the runs can't be read.
         """
-        known = list(self._journal.indices(ItemStatus.ACTIVE))
-        unsure = list(self._journal.indices(ItemStatus.UNSENT, ItemStatus.SENT))
-        if not await self._are_listed([*known, *unsure], since, workspace_id):
-            await self._read_each(known)
-            await self._read_in_order(unsure)
-
-    async def look_for_started(self, *, since: float, workspace_id: str | None) -> None:
-        """As :meth:`look`, but only for runs that aren't known to have been started."""
-        unsure = list(self._journal.indices(ItemStatus.UNSENT, ItemStatus.SENT))
-        if not await self._are_listed(unsure, since, workspace_id):
-            await self._read_in_order(unsure)
+        active = [] if unsent_only else self._state.indices(ItemStatus.ACTIVE)
+        unsent = self._state.indices(ItemStatus.UNSENT, ItemStatus.SENT)
+        if not await self._list([*active, *unsent], since, workspace_id):
+            await self._read_all(active)
+            await self._read_in_order(unsent)
 
     def reopen(self) -> None:
-        """Try again what an earlier try gave up."""
-        journal = self._journal
-        for index in list(journal.indices(ItemStatus.REFUSED, ItemStatus.SKIPPED)):
-            journal.stands(index, ItemStatus.UNSENT)
-        for index in list(journal.indices(ItemStatus.PAUSED)):
-            journal.stands(index, ItemStatus.ACTIVE)
+        """Retry inputs that an earlier try has rejected or skipped, or, with ``rerun``, that have failed."""
+        for index in self._state.indices(ItemStatus.REFUSED, ItemStatus.SKIPPED):
+            self._state.set_status(index, ItemStatus.UNSENT)
+        for index in self._state.indices(ItemStatus.PAUSED):
+            self._state.set_status(index, ItemStatus.ACTIVE)
         if self._rerun:
-            for index in list(journal.indices(ItemStatus.FAILED, ItemStatus.CANCELLED)):
-                self._run_again(index)
+            for index in self._state.indices(ItemStatus.FAILED, ItemStatus.CANCELLED):
+                self._retry(index)
 
-    async def _are_listed(self, indices: Sequence[int], since: float, workspace_id: str | None) -> bool:
-        """Learn of runs by the workspace's log; False where that isn't to be had, or reading them costs less."""
-        if workspace_id is None or self._client.speaks_v2 is False or len(indices) <= _FEW:
+    async def _list(self, indices: Sequence[int], since: float, workspace_id: str | None) -> bool:
+        """Update runs by the workspace's log; return False if it is unavailable, or reading them costs less."""
+        if workspace_id is None or self._client.speaks_v2 is False or len(indices) < MIN_LISTED:
             return False
+        latest: dict[int, tuple[int, RunStatus]] = {}
         try:
-            failed = await self._list(workspace_id, {self._workflow_of(index) for index in indices}, since)
+            async for run in self._logged(workspace_id, {self._workflow_of(index) for index in indices}, since):
+                if found := self._state.parse_run_id(run.run_id or ""):
+                    index, attempt = found
+                    if attempt >= latest.get(index, (0, run.status))[0]:
+                        latest[index] = attempt, run.status
         except (SimUnsupportedError, SimPermissionError, SimNotFoundError) as error:
             log.info("%s The runs are read one by one.", error)
             return False
-        await self._read_each(failed)
-        return True
-
-    async def _list(self, workspace_id: str, workflows: set[str], since: float) -> list[int]:
-        """Go through the log; return the inputs whose runs have failed, for reasons that it doesn't tell."""
-        seen: dict[int, tuple[int, RunStatus]] = {}
-        async for run in self._logged(workspace_id, workflows, since):
-            found = self._journal.read_id(run.run_id or "")
-            if found is not None:
-                index, attempt = found
-                seen[index] = max(seen.get(index, (0, run.status)), (attempt, run.status), key=lambda pair: pair[0])
         failed = []
-        for index, (attempt, status) in seen.items():
-            if attempt < self._journal.attempt(index) or not self._journal[index].is_open:
+        for index, (attempt, status) in latest.items():
+            if attempt < self._state.attempt(index) or not self._state[index].is_open:
                 continue
-            if attempt > self._journal.attempt(index):
-                self._journal.renew(index, least=attempt)
+            if attempt > self._state.attempt(index):
+                self._state.next_attempt(index, minimum=attempt)
             if status is RunStatus.FAILED and not self._rerun:
                 failed.append(index)
             else:
-                self._takes(index, status)
-        return failed
+                self._set_status(index, status)
+        await self._read_all(failed)  # the log doesn't contain whether the run was rejected
+        return True
 
     async def _logged(self, workspace_id: str, workflows: Iterable[str], since: float) -> AsyncIterator[WorkflowRun]:
         cursor: str | None = None
@@ -131,7 +126,7 @@ class Reconciler:
                 workspace_id,
                 workflow_ids=named_workflows(workflows),
                 triggers=[STARTED_BY_API],
-                start_date=since - MARGIN,
+                start_date=since - CLOCK_SKEW,
                 order="asc",
                 limit=LOGS_PAGE,
                 cursor=cursor,
@@ -142,79 +137,71 @@ class Reconciler:
             if cursor is None:
                 return
 
-    async def _read_each(self, indices: Iterable[int]) -> None:
-        for some in _in_parts(indices, AT_ONCE):
-            await asyncio.gather(*(self._read(index) for index in some))
+    async def _read_all(self, indices: Iterable[int]) -> None:
+        for group in _grouped(indices, MAX_IN_FLIGHT):
+            await asyncio.gather(*map(self._read, group))
 
     async def _read_in_order(self, indices: Iterable[int]) -> None:
-        """Read runs in the order of their start, until as many in a row aren't known as may be sent at once."""
-        for some in _in_parts(indices, MAX_STARTING):
-            if not any(await asyncio.gather(*(self._read(index) for index in some))):
+        """Read runs in the order of their starts, until as many in a row are not found as are started at once."""
+        for group in _grouped(indices, MAX_STARTING):
+            if not any(await asyncio.gather(*map(self._read, group))):
                 return
 
     async def _read(self, index: int) -> bool:
-        """Read an input's run, and those that followed it; return whether there is any."""
-        there = False
+        """Read an input's run, and its later attempts; return whether there is any."""
+        exists = False
         while True:
             try:
                 run = await self._client.get_workflow_run(
-                    self._workflow_of(index), self._journal.run_id(index), job_id=self._journal.job_id(index)
+                    self._workflow_of(index), self._state.run_id(index), job_id=self._state.job_id(index)
                 )
             except SimRunNotFoundError:
-                return there
-            there = True
-            bad = run.status in (RunStatus.FAILED, RunStatus.CANCELLED)
-            if not is_rejection(run) and not (bad and self._rerun):
-                self._takes(index, run.status)
+                return exists
+            exists = True
+            is_bad = run.status in (RunStatus.FAILED, RunStatus.CANCELLED)
+            if not is_rejection(run) and not (is_bad and self._rerun):
+                self._set_status(index, run.status)
                 return True
-            self._run_again(index)
+            self._retry(index)
 
-    def _run_again(self, index: int) -> None:
-        self._journal.renew(index)
-        self._journal.stands(index, ItemStatus.UNSENT)
+    def _retry(self, index: int) -> None:
+        self._state.next_attempt(index)
+        self._state.set_status(index, ItemStatus.UNSENT)
 
-    def _takes(self, index: int, status: RunStatus) -> None:
-        journal = self._journal
-        match status:
-            case RunStatus.COMPLETED:
-                journal.stands(index, ItemStatus.COMPLETED)
-            case RunStatus.FAILED | RunStatus.CANCELLED if self._rerun:
-                self._run_again(index)
-            case RunStatus.FAILED:
-                journal.stands(index, ItemStatus.FAILED)
-            case RunStatus.CANCELLED:
-                journal.stands(index, ItemStatus.CANCELLED)
-            case _:
-                journal.stands(index, ItemStatus.ACTIVE)
+    def _set_status(self, index: int, status: RunStatus) -> None:
+        if self._rerun and status in (RunStatus.FAILED, RunStatus.CANCELLED):
+            self._retry(index)
+        else:
+            self._state.set_status(index, _FINAL.get(status, ItemStatus.ACTIVE))
 
 
 async def undeployed(client: AsyncSimClient, workflows: Iterable[str]) -> set[str]:
-    """Which of these workflows aren't deployed; the question is free on every server.
+    """Return which of these workflows are not deployed; the requests spend no rate limit.
 
-    :raises SimError: that can't be found out.
+    :raises SimError: their status can't be read.
     """
     missing = set()
-    for some in _in_parts(workflows, AT_ONCE):
-        told = await asyncio.gather(*(client.get_workflow_status(workflow_id) for workflow_id in some))
-        missing |= {workflow_id for workflow_id, status in zip(some, told, strict=True) if not status.is_deployed}
+    for group in _grouped(workflows, MAX_IN_FLIGHT):
+        statuses = await asyncio.gather(*map(client.get_workflow_status, group))
+        missing |= {workflow_id for workflow_id, status in zip(group, statuses, strict=True) if not status.is_deployed}
     return missing
 
 
 async def cancel_all(
-    client: AsyncSimClient, journal: BatchState, workflow_of: Callable[[int], str], *, retry: RetryPolicy
+    client: AsyncSimClient, state: BatchState, workflow_of: Callable[[int], str], *, retry: RetryPolicy
 ) -> str:
-    """Cancel every run that goes on; return what that achieved, in words.
+    """Cancel all active runs; return the result, for a log line.
 
-    :param retry: how patiently each is cancelled.
+    :param retry: of each request.
     """
-    open_ones = list(journal.indices(ItemStatus.ACTIVE, ItemStatus.SENT))
+    active = state.indices(ItemStatus.ACTIVE, ItemStatus.SENT)
     accepted = failed = 0
     last: SimError | None = None
 
     async def cancel(index: int) -> None:
         nonlocal accepted, failed, last
         try:
-            await client.cancel_workflow_run(workflow_of(index), journal.run_id(index), retry=retry)
+            await client.cancel_workflow_run(workflow_of(index), state.run_id(index), retry=retry)
         except SimRunNotFoundError:
             pass
         except SimError as error:
@@ -222,13 +209,13 @@ async def cancel_all(
         else:
             accepted += 1
 
-    for some in _in_parts(open_ones, 2 * AT_ONCE):
-        await asyncio.gather(*(cancel(index) for index in some))
-    told = f"{accepted} of {len(open_ones)} runs that went on were asked to cancel"
-    return f"{told}; {failed} could not be and may go on. {last}" if last else f"{told}."
+    for group in _grouped(active, 2 * MAX_IN_FLIGHT):
+        await asyncio.gather(*map(cancel, group))
+    result = f"Sim accepted the cancellation of {accepted} of {len(active)} active runs"
+    return f"{result}; {failed} requests failed, and these runs may continue. {last}" if last else f"{result}."
 
 
-def _in_parts(values: Iterable[T], size: int) -> Iterator[list[T]]:
+def _grouped(values: Iterable[T], size: int) -> Iterator[list[T]]:
     rest = iter(values)
-    while part := list(islice(rest, size)):
-        yield part
+    while group := list(islice(rest, size)):
+        yield group

@@ -1,6 +1,6 @@
-"""What a batch's runs have returned, in the order of its inputs.
+"""Results of a batch, in the order of its inputs.
 
-Outputs wait in a temporary file, so that ten thousand of them need no memory.
+Outputs are kept in a temporary file, so that memory is no limit.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO
 
 from airflow_provider_sim.arguments import OnPaused
-from airflow_provider_sim.batch.state import BatchState, ItemStatus
+from airflow_provider_sim.batch.state import STATUS_NAMES, BatchState, ItemStatus
 from airflow_provider_sim.client import AsyncSimClient, RunStatus, SimClient, WorkflowRun
 from airflow_provider_sim.exceptions import SimOutputError, SimRunError
 from airflow_provider_sim.task.output import OutputDelivery, OutputRules, as_json, write_file
@@ -22,43 +22,31 @@ from airflow_provider_sim.task.results import paused_result
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 16
-"""Outputs that are asked for at once."""
+MAX_IN_FLIGHT = 16
+"""Concurrent requests."""
 
-_NAMED = 10
-"""Failures that a message names one by one."""
-
-_STATUS = {
-    ItemStatus.COMPLETED: "completed",
-    ItemStatus.FAILED: "failed",
-    ItemStatus.CANCELLED: "cancelled",
-    ItemStatus.PAUSED: "paused",
-    ItemStatus.REFUSED: "refused",
-    ItemStatus.SKIPPED: "skipped",
-    ItemStatus.ACTIVE: "running",
-    ItemStatus.SENT: "running",
-    ItemStatus.UNSENT: "not started",
-}
+_LISTED = 10
+"""Failures that an error lists."""
 
 
 class Results:
-    """Gathers what the runs have returned.
+    """Fetches and keeps the results of finished runs.
 
-    :param workflow_of: gives an input's workflow.
-    :param client: gets outputs' files, and what paused runs ask.
-    :ivar display_copies: the inputs whose outputs are Sim's display copies.
+    :param workflow_of: returns the workflow of an input.
+    :param client: downloads files in outputs, and reads pauses.
+    :ivar display_copies: inputs whose outputs are Sim's display copies.
     """
 
     def __init__(
         self,
-        journal: BatchState,
+        state: BatchState,
         workflow_of: Callable[[int], str],
         *,
         rules: OutputRules,
         on_paused: OnPaused,
         client: SimClient,
     ) -> None:
-        self._journal = journal
+        self._state = state
         self._workflow_of = workflow_of
         self._rules = rules
         self._on_paused = on_paused
@@ -70,33 +58,33 @@ class Results:
         self.display_copies: list[int] = []
 
     def close(self) -> None:
-        """Forget all of it."""
+        """Delete the results."""
         self._file.close()
 
     def __len__(self) -> int:
-        """How many results there are so far."""
+        """Return the number of results so far."""
         return len(self._places)
 
     @property
     def bad(self) -> list[int]:
-        """The inputs that have no good result."""
+        """The inputs that have failed."""
         return sorted(self._bad)
 
     # --- gathering -----------------------------------------------------------------------------------------------
 
     async def gather(self, client: AsyncSimClient) -> None:
-        """Get the results of all runs that are over and aren't known yet.
+        """Fetch the results of finished runs that were not fetched yet.
 
-        :raises SimError: Sim can't be asked.
+        :raises SimError: a result can't be read.
         """
-        waiting = (index for index, standing in self._standings() if not standing.is_open)
-        missing = iter([index for index in waiting if index not in self._places])
+        finished = (index for index, status in enumerate(self._state) if not status.is_open)
+        missing = iter([index for index in finished if index not in self._places])
 
         async def work() -> None:
             for index in missing:
                 await self._get(client, index)
 
-        workers = [asyncio.create_task(work()) for _ in range(AT_ONCE)]
+        workers = [asyncio.create_task(work()) for _ in range(MAX_IN_FLIGHT)]
         try:
             await asyncio.gather(*workers)
         finally:
@@ -104,12 +92,7 @@ class Results:
                 worker.cancel()
             self.display_copies.sort()
 
-    def take(self, index: int, run: WorkflowRun) -> None:
-        """Take a result that came with the run itself; blocks where files are to be saved, or paused runs asked for."""
-        self._deliver(index, run)
-
-    def put(self, index: int, entry: dict[str, Any]) -> None:
-        """Take a result as :meth:`entries` gives it."""
+    def _put(self, index: int, entry: dict[str, Any]) -> None:
         encoded = as_json(entry)
         with self._lock:
             self._places[index] = (self._file.seek(0, 2), len(encoded))
@@ -117,35 +100,34 @@ class Results:
             if "error" in entry:
                 self._bad.add(index)
 
-    def written(self, had: int) -> Iterator[bytes]:
-        """All results but the first ``had``, in the order in which they came: lines for :meth:`read`."""
-        for index in list(self._places)[had:]:
+    def dump(self, skip: int) -> Iterator[bytes]:
+        """Yield the results but the first ``skip``, in the order in which they arrived, as lines of JSON."""
+        for index in list(self._places)[skip:]:
             yield as_json([index, self._read(index)]) + b"\n"
 
-    def read(self, lines: Iterable[bytes]) -> None:
-        """Take what :meth:`written` gave."""
+    def load(self, lines: Iterable[bytes]) -> None:
+        """Add results that :meth:`dump` has yielded."""
         for line in lines:
             index, entry = json.loads(line)
-            self.put(index, entry)
+            self._put(index, entry)
 
     async def _get(self, client: AsyncSimClient, index: int) -> None:
-        journal, standing = self._journal, self._journal[index]
-        ids = self._workflow_of(index), journal.run_id(index)
-        if standing is ItemStatus.COMPLETED or standing is ItemStatus.FAILED:
-            run = await client.get_workflow_result(*ids, job_id=journal.job_id(index))
-        elif standing is ItemStatus.PAUSED:
-            run = await client.get_workflow_run(*ids, job_id=journal.job_id(index))
+        state, status = self._state, self._state[index]
+        ids = self._workflow_of(index), state.run_id(index)
+        if status in (ItemStatus.COMPLETED, ItemStatus.FAILED):
+            run = await client.get_workflow_result(*ids, job_id=state.job_id(index))
+        elif status is ItemStatus.PAUSED:
+            run = await client.get_workflow_run(*ids, job_id=state.job_id(index))
         else:
-            self.put(index, self._entry(index, standing))
+            self._put(index, self._entry(index))
             return
-        if self._rules.folder or standing is ItemStatus.PAUSED:
-            await asyncio.to_thread(self._deliver, index, run)
+        if self._rules.folder or status is ItemStatus.PAUSED:
+            await asyncio.to_thread(self.add, index, run)
         else:
-            self._deliver(index, run)
+            self.add(index, run)
 
-    def _deliver(self, index: int, run: WorkflowRun) -> None:
-        """Put a run's end among the results; blocks where files are to be saved, or paused runs asked for."""
-        standing = self._journal[index]
+    def add(self, index: int, run: WorkflowRun) -> None:
+        """Add a finished run's result; blocks if files are saved or a pause is read."""
         try:
             if run.status is RunStatus.PAUSED:
                 output: Any = paused_result(self._client, run, self._on_paused)
@@ -154,85 +136,84 @@ class Results:
                 output = OutputDelivery(
                     self._rules,
                     workflow_id=self._workflow_of(index),
-                    run_id=run.run_id or self._journal.run_id(index),
+                    run_id=run.run_id or self._state.run_id(index),
                     fetch=self._client.download_file,
                     level=logging.DEBUG,
                 ).deliver(run.output)
         except (SimRunError, SimOutputError) as error:
-            told = run.error.message if run.error else str(error)
-            self.put(index, self._entry(index, standing, error=told))
+            self._put(index, self._entry(index, error=run.error.message if run.error else str(error)))
         else:
             if run.output_is_display_copy:
                 self.display_copies.append(index)
-            self.put(index, self._entry(index, standing, output=output))
+            self._put(index, self._entry(index, output=output))
 
-    def _entry(self, index: int, standing: ItemStatus, **more: Any) -> dict[str, Any]:
-        ran = standing not in (ItemStatus.REFUSED, ItemStatus.SKIPPED)
-        if not more and standing is ItemStatus.REFUSED:
-            more = {"error": self._journal.why(index)}
-        elif not more and standing is ItemStatus.CANCELLED:
-            more = {"error": "The run was cancelled before it completed."}
-        return {"status": _STATUS[standing], **more, "run_id": self._journal.run_id(index) if ran else None}
+    def _entry(self, index: int, **result: Any) -> dict[str, Any]:
+        status = self._state[index]
+        if not result and status is ItemStatus.REFUSED:
+            result = {"error": self._state.reason(index)}
+        elif not result and status is ItemStatus.CANCELLED:
+            result = {"error": "The run was cancelled before it completed."}
+        has_run = status not in (ItemStatus.REFUSED, ItemStatus.SKIPPED)
+        return {"status": STATUS_NAMES[status], **result, "run_id": self._state.run_id(index) if has_run else None}
 
-    # --- giving --------------------------------------------------------------------------------------------------
+    # --- delivery ------------------------------------------------------------------------------------------------
 
     def entries(self) -> Iterator[dict[str, Any]]:
-        """Of each input in their order: ``status``, ``output`` or ``error`` where there is one, and ``run_id``."""
-        for index, standing in self._standings():
-            if index in self._places:
-                yield self._read(index)
-            else:
-                yield self._entry(index, standing)
+        """Yield ``status``, ``output`` or ``error`` (if any), and ``run_id`` of each input."""
+        for index in range(len(self._state)):
+            yield self._read(index) if index in self._places else self._entry(index)
 
     def outputs(self) -> Iterator[Any]:
-        """The output of each input, in their order; None where there is none."""
+        """Yield the output of each input; None if there is none."""
         return (entry.get("output") for entry in self.entries())
 
     def deliver(self, values: Callable[[], Iterable[Any]], name: str) -> Any:
-        """Return values as the task's result: a list, or where it was stored if it is too large for that.
+        """Return the task's result: a list of values, or the path of a file if the list is too large.
 
-        :param values: gives them, as often as they are asked for.
-        :param name: of the file, without its ending.
-        :raises SimOutputError: it is too large and may not be stored, or can't be.
+        :param values: returns the values; called more than once.
+        :param name: of the file, without its extension.
+        :raises SimOutputError: the list is too large, and can't be stored.
         """
-        size, kept = 2, []
+        size, result = 2, []
         for value in values():
             size += len(as_json(value)) + 1
             if size > self._rules.max_bytes:
                 break
-            kept.append(value)
+            result.append(value)
         else:
-            return kept
-        total = len(self._journal)
+            return result
+        total = len(self._state)
         if self._rules.large != "store":
             raise SimOutputError(
-                f"The results of batch {self._journal.batch_id} are larger as JSON than max_output_bytes"
-                f" ({self._rules.max_bytes:,}): {len(kept)} of {total} fit. Set large_outputs='store' and"
+                f"The results of batch {self._state.batch_id} are larger as JSON than max_output_bytes"
+                f" ({self._rules.max_bytes:,}): {len(result)} of {total} fit. Set large_outputs='store' and"
                 " output_files_dir to get the path of a file instead, let the workflow return less, or raise"
-                " max_output_bytes. The runs themselves are over; clearing the task runs all of them afresh."
+                " max_output_bytes. All runs have finished; clearing the task starts a new batch."
             )
         lines = (as_json(value) + b"\n" for value in values())
         try:
-            path = write_file(self._rules.folder or "", self._journal.batch_id, f"{name}.jsonl", lines)
-        except Exception as error:  # each storage has its own
+            path = write_file(self._rules.folder or "", self._state.batch_id, f"{name}.jsonl", lines)
+        except Exception as error:  # any error of the storage
             raise SimOutputError(
-                f"Could not write the results of batch {self._journal.batch_id} into output_files_dir"
-                f" {self._rules.folder!r}: {type(error).__name__}: {error}. The runs themselves are over."
+                f"Could not write the results of batch {self._state.batch_id} into output_files_dir"
+                f" {self._rules.folder!r}: {type(error).__name__}: {error}. All runs have finished."
             ) from error
-        log.info("The results of batch %s are stored at %s, a line for each input.", self._journal.batch_id, path)
+        log.info("The results of batch %s are stored at %s, a line for each input.", self._state.batch_id, path)
         return {"output_path": path, "count": total}
 
     def failures(self) -> str:
-        """Which inputs failed, and why, in words."""
+        """Return which inputs failed and why, for an error message."""
         bad = self.bad
-        named = []
-        for index in bad[:_NAMED]:
+        failures = []
+        for index in bad[:_LISTED]:
             entry = self._read(index)
             of = f"workflow {self._workflow_of(index)!r}"
             run = f"run {entry['run_id']!r} of {of}" if entry["run_id"] else of
-            named.append(f"inputs[{index}] ({entry['status']}, {run}): {str(entry['error'])[:300].removesuffix('.')}")
-        more = f"; and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
-        return "; ".join(named) + more
+            failures.append(
+                f"inputs[{index}] ({entry['status']}, {run}): {str(entry['error'])[:300].removesuffix('.')}"
+            )
+        more = f"; and {len(bad) - _LISTED} more" if len(bad) > _LISTED else ""
+        return "; ".join(failures) + more
 
     def _read(self, index: int) -> dict[str, Any]:
         place, length = self._places[index]
@@ -241,6 +222,3 @@ class Results:
             encoded = self._file.read(length)
         entry: dict[str, Any] = json.loads(encoded)
         return entry
-
-    def _standings(self) -> Iterator[tuple[int, ItemStatus]]:
-        return ((index, self._journal[index]) for index in range(len(self._journal)))

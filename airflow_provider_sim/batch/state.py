@@ -1,9 +1,9 @@
-"""Which input has which run, and how it stands; no I/O.
+"""State of a batch: the status and the run ID of each input; no I/O.
 
-A run's id follows from the batch's own and the input's number, ``airflow-<batch>-<number>``; so that one id, written
-down before anything is sent, stands for ten thousand. A start that a refusal has used the id up for, and a run that
-follows a failed one, are attempts of a higher number, which is appended: ``airflow-<batch>-<number>.2``. What all
-inputs have in common takes a few characters: ``c*9998 f c``.
+Run IDs are derived from the batch ID and the input's index, ``airflow-<uuid>-<index>``, so that persisting the batch ID
+before the first request is enough to find all runs. Another attempt of an input, after its run failed or a rejection
+used up the ID, has its number appended: ``airflow-<uuid>-<index>.2``. Equal statuses are run-length encoded, as
+``c*9998 f c``.
 """
 
 from __future__ import annotations
@@ -16,235 +16,232 @@ from itertools import groupby
 from typing import Any
 
 MAX_MESSAGE = 500
-"""Characters that are kept of why an input was refused."""
+"""Characters of a rejection's reason that are kept."""
 
 MAX_MESSAGES = 100
-"""Different ones."""
+"""Number of different reasons that are kept."""
 
 
 class ItemStatus(StrEnum):
-    """How an input stands."""
+    """Status of an input."""
 
     UNSENT = "u"
-    """To be started. Whether it was once sent isn't known; Sim takes an id once, so that it may be sent again."""
+    """To be started. An earlier process may have sent it; Sim accepts an ID once, so sending it again is safe."""
     SENT = "s"
-    """Its request is under way."""
+    """Its request is in flight."""
     ACTIVE = "a"
-    """Sim has taken it."""
+    """Sim has accepted it."""
     COMPLETED = "c"
     FAILED = "f"
     CANCELLED = "x"
     PAUSED = "p"
-    """It waits for a person, and isn't waited for."""
+    """The run waits for a person, which ends polling."""
     REFUSED = "r"
-    """It never ran, or can't be found any more; :meth:`Journal.why` says why."""
+    """The run was rejected, or Sim no longer has it; see :meth:`BatchState.reason`."""
     SKIPPED = "k"
-    """Its workflow isn't deployed, and the author wants such skipped."""
+    """The workflow is not deployed, and ``skip_undeployed`` is set."""
 
     @property
     def is_open(self) -> bool:
-        """Whether there is still something to be done or to be waited for."""
+        """Whether the run is to be started or polled."""
         return self in (ItemStatus.UNSENT, ItemStatus.SENT, ItemStatus.ACTIVE)
-
-    @property
-    def is_bad(self) -> bool:
-        """Whether it counts as a failure."""
-        return self in (ItemStatus.FAILED, ItemStatus.CANCELLED, ItemStatus.REFUSED)
 
 
 class BatchState:
-    """The state of a batch.
+    """State of a batch.
 
     :param batch_id: ``airflow-`` and a UUID.
-    :param total: how many inputs there are.
+    :param total: number of inputs.
     """
 
     def __init__(self, batch_id: str, total: int) -> None:
         self.batch_id = batch_id
-        self._standings = [ItemStatus.UNSENT] * total
+        self._statuses = [ItemStatus.UNSENT] * total
         self._attempts = [1] * total
         self._counts = Counter({ItemStatus.UNSENT: total})
-        self._names: dict[int, tuple[str, str | None]] = {}
-        self._why: dict[int, str] = {}
+        self._server_ids: dict[int, tuple[str, str | None]] = {}
+        self._reasons: dict[int, str] = {}
         self._queue: deque[int] = deque(range(total))
 
     def __len__(self) -> int:
-        """How many inputs there are."""
-        return len(self._standings)
+        """Return the number of inputs."""
+        return len(self._statuses)
 
     def __getitem__(self, index: int) -> ItemStatus:
-        """How an input stands."""
-        return self._standings[index]
+        """Return the status of an input."""
+        return self._statuses[index]
 
-    def count(self, *standings: ItemStatus) -> int:
-        """How many inputs stand so."""
-        return sum(self._counts[standing] for standing in standings)
+    def __iter__(self) -> Iterator[ItemStatus]:
+        """Iterate over the statuses, in the order of the inputs."""
+        return iter(self._statuses)
 
-    def indices(self, *standings: ItemStatus) -> Iterator[int]:
-        """The inputs that stand so, in their order."""
-        return (index for index, standing in enumerate(self._standings) if standing in standings)
+    def count(self, *statuses: ItemStatus) -> int:
+        """Return the number of inputs that have one of these statuses."""
+        return sum(self._counts[status] for status in statuses)
+
+    def indices(self, *statuses: ItemStatus) -> list[int]:
+        """Return the inputs that have one of these statuses, in their order."""
+        return [index for index, status in enumerate(self._statuses) if status in statuses]
 
     @property
-    def is_over(self) -> bool:
-        """Whether nothing is to be done or to be waited for any more."""
-        return not any(self._counts[standing] for standing in ItemStatus if standing.is_open)
+    def is_finished(self) -> bool:
+        """Whether no run is to be started or polled."""
+        return not any(self._counts[status] for status in ItemStatus if status.is_open)
 
     def counts(self) -> dict[str, int]:
-        """How many inputs stand how, by a word for it."""
-        told = {"total": len(self)}
-        return told | {words: count for words, *standings in _WORDS if (count := self.count(*standings))}
+        """Return the number of inputs by status name, and the total."""
+        counts = {name: self.count(status) for status, name in STATUS_NAMES.items() if status not in _NOT_STARTED}
+        return {"total": len(self), **{name: count for name, count in counts.items() if count}}
 
-    def described(self) -> str:
-        """How many inputs have finished, run and wait, for a log line."""
+    def summary(self) -> str:
+        """Return the number of finished, running and not started inputs, for a log line."""
         counts = self.counts()
         total, running = counts.pop("total"), counts.pop("running", 0)
-        waiting = self.count(ItemStatus.UNSENT, ItemStatus.SENT)
-        finished = f"{total - running - waiting} of {total} finished"
+        not_started = self.count(*_NOT_STARTED)
+        finished = f"{total - running - not_started} of {total} finished"
         if counts:
-            finished += f" ({', '.join(f'{count} {words}' for words, count in counts.items())})"
-        rest = [f"{running} running"] * bool(running) + [f"{waiting} not started"] * bool(waiting)
+            finished += f" ({', '.join(f'{count} {name}' for name, count in counts.items())})"
+        rest = [f"{running} running"] * bool(running) + [f"{not_started} not started"] * bool(not_started)
         return ", ".join([finished, *rest])
 
-    # --- ids -----------------------------------------------------------------------------------------------------
+    # --- IDs -----------------------------------------------------------------------------------------------------
 
     def attempt(self, index: int) -> int:
-        """The number of an input's present attempt, from 1."""
+        """Return the number of an input's current attempt, from 1."""
         return self._attempts[index]
 
     def run_id(self, index: int) -> str:
-        """The id of an input's present attempt."""
-        return self._names[index][0] if index in self._names else self.own_id(index, self._attempts[index])
-
-    def job_id(self, index: int) -> str | None:
-        """Its queue entry, where the server has told one that doesn't follow from the run's id."""
-        return self._names[index][1] if index in self._names else None
-
-    def own_id(self, index: int, attempt: int) -> str:
-        """The id that we give an attempt."""
+        """Return the run ID of an input's current attempt."""
+        if index in self._server_ids:
+            return self._server_ids[index][0]
+        attempt = self._attempts[index]
         return f"{self.batch_id}-{index}" + (f".{attempt}" if attempt > 1 else "")
 
-    def read_id(self, run_id: str) -> tuple[int, int] | None:
-        """The input and the attempt that an id is of; None if it is none of ours."""
+    def job_id(self, index: int) -> str | None:
+        """Return the job ID, if the server has chosen one."""
+        return self._server_ids[index][1] if index in self._server_ids else None
+
+    def parse_run_id(self, run_id: str) -> tuple[int, int] | None:
+        """Return the input and the attempt of a run ID; None if it is not one of this batch."""
         prefix = f"{self.batch_id}-"
-        found = _OWN.fullmatch(run_id[len(prefix) :]) if run_id.startswith(prefix) else None
+        found = _SUFFIX.fullmatch(run_id[len(prefix) :]) if run_id.startswith(prefix) else None
         if found is None or int(found[1]) >= len(self):
             return None
         return int(found[1]), int(found[2] or 1)
 
     @property
-    def names(self) -> Mapping[int, tuple[str, str | None]]:
-        """The ids of runs and of their queue entries that a server has chosen itself, by input."""
-        return self._names
+    def server_ids(self) -> Mapping[int, tuple[str, str | None]]:
+        """Run IDs and job IDs that the server has chosen, by input."""
+        return self._server_ids
 
-    # --- what happens --------------------------------------------------------------------------------------------
+    # --- changes -------------------------------------------------------------------------------------------------
 
     def next_unsent(self) -> int | None:
-        """The input that is to be started next, if there is one."""
+        """Return the next input to start; None if there is none."""
         while self._queue:
-            if self._standings[self._queue[0]] is ItemStatus.UNSENT:
+            if self._statuses[self._queue[0]] is ItemStatus.UNSENT:
                 return self._queue[0]
             self._queue.popleft()
         return None
 
-    def stands(self, index: int, standing: ItemStatus, *, why: str | None = None) -> None:
-        """Take note of how an input stands now.
+    def set_status(self, index: int, status: ItemStatus, *, reason: str | None = None) -> None:
+        """Set the status of an input.
 
-        :param why: it was refused.
+        :param reason: why it was rejected.
         """
-        before = self._standings[index]
+        before = self._statuses[index]
         self._counts[before] -= 1
-        self._counts[standing] += 1
-        self._standings[index] = standing
-        if standing is ItemStatus.UNSENT and before is not ItemStatus.UNSENT:
+        self._counts[status] += 1
+        self._statuses[index] = status
+        if status is ItemStatus.UNSENT and before is not ItemStatus.UNSENT:
             self._queue.appendleft(index)
-        if why is not None:
-            self._why[index] = why[:MAX_MESSAGE]
+        if reason is not None:
+            self._reasons[index] = reason[:MAX_MESSAGE]
 
-    def is_called(self, index: int, run_id: str, job_id: str | None) -> None:
-        """Take note of the id that the server has chosen itself."""
-        self._names[index] = (run_id, job_id)
+    def set_server_id(self, index: int, run_id: str, job_id: str | None) -> None:
+        """Set the IDs that the server has chosen."""
+        self._server_ids[index] = (run_id, job_id)
 
-    def renew(self, index: int, *, least: int = 0) -> None:
-        """Go on to an input's next attempt: the present one has used its id up.
+    def next_attempt(self, index: int, *, minimum: int = 0) -> None:
+        """Increase an input's attempt, since its run ID is used up.
 
-        :param least: the attempt's number, if that is higher.
+        :param minimum: lowest number of the new attempt.
         """
-        self._attempts[index] = max(self._attempts[index] + 1, least)
-        self._names.pop(index, None)
-        self._why.pop(index, None)
+        self._attempts[index] = max(self._attempts[index] + 1, minimum)
+        self._server_ids.pop(index, None)
+        self._reasons.pop(index, None)
 
-    def why(self, index: int) -> str:
-        """Why an input was refused."""
-        return self._why.get(index, "the log of the task tells why")
+    def reason(self, index: int) -> str:
+        """Return why an input was rejected."""
+        return self._reasons.get(index, "see the task log")
 
-    # --- on paper ------------------------------------------------------------------------------------------------
+    # --- JSON ----------------------------------------------------------------------------------------------------
 
-    def written(self) -> dict[str, Any]:
-        """The state as JSON, but for :attr:`names`, which are many where there are any.
-
-        What is under way counts as not sent, since whoever reads it has to send it again.
-        """
-        said = list(dict.fromkeys(self._why.values()))[:MAX_MESSAGES]
-        numbers = {message: number for number, message in enumerate(said)}
-        return {
+    def to_dict(self) -> dict[str, Any]:
+        """Return the state as JSON, without :attr:`server_ids`. Inputs in flight count as not sent."""
+        reasons = list(dict.fromkeys(self._reasons.values()))[:MAX_MESSAGES]
+        numbers = {reason: number for number, reason in enumerate(reasons)}
+        state: dict[str, Any] = {
             "batch_id": self.batch_id,
-            "standings": squeezed(
-                ItemStatus.UNSENT if standing is ItemStatus.SENT else standing for standing in self._standings
+            "statuses": run_length_encode(
+                ItemStatus.UNSENT if status is ItemStatus.SENT else status for status in self._statuses
             ),
-            "attempts": squeezed(map(str, self._attempts)),
-            **(
-                {"why": said, "why_of": {str(i): numbers[why] for i, why in self._why.items() if why in numbers}}
-                if said
-                else {}
-            ),
+            "attempts": run_length_encode(map(str, self._attempts)),
         }
+        if reasons:
+            state["reasons"] = reasons
+            state["reason_of"] = {str(i): numbers[reason] for i, reason in self._reasons.items() if reason in numbers}
+        return state
 
     @classmethod
-    def read(cls, written: Mapping[str, Any]) -> BatchState:
-        """Read what :meth:`written` gave.
+    def from_dict(cls, value: Mapping[str, Any]) -> BatchState:
+        """Return the state that :meth:`to_dict` has returned.
 
-        :raises ValueError: it isn't that.
+        :raises ValueError: the value is not a state.
         """
         try:
-            standings = [ItemStatus(word) for word in unsqueezed(written["standings"])]
-            attempts = [int(word) for word in unsqueezed(written["attempts"])]
-            if len(standings) != len(attempts):
-                raise ValueError("its parts are of different lengths")
-            journal = cls(str(written["batch_id"]), len(standings))
-            journal._standings, journal._attempts = standings, attempts
-            journal._counts = Counter(standings)
-            said = written.get("why", [])
-            journal._why = {int(i): said[number] for i, number in written.get("why_of", {}).items()}
+            statuses = [ItemStatus(word) for word in run_length_decode(value["statuses"])]
+            attempts = [int(word) for word in run_length_decode(value["attempts"])]
+            if len(statuses) != len(attempts):
+                raise ValueError("statuses and attempts differ in length")
+            state = cls(str(value["batch_id"]), len(statuses))
+            state._statuses, state._attempts = statuses, attempts
+            state._counts = Counter(statuses)
+            reasons = value.get("reasons", [])
+            state._reasons = {int(i): reasons[number] for i, number in value.get("reason_of", {}).items()}
         except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
-            raise ValueError(f"this is no batch's state: {error}") from error
-        return journal
+            raise ValueError(f"not the state of a batch: {error}") from error
+        return state
 
 
-_WORDS = (
-    ("completed", ItemStatus.COMPLETED),
-    ("failed", ItemStatus.FAILED),
-    ("cancelled", ItemStatus.CANCELLED),
-    ("refused", ItemStatus.REFUSED),
-    ("paused", ItemStatus.PAUSED),
-    ("skipped", ItemStatus.SKIPPED),
-    ("running", ItemStatus.ACTIVE),
-)
+STATUS_NAMES = {
+    ItemStatus.COMPLETED: "completed",
+    ItemStatus.FAILED: "failed",
+    ItemStatus.CANCELLED: "cancelled",
+    ItemStatus.REFUSED: "refused",
+    ItemStatus.PAUSED: "paused",
+    ItemStatus.SKIPPED: "skipped",
+    ItemStatus.ACTIVE: "running",
+    ItemStatus.SENT: "running",
+    ItemStatus.UNSENT: "not started",
+}
+"""Names in results and XComs."""
 
-_OWN = re.compile(r"(0|[1-9][0-9]{0,8})(?:\.([1-9][0-9]{0,8}))?")
+_NOT_STARTED = (ItemStatus.UNSENT, ItemStatus.SENT)
 
-
-def squeezed(words: Iterable[str]) -> str:
-    """Words of which many that stand together are the same, as ``a*3 b``."""
-    return " ".join(
-        word if count == 1 else f"{word}*{count}"
-        for word, count in ((word, sum(1 for _ in group)) for word, group in groupby(words))
-    )
+_SUFFIX = re.compile(r"(0|[1-9][0-9]{0,8})(?:\.([1-9][0-9]{0,8}))?")
 
 
-def unsqueezed(text: str) -> list[str]:
-    """The words that :func:`squeezed` was given.
+def run_length_encode(words: Iterable[str]) -> str:
+    """Encode words, as ``a*3 b``."""
+    runs = ((word, sum(1 for _ in group)) for word, group in groupby(words))
+    return " ".join(word if count == 1 else f"{word}*{count}" for word, count in runs)
 
-    :raises ValueError: it wasn't.
+
+def run_length_decode(text: str) -> list[str]:
+    """Decode words.
+
+    :raises ValueError: a count is not a number.
     """
     words: list[str] = []
     for part in text.split():

@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from airflow_provider_sim._compat import delete_xcom, names_of
-from airflow_provider_sim.batch.chunks import in_parts, key_of
+from airflow_provider_sim.batch.chunks import chunk_key, chunked
 from airflow_provider_sim.batch.engine import BatchEngine, timeout_error
 from airflow_provider_sim.batch.reconcile import Reconciler, cancel_all, undeployed
 from airflow_provider_sim.batch.results import Results
-from airflow_provider_sim.batch.state import BatchState, ItemStatus, squeezed, unsqueezed
+from airflow_provider_sim.batch.state import BatchState, ItemStatus, run_length_decode, run_length_encode
 from airflow_provider_sim.client import (
     MAX_RUN_TIMEOUT,
     AsyncSimClient,
@@ -128,7 +128,7 @@ class TaskBatch:
     @property
     def is_finished(self) -> bool:
         """Whether there is nothing to wait for: no run is active, and none can be started."""
-        return self.state.is_over or (self._stopped is not None and not self.state.count(ItemStatus.ACTIVE))
+        return self.state.is_finished or (self._stopped is not None and not self.state.count(ItemStatus.ACTIVE))
 
     # --- start and wait ------------------------------------------------------------------------------------------
 
@@ -147,7 +147,7 @@ class TaskBatch:
                 await self._skip_undeployed(client)
             engine, throttle = self._new_engine(client)
             if deferrable:
-                await engine.start_what_fits()
+                await engine.start_available()
                 deferrable = self._can_defer(client)
             if not deferrable:
                 await self._run(client, engine)
@@ -157,7 +157,7 @@ class TaskBatch:
 
     def _can_defer(self, client: AsyncSimClient) -> bool:
         """Whether the triggerer can know the run IDs and read the inputs."""
-        if self.state.is_over:
+        if self.state.is_finished:
             return True
         if not client.accepts_run_ids:
             log.info("This Sim server (before v0.7.32) chooses run IDs itself, so the task keeps its worker.")
@@ -192,9 +192,9 @@ class TaskBatch:
             workflow_of=self._items.workflow_of,
             input_of=input_of,
             known_limit=self._known_limit,
-            write_down=self.record,
-            write_name=lambda index: self._store.record_run_ids(index, self.state.names),
-            on_end=self._add_output,
+            persist=self.record,
+            persist_id=lambda index: self._store.record_run_ids(index, self.state.server_ids),
+            on_finished=self._add_output,
         )
         if self._killed:
             self._engine.stop(_killed_error())
@@ -203,7 +203,7 @@ class TaskBatch:
     def _add_output(self, index: int, run: WorkflowRun) -> None:
         """Keep an output that is returned only once, by a server that runs everything sync."""
         if isinstance(run, WorkflowExecutionResult):
-            self.results.take(index, run)
+            self.results.add(index, run)
 
     # --- earlier tries -------------------------------------------------------------------------------------------
 
@@ -250,7 +250,7 @@ class TaskBatch:
     def _state_in(self, entry: Mapping[str, Any]) -> BatchState | None:
         if "state" in entry:
             try:
-                return BatchState.read(entry["state"])
+                return BatchState.from_dict(entry["state"])
             except ValueError as error:
                 log.warning("The state that an earlier try recorded is invalid: %s", error)
         elif "batch_id" in entry:
@@ -262,16 +262,16 @@ class TaskBatch:
         self._since = self._since_of(entry)
         self._publish()
         for index, (run_id, job_id) in self._store.run_ids(len(state)).items():
-            state.is_called(index, run_id, job_id)
+            state.set_server_id(index, run_id, job_id)
             if state[index] is ItemStatus.UNSENT:
-                state.stands(index, ItemStatus.ACTIVE)
+                state.set_status(index, ItemStatus.ACTIVE)
         await self._reconcile(client, rerun=self._options.on_error == "fail")
         for index in list(state.indices(ItemStatus.UNSENT)):
             try:
                 self._input(index)
             except SimInputError as error:  # such as a deleted file: the other inputs have runs already
-                state.stands(index, ItemStatus.REFUSED, why=str(error))
-        log.info("Resuming batch %s of an earlier try: %s.", state.batch_id, state.described())
+                state.set_status(index, ItemStatus.REFUSED, reason=str(error))
+        log.info("Resuming batch %s of an earlier try: %s.", state.batch_id, state.summary())
         self.record()
 
     def recover(self) -> None:
@@ -301,20 +301,20 @@ class TaskBatch:
         reconciler = Reconciler(client, self.state, self._items.workflow_of, rerun=bool(rerun))
         if rerun is not None:
             reconciler.reopen()
-        await reconciler.look(since=self._since, workspace_id=self._options.workspace_id)
+        await reconciler.update(since=self._since, workspace_id=self._options.workspace_id)
 
     async def _cancel_previous(self, client: AsyncSimClient, state: BatchState, entry: Mapping[str, Any]) -> None:
         """Cancel the active runs of a batch that was cleared, or whose inputs have changed."""
         try:
             workflows = [str(name) for name in entry["workflows"]["ids"]]
-            of = [workflows[int(number)] for number in unsqueezed(entry["workflows"]["of"])]
+            of = [workflows[int(number)] for number in run_length_decode(entry["workflows"]["of"])]
         except (KeyError, IndexError, TypeError, ValueError):
             return
         if not self._options.cancel_on_kill or len(of) != len(state):
             return
         try:
             reconciler = Reconciler(client, state, of.__getitem__)
-            await reconciler.look(since=self._since_of(entry), workspace_id=self._options.workspace_id)
+            await reconciler.update(since=self._since_of(entry), workspace_id=self._options.workspace_id)
             if state.count(ItemStatus.ACTIVE):
                 result = await cancel_all(client, state, of.__getitem__, retry=SHUTDOWN_RETRY)
                 log.info("Batch %s: the task was cleared or changed. %s", state.batch_id, result)
@@ -333,17 +333,17 @@ class TaskBatch:
         missing = await undeployed(client, self._items.workflows)
         for index in list(self.state.indices(ItemStatus.UNSENT)):
             if self._items.workflow_of(index) in missing:
-                self.state.stands(index, ItemStatus.SKIPPED)
+                self.state.set_status(index, ItemStatus.SKIPPED)
         if missing:
             count = self.state.count(ItemStatus.SKIPPED)
             log.warning("%d inputs are skipped; not deployed: %s.", count, ", ".join(sorted(missing)))
 
     def record(self) -> None:
         """Persist the state."""
-        self._store.record({"state": self.state.written(), "since": self._since, "workflows": self._workflows()})
+        self._store.record({"state": self.state.to_dict(), "since": self._since, "workflows": self._workflows()})
 
     def _workflows(self) -> dict[str, Any]:
-        return {"ids": list(self._items.workflows), "of": squeezed(map(str, self._items.of))}
+        return {"ids": list(self._items.workflows), "of": run_length_encode(map(str, self._items.of))}
 
     def _publish(self) -> None:
         log.info("Batch %s has %d inputs.", self.state.batch_id, len(self._items))
@@ -363,9 +363,9 @@ class TaskBatch:
 
         if not self._input_parts:  # otherwise the first deferral has pushed them
             unsent = self.state.indices(ItemStatus.UNSENT, ItemStatus.SENT)
-            for part, (first, text) in enumerate(in_parts((index, self._input(index)) for index in unsent)):
+            for part, (first, text) in enumerate(chunked((index, self._input(index)) for index in unsent)):
                 self._input_parts.append(first)
-                self._context["ti"].xcom_push(key=key_of(part), value=text)
+                self._context["ti"].xcom_push(key=chunk_key(part), value=text)
         self.record()
         worker_state = {
             "deadline": self.deadline,
@@ -375,7 +375,7 @@ class TaskBatch:
             "result_parts": self._result_parts,
         }
         return SimBatchTrigger(
-            state=self.state.written(),
+            state=self.state.to_dict(),
             workflows=self._workflows(),
             task=names_of(self._context["ti"]),
             since=time.time(),
@@ -408,7 +408,7 @@ class TaskBatch:
         self._gather()
         if len(self.results) == stored:
             return
-        lines, name = self.results.written(stored), _RESULTS_NAME.format(self._result_parts)
+        lines, name = self.results.dump(stored), _RESULTS_NAME.format(self._result_parts)
         if self._options.output_files_dir:
             write_file(self._options.output_files_dir, self.state.batch_id, name, lines)
         else:
@@ -418,13 +418,13 @@ class TaskBatch:
     def _load_results(self, name: str) -> None:
         folder, ti = self._options.output_files_dir, self._context["ti"]
         if folder:
-            self.results.read(read_file(folder, self.state.batch_id, name))
+            self.results.load(read_file(folder, self.state.batch_id, name))
         else:
             text = ti.xcom_pull(task_ids=ti.task_id, key=name, map_indexes=ti.map_index) or ""
-            self.results.read(text.encode("utf-8", "surrogatepass").splitlines())
+            self.results.load(text.encode("utf-8", "surrogatepass").splitlines())
 
     def _delete_temporary_xcoms(self) -> None:
-        keys = [*map(key_of, range(len(self._input_parts))), *map(_RESULTS_NAME.format, range(self._result_parts))]
+        keys = [*map(chunk_key, range(len(self._input_parts))), *map(_RESULTS_NAME.format, range(self._result_parts))]
         for key in keys:
             delete_xcom(names_of(self._context["ti"]), key)
 
@@ -462,13 +462,13 @@ class TaskBatch:
             raise error  # nothing was started
         timed_out = isinstance(error, SimRunTimeoutError)
         may_run = timed_out or self.state.count(ItemStatus.ACTIVE, ItemStatus.SENT)
-        if may_run and self._poll() and self.state.is_over:
+        if may_run and self._poll() and self.state.is_finished:
             return self.result()
         if timed_out:
             cancelled = self.state.count(ItemStatus.CANCELLED)
             self._cancel("its timeout has passed", _TIMEOUT_CANCEL_SECONDS)
             self._poll()
-            if self.state.is_over and self.state.count(ItemStatus.CANCELLED) == cancelled:
+            if self.state.is_finished and self.state.count(ItemStatus.CANCELLED) == cancelled:
                 return self.result()  # all of them completed before they could be cancelled
         try:
             self._gather()
@@ -497,7 +497,7 @@ class TaskBatch:
         asyncio.run(gather())
 
     def _inputs_failed_error(self) -> SimError:
-        rejection = self._engine.refusal if self._engine is not None else None
+        rejection = self._engine.rejection if self._engine is not None else None
         bad, total = len(self.results.bad), len(self._items)
         if rejection is not None and bad == total == self.state.count(ItemStatus.REFUSED):
             return rejection  # the same for all inputs
@@ -545,7 +545,7 @@ class TaskBatch:
                 ", ".join(map(str, copies[:20])) + (" …" if len(copies) > 20 else ""),
             )
             self._push({DISPLAY_COPIES_KEY: copies})
-        log.info("Batch %s: %s.", self.state.batch_id, self.state.described())
+        log.info("Batch %s: %s.", self.state.batch_id, self.state.summary())
         self._push({COUNTS_KEY: self.state.counts()})
 
     # --- cancellation --------------------------------------------------------------------------------------------
@@ -605,7 +605,7 @@ def read_batch_event(event: Mapping[str, Any] | None, *, total: int) -> BatchEve
     given = event if isinstance(event, dict) else {}
     status, worker_state = given.get("status"), given.get("worker_state") or {}
     try:
-        state = BatchState.read(given.get("state") or {})
+        state = BatchState.from_dict(given.get("state") or {})
     except ValueError:
         state = None
     if state is None or len(state) != total:

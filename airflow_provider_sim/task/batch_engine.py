@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_sim.batch.engine import BatchEngine, Terms, wait_by
+from airflow_provider_sim.batch.engine import BatchEngine, wait_by
 from airflow_provider_sim.client import AsyncSimClient, ClientSettings, RetryPolicy
 from airflow_provider_sim.polling.poller import poller_for
 from airflow_provider_sim.rate_limits import StartThrottle, rate_limits_for
@@ -54,17 +54,11 @@ def new_engine(
     engine = BatchEngine(
         client,
         wait_by(poller_for(settings), workflow_of(0), options.workspace_id),
+        options,
         workflow_of=workflow_of,
         input_of=input_of,
-        journal=state,
+        state=state,
         throttle=throttle,
-        terms=Terms(
-            poll_interval=options.poll_interval,
-            deadline=options.deadline or 0.0,
-            on_paused=options.on_paused,
-            run_timeout=options.run_timeout,
-            skip_undeployed=options.skip_undeployed,
-        ),
         **callbacks,
     )
     return engine, throttle

@@ -11,7 +11,7 @@ from airflow.triggers.base import TriggerEvent
 from airflow_provider_sim._compat import read_xcom
 from airflow_provider_sim.batch.chunks import DeferredInputs
 from airflow_provider_sim.batch.reconcile import Reconciler, cancel_all
-from airflow_provider_sim.batch.state import BatchState, ItemStatus, unsqueezed
+from airflow_provider_sim.batch.state import BatchState, ItemStatus, run_length_decode
 from airflow_provider_sim.client import AsyncSimClient
 from airflow_provider_sim.task.batch_engine import batch_client, new_engine
 from airflow_provider_sim.triggers.base import CANCEL_RETRY, SimTriggerBase
@@ -55,8 +55,8 @@ class SimBatchTrigger(SimTriggerBase):
         self.names = task
         self.since = since
         self.worker_state = worker_state
-        self._state = BatchState.read(state)
-        self._workflow_numbers = [int(number) for number in unsqueezed(workflows["of"])]
+        self._state = BatchState.from_dict(state)
+        self._workflow_numbers = [int(number) for number in run_length_decode(workflows["of"])]
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class path and the arguments, as plain JSON."""
@@ -68,7 +68,7 @@ class SimBatchTrigger(SimTriggerBase):
         settings = await self._hook().get_async_settings()
         async with batch_client(settings) as client:
             reconciler = Reconciler(client, self._state, self._workflow_of)
-            await reconciler.look_for_started(since=self.since, workspace_id=self.run_options.workspace_id)
+            await reconciler.update(since=self.since, workspace_id=self.run_options.workspace_id, unsent_only=True)
             engine, _ = new_engine(
                 client,
                 self.run_options,
@@ -97,5 +97,5 @@ class SimBatchTrigger(SimTriggerBase):
 
     def _event(self, status: str, **more: Any) -> TriggerEvent:
         return TriggerEvent(
-            {"status": status, "state": self._state.written(), "worker_state": self.worker_state, **more}
+            {"status": status, "state": self._state.to_dict(), "worker_state": self.worker_state, **more}
         )

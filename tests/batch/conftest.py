@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from airflow_provider_sim.batch.engine import BatchEngine, Terms, wait_by
+from airflow_provider_sim.batch.engine import BatchEngine, wait_by
 from airflow_provider_sim.batch.reconcile import Reconciler
 from airflow_provider_sim.batch.state import BatchState, ItemStatus
 from airflow_provider_sim.client.flows import forget_servers
@@ -19,6 +19,7 @@ from airflow_provider_sim.emulator.runs import Run
 from airflow_provider_sim.exceptions import SimError
 from airflow_provider_sim.polling.poller import RunPoller
 from airflow_provider_sim.rate_limits import RateLimits, StartThrottle
+from airflow_provider_sim.task.run_options import RunOptions
 from tests.virtual_time import VirtualSim, now
 
 BATCH = "airflow-b"
@@ -30,7 +31,7 @@ class BatchScene:
     :param count: how many inputs.
     :param seconds: that each of their runs takes, or what says so by their number.
     :param how: by an input's number, more of what its run does.
-    :ivar journal: how the batch stands.
+    :ivar state: of the batch.
     :ivar most_at_once: runs.
     """
 
@@ -48,11 +49,11 @@ class BatchScene:
         self.sim.deploy("w", "other")
         self.sim.state.limits.usage_limit = 1e9
         self.count, self.seconds, self.how, self.workflow_of = count, seconds, how, workflow_of
-        self.journal = BatchState(BATCH, count)
+        self.state = BatchState(BATCH, count)
         self.began = now()
         self.most_at_once = 0
         self.ends: dict[int, str] = {}
-        self.written_down: list[dict[str, Any]] = []
+        self.persisted: list[dict[str, Any]] = []
         self.lose: Callable[[httpx.Request], bool] = lambda request: False
         self.sim.state.start_listeners.append(self._count)
         self._answer, self.sim._answer = self.sim._answer, self._maybe_lost  # type: ignore[method-assign]
@@ -65,7 +66,7 @@ class BatchScene:
         self.client.on_rate_limit = self.limits.on_response
         self.poller = RunPoller(self.sim.client(), clock=now, limits=RateLimits(now))
 
-    def engine(self, *, maximum: int | None = None, known: int | None = None, **terms: Any) -> BatchEngine:
+    def engine(self, *, maximum: int | None = None, known: int | None = None, **options: Any) -> BatchEngine:
         """What sees the batch through."""
 
         async def input_of(index: int) -> Any:
@@ -78,13 +79,13 @@ class BatchScene:
         return BatchEngine(
             self.client,
             wait_by(self.poller, "w", "space"),
+            RunOptions(**{"poll_interval": 10.0, "deadline": now() + 7 * 86400.0, **options}),
             workflow_of=self.workflow_of,
             input_of=input_of,
-            journal=self.journal,
+            state=self.state,
             throttle=self.throttle,
-            terms=Terms(**{"poll_interval": 10.0, "deadline": now() + 7 * 86400.0, **terms}),
-            write_down=lambda: self.written_down.append(self.journal.written()),
-            on_end=lambda index, run: self.ends.update({index: run.status.value}),
+            persist=lambda: self.persisted.append(self.state.to_dict()),
+            on_finished=lambda index, run: self.ends.update({index: run.status.value}),
             clock=now,
         )
 
@@ -94,11 +95,11 @@ class BatchScene:
         await engine.run()
         return engine
 
-    async def survey(self, *, rerun: bool = False, workspace_id: str | None = "space") -> None:
+    async def reconcile(self, *, rerun: bool = False, workspace_id: str | None = "space") -> None:
         """Ask the server what it knows."""
-        survey = Reconciler(self.client, self.journal, self.workflow_of, rerun=rerun)
-        survey.reopen()
-        await survey.look(since=self.began, workspace_id=workspace_id)
+        reconciler = Reconciler(self.client, self.state, self.workflow_of, rerun=rerun)
+        reconciler.reopen()
+        await reconciler.update(since=self.began, workspace_id=workspace_id)
 
     @property
     def started(self) -> Counter[int]:
@@ -123,7 +124,7 @@ class BatchScene:
     def assert_each_ran_once(self, *, completed: bool = False) -> None:
         """No input was forgotten, and none was run twice; and all are written down as completed, if that is asked."""
         assert self.started == Counter(range(self.count))
-        assert not completed or self.journal.written()["standings"] == f"c*{self.count}"
+        assert not completed or self.state.to_dict()["statuses"] == f"c*{self.count}"
 
     def _count(self, run: Run) -> None:
         if self.count <= 3000:

@@ -1,4 +1,4 @@
-"""The journal: whatever happens, it is small, can be read again, and gives no two runs one id."""
+"""State of a batch: small, restored from JSON, with unique run IDs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from airflow_provider_sim.batch.state import MAX_MESSAGE, MAX_MESSAGES, BatchState, ItemStatus, squeezed, unsqueezed
+from airflow_provider_sim.batch.state import (
+    MAX_MESSAGE,
+    MAX_MESSAGES,
+    BatchState,
+    ItemStatus,
+    run_length_decode,
+    run_length_encode,
+)
 from airflow_provider_sim.client.ids import check_run_id
 from airflow_provider_sim.client.steps import new_run_id
 
@@ -17,144 +24,147 @@ BATCH = "airflow-00000000-0000-4000-8000-000000000000"
 
 
 @given(st.lists(st.sampled_from(["a", "b", "12", "c"])))
-def test_squeezing_loses_nothing(words):
-    assert unsqueezed(squeezed(words)) == words
+def test_run_length_encoding_is_lossless(words):
+    assert run_length_decode(run_length_encode(words)) == words
 
 
 class TestSize:
-    def test_ten_thousand_runs_take_a_line(self):
-        journal = BatchState(BATCH, 10_000)
+    def test_a_typical_batch(self):
+        state = BatchState(BATCH, 10_000)
         for index in range(10_000):
-            journal.stands(index, ItemStatus.FAILED if index % 2500 == 7 else ItemStatus.COMPLETED)
-        assert len(json.dumps(journal.written())) < 250
+            state.set_status(index, ItemStatus.FAILED if index % 2500 == 7 else ItemStatus.COMPLETED)
+        assert len(json.dumps(state.to_dict())) < 250
 
-    def test_and_the_worst_of_cases_fits_into_a_task_s_state(self):
-        journal = BatchState(BATCH, 10_000)
+    def test_the_largest_state_fits_into_a_task_state_value(self):
+        state = BatchState(BATCH, 10_000)
         for index in range(10_000):
-            journal.stands(index, ItemStatus.REFUSED if index % 2 else ItemStatus.COMPLETED)
+            state.set_status(index, ItemStatus.REFUSED if index % 2 else ItemStatus.COMPLETED)
             if index % 2:
-                journal.renew(index)
-        assert len(json.dumps(journal.written())) < 65_535
+                state.next_attempt(index)
+        assert len(json.dumps(state.to_dict())) < 65_535
 
-    def test_reasons_are_cut_and_said_once(self):
-        journal = BatchState(BATCH, 10_000)
+    def test_reasons_are_truncated_and_limited(self):
+        state = BatchState(BATCH, 10_000)
         for index in range(10_000):
-            journal.stands(index, ItemStatus.REFUSED, why=f"{index % 200} " + "x" * 1000)
-        written = journal.written()
-        assert len(written["why"]) == MAX_MESSAGES
-        assert max(map(len, written["why"])) == MAX_MESSAGE
-        read = BatchState.read(written)
-        assert read.why(7) == journal.why(7)
-        assert "log" in read.why(199), "those beyond the most that are kept"
+            state.set_status(index, ItemStatus.REFUSED, reason=f"{index % 200} " + "x" * 1000)
+        value = state.to_dict()
+        assert len(value["reasons"]) == MAX_MESSAGES
+        assert max(map(len, value["reasons"])) == MAX_MESSAGE
+        read = BatchState.from_dict(value)
+        assert read.reason(7) == state.reason(7)
+        assert "log" in read.reason(199), "not kept"
 
 
 class TestIds:
     @given(st.integers(1, 20_000), st.data())
-    def test_an_id_tells_its_input_and_attempt(self, total, data):
-        journal = BatchState(new_run_id(), total)
+    def test_a_run_id_contains_input_and_attempt(self, total, data):
+        state = BatchState(new_run_id(), total)
         index = data.draw(st.integers(0, total - 1))
         for _ in range(data.draw(st.integers(0, 3))):
-            journal.renew(index)
-        run_id = check_run_id(journal.run_id(index))
-        assert journal.read_id(run_id) == (index, journal.attempt(index))
+            state.next_attempt(index)
+        run_id = check_run_id(state.run_id(index))
+        assert state.parse_run_id(run_id) == (index, state.attempt(index))
 
     @given(st.text(max_size=20))
-    def test_others_tell_nothing(self, text):
-        journal = BatchState(BATCH, 3)
-        found = journal.read_id(f"{BATCH}-{text}")
-        assert found is None or f"{BATCH}-{text}" == journal.own_id(*found)
-        assert journal.read_id(text) is None
+    def test_other_ids(self, text):
+        state = BatchState(BATCH, 3)
+        if found := state.parse_run_id(f"{BATCH}-{text}"):
+            index, attempt = found
+            if attempt > 1:
+                state.next_attempt(index, minimum=attempt)
+            assert state.run_id(index) == f"{BATCH}-{text}".removesuffix(".1")
+        assert state.parse_run_id(text) is None
 
-    def test_one_beyond_the_last_input_is_none_of_ours(self):
-        assert BatchState(BATCH, 3).read_id(f"{BATCH}-3") is None
+    def test_an_index_beyond_the_last_input(self):
+        assert BatchState(BATCH, 3).parse_run_id(f"{BATCH}-3") is None
 
-    def test_what_the_server_calls_a_run_goes_before_and_ends_with_the_attempt(self):
-        journal = BatchState(BATCH, 3)
-        journal.is_called(1, "of the server", "job-7")
-        assert (journal.run_id(1), journal.job_id(1)) == ("of the server", "job-7")
-        journal.renew(1)
-        assert (journal.run_id(1), journal.job_id(1)) == (f"{BATCH}-1.2", None)
+    def test_ids_of_the_server_until_the_next_attempt(self):
+        state = BatchState(BATCH, 3)
+        state.set_server_id(1, "of the server", "job-7")
+        assert (state.run_id(1), state.job_id(1)) == ("of the server", "job-7")
+        state.next_attempt(1)
+        assert (state.run_id(1), state.job_id(1)) == (f"{BATCH}-1.2", None)
 
 
 @pytest.mark.parametrize(
-    "written",
+    "value",
     [
         {},
         {"batch_id": BATCH},
-        {"batch_id": BATCH, "standings": "q", "attempts": "1"},
-        {"batch_id": BATCH, "standings": "c*2", "attempts": "1"},
-        {"batch_id": BATCH, "standings": "c", "attempts": "one"},
-        {"batch_id": BATCH, "standings": None, "attempts": None},
-        {"batch_id": BATCH, "standings": "r", "attempts": "1", "why": [], "why_of": {"0": 3}},
-        {"batch_id": BATCH, "standings": "c", "attempts": "1", "why_of": []},
+        {"batch_id": BATCH, "statuses": "q", "attempts": "1"},
+        {"batch_id": BATCH, "statuses": "c*2", "attempts": "1"},
+        {"batch_id": BATCH, "statuses": "c", "attempts": "one"},
+        {"batch_id": BATCH, "statuses": None, "attempts": None},
+        {"batch_id": BATCH, "statuses": "r", "attempts": "1", "reasons": [], "reason_of": {"0": 3}},
+        {"batch_id": BATCH, "statuses": "c", "attempts": "1", "reason_of": []},
     ],
 )
-def test_what_is_no_journal_is_refused(written):
-    with pytest.raises(ValueError, match="no batch's state"):
-        BatchState.read(written)
+def test_invalid_json(value):
+    with pytest.raises(ValueError, match="not the state of a batch"):
+        BatchState.from_dict(value)
 
 
 class AnyCourse(RuleBasedStateMachine):
-    """Starts, refusals, ends and deaths in any order, beside a plain model."""
+    """Starts, rejections, outcomes and crashes in any order, compared with a model."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.journal = BatchState(BATCH, 6)
+        self.state = BatchState(BATCH, 6)
         self.model = dict.fromkeys(range(6), ("u", 1))
         self.used: set[str] = set()
 
-    def those(self, *standings: str) -> list[int]:
-        return [index for index, (standing, _) in self.model.items() if standing in standings]
+    def having(self, *statuses: str) -> list[int]:
+        return [index for index, (status, _) in self.model.items() if status in statuses]
 
-    def move(self, index: int, standing: ItemStatus, attempt: int | None = None) -> None:
-        self.journal.stands(index, standing)
-        self.model[index] = (standing.value, attempt or self.model[index][1])
+    def move(self, index: int, status: ItemStatus, attempt: int | None = None) -> None:
+        self.state.set_status(index, status)
+        self.model[index] = (status.value, attempt or self.model[index][1])
 
-    @precondition(lambda self: self.those("u"))
+    @precondition(lambda self: self.having("u"))
     @rule()
     def send(self):
-        index = self.journal.next_unsent()
-        assert index in self.those("u")
-        self.used.add(self.journal.run_id(index))
+        index = self.state.next_unsent()
+        assert index in self.having("u")
+        self.used.add(self.state.run_id(index))
         self.move(index, ItemStatus.SENT)
 
-    @precondition(lambda self: self.those("s"))
+    @precondition(lambda self: self.having("s"))
     @rule(data=st.data(), spent=st.booleans())
-    def refuse(self, data, spent):
-        index = data.draw(st.sampled_from(self.those("s")))
+    def reject(self, data, spent):
+        index = data.draw(st.sampled_from(self.having("s")))
         if spent:
-            self.journal.renew(index)
-            assert self.journal.run_id(index) not in self.used, "an id that is used up never comes back"
+            self.state.next_attempt(index)
+            assert self.state.run_id(index) not in self.used, "a used ID is never reused"
         self.move(index, ItemStatus.UNSENT, self.model[index][1] + spent)
-        assert self.journal.next_unsent() == index, "what was refused comes next"
+        assert self.state.next_unsent() == index, "a rejected input is next"
 
-    @precondition(lambda self: self.those("s"))
+    @precondition(lambda self: self.having("s"))
     @rule(data=st.data())
     def accept(self, data):
-        self.move(data.draw(st.sampled_from(self.those("s"))), ItemStatus.ACTIVE)
+        self.move(data.draw(st.sampled_from(self.having("s"))), ItemStatus.ACTIVE)
 
-    @precondition(lambda self: self.those("a"))
+    @precondition(lambda self: self.having("a"))
     @rule(
         data=st.data(),
-        end=st.sampled_from([ItemStatus.COMPLETED, ItemStatus.FAILED, ItemStatus.CANCELLED, ItemStatus.PAUSED]),
+        status=st.sampled_from([ItemStatus.COMPLETED, ItemStatus.FAILED, ItemStatus.CANCELLED, ItemStatus.PAUSED]),
     )
-    def end(self, data, end):
-        self.move(data.draw(st.sampled_from(self.those("a"))), end)
+    def finish(self, data, status):
+        self.move(data.draw(st.sampled_from(self.having("a"))), status)
 
     @rule()
-    def die_and_read(self):
-        self.journal = BatchState.read(json.loads(json.dumps(self.journal.written())))
-        for index in self.those("s"):
+    def crash_and_restore(self):
+        self.state = BatchState.from_dict(json.loads(json.dumps(self.state.to_dict())))
+        for index in self.having("s"):
             self.model[index] = ("u", self.model[index][1])
 
     @invariant()
     def agrees_with_the_model(self):
-        assert [self.journal[index].value for index in range(6)] == [standing for standing, _ in self.model.values()]
-        assert [self.journal.attempt(index) for index in range(6)] == [attempt for _, attempt in self.model.values()]
-        for standing in ItemStatus:
-            assert self.journal.count(standing) == len(list(self.journal.indices(standing)))
-        assert self.journal.is_over == (not self.those("u", "s", "a"))
-        assert (self.journal.next_unsent() is None) == (not self.those("u"))
+        assert [self.state[index].value for index in range(6)] == [status for status, _ in self.model.values()]
+        assert [self.state.attempt(index) for index in range(6)] == [attempt for _, attempt in self.model.values()]
+        for status in ItemStatus:
+            assert self.state.count(status) == len(list(self.state.indices(status)))
+        assert self.state.is_finished == (not self.having("u", "s", "a"))
+        assert (self.state.next_unsent() is None) == (not self.having("u"))
 
 
 TestAnyCourse = AnyCourse.TestCase

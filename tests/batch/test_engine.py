@@ -1,4 +1,4 @@
-"""Batches under real limits and real faults, in virtual time."""
+"""Batches with the limits of plans and with faults, in virtual time."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from tests.virtual_time import now, run
 DOWN = {"error": {"code": "SERVICE_UNAVAILABLE", "message": "down"}}
 
 
-def those_starts(wanted):
-    """A choice of requests: those that start a run, if their number, from 1, is ``wanted``."""
+def start_requests(wanted):
+    """Return a filter for requests that start a run, by their number from 1."""
     numbers = itertools.count(1)
     return lambda request: is_start(request) and wanted(next(numbers))
 
@@ -56,12 +56,12 @@ class TestLimits:
             pytest.param(None, 1500, 10, 1500 / 240, id="self-hosted: the address's requests", marks=pytest.mark.slow),
         ],
     )
-    def test_each_plan_is_used_to_the_full_and_refuses_next_to_nothing(self, plan, count, seconds, ideal):
+    def test_full_use_of_every_plan_with_few_rejections(self, plan, count, seconds, ideal):
         async def main():
             scene = BatchScene(count, seconds, plan=plan)
             await scene.run()
             scene.assert_each_ran_once()
-            assert scene.journal.written()["standings"] == f"c*{count}"
+            assert scene.state.to_dict()["statuses"] == f"c*{count}"
             assert scene.minutes < 1.15 * ideal + 1.0
             assert scene.burnt <= 15
             assert scene.sim.refused == scene.burnt, "no bucket of requests was ever empty"
@@ -76,7 +76,7 @@ class TestLimits:
             pytest.param(None, 2000, 0.5, id="self-hosted", marks=pytest.mark.slow),
         ],
     )
-    def test_the_old_api_s_plans_are_read_in_the_usage_report(self, plan, count, ideal):
+    def test_legacy_limits_come_from_the_usage_report(self, plan, count, ideal):
         async def main():
             scene = BatchScene(count, 1.0, plan=plan, profile="v0.8-legacy")
             await scene.run()
@@ -88,7 +88,7 @@ class TestLimits:
 
         run(main())
 
-    def test_a_plan_s_executions_are_minded_where_they_are_fewer_than_its_requests(self):
+    def test_fewer_executions_than_requests(self):
         async def main():
             scene = few_executions()
             await scene.run()
@@ -98,7 +98,7 @@ class TestLimits:
 
         run(main())
 
-    def test_without_a_usage_report_refusals_teach(self):
+    def test_without_a_usage_report(self):
         async def main():
             scene = few_executions()
             scene.sim.refuse("usage-limits", status=500)
@@ -108,7 +108,7 @@ class TestLimits:
 
         run(main())
 
-    def test_the_author_s_limit_is_kept(self):
+    def test_max_active_runs(self):
         async def main():
             scene = BatchScene(40, 20)
             await scene.run(maximum=7)
@@ -118,7 +118,7 @@ class TestLimits:
 
         run(main())
 
-    def test_runs_of_others_make_it_slower_and_their_ends_faster_again(self):
+    def test_other_runs_of_the_account(self):
         async def main():
             scene = BatchScene(200, 30, plan="free")
             for number in range(8):
@@ -131,13 +131,13 @@ class TestLimits:
 
         run(main())
 
-    def test_several_batches_on_one_account_settle(self):
+    def test_several_batches_of_one_account(self):
         async def main():
             scenes = [BatchScene(60, 10, plan="free")]
             first = scenes[0]
             for number in (1, 2):
                 scene = BatchScene(60, 10)
-                scene.sim, scene.journal = first.sim, BatchState(f"airflow-{number}", 60)
+                scene.sim, scene.state = first.sim, BatchState(f"airflow-{number}", 60)
                 scene.new_process()
                 scenes.append(scene)
             await asyncio.gather(*(scene.run() for scene in scenes))
@@ -158,7 +158,7 @@ class TestLimits:
 
         run(main())
 
-    def test_what_was_learnt_saves_the_next_process_from_learning_it(self):
+    def test_a_known_concurrency_limit(self):
         async def main():
             scene = BatchScene(40, 30, plan="free")
             await scene.run(known=10)
@@ -167,15 +167,15 @@ class TestLimits:
         run(main())
 
 
-class TestWrittenDown:
-    def test_an_attempt_is_before_it_is_sent(self):
+class TestPersistence:
+    def test_an_attempt_is_persisted_before_it_is_sent(self):
         async def main():
             scene = BatchScene(60, 30, plan="free")
             at_start = []
 
             def look(found):
-                index, attempt = scene.journal.read_id(found.run_id)
-                noted = BatchState.read(scene.written_down[-1]).attempt(index) if scene.written_down else 1
+                index, attempt = scene.state.parse_run_id(found.run_id)
+                noted = BatchState.from_dict(scene.persisted[-1]).attempt(index) if scene.persisted else 1
                 at_start.append((attempt, noted))
 
             scene.sim.state.start_listeners.append(look)
@@ -186,14 +186,14 @@ class TestWrittenDown:
         run(main())
 
 
-class TestStartingWhatFits:
+class TestStartAvailable:
     @pytest.mark.slow
-    def test_as_many_as_sim_takes_at_once_and_waits_for_none(self):
+    def test_up_to_the_concurrency_limit(self):
         async def main():
             scene = BatchScene(100, 600, plan="free")
             engine = scene.engine()
-            await engine.start_what_fits()
-            assert scene.journal.written()["standings"] == "a*10 u*90"
+            await engine.start_available()
+            assert scene.state.to_dict()["statuses"] == "a*10 u*90"
             assert scene.minutes < 0.1
             assert scene.throttle.concurrency.known == 10
             await engine.run()
@@ -201,30 +201,30 @@ class TestStartingWhatFits:
 
         run(main())
 
-    def test_all_of_them_where_it_takes_all(self):
+    def test_all_without_a_limit(self):
         async def main():
             scene = BatchScene(100, 600)
-            await scene.engine().start_what_fits()
-            assert scene.journal.written()["standings"] == "a*100"
+            await scene.engine().start_available()
+            assert scene.state.to_dict()["statuses"] == "a*100"
 
         run(main())
 
     @pytest.mark.parametrize(
         "plan", ["free", *(pytest.param(plan, marks=pytest.mark.slow) for plan in ("pro", "team", "enterprise")), None]
     )
-    def test_the_rest_is_left_after_a_few_seconds(self, plan):
+    def test_it_ends_after_a_few_seconds(self, plan):
         async def main():
             earlier = BatchScene(400, 1, plan=plan)
-            await earlier.engine(deadline=now() + 30).start_what_fits()
-            earlier.journal = BatchState("airflow-b2", 400)
+            await earlier.engine(deadline=now() + 30).start_available()
+            earlier.state = BatchState("airflow-b2", 400)
             began = now()
-            await earlier.engine().start_what_fits()
+            await earlier.engine().start_available()
             assert now() - began <= STARTING_ON_WORKER
-            assert earlier.journal.count(ItemStatus.SENT) == 0
+            assert earlier.state.count(ItemStatus.SENT) == 0
 
         run(main())
 
-    def test_starts_without_a_response_are_left(self):
+    def test_starts_without_a_response_are_abandoned(self):
         async def main():
             scene = BatchScene(20, 30)
             answer = scene.sim._answer
@@ -236,11 +236,11 @@ class TestStartingWhatFits:
                 return response
 
             scene.client.transport = httpx.MockTransport(hang_from_the_fifth)
-            await scene.engine().start_what_fits()
+            await scene.engine().start_available()
             assert scene.minutes <= (STARTING_ON_WORKER + UNANSWERED_ON_WORKER + 2) / 60
-            assert scene.journal.count(ItemStatus.SENT) == 0
+            assert scene.state.count(ItemStatus.SENT) == 0
             scene.new_process()
-            await scene.survey()
+            await scene.reconcile()
             await scene.run()
             scene.assert_each_ran_once(completed=True)
 
@@ -249,7 +249,7 @@ class TestStartingWhatFits:
 
 class TestFaults:
     @pytest.mark.slow
-    def test_an_outage_costs_time(self):
+    def test_a_short_outage(self):
         async def main():
             scene = BatchScene(300, 20, plan="pro")
             until = now() + 240
@@ -260,7 +260,7 @@ class TestFaults:
 
         run(main())
 
-    def test_a_server_that_is_gone_is_given_up_and_the_runs_with_it(self):
+    def test_a_long_outage_fails_the_batch(self):
         async def main():
             scene = BatchScene(300, 20, plan="pro")
 
@@ -272,11 +272,11 @@ class TestFaults:
             with pytest.raises(SimConnectionError):
                 await scene.run()
             assert 5 < scene.minutes < 20
-            assert scene.journal.count(ItemStatus.ACTIVE, ItemStatus.UNSENT) > 100
+            assert scene.state.count(ItemStatus.ACTIVE, ItemStatus.UNSENT) > 100
 
         run(main())
 
-    def test_starts_that_fail_although_runs_can_be_seen_stop_the_starting(self):
+    def test_failing_starts_stop_starting(self):
         async def main():
             scene = BatchScene(50, 120)
             scene.sim.fault = lambda request: (
@@ -284,46 +284,46 @@ class TestFaults:
             )
             engine = await scene.run()
             assert isinstance(engine.stopped, SimServerError)
-            assert scene.journal.count(ItemStatus.COMPLETED) == len(scene.runs)
-            assert scene.journal.count(ItemStatus.UNSENT) == 50 - len(scene.runs)
+            assert scene.state.count(ItemStatus.COMPLETED) == len(scene.runs)
+            assert scene.state.count(ItemStatus.UNSENT) == 50 - len(scene.runs)
 
         run(main())
 
     @pytest.mark.parametrize("profile", ["v0.8", "v0.8-legacy"])
-    def test_lost_answers_start_nothing_twice(self, profile):
+    def test_lost_responses_start_no_run_twice(self, profile):
         async def main():
             scene = BatchScene(100, 5, profile=profile)
-            scene.lose = those_starts(lambda number: number % 3 == 0)
+            scene.lose = start_requests(lambda number: number % 3 == 0)
             await scene.run()
             scene.assert_each_ran_once(completed=True)
 
         run(main())
 
-    def test_where_the_server_chooses_ids_a_lost_answer_is_that_input_s_failure(self):
+    def test_a_lost_response_fails_the_input_if_the_server_chooses_ids(self):
         async def main():
             scene = BatchScene(10, 5, profile="v0.6.40")
-            scene.lose = those_starts(lambda number: number == 5)
+            scene.lose = start_requests(lambda number: number == 5)
             await scene.run()
-            assert scene.journal.count(ItemStatus.COMPLETED) == 9
-            assert scene.journal.count(ItemStatus.REFUSED) == 1
+            assert scene.state.count(ItemStatus.COMPLETED) == 9
+            assert scene.state.count(ItemStatus.REFUSED) == 1
 
         run(main())
 
-    def test_a_run_that_sim_has_forgotten_is_lost(self):
+    def test_a_run_that_is_not_found_fails_its_input(self):
         async def main():
             scene = BatchScene(3, 50)
             engine = scene.engine()
-            await engine.start_what_fits()
+            await engine.start_available()
             scene.sim.forget(scene.runs[1])
             await engine.run()
-            assert scene.journal.written()["standings"] == "c r c"
-            assert "no such run" in scene.journal.why(1)
+            assert scene.state.to_dict()["statuses"] == "c r c"
+            assert "no such run" in scene.state.reason(1)
 
         run(main())
 
 
-class TestWhatCanNotBeMended:
-    def test_an_input_that_sim_refuses_is_that_input_s_failure(self):
+class TestNonRetryableErrors:
+    def test_an_invalid_input_fails_alone(self):
         async def main():
             scene = BatchScene(5, 1)
             scene.sim.fault = lambda request: (
@@ -332,45 +332,45 @@ class TestWhatCanNotBeMended:
                 else None
             )
             engine = await scene.run()
-            assert scene.journal.written()["standings"] == "c*2 r c*2"
-            assert "not so" in scene.journal.why(2)
-            assert isinstance(engine.refusal, SimInputError)
+            assert scene.state.to_dict()["statuses"] == "c*2 r c*2"
+            assert "not so" in scene.state.reason(2)
+            assert isinstance(engine.rejection, SimInputError)
 
         run(main())
 
-    def test_a_workflow_that_is_not_there_is_asked_for_once(self):
+    def test_a_missing_workflow_fails_its_inputs(self):
         async def main():
             scene = BatchScene(100, 1, workflow_of=lambda index: "nowhere" if index % 2 else "w")
             engine = await scene.run()
-            assert scene.journal.count(ItemStatus.COMPLETED) == scene.journal.count(ItemStatus.REFUSED) == 50
-            assert isinstance(engine.refusal, SimNotFoundError)
+            assert scene.state.count(ItemStatus.COMPLETED) == scene.state.count(ItemStatus.REFUSED) == 50
+            assert isinstance(engine.rejection, SimNotFoundError)
             assert scene.sim.sent("nowhere/execute") < 10
 
         run(main())
 
     @pytest.mark.parametrize("skip", [True, False])
-    def test_one_that_is_not_deployed_may_be_skipped(self, skip):
+    def test_an_undeployed_workflow_fails_or_skips_its_inputs(self, skip):
         async def main():
             scene = BatchScene(20, 1, workflow_of=lambda index: "undeployed" if index % 2 else "w")
             engine = await scene.run(skip_undeployed=skip)
-            assert scene.journal.count(ItemStatus.SKIPPED if skip else ItemStatus.REFUSED) == 10
-            assert (engine.refusal is None) if skip else isinstance(engine.refusal, SimWorkflowNotDeployedError)
+            assert scene.state.count(ItemStatus.SKIPPED if skip else ItemStatus.REFUSED) == 10
+            assert (engine.rejection is None) if skip else isinstance(engine.rejection, SimWorkflowNotDeployedError)
 
         run(main())
 
-    def test_money_that_runs_out_stops_the_starting_and_not_the_runs(self):
+    def test_the_usage_limit_stops_starting(self):
         async def main():
             scene = BatchScene(40, 30, plan="pro")
             scene.sim.state.limits.usage_limit = 0.1
             engine = await scene.run()
             assert isinstance(engine.stopped, SimUsageLimitError)
-            done = scene.journal.count(ItemStatus.COMPLETED)
+            done = scene.state.count(ItemStatus.COMPLETED)
             assert 15 < done < 30
-            assert scene.journal.count(ItemStatus.UNSENT) == 40 - done
+            assert scene.state.count(ItemStatus.UNSENT) == 40 - done
 
         run(main())
 
-    def test_a_wrong_key_is_tried_once(self):
+    def test_an_invalid_key_is_sent_once(self):
         async def main():
             scene = BatchScene(40, 30)
             scene.client.set_api_key("sk-sim-wrong")
@@ -382,26 +382,26 @@ class TestWhatCanNotBeMended:
         run(main())
 
 
-class TestTheDeadline:
-    def test_ends_the_waiting_and_the_starting(self):
+class TestDeadline:
+    def test_it_ends_the_batch(self):
         async def main():
             scene = BatchScene(100, 90, plan="free")
             with pytest.raises(SimRunTimeoutError, match="10 of 100 runs were still running, and 70 not started"):
                 await scene.run(deadline=now() + 200)
-            assert scene.journal.written()["standings"] == "c*20 a*10 u*70"
+            assert scene.state.to_dict()["statuses"] == "c*20 a*10 u*70"
             assert scene.minutes < 200 / 60 + 1
 
         run(main())
 
-    def test_a_last_look_falls_on_it(self):
+    def test_the_last_poll_is_at_the_deadline(self):
         async def main():
             scene = BatchScene(5, 95)
             await scene.run(deadline=now() + 100, poll_interval=60)
-            assert scene.journal.is_over
+            assert scene.state.is_finished
 
         run(main())
 
-    def test_what_hangs_is_left(self):
+    def test_hanging_requests_are_abandoned(self):
         async def main():
             scene = BatchScene(5, 30)
 
@@ -425,21 +425,21 @@ class TestTheDeadline:
 
 class TestPauses:
     @pytest.mark.parametrize("on_paused", ["fail", "return"])
-    def test_end_the_waiting_where_the_author_wants_that(self, on_paused):
+    def test_they_end_polling_if_wanted(self, on_paused):
         async def main():
             scene = BatchScene(20, 5, how=lambda index: {"end": "paused"} if index % 10 == 3 else {})
             await scene.run(on_paused=on_paused)
-            assert [index for index in range(20) if scene.journal[index] is ItemStatus.PAUSED] == [3, 13]
-            assert scene.journal.count(ItemStatus.COMPLETED) == 18
+            assert [index for index in range(20) if scene.state[index] is ItemStatus.PAUSED] == [3, 13]
+            assert scene.state.count(ItemStatus.COMPLETED) == 18
 
         run(main())
 
-    def test_or_are_waited_for_while_others_go_on(self):
+    def test_or_are_awaited_during_other_runs(self):
         async def main():
             scene = BatchScene(60, 5, plan="free", how=lambda index: {"end": "paused"} if index < 10 else {})
             waiting = asyncio.create_task(scene.run())
             await asyncio.sleep(1800)
-            assert scene.journal.count(ItemStatus.COMPLETED) == 50, "paused runs take no place in the plan for ever"
+            assert scene.state.count(ItemStatus.COMPLETED) == 50, "paused runs take no place in the plan for ever"
             for found in scene.runs:
                 if found.status == "paused":
                     found.resume({})
@@ -449,8 +449,8 @@ class TestPauses:
         run(main())
 
 
-class TestDeath:
-    """A process dies at any moment; another goes on with what was written down, or with the id alone."""
+class TestCrashes:
+    """A process dies at any moment; another goes on with the persisted state, or with the id alone."""
 
     @staticmethod
     async def die_and_go_on(
@@ -461,16 +461,16 @@ class TestDeath:
             await asyncio.sleep(moment)
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-            if knows == "the id":
-                scene.journal = BatchState(BATCH, scene.count)
-            elif knows == "what was written down":
-                scene.journal = BatchState.read(
-                    scene.written_down[-1] if scene.written_down else BatchState(BATCH, scene.count).written()
+            if knows == "the ID":
+                scene.state = BatchState(BATCH, scene.count)
+            elif knows == "the persisted state":
+                scene.state = BatchState.from_dict(
+                    scene.persisted[-1] if scene.persisted else BatchState(BATCH, scene.count).to_dict()
                 )
             else:
-                scene.journal = BatchState.read(scene.journal.written())
+                scene.state = BatchState.from_dict(scene.state.to_dict())
             scene.new_process()
-            await scene.survey(rerun=rerun, workspace_id=workspace_id)
+            await scene.reconcile(rerun=rerun, workspace_id=workspace_id)
         await scene.run()
 
     @pytest.mark.slow
@@ -478,7 +478,7 @@ class TestDeath:
         moments=st.lists(st.floats(0.0, 400.0), min_size=1, max_size=4),
         plan=st.sampled_from(["free", "pro", None]),
         profile=st.sampled_from(["v0.8", "v0.8-legacy"]),
-        knows=st.sampled_from(["the id", "what was written down", "all"]),
+        knows=st.sampled_from(["the ID", "the persisted state", "all"]),
         workspace_id=st.sampled_from(["space", None]),
         seconds=st.sampled_from([0.0, 5.0, 60.0]),
         queued=st.sampled_from([0.0, 15.0]),
@@ -489,18 +489,18 @@ class TestDeath:
         async def main():
             scene = BatchScene(40, seconds, plan=plan, profile=profile)
             scene.sim.state.queue_delay = queued
-            scene.lose = those_starts(lambda number: lost > 0 and number % lost == 0)
+            scene.lose = start_requests(lambda number: lost > 0 and number % lost == 0)
             await self.die_and_go_on(scene, moments, knows=knows, workspace_id=workspace_id)
             scene.assert_each_ran_once(completed=True)
-            assert {scene.journal.read_id(found.run_id)[0]: found.run_id for found in scene.runs} == {
-                index: scene.journal.run_id(index) for index in range(40)
+            assert {scene.state.parse_run_id(found.run_id)[0]: found.run_id for found in scene.runs} == {
+                index: scene.state.run_id(index) for index in range(40)
             }
 
         run(main())
 
-    @pytest.mark.parametrize("knows", ["the id", "what was written down", "all"])
+    @pytest.mark.parametrize("knows", ["the ID", "the persisted state", "all"])
     @pytest.mark.parametrize("profile", ["v0.8", "v0.8-legacy"])
-    def test_failures_are_run_again_by_the_next_try_and_kept_by_the_same(self, knows, profile):
+    def test_failed_runs_are_repeated_by_the_next_try_only(self, knows, profile):
         async def main(rerun):
             scene = BatchScene(30, 5, profile=profile, how=lambda index: {"end": "failed"} if index in (3, 4) else {})
             await self.die_and_go_on(scene, [500.0], knows=knows, rerun=rerun)
@@ -508,37 +508,37 @@ class TestDeath:
 
         kept = run(main(rerun=False))
         kept.assert_each_ran_once()
-        assert kept.journal.written()["standings"] == "c*3 f*2 c*25"
+        assert kept.state.to_dict()["statuses"] == "c*3 f*2 c*25"
         again = run(main(rerun=True))
         assert again.started[3] == again.started[4] == 2
         assert again.started.total() == 32
-        assert again.journal.run_id(3) == f"{BATCH}-3.2"
+        assert again.state.run_id(3) == f"{BATCH}-3.2"
 
     @pytest.mark.slow
-    def test_a_survey_costs_a_request_for_a_thousand_runs(self):
+    def test_reconciliation_takes_a_request_per_thousand_runs(self):
         async def main():
             scene = BatchScene(2500, 1.0)
             scene.limits._starts._maximum = scene.limits._starts._rate = 1e9
             await scene.run()
-            scene.journal = BatchState(BATCH, 2500)
+            scene.state = BatchState(BATCH, 2500)
             scene.new_process()
             before = scene.sim.sent()
-            await scene.survey()
-            assert scene.journal.written()["standings"] == "c*2500"
+            await scene.reconcile()
+            assert scene.state.to_dict()["statuses"] == "c*2500"
             assert scene.sim.sent() - before == 3
 
         run(main())
 
-    def test_without_lists_it_ends_where_nothing_was_started(self):
+    def test_without_lists_reconciliation_ends_after_the_started_runs(self):
         async def main():
             scene = BatchScene(1000, 600, profile="v0.8-legacy")
             engine = scene.engine(maximum=100)
-            await engine.start_what_fits()
-            scene.journal = BatchState(BATCH, 1000)
+            await engine.start_available()
+            scene.state = BatchState(BATCH, 1000)
             scene.new_process()
             before = scene.sim.sent()
-            await scene.survey()
-            assert scene.journal.written()["standings"] == "a*100 u*900"
+            await scene.reconcile()
+            assert scene.state.to_dict()["statuses"] == "a*100 u*900"
             assert scene.sim.sent() - before < 140
 
         run(main())

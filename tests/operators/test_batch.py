@@ -18,7 +18,7 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
 
 from airflow_provider_sim import rate_limits
-from airflow_provider_sim.batch.chunks import key_of
+from airflow_provider_sim.batch.chunks import chunk_key
 from airflow_provider_sim.emulator.workflows import BlockError, Pausing
 from airflow_provider_sim.exceptions import (
     SimAuthenticationError,
@@ -32,7 +32,6 @@ from airflow_provider_sim.exceptions import (
     SimWorkflowNotDeployedError,
 )
 from airflow_provider_sim.operators.batch import SimExecuteWorkflowBatchOperator
-from airflow_provider_sim.task import batch as task_batch
 from airflow_provider_sim.task.run_store import BATCH_KEY
 from airflow_provider_sim.triggers import batch as batch_triggers
 from tests.operators.conftest import TaskInstance, fire, rebuilt
@@ -310,8 +309,8 @@ class TestTriggerer:
     def test_starts_remaining_inputs(self, run_batch, emulator, context):
         assert run_batch(operator(numbers(16, seconds=0.3), deferrable=True, max_active_runs=4)) == doubled(16)
         [(deferral, event)] = context["deferrals"]
-        assert deferral.trigger.serialize()[1]["state"]["standings"] == "a*4 u*12"
-        assert event["state"]["standings"] == "c*16"
+        assert deferral.trigger.serialize()[1]["state"]["statuses"] == "a*4 u*12"
+        assert event["state"]["statuses"] == "c*16"
         assert started(emulator) == Counter(range(16))
 
     def test_arguments_contain_neither_inputs_nor_key(self, context, emulator):
@@ -325,11 +324,10 @@ class TestTriggerer:
         assert "Mustermann" not in told
         assert emulator.api_key not in told
         assert len(told) < 3000
-        assert "Mustermann" in context["ti"].xcoms[key_of(0)]
+        assert "Mustermann" in context["ti"].xcoms[chunk_key(0)]
 
     def test_inputs_are_read_in_parts(self, run_batch, emulator, context, monkeypatch):
-        monkeypatch.setattr("airflow_provider_sim.batch.chunks.PART_BYTES", 50)
-        monkeypatch.setattr(task_batch, "in_parts", lambda inputs, size=50, cut=task_batch.in_parts: cut(inputs, size))
+        monkeypatch.setattr("airflow_provider_sim.batch.chunks.CHUNK_BYTES", 50)
         assert run_batch(operator(numbers(30), deferrable=True, max_active_runs=5)) == doubled(30)
         assert len(context["deferrals"][0][0].trigger.worker_state["firsts"]) > 5
 
@@ -383,7 +381,7 @@ class TestTriggerer:
         context["ti"].xcoms.clear()
         event = fire(deferral.value.trigger, context["ti"])
         assert event["status"] == "error"
-        with pytest.raises(SimBatchError, match="Somebody has deleted the task's XComs"):
+        with pytest.raises(SimBatchError, match="which was deleted"):
             operator(numbers(20)).execute_complete(context, event)
 
     def test_worker_fetches_outputs_before_sim_deletes_them(self, run_batch, context, emulator, monkeypatch, tmp_path):
@@ -414,12 +412,12 @@ class TestTriggerer:
             operator(numbers(3)).execute_complete(context, event)
 
     def test_event_of_other_inputs_is_an_error(self, context, emulator):
-        event = {"status": "finished", "state": {"batch_id": "airflow-x", "standings": "c*2", "attempts": "1*2"}}
+        event = {"status": "finished", "state": {"batch_id": "airflow-x", "statuses": "c*2", "attempts": "1*2"}}
         with pytest.raises(SimError, match="inputs were changed"):
             operator(numbers(3)).execute_complete(context, event)
 
     def test_event_with_an_unknown_status_is_an_error(self, context, emulator):
-        event = {"status": "hm", "state": {"batch_id": "airflow-x", "standings": "c*3", "attempts": "1*3"}}
+        event = {"status": "hm", "state": {"batch_id": "airflow-x", "statuses": "c*3", "attempts": "1*3"}}
         with pytest.raises(SimError, match="unknown status 'hm'"):
             operator(numbers(3)).execute_complete(context, event)
 
@@ -434,14 +432,14 @@ class TestDurability:
         from airflow_provider_sim.batch.engine import BatchEngine
 
         with monkeypatch.context() as patch:
-            begins = BatchEngine._began_run
+            begins = BatchEngine._on_started
 
             def dies(self, index, started):
                 if len(emulator.runs) >= after:
                     raise Killed
                 return begins(self, index, started)
 
-            patch.setattr(BatchEngine, "_began_run", dies)
+            patch.setattr(BatchEngine, "_on_started", dies)
             with pytest.raises(Killed):
                 operator(numbers(20), **arguments).execute(context)
         gc.collect()  # what it left open: here, and not in the midst of another test
