@@ -80,7 +80,7 @@ def _async(
     async def method(self: AsyncSimClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return await self._run(flow(self._flows, *args, **kwargs))
 
-    copy_metadata(method, flow)
+    copy_metadata("AsyncSimClient", method, flow)
     return method
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import time
 from collections.abc import Callable
@@ -195,9 +194,10 @@ def given(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def copy_metadata(method: Callable[..., Any], flow: Callable[..., Any]) -> None:
+def copy_metadata(client: str, method: Any, flow: Callable[..., Any]) -> None:
     """Give a client method the name, docstring and signature of its flow, with the result in place of the flow."""
-    functools.update_wrapper(method, flow)
+    method.__name__, method.__doc__ = flow.__name__, flow.__doc__
+    method.__qualname__ = f"{client}.{flow.__name__}"
     result = flow.__annotations__["return"].removeprefix("Flow[").removesuffix("]")
     method.__annotations__ = {**flow.__annotations__, "return": result}
-    method.__signature__ = inspect.signature(flow).replace(return_annotation=result)  # type: ignore[attr-defined]
+    method.__signature__ = inspect.signature(flow).replace(return_annotation=result)

@@ -73,7 +73,7 @@ def _sync(flow: Callable[Concatenate[Flows, P], Flow[T]]) -> Callable[Concatenat
     def method(self: SimClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return self._run(flow(self._flows, *args, **kwargs))
 
-    copy_metadata(method, flow)
+    copy_metadata("SimClient", method, flow)
     return method
 
 

@@ -7,8 +7,7 @@ import itertools
 
 import httpx
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from airflow_provider_sim.batch.engine import STARTING_ON_WORKER, UNANSWERED_ON_WORKER
 from airflow_provider_sim.batch.state import BatchState, ItemStatus

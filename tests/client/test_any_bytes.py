@@ -6,8 +6,7 @@ import contextlib
 import json
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from airflow_provider_sim.client.api import legacy, v2
 from airflow_provider_sim.client.api.http import Response, rate_limit_info, retry_after

@@ -6,8 +6,11 @@ import ast
 import inspect
 from pathlib import Path
 
+import pytest
+
 import airflow_provider_sim
 from airflow_provider_sim import client
+from airflow_provider_sim.client.flows import Flows
 
 PACKAGE = Path(airflow_provider_sim.__file__).parent
 
@@ -33,3 +36,13 @@ def test_nothing_outside_imports_below_the_face():
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("airflow_provider_sim.client.")
     ]
     assert below == []
+
+
+@pytest.mark.parametrize("cls", [client.SimClient, client.AsyncSimClient])
+def test_methods_have_the_signatures_and_docstrings_of_their_flows(cls):
+    method, flow = cls.get_workflow_run, Flows.get_workflow_run
+    assert method.__doc__ == flow.__doc__
+    assert method.__qualname__ == f"{cls.__name__}.get_workflow_run"
+    assert inspect.signature(method).parameters == inspect.signature(flow).parameters
+    assert inspect.signature(method).return_annotation == "WorkflowRun"
+    assert inspect.iscoroutinefunction(method) is (cls is client.AsyncSimClient)

@@ -11,8 +11,7 @@ from unittest.mock import patch
 
 import httpx
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
+from hypothesis import example, given, settings, strategies as st
 
 from airflow_provider_sim.client.models import RunStatus
 from tests.polling.conftest import Scene, together

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from airflow_provider_sim.client.models import RunStatus, WorkflowRun
 from airflow_provider_sim.polling.cursor import OVERLAP, Cursor, cursors_of

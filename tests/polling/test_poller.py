@@ -24,8 +24,7 @@ from airflow_provider_sim.exceptions import (
     SimRunTimeoutError,
     SimServerError,
 )
-from airflow_provider_sim.polling import RunPollState
-from airflow_provider_sim.polling import poller as poller_module
+from airflow_provider_sim.polling import RunPollState, poller as poller_module
 from airflow_provider_sim.polling.poller import KEPT_OPEN, MOST_LENT, poller_for
 from tests.polling.conftest import together
 from tests.virtual_time import EPOCH, now
