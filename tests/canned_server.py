@@ -1,4 +1,4 @@
-"""A server that answers with what a test lays out for it, over a real socket: also with what no server should."""
+"""An HTTP server on a real socket with canned responses, including malformed ones."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from typing import Any, Self
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer.
+    """A canned response.
 
-    :param body: bytes as they are; anything else as JSON.
-    :param cut: bytes of the body after which the connection is reset.
-    :param delay: seconds before anything is sent.
-    :param silent: hang up without a word.
+    :param body: bytes are sent as they are, other values as JSON.
+    :param cut: number of body bytes before the connection is reset.
+    :param delay: seconds before the response.
+    :param silent: close the connection without a response.
     """
 
     status: int = 200
@@ -32,7 +32,7 @@ class Answer:
     silent: bool = False
 
     def raw(self) -> tuple[bytes, bytes]:
-        """Head and body as they go over the wire."""
+        """Return head and body as bytes."""
         body = self.body if isinstance(self.body, bytes) else json.dumps(self.body).encode()
         kind = {} if isinstance(self.body, bytes) else {"content-type": "application/json"}
         headers = {"content-length": str(len(body)), "connection": "close", **kind, **self.headers}
@@ -42,7 +42,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Got:
-    """One request; header names in lower case."""
+    """A received request; header names in lower case."""
 
     method: str
     path: str
@@ -51,19 +51,19 @@ class Got:
 
     @property
     def json(self) -> Any:
-        """The body."""
+        """The parsed body."""
         return json.loads(self.body)
 
     @property
     def run_id(self) -> str | None:
-        """The run id that the caller chose."""
+        """The caller's run ID."""
         return self.headers.get("x-run-id") or self.headers.get("x-execution-id")
 
 
 class CannedServer:
-    """Gives its answers one after the other, and the last one for ever.
+    """Returns its responses one after the other, and repeats the last one.
 
-    :param answers: what to say; an answer for one path only as a pair of a part of the path and the answer.
+    :param answers: responses; a pair of a part of the path and a response applies to these paths only.
     """
 
     def __init__(self, *answers: Answer | tuple[str, Answer], tls: ssl.SSLContext | None = None) -> None:
@@ -75,12 +75,12 @@ class CannedServer:
         self._thread = threading.Thread(target=self._serve, daemon=True)
 
     def __enter__(self) -> Self:
-        """Begin to listen."""
+        """Start the server."""
         self._thread.start()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        """Stop."""
+        """Stop the server."""
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self._thread.join(timeout=5)
@@ -104,7 +104,7 @@ class CannedServer:
             head, body = answer.raw()
             if not answer.silent:
                 connection.sendall(head + body[: answer.cut])
-            if answer.cut is not None or answer.silent:  # reset, so that the reader can't take it for the end
+            if answer.cut is not None or answer.silent:  # reset, so that the reader can't mistake it for the end
                 time.sleep(0.05 if answer.cut else 0.0)  # what was sent and isn't read yet would be lost
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         connection.close()
@@ -140,7 +140,7 @@ def _nothing() -> bytes:
 
 
 def closed_port() -> int:
-    """A port at which nobody listens."""
+    """Return a port that refuses connections."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -148,29 +148,29 @@ def closed_port() -> int:
 
 @contextlib.contextmanager
 def canned(*answers: Answer | tuple[str, Answer]) -> Iterator[CannedServer]:
-    """A canned server for a ``with`` block."""
+    """Run a server for a ``with`` block."""
     with CannedServer(*answers) as server:
         yield server
 
 
 @contextlib.contextmanager
 def held(first: bytes, rest: bytes = b"") -> Iterator[tuple[str, threading.Event]]:
-    """Give one caller the first bytes of an answer, and the rest once the event is set; yields the address and it."""
-    go_on = threading.Event()
+    """Send one client the first bytes of a response, and the rest when the event is set; yield URL and event."""
+    released = threading.Event()
 
     def serve() -> None:
         connection, _ = listener.accept()
         with connection, contextlib.suppress(OSError):
             connection.recv(65536)
             connection.sendall(first)
-            go_on.wait(20)
+            released.wait(20)
             connection.sendall(rest)
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=serve)
         thread.start()
         try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}", go_on
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}", released
         finally:
-            go_on.set()
+            released.set()
             thread.join(20)

@@ -14,7 +14,7 @@ from cryptography.x509.oid import NameOID
 
 
 def self_signed(path: Path) -> ssl.SSLContext:
-    """Make a certificate for 127.0.0.1, write it and its key to a file, and return what a server needs to show it."""
+    """Create a self-signed certificate for 127.0.0.1 in a file; return the server's TLS context."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "sim.test")])
     now = datetime.datetime.now(datetime.UTC)
@@ -35,7 +35,7 @@ def self_signed(path: Path) -> ssl.SSLContext:
 
 
 def authority(path: Path) -> ssl.SSLContext:
-    """Make a CA, write its certificate to a file, and return the context of a server at 127.0.0.1 that it signed."""
+    """Create a CA and write its certificate to a file; return the TLS context of a server at 127.0.0.1."""
     now = datetime.datetime.now(datetime.UTC)
     ca_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
     ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Test CA")])

@@ -1,4 +1,4 @@
-"""The code of README and docs, as copied into a DAG file; the emulator's pages have tests of their own."""
+"""Python code of README and docs runs as a DAG file; the pages on the emulator and on testing have separate tests."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ path = "paper.pdf"
 def tickets():
     return [{"text": "hi"}]
 """
-"""What the pages leave out: their readers' imports, and tasks of theirs."""
+"""Imports and tasks that the examples omit."""
 
 
 def run(code: str, where: str, names: dict[str, Any]) -> None:
@@ -47,7 +47,7 @@ def run(code: str, where: str, names: dict[str, Any]) -> None:
 
 
 @needs_airflow("3.0", "airflow.sdk")
-def test_the_first_code_is_a_whole_dag_file():
+def test_first_readme_example_is_a_complete_dag_file():
     file = ast.parse(CODE["README.md"][0].replace("…", "echo"))
     call = file.body.pop()
     assert isinstance(call, ast.Expr), "the file defines a DAG and never makes it"
@@ -62,11 +62,11 @@ def test_the_first_code_is_a_whole_dag_file():
     }
 
 
-@needs_airflow("3.1", "tasks for people")
+@needs_airflow("3.1", "HITLOperator")
 @pytest.mark.parametrize("page", CODE)
-def test_all_code_makes_tasks(page):
+def test_examples_create_tasks(page):
     names: dict[str, Any] = {}
-    run(AROUND, "what the pages leave out", names)
+    run(AROUND, "omitted code", names)
     for number, code in enumerate(CODE[page]):
         with names["DAG"](f"code_{number}") as dag:
             run(code, f"{page}, code {number + 1}", names)

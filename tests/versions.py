@@ -1,4 +1,4 @@
-"""Which Airflow the tests run on, and what is tested only where it has come."""
+"""Version of Airflow, and a marker for tests that need a newer one."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ AIRFLOW = Version(__version__)
 
 
 def needs_airflow(version: str, what: str) -> pytest.MarkDecorator:
-    """Skip a test where Airflow doesn't have yet what it tests.
+    """Skip a test on Airflow before ``version``.
 
-    :param what: came with that version.
+    :param what: the feature of that version.
     """
-    return pytest.mark.skipif(Version(version) > AIRFLOW, reason=f"Airflow {version} brought {what}")
+    return pytest.mark.skipif(Version(version) > AIRFLOW, reason=f"Airflow {version} or later is required: {what}")
