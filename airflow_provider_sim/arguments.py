@@ -95,7 +95,7 @@ def one_of(choices: Any) -> Rule:
 def workflow_id(value: Any) -> None:
     """Accept a workflow ID.
 
-    :raises SimInputError: with advice of its own.
+    :raises SimInputError: the ID is invalid.
     """
     check_workflow_id(value)
 
@@ -103,7 +103,7 @@ def workflow_id(value: Any) -> None:
 def run_id(value: Any) -> None:
     """Accept a run ID.
 
-    :raises SimInputError: with advice of its own.
+    :raises SimInputError: the ID is invalid.
     """
     check_run_id(value)
 

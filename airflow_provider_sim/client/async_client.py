@@ -272,7 +272,7 @@ class AsyncSimClient(BaseClient):
 
 
 def limited(client: AsyncSimClient, requests: int) -> AsyncSimClient:
-    """Return a client that shares the connections of ``client`` and has at most ``requests`` requests in flight.
+    """Return a client that shares the connections of ``client`` and has up to ``requests`` requests in flight.
 
     Only requests take one of these slots, not the delays between retries: a rate-limited call holds none.
     """

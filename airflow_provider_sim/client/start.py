@@ -1,4 +1,4 @@
-"""Flow that starts a workflow at most once, also if a response is lost."""
+"""Start flow: at most one run, also if a response is lost."""
 
 from __future__ import annotations
 

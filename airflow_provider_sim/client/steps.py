@@ -85,7 +85,7 @@ class StepOptions:
     :param timeout: seconds for the response; default: the client's.
     :param stream: the response may be a stream.
     :param deadline: seconds since the epoch after which no retry starts.
-    :param delays: a delay budget of its own; default: that of the flow.
+    :param delays: a separate delay budget; default: that of the flow.
     """
 
     retry: RetryPolicy | None = None

@@ -15,9 +15,6 @@ from airflow_provider_sim.exceptions import Outcome, SimInputError, SimResponseE
 MAX_FILE_BYTES = 20 * 1024 * 1024
 """The largest file that Sim stores; a file in an input must also fit into a request."""
 
-OUTPUT_FILE_LIFETIME = 300.0
-"""Seconds after which the URL of an output's file expires; it can't be renewed."""
-
 
 @dataclass(frozen=True, slots=True)
 class OutputFile:
