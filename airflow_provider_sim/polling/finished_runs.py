@@ -16,6 +16,7 @@ from functools import partial
 from itertools import islice
 from math import inf
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from airflow_provider_sim.client import (
     LISTED_STATUSES,
@@ -439,13 +440,13 @@ async def _paged(
 
 @dataclass(slots=True)
 class _Streams:
-    """The streams of one event loop."""
+    """The streams in use on one event loop; an entry is dropped with the last trigger or producer that uses it."""
 
-    of_accounts: dict[str, FinishedRunStream] = field(default_factory=dict)
-    of_connections: dict[str, FinishedRunStream] = field(default_factory=dict)
+    of_accounts: WeakValueDictionary[str, FinishedRunStream] = field(default_factory=WeakValueDictionary)
+    of_connections: WeakValueDictionary[str, FinishedRunStream] = field(default_factory=WeakValueDictionary)
 
 
-_streams: dict[asyncio.AbstractEventLoop, _Streams] = {}
+_streams: WeakKeyDictionary[asyncio.AbstractEventLoop, _Streams] = WeakKeyDictionary()
 
 
 def finished_runs_for(connection: str, account: str | None = None) -> FinishedRunStream:
@@ -454,9 +455,8 @@ def finished_runs_for(connection: str, account: str | None = None) -> FinishedRu
     :param connection: the connection ID.
     :param account: hash of server and API key; None for the one that was last given for the connection.
     """
-    for loop in [loop for loop in _streams if loop.is_closed()]:
-        del _streams[loop]
     streams = _streams.setdefault(asyncio.get_running_loop(), _Streams())
-    if account is not None:
-        streams.of_connections[connection] = streams.of_accounts.setdefault(account, FinishedRunStream())
-    return streams.of_connections[connection]
+    if account is None:
+        return streams.of_connections[connection]
+    stream = streams.of_connections[connection] = streams.of_accounts.setdefault(account, FinishedRunStream())
+    return stream

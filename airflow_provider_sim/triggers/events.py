@@ -72,6 +72,7 @@ class SimRunEventTrigger(BaseEventTrigger):
         self.triggers = [triggers] if isinstance(triggers, str) else None if triggers is None else list(triggers)
         self.sim_conn_id = sim_conn_id
         self.poll_interval = seconds(poll_interval)
+        self._stream: FinishedRunStream | None = None
         self._check_arguments()
 
     def _check_arguments(self) -> None:
@@ -109,7 +110,7 @@ class SimRunEventTrigger(BaseEventTrigger):
         except Exception as error:  # Airflow's, too, where a trigger can't read a connection at this point
             self.log.info("The stream is shared within connection %r only: %s", self.sim_conn_id, error)
             account = f"connection {self.sim_conn_id}"
-        finished_runs_for(self.sim_conn_id, account)
+        self._stream = finished_runs_for(self.sim_conn_id, account)  # keeps it alive until the trigger ends
         return "airflow_provider_sim.runs", account
 
     @classmethod
@@ -121,9 +122,8 @@ class SimRunEventTrigger(BaseEventTrigger):
 
     async def filter_shared_stream(self, shared_stream: AsyncIterator[Batch]) -> AsyncIterator[TriggerEvent]:
         """Emit an event for this trigger's part of each batch."""
-        from airflow_provider_sim.polling.finished_runs import finished_runs_for
-
-        stream = finished_runs_for(self.sim_conn_id)
+        stream = self._stream
+        assert stream is not None, "Airflow calls shared_stream_key first"
         listener = self._listener(await self._load())
         stream.join(listener)
         try:

@@ -690,11 +690,12 @@ class TestSharing:
 
         assert asyncio.run(main()) is not asyncio.run(main()), "each event loop has its own"
 
-    def test_those_of_a_closed_loop_are_forgotten(self):
+    def test_streams_are_dropped_with_their_last_user(self):
         async def main():
-            finished_runs_for("a", "account")
-            return asyncio.get_running_loop()
+            stream = finished_runs_for("a", "account")
+            assert finished_runs_for("a") is stream
+            del stream
+            with pytest.raises(KeyError):
+                finished_runs_for("a")
 
-        first = asyncio.run(main())
         asyncio.run(main())
-        assert first not in finished_runs._streams
