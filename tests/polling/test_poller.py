@@ -596,7 +596,7 @@ class TestDeadlines:
 
         started_at = 0.0
         scene = play(timed)
-        assert "last seen queued" in str(scene.outcomes["run-0"])
+        assert "last status: queued" in str(scene.outcomes["run-0"])
 
     def test_a_rate_limited_poll_at_the_deadline_times_out(self, play):
         async def script(scene):
