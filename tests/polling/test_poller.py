@@ -581,7 +581,7 @@ class TestDeadlines:
         scene = play(script)
         assert scene.outcomes["run-0"].status is RunStatus.COMPLETED, "it ended after the last regular poll"
         assert isinstance(scene.outcomes["run-1"], SimRunTimeoutError)
-        assert "last seen running" in str(scene.outcomes["run-1"])
+        assert "last status: running" in str(scene.outcomes["run-1"])
 
     def test_a_queued_run_is_read_at_the_deadline(self, play):
         async def script(scene):
