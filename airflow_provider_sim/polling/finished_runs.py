@@ -1,7 +1,7 @@
 """Stream of finished runs for event triggers, shared by the triggers of one server and API key.
 
 New runs are found by listing the log of each workspace from where the last poll ended. Runs that are seen before their
-end are waited for by the process's :class:`~.watcher.Watcher`, as any other run is.
+end are waited for by the process's :class:`~.poller.RunPoller`, as any other run is.
 """
 
 from __future__ import annotations
@@ -265,7 +265,7 @@ class FinishedRunStream:
         in other settings, such as timeouts, the first one's settings apply.
         """
         connected: dict[str, tuple[ClientSettings, str | None]] = {}
-        watchers: dict[str, RunPoller] = {}
+        pollers: dict[str, RunPoller] = {}
         accounts: dict[RunPoller, dict[Listener, str | None]] = {}
         for listener in list(self._listeners):
             what = f"connection {listener.connection!r}"
@@ -275,9 +275,9 @@ class FinishedRunStream:
                 if listener.connection not in connected:
                     connected[listener.connection] = await listener.connect()
                 settings, workspace_id = connected[listener.connection]
-                if settings.account not in watchers:
-                    watchers[settings.account] = poller_for(settings)
-                accounts.setdefault(watchers[settings.account], {})[listener] = workspace_id
+                if settings.account not in pollers:
+                    pollers[settings.account] = poller_for(settings)
+                accounts.setdefault(pollers[settings.account], {})[listener] = workspace_id
             except Exception as error:  # Airflow's, too: the connection may be gone
                 errors[what] = error
         return accounts
@@ -375,8 +375,8 @@ class FinishedRunStream:
     async def _await(self, poller: RunPoller, workflow_id: str, run_id: str, workspace_id: str | None) -> None:
         """Wait for a run's end."""
         try:
-            watch = RunPollState(workflow_id, run_id, poll_interval=self._poll_interval)
-            run = await poller.wait(watch, look_soon=True, workspace_id=workspace_id)
+            state = RunPollState(workflow_id, run_id, poll_interval=self._poll_interval)
+            run = await poller.wait(state, look_soon=True, workspace_id=workspace_id)
             for listener in self._listeners:
                 listener.saw_end(workflow_id, run)
         except SimRunNotFoundError as error:

@@ -31,7 +31,7 @@ START_TOLERANCE = 1.0
 class PolledRun:
     """State of a run that is polled for one caller.
 
-    :param watch: decides what each response means for the caller.
+    :param state: decides what each response means for the caller.
     :param run_id: ID that lists contain; differs from the caller's if that is a job ID.
     :param due: time of the next poll, in seconds since the epoch.
     :param interval: seconds between the previous poll and ``due``.
@@ -47,7 +47,7 @@ class PolledRun:
     :param misses: consecutive lists that should contain the run and didn't.
     """
 
-    watch: RunPollState
+    state: RunPollState
     run_id: str
     due: float
     interval: float
@@ -65,7 +65,7 @@ class PolledRun:
     @property
     def workflow_id(self) -> str:
         """Workflow that the run belongs to."""
-        return self.watch.workflow_id
+        return self.state.workflow_id
 
     @property
     def earliest(self) -> float:

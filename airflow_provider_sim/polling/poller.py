@@ -1,8 +1,8 @@
 """Shared polling of runs: one poll for all runs that a process waits for with one connection.
 
-A :class:`Watcher` has the runs that are waited for, sends the requests that :mod:`.plan` chooses for those that are
-due, as far as :mod:`.budget` leaves room, and passes each response to the :class:`~.run.RunPollState` of its run. It is
-used on one event loop, which needs no locks: one task polls, and each request is a task.
+A :class:`RunPoller` sends the requests that :mod:`.planner` plans for the runs that are due, and passes each response
+to the run's :class:`~.poll_state.RunPollState`. It is used on one event loop, which needs no locks: one task polls, and
+each request is a task.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ MOST_IN_FLIGHT = 24
 """Requests; an httpx client with hundreds of them at once stalls."""
 
 MOST_LENT = 16
-"""Requests of callers of :meth:`Watcher.lend` and :meth:`Watcher.ask` in flight at once."""
+"""Requests of callers of :meth:`RunPoller.lend` and :meth:`RunPoller.ask` in flight at once."""
 
 SOON = 1.0
 """Seconds until the first poll of a run that has not been polled; runs that are added in this time share it."""
@@ -145,27 +145,27 @@ class RunPoller:
         self._lent_client = limited(client, MOST_LENT)
 
     async def wait(
-        self, watch: RunPollState, *, least: float = 0.0, look_soon: bool = False, workspace_id: str | None = None
+        self, state: RunPollState, *, least: float = 0.0, look_soon: bool = False, workspace_id: str | None = None
     ) -> WorkflowRun:
-        """Wait until a run is finished, or paused if ``watch`` returns pauses.
+        """Wait until a run is finished, or paused if ``state`` returns pauses.
 
         :param least: minimum seconds before this returns or raises.
         :param look_soon: the run has not been polled yet; don't wait for an interval first.
         :param workspace_id: the workflow's workspace, if known; otherwise it is requested once.
         :raises SimInputError: an ID is invalid.
-        :raises SimRunTimeoutError: the watch's deadline passed.
+        :raises SimRunTimeoutError: the state's deadline passed.
         :raises SimError: the run's status can't be read.
         """
-        check_workflow_id(watch.workflow_id)
-        check_run_id(watch.run_id)
-        if workspace_id is not None and self._workspaces.is_unknown(watch.workflow_id):
-            self._workspaces.by_workflow[watch.workflow_id] = workspace_id
+        check_workflow_id(state.workflow_id)
+        check_run_id(state.run_id)
+        if workspace_id is not None and self._workspaces.is_unknown(state.workflow_id):
+            self._workspaces.by_workflow[state.workflow_id] = workspace_id
         loop = asyncio.get_running_loop()
         returns_at = loop.time() + least
-        interval = max(SOON if look_soon else watch.first_delay(least), _BETWEEN_PASSES)
+        interval = max(SOON if look_soon else state.first_delay(least), _BETWEEN_PASSES)
         run = PolledRun(
-            watch=watch,
-            run_id=watch.run_id,
+            state=state,
+            run_id=state.run_id,
             due=self._clock() + interval,
             interval=interval,
             since=self.server_now() - ASSUMED_AGE,
@@ -262,7 +262,7 @@ class RunPoller:
                 next_due = min(next_due, due_at)
                 if run.due <= now + NEAR * run.interval:
                     near.append(run)
-            elif now <= (run.watch.deadline or inf) + DEADLINE_GRACE:
+            elif now <= (run.state.deadline or inf) + DEADLINE_GRACE:
                 due.append(run)
             else:
                 run.read_at = inf
@@ -286,7 +286,7 @@ class RunPoller:
         """Set the time of the next poll; at the deadline, read the run once more, or raise the timeout."""
         run.listed_to = -inf
         try:
-            run.interval = max(run.watch.next_delay(jitter=0.0), _BETWEEN_PASSES)
+            run.interval = max(run.state.next_delay(jitter=0.0), _BETWEEN_PASSES)
         except SimRunTimeoutError as error:
             if run.read_at == inf:
                 self._finish(run, error)
@@ -345,10 +345,10 @@ class RunPoller:
                 self._on_error(run, error)
 
     async def _read(self, run: PolledRun, bucket: str | None) -> None:
-        watch = run.watch
+        state = run.state
         with self._limits.request(bucket):
             response = await self._client.get_workflow_run(
-                watch.workflow_id, watch.run_id, job_id=watch.job_id, retry=NO_RETRY
+                state.workflow_id, state.run_id, job_id=state.job_id, retry=NO_RETRY
             )
         self._on_read(run, response)
 
@@ -425,7 +425,7 @@ class RunPoller:
             self._on_status(run, response)
             return
         was_paused, run.status = run.status in _PAUSES, response.status
-        run.watch.on_poll()
+        run.state.on_poll()
         self._schedule(run)
         if not was_paused:
             run.reads, run.read_at = 0, self._clock()
@@ -442,17 +442,17 @@ class RunPoller:
         if response.status is RunStatus.QUEUED and run.started_at is None:
             run.since = self.server_now() - LATE_ROWS
             run.read_at = self._clock() + pause
-        elif response.status in _PAUSES and run.watch.on_paused != "wait":
+        elif response.status in _PAUSES and run.state.on_paused != "wait":
             resumes_at = (response.paused and response.paused.resumes_at) or 0.0
             run.read_at = self._clock() + min(pause, max(run.interval, resumes_at - self.server_now()))
 
     def _on_status(self, run: PolledRun, response: WorkflowRun) -> bool:
-        """Pass a run's status to its watch; return whether the caller stops waiting."""
+        """Pass a run's status to its state; return whether the caller stops waiting."""
         run.status = response.status
         caller = self._callers.get(run)
         if caller is None:
             return True
-        if caller.context.run(run.watch.on_response, response):
+        if caller.context.run(run.state.on_response, response):
             self._finish(run, response)
             return True
         self._schedule(run)
@@ -483,12 +483,12 @@ class RunPoller:
     # --- errors --------------------------------------------------------------------------------------------------
 
     def _on_error(self, run: PolledRun, error: SimError) -> None:
-        """Pass a failed poll of a run to its watch, and repeat it if it was a read."""
+        """Pass a failed poll of a run to its state, and repeat it if it was a read."""
         caller = self._callers.get(run)
         if caller is None:
             return
         try:
-            caller.context.run(run.watch.on_error, error)
+            caller.context.run(run.state.on_error, error)
         except SimError as final:
             self._finish(run, final)
             return
@@ -539,18 +539,18 @@ _pollers: dict[asyncio.AbstractEventLoop, dict[ClientSettings, RunPoller]] = {}
 
 
 def poller_for(settings: ClientSettings) -> RunPoller:
-    """Return the watcher that all callers on this event loop with the same settings share.
+    """Return the poller that all callers on this event loop with the same settings share.
 
-    Watchers of the same server and key share the rate limits, even if their timeouts or other settings differ. An idle
-    watcher is dropped, and with it the key.
+    Pollers of the same server and key share the rate limits, even if their timeouts or other settings differ. An idle
+    poller is dropped, and with it the key.
     """
     for loop in [loop for loop in _pollers if loop.is_closed()]:
         del _pollers[loop]
-    watchers = _pollers.setdefault(asyncio.get_running_loop(), {})
-    if settings not in watchers:
-        watchers[settings] = RunPoller(
+    pollers = _pollers.setdefault(asyncio.get_running_loop(), {})
+    if settings not in pollers:
+        pollers[settings] = RunPoller(
             AsyncSimClient.from_settings(settings),
             limits=rate_limits_for(settings),
-            on_idle=lambda: watchers.pop(settings, None),
+            on_idle=lambda: pollers.pop(settings, None),
         )
-    return watchers[settings]
+    return pollers[settings]

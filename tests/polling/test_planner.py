@@ -37,7 +37,7 @@ def started(ago: float | None, workflow_id: str = "w", **state: Any) -> PolledRu
     """Return a run that started so many seconds ago, and that is due; None for a run that was never polled."""
     start = {"since": NOW - 20} if ago is None else {"since": -inf, "started_at": NOW - ago}
     known = {"due": NOW, "interval": 10.0, "status": None if ago is None else RunStatus.RUNNING, **start}
-    return PolledRun(watch=RunPollState(workflow_id, f"run-{ago}"), run_id=f"run-{ago}", **{**known, **state})
+    return PolledRun(state=RunPollState(workflow_id, f"run-{ago}"), run_id=f"run-{ago}", **{**known, **state})
 
 
 def requests(
