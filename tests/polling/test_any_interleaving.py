@@ -120,7 +120,7 @@ async def live(scene: Scene, name: str, life: Life, within: float) -> None:
     outcome: Any = await scene.wait(
         started,
         interval=life.interval,
-        max_failed_looks=10_000,
+        max_failed_polls=10_000,
         on_paused="wait" if life.patient else "return",
     )
     assert not isinstance(outcome, Exception), outcome
