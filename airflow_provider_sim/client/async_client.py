@@ -139,6 +139,7 @@ class AsyncSimClient(BaseClient):
     get_workflow_status = _async(Flows.get_workflow_status)
     validate_workflow = _async(Flows.validate_workflow)
     get_workflow = _async(Flows.get_workflow)
+    list_workflows = _async(Flows.list_workflows)
     get_deployment = _async(Flows.get_deployment)
     deploy_workflow = _async(Flows.deploy_workflow)
     undeploy_workflow = _async(Flows.undeploy_workflow)

@@ -410,6 +410,25 @@ class Flows:
             lambda: v2.get_workflow(workflow_id), lambda: legacy.get_workflow(workflow_id), StepOptions(retry=retry)
         )
 
+    def list_workflows(
+        self,
+        workspace_id: str,
+        *,
+        deployed_only: bool = False,
+        limit: int | None = None,
+        cursor: str | None = None,
+    ) -> Flow[Page[Workflow]]:
+        """List the workflows of a workspace, without their inputs. Requires the v2 API.
+
+        :param deployed_only: leave out workflows that are not deployed.
+        :param limit: most workflows on the page.
+        :param cursor: ``next_cursor`` of the previous page.
+        """
+        return self._only_v2(
+            "list the workflows",
+            lambda: v2.list_workflows(workspace_id, deployed_only=deployed_only, limit=limit, cursor=cursor),
+        )
+
     def get_deployment(self, workflow_id: str) -> Flow[Deployment]:
         """Get a workflow's live version and its latest deployment attempt. Requires the v2 API."""
         return self._only_v2("deploy workflows", lambda: v2.get_deployment(workflow_id))

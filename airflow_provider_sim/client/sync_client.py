@@ -193,6 +193,7 @@ class SimClient(BaseClient):
     get_workflow_status = _sync(Flows.get_workflow_status)
     validate_workflow = _sync(Flows.validate_workflow)
     get_workflow = _sync(Flows.get_workflow)
+    list_workflows = _sync(Flows.list_workflows)
     get_deployment = _sync(Flows.get_deployment)
     deploy_workflow = _sync(Flows.deploy_workflow)
     undeploy_workflow = _sync(Flows.undeploy_workflow)

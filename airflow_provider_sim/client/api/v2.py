@@ -277,6 +277,21 @@ def get_billing_status() -> Call[BillingStatus]:
     return _call(request, _read_billing)
 
 
+def list_workflows(
+    workspace_id: str, *, deployed_only: bool = False, limit: int | None = None, cursor: str | None = None
+) -> Call[Page[Workflow]]:
+    """List the workflows of a workspace, without their inputs."""
+    query = {
+        "workspaceId": workspace_id,
+        "deployedOnly": "true" if deployed_only else None,
+        "limit": limit,
+        "cursor": cursor,
+    }
+    path = path_of("v2", "workflows", query=query)
+    request = Request("GET", path, subject="list the workflows", bucket="workflows.list")
+    return _page_call(request, lambda data: workflow_of(data, workflow_id=None) if fields.text(data, "id") else None)
+
+
 def list_workspaces() -> Call[Page[Workspace]]:
     """List the workspaces that the key can access: a workspace key only its own."""
     request = Request("GET", path_of("v2", "workspaces"), subject="list the workspaces", bucket="workspaces.list")
