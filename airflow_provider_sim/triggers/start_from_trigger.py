@@ -13,11 +13,9 @@ from airflow_provider_sim.triggers.end_from_trigger import can_end_in_trigger
 if TYPE_CHECKING:
     from airflow.triggers.base import StartTriggerArgs
 
-    from airflow_provider_sim.sensors.sim import SimJobSensor
 
-
-def start_trigger_args(sensor: SimJobSensor) -> StartTriggerArgs:
-    """Return Airflow's description of the trigger in which a sensor starts.
+def start_trigger_args(sensor: Any) -> StartTriggerArgs:
+    """Return Airflow's description of the trigger in which a ``SimJobSensor`` starts.
 
     :raises ValueError: the sensor can't start in the triggerer; the message contains the reason.
     """
