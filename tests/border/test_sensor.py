@@ -122,7 +122,7 @@ def test_unknown_run_and_missing_run_id_are_the_same_error_in_each_mode(result, 
     assert "there is no run" in no_id.pop()
     unknown = set(re.findall(r"SimRunNotFoundError: (Could not read .*), request", result.log))
     assert len(unknown) == 1
-    assert "no such run of this workflow" in unknown.pop()
+    assert "no such run" in unknown.pop()
     polls = [seen for seen in emulator.requests if "None" in seen.path]
     assert not polls
 

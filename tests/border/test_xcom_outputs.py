@@ -130,7 +130,7 @@ def test_outputs(dag_test, sim, tmp_path):
     [talkative] = sim.runs_of("talkative")
     assert talkative.status == "cancelled"
     assert "UnicodeEncodeError" not in log
-    assert "RecursionError" not in log
+    assert "RecursionError: " not in log
 
 
 @pytest.mark.skipif(postgresql_programs() is None, reason="no PostgreSQL server is installed")
