@@ -25,7 +25,7 @@ ENDS = {
     "key_with_a_line_break": "has an API key with a line break",
     "key_in_the_address": "has a user name or password in the base URL",
     "nobody_listens": "can't be reached",
-    "hangs_up_on_a_worker": "broke before the whole answer was there",
+    "hangs_up_on_a_worker": "broke before the whole response",
     "hangs_up_on_the_triggerer": "Could not read run 'r-1'",
     "throws_the_key_back": "Bad header x-api-key",
 }
