@@ -42,7 +42,7 @@ class Read(NamedTuple):
 def deploy_streaming_workflow(sim: SimEmulator) -> None:
     """Deploy a workflow that streams the number of chunks in its input."""
 
-    @sim.workflow("long_stream", block="Agent", chunks=lambda given: (CHUNK for _ in range(given["chunks"])))
+    @sim.workflow("long_stream", block="Agent", chunks=lambda given: [CHUNK] * given["chunks"])
     def long_stream(given: dict[str, Any]) -> dict[str, Any]:
         return {"content": "not streamed again"}
 

@@ -157,8 +157,9 @@ class Workflow:
     def seconds(self, given: dict[str, Any], *, streamed: bool = False) -> float:
         """Return the duration of a run with this input."""
         seconds = float(self.duration(given) if callable(self.duration) else self.duration)
-        chunks = self.chunks(given) if streamed and self.chunks else ()
-        return max(seconds, len(chunks) * self.chunk_delay)
+        if streamed and self.chunks and self.chunk_delay:
+            return max(seconds, len(self.chunks(given)) * self.chunk_delay)
+        return seconds
 
     def store_files(self, sent: Mapping[str, Any]) -> dict[str, Any]:
         """Replace file objects in top-level ``file[]`` fields by stored files, as Sim does for sync and streamed runs.
