@@ -13,7 +13,7 @@ def example_sim_streaming():
     story = SimExecuteWorkflowOperator(
         task_id="story",
         workflow_id="streaming",
-        input={"message": "Tell me of the sea"},
+        input={"message": "Describe the sea"},
         stream=True,
         selected_outputs=["Agent.content"],
     )

@@ -118,7 +118,7 @@ class SimHook(BaseHook):
         if self._client_settings is None:
             try:
                 connection = self.get_connection(self.sim_conn_id)
-            except Exception as error:
+            except Exception as error:  # depends on the secrets backend
                 raise self._unknown_connection(error) from error
             self._client_settings = self._settings(self._checked(connection), connection.extra_dejson)
         return self._client_settings
@@ -158,7 +158,7 @@ class SimHook(BaseHook):
             connection = self._checked(await get_async_connection(self.sim_conn_id))
         except SimError:
             raise
-        except Exception as error:
+        except Exception as error:  # depends on the secrets backend
             raise self._unknown_connection(error) from error
         return self._settings(connection, await get_async_extra_dejson(connection))
 

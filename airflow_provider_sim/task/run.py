@@ -187,7 +187,7 @@ class TaskRun:
             unconverted_files=options.unconverted_files,
         )
         try:
-            started: Any = client.execute_with_retry(
+            started = client.execute_with_retry(
                 self._workflow_id,
                 fields,
                 timeout=None if options.is_async else max(1.0, deadline - time.time()),
@@ -210,7 +210,7 @@ class TaskRun:
         self._record_server_ids(started)
         if not (isinstance(started, WorkflowRun) and started.status.is_terminal):
             self._raise_if_killed()
-        return started  # type: ignore[no-any-return]
+        return started
 
     def _raise_if_killed(self) -> None:
         """Cancel what could not yet be cancelled when the task was killed.

@@ -100,7 +100,7 @@ def outputs(sim: SimEmulator) -> dict[str, Any]:
     echo = {"echo": {"message": "Good morning, it is AIRFLOW-RUN", "count": 3, "payload": {}}, "ok": True}
     letters = [{"message": f"letter {number}", "count": number} for number in range(20)]
     tickets = [{"message": f"ticket {number}", "count": number} for number in (17, 42, 99)]
-    text = "You wrote: Tell me of the sea.\nHere is what I think of it.\nIt could be said in fewer words.\n"
+    text = "You wrote: Describe the sea.\nHere is what I think of it.\nIt could be said in fewer words.\n"
     agent = sim.state.workflows["streaming"].block_id
     titles = [f"An outline on the sea, chapter {number}" for number in (1, 2)]
     approved = {"approved": True, "comment": "by all means"}

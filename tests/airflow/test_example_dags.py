@@ -107,7 +107,7 @@ def test_run_id_xcoms(ran, profile):
 
 
 def test_streamed_text_is_in_the_task_log(ran):
-    for line in ("You wrote: Tell me of the sea. [", "It could be said in fewer words. ["):
+    for line in ("You wrote: Describe the sea. [", "It could be said in fewer words. ["):
         assert line in ran.printed
 
 
