@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from airflow.providers.common.compat.sdk import DAG
+
+from airflow_provider_sim.operators.runs import SimCancelRunOperator
+from airflow_provider_sim.operators.usage import SimUsageLimitsOperator
 
 pytestmark = pytest.mark.airflow
 
@@ -63,3 +67,11 @@ def test_arguments_are_checked_at_parse_time_or_after_rendering(dag_test, sim):
         "watched[0]": "failed",
     }, result.log[-10_000:]
     assert len(sim.runs) == 3
+
+
+def test_default_args_reach_arguments_of_base_classes():
+    with DAG("d", schedule=None, default_args={"sim_conn_id": "other"}):
+        usage = SimUsageLimitsOperator(task_id="usage")
+        cancel = SimCancelRunOperator(task_id="cancel", workflow_id="w", run_id="r")
+        mapped = SimCancelRunOperator.partial(task_id="mapped", workflow_id="w").expand(run_id=["r", "s"])
+    assert [task.sim_conn_id for task in (usage, cancel, mapped.unmap({"run_id": "r"}))] == ["other"] * 3
