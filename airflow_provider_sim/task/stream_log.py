@@ -104,5 +104,5 @@ class StreamLog:
         if not self._chunks or result.status is not RunStatus.COMPLETED:
             return result
         output = result.output if isinstance(result.output, dict) else {}
-        texts = {block_id: "".join(chunks) for block_id, chunks in self._chunks.items()}
+        texts = {block_id: "".join(self._chunks.pop(block_id)) for block_id in list(self._chunks)}
         return replace(result, output={**texts, **output})
