@@ -137,7 +137,7 @@ def outputs(sim: SimEmulator) -> dict[str, Any]:
         "notifier.load": None,
         "notifier.go_on": "the notifier has started a run",
         "streaming.story": {agent: text},
-        "streaming.count_words": 21,
+        "streaming.count_words": len(text.split()),
         "sync.answer": {"data": echo, "status": 200, "headers": {"Content-Type": "application/json"}},
         "sync.publish": echo,
         "taskflow.outline": _plain({"message": "An outline on the sea", "payload": {"asked_by": "AIRFLOW-RUN"}}),
