@@ -6,10 +6,7 @@ from airflow_provider_sim.cli.definition import parser
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command.
-
-    :raises SystemExit: with the command's exit code.
-    """
+    """Run a command, and exit with its code."""
     parsed = parser().parse_args(arguments)
     parsed.func(parsed)
 

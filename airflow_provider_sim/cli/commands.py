@@ -10,7 +10,7 @@ import sys
 import time
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from enum import IntEnum
@@ -54,47 +54,17 @@ class ExitCode(IntEnum):
     INTERRUPTED = 130
 
 
-Command = Callable[[Any, "_Server"], ExitCode]
-
-
-class _Server:
-    """The client and its connection's workspace."""
-
-    def __init__(self, client: SimClient, workspace_id: str | None) -> None:
-        self.client = client
-        self._workspace_id = workspace_id
-
-    def link_to(self, run: WorkflowRun) -> str | None:
-        """Return the URL for answering a paused run, or of the run's log (the workflow, without a workspace)."""
-        if run.workflow_id is None or run.run_id is None:
-            return None
-        if show.waits_for_person(run):
-            return approval_url(self.client.base_url, run.workflow_id, run.run_id)
-        return run_url(self.client.base_url, run.workflow_id, run.run_id, self._workspace_id)
-
-    def workspace(self) -> str:
-        """Return the default workspace.
-
-        :raises SimInputError: there is more than one.
-        """
-        if self._workspace_id:
-            return self._workspace_id
-        workspaces = self.client.list_workspaces().items
-        if len(workspaces) != 1:
-            names = ", ".join(f"{workspace.workspace_id} ({workspace.name})" for workspace in workspaces)
-            raise SimInputError(f"The key has {len(workspaces)} workspaces. Choose one with --workspace: {names}.")
-        return workspaces[0].workspace_id
-
-
-def _command(command: Command) -> Callable[[Any], None]:
+def _command(command: Callable[[Any, SimClient], ExitCode]) -> Callable[[Any], None]:
     """Provide a command's client, print its errors, and exit with its code."""
 
     @functools.wraps(command)
     def run_command(arguments: Any) -> None:
-        _configure_logging()
+        # Without handlers, warnings are printed to stderr; Airflow 2 logs connections to stdout.
+        logging.getLogger("airflow_provider_sim").propagate = False
+        logging.getLogger("airflow.hooks.base").setLevel(logging.WARNING)
         try:
-            with _server(arguments.conn_id) as server:
-                code = command(arguments, server)
+            with _client(arguments) as client:
+                code = command(arguments, client)
         except SimError as error:
             show.error(arguments, error)
             code = ExitCode.ERROR
@@ -106,14 +76,24 @@ def _command(command: Command) -> Callable[[Any], None]:
     return run_command
 
 
-def _configure_logging() -> None:
-    """Log warnings of this package to stderr, and no connections to stdout, as Airflow 2 does."""
-    logging.getLogger("airflow.hooks.base").setLevel(logging.WARNING)
-    logger = logging.getLogger("airflow_provider_sim")
-    if not any(isinstance(handler, show.LogLines) for handler in logger.handlers):
-        logger.addHandler(show.LogLines())
-    logger.propagate = False
-    logger.setLevel(logging.WARNING)
+@contextmanager
+def _client(arguments: Any) -> Iterator[SimClient]:
+    """Open the client of the connection or of the environment; ``arguments.workspace`` defaults to the connection's."""
+    arguments.workspace = getattr(arguments, "workspace", None)
+    key = os.environ.get("SIM_API_KEY", "")
+    if arguments.conn_id is None and key:
+        settings = ClientSettings(api_key=key, base_url=os.environ.get("SIM_BASE_URL") or DEFAULT_BASE_URL)
+        with SimClient.from_settings(settings) as client:
+            yield client
+        return
+    from airflow_provider_sim._compat import with_stored_connections
+    from airflow_provider_sim.hooks.sim import SimHook
+
+    with SimHook(arguments.conn_id or SimHook.default_conn_name) as hook:
+        with _no_log(), with_stored_connections():
+            client = hook.get_conn()
+        arguments.workspace = arguments.workspace or hook.workspace_id
+        yield client
 
 
 @contextmanager
@@ -129,28 +109,9 @@ def _no_log() -> Iterator[None]:
         logging.disable(before)
 
 
-@contextmanager
-def _server(conn_id: str | None) -> Iterator[_Server]:
-    """The server of the connection, or of the environment."""
-    key = os.environ.get("SIM_API_KEY", "")
-    if conn_id is None and key:
-        settings = ClientSettings(api_key=key, base_url=os.environ.get("SIM_BASE_URL") or DEFAULT_BASE_URL)
-        with SimClient.from_settings(settings) as client:
-            yield _Server(client, None)
-        return
-    from airflow_provider_sim._compat import with_stored_connections
-    from airflow_provider_sim.hooks.sim import SimHook
-
-    with SimHook(conn_id or SimHook.default_conn_name) as hook:
-        with _no_log(), with_stored_connections():
-            server = _Server(hook.get_conn(), hook.workspace_id)
-        yield server
-
-
 @_command
-def check(arguments: Any, server: _Server) -> ExitCode:
+def check(arguments: Any, client: SimClient) -> ExitCode:
     """Test the connection."""
-    client = server.client
     try:
         workspaces = client.list_workspaces().items
     except SimUnsupportedError:
@@ -161,27 +122,27 @@ def check(arguments: Any, server: _Server) -> ExitCode:
 
 
 @_command
-def run(arguments: Any, server: _Server) -> ExitCode:
+def run(arguments: Any, client: SimClient) -> ExitCode:
     """Run a workflow."""
     input, run_id = input_fields(_input(arguments.input), workflow_id=arguments.workflow_id), new_run_id()
     deadline = None if arguments.timeout is None else time.time() + arguments.timeout
     try:
         with show.waiting(arguments, f"Running {arguments.workflow_id} ({run_id})"):
-            result = _start(arguments, server.client, input, run_id, deadline)
+            result = _start(arguments, client, input, run_id, deadline)
             if isinstance(result, AsyncExecutionResult):
                 run_id = result.run_id
                 if arguments.no_wait:
                     show.receipt(arguments, result)
                     return ExitCode.SUCCESS
-                result = _wait(arguments, server.client, result, deadline)
+                result = _wait(arguments, client, result, deadline)
     except KeyboardInterrupt:
-        _cancel(arguments, server.client, run_id)
+        _cancel(arguments, client, run_id)
         return ExitCode.INTERRUPTED
     except SimError as error:
         if error.run_id and deadline is not None and time.time() >= deadline:
-            _cancel(arguments, server.client, error.run_id)
+            _cancel(arguments, client, error.run_id)
         raise
-    return _show(arguments, server, result)
+    return _show(arguments, client, result)
 
 
 def _input(text: str | None) -> Any:
@@ -204,11 +165,14 @@ def _start(
     elif arguments.stream:
         options |= {"stream": True, "selected_outputs": arguments.select}
     started = client.execute_with_retry(arguments.workflow_id, input, **options)
-    if not isinstance(started, WorkflowStream):
-        return started
+    return _read_stream(arguments, started) if isinstance(started, WorkflowStream) else started
+
+
+def _read_stream(arguments: Any, stream: WorkflowStream) -> WorkflowExecutionResult:
+    """Print the text of a stream and return its result, with the selected texts, which Sim omits from the output."""
     texts: defaultdict[str, str] = defaultdict(str)
-    with started:
-        for event in started:
+    with stream:
+        for event in stream:
             match event:
                 case StreamChunk(block_id, text):
                     texts[block_id or ""] += text
@@ -218,15 +182,10 @@ def _start(
                 case StreamEnd(result):
                     show.text(arguments, "\n")
                     check_selected(arguments.select or [], texts, event)
-                    return _with_texts(result, texts) if arguments.select and arguments.output else result
+                    if not (arguments.select and arguments.output and result.status is RunStatus.COMPLETED):
+                        return result
+                    return replace(result, output=texts | (result.output if isinstance(result.output, dict) else {}))
     raise AssertionError("a stream without an end raises SimStreamError")
-
-
-def _with_texts(result: WorkflowExecutionResult, texts: dict[str, str]) -> WorkflowExecutionResult:
-    """The result with the streamed texts, which Sim omits from the final output."""
-    if result.status is not RunStatus.COMPLETED:
-        return result
-    return replace(result, output={**texts, **(result.output if isinstance(result.output, dict) else {})})
 
 
 def _wait(arguments: Any, client: SimClient, receipt: AsyncExecutionResult, deadline: float | None) -> WorkflowRun:
@@ -254,49 +213,63 @@ def _cancel(arguments: Any, client: SimClient, run_id: str) -> None:
             show.notice(f"Run {run_id} could not be cancelled. {error}")
 
 
-def _show(arguments: Any, server: _Server, run: WorkflowRun) -> ExitCode:
-    show.one_run(arguments, run, link=server.link_to(run))
+def _show(arguments: Any, client: SimClient, run: WorkflowRun) -> ExitCode:
+    """Show a run with a link: to the page that answers a paused run, or to its log."""
+    is_waiting, link = show.waits_for_person(run), None
+    if run.workflow_id is not None and run.run_id is not None:
+        page = approval_url if is_waiting else functools.partial(run_url, workspace_id=arguments.workspace)
+        link = page(client.base_url, run.workflow_id, run.run_id)
+    show.one_run(arguments, run, link=link)
     if run.status in (RunStatus.FAILED, RunStatus.CANCELLED):
         return ExitCode.NOT_COMPLETED
-    return ExitCode.PAUSED if show.waits_for_person(run) else ExitCode.SUCCESS
+    return ExitCode.PAUSED if is_waiting else ExitCode.SUCCESS
 
 
 @_command
-def status(arguments: Any, server: _Server) -> ExitCode:
+def status(arguments: Any, client: SimClient) -> ExitCode:
     """Show a run."""
-    found = server.client.get_workflow_run(arguments.workflow_id, arguments.run_id)
+    found = client.get_workflow_run(arguments.workflow_id, arguments.run_id)
     if found.status is RunStatus.COMPLETED:
-        found = server.client.get_workflow_result(arguments.workflow_id, arguments.run_id)
-    return _show(arguments, server, found)
+        found = client.get_workflow_result(arguments.workflow_id, arguments.run_id)
+    return _show(arguments, client, found)
 
 
 @_command
-def watch(arguments: Any, server: _Server) -> ExitCode:
+def watch(arguments: Any, client: SimClient) -> ExitCode:
     """Show the latest runs."""
-    client = server.client
-    if arguments.workflow:
-        page = functools.partial(client.list_workflow_runs, arguments.workflow, limit=arguments.limit)
-    else:
-        page = functools.partial(client.list_logs, arguments.workspace or server.workspace(), limit=arguments.limit)
+    if arguments.workflow is None and arguments.workspace is None:
+        arguments.workspace = _only_workspace(client)
     if arguments.once or not show.is_interactive(arguments):
-        show.runs(arguments, _with_pauses(client, page().items))
+        show.runs(arguments, _latest_runs(arguments, client))
         return ExitCode.SUCCESS
     with show.live() as screen:
         while True:
             wait = arguments.interval
             try:
-                screen.update(show.table(_with_pauses(client, page().items)), refresh=True)
+                screen.update(show.table(_latest_runs(arguments, client)), refresh=True)
             except SimRateLimitError as error:
                 wait = max(wait, error.retry_after or 0.0)
             time.sleep(wait)
 
 
-def _with_pauses(client: SimClient, runs: Sequence[WorkflowRun]) -> list[WorkflowRun]:
-    """Return listed runs with their own status: in lists, a paused run is ``pending``."""
-    return [_read(client, run) if run.status is RunStatus.PENDING else run for run in runs]
+def _only_workspace(client: SimClient) -> str:
+    workspaces = client.list_workspaces().items
+    if len(workspaces) != 1:
+        names = ", ".join(f"{workspace.workspace_id} ({workspace.name})" for workspace in workspaces)
+        raise SimInputError(f"The key has {len(workspaces)} workspaces. Choose one with --workspace: {names}.")
+    return workspaces[0].workspace_id
+
+
+def _latest_runs(arguments: Any, client: SimClient) -> list[WorkflowRun]:
+    if arguments.workflow:
+        page = client.list_workflow_runs(arguments.workflow, limit=arguments.limit)
+    else:
+        page = client.list_logs(arguments.workspace, limit=arguments.limit)
+    return [_read(client, run) if run.status is RunStatus.PENDING else run for run in page.items]
 
 
 def _read(client: SimClient, run: WorkflowRun) -> WorkflowRun:
+    """Read the status of a run that is listed as pending, as paused ones are."""
     try:
         return client.get_workflow_run(run.workflow_id or "", run.run_id or "", retry=NO_RETRY)
     except SimError:  # such as a rate limit
@@ -304,8 +277,8 @@ def _read(client: SimClient, run: WorkflowRun) -> WorkflowRun:
 
 
 @_command
-def cancel(arguments: Any, server: _Server) -> ExitCode:
+def cancel(arguments: Any, client: SimClient) -> ExitCode:
     """Cancel a run."""
-    cancellation = server.client.stop_workflow_run(arguments.workflow_id, arguments.run_id)
+    cancellation = client.stop_workflow_run(arguments.workflow_id, arguments.run_id)
     show.cancellation(arguments, cancellation)
     return ExitCode.SUCCESS if cancellation.status is RunStatus.CANCELLED else ExitCode.NOT_COMPLETED

@@ -4,87 +4,64 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
-    """An argument: its flags, and its settings for argparse."""
+class Command(NamedTuple):
+    """A command, implemented by the function of this name in :mod:`.commands`.
 
-    flags: tuple[str, ...]
-    settings: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """A command, implemented by the function of this name in :mod:`.commands`."""
+    :param options: settings for argparse, by flag.
+    """
 
     name: str
     help: str
-    options: tuple[Option, ...]
+    options: dict[str, dict[str, Any]]
 
     @property
     def func(self) -> Callable[[Any], None]:
         """The implementation, imported when called."""
-
-        def call(arguments: Any) -> None:
-            getattr(import_module("airflow_provider_sim.cli.commands"), self.name)(arguments)
-
-        call.__name__ = self.name
-        return call
+        return lambda arguments: getattr(import_module("airflow_provider_sim.cli.commands"), self.name)(arguments)
 
 
-def _option(*flags: str, **settings: Any) -> Option:
-    return Option(flags, settings)
-
-
-_COMMON = (
-    _option("--conn-id", help="Airflow connection (default: SIM_API_KEY with SIM_BASE_URL if set, else sim_default)"),
-    # Airflow logs to stderr if a command has an argument of this name.
-    _option("--json", dest="output", action="store_true", help="print JSON, for scripts"),
-)
-_WORKFLOW = _option("workflow_id", help="last part of the workflow's URL in Sim's editor")
-_RUN = _option("run_id", help="ID of the run")
-
+_SECONDS = {"type": float, "metavar": "SECONDS"}
+_COMMON: dict[str, dict[str, Any]] = {
+    "--conn-id": {"help": "Airflow connection (default: SIM_API_KEY with SIM_BASE_URL if set, else sim_default)"},
+    # Airflow logs to stderr if a command has an argument with the name "output".
+    "--json": {"dest": "output", "action": "store_true", "help": "print JSON, for scripts"},
+}
+_WORKFLOW = {"workflow_id": {"help": "last part of the workflow's URL in Sim's editor"}}
+_RUN = {"run_id": {"help": "ID of the run"}}
+_RUN_OPTIONS: dict[str, dict[str, Any]] = {
+    "--input": {"metavar": "JSON", "help": "the input, or @FILE with it"},
+    "--async": {"dest": "async_execution", "action": "store_true", "help": "let Sim queue the run"},
+    "--stream": {"action": "store_true", "help": "print selected outputs as they arrive"},
+    "--select": {
+        "action": "append",
+        "metavar": "BLOCK.PATH",
+        "help": "with --stream: which outputs; repeatable",
+    },
+    "--no-wait": {"action": "store_true", "help": "start an async run, print its ID and exit"},
+    "--timeout": {**_SECONDS, "help": "cancel the run after this time"},
+    "--poll-interval": {**_SECONDS, "default": 2.0, "help": "time between polls (default: 2)"},
+}
+_WATCH_OPTIONS: dict[str, dict[str, Any]] = {
+    "--workflow": {"metavar": "ID", "help": "only this workflow's runs"},
+    "--workspace": {"metavar": "ID", "help": "default: the connection's, or the only one of the key"},
+    "--limit": {"type": int, "default": 20, "help": "how many runs (default: 20)"},
+    "--interval": {**_SECONDS, "default": 5.0, "help": "time between polls (default: 5)"},
+    "--once": {"action": "store_true", "help": "print the list once; the default if stdout is not a terminal"},
+}
 COMMANDS = (
     Command("check", "Test the connection and show the account and its remaining limits", _COMMON),
     Command(
         "run",
         "Run a workflow and wait until it finishes; Ctrl-C cancels the run",
-        (
-            _WORKFLOW,
-            _option("--input", metavar="JSON", help="the input, or @FILE with it"),
-            _option("--async", dest="async_execution", action="store_true", help="let Sim queue the run"),
-            _option(
-                "--stream",
-                action="store_true",
-                help="print selected outputs as they arrive",
-            ),
-            _option("--select", action="append", metavar="BLOCK.PATH", help="with --stream: which outputs; repeatable"),
-            _option("--no-wait", action="store_true", help="start an async run, print its ID and exit"),
-            _option("--timeout", type=float, metavar="SECONDS", help="cancel the run after this time"),
-            _option(
-                "--poll-interval", type=float, default=2.0, metavar="SECONDS", help="time between polls (default: 2)"
-            ),
-            *_COMMON,
-        ),
+        _WORKFLOW | _RUN_OPTIONS | _COMMON,
     ),
-    Command("status", "Show a run, with its output if it is completed", (_WORKFLOW, _RUN, *_COMMON)),
-    Command(
-        "watch",
-        "Show the latest runs of a workspace or a workflow until Ctrl-C",
-        (
-            _option("--workflow", metavar="ID", help="only this workflow's runs"),
-            _option("--workspace", metavar="ID", help="default: the connection's, or the only one of the key"),
-            _option("--limit", type=int, default=20, help="how many runs (default: 20)"),
-            _option("--interval", type=float, default=5.0, metavar="SECONDS", help="time between polls (default: 5)"),
-            _option("--once", action="store_true", help="print the list once; the default if stdout is not a terminal"),
-            *_COMMON,
-        ),
-    ),
-    Command("cancel", "Cancel a run and show whether it is cancelled", (_WORKFLOW, _RUN, *_COMMON)),
+    Command("status", "Show a run, with its output if it is completed", _WORKFLOW | _RUN | _COMMON),
+    Command("watch", "Show the latest runs of a workspace or a workflow until Ctrl-C", _WATCH_OPTIONS | _COMMON),
+    Command("cancel", "Cancel a run and show whether it is cancelled", _WORKFLOW | _RUN | _COMMON),
 )
 _HELP = "Run, watch and cancel Sim workflows"
 
@@ -98,7 +75,7 @@ def get_sim_cli_commands() -> list[Any]:
             name=command.name,
             help=command.help,
             func=command.func,
-            args=[Arg(flags=option.flags, **option.settings) for option in command.options],
+            args=[Arg(flags=(flag,), **settings) for flag, settings in command.options.items()],
         )
         for command in COMMANDS
     ]
@@ -111,7 +88,7 @@ def parser() -> argparse.ArgumentParser:
     commands = main.add_subparsers(dest="subcommand", metavar="COMMAND", required=True)
     for command in COMMANDS:
         subparser = commands.add_parser(command.name, help=command.help, description=command.help)
-        for option in command.options:
-            subparser.add_argument(*option.flags, **option.settings)
+        for flag, settings in command.options.items():
+            subparser.add_argument(flag, **settings)
         subparser.set_defaults(func=command.func)
     return main

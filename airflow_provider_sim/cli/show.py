@@ -6,11 +6,10 @@ rich comes with Airflow; it isn't a requirement of this package.
 from __future__ import annotations
 
 import json
-import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from typing import Any
 
@@ -32,11 +31,10 @@ from airflow_provider_sim.exceptions import SimError
 
 _COLOURS = {"completed": "green", "failed": "red", "cancelled": "yellow", "paused": "magenta", "running": "cyan"}
 _PIPE_WIDTH = 10_000
-"""Columns without a terminal, so lines aren't wrapped."""
+"""Columns without a terminal, so that lines aren't wrapped and grep finds a run in its row."""
 
 
 def _out() -> Console:
-    """stdout, without line wrapping outside a terminal, so grep finds a run in its row."""
     out = Console(highlight=False)
     if not out.is_terminal and "COLUMNS" not in os.environ:
         out.width = _PIPE_WIDTH
@@ -47,12 +45,12 @@ def _err() -> Console:
     return Console(stderr=True, highlight=False)
 
 
-class LogLines(logging.Handler):
-    """Prints log messages as notices."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Print the message."""
-        notice(record.getMessage())
+def _print(arguments: Any, value: Any, shown: Text | Table) -> None:
+    """Print a value as JSON, or as shown to a person."""
+    if arguments.output:
+        print(json.dumps(value, ensure_ascii=False, default=str))
+    else:
+        _out().print(shown, soft_wrap=isinstance(shown, Text))
 
 
 def notice(message: str) -> None:
@@ -63,55 +61,45 @@ def notice(message: str) -> None:
 def error(arguments: Any, error: SimError) -> None:
     """Print an error."""
     _err().print(Text.assemble(("Error: ", "bold red"), str(error)), soft_wrap=True)
-    if _wants_json(arguments):
-        _print_json({"error": {"code": error.code, "message": str(error), "run_id": error.run_id}})
+    if arguments.output:
+        value = {"error": {"code": error.code, "message": str(error), "run_id": error.run_id}}
+        print(json.dumps(value, ensure_ascii=False))
 
 
 def text(arguments: Any, chunk: str) -> None:
     """Print text of a stream."""
-    if not _wants_json(arguments):
+    if not arguments.output:
         sys.stdout.write(chunk)
         sys.stdout.flush()
 
 
-@contextmanager
-def waiting(arguments: Any, message: str) -> Iterator[None]:
+def waiting(arguments: Any, message: str) -> AbstractContextManager[Any]:
     """Show a progress message in a terminal, except during a stream."""
-    if arguments.stream and not _wants_json(arguments):
-        yield
-        return
-    with _err().status(message):
-        yield
+    return nullcontext() if arguments.stream and not arguments.output else _err().status(message)
 
 
 def account(
     arguments: Any, base_url: str, speaks_v2: bool, workspaces: Sequence[Workspace], usage: UsageLimits
 ) -> None:
     """Print the server and the account of the connection."""
-    api = "v2" if speaks_v2 else "legacy"
-    if _wants_json(arguments):
-        _print_json(
-            {
-                "base_url": base_url,
-                "api": api,
-                "workspaces": [asdict(workspace) for workspace in workspaces],
-                **asdict(usage),
-            }
-        )
-        return
     used = "unknown" if usage.current_period_cost_usd is None else f"US$ {usage.current_period_cost_usd:.2f}"
+    limit = "" if usage.limit_usd is None else f" of {usage.limit_usd:.2f} ({usage.percent_used or 0:.0f} %)"
     rows = {
         "Server": base_url,
-        "API": api if speaks_v2 else "legacy; v2 is switched off or missing",
+        "API": "v2" if speaks_v2 else "legacy; v2 is switched off or missing",
         "Workspaces": "\n".join(f"{space.name or '(no name)'}  {space.workspace_id}" for space in workspaces) or "?",
         "Plan": usage.plan or "?",
-        "Used": used
-        if usage.limit_usd is None
-        else f"{used} of {usage.limit_usd:.2f} ({usage.percent_used or 0:.0f} %)",
+        "Used": used + limit,
         "Sync": _bucket(usage.sync),
         "Async": _bucket(usage.asynchronous),
     }
-    _print_rows(rows)
+    value = {
+        "base_url": base_url,
+        "api": "v2" if speaks_v2 else "legacy",
+        "workspaces": [asdict(workspace) for workspace in workspaces],
+        **asdict(usage),
+    }
+    _print(arguments, value, _rows(rows))
 
 
 def _bucket(limit: RateLimit | None) -> str:
@@ -122,10 +110,13 @@ def _bucket(limit: RateLimit | None) -> str:
 
 def receipt(arguments: Any, started: AsyncExecutionResult) -> None:
     """Print the receipt of an async run."""
-    if _wants_json(arguments):
-        _print_json({"run_id": started.run_id, "workflow_id": started.workflow_id, "status": started.status.value})
-    else:
-        _out().print(started.run_id)
+    value = {"run_id": started.run_id, "workflow_id": started.workflow_id, "status": started.status.value}
+    _print(arguments, value, Text(started.run_id))
+
+
+def cancellation(arguments: Any, result: Cancellation) -> None:
+    """Print the result of a cancellation."""
+    _print(arguments, asdict(result), Text(str(result)))
 
 
 def waits_for_person(run: WorkflowRun) -> bool:
@@ -135,21 +126,19 @@ def waits_for_person(run: WorkflowRun) -> bool:
 
 def one_run(arguments: Any, run: WorkflowRun, *, link: str | None) -> None:
     """Print a run."""
-    if _wants_json(arguments):
-        _print_json(_as_json(run) | {"url": link})
+    rows: dict[str, str | Text] = {
+        "Run": run.run_id or "?",
+        "Workflow": run.workflow_id or "?",
+        "Status": _status(run),
+        "Started": run.started_at or "",
+        "Duration": _seconds(run),
+        "Cost": _cost(run),
+        "Error": str(run.error or ""),
+        "Link": (link or "") if run.status is RunStatus.FAILED or waits_for_person(run) else "",
+    }
+    _print(arguments, _as_json(run) | {"url": link}, _rows(rows))
+    if arguments.output:
         return
-    _print_rows(
-        {
-            "Run": run.run_id or "?",
-            "Workflow": run.workflow_id or "?",
-            "Status": _status(run),
-            "Started": run.started_at or "",
-            "Duration": _seconds(run),
-            "Cost": _cost(run),
-            "Error": str(run.error or ""),
-            "Link": (link or "") if run.status is RunStatus.FAILED or waits_for_person(run) else "",
-        }
-    )
     if run.output is not None:
         _out().print(Text(json.dumps(run.output, indent=2, ensure_ascii=False)), soft_wrap=True)
     if run.output_is_display_copy:
@@ -158,10 +147,7 @@ def one_run(arguments: Any, run: WorkflowRun, *, link: str | None) -> None:
 
 def runs(arguments: Any, found: Sequence[WorkflowRun]) -> None:
     """Print a list of runs."""
-    if _wants_json(arguments):
-        _print_json([_as_json(run) for run in found])
-    else:
-        _out().print(table(found))
+    _print(arguments, [_as_json(run) for run in found], table(found))
 
 
 def table(found: Sequence[WorkflowRun]) -> Table:
@@ -180,24 +166,12 @@ def table(found: Sequence[WorkflowRun]) -> Table:
 
 def is_interactive(arguments: Any) -> bool:
     """Whether the output is a terminal."""
-    return not _wants_json(arguments) and _out().is_terminal
+    return not arguments.output and _out().is_terminal
 
 
 def live() -> Live:
     """Return an updatable display."""
     return Live(console=_out(), auto_refresh=False)
-
-
-def cancellation(arguments: Any, result: Cancellation) -> None:
-    """Print the result of a cancellation."""
-    if _wants_json(arguments):
-        _print_json(asdict(result))
-    else:
-        _out().print(str(result), soft_wrap=True, markup=False)
-
-
-def _wants_json(arguments: Any) -> bool:
-    return bool(arguments.output)
 
 
 def _as_json(run: WorkflowRun) -> dict[str, Any]:
@@ -209,18 +183,15 @@ def _as_json(run: WorkflowRun) -> dict[str, Any]:
     }
 
 
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, ensure_ascii=False, default=str))
-
-
-def _print_rows(rows: Mapping[str, str | Text]) -> None:
+def _rows(rows: Mapping[str, str | Text]) -> Table:
+    """Return names with their values, without the empty ones."""
     shown = Table.grid(padding=(0, 2))
     shown.add_column(style="bold", no_wrap=True)
     shown.add_column(overflow="fold")
     for name, value in rows.items():
         if value:
             shown.add_row(name, value if isinstance(value, Text) else Text(value))
-    _out().print(shown)
+    return shown
 
 
 def _status(run: WorkflowRun) -> Text:
