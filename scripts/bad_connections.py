@@ -82,7 +82,7 @@ def bad_connections(sim: SimEmulator) -> Iterator[list[BadConnection]]:
             case("connection refused", "whether Sim is running", f"http://127.0.0.1:{closed_port()}"),
             case("base URL ends in /api/v2", "without /api", sim.url, "/api/v2"),
             case("wrong path", "lack its path prefix", sim.url, "/sim"),
-            case("another site", "not Sim", other.url),
+            case("another site", "URL of Sim's start page", other.url),
             case(
                 "`api_version` is `v2`, v2 API disabled",
                 "Set V2_API=true on the server, or api_version to auto",

@@ -4,34 +4,40 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
+from ipaddress import IPv6Address
 from typing import TYPE_CHECKING, Any, Self
 
 from airflow.providers.common.compat.sdk import BaseHook
 
+from airflow_provider_sim.client import DEFAULT_BASE_URL, DEFAULT_TIMEOUT, NO_RETRY, ClientSettings, RetryPolicy
 from airflow_provider_sim.exceptions import (
     Outcome,
-    SimAuthenticationError,
     SimConfigurationError,
     SimConnectionError,
     SimError,
-    SimRedirectError,
     SimResponseError,
     SimRouteMissingError,
-    SimTimeoutError,
     SimUnsupportedError,
     SimV2OffError,
 )
+from airflow_provider_sim.get_provider_info import get_provider_info
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from airflow.providers.common.compat.sdk import Connection
 
-    from airflow_provider_sim.client import AsyncSimClient, ClientSettings, RetryPolicy, SimClient, Workflow
+    from airflow_provider_sim.client import AsyncSimClient, SimClient, Workflow
 
-_RETRY_EXTRAS = {"max_retries": int, "initial_delay": float, "max_delay": float, "backoff_multiplier": float}
+_NUMBERS = {
+    "timeout": float,
+    "max_retries": int,
+    "initial_delay": float,
+    "max_delay": float,
+    "backoff_multiplier": float,
+}
+_BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _NO_OBJECT = 'has an extra that is not a JSON object. Set the extra field to an object such as {"timeout": 60}'
 _STANDARD_PORTS = {"http": 80, "https": 443}
 _TEST_TIMEOUT = 10.0
@@ -62,42 +68,11 @@ class SimHook(BaseHook):
         super().__init__()
         self.sim_conn_id = sim_conn_id
         self.retry_args = dict(retry_args or {})
+        self.workspace_id: str | None = None
+        """The connection's workspace; None before the connection is read."""
         self._client: SimClient | None = None
         self._client_settings: ClientSettings | None = None
-        self._workspace_id: str | None = None
         self._workflows: dict[str, Workflow | None] = {}
-
-    @property
-    def workspace_id(self) -> str | None:
-        """The connection's workspace; None before :meth:`get_conn` or :meth:`get_async_settings`."""
-        return self._workspace_id
-
-    def workspace_of(self, workflow_id: str) -> str | None:
-        """Return a workflow's workspace, for links: the connection's, or the workflow's own; None where unknown."""
-        self.get_conn()
-        if self._workspace_id is None and (workflow := self.read_workflow(workflow_id)):
-            return workflow.workspace_id
-        return self._workspace_id
-
-    def read_workflow(self, workflow_id: str, *, required: bool = False) -> Workflow | None:
-        """Return a workflow's workspace and declared inputs, read once.
-
-        :param required: retry by the connection's settings, and raise the error; otherwise one request, and None if it
-            fails.
-        :raises SimError: it is required and can't be read. A server without such a route returns None.
-        """
-        from airflow_provider_sim.client import NO_RETRY
-
-        known = self._workflows.get(workflow_id)
-        if workflow_id not in self._workflows or (required and known is None):
-            try:
-                known = self.get_conn().get_workflow(workflow_id, retry=None if required else NO_RETRY)
-            except SimError as error:
-                if required and not isinstance(error, SimUnsupportedError):
-                    raise
-                self.log.debug("Workflow %s could not be read: %s", workflow_id, error)
-            self._workflows[workflow_id] = known
-        return known
 
     def get_conn(self) -> SimClient:
         """Return the hook's client; the same one until :meth:`close`.
@@ -110,27 +85,12 @@ class SimHook(BaseHook):
             self._client = SimClient.from_settings(self.get_settings())
         return self._client
 
-    def get_settings(self) -> ClientSettings:
-        """Return the settings of the hook's client.
-
-        :raises SimConfigurationError: the connection doesn't exist or is invalid.
-        """
-        if self._client_settings is None:
-            try:
-                connection = self.get_connection(self.sim_conn_id)
-            except Exception as error:  # depends on the secrets backend
-                raise self._unknown_connection(error) from error
-            self._client_settings = self._settings(self._checked(connection), connection.extra_dejson)
-        return self._client_settings
-
     def new_client(self, *, timeout: float, retry: RetryPolicy) -> SimClient:
         """Return a separate client, for use while the hook's is performing a request; close it after use.
 
         :param timeout: seconds for a request, unless the connection's is less.
         :raises SimConfigurationError: the connection doesn't exist or is invalid.
         """
-        from dataclasses import replace
-
         from airflow_provider_sim.client import SimClient
 
         settings = self.get_settings()
@@ -147,20 +107,52 @@ class SimHook(BaseHook):
         async with AsyncSimClient.from_settings(await self.get_async_settings()) as client:
             yield client
 
+    def get_settings(self) -> ClientSettings:
+        """Return the settings of the hook's client.
+
+        :raises SimConfigurationError: the connection doesn't exist or is invalid.
+        """
+        if self._client_settings is None:
+            with self._explain_errors():
+                connection = self.get_connection(self.sim_conn_id)
+            self._client_settings = self._settings(connection)
+        return self._client_settings
+
     async def get_async_settings(self) -> ClientSettings:
         """Return the settings of a client, for sharing one on an event loop.
 
         :raises SimConfigurationError: the connection doesn't exist or is invalid.
         """
-        from airflow.providers.common.compat.connection import get_async_connection, get_async_extra_dejson
+        from airflow.providers.common.compat.connection import get_async_connection
 
-        try:
-            connection = self._checked(await get_async_connection(self.sim_conn_id))
-        except SimError:
-            raise
-        except Exception as error:  # depends on the secrets backend
-            raise self._unknown_connection(error) from error
-        return self._settings(connection, await get_async_extra_dejson(connection))
+        with self._explain_errors():
+            connection = await get_async_connection(self.sim_conn_id)
+        return self._settings(connection)
+
+    def workspace_of(self, workflow_id: str) -> str | None:
+        """Return a workflow's workspace, for links: the connection's, or the workflow's own; None where unknown."""
+        self.get_settings()
+        if self.workspace_id is None and (workflow := self.read_workflow(workflow_id)):
+            return workflow.workspace_id
+        return self.workspace_id
+
+    def read_workflow(self, workflow_id: str, *, required: bool = False) -> Workflow | None:
+        """Return a workflow's workspace and declared inputs, read once.
+
+        :param required: retry by the connection's settings, and raise the error; otherwise one request, and None if it
+            fails.
+        :raises SimError: it is required and can't be read. A server without such a route returns None.
+        """
+        known = self._workflows.get(workflow_id)
+        if workflow_id not in self._workflows or (required and known is None):
+            try:
+                known = self.get_conn().get_workflow(workflow_id, retry=None if required else NO_RETRY)
+            except SimError as error:
+                if required and not isinstance(error, SimUnsupportedError):
+                    raise
+                self.log.debug("Workflow %s could not be read: %s", workflow_id, error)
+            self._workflows[workflow_id] = known
+        return known
 
     def close(self) -> None:
         """Close the client's HTTP session."""
@@ -181,85 +173,83 @@ class SimHook(BaseHook):
 
         :returns: whether the connection works, and the server, workspaces and plan, or what to change.
         """
-        from dataclasses import replace
-
         try:
             settings = replace(self.get_settings(), connection=None)  # in a test, Airflow generates its ID
+            return True, _account_summary(settings)
         except SimConfigurationError as error:
             return False, str(error).replace(f"Connection {self.sim_conn_id!r}", "The connection")
-        try:
-            return True, _account_summary(settings)
         except SimError as error:
-            sentences = (_diagnosis(error, settings), str(error), _https_advice(error, settings))
-            return False, " ".join(filter(None, sentences))
+            return False, f"{error} {_base_url_advice(error, settings.base_url)}".strip()
 
     def _invalid(self, what: str) -> SimConfigurationError:
         return SimConfigurationError(f"Connection {self.sim_conn_id!r} {what}.")
 
-    def _unknown_connection(self, error: Exception) -> SimConfigurationError:
-        if isinstance(error, ValueError) and "extra" in str(error):  # Airflow 3 rejects it itself, except in the SDK
-            return self._invalid(_NO_OBJECT)
-        variable = f"AIRFLOW_CONN_{self.sim_conn_id.upper()}"
-        if variable in os.environ:
-            return self._invalid(
-                f"can't be read from the environment variable {variable} ({type(error).__name__}). Set it to a URI or"
-                " JSON, with a JSON object as extra"
-            )
-        return SimConfigurationError(
-            f"Connection {self.sim_conn_id!r} doesn't exist or can't be read ({type(error).__name__}). Add one of type"
-            f" Sim in the UI, or with: airflow connections add {self.sim_conn_id} --conn-type sim"
-            " --conn-host https://www.sim.ai --conn-password <API key>"
-        )
+    @contextmanager
+    def _explain_errors(self) -> Iterator[None]:
+        """Turn the errors of the secrets backend into ones that state what to do."""
+        try:
+            yield
+        except Exception as error:
+            if isinstance(error, ValueError) and "extra" in str(
+                error
+            ):  # Airflow 3 rejects it itself, except in the SDK
+                raise self._invalid(_NO_OBJECT) from error
+            variable = f"AIRFLOW_CONN_{self.sim_conn_id.upper()}"
+            if variable in os.environ:
+                raise self._invalid(
+                    f"can't be read from the environment variable {variable} ({type(error).__name__}). Set it to a URI"
+                    " or JSON, with a JSON object as extra"
+                ) from error
+            raise self._invalid(
+                f"doesn't exist or can't be read ({type(error).__name__}). Add one of type Sim with: airflow connections"
+                f" add {self.sim_conn_id} --conn-type sim --conn-host https://www.sim.ai --conn-password <API key>,"
+                " or in the UI"
+            ) from error
 
-    def _checked(self, connection: Connection) -> Connection:
-        """Return the connection if its type and extra are valid; the password of another type isn't meant for Sim.
+    def _settings(self, connection: Connection) -> ClientSettings:
+        """Return the settings of a connection of type Sim; the password of another type isn't meant for Sim.
 
-        :raises SimConfigurationError: they aren't.
+        :raises SimConfigurationError: a value is invalid; the message names it.
         """
         if connection.conn_type not in (self.conn_type, "", None):
             raise self._invalid(
                 f"is of type {connection.conn_type!r}, not 'sim'. Choose another sim_conn_id, or set the type to Sim"
             )
+        extra = self._extra(connection)
+        verify = extra.get("verify", True)
+        self.workspace_id = str(extra["workspace_id"]) if "workspace_id" in extra else None
         try:
-            extra = json.loads(connection.extra or "{}")
-        except ValueError:
-            extra = False
-        if not isinstance(extra, dict) and extra not in (None, ""):
-            raise self._invalid(_NO_OBJECT)
-        return connection
-
-    def _settings(self, connection: Connection, extra: Mapping[str, Any]) -> ClientSettings:
-        """Return the settings of a connection.
-
-        :raises SimConfigurationError: a value is invalid; the message names it.
-        """
-        from dataclasses import replace
-
-        from airflow_provider_sim.client import DEFAULT_BASE_URL, DEFAULT_TIMEOUT, ClientSettings, RetryPolicy
-
-        given = {name: value for name, value in (extra or {}).items() if value is not None and value != ""}
-        self._workspace_id = str(given["workspace_id"]) if "workspace_id" in given else None
-        try:
-            numbers = {name: _number(given, name, kind) for name, kind in _RETRY_EXTRAS.items() if name in given}
-            policy = RetryPolicy(**numbers)
-            timeout = _number(given, "timeout", float) if "timeout" in given else DEFAULT_TIMEOUT
-            verify = _verify(given.get("verify", True))
-            host = base_url_of(connection)
-        except (ValueError, SimConfigurationError) as error:
-            raise self._invalid(f"has an invalid setting: {str(error).rstrip('.')}") from None
-        try:
-            policy = replace(policy, **self.retry_args)
+            numbers = {name: _number(extra, name, kind) for name, kind in _NUMBERS.items() if name in extra}
+            timeout = numbers.pop("timeout", DEFAULT_TIMEOUT)
+            retry = RetryPolicy(**numbers)
+            base_url = _base_url(connection)
+            retry = replace(retry, **self.retry_args)
         except TypeError as error:
             raise SimConfigurationError(f"retry_args are not those of RetryPolicy: {error}.") from None
+        except (ValueError, SimConfigurationError) as error:
+            raise self._invalid(f"has an invalid setting: {str(error).rstrip('.')}") from None
         return ClientSettings(
             api_key=self._api_key(connection),
-            base_url=host or os.environ.get("SIM_BASE_URL") or DEFAULT_BASE_URL,
-            api_version=str(given.get("api_version", "auto")),
+            base_url=base_url or os.environ.get("SIM_BASE_URL") or DEFAULT_BASE_URL,
+            api_version=str(extra.get("api_version", "auto")),
             timeout=timeout,
-            verify=verify,
-            retry=policy,
+            verify=_BOOLEANS.get(verify.strip().lower(), verify.strip()) if isinstance(verify, str) else verify,
+            retry=retry,
             connection=self.sim_conn_id,
         )
+
+    def _extra(self, connection: Connection) -> dict[str, Any]:
+        """Return the extras that are set; forms save the others as null or empty.
+
+        :raises SimConfigurationError: the extra isn't a JSON object.
+        """
+        try:
+            extra = json.loads(connection.extra or "{}") or {}
+        except ValueError:
+            extra = None
+        if not isinstance(extra, dict):
+            raise self._invalid(_NO_OBJECT)
+        return {name: value for name, value in extra.items() if value is not None and value != ""}
 
     def _api_key(self, connection: Connection) -> str:
         """Return the key of the connection or the environment, without surrounding whitespace.
@@ -297,14 +287,12 @@ class SimHook(BaseHook):
 
 
 def _declared_form() -> dict[str, Any]:
-    from airflow_provider_sim.get_provider_info import get_provider_info
-
     connection_types: Any = get_provider_info()["connection-types"]
     form: dict[str, Any] = connection_types[0]
     return form
 
 
-def base_url_of(connection: Connection) -> str | None:
+def _base_url(connection: Connection) -> str | None:
     """Return the base URL of the fields host, port and schema; None if the host is empty.
 
     The host is a name, an address or a URL. Of a connection URI, Airflow stores the path as the schema, and an IPv6
@@ -333,8 +321,6 @@ def base_url_of(connection: Connection) -> str | None:
 
 def _is_ipv6(name: str) -> bool:
     """Whether this is an IPv6 address without brackets."""
-    from ipaddress import IPv6Address
-
     try:
         IPv6Address(name)
     except ValueError:
@@ -357,57 +343,17 @@ def _number(given: Mapping[str, Any], name: str, kind: type[int] | type[float]) 
         raise ValueError(f"the extra {name!r} is {value!r}; it must be a {required}") from None
 
 
-def _verify(value: Any) -> bool | str:
-    """Return the extra ``verify``; forms and URIs provide strings.
-
-    :raises ValueError: it is neither a boolean nor a path.
-    """
-    if isinstance(value, str):
-        return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}.get(
-            value.strip().lower(), value.strip()
-        )
-    if isinstance(value, bool):
-        return value
-    raise ValueError(f"the extra 'verify' is {value!r}; it can be true, false or the path of a CA bundle")
-
-
-def _diagnosis(error: SimError, settings: ClientSettings) -> str:
-    match error:
-        case SimAuthenticationError():
-            return "The server responds, but the API key is wrong."
-        case SimRedirectError():
-            return "The base URL is not the URL of the API itself."
-        case SimV2OffError():
-            return "The server responds, but its v2 API is switched off, and api_version is v2."
-        case SimRouteMissingError() | SimResponseError():
-            return (
-                f"The server at {settings.base_url} responds, but it is not Sim. The base URL is the URL of Sim's start"
-                " page, such as https://www.sim.ai, without /api."
-            )
-        case SimTimeoutError():
-            return "The server doesn't respond."
-        case SimConnectionError(outcome=Outcome.NEVER_SENT):
-            return "The server can't be reached."
-        case SimConnectionError():
-            return "The server closes the connection."
-        case _:
-            return ""
-
-
-def _https_advice(error: SimError, settings: ClientSettings) -> str:
-    """For servers that expect https: they close a plain http connection, or return 400."""
+def _base_url_advice(error: SimError, base_url: str) -> str:
+    """Return how to correct a base URL that leads to no Sim server; servers that expect https often return 400."""
     closed = isinstance(error, SimConnectionError) and error.outcome is not Outcome.NEVER_SENT
-    is_bad_request = isinstance(error, SimResponseError) and error.status == 400
-    if settings.base_url.startswith("http://") and (closed or is_bad_request):
+    not_sim = isinstance(error, SimResponseError | SimRouteMissingError)
+    if base_url.startswith("http://") and (closed or (not_sim and error.status == 400)):
         return "If it uses https, start the base URL with https://."
-    return ""
+    return "The base URL is the URL of Sim's start page, such as https://www.sim.ai, without /api." if not_sim else ""
 
 
 def _account_summary(settings: ClientSettings) -> str:
-    from dataclasses import replace
-
-    from airflow_provider_sim.client import NO_RETRY, SimClient
-    from airflow_provider_sim.exceptions import SimUnsupportedError
+    from airflow_provider_sim.client import SimClient
 
     timeout = min(settings.timeout, _TEST_TIMEOUT)
     with SimClient.from_settings(replace(settings, timeout=timeout, retry=NO_RETRY)) as client:

@@ -61,7 +61,7 @@ def test_fine_on_a_server_without_v2(test, emulator, profile):
 def test_wrong_key(test, emulator, profile):
     fine, words = test(emulator.url)
     assert not fine
-    assert words.startswith("The server responds, but the API key is wrong.")
+    assert "Put a current key" in words
 
 
 @pytest.mark.sim_emulator(profile="v0.8-legacy")
@@ -75,7 +75,7 @@ def test_v2_off(test, emulator):
 def test_unreachable(test):
     fine, words = test(f"http://127.0.0.1:{closed_port()}")
     assert not fine
-    assert words.startswith("The server can't be reached.")
+    assert "can't be reached" in words
 
 
 @pytest.mark.parametrize("status", [200, 404])
@@ -83,14 +83,13 @@ def test_not_a_sim_server(test, status):
     with canned(Answer(status, b"<!DOCTYPE html><title>Welcome</title>", {"content-type": "text/html"})) as server:
         fine, words = test(server.url)
     assert not fine
-    assert words.startswith(f"The server at {server.url} responds, but it is not Sim.")
+    assert words.endswith("The base URL is the URL of Sim's start page, such as https://www.sim.ai, without /api.")
 
 
 def test_redirect(test):
     with canned(Answer(301, b"", {"location": "https://www.sim.ai/api/v2/workspaces"})) as server:
         fine, words = test(server.url)
     assert not fine
-    assert words.startswith("The base URL is not the URL of the API itself.")
     assert "Set the connection's base URL (host) to https://www.sim.ai;" in words
 
 

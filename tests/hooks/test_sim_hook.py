@@ -160,7 +160,7 @@ def test_the_connection_goes_before_the_environment(connect, monkeypatch):
         pytest.param({"extra": {"max_retries": -1}}, "max_retries is -1", id="negative retries"),
         pytest.param({"extra": {"max_retries": True}}, "'max_retries' is True", id="retries no number"),
         pytest.param({"extra": {"api_version": "v3"}}, "api_version 'v3'", id="unknown API version"),
-        pytest.param({"extra": {"verify": 5}}, "'verify' is 5", id="verify no path"),
+        pytest.param({"extra": {"verify": 5}}, "setting verify 5", id="verify no path"),
     ],
 )
 def test_what_cannot_work_is_refused_with_its_name(connect, fields, message):
