@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from math import inf
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
 
@@ -52,6 +52,15 @@ class SimError(AirflowException):
     default_outcome: ClassVar[Outcome] = Outcome.UNKNOWN
     is_retryable: ClassVar[bool] = False
 
+    def __init_subclass__(
+        cls, *, code: str | None = None, outcome: Outcome | None = None, retryable: bool | None = None, **kwargs: Any
+    ) -> None:
+        """Set the defaults of a class of errors; those that are None are inherited."""
+        super().__init_subclass__(**kwargs)
+        cls.default_code = cls.default_code if code is None else code
+        cls.default_outcome = cls.default_outcome if outcome is None else outcome
+        cls.is_retryable = cls.is_retryable if retryable is None else retryable
+
     def __init__(
         self,
         message: str,
@@ -86,179 +95,117 @@ class SimPermanentError(SimError, AirflowFailException):
     """Base of non-retryable errors: someone has to change something first."""
 
 
-class SimConfigurationError(SimPermanentError):
+class SimConfigurationError(SimPermanentError, code="CONFIGURATION_ERROR", outcome=Outcome.NEVER_SENT):
     """The connection or the client's settings are invalid; no request was sent."""
 
-    default_code = "CONFIGURATION_ERROR"
-    default_outcome = Outcome.NEVER_SENT
 
-
-class SimInputError(SimPermanentError):
+class SimInputError(SimPermanentError, code="INVALID_INPUT"):
     """The arguments or the workflow's input are invalid, by this package's checks or by Sim's."""
 
-    default_code = "INVALID_INPUT"
 
-
-class SimAuthenticationError(SimPermanentError):
+class SimAuthenticationError(SimPermanentError, code="UNAUTHORIZED"):
     """Sim doesn't accept the API key."""
 
-    default_code = "UNAUTHORIZED"
 
-
-class SimPermissionError(SimPermanentError):
+class SimPermissionError(SimPermanentError, code="FORBIDDEN"):
     """The API key is valid but lacks the permission."""
 
-    default_code = "FORBIDDEN"
 
-
-class SimWorkflowNotDeployedError(SimPermanentError):
+class SimWorkflowNotDeployedError(SimPermanentError, code="WORKFLOW_NOT_DEPLOYED"):
     """The workflow exists but has no live deployment."""
 
-    default_code = "WORKFLOW_NOT_DEPLOYED"
 
-
-class SimUsageLimitError(SimPermanentError):
+class SimUsageLimitError(SimPermanentError, code="USAGE_LIMIT_EXCEEDED"):
     """The usage limit or the credits of the workspace's payer are used up."""
 
-    default_code = "USAGE_LIMIT_EXCEEDED"
 
-
-class SimNotFoundError(SimPermanentError):
+class SimNotFoundError(SimPermanentError, code="NOT_FOUND"):
     """The resource doesn't exist, or the key may not see it (Sim distinguishes the two only in part)."""
 
-    default_code = "NOT_FOUND"
 
-
-class SimRunNotFoundError(SimNotFoundError):
+class SimRunNotFoundError(SimNotFoundError, code="RUN_NOT_FOUND"):
     """The run doesn't exist; temporary right after an async start."""
 
-    default_code = "RUN_NOT_FOUND"
 
-
-class SimUnsupportedError(SimPermanentError):
+class SimUnsupportedError(SimPermanentError, code="UNSUPPORTED"):
     """The server doesn't support the request: it is too old, or its v2 API is switched off."""
 
-    default_code = "UNSUPPORTED"
 
-
-class SimRouteMissingError(SimUnsupportedError):
+class SimRouteMissingError(SimUnsupportedError, code="ROUTE_MISSING"):
     """No API at this path: the server is too old, the path prefix is wrong, or it is not a Sim server."""
 
-    default_code = "ROUTE_MISSING"
 
-
-class SimV2OffError(SimUnsupportedError):
+class SimV2OffError(SimUnsupportedError, code="V2_OFF"):
     """The server's ``/api/v2`` is switched off, which is the default of self-hosted servers."""
 
-    default_code = "V2_OFF"
 
-
-class SimRedirectError(SimPermanentError):
+class SimRedirectError(SimPermanentError, code="REDIRECT"):
     """The server sent a redirect, which is never followed: it would lose the body and pass on the key."""
 
-    default_code = "REDIRECT"
 
-
-class SimConflictError(SimError):
+class SimConflictError(SimError, code="CONFLICT"):
     """The request conflicts with the current state, such as a resumed pause or a finished run."""
 
-    default_code = "CONFLICT"
 
-
-class SimRunIdConflictError(SimConflictError):
+class SimRunIdConflictError(SimConflictError, code="RUN_ID_CONFLICT"):
     """The run ID was used before; no run was started."""
 
-    default_code = "RUN_ID_CONFLICT"
 
-
-class SimPauseAnsweredError(SimConflictError, SimPermanentError):
+class SimPauseAnsweredError(SimConflictError, SimPermanentError, code="PAUSE_ANSWERED", outcome=Outcome.REFUSED):
     """The run has no open pause: it was answered by another person, or the run has finished."""
 
-    default_code = "PAUSE_ANSWERED"
-    default_outcome = Outcome.REFUSED
 
-
-class SimRateLimitError(SimError):
+class SimRateLimitError(SimError, code="RATE_LIMIT_EXCEEDED", retryable=True):
     """Rate-limited: too many requests or concurrent runs; ``detail_code`` names the limit."""
 
-    default_code = "RATE_LIMIT_EXCEEDED"
-    is_retryable = True
 
-
-class SimServerError(SimError):
+class SimServerError(SimError, code="SERVER_ERROR", retryable=True):
     """Sim, or a proxy between this machine and Sim, failed."""
 
-    default_code = "SERVER_ERROR"
-    is_retryable = True
 
-
-class SimResponseError(SimError):
+class SimResponseError(SimError, code="INVALID_JSON", retryable=True):
     """The response can't be read: not JSON, truncated, or not from Sim."""
 
-    default_code = "INVALID_JSON"
-    is_retryable = True
 
-
-class SimConnectionError(SimError):
+class SimConnectionError(SimError, code="CONNECTION_ERROR", retryable=True):
     """The server can't be reached, or the connection broke."""
 
-    default_code = "CONNECTION_ERROR"
-    is_retryable = True
 
-
-class SimTimeoutError(SimConnectionError):
+class SimTimeoutError(SimConnectionError, code="TIMEOUT"):
     """The request timed out."""
 
-    default_code = "TIMEOUT"
 
-
-class SimStreamError(SimError):
+class SimStreamError(SimError, code="STREAM_ERROR"):
     """A stream broke or is unreadable; its run was started."""
 
-    default_code = "STREAM_ERROR"
 
-
-class SimOutputError(SimPermanentError):
+class SimOutputError(SimPermanentError, code="OUTPUT_ERROR"):
     """The run completed, but its output can't be returned: it is too large, or one of its files can't be saved."""
 
-    default_code = "OUTPUT_ERROR"
 
-
-class SimDeploymentError(SimError):
+class SimDeploymentError(SimError, code="DEPLOYMENT_ERROR"):
     """Sim accepted a deployment but hasn't made it live."""
 
-    default_code = "DEPLOYMENT_ERROR"
 
-
-class SimRunError(SimError):
+class SimRunError(SimError, code="EXECUTION_ERROR"):
     """Base of errors of runs that did not complete."""
-
-    default_code = "EXECUTION_ERROR"
 
 
 class SimRunFailedError(SimRunError):
     """The run failed; the message contains Sim's own."""
 
 
-class SimRunCancelledError(SimRunError):
+class SimRunCancelledError(SimRunError, code="RUN_CANCELLED"):
     """The run was cancelled, by anyone."""
 
-    default_code = "RUN_CANCELLED"
 
-
-class SimRunPausedError(SimRunError):
+class SimRunPausedError(SimRunError, code="RUN_PAUSED"):
     """The run waits for a person, and ``on_paused`` is not ``wait``."""
 
-    default_code = "RUN_PAUSED"
 
-
-class SimBatchError(SimRunError):
+class SimBatchError(SimRunError, code="BATCH_FAILED"):
     """Some runs of a batch did not complete; the message names them and where the other outputs are."""
 
-    default_code = "BATCH_FAILED"
 
-
-class SimRunTimeoutError(SimRunError):
+class SimRunTimeoutError(SimRunError, code="TIMEOUT"):
     """The run did not finish within the task's timeout. It may still be running."""
-
-    default_code = "TIMEOUT"

@@ -190,21 +190,21 @@ class SimHook(BaseHook):
         try:
             yield
         except Exception as error:
-            if isinstance(error, ValueError) and "extra" in str(
-                error
-            ):  # Airflow 3 rejects it itself, except in the SDK
-                raise self._invalid(_NO_OBJECT) from error
-            variable = f"AIRFLOW_CONN_{self.sim_conn_id.upper()}"
-            if variable in os.environ:
-                raise self._invalid(
-                    f"can't be read from the environment variable {variable} ({type(error).__name__}). Set it to a URI"
-                    " or JSON, with a JSON object as extra"
-                ) from error
-            raise self._invalid(
-                f"doesn't exist or can't be read ({type(error).__name__}). Add one of type Sim with: airflow connections"
-                f" add {self.sim_conn_id} --conn-type sim --conn-host https://www.sim.ai --conn-password <API key>,"
-                " or in the UI"
-            ) from error
+            kind, variable = type(error).__name__, f"AIRFLOW_CONN_{self.sim_conn_id.upper()}"
+            if isinstance(error, ValueError) and "extra" in str(error):  # raised by Airflow 3, except in the SDK
+                reason = _NO_OBJECT
+            elif variable in os.environ:
+                reason = (
+                    f"can't be read from the environment variable {variable} ({kind}). Set it to a URI or JSON, with a"
+                    " JSON object as extra"
+                )
+            else:
+                reason = (
+                    f"doesn't exist or can't be read ({kind}). Add one of type Sim in the UI, or with the command:"
+                    f" airflow connections add {self.sim_conn_id} --conn-type sim --conn-host https://www.sim.ai"
+                    " --conn-password '<API key>'"
+                )
+            raise self._invalid(reason) from error
 
     def _settings(self, connection: Connection) -> ClientSettings:
         """Return the settings of a connection of type Sim; the password of another type isn't meant for Sim.
