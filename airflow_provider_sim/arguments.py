@@ -33,7 +33,7 @@ CheckInput = Literal["warn", "fail", "off"]
 OnError = Literal["fail", "collect"]
 DeploymentAction = Literal["deploy", "undeploy", "rollback"]
 
-_LONGEST_DURATION = timedelta(days=3653)
+_LONGEST_DURATION = timedelta(days=3653).total_seconds()
 
 Rule = Callable[[Any], str | None]
 
@@ -42,7 +42,7 @@ def check_arguments(
     rules: Mapping[str, Rule],
     given: Mapping[str, Any],
     *,
-    contradiction: Callable[[Mapping[str, Any]], str | None] | None = None,
+    contradiction: Callable[[Mapping[str, Any]], str | None] = lambda given: None,
     templated: Collection[str] = (),
 ) -> None:
     """Check arguments one by one, then together.
@@ -54,17 +54,12 @@ def check_arguments(
     :raises SimInputError: names the argument and what to choose. No request was sent.
     """
     constants = {name: value for name, value in given.items() if name not in templated or not is_template(value)}
-    workflow_id = constants.get("workflow_id")
-    for name, rule in rules.items():
-        if name in constants and (expected := rule(constants[name])):
-            raise _error(f"{name} is {constants[name]!r}; {expected}", workflow_id)
-    if contradiction is not None and (wrong := contradiction(constants)):
-        raise _error(wrong, workflow_id)
-
-
-def _error(what: str, workflow_id: Any) -> SimInputError:
-    known = workflow_id if isinstance(workflow_id, str) else None
-    return SimInputError(f"{what}.", workflow_id=known, outcome=Outcome.NEVER_SENT)
+    checked = ((name, rule(constants[name])) for name, rule in rules.items() if name in constants)
+    wrong = next((f"{name} is {constants[name]!r}; {expected}" for name, expected in checked if expected), None)
+    if wrong := wrong or contradiction(constants):
+        workflow_id = constants.get("workflow_id")
+        known = workflow_id if isinstance(workflow_id, str) else None
+        raise SimInputError(f"{wrong}.", workflow_id=known, outcome=Outcome.NEVER_SENT)
 
 
 def is_template(value: Any) -> bool:
@@ -92,6 +87,58 @@ def one_of(choices: Any) -> Rule:
     return lambda value: None if value in values else f"it can be {', '.join(values)}"
 
 
+def _rule(is_valid: Callable[[Any], bool], expected: str) -> Rule:
+    return lambda value: None if is_valid(value) else expected
+
+
+def _is_number(value: Any, kind: Any = int | float) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool) and isfinite(value)
+
+
+def _is_duration(value: Any) -> bool:
+    given = seconds(value)
+    return _is_number(given) and 0 < given <= _LONGEST_DURATION
+
+
+def _is_run_timeout(value: Any) -> bool:
+    given = int(value.total_seconds()) if isinstance(value, timedelta) else value
+    return _is_number(given, int) and 1 <= given <= MAX_RUN_TIMEOUT
+
+
+def _is_percentage(value: Any) -> bool:
+    try:
+        return not isinstance(value, bool) and isfinite(float(value)) and float(value) > 0
+    except (TypeError, ValueError):
+        return False
+
+
+def _are_selectors(value: Any) -> bool:
+    """Reject also a list's text, which a template without render_template_as_native_obj gives."""
+    items = value if isinstance(value, list | tuple) else [value]
+    return all(isinstance(item, str) and item.strip() and not item.startswith("[") for item in items)
+
+
+def _are_retry_args(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(
+        name in RETRY_MINIMUMS and is_retry_setting(name, value[name]) for name in value
+    )
+
+
+duration = _rule(_is_duration, "it must be a number of seconds above 0, or a timedelta, and ten years at most")
+run_timeout = _rule(_is_run_timeout, f"it can be 1 to {MAX_RUN_TIMEOUT} whole seconds, or a timedelta of as many")
+positive_int = _rule(lambda value: _is_number(value, int) and value > 0, "it must be a whole number above 0")
+version_number = _rule(lambda value: str(value).isdecimal(), "it must be the number of a deployed version")
+percentage = _rule(_is_percentage, "it must be percent of the usage limit, a number above 0")
+selectors = _rule(
+    _are_selectors, "it must be a string, or a list of strings, each a block and optionally a path: 'Agent 1.content'"
+)
+retry_args = _rule(
+    _are_retry_args,
+    "it must be a dict of numbers with the keys "
+    + ", ".join(f"{name} (from {least})" for name, least in RETRY_MINIMUMS.items()),
+)
+
+
 def workflow_id(value: Any) -> None:
     """Accept a workflow ID.
 
@@ -108,52 +155,6 @@ def run_id(value: Any) -> None:
     check_run_id(value)
 
 
-def duration(value: Any) -> str | None:
-    """Accept a number of seconds, or a timedelta."""
-    given = seconds(value)
-    if _is_number(given) and 0 < given <= seconds(_LONGEST_DURATION):
-        return None
-    return "it must be a number of seconds above 0, or a timedelta, and ten years at most"
-
-
-def run_timeout(value: Any) -> str | None:
-    """Accept what Sim does: whole seconds."""
-    given = int(value.total_seconds()) if isinstance(value, timedelta) else value
-    if isinstance(given, int) and not isinstance(given, bool) and 1 <= given <= MAX_RUN_TIMEOUT:
-        return None
-    return f"it can be 1 to {MAX_RUN_TIMEOUT} whole seconds, or a timedelta of as many"
-
-
-def positive_int(value: Any) -> str | None:
-    """Accept a whole number above 0."""
-    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-        return None
-    return "it must be a whole number above 0"
-
-
-def version_number(value: Any) -> str | None:
-    """Accept the number of a version, also as text, which templates give."""
-    return None if str(value).isdecimal() else "it must be the number of a deployed version"
-
-
-def percentage(value: Any) -> str | None:
-    """Accept a percentage of the usage limit, also as text, which templates give."""
-    try:
-        number = float("nan") if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        number = float("nan")
-    return None if isfinite(number) and number > 0 else "it must be percent of the usage limit, a number above 0"
-
-
-def selectors(value: Any) -> str | None:
-    """Accept a block output, or a list of them."""
-    items = value if isinstance(value, list | tuple) else [value]
-    # A template without render_template_as_native_obj renders a list as its text.
-    if all(isinstance(item, str) and item.strip() and not item.startswith("[") for item in items):
-        return None
-    return "it must be a string, or a list of strings, each a block and optionally a path: 'Agent 1.content'"
-
-
 def block_selectors(value: Any) -> str | None:
     """Accept block IDs with or without a path: what selects outputs of a finished run.
 
@@ -163,23 +164,6 @@ def block_selectors(value: Any) -> str | None:
         return expected
     check_block_ids(value)
     return None
-
-
-def retry_args(value: Any) -> str | None:
-    """Accept retry settings by name."""
-    if isinstance(value, Mapping) and all(
-        name in RETRY_MINIMUMS and is_retry_setting(name, value[name]) for name in value
-    ):
-        return None
-    allowed = ", ".join(f"{name} (from {least})" for name, least in RETRY_MINIMUMS.items())
-    return f"it must be a dict of numbers with the keys {allowed}"
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
-
-
-# --- arguments that contradict each other ----------------------------------------------------------------------------
 
 
 def missing_output_folder(given: Mapping[str, Any]) -> str | None:

@@ -22,69 +22,21 @@ if TYPE_CHECKING:
 
 
 class SimOperator(BaseOperator):
-    """An operator whose arguments are checked: constants at parse time, templated ones after rendering."""
+    """An operator whose arguments are checked: constants at parse time, templated ones after rendering.
 
-    ui_color = "#ede9fe"
-    argument_rules: ClassVar[Mapping[str, Rule]] = {"retry_args": arguments.optional(arguments.retry_args)}
-
-    sim_conn_id: str
-    retry_args: Mapping[str, Any] | None
-
-    @cached_property
-    def hook(self) -> SimHook:
-        """The hook of the task's connection."""
-        return SimHook(self.sim_conn_id, retry_args=self.retry_args)
-
-    @staticmethod
-    def contradiction(given: Mapping[str, Any]) -> str | None:
-        """Return which arguments contradict each other; a name that ``given`` lacks has no known value yet."""
-        return None
-
-    @classmethod
-    def partial(cls, **kwargs: Any) -> Any:
-        """Check the constants of a mapped task, which Airflow instantiates at run time only."""
-        cls.check(kwargs, templated=cls.template_fields)
-        return super().partial(**kwargs)
-
-    def render_template(self, content: Any, *args: Any, **kwargs: Any) -> Any:
-        """Leave path objects as they are: Airflow 3.0 and 3.1 resolve them, which fails if the file is gone."""
-        if isinstance(content, PosixPath | WindowsPath):
-            return content
-        return super().render_template(content, *args, **kwargs)
-
-    @classmethod
-    def check(cls, given: Mapping[str, Any], *, templated: Collection[str] = ()) -> None:
-        """Check arguments.
-
-        :raises SimInputError: names the argument and what to choose.
-        """
-        arguments.check_arguments(cls.argument_rules, given, contradiction=cls.contradiction, templated=templated)
-
-    def _check_constants(self) -> None:
-        """Check arguments at the end of ``__init__``."""
-        self.check(vars(self), templated=self.template_fields)
-
-    def _check_rendered(self) -> None:
-        """Check arguments before a request is sent."""
-        self.check(vars(self))
-
-
-class SimClientOperator(SimOperator):
-    """Base of operators that need no more than a client: they implement :meth:`execute_with`.
-
-    A subclass sets its own arguments, and calls ``_check_constants`` at the end of its ``__init__``.
+    A subclass calls ``_check_constants`` at the end of its ``__init__``, and ``_check_rendered`` before it sends
+    anything.
 
     :param sim_conn_id: the Airflow connection of type Sim. (templated)
     :param retry_args: retry settings for idempotent requests, which override the connection's.
     """
 
     template_fields: Sequence[str] = ("sim_conn_id",)
+    ui_color = "#ede9fe"
     argument_rules: ClassVar[Mapping[str, Rule]] = {
-        **SimOperator.argument_rules,
         "workflow_id": arguments.workflow_id,
-        "run_id": arguments.run_id,
         "poll_interval": arguments.duration,
-        "timeout": arguments.duration,
+        "retry_args": arguments.optional(arguments.retry_args),
     }
 
     def __init__(
@@ -97,6 +49,52 @@ class SimClientOperator(SimOperator):
         super().__init__(**kwargs)
         self.sim_conn_id = sim_conn_id
         self.retry_args = retry_args
+
+    @classmethod
+    def partial(cls, **kwargs: Any) -> Any:
+        """Check the constants of a mapped task, which Airflow instantiates at run time only."""
+        cls.check(kwargs, templated=cls.template_fields)
+        return super().partial(**kwargs)
+
+    @classmethod
+    def check(cls, given: Mapping[str, Any], *, templated: Collection[str] = ()) -> None:
+        """Check arguments.
+
+        :raises SimInputError: names the argument and what to choose.
+        """
+        arguments.check_arguments(cls.argument_rules, given, contradiction=cls.contradiction, templated=templated)
+
+    @staticmethod
+    def contradiction(given: Mapping[str, Any]) -> str | None:
+        """Return which arguments contradict each other; a name that ``given`` lacks has no known value yet."""
+        return None
+
+    def _check_constants(self) -> None:
+        self.check(vars(self), templated=self.template_fields)
+
+    def _check_rendered(self) -> None:
+        self.check(vars(self))
+
+    @cached_property
+    def hook(self) -> SimHook:
+        """The hook of the task's connection."""
+        return SimHook(self.sim_conn_id, retry_args=self.retry_args)
+
+    def render_template(self, content: Any, *args: Any, **kwargs: Any) -> Any:
+        """Leave path objects as they are: Airflow 3.0 and 3.1 resolve them, which fails if the file is gone."""
+        if isinstance(content, PosixPath | WindowsPath):
+            return content
+        return super().render_template(content, *args, **kwargs)
+
+
+class SimClientOperator(SimOperator):
+    """Base of operators that need no more than a client: they implement :meth:`execute_with`."""
+
+    argument_rules: ClassVar[Mapping[str, Rule]] = {
+        **SimOperator.argument_rules,
+        "run_id": arguments.run_id,
+        "timeout": arguments.duration,
+    }
 
     def execute(self, context: Context) -> Any:
         """Check the rendered arguments, open the client, and return what :meth:`execute_with` returns."""
@@ -117,8 +115,6 @@ class SimWorkflowOperatorBase(SimOperator):
 
     argument_rules: ClassVar[Mapping[str, Rule]] = {
         **SimOperator.argument_rules,
-        "workflow_id": arguments.workflow_id,
-        "poll_interval": arguments.duration,
         "timeout": arguments.optional(arguments.duration),
         "run_timeout": arguments.optional(arguments.run_timeout),
         "on_paused": arguments.one_of(OnPaused),
