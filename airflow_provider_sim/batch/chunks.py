@@ -1,4 +1,4 @@
-"""Inputs that a worker leaves to the triggerer, as XComs of the task.
+"""Inputs and results that a batch's processes leave to each other, as XComs of the task.
 
 A trigger's arguments appear in logs, so they contain no inputs. An XCom holds a chunk that is read in a moment, and the
 triggerer keeps two chunks in memory.
@@ -10,29 +10,27 @@ import asyncio
 import json
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 from airflow_provider_sim.exceptions import Outcome, SimError
 
 CHUNK_BYTES = 256 * 1024
-"""Maximum size of a chunk with more than one input."""
+"""Maximum size of a chunk with more than one value."""
 
-_CACHED_CHUNKS = 2
-
-
-def chunk_key(chunk: int) -> str:
-    """Return the XCom key of a chunk."""
-    return f"batch_inputs_{chunk}"
+INPUTS_KEY = "batch_inputs_{}"
+RESULTS_KEY = "batch_results_{}"
+"""XCom keys of the chunks, with their numbers."""
 
 
-def chunked(inputs: Iterable[tuple[int, Any]]) -> Iterator[tuple[int, str]]:
-    """Divide inputs into chunks; yield the index of the first input and the JSON text of each.
+def chunked(values: Iterable[tuple[int, Any]]) -> Iterator[tuple[int, str]]:
+    """Divide values into chunks; yield the index of the first value and the JSON text of each.
 
-    :param inputs: with their indices, in ascending order.
+    :param values: with their indices.
     """
     items: list[str] = []
     first = length = 0
-    for index, value in inputs:
+    for index, value in values:
         text = json.dumps([index, value], separators=(",", ":"))
         if items and length + len(text) > CHUNK_BYTES:
             yield first, f"[{','.join(items)}]"
@@ -45,6 +43,11 @@ def chunked(inputs: Iterable[tuple[int, Any]]) -> Iterator[tuple[int, str]]:
         yield first, f"[{','.join(items)}]"
 
 
+def read_chunk(text: Any) -> dict[int, Any]:
+    """Return the values of a chunk by index; empty if its XCom was deleted."""
+    return dict(json.loads(text)) if isinstance(text, str) else {}
+
+
 class DeferredInputs:
     """Returns inputs by index, and reads their chunks on demand.
 
@@ -54,8 +57,7 @@ class DeferredInputs:
 
     def __init__(self, firsts: Sequence[int], read: Callable[[str], Any]) -> None:
         self._firsts = firsts
-        self._read = read
-        self._chunks: dict[int, dict[int, Any]] = {}
+        self._chunk = lru_cache(maxsize=2)(lambda number: read_chunk(read(INPUTS_KEY.format(number))))
         self._lock = asyncio.Lock()
 
     async def __call__(self, index: int) -> Any:
@@ -63,20 +65,13 @@ class DeferredInputs:
 
         :raises SimError: its XCom was deleted.
         """
-        chunk = bisect_right(self._firsts, index) - 1
+        number = bisect_right(self._firsts, index) - 1
         async with self._lock:
-            if chunk not in self._chunks:
-                inputs = await asyncio.to_thread(self._load, chunk) if chunk >= 0 else {}
-                self._chunks = dict([*self._chunks.items(), (chunk, inputs)][-_CACHED_CHUNKS:])
-            inputs = self._chunks[chunk]
+            inputs = await asyncio.to_thread(self._chunk, number)
         if index not in inputs:
             raise SimError(
-                f"inputs[{index}] is missing in the task's XCom {chunk_key(chunk)!r}, which was deleted. A retry of the"
-                " task resumes the batch.",
+                f"inputs[{index}] is missing in the task's XCom {INPUTS_KEY.format(number)!r}, which was deleted. A"
+                " retry of the task resumes the batch.",
                 outcome=Outcome.NEVER_SENT,
             )
         return inputs[index]
-
-    def _load(self, chunk: int) -> dict[int, Any]:
-        text = self._read(chunk_key(chunk))
-        return dict(json.loads(text)) if isinstance(text, str) else {}

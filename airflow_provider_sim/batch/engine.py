@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,8 @@ from airflow_provider_sim.client import (
     CONCURRENCY_LIMIT,
     EXECUTION_LIMIT,
     AsyncSimClient,
-    RunStatus,
+    ClientSettings,
+    RetryPolicy,
     StartStoppedError,
     StopToken,
     WorkflowRun,
@@ -38,8 +40,8 @@ from airflow_provider_sim.exceptions import (
     SimWorkflowNotDeployedError,
 )
 from airflow_provider_sim.polling import RunPollState
-from airflow_provider_sim.polling.poller import RunPoller
-from airflow_provider_sim.rate_limits import StartThrottle
+from airflow_provider_sim.polling.poller import RunPoller, poller_for
+from airflow_provider_sim.rate_limits import RateLimits, StartThrottle, rate_limits_for
 
 if TYPE_CHECKING:
     from airflow_provider_sim.task.run_options import RunOptions
@@ -64,28 +66,20 @@ LAST_POLLS = 180.0
 _MIN_PAUSE, _MAX_PAUSE = 5.0, 60.0
 """Seconds after a failed start."""
 
-_FINAL = {
-    RunStatus.COMPLETED: ItemStatus.COMPLETED,
-    RunStatus.FAILED: ItemStatus.FAILED,
-    RunStatus.CANCELLED: ItemStatus.CANCELLED,
-    RunStatus.PAUSED: ItemStatus.PAUSED,
-}
-
-Wait = Callable[[RunPollState], Awaitable[WorkflowRun]]
-
 
 class BatchEngine:
     """Starts and awaits the runs of a batch.
 
     :param client: starts runs.
-    :param wait: waits for a run.
     :param options: of the task; with a deadline.
-    :param workflow_of: returns the workflow of an input.
-    :param input_of: returns an input.
     :param state: updated by the engine.
+    :param input_of: returns an input.
+    :param known_limit: how many concurrent runs Sim accepts, as far as known.
     :param persist: called before a run ID is sent that is not derived from the persisted state.
     :param persist_id: called with the index of an input whose run ID the server has chosen.
     :param on_finished: called with the index and the run.
+    :param poller: waits for runs; default: the shared one of the client's settings.
+    :param limits: of the server and key; default: the shared ones.
     :ivar stopped: the error that has stopped further starts.
     :ivar rejection: the first error that an input was rejected for.
     """
@@ -93,41 +87,45 @@ class BatchEngine:
     def __init__(
         self,
         client: AsyncSimClient,
-        wait: Wait,
         options: RunOptions,
-        *,
-        workflow_of: Callable[[int], str],
-        input_of: Callable[[int], Awaitable[Any]],
         state: BatchState,
-        throttle: StartThrottle,
+        input_of: Callable[[int], Awaitable[Any]],
+        *,
+        known_limit: int | None = None,
         persist: Callable[[], None] = lambda: None,
         persist_id: Callable[[int], None] = lambda index: None,
         on_finished: Callable[[int, WorkflowRun], None] = lambda index, run: None,
+        poller: RunPoller | None = None,
+        limits: RateLimits | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._client = client
-        self._wait = wait
         self._options = options
-        self._deadline = inf if options.deadline is None else options.deadline
-        self._workflow_of = workflow_of
-        self._input_of = input_of
         self._state = state
-        self._throttle = throttle
+        self._input_of = input_of
         self._persist = persist
         self._persist_id = persist_id
         self._on_finished = on_finished
+        self._poller = poller or poller_for(client.settings)
         self._clock = clock
         self._tasks: set[asyncio.Task[None]] = set()
         self._report: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._waits = True
-        self._starts_until = self._deadline
+        self._starts_until = self._deadline = inf if options.deadline is None else options.deadline
         self._has_response = False
         self._failed_starts = 0
         self._error: BaseException | None = None
         self._began = self._logged_at = clock()
         self._logged = ""
         self._stop_token = StopToken()
+        self.throttle = StartThrottle(
+            limits or rate_limits_for(client.settings),
+            bucket=lambda: client.start_bucket,
+            maximum=options.max_active_runs,
+            known=known_limit,
+            clock=clock,
+        )
         self.stopped: SimError | None = None
         self.rejection: SimError | None = None
 
@@ -136,8 +134,7 @@ class BatchEngine:
 
         :raises SimError: a retry is needed.
         """
-        self._waits = False
-        self._starts_until = self._clock() + STARTING_ON_WORKER
+        self._waits, self._starts_until = False, self._clock() + STARTING_ON_WORKER
         await self._run()
         for index in self._state.indices(ItemStatus.SENT):
             self._state.set_status(index, ItemStatus.UNSENT)
@@ -148,9 +145,10 @@ class BatchEngine:
         :raises SimRunTimeoutError: the deadline has passed.
         :raises SimError: the status of runs can't be read.
         """
-        self._waits = True
-        self._starts_until = self._deadline
+        self._waits, self._starts_until = True, self._deadline
         await self._run()
+        if self.stopped is None and not self._state.is_finished:
+            raise timeout_error(self._state)
 
     def stop(self, error: SimError) -> None:
         """Start no more runs."""
@@ -161,14 +159,16 @@ class BatchEngine:
     # --- main loop -----------------------------------------------------------------------------------------------
 
     async def _run(self) -> None:
+        active = self._state.indices(ItemStatus.ACTIVE)
+        self.throttle.concurrency.active = len(active)
         try:
-            active = self._state.indices(ItemStatus.ACTIVE)
-            self._throttle.concurrency.active = len(active)
             for index in active if self._waits else []:
                 self._spawn(self._await(index))
-            while self._error is None and not self._is_done():
+            while self._error is None:
                 self._refresh_report()
-                self._start_runs()
+                await self._start_runs()
+                if self._is_done():
+                    break
                 self._log_progress()
                 await self._sleep()
         finally:
@@ -178,72 +178,61 @@ class BatchEngine:
             await asyncio.gather(*tasks, return_exceptions=True)
         if self._error is not None:
             raise self._error
-        if self._waits and self.stopped is None and not self._state.is_finished:
-            raise timeout_error(self._state)
 
     def _is_done(self) -> bool:
         now = self._clock()
         if self._tasks:
             return now > self._tasks_until
-        if self._state.next_unsent() is None or self.stopped or now >= self._starts_until:
+        if self._all_sent or now >= self._starts_until:
             return True
-        return not self._waits and now + self._throttle.delay() > self._starts_until
+        return not self._waits and now + self.throttle.delay() > self._starts_until
+
+    @property
+    def _all_sent(self) -> bool:
+        return self.stopped is not None or self._state.next_unsent() is None
 
     @property
     def _tasks_until(self) -> float:
         """Seconds since the epoch at which requests in flight are abandoned."""
         return self._starts_until + (LAST_POLLS if self._waits else UNANSWERED_ON_WORKER)
 
-    def _start_runs(self) -> None:
-        while self.stopped is None and self._clock() < self._starts_until and self._throttle.available() > 0:
-            if not self._has_response and self._throttle.concurrency.starting:
+    async def _start_runs(self) -> None:
+        while self._clock() < self._starts_until and self.throttle.available() > 0:
+            if not self._has_response and self.throttle.concurrency.starting:
                 return  # the first response shows the API version and the limits
             index = self._state.next_unsent()
-            if index is None:
+            if index is None or self.stopped is not None:
                 return
             self._state.set_status(index, ItemStatus.SENT)
-            starting = ExitStack()
-            starting.enter_context(self._throttle.start())
-            self._spawn(self._start_and_await(index, starting), starting)
+            self._spawn(self._start_and_await(index))
+            await asyncio.sleep(0)  # the throttle counts it from its first step on
 
-    def _spawn(self, work: Coroutine[Any, Any, None], starting: ExitStack | None = None) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
+        task.add_done_callback(self._on_done)
 
-        def done(task: asyncio.Task[None]) -> None:
-            self._tasks.discard(task)
-            if starting is not None:
-                starting.close()  # the task may have been cancelled before its first step
-            if not task.cancelled() and (error := task.exception()) is not None:
-                self._error = self._error or error
-            self._wake.set()
-
-        task.add_done_callback(done)
+    def _on_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            self._error = self._error or task.exception()
+        self._wake.set()
 
     async def _sleep(self) -> None:
         """Sleep until a task wakes the loop, or a run may be started."""
-        if (self._tasks and not self._has_response) or self._state.next_unsent() is None or self.stopped:
-            delay = inf
-        else:
-            delay = self._throttle.delay()
-            if not self._waits and not self._tasks and self._clock() + delay > self._starts_until:
-                return
         left = self._starts_until - self._clock()
-        delay = min(delay, self._log_delay(), left if left > 0 else self._tasks_until - self._clock() + 1.0)
-        if delay > 0 and not self._wake.is_set():
-            timer = asyncio.get_running_loop().call_later(delay, self._wake.set)
-            try:
+        delay = min(self._log_delay(), left if left > 0 else self._tasks_until - self._clock() + 1.0)
+        if not self._all_sent and (self._has_response or not self._tasks):
+            delay = min(delay, self.throttle.delay())
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, delay)):
                 await self._wake.wait()
-            finally:
-                timer.cancel()
-        else:
-            await asyncio.sleep(0)
         self._wake.clear()
 
     # --- one run -------------------------------------------------------------------------------------------------
 
-    async def _start_and_await(self, index: int, starting: ExitStack) -> None:
-        with starting:
+    async def _start_and_await(self, index: int) -> None:
+        with self.throttle.start():
             is_active = await self._start(index)
         self._has_response = True
         self._wake.set()
@@ -252,7 +241,8 @@ class BatchEngine:
 
     async def _start(self, index: int) -> bool:
         """Start a run; return whether it is active now."""
-        workflow_id, value = self._workflow_of(index), await self._input_of(index)
+        workflow_id = self._state.workflows[index]
+        value = await self._input_of(index)
         try:
             started = await self._client.execute_with_retry(
                 workflow_id,
@@ -285,10 +275,10 @@ class BatchEngine:
     def _on_started(self, index: int, started: Any) -> None:
         self._failed_starts = 0
         if started.run_id != self._state.run_id(index):
-            self._state.set_server_id(index, started.run_id, started.job_id)
+            self._state.server_ids[index] = started.run_id, started.job_id
             self._persist_id(index)
         self._state.set_status(index, ItemStatus.ACTIVE)
-        self._throttle.concurrency.on_accepted()
+        self.throttle.concurrency.on_accepted()
 
     def _run_ids(self, index: int) -> Iterator[str]:
         """Yield the input's run ID, and then that of each further attempt."""
@@ -302,40 +292,41 @@ class BatchEngine:
         self._persist()
 
     async def _await(self, index: int) -> None:
-        interval = self._options.poll_interval
+        options, workflows = self._options, self._state.workflows
         poll_state = RunPollState(
-            self._workflow_of(index),
+            workflows[index],
             self._state.run_id(index),
             job_id=self._state.job_id(index),
-            poll_interval=interval,
-            deadline=self._options.deadline,
-            on_paused=self._options.on_paused,
-            max_failed_polls=max(10, int(MAX_OUTAGE / interval)),
+            poll_interval=options.poll_interval,
+            deadline=options.deadline,
+            on_paused=options.on_paused,
+            max_failed_polls=max(10, int(MAX_OUTAGE / options.poll_interval)),
             started=self._clock(),
             in_batch=True,
             clock=self._clock,
         )
+        workspace_id = options.workspace_id if workflows[index] == workflows[0] else None
         try:
-            run = await self._wait(poll_state)
+            run = await self._poller.wait(poll_state, workspace_id=workspace_id)
         except SimRunTimeoutError:
             pass  # raised for the whole batch
         except SimRunNotFoundError as error:
             self._reject(index, error)
         else:
-            self._state.set_status(index, _FINAL[run.status])
+            self._state.set_status(index, ItemStatus[run.status.name])
             self._on_finished(index, run)
         finally:
-            self._throttle.concurrency.on_finished()
+            self.throttle.concurrency.on_finished()
 
     # --- errors --------------------------------------------------------------------------------------------------
 
     def _on_rate_limited(self, index: int, error: SimRateLimitError) -> None:
         if error.detail_code == CONCURRENCY_LIMIT:
-            self._throttle.concurrency.on_rejected(error.retry_after)
+            self.throttle.concurrency.on_rejected(error.retry_after)
         elif error.detail_code == EXECUTION_LIMIT:
-            self._throttle.executions.on_rejected(error.retry_after)
+            self.throttle.executions.on_rejected(error.retry_after)
         else:
-            self._throttle.pause(_MIN_PAUSE if error.retry_after is None else error.retry_after)
+            self.throttle.pause(_MIN_PAUSE if error.retry_after is None else error.retry_after)
         log.debug("%s", error)
         self._requeue(index, error)
 
@@ -353,7 +344,7 @@ class BatchEngine:
             return
         pause = error.retry_after or min(_MAX_PAUSE, _MIN_PAUSE * 2 ** (self._failed_starts - 1))
         log.warning("%s Next start in %.0f s (consecutive failed starts: %d).", error, pause, self._failed_starts)
-        self._throttle.pause(pause)
+        self.throttle.pause(pause)
 
     def _requeue(self, index: int, error: SimError) -> None:
         if error.run_id_spent:
@@ -368,19 +359,19 @@ class BatchEngine:
         """Reject or skip all inputs of a workflow."""
         skip = isinstance(error, SimWorkflowNotDeployedError) and self._options.skip_undeployed
         for other in [index, *self._state.indices(ItemStatus.UNSENT)]:
-            if self._workflow_of(other) == workflow_id:
-                if skip:
-                    self._state.set_status(other, ItemStatus.SKIPPED)
-                else:
-                    self._reject(other, error)
+            if self._state.workflows[other] != workflow_id:
+                continue
+            if skip:
+                self._state.set_status(other, ItemStatus.SKIPPED)
+            else:
+                self._reject(other, error)
 
     # --- usage report and log ------------------------------------------------------------------------------------
 
     def _refresh_report(self) -> None:
         """Read the usage report, if more runs are to be started and it is stale."""
-        if not self._has_response or self._state.next_unsent() is None or self.stopped:
-            return
-        if self._throttle.executions.is_stale and (self._report is None or self._report.done()):
+        is_stale = self._has_response and not self._all_sent and self.throttle.executions.is_stale
+        if is_stale and (self._report is None or self._report.done()):
             self._report = asyncio.create_task(self._read_usage())
 
     async def _read_usage(self) -> None:
@@ -388,10 +379,10 @@ class BatchEngine:
             usage = await self._client.get_usage_limits()
         except SimError as error:
             log.debug("%s", error)
-            self._throttle.executions.on_report(None, None)
+            self.throttle.executions.on_report(None, None)
         else:
             limit = self._client.start_limit(usage)
-            self._throttle.executions.on_report(limit, limit.reset if limit else None)
+            self.throttle.executions.on_report(limit, limit.reset if limit else None)
         self._wake.set()
 
     def _log_delay(self) -> float:
@@ -403,16 +394,11 @@ class BatchEngine:
         if self._log_delay() > 0:
             return
         self._logged_at = self._clock()
-        state = self._state
-        if self._waits:
-            progress = state.summary()
-        else:  # without polls, started runs may have finished
-            waiting = state.count(ItemStatus.UNSENT, ItemStatus.SENT)
-            progress = f"{len(state) - waiting} of {len(state)} started, {waiting} not started"
-        if state.next_unsent() is not None and not self.stopped and (reason := self._throttle.reason()):
+        progress = self._state.summary()
+        if not self._all_sent and (reason := self.throttle.reason()):
             progress += f"; {reason}"
-        if progress != self._logged:
-            log.info("Batch %s: %s.", state.batch_id, progress)
+        if self._waits and progress != self._logged:
+            log.info("Batch %s: %s.", self._state.batch_id, progress)
             self._logged = progress
 
 
@@ -426,13 +412,12 @@ def timeout_error(state: BatchState) -> SimRunTimeoutError:
     )
 
 
-def wait_by(poller: RunPoller, workflow_id: str, workspace_id: str | None) -> Wait:
-    """Return a function that waits for runs with a shared poller.
+@asynccontextmanager
+async def batch_client(settings: ClientSettings, retry: RetryPolicy | None = None) -> AsyncIterator[AsyncSimClient]:
+    """Open a client whose rate limits are shared by all batches of this process.
 
-    :param workspace_id: of this workflow, if known; those of others are requested.
+    :param retry: instead of the connection's.
     """
-
-    async def wait(state: RunPollState) -> WorkflowRun:
-        return await poller.wait(state, workspace_id=workspace_id if state.workflow_id == workflow_id else None)
-
-    return wait
+    async with AsyncSimClient.from_settings(replace(settings, retry=retry or settings.retry)) as client:
+        client.on_rate_limit = rate_limits_for(settings).on_response
+        yield client

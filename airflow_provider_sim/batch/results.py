@@ -14,16 +14,14 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO
 
 from airflow_provider_sim.arguments import OnPaused
-from airflow_provider_sim.batch.state import STATUS_NAMES, BatchState, ItemStatus
+from airflow_provider_sim.batch.reconcile import in_flight
+from airflow_provider_sim.batch.state import BatchState, ItemStatus
 from airflow_provider_sim.client import AsyncSimClient, RunStatus, SimClient, WorkflowRun
 from airflow_provider_sim.exceptions import SimOutputError, SimRunError
 from airflow_provider_sim.task.output import OutputDelivery, OutputRules, as_json, write_file
 from airflow_provider_sim.task.results import paused_result
 
 log = logging.getLogger(__name__)
-
-MAX_IN_FLIGHT = 16
-"""Concurrent requests."""
 
 _LISTED = 10
 """Failures that an error lists."""
@@ -32,30 +30,22 @@ _LISTED = 10
 class Results:
     """Fetches and keeps the results of finished runs.
 
-    :param workflow_of: returns the workflow of an input.
+    :param state: of the batch; may be replaced while there are no results.
     :param client: downloads files in outputs, and reads pauses.
+    :ivar bad: inputs that have failed.
     :ivar display_copies: inputs whose outputs are Sim's display copies.
     """
 
-    def __init__(
-        self,
-        state: BatchState,
-        workflow_of: Callable[[int], str],
-        *,
-        rules: OutputRules,
-        on_paused: OnPaused,
-        client: SimClient,
-    ) -> None:
-        self._state = state
-        self._workflow_of = workflow_of
+    def __init__(self, state: BatchState, *, rules: OutputRules, on_paused: OnPaused, client: SimClient) -> None:
+        self.state = state
+        self.bad: set[int] = set()
+        self.display_copies: set[int] = set()
         self._rules = rules
         self._on_paused = on_paused
         self._client = client
         self._file: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 - for as long as the results are needed
         self._lock = threading.Lock()  # files are saved in threads
         self._places: dict[int, tuple[int, int]] = {}
-        self._bad: set[int] = set()
-        self.display_copies: list[int] = []
 
     def close(self) -> None:
         """Delete the results."""
@@ -65,66 +55,29 @@ class Results:
         """Return the number of results so far."""
         return len(self._places)
 
-    @property
-    def bad(self) -> list[int]:
-        """The inputs that have failed."""
-        return sorted(self._bad)
-
-    # --- gathering -----------------------------------------------------------------------------------------------
-
     async def gather(self, client: AsyncSimClient) -> None:
         """Fetch the results of finished runs that were not fetched yet.
 
         :raises SimError: a result can't be read.
         """
-        finished = (index for index, status in enumerate(self._state) if not status.is_open)
-        missing = iter([index for index in finished if index not in self._places])
 
-        async def work() -> None:
-            for index in missing:
-                await self._get(client, index)
+        async def fetch(index: int) -> None:
+            status, job_id = self.state.statuses[index], self.state.job_id(index)
+            ids = self.state.workflows[index], self.state.run_id(index)
+            if status in (ItemStatus.COMPLETED, ItemStatus.FAILED):
+                run = await client.get_workflow_result(*ids, job_id=job_id)
+            elif status is ItemStatus.PAUSED:
+                run = await client.get_workflow_run(*ids, job_id=job_id)
+            else:
+                self.put(index, self._entry(index))
+                return
+            if self._rules.folder or status is ItemStatus.PAUSED:
+                await asyncio.to_thread(self.add, index, run)
+            else:
+                self.add(index, run)
 
-        workers = [asyncio.create_task(work()) for _ in range(MAX_IN_FLIGHT)]
-        try:
-            await asyncio.gather(*workers)
-        finally:
-            for worker in workers:
-                worker.cancel()
-            self.display_copies.sort()
-
-    def _put(self, index: int, entry: dict[str, Any]) -> None:
-        encoded = as_json(entry)
-        with self._lock:
-            self._places[index] = (self._file.seek(0, 2), len(encoded))
-            self._file.write(encoded)
-            if "error" in entry:
-                self._bad.add(index)
-
-    def dump(self, skip: int) -> Iterator[bytes]:
-        """Yield the results but the first ``skip``, in the order in which they arrived, as lines of JSON."""
-        for index in list(self._places)[skip:]:
-            yield as_json([index, self._read(index)]) + b"\n"
-
-    def load(self, lines: Iterable[bytes]) -> None:
-        """Add results that :meth:`dump` has yielded."""
-        for line in lines:
-            index, entry = json.loads(line)
-            self._put(index, entry)
-
-    async def _get(self, client: AsyncSimClient, index: int) -> None:
-        state, status = self._state, self._state[index]
-        ids = self._workflow_of(index), state.run_id(index)
-        if status in (ItemStatus.COMPLETED, ItemStatus.FAILED):
-            run = await client.get_workflow_result(*ids, job_id=state.job_id(index))
-        elif status is ItemStatus.PAUSED:
-            run = await client.get_workflow_run(*ids, job_id=state.job_id(index))
-        else:
-            self._put(index, self._entry(index))
-            return
-        if self._rules.folder or status is ItemStatus.PAUSED:
-            await asyncio.to_thread(self.add, index, run)
-        else:
-            self.add(index, run)
+        statuses = enumerate(self.state.statuses)
+        await in_flight(fetch, [i for i, status in statuses if not status.is_open and i not in self._places])
 
     def add(self, index: int, run: WorkflowRun) -> None:
         """Add a finished run's result; blocks if files are saved or a pause is read."""
@@ -135,32 +88,51 @@ class Results:
                 run.raise_for_status()
                 output = OutputDelivery(
                     self._rules,
-                    workflow_id=self._workflow_of(index),
-                    run_id=run.run_id or self._state.run_id(index),
+                    workflow_id=self.state.workflows[index],
+                    run_id=run.run_id or self.state.run_id(index),
                     fetch=self._client.download_file,
                     level=logging.DEBUG,
                 ).deliver(run.output)
         except (SimRunError, SimOutputError) as error:
-            self._put(index, self._entry(index, error=run.error.message if run.error else str(error)))
+            self.put(index, self._entry(index, error=run.error.message if run.error else str(error)))
         else:
             if run.output_is_display_copy:
-                self.display_copies.append(index)
-            self._put(index, self._entry(index, output=output))
+                self.display_copies.add(index)
+            self.put(index, self._entry(index, output=output))
+
+    def put(self, index: int, entry: dict[str, Any]) -> None:
+        """Add a result as :meth:`entries` yields it."""
+        encoded = as_json(entry)
+        with self._lock:
+            self._places[index] = (self._file.seek(0, 2), len(encoded))
+            self._file.write(encoded)
+            if "error" in entry:
+                self.bad.add(index)
 
     def _entry(self, index: int, **result: Any) -> dict[str, Any]:
-        status = self._state[index]
+        status = self.state.statuses[index]
         if not result and status is ItemStatus.REFUSED:
-            result = {"error": self._state.reason(index)}
+            result = {"error": self.state.reasons.get(index, "see the task log")}
         elif not result and status is ItemStatus.CANCELLED:
             result = {"error": "The run was cancelled before it completed."}
         has_run = status not in (ItemStatus.REFUSED, ItemStatus.SKIPPED)
-        return {"status": STATUS_NAMES[status], **result, "run_id": self._state.run_id(index) if has_run else None}
+        return {"status": status.label, **result, "run_id": self.state.run_id(index) if has_run else None}
 
-    # --- delivery ------------------------------------------------------------------------------------------------
+    def _read(self, index: int) -> dict[str, Any]:
+        place, length = self._places[index]
+        with self._lock:
+            self._file.seek(place)
+            encoded = self._file.read(length)
+        entry: dict[str, Any] = json.loads(encoded)
+        return entry
+
+    def since(self, count: int) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield the results but the first ``count``, with their inputs, in the order in which they arrived."""
+        return ((index, self._read(index)) for index in list(self._places)[count:])
 
     def entries(self) -> Iterator[dict[str, Any]]:
         """Yield ``status``, ``output`` or ``error`` (if any), and ``run_id`` of each input."""
-        for index in range(len(self._state)):
+        for index in range(len(self.state)):
             yield self._read(index) if index in self._places else self._entry(index)
 
     def outputs(self) -> Iterator[Any]:
@@ -182,43 +154,33 @@ class Results:
             result.append(value)
         else:
             return result
-        total = len(self._state)
+        batch_id, total = self.state.batch_id, len(self.state)
         if self._rules.large != "store":
             raise SimOutputError(
-                f"The results of batch {self._state.batch_id} are larger as JSON than max_output_bytes"
+                f"The results of batch {batch_id} are larger as JSON than max_output_bytes"
                 f" ({self._rules.max_bytes:,}): {len(result)} of {total} fit. Set large_outputs='store' and"
                 " output_files_dir to get the path of a file instead, let the workflow return less, or raise"
                 " max_output_bytes. All runs have finished; clearing the task starts a new batch."
             )
-        lines = (as_json(value) + b"\n" for value in values())
         try:
-            path = write_file(self._rules.folder or "", self._state.batch_id, f"{name}.jsonl", lines)
+            lines = (as_json(value) + b"\n" for value in values())
+            path = write_file(self._rules.folder or "", batch_id, f"{name}.jsonl", lines)
         except Exception as error:  # any error of the storage
             raise SimOutputError(
-                f"Could not write the results of batch {self._state.batch_id} into output_files_dir"
-                f" {self._rules.folder!r}: {type(error).__name__}: {error}. All runs have finished."
+                f"Could not write the results of batch {batch_id} into output_files_dir {self._rules.folder!r}:"
+                f" {type(error).__name__}: {error}. All runs have finished."
             ) from error
-        log.info("The results of batch %s are stored at %s, a line for each input.", self._state.batch_id, path)
+        log.info("The results of batch %s are stored at %s, a line for each input.", batch_id, path)
         return {"output_path": path, "count": total}
 
     def failures(self) -> str:
         """Return which inputs failed and why, for an error message."""
-        bad = self.bad
         failures = []
-        for index in bad[:_LISTED]:
-            entry = self._read(index)
-            of = f"workflow {self._workflow_of(index)!r}"
-            run = f"run {entry['run_id']!r} of {of}" if entry["run_id"] else of
-            failures.append(
-                f"inputs[{index}] ({entry['status']}, {run}): {str(entry['error'])[:300].removesuffix('.')}"
-            )
-        more = f"; and {len(bad) - _LISTED} more" if len(bad) > _LISTED else ""
+        for index in sorted(self.bad)[:_LISTED]:
+            entry, run = self._read(index), f"workflow {self.state.workflows[index]!r}"
+            if entry["run_id"]:
+                run = f"run {entry['run_id']!r} of {run}"
+            reason = str(entry["error"])[:300].removesuffix(".")
+            failures.append(f"inputs[{index}] ({entry['status']}, {run}): {reason}")
+        more = f"; and {len(self.bad) - _LISTED} more" if len(self.bad) > _LISTED else ""
         return "; ".join(failures) + more
-
-    def _read(self, index: int) -> dict[str, Any]:
-        place, length = self._places[index]
-        with self._lock:
-            self._file.seek(place)
-            encoded = self._file.read(length)
-        entry: dict[str, Any] = json.loads(encoded)
-        return entry

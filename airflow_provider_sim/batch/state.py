@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from itertools import groupby
 from typing import Any
@@ -21,59 +21,63 @@ MAX_MESSAGE = 500
 MAX_MESSAGES = 100
 """Number of different reasons that are kept."""
 
+_SUFFIX = re.compile(r"(0|[1-9][0-9]{0,8})(?:\.([1-9][0-9]{0,8}))?")
+
 
 class ItemStatus(StrEnum):
-    """Status of an input."""
+    """Status of an input; those of finished runs are named as Sim's."""
 
-    UNSENT = "u"
-    """To be started. An earlier process may have sent it; Sim accepts an ID once, so sending it again is safe."""
-    SENT = "s"
-    """Its request is in flight."""
-    ACTIVE = "a"
-    """Sim has accepted it."""
     COMPLETED = "c"
     FAILED = "f"
     CANCELLED = "x"
+    REFUSED = "r"
+    """The run was rejected, or Sim no longer has it; see :attr:`BatchState.reasons`."""
     PAUSED = "p"
     """The run waits for a person, which ends polling."""
-    REFUSED = "r"
-    """The run was rejected, or Sim no longer has it; see :meth:`BatchState.reason`."""
     SKIPPED = "k"
     """The workflow is not deployed, and ``skip_undeployed`` is set."""
+    ACTIVE = "a"
+    """Sim has accepted it."""
+    SENT = "s"
+    """Its request is in flight."""
+    UNSENT = "u"
+    """To be started. An earlier process may have sent it; Sim accepts an ID once, so sending it again is safe."""
 
     @property
     def is_open(self) -> bool:
         """Whether the run is to be started or polled."""
         return self in (ItemStatus.UNSENT, ItemStatus.SENT, ItemStatus.ACTIVE)
 
+    @property
+    def label(self) -> str:
+        """The name in results and XComs."""
+        return "running" if self is ItemStatus.ACTIVE else self.name.lower()
+
 
 class BatchState:
     """State of a batch.
 
     :param batch_id: ``airflow-`` and a UUID.
-    :param total: number of inputs.
+    :param workflows: the workflow of each input.
+    :ivar statuses: of the inputs; change them by :meth:`set_status`.
+    :ivar attempts: number of each input's current attempt, from 1.
+    :ivar server_ids: run IDs and job IDs that the server has chosen, by input.
+    :ivar reasons: why inputs were rejected.
     """
 
-    def __init__(self, batch_id: str, total: int) -> None:
+    def __init__(self, batch_id: str, workflows: Sequence[str]) -> None:
         self.batch_id = batch_id
-        self._statuses = [ItemStatus.UNSENT] * total
-        self._attempts = [1] * total
-        self._counts = Counter({ItemStatus.UNSENT: total})
-        self._server_ids: dict[int, tuple[str, str | None]] = {}
-        self._reasons: dict[int, str] = {}
-        self._queue: deque[int] = deque(range(total))
+        self.workflows = workflows
+        self.statuses = [ItemStatus.UNSENT] * len(workflows)
+        self.attempts = [1] * len(workflows)
+        self.server_ids: dict[int, tuple[str, str | None]] = {}
+        self.reasons: dict[int, str] = {}
+        self._counts = Counter(self.statuses)
+        self._queue = deque(range(len(workflows)))
 
     def __len__(self) -> int:
         """Return the number of inputs."""
-        return len(self._statuses)
-
-    def __getitem__(self, index: int) -> ItemStatus:
-        """Return the status of an input."""
-        return self._statuses[index]
-
-    def __iter__(self) -> Iterator[ItemStatus]:
-        """Iterate over the statuses, in the order of the inputs."""
-        return iter(self._statuses)
+        return len(self.statuses)
 
     def count(self, *statuses: ItemStatus) -> int:
         """Return the number of inputs that have one of these statuses."""
@@ -81,7 +85,7 @@ class BatchState:
 
     def indices(self, *statuses: ItemStatus) -> list[int]:
         """Return the inputs that have one of these statuses, in their order."""
-        return [index for index, status in enumerate(self._statuses) if status in statuses]
+        return [index for index, status in enumerate(self.statuses) if status in statuses]
 
     @property
     def is_finished(self) -> bool:
@@ -90,36 +94,30 @@ class BatchState:
 
     def counts(self) -> dict[str, int]:
         """Return the number of inputs by status name, and the total."""
-        counts = {name: self.count(status) for status, name in STATUS_NAMES.items() if status not in _NOT_STARTED}
-        return {"total": len(self), **{name: count for name, count in counts.items() if count}}
+        started = [status for status in ItemStatus if status not in (ItemStatus.SENT, ItemStatus.UNSENT)]
+        return {"total": len(self), **{status.label: self.count(status) for status in started if self.count(status)}}
 
     def summary(self) -> str:
         """Return the number of finished, running and not started inputs, for a log line."""
         counts = self.counts()
         total, running = counts.pop("total"), counts.pop("running", 0)
-        not_started = self.count(*_NOT_STARTED)
+        not_started = self.count(ItemStatus.SENT, ItemStatus.UNSENT)
         finished = f"{total - running - not_started} of {total} finished"
         if counts:
             finished += f" ({', '.join(f'{count} {name}' for name, count in counts.items())})"
         rest = [f"{running} running"] * bool(running) + [f"{not_started} not started"] * bool(not_started)
         return ", ".join([finished, *rest])
 
-    # --- IDs -----------------------------------------------------------------------------------------------------
-
-    def attempt(self, index: int) -> int:
-        """Return the number of an input's current attempt, from 1."""
-        return self._attempts[index]
-
     def run_id(self, index: int) -> str:
         """Return the run ID of an input's current attempt."""
-        if index in self._server_ids:
-            return self._server_ids[index][0]
-        attempt = self._attempts[index]
+        if index in self.server_ids:
+            return self.server_ids[index][0]
+        attempt = self.attempts[index]
         return f"{self.batch_id}-{index}" + (f".{attempt}" if attempt > 1 else "")
 
     def job_id(self, index: int) -> str | None:
         """Return the job ID, if the server has chosen one."""
-        return self._server_ids[index][1] if index in self._server_ids else None
+        return self.server_ids[index][1] if index in self.server_ids else None
 
     def parse_run_id(self, run_id: str) -> tuple[int, int] | None:
         """Return the input and the attempt of a run ID; None if it is not one of this batch."""
@@ -129,17 +127,10 @@ class BatchState:
             return None
         return int(found[1]), int(found[2] or 1)
 
-    @property
-    def server_ids(self) -> Mapping[int, tuple[str, str | None]]:
-        """Run IDs and job IDs that the server has chosen, by input."""
-        return self._server_ids
-
-    # --- changes -------------------------------------------------------------------------------------------------
-
     def next_unsent(self) -> int | None:
         """Return the next input to start; None if there is none."""
         while self._queue:
-            if self._statuses[self._queue[0]] is ItemStatus.UNSENT:
+            if self.statuses[self._queue[0]] is ItemStatus.UNSENT:
                 return self._queue[0]
             self._queue.popleft()
         return None
@@ -149,87 +140,72 @@ class BatchState:
 
         :param reason: why it was rejected.
         """
-        before = self._statuses[index]
+        before = self.statuses[index]
         self._counts[before] -= 1
         self._counts[status] += 1
-        self._statuses[index] = status
+        self.statuses[index] = status
         if status is ItemStatus.UNSENT and before is not ItemStatus.UNSENT:
             self._queue.appendleft(index)
         if reason is not None:
-            self._reasons[index] = reason[:MAX_MESSAGE]
-
-    def set_server_id(self, index: int, run_id: str, job_id: str | None) -> None:
-        """Set the IDs that the server has chosen."""
-        self._server_ids[index] = (run_id, job_id)
+            self.reasons[index] = reason[:MAX_MESSAGE]
 
     def next_attempt(self, index: int, *, minimum: int = 0) -> None:
         """Increase an input's attempt, since its run ID is used up.
 
         :param minimum: lowest number of the new attempt.
         """
-        self._attempts[index] = max(self._attempts[index] + 1, minimum)
-        self._server_ids.pop(index, None)
-        self._reasons.pop(index, None)
-
-    def reason(self, index: int) -> str:
-        """Return why an input was rejected."""
-        return self._reasons.get(index, "see the task log")
-
-    # --- JSON ----------------------------------------------------------------------------------------------------
+        self.attempts[index] = max(self.attempts[index] + 1, minimum)
+        self.server_ids.pop(index, None)
+        self.reasons.pop(index, None)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the state as JSON, without :attr:`server_ids`. Inputs in flight count as not sent."""
-        reasons = list(dict.fromkeys(self._reasons.values()))[:MAX_MESSAGES]
-        numbers = {reason: number for number, reason in enumerate(reasons)}
+        """Return the state as JSON, without workflows and :attr:`server_ids`. Inputs in flight count as not sent."""
+        sent = {ItemStatus.SENT: ItemStatus.UNSENT}
         state: dict[str, Any] = {
             "batch_id": self.batch_id,
-            "statuses": run_length_encode(
-                ItemStatus.UNSENT if status is ItemStatus.SENT else status for status in self._statuses
-            ),
-            "attempts": run_length_encode(map(str, self._attempts)),
+            "statuses": run_length_encode(sent.get(status, status) for status in self.statuses),
+            "attempts": run_length_encode(map(str, self.attempts)),
         }
-        if reasons:
-            state["reasons"] = reasons
-            state["reason_of"] = {str(i): numbers[reason] for i, reason in self._reasons.items() if reason in numbers}
+        if self.reasons:
+            kept = list(dict.fromkeys(self.reasons.values()))[:MAX_MESSAGES]
+            numbers = {reason: number for number, reason in enumerate(kept)}
+            state["reasons"] = kept
+            state["reason_of"] = {str(i): numbers[reason] for i, reason in self.reasons.items() if reason in numbers}
         return state
 
     @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> BatchState:
+    def from_dict(cls, value: Mapping[str, Any], workflows: Sequence[str]) -> BatchState:
         """Return the state that :meth:`to_dict` has returned.
 
-        :raises ValueError: the value is not a state.
+        :raises ValueError: the value is not a state of inputs of these workflows.
         """
         try:
-            statuses = [ItemStatus(word) for word in run_length_decode(value["statuses"])]
-            attempts = [int(word) for word in run_length_decode(value["attempts"])]
-            if len(statuses) != len(attempts):
-                raise ValueError("statuses and attempts differ in length")
-            state = cls(str(value["batch_id"]), len(statuses))
-            state._statuses, state._attempts = statuses, attempts
-            state._counts = Counter(statuses)
+            state = cls(str(value["batch_id"]), workflows)
+            state.statuses = [ItemStatus(word) for word in run_length_decode(value["statuses"])]
+            state.attempts = [int(word) for word in run_length_decode(value["attempts"])]
+            state._counts = Counter(state.statuses)
             reasons = value.get("reasons", [])
-            state._reasons = {int(i): reasons[number] for i, number in value.get("reason_of", {}).items()}
+            state.reasons = {int(i): reasons[number] for i, number in value.get("reason_of", {}).items()}
         except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
             raise ValueError(f"not the state of a batch: {error}") from error
+        if not len(workflows) == len(state.statuses) == len(state.attempts):
+            raise ValueError(f"not the state of a batch: it is not of {len(workflows)} inputs")
         return state
 
 
-STATUS_NAMES = {
-    ItemStatus.COMPLETED: "completed",
-    ItemStatus.FAILED: "failed",
-    ItemStatus.CANCELLED: "cancelled",
-    ItemStatus.REFUSED: "refused",
-    ItemStatus.PAUSED: "paused",
-    ItemStatus.SKIPPED: "skipped",
-    ItemStatus.ACTIVE: "running",
-    ItemStatus.SENT: "running",
-    ItemStatus.UNSENT: "not started",
-}
-"""Names in results and XComs."""
+def encode_workflows(workflows: Sequence[str]) -> dict[str, Any]:
+    """Return the workflows of the inputs as JSON: ``ids`` of the distinct ones, and each input's index in them."""
+    numbers = {workflow_id: number for number, workflow_id in enumerate(dict.fromkeys(workflows))}
+    return {"ids": list(numbers), "of": run_length_encode(str(numbers[workflow_id]) for workflow_id in workflows)}
 
-_NOT_STARTED = (ItemStatus.UNSENT, ItemStatus.SENT)
 
-_SUFFIX = re.compile(r"(0|[1-9][0-9]{0,8})(?:\.([1-9][0-9]{0,8}))?")
+def decode_workflows(value: Mapping[str, Any]) -> list[str]:
+    """Return the workflow of each input.
+
+    :raises KeyError, IndexError, TypeError, ValueError: the value is invalid.
+    """
+    ids = value["ids"]
+    return [ids[int(number)] for number in run_length_decode(value["of"])]
 
 
 def run_length_encode(words: Iterable[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from datetime import timedelta
 from os import PathLike
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
     from airflow_provider_sim.batch.items import Items
     from airflow_provider_sim.task.batch import TaskBatch
-    from airflow_provider_sim.task.run_options import RunOptions
 
 _TRIGGER_POLL_TIME = timedelta(minutes=5)
 """Time for a trigger to poll all runs once more after its deadline."""
@@ -146,7 +146,7 @@ class SimExecuteWorkflowBatchOperator(SimWorkflowOperatorBase):
         if not items:
             self.log.info("The batch has no inputs; no runs were started.")
             return []
-        with self.hook, self._open_batch(context, items) as batch:
+        with self.hook, closing(self._new_batch(context, items)) as batch:
             try:
                 batch.start(deferrable=self.deferrable)
             except SimError as error:
@@ -157,14 +157,11 @@ class SimExecuteWorkflowBatchOperator(SimWorkflowOperatorBase):
 
     def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> Any:
         """Resume after the trigger's event: fetch the results."""
-        from airflow_provider_sim.task.batch import read_batch_event
-
-        items = self._read_items()
-        received = read_batch_event(event, total=len(items))
-        with self.hook, self._open_batch(context, items, received) as batch:
-            if received.error is not None:
-                return batch.finish_after(received.error)
-            if received.status == "gather":
+        with self.hook, closing(self._new_batch(context, self._read_items())) as batch:
+            error = batch.restore(event)
+            if error is not None:
+                return batch.finish_after(error)
+            if event and event["status"] == "gather":
                 batch.store_results()
                 self._defer(batch)
             return batch.result()
@@ -173,7 +170,7 @@ class SimExecuteWorkflowBatchOperator(SimWorkflowOperatorBase):
         """Handle a deferral timeout: poll once more, then cancel the runs."""
         from airflow_provider_sim.batch.engine import timeout_error
 
-        with self.hook, self._open_batch(context, self._read_items()) as batch:
+        with self.hook, closing(self._new_batch(context, self._read_items())) as batch:
             batch.recover()
             return batch.finish_after(timeout_error(batch.state))
 
@@ -182,27 +179,26 @@ class SimExecuteWorkflowBatchOperator(SimWorkflowOperatorBase):
         if self._batch is not None:
             self._batch.kill()
 
-    def _open_batch(self, context: Context, items: Items, *event: Any) -> TaskBatch:
-        from airflow_provider_sim.task.batch import TaskBatch
-
-        self._batch = TaskBatch(context, self.hook, self._new_options(context, items), items, *event)
-        return self._batch
-
-    def _new_options(self, context: Context, items: Items) -> RunOptions:
+    def _new_batch(self, context: Context, items: Items) -> TaskBatch:
         from airflow_provider_sim.client import MAX_RUN_TIMEOUT
+        from airflow_provider_sim.task.batch import TaskBatch
         from airflow_provider_sim.task.run_options import RunOptions
 
         limit = self.execution_timeout
         limit = None if limit is None else limit - min(_CANCEL_TIME, limit / 20)
-        return RunOptions.of(
+        options = RunOptions.of(
             self,
             deadline=deadline(context, self.timeout, limit, otherwise=MAX_RUN_TIMEOUT),
-            workspace_id=self.hook.workspace_of(items.workflows[0]),
+            workspace_id=self.hook.workspace_of(items.workflows[0]) if items else None,
         )
+        self._batch = TaskBatch(context, self.hook, options, items)
+        return self._batch
 
     def _defer(self, batch: TaskBatch) -> NoReturn:
+        from airflow_provider_sim.triggers.batch import SimBatchTrigger
+
         self.defer(
-            trigger=batch.new_trigger(),
+            trigger=SimBatchTrigger(**batch.trigger_arguments()),
             method_name="execute_complete",
             timeout=(deferral_timeout(batch.deadline) or timedelta()) + _TRIGGER_POLL_TIME,
         )

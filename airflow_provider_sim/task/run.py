@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ from airflow_provider_sim.links.sim import push_links
 from airflow_provider_sim.polling import timeout_error
 from airflow_provider_sim.task.input import prepare_input
 from airflow_provider_sim.task.results import unreachable_error
-from airflow_provider_sim.task.run_store import PreviousRun, RunStore, run_store_for
+from airflow_provider_sim.task.run_store import PreviousRun, RunStore
 from airflow_provider_sim.task.stream_log import StreamLog
 
 if TYPE_CHECKING:
@@ -70,11 +70,14 @@ class TaskRun:
         self.run_id = run_id
         self.streamed = False
         self._context = context
+        self._ti: Any = context["ti"]
         self._hook = hook
         self._workflow_id = workflow_id
         self._options = options
-        self._job_id = job_id
-        self._store: RunStore | None = None
+        self.job_id = job_id
+        self._store = RunStore(
+            context, durable=options.durable, workflow_id=workflow_id, server=hook.get_settings().base_url
+        )
         self._candidate: PreviousRun | None = None
         self._resend_id: str | None = None
         self._reattached = False
@@ -82,16 +85,13 @@ class TaskRun:
         self._cancelled_id: str | None = None
 
     def find_current(self, client: SimClient) -> None:
-        """Find the run that this try started or re-attached to before it was deferred."""
-        ti: Any = self._context["ti"]
-        self.run_id = ti.xcom_pull(task_ids=ti.task_id, key=RUN_ID_KEY, map_indexes=ti.map_index)
-        if self.run_id is None:
-            current = self._first_known(client, list(self._open_store(client).current_runs()))
-            if current:
-                self.run_id, self._job_id = current.run_id, current.job_id
+        """Find the run that this try started or re-attached to before it was deferred.
 
-    def _first_known(self, client: SimClient, candidates: Sequence[PreviousRun]) -> PreviousRun | None:
-        """Return the first candidate that Sim knows and has accepted; if there is none, the likeliest."""
+        Of several candidates, that is the first that Sim knows and has accepted; if there is none, the likeliest.
+        """
+        self.run_id = self._ti.xcom_pull(task_ids=self._ti.task_id, key=RUN_ID_KEY, map_indexes=self._ti.map_index)
+        candidates = [] if self.run_id else list(self._store.current_runs())
+        found = candidates[0] if candidates else None
         for candidate in candidates if len(candidates) > 1 else ():
             try:
                 run = client.get_workflow_run(self._workflow_id, candidate.run_id, job_id=candidate.job_id)
@@ -101,21 +101,23 @@ class TaskRun:
                 log.warning("Could not find out whether this try has started run %s: %s", candidate.run_id, error)
                 break
             if not is_rejection(run):
-                return candidate
-        return candidates[0] if candidates else None
+                found = candidate
+                break
+        if found:
+            self.run_id, self.job_id = found.run_id, found.job_id
 
     def reattach(self, client: SimClient) -> WorkflowRun | None:
         """Re-attach to the run that an earlier try has started, if it is active or has completed.
 
         :raises SimError: that can't be found out; then nothing may be started.
         """
-        for previous in self._open_store(client).previous_runs():
+        for previous in self._store.previous_runs():
             run = self._find(client, previous)
             if run is None and previous.resend and not previous.cleared:
                 self._resend_id = previous.run_id
             if previous.derived and (run is None or is_rejection(run)):
                 continue
-            return None if run is None else self._use(run, previous)
+            return run and self._use(run, previous)
         return None
 
     def _find(self, client: SimClient, previous: PreviousRun) -> WorkflowRun | None:
@@ -198,7 +200,7 @@ class TaskRun:
                 run_timeout=options.run_timeout,
                 deadline=deadline,
                 stop=self._stop_token,
-                unsent_ids=self._open_store(client).unsent_ids,
+                unsent_ids=self._store.unsent_ids,
             )
         except StartStoppedError:
             raise AirflowException("The task was killed before its run was started.") from None
@@ -225,9 +227,7 @@ class TaskRun:
         """Run IDs for the attempts, each persisted and published before it is sent."""
         while not self._stop_token.stopped:
             run_id, self._resend_id = self._resend_id, None
-            if run_id is None:
-                assert self._store is not None
-                run_id = self._store.new_run_id()
+            run_id = run_id or self._store.new_run_id()
             log.info("Starting run %s of workflow %s.", run_id, self._workflow_id)
             self._publish(run_id, None)
             yield run_id
@@ -237,7 +237,6 @@ class TaskRun:
         job_id: str | None = getattr(started, "job_id", None)
         run_id = started.run_id
         if run_id and (run_id != self.run_id or job_id):
-            assert self._store is not None
             self._store.record(run_id, job_id)
             if run_id != self.run_id:
                 log.warning(
@@ -246,9 +245,9 @@ class TaskRun:
                     run_id,
                 )
                 self._publish(run_id, job_id)
-            self._job_id = job_id
+            self.job_id = job_id
         if job_id and self._options.do_xcom_push:
-            self._context["ti"].xcom_push(key=JOB_ID_KEY, value=job_id)
+            self._ti.xcom_push(key=JOB_ID_KEY, value=job_id)
 
     def _read_stream(self, client: SimClient, stream: WorkflowStream) -> WorkflowRun:
         """Write the text into the task log as it arrives; if the stream breaks off, get the run."""
@@ -261,9 +260,8 @@ class TaskRun:
                 self.streamed = result.status is RunStatus.COMPLETED
                 return result
         except (SimStreamError, SimConnectionError) as error:
-            assert self.run_id is not None
             try:
-                run = client.get_workflow_run(self._workflow_id, self.run_id)
+                run = client.get_workflow_run(self._workflow_id, self.run_id or "")
             except SimError as not_found:
                 raise error from not_found
             if died_with_its_connection(run):
@@ -275,10 +273,8 @@ class TaskRun:
     def finish_at_timeout(self) -> WorkflowRun | None:
         """Handle a timeout: poll once more, then cancel the run. Return the run if it was finished already."""
         finished = self._last_poll()
-        if finished is None:
-            cancelled = self.cancel("its timeout has passed")
-            if cancelled and cancelled.finished_before:
-                finished = self._last_poll()
+        if finished is None and (cancelled := self.cancel("its timeout has passed")) and cancelled.finished_before:
+            finished = self._last_poll()
         if finished is not None and not self._options.is_async and died_with_its_connection(finished):
             return None
         return finished
@@ -288,7 +284,7 @@ class TaskRun:
             return None
         try:
             with self._hook.new_client(timeout=SHUTDOWN_TIMEOUT, retry=SHUTDOWN_RETRY) as client:
-                run = client.get_workflow_run(self._workflow_id, self.run_id, job_id=self._job_id)
+                run = client.get_workflow_run(self._workflow_id, self.run_id, job_id=self.job_id)
         except SimError as error:
             log.warning("The last poll of run %s failed: %s", self.run_id, error)
             return None
@@ -299,9 +295,8 @@ class TaskRun:
 
         :return: the result; None if no cancel request was answered, or an earlier one was.
         """
-        run_id, job_id = self.run_id, self._job_id
-        if run_id is None and self._candidate is not None:
-            run_id, job_id = self._candidate.run_id, self._candidate.job_id
+        known = self if self.run_id else self._candidate
+        run_id, job_id = (known.run_id, known.job_id) if known else (None, None)
         if run_id is None or run_id == self._cancelled_id:
             return None
         if not self._options.cancel_on_kill:
@@ -323,21 +318,11 @@ class TaskRun:
         self._stop_token.stopped = True
         self.cancel("the task is killed")
 
-    def _open_store(self, client: SimClient) -> RunStore:
-        if self._store is None:
-            self._store = run_store_for(
-                self._context,
-                durable=self._options.durable,
-                workflow_id=self._workflow_id,
-                server=client.base_url,
-            )
-        return self._store
-
     def _publish(self, run_id: str, job_id: str | None) -> None:
         """Use a run ID from now on, and push it and the links as XComs."""
-        self.run_id, self._job_id = run_id, job_id
+        self.run_id, self.job_id = run_id, job_id
         if self._options.do_xcom_push:
-            self._context["ti"].xcom_push(key=RUN_ID_KEY, value=run_id)
+            self._ti.xcom_push(key=RUN_ID_KEY, value=run_id)
             push_links(
                 self._context,
                 self._hook.get_conn().base_url,

@@ -10,10 +10,10 @@ from airflow.triggers.base import TriggerEvent
 
 from airflow_provider_sim._compat import read_xcom
 from airflow_provider_sim.batch.chunks import DeferredInputs
+from airflow_provider_sim.batch.engine import BatchEngine, batch_client
 from airflow_provider_sim.batch.reconcile import Reconciler, cancel_all
-from airflow_provider_sim.batch.state import BatchState, ItemStatus, run_length_decode
+from airflow_provider_sim.batch.state import BatchState, decode_workflows
 from airflow_provider_sim.client import AsyncSimClient
-from airflow_provider_sim.task.batch_engine import batch_client, new_engine
 from airflow_provider_sim.triggers.base import CANCEL_RETRY, SimTriggerBase
 
 if TYPE_CHECKING:
@@ -55,8 +55,7 @@ class SimBatchTrigger(SimTriggerBase):
         self.names = task
         self.since = since
         self.worker_state = worker_state
-        self._state = BatchState.from_dict(state)
-        self._workflow_numbers = [int(number) for number in run_length_decode(workflows["of"])]
+        self._state = BatchState.from_dict(state, decode_workflows(workflows))
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class path and the arguments, as plain JSON."""
@@ -65,18 +64,12 @@ class SimBatchTrigger(SimTriggerBase):
 
     async def _wait(self) -> TriggerEvent:
         """Start the rest of the batch and wait for all of it."""
-        settings = await self._hook().get_async_settings()
-        async with batch_client(settings) as client:
-            reconciler = Reconciler(client, self._state, self._workflow_of)
-            await reconciler.update(since=self.since, workspace_id=self.run_options.workspace_id, unsent_only=True)
-            engine, _ = new_engine(
-                client,
-                self.run_options,
-                self._state,
-                workflow_of=self._workflow_of,
-                input_of=DeferredInputs(self.worker_state["firsts"], lambda key: read_xcom(self.names, key)),
-                known_limit=self.worker_state["known_limit"],
-            )
+        state, options = self._state, self.run_options
+        async with batch_client(await self._hook().get_async_settings()) as client:
+            reconciler = Reconciler(client, state, since=self.since, workspace_id=options.workspace_id)
+            await reconciler.update(unsent_only=True)
+            inputs = DeferredInputs(self.worker_state["firsts"], lambda key: read_xcom(self.names, key))
+            engine = BatchEngine(client, options, state, inputs, known_limit=self.worker_state["known_limit"])
             try:
                 async with asyncio.timeout(GATHER_AFTER) as limit:
                     await engine.run()
@@ -87,13 +80,7 @@ class SimBatchTrigger(SimTriggerBase):
         return self._event("finished") if engine.stopped is None else self._failure(engine.stopped)
 
     async def _cancel_runs(self, client: AsyncSimClient) -> str | None:
-        if not self._state.count(ItemStatus.ACTIVE, ItemStatus.SENT):
-            return None
-        return str(await cancel_all(client, self._state, self._workflow_of, retry=CANCEL_RETRY))
-
-    def _workflow_of(self, index: int) -> str:
-        workflow_id: str = self.workflows["ids"][self._workflow_numbers[index]]
-        return workflow_id
+        return await cancel_all(client, self._state, retry=CANCEL_RETRY)
 
     def _event(self, status: str, **more: Any) -> TriggerEvent:
         return TriggerEvent(

@@ -11,14 +11,14 @@ from typing import Any
 import httpx
 import pytest
 
-from airflow_provider_sim.batch.engine import BatchEngine, wait_by
+from airflow_provider_sim.batch.engine import BatchEngine
 from airflow_provider_sim.batch.reconcile import Reconciler
 from airflow_provider_sim.batch.state import BatchState, ItemStatus
 from airflow_provider_sim.client.flows import forget_servers
 from airflow_provider_sim.emulator.runs import Run
 from airflow_provider_sim.exceptions import SimError
 from airflow_provider_sim.polling.poller import RunPoller
-from airflow_provider_sim.rate_limits import RateLimits, StartThrottle
+from airflow_provider_sim.rate_limits import RateLimits
 from airflow_provider_sim.task.run_options import RunOptions
 from tests.virtual_time import VirtualSim, now
 
@@ -48,8 +48,9 @@ class BatchScene:
         self.sim = VirtualSim(**server)
         self.sim.deploy("w", "other")
         self.sim.state.limits.usage_limit = 1e9
-        self.count, self.seconds, self.how, self.workflow_of = count, seconds, how, workflow_of
-        self.state = BatchState(BATCH, count)
+        self.count, self.seconds, self.how = count, seconds, how
+        self.workflows = [workflow_of(index) for index in range(count)]
+        self.state = BatchState(BATCH, self.workflows)
         self.began = now()
         self.most_at_once = 0
         self.ends: dict[int, str] = {}
@@ -73,17 +74,15 @@ class BatchScene:
             seconds = self.seconds(index) if callable(self.seconds) else self.seconds
             return {"seconds": seconds, "index": index, **self.how(index)}
 
-        self.throttle = StartThrottle(
-            self.limits, bucket=lambda: self.client.start_bucket, clock=now, maximum=maximum, known=known
-        )
+        given = {"poll_interval": 10.0, "deadline": now() + 7 * 86400.0, "workspace_id": "space", **options}
         return BatchEngine(
             self.client,
-            wait_by(self.poller, "w", "space"),
-            RunOptions(**{"poll_interval": 10.0, "deadline": now() + 7 * 86400.0, **options}),
-            workflow_of=self.workflow_of,
-            input_of=input_of,
-            state=self.state,
-            throttle=self.throttle,
+            RunOptions(max_active_runs=maximum, **given),
+            self.state,
+            input_of,
+            known_limit=known,
+            poller=self.poller,
+            limits=self.limits,
             persist=lambda: self.persisted.append(self.state.to_dict()),
             on_finished=lambda index, run: self.ends.update({index: run.status.value}),
             clock=now,
@@ -97,9 +96,9 @@ class BatchScene:
 
     async def reconcile(self, *, rerun: bool = False, workspace_id: str | None = "space") -> None:
         """Ask the server what it knows."""
-        reconciler = Reconciler(self.client, self.state, self.workflow_of, rerun=rerun)
+        reconciler = Reconciler(self.client, self.state, since=self.began, workspace_id=workspace_id, rerun=rerun)
         reconciler.reopen()
-        await reconciler.update(since=self.began, workspace_id=workspace_id)
+        await reconciler.update()
 
     @property
     def started(self) -> Counter[int]:

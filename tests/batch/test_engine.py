@@ -136,7 +136,7 @@ class TestLimits:
             first = scenes[0]
             for number in (1, 2):
                 scene = BatchScene(60, 10)
-                scene.sim, scene.state = first.sim, BatchState(f"airflow-{number}", 60)
+                scene.sim, scene.state = first.sim, BatchState(f"airflow-{number}", scene.workflows)
                 scene.new_process()
                 scenes.append(scene)
             await asyncio.gather(*(scene.run() for scene in scenes))
@@ -174,7 +174,9 @@ class TestPersistence:
 
             def look(found):
                 index, attempt = scene.state.parse_run_id(found.run_id)
-                noted = BatchState.from_dict(scene.persisted[-1]).attempt(index) if scene.persisted else 1
+                noted = (
+                    BatchState.from_dict(scene.persisted[-1], scene.workflows).attempts[index] if scene.persisted else 1
+                )
                 at_start.append((attempt, noted))
 
             scene.sim.state.start_listeners.append(look)
@@ -192,9 +194,9 @@ class TestStartAvailable:
             scene = BatchScene(100, 600, plan="free")
             engine = scene.engine()
             await engine.start_available()
-            assert scene.state.to_dict()["statuses"] == "a*10 u*90"
+            assert (scene.state.count(ItemStatus.ACTIVE), scene.state.count(ItemStatus.UNSENT)) == (10, 90)
             assert scene.minutes < 0.1
-            assert scene.throttle.concurrency.known == 10
+            assert engine.throttle.concurrency.known == 10
             await engine.run()
             scene.assert_each_ran_once()
 
@@ -215,7 +217,7 @@ class TestStartAvailable:
         async def main():
             earlier = BatchScene(400, 1, plan=plan)
             await earlier.engine(deadline=now() + 30).start_available()
-            earlier.state = BatchState("airflow-b2", 400)
+            earlier.state = BatchState("airflow-b2", earlier.workflows)
             began = now()
             await earlier.engine().start_available()
             assert now() - began <= STARTING_ON_WORKER
@@ -316,7 +318,7 @@ class TestFaults:
             scene.sim.forget(scene.runs[1])
             await engine.run()
             assert scene.state.to_dict()["statuses"] == "c r c"
-            assert "no such run" in scene.state.reason(1)
+            assert "no such run" in scene.state.reasons.get(1)
 
         run(main())
 
@@ -332,7 +334,7 @@ class TestNonRetryableErrors:
             )
             engine = await scene.run()
             assert scene.state.to_dict()["statuses"] == "c*2 r c*2"
-            assert "not so" in scene.state.reason(2)
+            assert "not so" in scene.state.reasons.get(2)
             assert isinstance(engine.rejection, SimInputError)
 
         run(main())
@@ -428,7 +430,7 @@ class TestPauses:
         async def main():
             scene = BatchScene(20, 5, how=lambda index: {"end": "paused"} if index % 10 == 3 else {})
             await scene.run(on_paused=on_paused)
-            assert [index for index in range(20) if scene.state[index] is ItemStatus.PAUSED] == [3, 13]
+            assert [index for index in range(20) if scene.state.statuses[index] is ItemStatus.PAUSED] == [3, 13]
             assert scene.state.count(ItemStatus.COMPLETED) == 18
 
         run(main())
@@ -461,13 +463,12 @@ class TestCrashes:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
             if knows == "the ID":
-                scene.state = BatchState(BATCH, scene.count)
+                scene.state = BatchState(BATCH, scene.workflows)
             elif knows == "the persisted state":
-                scene.state = BatchState.from_dict(
-                    scene.persisted[-1] if scene.persisted else BatchState(BATCH, scene.count).to_dict()
-                )
+                persisted = scene.persisted[-1] if scene.persisted else BatchState(BATCH, scene.workflows).to_dict()
+                scene.state = BatchState.from_dict(persisted, scene.workflows)
             else:
-                scene.state = BatchState.from_dict(scene.state.to_dict())
+                scene.state = BatchState.from_dict(scene.state.to_dict(), scene.workflows)
             scene.new_process()
             await scene.reconcile(rerun=rerun, workspace_id=workspace_id)
         await scene.run()
@@ -519,7 +520,7 @@ class TestCrashes:
             scene = BatchScene(2500, 1.0)
             scene.limits._starts._maximum = scene.limits._starts._rate = 1e9
             await scene.run()
-            scene.state = BatchState(BATCH, 2500)
+            scene.state = BatchState(BATCH, scene.workflows)
             scene.new_process()
             before = scene.sim.sent()
             await scene.reconcile()
@@ -533,7 +534,7 @@ class TestCrashes:
             scene = BatchScene(1000, 600, profile="v0.8-legacy")
             engine = scene.engine(maximum=100)
             await engine.start_available()
-            scene.state = BatchState(BATCH, 1000)
+            scene.state = BatchState(BATCH, scene.workflows)
             scene.new_process()
             before = scene.sim.sent()
             await scene.reconcile()

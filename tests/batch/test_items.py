@@ -43,14 +43,13 @@ class LazySequence:
 def test_inputs_of_one_workflow(given):
     items = read_items(given, "wf")
     assert items.inputs == ({"a": 1}, {"b": 2}, {})
-    assert [items.workflow_of(index) for index in range(len(items))] == ["wf"] * 3
+    assert items.workflows == ("wf",) * 3
 
 
 def test_pairs_name_their_workflows():
     pairs = [{"workflow_id": name, "input": number} for number, name in enumerate(["b", "a", "b"])]
     items = read_items(pairs, None)
-    assert items.workflows == ("b", "a")
-    assert [items.workflow_of(index) for index in range(3)] == ["b", "a", "b"]
+    assert items.workflows == ("b", "a", "b")
     assert items.inputs == ({"input": 0}, {"input": 1}, {"input": 2})
 
 

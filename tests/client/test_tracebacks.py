@@ -75,7 +75,7 @@ def test_operator(failing, monkeypatch):
     monkeypatch.setenv("AIRFLOW_CONN_SIM_DEFAULT", json.dumps(connection))
     task = SimExecuteWorkflowOperator(task_id="t", workflow_id="w", durable=False, do_xcom_push=False)
     with pytest.raises(SimError) as caught:
-        task.execute({})
+        task.execute({"ti": None})
     names = frames(caught.value)
     assert len(names) <= MAX_FRAMES
     assert names[0] == "operators/sim:execute"

@@ -18,7 +18,7 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
 
 from airflow_provider_sim import rate_limits
-from airflow_provider_sim.batch.chunks import chunk_key
+from airflow_provider_sim.batch.chunks import INPUTS_KEY
 from airflow_provider_sim.emulator.workflows import BlockError, Pausing
 from airflow_provider_sim.exceptions import (
     SimAuthenticationError,
@@ -324,7 +324,7 @@ class TestTriggerer:
         assert "Mustermann" not in told
         assert emulator.api_key not in told
         assert len(told) < 3000
-        assert "Mustermann" in context["ti"].xcoms[chunk_key(0)]
+        assert "Mustermann" in context["ti"].xcoms[INPUTS_KEY.format(0)]
 
     def test_inputs_are_read_in_parts(self, run_batch, emulator, context, monkeypatch):
         monkeypatch.setattr("airflow_provider_sim.batch.chunks.CHUNK_BYTES", 50)
@@ -393,14 +393,6 @@ class TestTriggerer:
         assert set(jobs.values()) == {1}, "each output is got once"
         assert started(emulator) == Counter(range(24))
         assert not [key for key in context["ti"].xcoms if key.startswith("batch_results")]
-
-    def test_fetched_outputs_are_stored_in_output_files_dir(self, run_batch, emulator, monkeypatch, tmp_path):
-        monkeypatch.setattr(batch_triggers, "GATHER_AFTER", 0.5)
-        task = operator(
-            numbers(24, seconds=0.2), deferrable=True, max_active_runs=4, output_files_dir=tmp_path.as_uri()
-        )
-        assert run_batch(task) == doubled(24)
-        assert list(tmp_path.glob("airflow-*/batch_results_0"))
 
     @pytest.mark.parametrize(
         "event",
