@@ -6,8 +6,8 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from math import inf
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from airflow_provider_sim.client import (
@@ -38,9 +38,6 @@ POLL_SHARE = 0.5
 START_SHARE = 0.8
 """The same for requests that start runs. Polls have a share of their own, so that starts don't delay them."""
 
-UNMETERED = 1_000_000
-"""Available requests where there is no limit."""
-
 MAX_STARTING = 8
 """Concurrent requests that start runs."""
 
@@ -59,12 +56,48 @@ EXECUTION_RESERVE = 0.1
 _LATENCY = 1.0
 """Maximum seconds between a response's creation and its arrival."""
 
+_MARGIN = 0.01
+"""Seconds by which a delay is longer, so that rounding doesn't make it too short."""
+
+
+class Room(NamedTuple):
+    """Requests that may be sent now; if there are none, seconds until the next, infinite until a response arrives."""
+
+    available: float
+    delay: float = 0.0
+
+    @classmethod
+    def least(cls, *rooms: Room) -> Room:
+        """Return the room that several limits leave together."""
+        return cls(min(room.available for room in rooms), max(room.delay for room in rooms))
+
+
+class Limit:
+    """A limit on requests that can be paused; by itself, there is none."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._paused_until = -inf
+
+    def pause(self, seconds: float) -> None:
+        """Send nothing for some time."""
+        self._paused_until = max(self._paused_until, self._clock() + seconds)
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether nothing may be sent, whatever the limit."""
+        return self._clock() < self._paused_until
+
+    def room(self) -> Room:
+        """Return what may be sent now."""
+        return Room(0, self._paused_until - self._clock()) if self.is_paused else self._room()
+
+    def _room(self) -> Room:
+        return Room(inf)
+
 
 class ServerClock:
-    """The server's time, estimated from the times at which its buckets are refilled.
-
-    It is the local clock's time unless the refills prove that the local clock is wrong.
-    """
+    """The server's time: the local clock's, unless the times of the buckets' refills prove that to be wrong."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -83,90 +116,77 @@ class ServerClock:
         self._most_ahead = min(self._most_ahead, most)
 
 
-class RequestBucket:
+class RequestBucket(Limit):
     """A rate bucket of one kind of request.
 
     Sim refills its buckets once a minute, by half their capacity. Requests are spread over the minute: they are sent
     while the bucket's level is above a line that falls during the minute from a full refill to a reserve. Since each
-    response contains the level, several processes that share a bucket converge, and requests that bypass this class,
-    such as polls of workers, find the bucket filled up to the line.
+    response contains the level, several processes that share a bucket converge, and requests that bypass this class
+    find the bucket filled up to the line.
 
-    :param now: the server's clock.
+    :param clock: the server's.
     :param metered: False for requests without a bucket, which only a 429 delays.
     :ivar in_flight: requests without a response.
     """
 
-    def __init__(self, now: Clock, *, metered: bool = True) -> None:
-        self._now = now
-        self._metered = metered
+    def __init__(self, clock: Clock, *, metered: bool = True) -> None:
+        super().__init__(clock)
         self.in_flight = 0
+        self._metered = metered
         self._sent_at = -inf
         self._refill: float | None = None  # per minute
-        self._capacity = 0
         self._level = 0.0
         self._reset = 0.0
         self._updated_at = -inf
-        self._closed_until = -inf
 
     def on_request(self) -> None:
         """Count a request in flight."""
         self.in_flight += 1
-        self._sent_at = self._now()
+        self._sent_at = self._clock()
 
     def on_response(self, info: RateLimitInfo) -> None:
         """Update the level by a response's headers."""
-        now = self._now()
         if info.retry_after is not None:
-            self._closed_until = max(self._closed_until, now + info.retry_after)
+            self.pause(info.retry_after)
         if info.limit is None or info.remaining is None or info.reset is None:
             return
         same_minute = self._refill is not None and abs(info.reset - self._reset) < 1
         # Responses may arrive out of order; within a minute the level only falls.
         self._level = min(self._level, info.remaining) if same_minute else info.remaining
-        self._refill, self._capacity, self._reset = info.limit / 2, info.limit, info.reset
-        self._updated_at = now
+        self._refill, self._reset = info.limit / 2, info.reset
+        self._updated_at = self._clock()
 
-    def available(self) -> int:
-        """Return how many requests may be sent now."""
-        now = self._now()
-        if now < self._closed_until:
-            return 0
+    def _room(self) -> Room:
         if not self._metered:
-            return UNMETERED
+            return super()._room()
+        now = self._clock()
         above_line = self._above_line(now)
         if above_line < 1:
-            return 0
+            return Room(0, self._delay_to_line(now))
         if now - self._updated_at > STALE_AFTER:
-            return int(self.in_flight == 0 or now - self._sent_at >= RESPONSE_TIMEOUT)
+            lost_at = self._sent_at + RESPONSE_TIMEOUT
+            return Room(1) if self.in_flight == 0 or now >= lost_at else Room(0, lost_at - now)
         # Half of it: other processes may have read the same level.
-        return max(0, max(1, int(above_line / 2)) - self.in_flight)
-
-    def delay(self) -> float:
-        """Return the seconds until a request may be sent; infinite if a response must arrive first."""
-        if self.available() > 0:
-            return 0.0
-        now = self._now()
-        if now < self._closed_until:
-            return self._closed_until - now
-        if self._above_line(now) >= 1:
-            return self._sent_at + RESPONSE_TIMEOUT - now if now - self._updated_at > STALE_AFTER else inf
-        assert self._refill is not None
-        share = ((self._level - 1) / self._refill - BUCKET_RESERVE) / (1 - BUCKET_RESERVE) if self._refill else -1.0
-        # The margin prevents that rounding makes it too early.
-        return max(0.0, self._reset - now - max(0.0, share) * RATE_WINDOW) + 0.01
+        left = max(1, int(above_line / 2)) - self.in_flight
+        return Room(left) if left > 0 else Room(0, inf)
 
     def _above_line(self, now: float) -> float:
         if self._refill is None:
             return inf
         if now >= self._reset:
             minutes = (now - self._reset) // RATE_WINDOW + 1
-            self._level = min(self._capacity, self._level + minutes * self._refill)
+            self._level = min(2 * self._refill, self._level + minutes * self._refill)
             self._reset += minutes * RATE_WINDOW
         minute_left = min(1.0, (self._reset - now) / RATE_WINDOW)
         return self._level - self._refill * (BUCKET_RESERVE + (1 - BUCKET_RESERVE) * minute_left)
 
+    def _delay_to_line(self, now: float) -> float:
+        assert self._refill is not None
+        share = ((self._level - 1) / self._refill - BUCKET_RESERVE) / (1 - BUCKET_RESERVE) if self._refill else 0.0
+        return max(0.0, self._reset - now - max(0.0, share) * RATE_WINDOW) + _MARGIN
 
-class AddressLimit:
+
+class AddressLimit(Limit):
     """Our share of the requests that v2 accepts from one address, which headers contain only when it is exhausted.
 
     A 429 halves the share; time restores it.
@@ -175,10 +195,9 @@ class AddressLimit:
     """
 
     def __init__(self, clock: Clock, share: float) -> None:
-        self._clock = clock
+        super().__init__(clock)
         self._maximum = self._rate = self._left = ADDRESS_CAPACITY / 2 * share  # per minute
         self._updated_at = clock()
-        self._closed_until = -inf
 
     def on_request(self) -> None:
         """Count a request."""
@@ -187,29 +206,24 @@ class AddressLimit:
 
     def on_rejected(self, info: RateLimitInfo) -> None:
         """Lower the share; further 429s of the same moment don't lower it again."""
-        now = self._update()
-        if now >= self._closed_until:
+        self._update()
+        if not self.is_paused:
             self._rate = max(1.0, self._rate / 2)
         self._left = min(self._left, self._rate)
-        self._closed_until = max(self._closed_until, now + (info.retry_after or RATE_WINDOW))
+        self.pause(info.retry_after or RATE_WINDOW)
 
-    def available(self) -> int:
-        """Return how many requests may be sent now."""
-        return 0 if self._update() < self._closed_until else max(0, int(self._left))
+    def _room(self) -> Room:
+        self._update()
+        if self._left >= 1:
+            return Room(int(self._left))
+        return Room(0, (1 - self._left) * RATE_WINDOW / self._rate + _MARGIN)
 
-    def delay(self) -> float:
-        """Return the seconds until a request may be sent."""
-        if self.available() > 0:
-            return 0.0
-        return max(self._closed_until - self._updated_at, (1 - self._left) * RATE_WINDOW / self._rate) + 0.01
-
-    def _update(self) -> float:
+    def _update(self) -> None:
         now = self._clock()
         minutes = max(0.0, now - self._updated_at) / RATE_WINDOW
         self._rate = min(self._maximum, self._rate + 0.1 * self._maximum * minutes)
         self._left = min(self._rate, self._left + self._rate * minutes)
         self._updated_at = now
-        return now
 
 
 class RateLimits:
@@ -235,35 +249,31 @@ class RateLimits:
         else:
             self._bucket(info.bucket).on_response(info)
 
-    def close(self, bucket: str | None, seconds: float) -> None:
+    def pause(self, bucket: str | None, seconds: float) -> None:
         """Send no requests of a bucket for some time."""
-        self._bucket(bucket).on_response(RateLimitInfo(retry_after=seconds))
+        self._bucket(bucket).pause(seconds)
 
-    def available(self, bucket: str | None) -> int:
-        """Return how many requests may be sent now.
+    def room(self, bucket: str | None) -> Room:
+        """Return what may be sent now.
 
-        :param bucket: the bucket that they spend; None on the legacy API, which meters no requests.
+        :param bucket: the bucket that requests spend; None on the legacy API, which meters no requests.
         """
-        return min(limit.available() for limit in self._limits(bucket))
-
-    def delay(self, bucket: str | None) -> float:
-        """Return the seconds until a request may be sent; infinite if a response must arrive first."""
-        return max(limit.delay() for limit in self._limits(bucket))
+        room = self._bucket(bucket).room()
+        return room if bucket is None else Room.least(room, self._address(bucket).room())
 
     @contextmanager
     def request(self, bucket: str | None) -> Iterator[None]:
         """Count a request while it is in flight."""
-        for limit in self._limits(bucket):
-            limit.on_request()
+        self._bucket(bucket).on_request()
+        if bucket is not None:
+            self._address(bucket).on_request()
         try:
             yield
         finally:
             self._bucket(bucket).in_flight -= 1
 
-    def _limits(self, bucket: str | None) -> list[RequestBucket | AddressLimit]:
-        if bucket is None:
-            return [self._bucket(bucket)]
-        return [self._bucket(bucket), self._starts if bucket == EXECUTE_BUCKET else self._polls]
+    def _address(self, bucket: str) -> AddressLimit:
+        return self._starts if bucket == EXECUTE_BUCKET else self._polls
 
     def _bucket(self, bucket: str | None) -> RequestBucket:
         if bucket not in self._buckets:
@@ -271,36 +281,22 @@ class RateLimits:
         return self._buckets[bucket]
 
 
-@dataclass
-class _SharedLimits:
-    """The limits in use on one event loop; an entry is dropped with its last user."""
-
-    keys: WeakValueDictionary[str, RateLimits] = field(default_factory=WeakValueDictionary)
-    addresses: WeakValueDictionary[tuple[str, float], AddressLimit] = field(default_factory=WeakValueDictionary)
-
-    def of_key(self, settings: ClientSettings) -> RateLimits:
-        limits = self.keys.get(settings.rate_limited_as)
-        if limits is None:
-            addresses = (self._of_address(settings.base_url, share) for share in (POLL_SHARE, START_SHARE))
-            limits = self.keys[settings.rate_limited_as] = RateLimits(time.time, *addresses)
-        return limits
-
-    def _of_address(self, base_url: str, share: float) -> AddressLimit:
-        limit = self.addresses.get((base_url, share))
-        if limit is None:
-            limit = self.addresses[base_url, share] = AddressLimit(time.time, share)
-        return limit
-
-
-_shared: WeakKeyDictionary[asyncio.AbstractEventLoop, _SharedLimits] = WeakKeyDictionary()
+_shared: WeakKeyDictionary[asyncio.AbstractEventLoop, WeakValueDictionary[object, Any]] = WeakKeyDictionary()
+"""Limits in use, by event loop, and by key or address; an entry is dropped with its last user."""
 
 
 def rate_limits_for(settings: ClientSettings) -> RateLimits:
     """Return the limits of a server and key, shared by all who use them on this event loop."""
-    return _shared.setdefault(asyncio.get_running_loop(), _SharedLimits()).of_key(settings)
+    shared = _shared.setdefault(asyncio.get_running_loop(), WeakValueDictionary())
+    address = [
+        shared.setdefault((settings.base_url, share), AddressLimit(time.time, share))
+        for share in (POLL_SHARE, START_SHARE)
+    ]
+    limits: RateLimits = shared.setdefault(settings.rate_limited_as, RateLimits(time.time, *address))
+    return limits
 
 
-class ConcurrencyLimit:
+class ConcurrencyLimit(Limit):
     """The maximum number of active runs: the operator's, and Sim's, which is unknown until Sim rejects a start.
 
     A rejection, which leaves a failed run in Sim's log, lowers the limit to the number of active runs. After a pause it
@@ -313,34 +309,30 @@ class ConcurrencyLimit:
     """
 
     def __init__(self, clock: Clock, maximum: int | None = None, known: int | None = None) -> None:
-        self._clock = clock
+        super().__init__(clock)
         self._maximum = inf if maximum is None else maximum
         self.known = known
         self.active = 0
         self.starting = 0
         self._grows_at = -inf
 
-    def available(self) -> int:
-        """Return how many runs may be started now."""
+    def _room(self) -> Room:
         limit, starting = self._maximum, MAX_STARTING
+        grows_in = max(0.0, self._grows_at - self._clock())
         if self.known is None:  # few, because each of them may be rejected
             starting = min(starting, 1 + self.active // 4)
         else:
-            limit = min(limit, self.known + (not self.starting and self._clock() >= self._grows_at))
-        return max(0, int(min(limit - self.active, starting) - self.starting))
+            limit = min(limit, self.known + (not self.starting and not grows_in))
+        left = min(limit - self.active, starting) - self.starting
+        if left > 0:
+            return Room(left)
+        must_wait = self.known is None or self.starting or self.active >= self._maximum
+        return Room(0, inf if must_wait else grows_in)
 
     @property
     def is_reached(self) -> bool:
         """Whether as many runs as allowed are active or starting."""
         return self.active + self.starting >= min(self._maximum, inf if self.known is None else self.known)
-
-    def delay(self) -> float:
-        """Return the seconds until a run may be started; infinite if a run must finish first."""
-        if self.available():
-            return 0.0
-        if self.known is None or self.starting or self.active >= self._maximum:
-            return inf
-        return max(0.0, self._grows_at - self._clock())
 
     @contextmanager
     def start(self) -> Iterator[None]:
@@ -368,21 +360,19 @@ class ConcurrencyLimit:
         self._grows_at = self._clock() + max(pause, retry_after or 0.0)
 
 
-class ExecutionLimit:
+class ExecutionLimit(Limit):
     """The plan's executions per minute, as the usage report contains them."""
 
     def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._left = inf
-        self._reset = inf
+        super().__init__(clock)
+        self._left = self._reset = inf
         self._updated_at = -inf
-        self._closed_until = -inf
 
     @property
     def is_stale(self) -> bool:
         """Whether to read the usage report."""
         now = self._clock()
-        return now >= self._closed_until and (now - self._updated_at >= REPORT_INTERVAL or now >= self._reset)
+        return not self.is_paused and now >= min(self._updated_at + REPORT_INTERVAL, self._reset)
 
     def on_report(self, limit: RateLimit | None, reset: float | None) -> None:
         """Update the limit by a usage report.
@@ -391,7 +381,7 @@ class ExecutionLimit:
         :param reset: seconds since the epoch of the next refill.
         """
         now = self._updated_at = self._clock()
-        self._left, self._reset = inf, inf
+        self._left = self._reset = inf
         if limit is None or limit.remaining is None:
             return
         self._left = limit.remaining - EXECUTION_RESERVE * (limit.requests_per_minute or 0)
@@ -404,26 +394,18 @@ class ExecutionLimit:
 
     def on_rejected(self, retry_after: float | None) -> None:
         """Start nothing for some time, and read the report then."""
-        self._closed_until = self._clock() + (retry_after or RATE_WINDOW / 2)
+        self.pause(retry_after or RATE_WINDOW / 2)
         self._updated_at = -inf
 
-    def available(self) -> float:
-        """Return how many runs may be started now."""
-        return 0 if self._clock() < self._closed_until else max(0, self._left)
-
-    def delay(self) -> float:
-        """Return the seconds until a run may be started; infinite if a report must be read first."""
-        now = self._clock()
-        if now < self._closed_until:
-            return self._closed_until - now
+    def _room(self) -> Room:
         if self._left >= 1:
-            return 0.0
+            return Room(self._left)
         if self.is_stale:
-            return inf
-        return max(0.0, min(self._reset, self._updated_at + REPORT_INTERVAL) - now)
+            return Room(0, inf)
+        return Room(0, min(self._reset, self._updated_at + REPORT_INTERVAL) - self._clock())
 
 
-class StartThrottle:
+class StartThrottle(Limit):
     """All limits on starting the runs of a batch.
 
     :param limits: of the server and key.
@@ -441,30 +423,22 @@ class StartThrottle:
         known: int | None = None,
         clock: Clock = time.time,
     ) -> None:
+        super().__init__(clock)
         self._limits = limits
         self._bucket = bucket
-        self._clock = clock
         self.concurrency = ConcurrencyLimit(clock, maximum, known)
         self.executions = ExecutionLimit(clock)
-        self._closed_until = -inf
 
-    def available(self) -> int:
+    def available(self) -> float:
         """Return how many runs may be started now."""
-        if self._clock() < self._closed_until:
-            return 0
-        requests = self._limits.available(self._bucket())
-        return int(min(self.concurrency.available(), self.executions.available(), requests))
+        return self.room().available
 
     def delay(self) -> float:
         """Return the seconds until a run may be started; infinite if a run must finish or a response arrive first."""
-        if self.available():
-            return 0.0
-        return max(
-            self._closed_until - self._clock(),
-            self.concurrency.delay(),
-            self.executions.delay(),
-            self._limits.delay(self._bucket()),
-        )
+        return self.room().delay
+
+    def _room(self) -> Room:
+        return Room.least(self.concurrency.room(), self.executions.room(), self._limits.room(self._bucket()))
 
     @contextmanager
     def start(self) -> Iterator[None]:
@@ -473,15 +447,11 @@ class StartThrottle:
         with self.concurrency.start(), self._limits.request(self._bucket()):
             yield
 
-    def pause(self, seconds: float) -> None:
-        """Start nothing for some time."""
-        self._closed_until = max(self._closed_until, self._clock() + seconds)
-
     def reason(self) -> str | None:
         """Return why no run may be started now, for a log line."""
         if self.available():
             return None
-        if self._clock() < self._closed_until:
+        if self.is_paused:
             return "starts are paused after an error"
         if self.concurrency.is_reached:
             return f"the limit of concurrent runs is reached ({self.concurrency.active} active)"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from airflow_provider_sim.exceptions import Outcome, SimDeploymentError
@@ -17,12 +16,7 @@ log = logging.getLogger(__name__)
 
 
 def wait_for_deployment(
-    client: SimClient,
-    deployment: Deployment,
-    *,
-    poll_interval: float,
-    deadline: float,
-    sleep: Callable[[float], None] | None = None,
+    client: SimClient, deployment: Deployment, *, poll_interval: float, deadline: float
 ) -> Deployment:
     """Poll a workflow's deployment until the requested version is live.
 
@@ -37,8 +31,8 @@ def wait_for_deployment(
     if state.on_response(deployment):
         return deployment
     log.info("The deployment of workflow %s is %s.", deployment.workflow_id, _status(deployment))
-    (sleep or time.sleep)(state.next_delay())
-    return poll_until_finished(lambda: client.get_deployment(deployment.workflow_id), state, sleep=sleep)
+    time.sleep(state.next_delay())
+    return poll_until_finished(lambda: client.get_deployment(deployment.workflow_id), state)
 
 
 def is_live(deployment: Deployment) -> bool:
@@ -50,29 +44,25 @@ def is_live(deployment: Deployment) -> bool:
     if attempt is None:
         return deployment.is_deployed
     if attempt.has_failed:
-        raise _error(deployment, f"failed: {attempt.error or attempt.status!r}", outcome=Outcome.REFUSED)
+        raise _error(deployment, f"failed: {attempt.error or attempt.status!r}", Outcome.REFUSED)
     return deployment.is_deployed and attempt.is_active and attempt.version == deployment.version
 
 
 def _status(deployment: Deployment) -> str:
-    attempt = deployment.latest_attempt
-    return "not deployed" if attempt is None or attempt.status is None else attempt.status
+    return (deployment.latest_attempt and deployment.latest_attempt.status) or "not deployed"
 
 
 def _timeout_error(deployment: Deployment) -> SimDeploymentError:
-    return _error(
-        deployment,
+    problem = (
         f"did not finish within the timeout: its status is {_status(deployment)!r}. It may become live later; the"
-        " workflow's page in Sim shows its state. Raise timeout, or set wait_for_completion=False",
+        " workflow's page in Sim shows its state. Raise timeout, or set wait_for_completion=False"
     )
+    return _error(deployment, problem, Outcome.UNKNOWN)
 
 
-def _error(deployment: Deployment, problem: str, *, outcome: Outcome = Outcome.UNKNOWN) -> SimDeploymentError:
-    attempt = deployment.latest_attempt
+def _error(deployment: Deployment, problem: str, outcome: Outcome) -> SimDeploymentError:
+    attempt, workflow_id = deployment.latest_attempt, deployment.workflow_id
     version = f" of version {attempt.version}" if attempt and attempt.version is not None else ""
     live = f"Version {deployment.version} is live" if deployment.version is not None else "No version is live"
-    return SimDeploymentError(
-        f"The deployment{version} of workflow {deployment.workflow_id!r} {problem}. {live}.",
-        workflow_id=deployment.workflow_id,
-        outcome=outcome,
-    )
+    message = f"The deployment{version} of workflow {workflow_id!r} {problem}. {live}."
+    return SimDeploymentError(message, workflow_id=workflow_id, outcome=outcome)

@@ -10,12 +10,13 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from airflow_provider_sim.client import (
@@ -36,57 +37,38 @@ from airflow_provider_sim.polling.poll_state import RunPollState
 from airflow_provider_sim.polling.poller import RunPoller, poller_for
 
 if TYPE_CHECKING:
-    from airflow_provider_sim.client import AsyncSimClient, ClientSettings, Page
+    from airflow_provider_sim.client import ClientSettings, Page
 
 log = logging.getLogger(__name__)
 
 Connect = Callable[[], Awaitable["tuple[ClientSettings, str | None]"]]
 
-EVENT_GAP = 15.0
-"""Minimum seconds between two events of a trigger. Airflow queues a DAG once per asset and forgets the entry when it
-creates the DAG run; an event that is stored in between waits in Airflow for the next one. The gap is longer than the
-scheduler needs to create the DAG run."""
-
-EVENT_DELAY = 1.0
-"""Seconds from the first finished run to its event, so that runs that finish together share one."""
-
-MAX_RUNS_PER_EVENT = 500
-"""A limit for the size of an event, about 150 KB; further runs wait for the next event."""
-
-LONGEST_PAUSE = 600.0
-"""Maximum seconds between polls that fail."""
+# Airflow queues a DAG once per asset and forgets the entry when it creates the DAG run; an event that is stored in
+# between waits in Airflow for the next one. The gap is longer than the scheduler needs to create the DAG run.
+EVENT_GAP = 15.0  # minimum seconds between two events of a trigger
+EVENT_DELAY = 1.0  # seconds from the first finished run to its event, so that runs that finish together share one
+MAX_RUNS_PER_EVENT = 500  # about 150 KB; further runs wait for the next event
+LONGEST_PAUSE = 600.0  # seconds between polls that fail
 
 
 @dataclass(eq=False, kw_only=True)
 class Listener:
-    """A trigger's part of the stream.
+    """A trigger's part of the stream."""
 
-    :param connection: the connection ID.
-    :param connect: returns the connection's settings and workspace; called at each poll.
-    :param poll_interval: maximum seconds between polls.
-    :param workflow_ids: the workflows.
-    :param wants: whether a finished run is to be delivered.
-    :param cursors: by workflow ID. A workflow without a cursor starts with the runs that have not finished.
-    :param save: stores the cursors.
-    :ivar finished: runs to deliver, by run ID; kept until their event is stored.
-    :ivar ready_at: monotonic time of the next event; infinite while an event has not been stored.
-    """
-
-    connection: str
-    connect: Connect
-    poll_interval: float
+    connection: str  # ID
+    connect: Connect  # returns the connection's settings and workspace; called at each poll
+    poll_interval: float  # maximum seconds between polls
     workflow_ids: frozenset[str]
-    wants: Callable[[WorkflowRun], bool]
-    cursors: dict[str, Cursor]
-    save: Callable[[dict[str, Cursor]], Awaitable[None]]
-    finished: dict[str, WorkflowRun] = field(default_factory=dict, init=False)
-    ready_at: float = field(default=inf, init=False)
+    wants: Callable[[WorkflowRun], bool]  # whether a finished run is to be delivered
+    cursors: dict[str, Cursor]  # by workflow; without one, a workflow starts with the runs that have not finished
+    save: Callable[[dict[str, Cursor]], Awaitable[None]]  # stores the cursors
+    finished: dict[str, WorkflowRun] = field(default_factory=dict, init=False)  # until their event is stored
+    ready_at: float = field(default=inf, init=False)  # monotonic time of the next event; infinite until one is stored
     changed: bool = field(default=False, init=False)
 
     def saw(self, run: WorkflowRun) -> None:
-        """Record a run that was listed, if it is one of this trigger's workflows."""
-        cursor = self.cursors.get(run.workflow_id or "")
-        if cursor is not None:
+        """Record a run that was listed."""
+        if cursor := self.cursors.get(run.workflow_id or ""):
             cursor.saw(run)
             self.saw_end(run.workflow_id or "", run)
 
@@ -127,19 +109,21 @@ class Listener:
 Batch = dict[Listener, list[WorkflowRun]]
 """The finished runs of one event for each trigger that has some."""
 
+Share = dict[Listener, set[str]]
+"""Each listener's workflows in one workspace of one account."""
+
 
 class FinishedRunStream:
     """Delivers finished runs to listeners, in batches."""
 
     def __init__(self) -> None:
         self._listeners: dict[Listener, None] = {}
-        self._followed: dict[str, asyncio.Task[None]] = {}
-        self._workspaces: dict[str, str | None] = {}
+        self._followed: dict[str, asyncio.Task[None]] = {}  # by run ID
+        self._workspaces: dict[str, str | None] = {}  # by workflow ID
         self._skipped: dict[str, type[Exception]] = {}
         self._news = asyncio.Event()
         self._poll_at = -inf
-
-    # --- listeners -----------------------------------------------------------------------------------------------
+        self._failures = 0  # consecutive
 
     def join(self, listener: Listener) -> None:
         """Add a listener, and poll at once."""
@@ -152,11 +136,6 @@ class FinishedRunStream:
         """Remove a listener."""
         self._listeners.pop(listener, None)
         self._news.set()
-
-    @property
-    def _poll_interval(self) -> float:
-        """The shortest poll interval of all listeners."""
-        return min((listener.poll_interval for listener in self._listeners), default=LONGEST_PAUSE)
 
     async def confirm(self, batch: Batch) -> None:
         """Record that the events of a batch are stored, for those listeners that are still there."""
@@ -176,8 +155,6 @@ class FinishedRunStream:
                     listener.changed = True
                     log.warning("Could not store which runs were delivered: %s", error)
 
-    # --- the stream ----------------------------------------------------------------------------------------------
-
     async def batches(self) -> AsyncIterator[Batch]:
         """Yield batches of finished runs until cancelled; errors of Sim are logged and retried.
 
@@ -185,11 +162,11 @@ class FinishedRunStream:
         """
         for listener in self._listeners:
             listener.pause()
-        self._poll_at, failures = -inf, 0
+        self._poll_at, self._failures = -inf, 0
         try:
             while True:
                 if self._listeners and time.monotonic() >= self._poll_at:
-                    failures = await self._poll_with_backoff(failures)
+                    await self._poll_and_schedule()
                 if batch := {listener: runs for listener in self._listeners if (runs := listener.take())}:
                     yield batch
                 await self._rest()
@@ -201,35 +178,38 @@ class FinishedRunStream:
 
     async def _rest(self) -> None:
         """Sleep until the next poll or event, or until there is news."""
-        due = min((listener.ready_at for listener in self._listeners if listener.finished), default=inf)
-        seconds = max(0.0, min(self._poll_at, due) - time.monotonic()) if self._listeners else 60.0
+        next_event = min((listener.ready_at for listener in self._listeners if listener.finished), default=inf)
+        wakes_at = min(self._poll_at, next_event) if self._listeners else inf
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(min(seconds, 60.0)):  # wait_for may swallow a cancellation (Python 3.11)
+            async with asyncio.timeout(min(max(0.0, wakes_at - time.monotonic()), 60.0)):
                 await self._news.wait()
         self._news.clear()
 
-    async def _poll_with_backoff(self, failures: int) -> int:
-        """Poll once; return how many polls in a row have failed."""
-        self._poll_at = inf
-        pause = self._poll_interval
+    # --- polling -------------------------------------------------------------------------------------------------
+
+    async def _poll_and_schedule(self) -> None:
+        """Poll once, and set the time of the next poll, which failures delay."""
+        self._poll_at, interval = inf, self._poll_interval
+        pause = min(max(interval, 1.0) * 2 ** min(self._failures + 1, 10), LONGEST_PAUSE)
+        again = "Polling for finished runs again in %.0f s (failures in a row: %d)."
         try:
             await self._poll()
-            failures = 0
-        except Exception as error:
-            failures += 1
-            pause = min(max(pause, 1.0) * 2 ** min(failures, 10), LONGEST_PAUSE)
-            if isinstance(error, SimError):
-                pause = max(self._poll_interval, error.retry_after or pause)
-                log.warning(
-                    "%s Polling for finished runs again in %.0f s (failures in a row: %d).", error, pause, failures
-                )
-            else:
-                log.exception("Polling for finished runs again in %.0f s (failures in a row: %d).", pause, failures)
+        except SimError as error:
+            self._failures += 1
+            pause = max(interval, error.retry_after or pause)
+            log.warning(f"%s {again}", error, pause, self._failures)
+        except Exception:
+            self._failures += 1
+            log.exception(again, pause, self._failures)
+        else:
+            self._failures, pause = 0, interval
         if self._poll_at == inf:  # no listener has joined meanwhile
             self._poll_at = time.monotonic() + pause
-        return failures
 
-    # --- polling -------------------------------------------------------------------------------------------------
+    @property
+    def _poll_interval(self) -> float:
+        """The shortest poll interval of all listeners."""
+        return min((listener.poll_interval for listener in self._listeners), default=LONGEST_PAUSE)
 
     async def _poll(self) -> None:
         """Find the runs that have started since the last poll, and wait for those that have not finished.
@@ -240,15 +220,14 @@ class FinishedRunStream:
         """
         errors: dict[str, Exception] = {}
         polled = False
-        for poller, listeners in (await self._by_account(errors)).items():
-            for workspace_id, workflow_ids in (await self._by_workspace(poller, listeners, errors)).items():
+        for (poller, workspace_id), share in (await self._shares(errors)).items():
+            if workspace_id is not None:
                 try:
-                    await self._poll_workspace(poller, workspace_id, workflow_ids, listeners, errors)
+                    await self._poll_workspace(poller, workspace_id, share, errors)
                     polled = True
                 except SimError as error:
                     errors[f"workspace {workspace_id!r}"] = error
-            for listener, of_connection in listeners.items():
-                self._follow(poller, listener, of_connection)
+            self._follow(poller, workspace_id, share)
         await self._save()
         serious = [error for error in errors.values() if not isinstance(error, SimNotFoundError)]
         if serious and not polled:
@@ -258,93 +237,72 @@ class FinishedRunStream:
                 log.warning("Runs of %s are not delivered until this is resolved: %s", what, problem)
         self._skipped = {what: type(problem) for what, problem in errors.items()}
 
-    async def _by_account(self, errors: dict[str, Exception]) -> dict[RunPoller, dict[Listener, str | None]]:
-        """Return the listeners by server and API key, with the workspaces of their connections.
+    async def _shares(self, errors: dict[str, Exception]) -> dict[tuple[RunPoller, str | None], Share]:
+        """Return what to poll, by account and workspace; the workspace is None if it can't be found.
 
-        That is one account, unless a connection was changed after its listener had joined. Of connections that differ
-        in other settings, such as timeouts, the first one's settings apply.
+        Of connections that differ in other settings than server and key, the first one's settings apply.
         """
-        connected: dict[str, tuple[ClientSettings, str | None]] = {}
+        connected: dict[str, tuple[RunPoller, str | None]] = {}
         pollers: dict[str, RunPoller] = {}
-        accounts: dict[RunPoller, dict[Listener, str | None]] = {}
+        shares: defaultdict[tuple[RunPoller, str | None], Share] = defaultdict(dict)
         for listener in list(self._listeners):
-            what = f"connection {listener.connection!r}"
-            if what in errors:
-                continue
+            name, what = listener.connection, f"connection {listener.connection!r}"
             try:
-                if listener.connection not in connected:
-                    connected[listener.connection] = await listener.connect()
-                settings, workspace_id = connected[listener.connection]
-                if settings.account not in pollers:
-                    pollers[settings.account] = poller_for(settings)
-                accounts.setdefault(pollers[settings.account], {})[listener] = workspace_id
+                if name not in connected and what not in errors:
+                    settings, workspace_id = await listener.connect()
+                    if settings.account not in pollers:
+                        pollers[settings.account] = poller_for(settings)
+                    connected[name] = pollers[settings.account], workspace_id
             except Exception as error:  # Airflow's, too: the connection may be gone
                 errors[what] = error
-        return accounts
+            if name in connected:
+                poller, of_connection = connected[name]
+                for workflow_id in sorted(listener.workflow_ids):
+                    workspace_id = of_connection or await self._workspace_of(poller, workflow_id, errors)
+                    shares[poller, workspace_id].setdefault(listener, set()).add(workflow_id)
+        return shares
 
-    async def _by_workspace(
-        self, poller: RunPoller, listeners: Mapping[Listener, str | None], errors: dict[str, Exception]
-    ) -> dict[str, set[str]]:
-        """Return the listeners' workflows by workspace."""
-        workspaces: dict[str, set[str]] = {}
-        for listener, of_connection in listeners.items():
-            for workflow_id in sorted(listener.workflow_ids):
-                what = f"workflow {workflow_id!r}"
-                try:
-                    workspace_id = of_connection
-                    if workspace_id is None and what not in errors:
-                        workspace_id = await self._workspace_of(poller, workflow_id)
-                    if workspace_id is not None:
-                        workspaces.setdefault(workspace_id, set()).add(workflow_id)
-                except SimError as error:
-                    errors[what] = error
-        return workspaces
-
-    async def _workspace_of(self, poller: RunPoller, workflow_id: str) -> str | None:
-        if workflow_id not in self._workspaces:
-            workflow = await poller.ask(
-                WORKFLOW_BUCKET, lambda client: client.get_workflow(workflow_id, retry=NO_RETRY)
-            )
-            self._workspaces[workflow_id] = workflow.workspace_id
-        return self._workspaces[workflow_id]
+    async def _workspace_of(self, poller: RunPoller, workflow_id: str, errors: dict[str, Exception]) -> str | None:
+        what = f"workflow {workflow_id!r}"
+        if workflow_id not in self._workspaces and what not in errors:
+            try:
+                workflow = await poller.ask(
+                    WORKFLOW_BUCKET, lambda client: client.get_workflow(workflow_id, retry=NO_RETRY)
+                )
+                self._workspaces[workflow_id] = workflow.workspace_id
+            except SimError as error:
+                errors[what] = error
+        return self._workspaces.get(workflow_id)
 
     async def _poll_workspace(
-        self,
-        poller: RunPoller,
-        workspace_id: str,
-        workflow_ids: set[str],
-        listeners: Iterable[Listener],
-        errors: dict[str, Exception],
+        self, poller: RunPoller, workspace_id: str, share: Share, errors: dict[str, Exception]
     ) -> None:
         """Poll some workflows of one workspace.
 
         :raises SimError: the workspace could not be listed.
         """
         polled_at = poller.server_now() - OVERLAP
-        for listener in listeners:
-            if new := (listener.workflow_ids & workflow_ids) - listener.cursors.keys():
+        for listener, workflow_ids in share.items():
+            if new := workflow_ids - listener.cursors.keys():
                 listener.cursors |= await self._begin(poller, workspace_id, new, polled_at, errors)
-        cursors = [
-            cursor
-            for listener in listeners
-            for workflow_id, cursor in listener.cursors.items()
-            if workflow_id in workflow_ids
-        ]
+        cursors = [cursor for listener in share for cursor in _cursors(listener, share).values()]
         if not cursors:
             return
+        workflow_ids = set().union(*share.values())
         async for run in _logged(poller, workspace_id, workflow_ids, min(cursor.since for cursor in cursors)):
-            for listener in listeners if run.workflow_id in workflow_ids else ():
-                listener.saw(run)
+            for listener in share:
+                if run.workflow_id in share[listener]:
+                    listener.saw(run)
         for cursor in cursors:
             cursor.advance(polled_at)
-        for listener in listeners:
+        for listener in share:
             listener.changed = True
 
     async def _begin(
         self,
         poller: RunPoller,
         workspace_id: str,
-        workflow_ids: frozenset[str],
+        workflow_ids: set[str],
         since: float,
         errors: dict[str, Exception],
     ) -> dict[str, Cursor]:
@@ -365,12 +323,13 @@ class FinishedRunStream:
                 del cursors[workflow_id]
         return cursors
 
-    def _follow(self, poller: RunPoller, listener: Listener, workspace_id: str | None) -> None:
-        """Wait for a listener's known runs that have not finished."""
-        for workflow_id, cursor in listener.cursors.items():
-            place = workspace_id or self._workspaces.get(workflow_id)
-            for run_id in cursor.open - listener.finished.keys() - self._followed.keys():
-                self._followed[run_id] = asyncio.create_task(self._await(poller, workflow_id, run_id, place))
+    def _follow(self, poller: RunPoller, workspace_id: str | None, share: Share) -> None:
+        """Wait for known runs that have not finished."""
+        for listener in share:
+            for workflow_id, cursor in _cursors(listener, share).items():
+                for run_id in cursor.open - listener.finished.keys() - self._followed.keys():
+                    waiting = self._await(poller, workflow_id, run_id, workspace_id)
+                    self._followed[run_id] = asyncio.create_task(waiting)
 
     async def _await(self, poller: RunPoller, workflow_id: str, run_id: str, workspace_id: str | None) -> None:
         """Wait for a run's end."""
@@ -392,45 +351,37 @@ class FinishedRunStream:
             self._news.set()
 
 
-async def _logged(
+def _cursors(listener: Listener, share: Share) -> dict[str, Cursor]:
+    return {workflow_id: cursor for workflow_id, cursor in listener.cursors.items() if workflow_id in share[listener]}
+
+
+def _logged(
     poller: RunPoller, workspace_id: str, workflow_ids: Iterable[str], since: float
 ) -> AsyncIterator[WorkflowRun]:
     """Yield the runs that have started since a moment, in that order."""
-    wanted = named_workflows(workflow_ids)
-
-    def ask(client: AsyncSimClient, *, cursor: str | None) -> Awaitable[Page[WorkflowRun]]:
-        return client.list_logs(
-            workspace_id,
-            workflow_ids=wanted,
-            start_date=since,
-            order="asc",
-            limit=LOGS_PAGE,
-            cursor=cursor,
-            retry=NO_RETRY,
-        )
-
-    async for run in _paged(poller, LOGS_BUCKET, ask):
-        yield run
+    filters: dict[str, Any] = {"workflow_ids": named_workflows(workflow_ids), "start_date": since, "order": "asc"}
+    return _paged(
+        poller,
+        LOGS_BUCKET,
+        lambda client, **page: client.list_logs(workspace_id, **filters, limit=LOGS_PAGE, **page),
+    )
 
 
-async def _runs_of(poller: RunPoller, workflow_id: str, status: RunStatus) -> AsyncIterator[WorkflowRun]:
+def _runs_of(poller: RunPoller, workflow_id: str, status: RunStatus) -> AsyncIterator[WorkflowRun]:
     """Yield a workflow's runs of one status."""
-
-    def ask(client: AsyncSimClient, *, cursor: str | None) -> Awaitable[Page[WorkflowRun]]:
-        return client.list_workflow_runs(
-            workflow_id, status=status.value, limit=RUNS_PAGE, cursor=cursor, retry=NO_RETRY
-        )
-
-    async for run in _paged(poller, RUNS_BUCKET, ask):
-        yield run
+    return _paged(
+        poller,
+        RUNS_BUCKET,
+        lambda client, **page: client.list_workflow_runs(workflow_id, status=status.value, limit=RUNS_PAGE, **page),
+    )
 
 
 async def _paged(
-    poller: RunPoller, bucket: str, ask: Callable[..., Awaitable[Page[WorkflowRun]]]
+    poller: RunPoller, bucket: str, request: Callable[..., Awaitable[Page[WorkflowRun]]]
 ) -> AsyncIterator[WorkflowRun]:
     cursor: str | None = None
     while True:
-        page = await poller.ask(bucket, partial(ask, cursor=cursor))
+        page = await poller.ask(bucket, partial(request, cursor=cursor, retry=NO_RETRY))
         for run in page.items:
             yield run
         cursor = page.next_cursor
@@ -438,15 +389,9 @@ async def _paged(
             return
 
 
-@dataclass(slots=True)
-class _Streams:
-    """The streams in use on one event loop; an entry is dropped with the last trigger or producer that uses it."""
-
-    of_accounts: WeakValueDictionary[str, FinishedRunStream] = field(default_factory=WeakValueDictionary)
-    of_connections: WeakValueDictionary[str, FinishedRunStream] = field(default_factory=WeakValueDictionary)
-
-
-_streams: WeakKeyDictionary[asyncio.AbstractEventLoop, _Streams] = WeakKeyDictionary()
+_streams: WeakKeyDictionary[asyncio.AbstractEventLoop, WeakValueDictionary[tuple[str, str], FinishedRunStream]]
+_streams = WeakKeyDictionary()
+"""Streams in use, by event loop, and by account and by connection; an entry is dropped with its last user."""
 
 
 def finished_runs_for(connection: str, account: str | None = None) -> FinishedRunStream:
@@ -455,8 +400,8 @@ def finished_runs_for(connection: str, account: str | None = None) -> FinishedRu
     :param connection: the connection ID.
     :param account: hash of server and API key; None for the one that was last given for the connection.
     """
-    streams = _streams.setdefault(asyncio.get_running_loop(), _Streams())
+    streams = _streams.setdefault(asyncio.get_running_loop(), WeakValueDictionary())
     if account is None:
-        return streams.of_connections[connection]
-    stream = streams.of_connections[connection] = streams.of_accounts.setdefault(account, FinishedRunStream())
+        return streams["connection", connection]
+    stream = streams["connection", connection] = streams.setdefault(("account", account), FinishedRunStream())
     return stream

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from airflow_provider_sim.client import NO_RETRY, RunStatus, approval_url
 from airflow_provider_sim.exceptions import (
@@ -24,13 +24,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+E = TypeVar("E", bound=SimError)
 
-class _Pause(NamedTuple):
-    """Pauses of a run: the one to answer, if it is open, and others."""
+
+class _Pauses(NamedTuple):
+    """Pauses of a run: all, and the open one to answer, if there is one."""
 
     status: RunStatus
-    context_id: str | None
-    others: Sequence[str] = ()
+    points: Sequence[PausePoint]
+    context_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +56,7 @@ class PauseAnswer:
     persist: Callable[[str], None]
     previous: str | None = None
 
-    def send(self, client: SimClient, *, sleep: Callable[[float], None] | None = None) -> str:
+    def send(self, client: SimClient) -> str:
         """Wait for the pause and answer it; return the pause point.
 
         Sim accepts one answer for each pause. If the outcome of a request is unknown, the pause point is read: an
@@ -67,7 +69,7 @@ class PauseAnswer:
         if self.previous is not None and not self._is_open(client, self.previous):
             log.info("Pause %s of run %s was answered by an earlier try.", self.previous, self.run_id)
             return self.previous
-        point = self.previous or self._wait_for_pause(client, sleep)
+        point = self.previous or self._wait_for_pause(client)
         self.persist(point)
         may_be_ours = self.previous is not None
         while True:
@@ -88,68 +90,60 @@ class PauseAnswer:
             if time.time() >= self.deadline:
                 raise failure
             log.info("%s The pause is still open. Sending the answer again.", failure)
-            (sleep or time.sleep)(self.poll_interval)
+            time.sleep(self.poll_interval)
 
-    def _wait_for_pause(self, client: SimClient, sleep: Callable[[float], None] | None) -> str:
-        state: PollState[_Pause] = PollState(
-            lambda pause: pause.context_id is not None,
+    def _wait_for_pause(self, client: SimClient) -> str:
+        state: PollState[_Pauses] = PollState(
+            lambda pauses: pauses.context_id is not None,
             self._timeout_error,
             poll_interval=self.poll_interval,
             deadline=self.deadline,
         )
-        return poll_until_finished(lambda: self._poll(client), state, sleep=sleep).context_id or ""
+        return poll_until_finished(lambda: self._find(client), state).context_id or ""
 
-    def _poll(self, client: SimClient) -> _Pause:
-        run = client.get_workflow_run(self.workflow_id, self.run_id, retry=NO_RETRY)
-        if run.status.is_terminal:
-            raise self._answered_error(client, f"the run is {run.status}")
-        paused = client.get_paused_run(self.workflow_id, self.run_id)
-        is_open = paused.open_points if run.status is RunStatus.PAUSED else ()
-        points = [point for point in is_open if self.context_id in (None, point.context_id)]
-        if len(points) == 1:
-            return _Pause(run.status, points[0].context_id)
-        if len(points) > 1:
-            raise self._ambiguous_error(points)
-        if any(point.context_id == self.context_id and not point.is_open for point in paused.points):
+    def _find(self, client: SimClient) -> _Pauses:
+        """Return the run's pauses, with the one to answer if it is open."""
+        pauses = self._read(client)
+        if pauses.status.is_terminal:
+            raise self._answered_error(client, f"the run is {pauses.status}")
+        named = [point for point in pauses.points if self.context_id in (None, point.context_id)]
+        found = [point for point in named if point.is_open and pauses.status is RunStatus.PAUSED]
+        if len(found) > 1:
+            raise self._ambiguous_error(found)
+        if self.context_id and any(not point.is_open for point in named):
             raise self._answered_error(client, f"pause {self.context_id} was answered by another user or task")
-        return _Pause(run.status, None, [point.context_id for point in is_open])
+        return pauses._replace(context_id=found[0].context_id if found else None)
+
+    def _read(self, client: SimClient) -> _Pauses:
+        status = client.get_workflow_run(self.workflow_id, self.run_id, retry=NO_RETRY).status
+        if status.is_terminal:
+            return _Pauses(status, ())
+        return _Pauses(status, client.get_paused_run(self.workflow_id, self.run_id).points)
 
     def _is_open(self, client: SimClient, context_id: str) -> bool:
-        run = client.get_workflow_run(self.workflow_id, self.run_id, retry=NO_RETRY)
-        if run.status is not RunStatus.PAUSED:
-            return False
-        points = client.get_paused_run(self.workflow_id, self.run_id).points
-        return any(point.context_id == context_id and point.is_open for point in points)
+        pauses = self._read(client)
+        is_paused = pauses.status is RunStatus.PAUSED
+        return is_paused and any(point.context_id == context_id and point.is_open for point in pauses.points)
 
     def _answered_error(self, client: SimClient, reason: str) -> SimPauseAnsweredError:
         url = approval_url(client.base_url, self.workflow_id, self.run_id)
-        return SimPauseAnsweredError(
-            f"Run {self.run_id!r} of workflow {self.workflow_id!r} accepts no answer: {reason}. The answer is"
-            f" at {url}.",
-            workflow_id=self.workflow_id,
-            run_id=self.run_id,
-        )
+        return self._error(SimPauseAnsweredError, f"accepts no answer: {reason}. The answer is at {url}.")
 
     def _ambiguous_error(self, points: list[PausePoint]) -> SimInputError:
         names = "; ".join(
             f"{point.context_id}{f' ({point.question})' if point.question else ''}".replace("\n", ", ")
             for point in points
         )
-        return SimInputError(
-            f"Run {self.run_id!r} of workflow {self.workflow_id!r} has {len(points)} open pauses. Set context_id to one"
-            f" of them: {names}.",
-            workflow_id=self.workflow_id,
-            run_id=self.run_id,
-            outcome=Outcome.NEVER_SENT,
-        )
+        problem = f"has {len(points)} open pauses. Set context_id to one of them: {names}."
+        return self._error(SimInputError, problem, outcome=Outcome.NEVER_SENT)
 
-    def _timeout_error(self, last: _Pause | None) -> SimRunTimeoutError:
-        where = f" at {', '.join(last.others)}" if last and last.others else ""
-        status = f" Its status is {last.status}{where}." if last else ""
-        return SimRunTimeoutError(
-            f"Run {self.run_id!r} of workflow {self.workflow_id!r} was not paused at"
-            f" {self.context_id or 'any pause point'} within the timeout.{status} Raise timeout, or check context_id.",
-            workflow_id=self.workflow_id,
-            run_id=self.run_id,
-            outcome=Outcome.NEVER_SENT,
-        )
+    def _timeout_error(self, last: _Pauses | None) -> SimRunTimeoutError:
+        others = ", ".join(point.context_id for point in last.points if point.is_open) if last else ""
+        status = f" Its status is {last.status}{f' at {others}' if others else ''}." if last else ""
+        problem = f"was not paused at {self.context_id or 'any pause point'} within the timeout.{status}"
+        advice = "Raise timeout, or check context_id."
+        return self._error(SimRunTimeoutError, f"{problem} {advice}", outcome=Outcome.NEVER_SENT)
+
+    def _error(self, kind: type[E], problem: str, **fields: Any) -> E:
+        message = f"Run {self.run_id!r} of workflow {self.workflow_id!r} {problem}"
+        return kind(message, workflow_id=self.workflow_id, run_id=self.run_id, **fields)

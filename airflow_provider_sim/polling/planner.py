@@ -11,6 +11,7 @@ poll in its workspace, if no list contains it, or if the rate limits leave no ro
 
 from __future__ import annotations
 
+import contextvars
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -29,38 +30,22 @@ START_TOLERANCE = 1.0
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class PolledRun:
-    """State of a run that is polled for one caller.
+    """State of a run that is polled for one caller; times are seconds since the epoch."""
 
-    :param state: decides what each response means for the caller.
-    :param run_id: ID that lists contain; differs from the caller's if that is a job ID.
-    :param due: time of the next poll, in seconds since the epoch.
-    :param interval: seconds between the previous poll and ``due``.
-    :param since: earliest possible start on the server, while the start is unknown.
-    :param started_at: start on the server, if known.
-    :param listed_to: start up to which the current poll has listed runs already.
-    :param status: last known status.
-    :param trigger: what started the run; lists are filtered by it.
-    :param read_at: time at which to read the run, because no list contains it, or not what it waits for.
-    :param unlisted: lists don't contain the run.
-    :param in_flight: a request that answers for the run was sent.
-    :param reads: consecutive reads without progress.
-    :param misses: consecutive lists that should contain the run and didn't.
-    """
-
-    state: RunPollState
-    run_id: str
-    due: float
-    interval: float
-    since: float
-    started_at: float | None = None
-    listed_to: float = -inf
-    status: RunStatus | None = None
-    trigger: str = STARTED_BY_API
-    read_at: float = inf
-    unlisted: bool = False
-    in_flight: bool = False
-    reads: int = 0
-    misses: int = 0
+    state: RunPollState  # decides what each response means for the caller
+    run_id: str  # that lists contain; the caller's may be a job ID
+    due: float  # time of the next poll
+    interval: float  # seconds between the previous poll and that
+    since: float  # earliest possible start on the server, while the start is unknown
+    started_at: float | None = None  # on the server, if known
+    listed_to: float = -inf  # start up to which the current poll has listed runs already
+    status: RunStatus | None = None  # last known
+    trigger: str = STARTED_BY_API  # what started the run; lists are filtered by it
+    read_at: float = inf  # time at which to read the run, because no list contains it, or not what it waits for
+    in_flight: bool = False  # a request that answers for the run was sent
+    reads: int = 0  # in a row without progress
+    misses: int = 0  # lists in a row that should contain the run and didn't
+    context: contextvars.Context = field(default_factory=contextvars.copy_context)  # messages go to the caller's log
 
     @property
     def workflow_id(self) -> str:
@@ -77,6 +62,16 @@ class PolledRun:
         """End of the lists for this run."""
         return inf if self.started_at is None else self.started_at + START_TOLERANCE
 
+    @property
+    def is_unlisted(self) -> bool:
+        """Whether lists don't contain the run."""
+        return self.misses > 1
+
+    @property
+    def next_poll(self) -> float:
+        """Time of the next request for this run."""
+        return min(self.due, self.read_at)
+
     def update_start(self, response: WorkflowRun) -> None:
         """Set what a response contains about the run's start."""
         if response.status is not RunStatus.QUEUED and response.start_time is not None:
@@ -85,23 +80,17 @@ class PolledRun:
 
 
 class Request(NamedTuple):
-    """A request to send: a read, a list or a request for a workflow's workspace.
+    """A request to send: a read, a list or a request for a workflow's workspace."""
 
-    :param bucket: rate bucket, which identifies the kind of request.
-    :param runs: runs that it answers for, sorted by their earliest start in a list.
-    :param workspace_id: workspace whose log to list.
-    """
-
-    bucket: str | None
-    runs: list[PolledRun]
-    workspace_id: str = ""
+    bucket: str | None  # rate bucket, which identifies the kind of request
+    runs: list[PolledRun]  # that it answers for; in a list, sorted by their earliest start
+    workspace_id: str = ""  # whose log to list
 
 
 @dataclass(slots=True)
 class Workspaces:
     """Workspaces of workflows, as far as known.
 
-    :ivar by_workflow: workspace IDs.
     :ivar closed: workspaces whose log can't be used, and workflows whose workspace can't be found, for some time.
     """
 
@@ -114,98 +103,82 @@ class Workspaces:
 
     def of(self, run: PolledRun) -> str | None:
         """Return the workspace whose log contains a run; None if the run must be read."""
-        workspace_id = None if run.unlisted else self.by_workflow.get(run.workflow_id)
+        workspace_id = None if run.is_unlisted else self.by_workflow.get(run.workflow_id)
         return None if workspace_id in self.closed else workspace_id
 
 
-def plan(
-    due: Sequence[PolledRun],
-    near: Sequence[PolledRun],
-    workspaces: Workspaces,
-    limits: RateLimits,
-    *,
-    now: float,
-    v2: bool | None,
-    max_reads: int,
-) -> list[Request]:
-    """Return the requests to send now.
+class Planner:
+    """Collects the requests to send now.
 
-    :param due: runs to list or read.
-    :param near: runs that are due soon, which lists include so that polls coincide.
     :param now: seconds since the epoch.
     :param v2: whether the server has the v2 API, and with it lists; None before its first response.
     :param max_reads: number of runs that may be read at once.
     """
-    if v2 is None:
-        max_reads = min(1, max_reads)  # the response shows whether the server has lists
-    planner = _Planner(limits, now, RUN_BUCKET if v2 is not False else None, max_reads)
-    planner.read(due if not v2 else [run for run in due if run.read_at <= now])
-    if v2:
-        planner.poll([run for run in due if run.due <= now and run not in planner.planned], near, workspaces)
-    return planner.requests
 
+    def __init__(
+        self, workspaces: Workspaces, limits: RateLimits, *, now: float, v2: bool | None, max_reads: int
+    ) -> None:
+        self._requests: list[Request] = []
+        self._workspaces = workspaces
+        self._limits = limits
+        self._now = now
+        self._v2 = v2
+        self._max_reads = max_reads if v2 is not None else min(1, max_reads)  # the response shows whether it has lists
+        self._available: dict[str | None, float] = {}
 
-@dataclass(slots=True)
-class _Planner:
-    """A plan under construction.
+    def plan(self, due: Sequence[PolledRun], near: Sequence[PolledRun]) -> list[Request]:
+        """Return the requests for runs that are due.
 
-    :ivar planned: runs that one of the requests answers for.
-    :ivar available: number of further requests by rate bucket.
-    """
+        :param near: runs that are due soon, which lists include so that polls coincide.
+        """
+        self._read(run for run in due if not self._v2 or run.read_at <= self._now)
+        if self._v2:
+            planned = {run for request in self._requests for run in request.runs}
+            self._list([run for run in due if run.due <= self._now and run not in planned], near)
+        return self._requests
 
-    limits: RateLimits
-    now: float
-    read_bucket: str | None
-    max_reads: int
-    requests: list[Request] = field(default_factory=list)
-    planned: set[PolledRun] = field(default_factory=set)
-    available: dict[str | None, int] = field(default_factory=dict)
-
-    def read(self, runs: Iterable[PolledRun]) -> None:
-        """Read runs, the longest waiting first, as far as the rate limits allow."""
-        for run in nlargest(self.max_reads, runs, key=self.intervals_waited):
-            if self.add(Request(self.read_bucket, [run])):
-                self.max_reads -= 1
-
-    def poll(self, due: Sequence[PolledRun], near: Sequence[PolledRun], workspaces: Workspaces) -> None:
-        """List or read the runs that are due, the longest waiting first."""
+    def _list(self, due: Sequence[PolledRun], near: Sequence[PolledRun]) -> None:
+        """List the runs of each workspace, or read them."""
         unknown: defaultdict[str, list[PolledRun]] = defaultdict(list)
         known: defaultdict[str | None, list[PolledRun]] = defaultdict(list)
-        also: defaultdict[str | None, list[PolledRun]] = defaultdict(list)
-        for run in sorted(due, key=self.intervals_waited, reverse=True):
-            if len(due) + len(near) > 1 and not run.unlisted and workspaces.is_unknown(run.workflow_id):
+        for run in sorted(due, key=self._urgency, reverse=True):
+            if len(due) + len(near) > 1 and not run.is_unlisted and self._workspaces.is_unknown(run.workflow_id):
                 unknown[run.workflow_id].append(run)
             else:
-                known[workspaces.of(run)].append(run)
-        for run in near:
-            also[workspaces.of(run)].append(run)
+                known[self._workspaces.of(run)].append(run)
         for runs in unknown.values():
-            self.add_or_read(Request(WORKFLOW_BUCKET, runs), runs)
-        self.read(known.pop(None, ()))
+            self._add_or_read(Request(WORKFLOW_BUCKET, runs), runs)
+        self._read(known.pop(None, ()))
         for workspace_id, runs in known.items():
-            listed = sorted([*runs, *also[workspace_id]], key=attrgetter("earliest"))
-            if len(listed) == 1:
-                self.read(listed)
-            if self.planned.isdisjoint(runs):
-                self.add_or_read(Request(LOGS_BUCKET, listed, workspace_id or ""), runs)
+            also = [run for run in near if self._workspaces.of(run) == workspace_id]
+            if also or len(runs) > 1 or not self._read(runs):
+                listed = sorted([*runs, *also], key=attrgetter("earliest"))
+                self._add_or_read(Request(LOGS_BUCKET, listed, workspace_id or ""), runs)
 
-    def add_or_read(self, request: Request, due: list[PolledRun]) -> None:
+    def _read(self, runs: Iterable[PolledRun]) -> int:
+        """Read runs, the longest waiting first, as far as the rate limits allow; return how many."""
+        bucket = None if self._v2 is False else RUN_BUCKET
+        read = sum(self._add(Request(bucket, [run])) for run in nlargest(self._max_reads, runs, key=self._urgency))
+        self._max_reads -= read
+        return read
+
+    def _add_or_read(self, request: Request, due: list[PolledRun]) -> None:
         """Add a request, or read runs for which it would come more than half an interval late."""
-        if not self.add(request):
-            wait = self.limits.delay(request.bucket)
-            ready_at = self.now + (wait if wait < inf else 0.0)  # infinite: as soon as another response arrives
-            self.read(run for run in due if ready_at - run.due > run.interval / 2)
+        if not self._add(request):
+            wait = self._limits.room(request.bucket).delay
+            ready_at = self._now + (wait if wait < inf else 0.0)  # infinite: as soon as another response arrives
+            self._read(run for run in due if ready_at - run.due > run.interval / 2)
 
-    def add(self, request: Request) -> bool:
+    def _add(self, request: Request) -> bool:
         """Add a request if its rate bucket has room for it; return whether it has."""
-        available = self.available.setdefault(request.bucket, self.limits.available(request.bucket))
-        if available <= 0:
+        if request.bucket not in self._available:
+            self._available[request.bucket] = self._limits.room(request.bucket).available
+        if self._available[request.bucket] <= 0:
             return False
-        self.available[request.bucket] = available - 1
-        self.requests.append(request)
-        self.planned.update(request.runs)
+        self._available[request.bucket] -= 1
+        self._requests.append(request)
         return True
 
-    def intervals_waited(self, run: PolledRun) -> float:
+    def _urgency(self, run: PolledRun) -> float:
         """Return how long a poll has been due, in intervals of the run: fair to short and long ones."""
-        return (self.now - min(run.due, run.read_at)) / run.interval
+        return (self._now - run.next_poll) / run.interval

@@ -25,15 +25,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-DEFAULT_POLL_INTERVAL = 10.0
-"""Seconds."""
-
-MAX_FAILED_POLLS = 10
-"""Consecutive failed polls that don't fail a task."""
-
-NOT_FOUND_GRACE = 60.0
-"""Seconds during which Sim may not find a run that was just started."""
-
+DEFAULT_POLL_INTERVAL = 10.0  # seconds
+MAX_FAILED_POLLS = 10  # in a row, without failing the task
+NOT_FOUND_GRACE = 60.0  # seconds during which Sim may not find a run that was just started
 _JITTER = 0.1
 
 
@@ -60,7 +54,7 @@ class PollState(Generic[T]):
     ) -> None:
         self.poll_interval = poll_interval
         self.deadline = deadline
-        self.max_failed_polls = max_failed_polls
+        self._max_failed_polls = max_failed_polls
         self._is_finished = is_finished
         self._timeout_error = timeout_error
         self._clock = clock or time.time
@@ -89,16 +83,16 @@ class PollState(Generic[T]):
             log.info("%s Polling again later.", error)
         else:
             self._failed_polls += 1
-            if self._failed_polls > min(error.max_retries, self.max_failed_polls):
+            if self._failed_polls > min(error.max_retries, self._max_failed_polls):
                 raise error
             level = self._log_level if self._log_level < logging.INFO else logging.WARNING
             log.log(level, "%s Polling again (consecutive failures: %d).", error, self._failed_polls)
         self._retry_after = error.retry_after or 0.0
 
-    def first_delay(self, minimum: float) -> float:
-        """Return the seconds until the first poll: at least ``minimum``, even if the deadline has passed."""
+    def first_delay(self) -> float:
+        """Return the seconds until the first poll, even if the deadline has passed."""
         left = self.poll_interval if self.deadline is None else self.deadline - self._clock()
-        return max(minimum, min(self.poll_interval, left))
+        return max(0.0, min(self.poll_interval, left))
 
     def next_delay(self, *, jitter: float = _JITTER) -> float:
         """Return the seconds until the next poll; the last one is at the deadline.
@@ -111,8 +105,12 @@ class PollState(Generic[T]):
             return delay
         left = self.deadline - self._clock()
         if left <= 0:
-            raise self._timeout_error(self._last_response)
+            raise self.timeout_error()
         return min(delay, left)
+
+    def timeout_error(self) -> SimError:
+        """Return the error to raise at the deadline."""
+        return self._timeout_error(self._last_response)
 
 
 class RunPollState(PollState[WorkflowRun]):
@@ -152,25 +150,25 @@ class RunPollState(PollState[WorkflowRun]):
         self.run_id = run_id
         self.job_id = job_id
         self.on_paused = on_paused
-        self.base_url = base_url
+        self._base_url = base_url
         self._log_level = logging.DEBUG if in_batch else logging.INFO
         self._started = self._clock() if started is None else started
 
     def _ends_polling(self, run: WorkflowRun) -> bool:
-        last, pause = self._last_response, run.paused if run.status is RunStatus.PAUSED else None
-        resumes_alone = pause is not None and pause.resumes_automatically
-        if last is None or _status(run) != _status(last):
-            until = ""
-            if pause is not None and resumes_alone:
-                until = f" until {pause.resume_at or 'a time set in the workflow'}"
-            elif run.status is RunStatus.PAUSED:
-                where = f" at {approval_url(self.base_url, self.workflow_id, self.run_id)}" if self.base_url else ""
-                until = f" until a person answers it{where}"
+        if self._last_response is None or _status(run) != _status(self._last_response):
             ids = self.run_id, self.workflow_id
-            log.log(self._log_level, "Run %s of workflow %s is %s%s.", *ids, _status(run), until)
-        if run.status is RunStatus.PAUSED:
-            return not resumes_alone and self.on_paused != "wait"
-        return run.status.is_terminal
+            log.log(self._log_level, "Run %s of workflow %s is %s%s.", *ids, _status(run), self._pause_note(run))
+        if run.status is not RunStatus.PAUSED:
+            return run.status.is_terminal
+        return self.on_paused != "wait" and not _resumes_automatically(run)
+
+    def _pause_note(self, run: WorkflowRun) -> str:
+        if run.status is not RunStatus.PAUSED:
+            return ""
+        if _resumes_automatically(run):
+            return f" until {(run.paused and run.paused.resume_at) or 'a time set in the workflow'}"
+        url = self._base_url and approval_url(self._base_url, self.workflow_id, self.run_id)
+        return " until a person answers it" + (f" at {url}" if url else "")
 
     def on_error(self, error: SimError) -> None:
         """Count a failed poll, unless the run was just started and isn't found yet."""
@@ -182,6 +180,10 @@ class RunPollState(PollState[WorkflowRun]):
 
 def _status(run: WorkflowRun) -> str:
     return run.server_status or run.status.value
+
+
+def _resumes_automatically(run: WorkflowRun) -> bool:
+    return run.paused is not None and run.paused.resumes_automatically
 
 
 def timeout_error(workflow_id: str, run_id: str, last_status: str | None = None) -> SimRunTimeoutError:
@@ -197,9 +199,7 @@ def timeout_error(workflow_id: str, run_id: str, last_status: str | None = None)
     )
 
 
-def poll_until_finished(
-    poll: Callable[[], T], state: PollState[T], *, sleep: Callable[[float], None] | None = None
-) -> T:
+def poll_until_finished(poll: Callable[[], T], state: PollState[T]) -> T:
     """Poll on a worker until ``state`` returns that the object is finished; return the last response.
 
     :raises SimError: the deadline has passed, too many polls have failed, or an error is not retryable.
@@ -212,12 +212,10 @@ def poll_until_finished(
         else:
             if state.on_response(response):
                 return response
-        (sleep or time.sleep)(state.next_delay())
+        time.sleep(state.next_delay())
 
 
-def wait_for_run(
-    client: SimClient, state: RunPollState, *, sleep: Callable[[float], None] | None = None
-) -> WorkflowRun:
+def wait_for_run(client: SimClient, state: RunPollState) -> WorkflowRun:
     """Poll a run on a worker until it is finished, or paused if that counts.
 
     :raises SimRunTimeoutError: the deadline has passed.
@@ -227,4 +225,4 @@ def wait_for_run(
     def poll() -> WorkflowRun:
         return client.get_workflow_run(state.workflow_id, state.run_id, job_id=state.job_id, retry=NO_RETRY)
 
-    return poll_until_finished(poll, state, sleep=sleep)
+    return poll_until_finished(poll, state)

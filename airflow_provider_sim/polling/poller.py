@@ -1,8 +1,8 @@
 """Shared polling of runs: one poll for all runs that a process waits for with one connection.
 
-A :class:`RunPoller` sends the requests that :mod:`.planner` plans for the runs that are due, and passes each response
-to the run's :class:`~.poll_state.RunPollState`. It is used on one event loop, which needs no locks: one task polls, and
-each request is a task.
+A :class:`RunPoller` sends the requests that a :class:`~.planner.Planner` chooses for the runs that are due, and passes
+each response to the run's :class:`~.poll_state.RunPollState`. It is used on one event loop, which needs no locks: one
+task polls, and each request is a task.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import logging
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from math import inf
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from airflow_provider_sim.client import (
     LOGS_BUCKET,
@@ -41,7 +41,7 @@ from airflow_provider_sim.exceptions import (
     SimRedirectError,
     SimRunTimeoutError,
 )
-from airflow_provider_sim.polling.planner import PolledRun, Request, Workspaces, plan
+from airflow_provider_sim.polling.planner import Planner, PolledRun, Request, Workspaces
 from airflow_provider_sim.polling.poll_state import RunPollState
 from airflow_provider_sim.rate_limits import RateLimits, rate_limits_for
 
@@ -49,69 +49,28 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-KEPT_OPEN = 60.0
-"""Seconds for which unused connections stay open."""
+KEPT_OPEN = 60.0  # seconds for which unused connections stay open
+MOST_IN_FLIGHT = 24  # requests; an httpx client with hundreds of them at once stalls
+MOST_LENT = 16  # requests of RunPoller.ask in flight
+SOON = 1.0  # seconds until the first poll of a run; runs that are added in this time share it
+NEAR = 0.5  # share of its interval by which a poll may come early to share a list
+LATE_ROWS = 10.0  # seconds by which a log may contain a run later than the run's start
+DEADLINE_GRACE = 120.0  # seconds by which rate limits may delay the poll at a run's deadline
+LONGEST_READ_PAUSE = 120.0  # seconds between reads of a run that is queued or paused, which lists don't contain
 
-MOST_IN_FLIGHT = 24
-"""Requests; an httpx client with hundreds of them at once stalls."""
+# A run with an unknown start is assumed to have started in the 20 s before its first poll. If many are missing then,
+# longer lists are cheaper than reading each.
+ASSUMED_AGE = 20.0  # seconds
+SEARCH_FACTOR = 8  # by which the age grows
+LONGEST_SEARCH = 86_400.0  # seconds
+WORTH_SEARCHING = 10  # missing runs
 
-MOST_LENT = 16
-"""Requests of callers of :meth:`RunPoller.lend` and :meth:`RunPoller.ask` in flight at once."""
+CLOSED_AFTER_FAILURES = 3  # in a row; then a log isn't used for a while
+CLOSED_FOR = 60.0  # seconds
 
-SOON = 1.0
-"""Seconds until the first poll of a run that has not been polled; runs that are added in this time share it."""
-
-NEAR = 0.5
-"""Share of its interval by which a poll may come early to share a list."""
-
-LATE_ROWS = 10.0
-"""Seconds by which a log may contain a run later than the run's start."""
-
-ASSUMED_AGE = 20.0
-"""Seconds before its first poll in which a run is assumed to have started, until its start is known."""
-
-SEARCH_FACTOR = 8
-"""Factor by which that age grows if runs are not found."""
-
-LONGEST_SEARCH = 86_400.0
-"""Seconds; runs that have started earlier are read."""
-
-WORTH_SEARCHING = 10
-"""Number of missing runs for which a longer list is cheaper than reading each."""
-
-DEADLINE_GRACE = 120.0
-"""Seconds by which rate limits may delay the poll at a run's deadline."""
-
-LONGEST_READ_PAUSE = 120.0
-"""Seconds between reads of a run that is queued, or paused for a reason that lists don't contain."""
-
-CLOSED_AFTER_FAILURES = 3
-"""Consecutive failures after which a log isn't used for a while."""
-
-CLOSED_FOR = 60.0
-"""Seconds for which a log isn't used, and its runs are read."""
-
-CLOSED_FOR_LONG = 600.0
-"""The same after a non-retryable error."""
-
-_BETWEEN_PASSES = 0.05
-"""Seconds."""
-
-_PAUSES = (RunStatus.PENDING, RunStatus.PAUSED)
-"""Logs call a paused run pending."""
-
-_ABOUT_THE_CONNECTION = (SimAuthenticationError, SimConfigurationError, SimRedirectError)
-"""Non-retryable errors of a list that a read would have, too."""
-
-
-class _Caller(NamedTuple):
-    """Caller that waits for a run.
-
-    :param context: context variables, so that messages about the run go to the caller's log.
-    """
-
-    outcome: asyncio.Future[WorkflowRun | Exception]
-    context: contextvars.Context
+_BETWEEN_PASSES = 0.05  # seconds
+_PAUSES = (RunStatus.PENDING, RunStatus.PAUSED)  # logs call a paused run pending
+_ABOUT_THE_CONNECTION = (SimAuthenticationError, SimConfigurationError, SimRedirectError)  # a read would fail, too
 
 
 class RunPoller:
@@ -135,21 +94,21 @@ class RunPoller:
         self._limits = limits or RateLimits(clock)
         self._on_idle = on_idle
         self._workspaces = Workspaces()
-        self._callers: dict[PolledRun, _Caller] = {}
+        self._waiting: dict[PolledRun, asyncio.Future[WorkflowRun | Exception]] = {}
         self._list_failures: Counter[str] = Counter()  # consecutive, by workspace
-        self._lent = 0
+        self._asking = 0  # callers of ask
+        self._in_flight = 0  # requests
+        self._requests: asyncio.TaskGroup
         self._keeper: asyncio.Task[None] | None = None
-        self._requests: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         client.on_rate_limit = self._limits.on_response
-        self._lent_client = limited(client, MOST_LENT)
+        self._callers_client = limited(client, MOST_LENT)
 
     async def wait(
-        self, state: RunPollState, *, least: float = 0.0, look_soon: bool = False, workspace_id: str | None = None
+        self, state: RunPollState, *, look_soon: bool = False, workspace_id: str | None = None
     ) -> WorkflowRun:
         """Wait until a run is finished, or paused if ``state`` returns pauses.
 
-        :param least: minimum seconds before this returns or raises.
         :param look_soon: the run has not been polled yet; don't wait for an interval first.
         :param workspace_id: the workflow's workspace, if known; otherwise it is requested once.
         :raises SimInputError: an ID is invalid.
@@ -160,9 +119,7 @@ class RunPoller:
         check_run_id(state.run_id)
         if workspace_id is not None and self._workspaces.is_unknown(state.workflow_id):
             self._workspaces.by_workflow[state.workflow_id] = workspace_id
-        loop = asyncio.get_running_loop()
-        returns_at = loop.time() + least
-        interval = max(SOON if look_soon else state.first_delay(least), _BETWEEN_PASSES)
+        interval = max(SOON if look_soon else state.first_delay(), _BETWEEN_PASSES)
         run = PolledRun(
             state=state,
             run_id=state.run_id,
@@ -170,42 +127,40 @@ class RunPoller:
             interval=interval,
             since=self.server_now() - ASSUMED_AGE,
         )
-        caller = self._callers[run] = _Caller(loop.create_future(), contextvars.copy_context())
+        left = None if state.deadline is None else max(0.0, state.deadline - self._clock()) + DEADLINE_GRACE
+        self._waiting[run] = asyncio.get_running_loop().create_future()
         self._start_polling()
         try:
-            outcome = await caller.outcome
+            async with asyncio.timeout(left) as grace:
+                outcome = await self._waiting[run]
+        except TimeoutError:
+            if not grace.expired():
+                raise
+            raise state.timeout_error() from None
         finally:
-            self._callers.pop(run, None)
-        await asyncio.sleep(returns_at - loop.time())
+            self._waiting.pop(run, None)
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
 
-    @asynccontextmanager
-    async def lend(self) -> AsyncIterator[AsyncSimClient]:
-        """Lend a client for requests of the caller's own; its connections stay open until it is returned."""
-        self._lent += 1
-        self._start_polling()
-        try:
-            yield self._lent_client
-        finally:
-            self._lent -= 1
+    async def ask(self, bucket: str | None, question: Callable[[AsyncSimClient], Awaitable[T]]) -> T:
+        """Send requests of the caller's own as soon as the server's rate limits leave room for them.
 
-    async def ask(self, bucket: str, question: Callable[[AsyncSimClient], Awaitable[T]]) -> T:
-        """Send a request of the caller's own as soon as the server's rate limits leave room for it.
-
-        :param bucket: the rate bucket that it spends.
+        :param bucket: the rate bucket that they spend; None to wait for no limit.
         :raises SimError: as the client.
         """
-        async with self.lend() as client:
-            while self._limits.available(bucket) <= 0:  # noqa: ASYNC110 - it is time that brings room
-                await asyncio.sleep(min(max(self._limits.delay(bucket), _BETWEEN_PASSES), SOON))
-            try:
-                with self._limits.request(bucket):
-                    return await question(client)
-            except SimRateLimitError as error:
-                self._on_rate_limited(bucket, error, CLOSED_FOR)
-                raise
+        self._asking += 1
+        self._start_polling()
+        try:
+            while (room := self._limits.room(bucket)).available <= 0:  # noqa: ASYNC110 - time brings room
+                await asyncio.sleep(min(max(room.delay, _BETWEEN_PASSES), SOON))
+            with self._limits.request(bucket):
+                return await question(self._callers_client)
+        except SimRateLimitError as error:
+            self._on_rate_limited(bucket, error, CLOSED_FOR)
+            raise
+        finally:
+            self._asking -= 1
 
     def server_now(self) -> float:
         """Return the server's time, in seconds since the epoch, as far as it is known."""
@@ -223,21 +178,18 @@ class RunPoller:
         loop = asyncio.get_running_loop()
         closes_at = loop.time() + KEPT_OPEN
         try:
-            while self._callers or self._lent or loop.time() < closes_at:
-                if self._callers or self._lent:
-                    closes_at = loop.time() + KEPT_OPEN
-                await self._sleep(min(self._poll(), closes_at - loop.time()))
+            async with asyncio.TaskGroup() as self._requests:
+                while self._waiting or self._asking or loop.time() < closes_at:
+                    if self._waiting or self._asking:
+                        closes_at = loop.time() + KEPT_OPEN
+                    await self._sleep(min(self._poll(), closes_at - loop.time()))
         except Exception as error:
             log.exception("Polling %s failed.", self._client.base_url)
-            for run in list(self._callers):
+            for run in list(self._waiting):
                 self._finish(run, error)
         finally:
-            self._keeper = None
+            self._keeper, self._in_flight = None, 0
             self._on_idle()
-            requests, self._requests = self._requests, set()
-            for request in requests:
-                request.cancel()
-            await asyncio.gather(*requests, return_exceptions=True)
             await self._client.close()
 
     async def _sleep(self, seconds: float) -> None:
@@ -251,36 +203,17 @@ class RunPoller:
     def _poll(self) -> float:
         """Send the requests that are due; return the seconds until more may be sent."""
         now = self._clock()
-        due: list[PolledRun] = []
-        near: list[PolledRun] = []
-        next_due = inf
-        for run in list(self._callers):
-            due_at = min(run.due, run.read_at)
-            if run.in_flight:
-                continue
-            if due_at > now:
-                next_due = min(next_due, due_at)
-                if run.due <= now + NEAR * run.interval:
-                    near.append(run)
-            elif now <= (run.state.deadline or inf) + DEADLINE_GRACE:
-                due.append(run)
-            else:
-                run.read_at = inf
-                self._schedule(run)  # raises the timeout
-        if not due:
-            return next_due - now
-        requests = plan(
-            due,
-            near,
-            self._workspaces,
-            self._limits,
-            now=now,
-            v2=self._client.speaks_v2,
-            max_reads=max(0, MOST_IN_FLIGHT - len(self._requests)),
-        )
-        for request in requests:
-            self._send(request)
-        return min(next_due - now, inf if all(run.in_flight for run in due) else SOON)
+        idle = [run for run in self._waiting if not run.in_flight]
+        due = [run for run in idle if run.next_poll <= now]
+        later = [run for run in idle if run.next_poll > now]
+        if due:
+            near = [run for run in later if run.due <= now + NEAR * run.interval]
+            max_reads = max(0, MOST_IN_FLIGHT - self._in_flight)
+            planner = Planner(self._workspaces, self._limits, now=now, v2=self._client.speaks_v2, max_reads=max_reads)
+            for request in planner.plan(due, near):
+                self._send(request)
+        delay = min((run.next_poll for run in later), default=inf) - now
+        return delay if all(run.in_flight for run in due) else min(delay, SOON)
 
     def _schedule(self, run: PolledRun) -> None:
         """Set the time of the next poll; at the deadline, read the run once more, or raise the timeout."""
@@ -296,67 +229,58 @@ class RunPoller:
 
     def _finish(self, run: PolledRun, outcome: WorkflowRun | Exception) -> None:
         """Return or raise an outcome to the run's caller, if it still waits."""
-        caller = self._callers.pop(run, None)
-        if caller is not None and not caller.outcome.done():
-            caller.outcome.set_result(outcome)
+        future = self._waiting.pop(run, None)
+        if future is not None and not future.done():
+            future.set_result(outcome)
 
     # --- requests ------------------------------------------------------------------------------------------------
 
     def _send(self, request: Request) -> None:
-        now = self._clock()
         for run in request.runs:
             run.in_flight = True
-            run.due = min(run.due, now)  # runs without a response stay due
-        task = asyncio.create_task(self._perform(request))
-        self._requests.add(task)
-
-        def done(task: asyncio.Task[None]) -> None:
-            self._requests.discard(task)
-            error = None if task.cancelled() else task.exception()
-            if error is not None:
-                log.error("A response of %s could not be handled.", self._client.base_url, exc_info=error)
-            for run in request.runs:
-                run.in_flight = False
-                if isinstance(error, Exception):
-                    self._finish(run, error)
-            self._wake.set()
-
-        task.add_done_callback(done)
+            run.due = min(run.due, self._clock())  # runs without a response stay due
+        self._in_flight += 1
+        self._requests.create_task(self._perform(request))
 
     async def _perform(self, request: Request) -> None:
-        """Send a request, and handle its response or error."""
-        run = request.runs[0]
+        """Send a request and handle its response; a run whose handling fails ends with the error."""
         try:
-            if request.bucket == LOGS_BUCKET:
+            await self._perform_or_repeat(request)
+        except Exception as error:
+            log.exception("A response of %s could not be handled.", self._client.base_url)
+            for run in request.runs:
+                self._finish(run, error)
+        finally:
+            for run in request.runs:
+                run.in_flight = False
+            self._in_flight -= 1
+            self._wake.set()
+
+    async def _perform_or_repeat(self, request: Request) -> None:
+        run, bucket = request.runs[0], request.bucket
+        try:
+            if bucket == LOGS_BUCKET:
                 await self._list(request)
-            elif request.bucket == WORKFLOW_BUCKET:
+            elif bucket == WORKFLOW_BUCKET:
                 await self._find_workspace(run.workflow_id)
             else:
-                await self._read(run, request.bucket)
+                await self._read(run, bucket)
         except SimRateLimitError as error:
-            self._on_rate_limited(request.bucket, error, min(run.interval for run in request.runs))
+            self._on_rate_limited(bucket, error, min(run.interval for run in request.runs))
         except SimError as error:
-            if request.bucket == LOGS_BUCKET:
+            if bucket == LOGS_BUCKET:
                 await self._on_list_error(request, error)
-            elif request.bucket == WORKFLOW_BUCKET:
+            elif bucket == WORKFLOW_BUCKET:
                 log.info("%s The runs of workflow %s are read one by one for a while.", error, run.workflow_id)
-                self._close(run.workflow_id, is_temporary=error.max_retries > 0)
+                self._close(run.workflow_id)
             else:
                 self._on_error(run, error)
-
-    async def _read(self, run: PolledRun, bucket: str | None) -> None:
-        state = run.state
-        with self._limits.request(bucket):
-            response = await self._client.get_workflow_run(
-                state.workflow_id, state.run_id, job_id=state.job_id, retry=NO_RETRY
-            )
-        self._on_read(run, response)
 
     async def _find_workspace(self, workflow_id: str) -> None:
         with self._limits.request(WORKFLOW_BUCKET):
             workflow = await self._client.get_workflow(workflow_id, retry=NO_RETRY)
         if workflow.workspace_id is None:
-            self._close(workflow_id, is_temporary=False)
+            self._close(workflow_id)
         else:
             self._workspaces.by_workflow[workflow_id] = workflow.workspace_id
 
@@ -369,16 +293,17 @@ class RunPoller:
             page = await self._get_page(request, missing)
             found = await self._on_page(page)
             fruitless += found.isdisjoint(missing)
-            missing = [run for run in missing if run not in found and run in self._callers]
-            last = page.items[-1].start_time if page.items and page.next_cursor is not None else None
-            before, listed_to = listed_to, inf if last is None else last
+            before, listed_to = listed_to, inf
+            if page.next_cursor is not None and page.items and page.items[-1].start_time is not None:
+                listed_to = page.items[-1].start_time
+            missing = [run for run in missing if run not in found and run in self._waiting]
             self._on_absent([run for run in missing if run.latest <= listed_to], asked_at)
             missing = [run for run in missing if run.latest > listed_to]
             for run in missing:
                 run.listed_to = listed_to
             if listed_to <= before or 10 * fruitless > len(missing):
                 break
-            if self._limits.available(LOGS_BUCKET) <= 0:
+            if self._limits.room(LOGS_BUCKET).available <= 0:
                 return
         # More runs started at once than a page contains, or the list costs more than reading each.
         for run in missing:
@@ -402,6 +327,26 @@ class RunPoller:
         del self._list_failures[request.workspace_id]
         return page
 
+    async def _read(self, run: PolledRun, bucket: str | None) -> None:
+        """Read one run; plan the next read if lists don't contain what it waits for."""
+        ids = run.state.workflow_id, run.state.run_id
+        with self._limits.request(bucket):
+            response = await self._client.get_workflow_run(*ids, job_id=run.state.job_id, retry=NO_RETRY)
+        run.read_at = inf
+        run.run_id = response.run_id or run.run_id  # the caller's ID may be a job ID
+        run.update_start(response)
+        self._on_status(run, response)
+        if run not in self._waiting or self._client.speaks_v2 is False:
+            return
+        run.reads = 0 if response.status is RunStatus.RUNNING else run.reads + 1
+        pause = min(run.interval * 2**run.reads, max(run.interval, LONGEST_READ_PAUSE))
+        if response.status is RunStatus.QUEUED and run.started_at is None:
+            run.since = self.server_now() - LATE_ROWS
+            run.read_at = self._clock() + pause
+        elif response.status in _PAUSES and run.state.on_paused != "wait":
+            resumes_at = (response.paused and response.paused.resumes_at) or 0.0
+            run.read_at = self._clock() + min(pause, max(run.interval, resumes_at - self.server_now()))
+
     # --- responses -----------------------------------------------------------------------------------------------
 
     async def _on_page(self, page: Page[WorkflowRun]) -> set[PolledRun]:
@@ -409,7 +354,7 @@ class RunPoller:
         responses = {response.run_id: response for response in page.items}
         polled = [
             run
-            for run in self._callers  # a list for each run ID would make garbage collections frequent
+            for run in self._waiting  # a list for each run ID would make garbage collections frequent
             if run.run_id in responses and responses[run.run_id].workflow_id in (None, run.workflow_id)
         ]
         async for run in _in_slices(sorted(polled, key=lambda run: not responses[run.run_id].status.is_terminal)):
@@ -430,37 +375,19 @@ class RunPoller:
         if not was_paused:
             run.reads, run.read_at = 0, self._clock()
 
-    def _on_read(self, run: PolledRun, response: WorkflowRun) -> None:
-        """Handle the response to reading a run."""
-        run.read_at = inf
-        run.run_id = response.run_id or run.run_id  # the caller's ID may be a job ID
-        run.update_start(response)
-        if self._on_status(run, response) or self._client.speaks_v2 is False:
-            return
-        run.reads = 0 if response.status is RunStatus.RUNNING else run.reads + 1
-        pause = min(run.interval * 2**run.reads, max(run.interval, LONGEST_READ_PAUSE))
-        if response.status is RunStatus.QUEUED and run.started_at is None:
-            run.since = self.server_now() - LATE_ROWS
-            run.read_at = self._clock() + pause
-        elif response.status in _PAUSES and run.state.on_paused != "wait":
-            resumes_at = (response.paused and response.paused.resumes_at) or 0.0
-            run.read_at = self._clock() + min(pause, max(run.interval, resumes_at - self.server_now()))
-
-    def _on_status(self, run: PolledRun, response: WorkflowRun) -> bool:
-        """Pass a run's status to its state; return whether the caller stops waiting."""
+    def _on_status(self, run: PolledRun, response: WorkflowRun) -> None:
+        """Pass a run's status to its state, which decides whether the caller stops waiting."""
         run.status = response.status
-        caller = self._callers.get(run)
-        if caller is None:
-            return True
-        if caller.context.run(run.state.on_response, response):
+        if run not in self._waiting:
+            return
+        if run.context.run(run.state.on_response, response):
             self._finish(run, response)
-            return True
-        self._schedule(run)
-        return False
+        else:
+            self._schedule(run)
 
     def _on_absent(self, absent: Iterable[PolledRun], asked_at: float) -> None:
         """Handle runs that a list of their time doesn't contain: search further back for many, else read each."""
-        absent = [run for run in absent if run in self._callers]
+        absent = [run for run in absent if run in self._waiting]
         searched = {run for run in absent if run.status is None and asked_at - run.since < LONGEST_SEARCH}
         if len(searched) < WORTH_SEARCHING:
             searched = set()
@@ -472,8 +399,7 @@ class RunPoller:
             if run.started_at is not None:
                 run.misses += 1
                 self._workspaces.by_workflow.pop(run.workflow_id, None)  # a connection's may be wrong
-                if run.misses > 1:
-                    run.unlisted = True
+                if run.is_unlisted:
                     log.info("Run %s is not in the log of its workspace; it is read from now on.", run.run_id)
             if run.status is not RunStatus.QUEUED:
                 run.read_at = self._clock()
@@ -484,11 +410,10 @@ class RunPoller:
 
     def _on_error(self, run: PolledRun, error: SimError) -> None:
         """Pass a failed poll of a run to its state, and repeat it if it was a read."""
-        caller = self._callers.get(run)
-        if caller is None:
+        if run not in self._waiting:
             return
         try:
-            caller.context.run(run.state.on_error, error)
+            run.context.run(run.state.on_error, error)
         except SimError as final:
             self._finish(run, final)
             return
@@ -506,7 +431,7 @@ class RunPoller:
         if is_final or self._list_failures[name] >= CLOSED_AFTER_FAILURES:
             log.warning("%s The runs of workspace %s are read one by one for a while.", error, name)
             del self._list_failures[name]
-            self._close(name, is_temporary=error.max_retries > 0)
+            self._close(name)
             for run in request.runs:
                 self._workspaces.by_workflow.pop(run.workflow_id, None)  # a connection's may be wrong
         if not is_final:
@@ -514,17 +439,16 @@ class RunPoller:
             async for run in _in_slices([run for run in request.runs if run.due <= now]):
                 self._on_error(run, error)
 
-    def _close(self, name: str, *, is_temporary: bool) -> None:
+    def _close(self, name: str) -> None:
         """Don't use a workspace's log, or don't request a workflow's workspace, for a while."""
         self._workspaces.closed.add(name)
-        seconds = CLOSED_FOR if is_temporary else CLOSED_FOR_LONG
-        asyncio.get_running_loop().call_later(seconds, self._workspaces.closed.discard, name)
+        asyncio.get_running_loop().call_later(CLOSED_FOR, self._workspaces.closed.discard, name)
 
     def _on_rate_limited(self, bucket: str | None, error: SimRateLimitError, default: float) -> None:
         """Send no more requests of a rate bucket for a while; runs without a response stay due."""
         wait = default if error.retry_after is None else error.retry_after
         log.info("%s The next request of this kind follows in %.0f s.", error, wait)
-        self._limits.close(bucket, wait)
+        self._limits.pause(bucket, wait)
 
 
 async def _in_slices(items: Iterable[T]) -> AsyncIterator[T]:

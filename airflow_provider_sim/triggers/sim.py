@@ -79,13 +79,10 @@ class SimRunTrigger(SimTriggerBase):
         if self._starts_here:
             await self._push_links(settings.base_url, hook.workspace_id)
         poller = poller_for(settings)
-        run = await poller.wait(
-            state, least=self._least_seconds(), look_soon=self._starts_here, workspace_id=hook.workspace_id
-        )
+        run = await poller.wait(state, look_soon=self._starts_here, workspace_id=hook.workspace_id)
         success = None
         if options.end_from_trigger and run.status is RunStatus.COMPLETED:
-            async with poller.lend() as client:
-                success = await self._end_task(client, run)
+            success = await poller.ask(None, lambda client: self._end_task(client, run))
         return success or self._event(run.status.value)
 
     @property

@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import itertools
 import os
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from math import inf
@@ -290,7 +291,9 @@ class Tasks(RuleBasedStateMachine):
             def sleep(_: float) -> None:
                 self.happens(next(ways, "it completes"), task)
 
-            return original(client, run_watch, sleep=sleep)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(poll_state, "time", SimpleNamespace(time=time.time, sleep=sleep))
+                return original(client, run_watch)
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(SimClient, "_exchange", mortal(SimClient._exchange))

@@ -39,7 +39,6 @@ class Scene:
         started: Run,
         *,
         interval: float = 10.0,
-        least: float = 3.0,
         poller: RunPoller | None = None,
         workspace_id: str | None = None,
         **options: Any,
@@ -47,7 +46,7 @@ class Scene:
         """Wait for a run and note what came of it."""
         watch = RunPollState(started.workflow_id, started.run_id, poll_interval=interval, clock=now, **options)
         try:
-            outcome: Any = await (poller or self.poller).wait(watch, least=least, workspace_id=workspace_id)
+            outcome: Any = await (poller or self.poller).wait(watch, workspace_id=workspace_id)
         except Exception as error:
             outcome = error
         assert started.run_id not in self.outcomes, "a run is reported once"

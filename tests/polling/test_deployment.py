@@ -82,12 +82,6 @@ def test_a_live_deployment_is_not_polled(slept):
     assert (slept, client.requests) == ([], [])
 
 
-def test_another_sleep_function(slept):
-    own: list[float] = []
-    wait_for_deployment(Client(deployed(3)), deployed(None), poll_interval=10, deadline=1100, sleep=own.append)
-    assert (own, slept) == ([10], [])
-
-
 def test_a_failed_poll_is_repeated(slept):
     client = Client(SimServerError("down"), deployed(3))
     assert wait_for_deployment(client, deployed(None), poll_interval=10, deadline=1100) == deployed(3)

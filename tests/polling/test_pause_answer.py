@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,6 +16,7 @@ from airflow_provider_sim.exceptions import (
     SimRunTimeoutError,
     SimServerError,
 )
+from airflow_provider_sim.polling import pause, poll_state
 from airflow_provider_sim.polling.pause import PauseAnswer
 from tests.canned_server import Answer, canned
 
@@ -68,7 +70,10 @@ class Answering:
         )
 
     def send(self, client):
-        return self.answer.send(client, sleep=self._sleep)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(pause, "time", SimpleNamespace(time=time.time, sleep=self._sleep))
+            patch.setattr(poll_state, "time", SimpleNamespace(time=time.time, sleep=self._sleep))
+            return self.answer.send(client)
 
     def _persist(self, context_id):
         self.persisted.append(context_id)

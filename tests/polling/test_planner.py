@@ -10,7 +10,8 @@ import pytest
 from airflow_provider_sim.client.api.v2 import LOGS_BUCKET, RUN_BUCKET, WORKFLOW_BUCKET
 from airflow_provider_sim.client.models import RunStatus
 from airflow_provider_sim.polling import RunPollState
-from airflow_provider_sim.polling.planner import PolledRun, Request, Workspaces, plan
+from airflow_provider_sim.polling.planner import Planner, PolledRun, Request, Workspaces
+from airflow_provider_sim.rate_limits import Room
 
 NOW = 1_000_000.0
 HOUR = 3600.0
@@ -26,11 +27,9 @@ class Limits:
         self._available = available or {}
         self._delay = delay
 
-    def available(self, bucket: str | None) -> int:
-        return self._available.get(bucket, 1000)
-
-    def delay(self, bucket: str | None) -> float:
-        return 0.0 if self.available(bucket) else self._delay
+    def room(self, bucket: str | None) -> Room:
+        available = self._available.get(bucket, 1000)
+        return Room(available, 0.0 if available else self._delay)
 
 
 def started(ago: float | None, workflow_id: str = "w", **state: Any) -> PolledRun:
@@ -41,12 +40,17 @@ def started(ago: float | None, workflow_id: str = "w", **state: Any) -> PolledRu
 
 
 def requests(
-    due: list[PolledRun], near: Any = (), limits: Any = None, v2: bool | None = True, **known: Any
+    due: list[PolledRun],
+    near: Any = (),
+    limits: Any = None,
+    v2: bool | None = True,
+    max_reads: int = 1000,
+    **known: Any,
 ) -> list[str]:
     """Return the planned requests in short form."""
     workspaces = Workspaces(**{"by_workflow": {"w": "space", "v": "space"}, **known})
-    planned = plan(due, near, workspaces, limits or Limits(), now=NOW, v2=v2, max_reads=1000)
-    return [short(request) for request in planned]
+    planner = Planner(workspaces, limits or Limits(), now=NOW, v2=v2, max_reads=max_reads)
+    return [short(request) for request in planner.plan(due, near)]
 
 
 def short(request: Request) -> str:
@@ -78,7 +82,7 @@ class TestListOrRead:
         assert sent == ["list 2 in one from 101", "list 2 in two from 101"]
 
     def test_unlisted_runs_are_read(self):
-        assert requests([started(100, unlisted=True), started(90, unlisted=True)]) == ["read run-100", "read run-90"]
+        assert requests([started(100, misses=2), started(90, misses=2)]) == ["read run-100", "read run-90"]
 
     def test_runs_without_a_usable_workspace_are_read(self):
         due = [started(100), started(90)]
@@ -119,16 +123,16 @@ class TestWorkspaces:
 class TestReads:
     def test_the_longest_waiting_first_in_intervals(self):
         due = [
-            started(1, interval=60.0, due=NOW - 30, unlisted=True),
-            started(2, interval=10.0, due=NOW - 10, unlisted=True),
-            started(3, interval=5.0, due=NOW - 1, unlisted=True),
+            started(1, interval=60.0, due=NOW - 30, misses=2),
+            started(2, interval=10.0, due=NOW - 10, misses=2),
+            started(3, interval=5.0, due=NOW - 1, misses=2),
         ]
         assert requests(due) == ["read run-2", "read run-1", "read run-3"]
 
     def test_as_many_as_the_rate_limit_and_max_reads_allow(self):
-        due = [started(ago, unlisted=True) for ago in range(10)]
+        due = [started(ago, misses=2) for ago in range(10)]
         assert len(requests(due, limits=Limits({RUN_BUCKET: 3}))) == 3
-        assert len(plan(due, [], Workspaces(), Limits(), now=NOW, v2=True, max_reads=4)) == 4
+        assert len(requests(due, max_reads=4)) == 4
 
 
 class TestRateLimits:

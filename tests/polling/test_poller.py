@@ -12,7 +12,7 @@ import weakref
 import httpx
 import pytest
 
-from airflow_provider_sim.client.api.v2 import LOGS_BUCKET
+from airflow_provider_sim.client.api.v2 import LOGS_BUCKET, WORKFLOW_BUCKET
 from airflow_provider_sim.client.models import RunStatus
 from airflow_provider_sim.client.retry import NO_RETRY
 from airflow_provider_sim.client.settings import ClientSettings
@@ -77,20 +77,6 @@ class TestEnds:
             "stopped": RunStatus.CANCELLED,
         }
         assert max(scene.delays.values()) < 10.1
-
-    def test_no_event_in_the_first_seconds(self, play):
-        """A list finds the end at once, but the scheduler may not have stored the deferral yet."""
-
-        async def script(scene):
-            starts = deploy(scene)
-            others = asyncio.ensure_future(together(*(scene.wait(started) for started in starts)))
-            await asyncio.sleep(9)
-            late = now()
-            await scene.wait(scene.sim.start(FLOW, "over-already", 0.1), least=3)
-            assert 3 <= now() - late < 3.01
-            await others
-
-        play(script)
 
     def test_two_wait_for_one_run(self, play):
         async def script(scene):
@@ -702,11 +688,10 @@ class TestComingAndGoing:
             short, long = (poller_for(ClientSettings("key", "http://sim", timeout=seconds)) for seconds in (5, 50))
             other = poller_for(ClientSettings("another", "http://sim"))
             for poller, seconds in ((short, 5), (long, 50)):
-                async with poller.lend() as client:
-                    assert client.settings.timeout == seconds
-            short._limits.close("logs.list", 60)
-            assert [poller._limits.available("logs.list") for poller in (short, long)] == [0, 0]
-            assert other._limits.available("logs.list") > 0
+                assert (await poller.ask(None, settings_of)).timeout == seconds
+            short._limits.pause("logs.list", 60)
+            assert [poller._limits.room("logs.list").available for poller in (short, long)] == [0, 0]
+            assert other._limits.room("logs.list").available > 0
 
         asyncio.run(main())
 
@@ -716,8 +701,7 @@ class TestComingAndGoing:
 
         async def main():
             poller = poller_for(ClientSettings(key, "http://sim"))
-            async with poller.lend():
-                pass
+            await poller.ask(None, settings_of)
             await poller._keeper
             loop = asyncio.get_running_loop()
             assert not poller_module._pollers[loop]
@@ -767,13 +751,13 @@ class TestAsking:
         async def script(scene):
             deploy(scene)
             scene.sim.refuse("/runs/run-0", status=429, times=1000)
-            scene.poller._limits.close(LOGS_BUCKET, 60)
+            scene.poller._limits.pause(LOGS_BUCKET, 60)
             waiting = [asyncio.create_task(scene.poller.ask(LOGS_BUCKET, list_log)) for _ in range(MOST_LENT)]
-            async with scene.poller.lend() as client:
-                waiting += [asyncio.create_task(client.get_workflow_run("flow", "run-0")) for _ in range(MOST_LENT)]
+            for _ in range(MOST_LENT):
+                limited = scene.poller.ask(None, lambda client: client.get_workflow_run("flow", "run-0"))
+                waiting.append(asyncio.create_task(limited))
             await asyncio.sleep(1)
-            async with scene.poller.lend() as client:
-                await client.get_workflow("flow")
+            await scene.poller.ask(WORKFLOW_BUCKET, lambda client: client.get_workflow("flow"))
             scene.seconds = now() - EPOCH
             for task in waiting:
                 task.cancel()
@@ -784,8 +768,8 @@ class TestAsking:
     def test_requests_in_flight_are_limited(self, play):
         async def script(scene):
             deploy(scene)
-            async with scene.poller.lend() as client:
-                await asyncio.gather(*(client.get_workflow("flow") for _ in range(3 * MOST_LENT)))
+            asked = [scene.poller.ask(None, lambda client: client.get_workflow("flow")) for _ in range(3 * MOST_LENT)]
+            await asyncio.gather(*asked)
             scene.seconds = now() - EPOCH
 
         scene = play(script, latency=10.0)
@@ -794,3 +778,7 @@ class TestAsking:
 
 def list_log(client):
     return client.list_logs("space", limit=10, retry=NO_RETRY)
+
+
+async def settings_of(client):
+    return client.settings
