@@ -20,7 +20,7 @@ from airflow_provider_sim.operators.base import SimWorkflowOperatorBase
 from airflow_provider_sim.task.deadlines import deadline, deferral_timeout, seconds
 from airflow_provider_sim.task.input import copy_files
 from airflow_provider_sim.task.lineage import OpenLineageMixin
-from airflow_provider_sim.triggers.end_from_trigger import can_end_in_trigger, log_end_on_worker
+from airflow_provider_sim.triggers.workerless import can_end_in_trigger, log_end_on_worker
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context

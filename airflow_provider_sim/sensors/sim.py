@@ -37,7 +37,7 @@ from airflow_provider_sim.operators.base import SimOperator
 from airflow_provider_sim.task.deadlines import after_deferral, deadline, deferral_timeout
 from airflow_provider_sim.task.lineage import OpenLineageMixin
 from airflow_provider_sim.task.run_options import RunOptions
-from airflow_provider_sim.triggers.end_from_trigger import can_end_in_trigger, log_end_on_worker
+from airflow_provider_sim.triggers.workerless import can_end_in_trigger, log_end_on_worker
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -147,7 +147,7 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
 
     def _start_in_triggerer(self) -> None:
         """Set Airflow's attributes for a start in the triggerer; if that isn't possible, warn and defer instead."""
-        from airflow_provider_sim.triggers.start_from_trigger import start_trigger_args
+        from airflow_provider_sim.triggers.workerless import start_trigger_args
 
         self.deferrable = self.start_from_trigger = True
         try:

@@ -64,7 +64,8 @@ class SimTriggerBase(BaseTrigger):
             event = await self._outcome()
             await asyncio.sleep(max(0.0, started + self._least_seconds() - time.monotonic()))
         except asyncio.CancelledError:
-            await self._on_cancelled()
+            if not TRIGGERS_HAVE_ON_KILL and self.task_instance is not None:
+                await _finish(self._cancel_if_killed(assume_killed=False))
             raise
         yield event
 
@@ -105,19 +106,17 @@ class SimTriggerBase(BaseTrigger):
 
         Airflow (3.3.2) calls this also in a triggerer that hung, when it resumes and its triggers were reassigned.
         """
-        if self.options.get("cancel_on_kill"):
-            await _finish(self._cancel_if_killed(assume_killed=True))
-
-    async def _on_cancelled(self) -> None:
-        """Do the same before Airflow 3.3, which doesn't report why it cancels a trigger."""
-        if not TRIGGERS_HAVE_ON_KILL and self.options.get("cancel_on_kill") and self.task_instance is not None:
-            await _finish(self._cancel_if_killed(assume_killed=False))
+        await _finish(self._cancel_if_killed(assume_killed=True))
 
     async def _cancel_if_killed(self, *, assume_killed: bool) -> None:
         """Cancel the runs unless the task is still deferred, such as when another triggerer takes over.
 
+        Before 3.3, Airflow doesn't report why it cancels a trigger.
+
         :param assume_killed: cancel also if the task's state can't be read.
         """
+        if not self.options.get("cancel_on_kill"):
+            return
         try:
             if await is_deferred(self.task_instance):
                 return

@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import TriggerEvent
 
 from airflow_provider_sim._compat import EVENT_TRIGGERS_SHARE_STREAMS, BaseEventTrigger
-from airflow_provider_sim.arguments import duration
+from airflow_provider_sim.arguments import Rule, check_arguments, duration
 from airflow_provider_sim.client import check_workflow_id
-from airflow_provider_sim.exceptions import Outcome, SimInputError
 from airflow_provider_sim.hooks.sim import SimHook
 from airflow_provider_sim.task.deadlines import seconds
 
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_sim.client import ClientSettings, WorkflowRun
     from airflow_provider_sim.polling.cursor import Cursor
-    from airflow_provider_sim.polling.finished_runs import Batch, Connect, FinishedRunStream, Listener
+    from airflow_provider_sim.polling.finished_runs import Batch, FinishedRunStream, Listener
 
 CURSOR_KEY = "sim_cursor"
 """Key in the asset's state store; followed by a hash that separates the triggers of one asset."""
@@ -32,8 +31,18 @@ CURSOR_KEY = "sim_cursor"
 STATUSES = ("completed", "failed", "cancelled")
 """Terminal states of a run."""
 
-_LEAVING = 1.0
-"""Seconds in which a trigger that Airflow has failed leaves the stream."""
+_LEAVING = 1.0  # seconds in which a trigger that Airflow has failed leaves the stream
+
+_RULES: Mapping[str, Rule] = {
+    "workflow_ids": lambda given: None if given else "it must name deployed Sim workflows",
+    "statuses": lambda given: None if given and set(given) <= set(STATUSES) else f"it can hold {', '.join(STATUSES)}",
+    "triggers": lambda given: (
+        None
+        if given is None or (given and all(isinstance(name, str) for name in given))
+        else "it must name what starts runs, such as api or schedule, or be None"
+    ),
+    "poll_interval": duration,
+}
 
 
 class SimRunEventTrigger(BaseEventTrigger):
@@ -73,24 +82,7 @@ class SimRunEventTrigger(BaseEventTrigger):
         self.sim_conn_id = sim_conn_id
         self.poll_interval = seconds(poll_interval)
         self._stream: FinishedRunStream | None = None
-        self._check_arguments()
-
-    def _check_arguments(self) -> None:
-        """Reject invalid arguments when the DAG is parsed.
-
-        :raises SimInputError: names the argument and what it can be.
-        """
-        wrong = None
-        if not self.workflow_ids:
-            wrong = "workflow_ids is empty; it must name deployed Sim workflows"
-        elif not self.statuses or set(self.statuses) - set(STATUSES):
-            wrong = f"statuses is {self.statuses!r}; it can hold {', '.join(STATUSES)}"
-        elif self.triggers is not None and not (self.triggers and all(isinstance(name, str) for name in self.triggers)):
-            wrong = f"triggers is {self.triggers!r}; it must name what starts runs, such as api or schedule, or be None"
-        elif expected := duration(self.poll_interval):
-            wrong = f"poll_interval is {self.poll_interval!r}; {expected}"
-        if wrong:
-            raise SimInputError(f"{wrong}.", outcome=Outcome.NEVER_SENT)
+        check_arguments(_RULES, vars(self))
         for workflow_id in self.workflow_ids:
             check_workflow_id(workflow_id)
 
@@ -171,16 +163,13 @@ class SimRunEventTrigger(BaseEventTrigger):
     # --- both ----------------------------------------------------------------------------------------------------
 
     def _listener(self, stored: Any) -> Listener:
-        """Return the trigger's part of the stream.
-
-        :param stored: what :meth:`_save` stored; anything else starts anew.
-        """
+        """Return the trigger's part of the stream; ``stored`` is what :meth:`_save` stored."""
         from airflow_provider_sim.polling.cursor import cursors_of
         from airflow_provider_sim.polling.finished_runs import Listener
 
         return Listener(
             connection=self.sim_conn_id,
-            connect=_connect(self.sim_conn_id),
+            connect=self._connect,
             poll_interval=self.poll_interval,
             workflow_ids=frozenset(self.workflow_ids),
             wants=self._wants,
@@ -188,22 +177,17 @@ class SimRunEventTrigger(BaseEventTrigger):
             save=self._save,
         )
 
+    async def _connect(self) -> tuple[ClientSettings, str | None]:
+        """Read the connection, which may change between polls."""
+        hook = SimHook(self.sim_conn_id)
+        return await hook.get_async_settings(), hook.workspace_id
+
     def _wants(self, run: WorkflowRun) -> bool:
         return run.status.value in self.statuses and (self.triggers is None or run.trigger in self.triggers)
 
 
 def _event(runs: Iterable[WorkflowRun]) -> TriggerEvent:
     return TriggerEvent({"runs": [run.details() for run in runs]})
-
-
-def _connect(sim_conn_id: str) -> Connect:
-    """Return a function that reads the connection, which may change between polls."""
-
-    async def connect() -> tuple[ClientSettings, str | None]:
-        hook = SimHook(sim_conn_id)
-        return await hook.get_async_settings(), hook.workspace_id
-
-    return connect
 
 
 def _producer(stream: FinishedRunStream) -> SharedStreamProducer:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.triggers.base import TaskSuccessEvent, TriggerEvent
 
 from airflow_provider_sim._compat import TASKS_END_IN_TRIGGERERS, push_xcoms
-from airflow_provider_sim.client import RunStatus, SimClient, check_run_id, check_workflow_id
+from airflow_provider_sim.client import RunStatus, SimClient
 from airflow_provider_sim.links.sim import link_xcoms
 from airflow_provider_sim.polling import RunPollState
 from airflow_provider_sim.polling.poller import poller_for
@@ -63,8 +63,6 @@ class SimRunTrigger(SimTriggerBase):
 
     async def _wait(self) -> TriggerEvent:
         """Wait for the run; all triggers of this process share the requests."""
-        check_workflow_id(self.workflow_id)
-        check_run_id(self.run_id)
         options, hook = self.run_options, self._hook()
         settings = await hook.get_async_settings()
         state = RunPollState(
@@ -76,7 +74,7 @@ class SimRunTrigger(SimTriggerBase):
             on_paused=options.on_paused,
             base_url=settings.base_url,
         )
-        if self._starts_here:
+        if self._starts_here and options.do_xcom_push:
             await self._push_links(settings.base_url, hook.workspace_id)
         poller = poller_for(settings)
         run = await poller.wait(state, look_soon=self._starts_here, workspace_id=hook.workspace_id)
@@ -95,14 +93,11 @@ class SimRunTrigger(SimTriggerBase):
 
     def _deadline(self) -> float | None:
         """Return seconds since the epoch; the same in every triggerer."""
-        if self.run_options.timeout_from_start is None:
-            return self.run_options.deadline
-        return task_started_at(self.task_instance) + self.run_options.timeout_from_start
+        seconds = self.run_options.timeout_from_start
+        return self.run_options.deadline if seconds is None else task_started_at(self.task_instance) + seconds
 
     async def _push_links(self, base_url: str, workspace_id: str | None) -> None:
         """Push the XComs that a worker pushes before it defers."""
-        if not self.run_options.do_xcom_push:
-            return
         links = link_xcoms(base_url, workflow_id=self.workflow_id, run_id=self.run_id, workspace_id=workspace_id)
         try:
             await push_xcoms(self.task_instance, links)
@@ -119,8 +114,10 @@ class SimRunTrigger(SimTriggerBase):
             return None
         if self.task_instance is None:
             return None
-        if self._starts_here and self._is_mapped_over():
-            self.log.info("A worker ends the task, since other tasks are mapped over its output.")
+        if self._starts_here and self.task is not None and next(self.task.iter_mapped_dependants(), None) is not None:
+            self.log.info(
+                "A worker ends the task, since other tasks are mapped over its output, whose length it stores."
+            )
             return None
         try:
             xcoms = await self._xcoms(client, run)
@@ -130,10 +127,6 @@ class SimRunTrigger(SimTriggerBase):
             self.log.warning("The trigger could not end the task, so a worker does: %s", error)
             return None
         return TaskSuccessEvent()
-
-    def _is_mapped_over(self) -> bool:
-        """Whether tasks are mapped over the output; only a worker stores its length."""
-        return self.task is not None and next(self.task.iter_mapped_dependants(), None) is not None
 
     async def _xcoms(self, client: AsyncSimClient, run: WorkflowRun) -> dict[str, Any]:
         from airflow_provider_sim.task.results import DETAILS_KEY, DISPLAY_COPY_KEY, delivered

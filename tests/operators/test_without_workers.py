@@ -262,7 +262,7 @@ class TestStartFromTrigger:
         assert task.template_fields == ("workflow_id", "run_id", "sim_conn_id", "selected_outputs", "output_files_dir")
 
     def test_sensor_defers_before_airflow_3_3(self, monkeypatch):
-        monkeypatch.setattr("airflow_provider_sim.triggers.start_from_trigger.TRIGGERS_RENDER_TEMPLATES", False)
+        monkeypatch.setattr("airflow_provider_sim.triggers.workerless.TRIGGERS_RENDER_TEMPLATES", False)
         with pytest.warns(UserWarning, match=r"needs Airflow 3\.3.*defers from there"):
             task = sensor("r", start_from_trigger=True, deferrable=False)
         assert task.start_from_trigger is False

@@ -1,0 +1,109 @@
+"""Tasks that start or end in the triggerer, without a worker (Airflow 3.3 and later); light enough for DAG parsing."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import BaseOperator
+
+from airflow_provider_sim._compat import TRIGGERS_RENDER_TEMPLATES
+from airflow_provider_sim.task.deadlines import DEFERRAL_MARGIN
+from airflow_provider_sim.task.run_options import RunOptions
+
+if TYPE_CHECKING:
+    from airflow.triggers.base import StartTriggerArgs
+
+
+def can_end_in_trigger(task: Any) -> bool:
+    """Whether a task's trigger is to end it when the run has completed."""
+    return task.end_from_trigger and not needs_worker(task)
+
+
+def needs_worker(task: Any) -> str | None:
+    """Return which features of the task only a worker supports, if any.
+
+    When a trigger ends a task, Airflow (3.3) sets the state and does nothing else: no asset events, no callbacks, no
+    hooks, no XComs except those that the trigger pushes, no length for tasks that are mapped over the output.
+    """
+    only_on_workers: dict[str, Any] = {
+        "outlets": task.outlets,
+        "multiple_outputs": getattr(task, "multiple_outputs", False),
+        "on_success_callback": task.on_success_callback,
+        "post_execute": _overrides(task, "post_execute"),
+        "the DAG's result": getattr(task, "returns_dag_result", False),
+    }
+    if getattr(task, "start_from_trigger", False):  # the DAG is still being built
+        only_on_workers["on_execute_callback"] = task.on_execute_callback
+        only_on_workers["pre_execute"] = _overrides(task, "pre_execute")
+    elif task.has_dag():
+        only_on_workers["tasks mapped over the output"] = next(task.iter_mapped_dependants(), None)
+    return ", ".join(name for name, given in only_on_workers.items() if given) or None
+
+
+def _overrides(task: Any, hook: str) -> bool:
+    """Whether the task has such a hook, as an argument or as a method of its class."""
+    return bool(getattr(task, f"_{hook}_hook", None)) or getattr(type(task), hook) is not getattr(BaseOperator, hook)
+
+
+def log_end_on_worker(task: Any) -> None:
+    """Log why a worker ends a task that has ``end_from_trigger``, if the task itself is the reason."""
+    if task.end_from_trigger and (why := needs_worker(task)):
+        task.log.info("end_from_trigger has no effect, because only a worker supports: %s.", why)
+
+
+def start_trigger_args(sensor: Any) -> StartTriggerArgs:
+    """Return Airflow's description of the trigger in which a ``SimJobSensor`` starts.
+
+    :raises ValueError: the sensor can't start in the triggerer; the message contains the reason.
+    """
+    from airflow.triggers.base import StartTriggerArgs
+
+    if not TRIGGERS_RENDER_TEMPLATES:
+        raise ValueError("start_from_trigger needs Airflow 3.3: earlier triggerers render no templates")
+    ends_in_trigger = can_end_in_trigger(sensor)
+    names = sensor.template_fields if ends_in_trigger else ("workflow_id", "run_id", "sim_conn_id")
+    templated = {name: _for_triggerer(getattr(sensor, name)) for name in names}
+    ids = {name: templated.pop(name) for name in ("workflow_id", "run_id")}
+    limit = sensor.execution_timeout
+    options = RunOptions.of(
+        sensor,
+        poll_interval=sensor.poke_interval,
+        timeout_from_start=sensor.timeout if limit is None else min(sensor.timeout, limit.total_seconds()),
+        end_from_trigger=ends_in_trigger,
+        **{"selected_outputs": None, "output_files_dir": None, **templated},
+    )
+    return StartTriggerArgs(
+        trigger_cls="airflow_provider_sim.triggers.sim.SimRunTrigger",
+        trigger_kwargs={**ids, "options": options.to_dict()},
+        next_method="execute_complete",
+        timeout=timedelta(seconds=sensor.timeout) + DEFERRAL_MARGIN,
+    )
+
+
+def _for_triggerer(value: Any) -> Any:
+    """Return an argument as the triggerer (Airflow 3.3) can render it.
+
+    It can pull the XCom of one task instance, but not the list that a pull without ``map_indexes`` requests first: the
+    trigger would never start. What it renders is text.
+
+    :raises ValueError: it can't.
+    """
+    if isinstance(value, list | tuple):
+        return [_for_triggerer(item) for item in value]
+    if hasattr(value, "joinpath"):
+        return str(value)
+    operator = getattr(value, "operator", None)  # of an XCom
+    if operator is not None:
+        if not getattr(operator, "is_mapped", False) and next(operator.iter_mapped_task_groups(), None) is None:
+            return f"{{{{ ti.xcom_pull(task_ids={operator.task_id!r}, key={value.key!r}, map_indexes=-1) }}}}"
+    elif (
+        value is None
+        or isinstance(value, int)
+        or (isinstance(value, str) and ("xcom_pull" not in value or "map_indexes" in value))
+    ):
+        return value
+    raise ValueError(
+        "start_from_trigger has no effect: Airflow's triggerer can't pull XComs of mapped tasks or lists, and others"
+        f" only by templates with map_indexes=-1; an argument is {value!r}"
+    )
