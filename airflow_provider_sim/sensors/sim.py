@@ -42,14 +42,11 @@ from airflow_provider_sim.triggers.workerless import can_end_in_trigger, log_end
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_sim.client import Cancellation, SimClient, WorkflowRun
+    from airflow_provider_sim.client import SimClient, WorkflowRun
     from airflow_provider_sim.polling import RunPollState
 
-LONGEST_PAUSE = 60.0
-"""Seconds between polls of a rescheduled sensor that keeps its worker, because a poll has failed."""
-
-LAST_TIMEOUT = 30.0
-"""Seconds for each request of the last poll and the cancellation."""
+LONGEST_PAUSE = 60.0  # seconds between polls of a rescheduled sensor that keeps its worker, because a poll has failed
+LAST_TIMEOUT = 30.0  # seconds for each request of the last poll and the cancellation
 
 
 class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
@@ -126,13 +123,11 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
         end_from_trigger: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(poke_interval=poke_interval, **kwargs)
+        super().__init__(sim_conn_id=sim_conn_id, retry_args=retry_args, poke_interval=poke_interval, **kwargs)
         self.workflow_id = workflow_id
         self.run_id = run_id
-        self.sim_conn_id = sim_conn_id
         self.deferrable = deferrable
         self.on_paused = on_paused
-        self.retry_args = retry_args
         self.cancel_on_timeout = cancel_on_timeout
         self.selected_outputs = selected_outputs
         self.output_files_dir = output_files_dir
@@ -165,7 +160,8 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
     def execute(self, context: Context) -> Any:
         """Poll until the run is finished: here, in later processes, or in the triggerer."""
         self._check_rendered()
-        self._first_poll = _first_poll(context) if self.reschedule else None
+        moment = first_reschedule_date(context) if self.reschedule else None
+        self._first_poll = None if moment is None else moment.timestamp()
         if self.deferrable:
             self._deadline = deadline(context, self.timeout, self.execution_timeout, otherwise=self.timeout)
         else:
@@ -212,7 +208,7 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
         return PokeReturnValue(is_done=False)
 
     def _poll(self) -> WorkflowRun | None:
-        """Return the run if it has finished, or is paused and ``on_paused`` isn't ``wait``; None to poll again later.
+        """Return the run if polling ends with it; None to poll again later.
 
         A rescheduled sensor can't count failed polls across processes, so it stays here until a poll succeeds.
 
@@ -223,21 +219,16 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
         while True:
             try:
                 run = self.hook.get_conn().get_workflow_run(self.workflow_id, self.run_id, retry=NO_RETRY)
+                return run if self._state.on_response(run) else None
             except SimError as error:
                 self._state.on_error(error)
                 may_wait = isinstance(error, SimRateLimitError | SimRunNotFoundError)
-                if may_wait or self.deferrable or not self.reschedule or not self._pause():
+                if may_wait or self.deferrable or not self.reschedule:
                     return None
-            else:
-                return run if self._state.on_response(run) else None
-
-    def _pause(self) -> bool:
-        """Sleep until the next poll on this worker; return False after the deadline."""
-        try:
-            time.sleep(min(self._state.next_delay(), LONGEST_PAUSE))
-        except SimRunTimeoutError:
-            return False
-        return True
+            try:
+                time.sleep(min(self._state.next_delay(), LONGEST_PAUSE))
+            except SimRunTimeoutError:
+                return None
 
     def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> Any:
         """Resume after the trigger's event: poll the run once and return its output.
@@ -290,25 +281,25 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
 
         :param error: of ``execution_timeout``; None for the sensor's own timeout, which may cancel the run.
         """
+        from airflow_provider_sim.client import RetryPolicy
         from airflow_provider_sim.polling import timeout_error
 
-        run = self._last_poll()
-        if run is None and error is None and self.cancel_on_timeout:
-            cancelled = self._cancel()
-            if cancelled and cancelled.finished_before:
-                run = self._last_poll()
+        retry = RetryPolicy(max_retries=3, initial_delay=1.0)
+        with self.hook.new_client(timeout=LAST_TIMEOUT, retry=retry) as client:
+            run = self._last_poll(client)
+            if run is None and error is None and self.cancel_on_timeout and self._finished_before_cancel(client):
+                run = self._last_poll(client)
         if run is None:
             raise error or AirflowSensorTimeout(str(timeout_error(self.workflow_id, self.run_id)))
         return self._result(context, run)
 
-    def _last_poll(self) -> WorkflowRun | None:
-        """Return the run if it has finished, or is paused and ``on_paused`` isn't ``wait``.
+    def _last_poll(self, client: SimClient) -> WorkflowRun | None:
+        """Return the run if polling ends with it.
 
         :raises SimRunNotFoundError: Sim doesn't have it.
         """
         try:
-            with self._last_client() as client:
-                run = client.get_workflow_run(self.workflow_id, self.run_id)
+            run = client.get_workflow_run(self.workflow_id, self.run_id)
         except SimRunNotFoundError:
             raise
         except SimError as error:
@@ -316,20 +307,15 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
             return None
         return run if self._state.on_response(run) else None
 
-    def _cancel(self) -> Cancellation | None:
+    def _finished_before_cancel(self, client: SimClient) -> bool:
+        """Cancel the run; return whether it had finished before."""
         try:
-            with self._last_client() as client:
-                cancelled = client.stop_workflow_run(self.workflow_id, self.run_id)
+            cancelled = client.stop_workflow_run(self.workflow_id, self.run_id)
         except SimError as error:
             self.log.error("Run %s could not be cancelled and may continue: %s", self.run_id, error)
-            return None
+            return False
         self.log.info("%s", cancelled)
-        return cancelled
-
-    def _last_client(self) -> SimClient:
-        from airflow_provider_sim.client import RetryPolicy
-
-        return self.hook.new_client(timeout=LAST_TIMEOUT, retry=RetryPolicy(max_retries=3, initial_delay=1.0))
+        return cancelled.finished_before
 
     def _result(self, context: Context, run: WorkflowRun) -> Any:
         """Return the output of the run, or the report of its pause.
@@ -376,9 +362,3 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
             method_name="execute_complete",
             timeout=deferral_timeout(self._deadline),
         )
-
-
-def _first_poll(context: Context) -> float | None:
-    """Return when a rescheduled sensor polled first, in seconds since the epoch; None if that is now."""
-    moment = first_reschedule_date(context)
-    return None if moment is None else moment.timestamp()

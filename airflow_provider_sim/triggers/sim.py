@@ -115,9 +115,7 @@ class SimRunTrigger(SimTriggerBase):
         if self.task_instance is None:
             return None
         if self._starts_here and self.task is not None and next(self.task.iter_mapped_dependants(), None) is not None:
-            self.log.info(
-                "A worker ends the task, since other tasks are mapped over its output, whose length it stores."
-            )
+            self.log.info("A worker ends the task, because it stores the length of an output for mapped tasks.")
             return None
         try:
             xcoms = await self._xcoms(client, run)

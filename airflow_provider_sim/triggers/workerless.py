@@ -97,11 +97,7 @@ def _for_triggerer(value: Any) -> Any:
     if operator is not None:
         if not getattr(operator, "is_mapped", False) and next(operator.iter_mapped_task_groups(), None) is None:
             return f"{{{{ ti.xcom_pull(task_ids={operator.task_id!r}, key={value.key!r}, map_indexes=-1) }}}}"
-    elif (
-        value is None
-        or isinstance(value, int)
-        or (isinstance(value, str) and ("xcom_pull" not in value or "map_indexes" in value))
-    ):
+    elif isinstance(value, str | int | None) and ("xcom_pull" not in str(value) or "map_indexes" in str(value)):
         return value
     raise ValueError(
         "start_from_trigger has no effect: Airflow's triggerer can't pull XComs of mapped tasks or lists, and others"
