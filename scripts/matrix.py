@@ -169,7 +169,7 @@ def _outcome(airflow: str, python: str, options: argparse.Namespace) -> Outcome:
 
 def _tests(cell: Cell, *, border_only: bool) -> Iterator[tuple[str, ...]]:
     yield ("-n", "auto", *(FULL_TESTS if cell.is_full and not border_only else SMALL_TESTS))
-    yield ("-n", "2", "--dist", "loadfile", *BORDER)
+    yield ("-n", "4", "--dist", "loadfile", *BORDER)  # they mostly sleep
 
 
 def _install(cell: Cell) -> None:

@@ -21,6 +21,9 @@ from scripts.local_airflow import REPO, TaskReport
 from tests.airflow.bad_ends import KEY
 from tests.airflow.expected import name_of
 
+AT_ONCE = 3
+"""How many Airflows run at once: on two cores, since each of them sleeps for a third of its time."""
+
 
 @dataclass(frozen=True)
 class Ran:

@@ -13,12 +13,9 @@ from airflow_provider_sim.emulator import SimEmulator
 from airflow_provider_sim.emulator.profiles import PROFILES
 from scripts.demo import DAG_IDS
 from tests.airflow import expected
-from tests.airflow.conftest import KEY, Ran, run_in
+from tests.airflow.conftest import AT_ONCE, KEY, Ran, run_in
 
 pytestmark = pytest.mark.airflow
-
-AT_ONCE = 3
-"""How many Airflows run at once: on two cores, since each of them sleeps for a third of its time."""
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import os
 import sqlite3
 import textwrap
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ import pytest
 from airflow_provider_sim.emulator import SimEmulator
 from scripts.local_airflow import TaskReport
 from tests.airflow.bad_ends import KEY
-from tests.airflow.conftest import _unmeasured, new_home, run_in  # noqa: F401  fixtures
+from tests.airflow.conftest import AT_ONCE, _unmeasured, new_home, run_in  # noqa: F401  fixtures
 
 HEADER = """
 from datetime import datetime, timedelta
@@ -92,7 +93,7 @@ def dag_test(new_home, tmp_path, sim) -> Callable[..., DagTest]:  # noqa: F811
     """Run DAG source with ``dag.test()``: ``dag_test(source, *dag_ids, env={...})``.
 
     The source starts with :data:`HEADER`; without DAG IDs, the DAG ``d`` runs. Give all DAGs of a test in one call, or
-    all of a module to :func:`run_dags`: each call starts a process with an Airflow, which takes longer than the DAGs.
+    to :func:`run_each` where they sleep: each call starts a process with an Airflow, which takes longer than the DAGs.
     """
 
     def run(source: str, *dag_ids: str, env: dict[str, str] | None = None) -> DagTest:
@@ -100,6 +101,18 @@ def dag_test(new_home, tmp_path, sim) -> Callable[..., DagTest]:  # noqa: F811
         return run_dags(home, tmp_path / "dags", sim, source, *dag_ids, env=env)
 
     return run
+
+
+def run_each(
+    home_of: Callable[[str], Path], folder: Path, sim: SimEmulator, source: str, *dag_ids: str
+) -> dict[str, DagTest]:
+    """Run each DAG in its own process, three at once; return the results by DAG ID."""
+
+    def run(dag_id: str) -> DagTest:
+        return run_dags(home_of(f"{folder.name}-{dag_id}"), folder / dag_id, sim, source, dag_id)
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return dict(zip(dag_ids, pool.map(run, dag_ids), strict=True))
 
 
 def run_dags(

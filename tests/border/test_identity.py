@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -39,7 +40,7 @@ RUNS = 14
 
 
 def test_dag_runs_with_the_same_logical_date_start_their_own_runs(new_home, sim, tmp_path):
-    """Twice on one Airflow, and on another one."""
+    """Twice on one Airflow, and at the same time on another one."""
     numbers = itertools.count()
 
     @sim.workflow("fresh", inputs=None, duration=0.6)
@@ -49,10 +50,14 @@ def test_dag_runs_with_the_same_logical_date_start_their_own_runs(new_home, sim,
         return {"number": next(numbers)}
 
     (tmp_path / "d.py").write_text(HEADER + textwrap.dedent(SOURCE))
+    arguments = ["--dags", str(tmp_path), "--logical-date", "2026-01-01T00:00:00+00:00"]
+    with ThreadPoolExecutor() as pool:
+        airflows = [
+            pool.submit(run_in, new_home(name), sim, *arguments, *["d"] * times)
+            for name, times in (("staging", 2), ("production", 1))
+        ]
     seen = []
-    for name, times in (("staging", 2), ("production", 1)):
-        arguments = ["--dags", str(tmp_path), "--logical-date", "2026-01-01T00:00:00+00:00", *["d"] * times]
-        ran = run_in(new_home(name), sim, *arguments)
+    for ran in (airflow.result() for airflow in airflows):
         assert {report.state for report in ran.reports.values()} == {"success"}, ran.printed[-10_000:]
         seen.append({task: report.output for task, report in ran.reports.items()})
     started = [run for run in sim.runs if str(run.input.get("fails")) != "True"]

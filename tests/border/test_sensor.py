@@ -6,7 +6,7 @@ import pytest
 
 from airflow_provider_sim.emulator import BlockError, SimEmulator
 from tests.airflow.bad_ends import KEY
-from tests.border.conftest import run_dags
+from tests.border.conftest import run_each
 from tests.versions import AIRFLOW, needs_airflow
 
 pytestmark = pytest.mark.airflow
@@ -36,9 +36,12 @@ with DAG("outputs", schedule=None):
         sensor(name, "brief", **mode)
 
 last = None
-with DAG("skips", schedule=None):
+with DAG("soft_fails", schedule=None):
     for name, mode in modes.items():
         sensor(f"soft_{name}", "bad_later", soft_fail=True, **mode)
+
+last = None
+with DAG("skips", schedule=None):
     for name in two_modes:
         sensor(f"never_{name}", "bad_later", never_fail=True, **modes[name])
     sensor("soft_at_once", "bad", soft_fail=True, deferrable=True)
@@ -66,7 +69,7 @@ with DAG("execution_timeouts", schedule=None):
 """
 # dag.test() of Airflow 3.0 passes a rescheduled sensor the time of its first poll as text.
 DAGS = DAGS.replace("MODES_OF_3_0", 'del modes["reschedule"]' if AIRFLOW.release[:2] == (3, 0) else "")
-DAG_IDS = ["outputs", "skips", "unknown", "timeouts"]
+DAG_IDS = ["outputs", "soft_fails", "skips", "unknown", "timeouts"]
 if AIRFLOW.major > 2:  # dag.test() of Airflow 2 doesn't survive an AirflowTaskTimeout
     DAG_IDS.append("execution_timeouts")
 
@@ -76,13 +79,13 @@ def add_workflows(emulator):
     def bad(given):
         raise BlockError("no such table", block="Load")
 
-    @emulator.workflow("bad_later", duration=4)
+    @emulator.workflow("bad_later", duration=3)
     def bad_later(given):
         raise BlockError("no such table", block="Load")
 
     emulator.workflow("long", duration=600)(lambda given: {"ok": True})
     emulator.workflow("longer", duration=600)(lambda given: {"ok": True})
-    emulator.workflow("brief", duration=4)(lambda given: {"ok": True})
+    emulator.workflow("brief", duration=3)(lambda given: {"ok": True})
 
 
 @pytest.fixture(scope="module")
@@ -93,12 +96,13 @@ def emulator():
 
 
 @pytest.fixture(scope="module")
-def result(new_home, tmp_path_factory, emulator):
-    folder = tmp_path_factory.mktemp("sensor")
-    return run_dags(new_home("sensor"), folder, emulator, DAGS, *DAG_IDS)
+def results(new_home, tmp_path_factory, emulator):
+    """Results by DAG ID."""
+    return run_each(new_home, tmp_path_factory.mktemp("sensor"), emulator, DAGS, *DAG_IDS)
 
 
-def test_each_mode_returns_the_output_and_pushes_links(result, emulator):
+def test_each_mode_returns_the_output_and_pushes_links(results, emulator):
+    result = results["outputs"]
     reports = result.reports_of("outputs")
     assert {report.state for report in reports.values()} == {"success"}, result.log[-10_000:]
     for task_id in (name for name in reports if not name.startswith("start_")):
@@ -109,13 +113,16 @@ def test_each_mode_returns_the_output_and_pushes_links(result, emulator):
         assert not [key for key in xcoms if key.startswith("_link_")], "Airflow 3 reads the pushed XComs"
 
 
-def test_soft_fail_and_never_fail_skip_in_each_mode(result):
-    states = {name: state for name, state in result.states_of("skips").items() if not name.startswith("start_")}
+@pytest.mark.parametrize("dag_id", ["soft_fails", "skips"])
+def test_soft_fail_and_never_fail_skip_in_each_mode(results, dag_id):
+    result = results[dag_id]
+    states = {name: state for name, state in result.states_of(dag_id).items() if not name.startswith("start_")}
     assert set(states.values()) == {"skipped"}, result.log[-20_000:]
     assert "no such table" in result.log
 
 
-def test_unknown_run_and_missing_run_id_are_the_same_error_in_each_mode(result, emulator):
+def test_unknown_run_and_missing_run_id_are_the_same_error_in_each_mode(results, emulator):
+    result = results["unknown"]
     assert set(result.states_of("unknown").values()) == {"failed"}, "not up_for_retry"
     no_id = set(re.findall(r"SimInputError: (run_id is .*)", result.log))
     assert len(no_id) == 1
@@ -127,7 +134,8 @@ def test_unknown_run_and_missing_run_id_are_the_same_error_in_each_mode(result, 
     assert not polls
 
 
-def test_timeout_is_the_same_error_deferred_and_poked(result, emulator):
+def test_timeout_is_the_same_error_deferred_and_poked(results, emulator):
+    result = results["timeouts"]
     assert result.states_of("timeouts") == {
         "start": "success",
         "timeout_poke": "failed",
@@ -139,7 +147,8 @@ def test_timeout_is_the_same_error_deferred_and_poked(result, emulator):
 
 
 @needs_airflow("3.0", "dag.test() that survives an AirflowTaskTimeout")
-def test_execution_timeout_counts_from_the_start_in_the_triggerer_too(result, emulator):
+def test_execution_timeout_counts_from_the_start_in_the_triggerer_too(results, emulator):
+    result = results["execution_timeouts"]
     states = {"start": "success", "poke": "failed", "deferrable": "failed", "operator": "failed"}
     assert result.states_of("execution_timeouts") == states, result.log[-20_000:]
     assert result.log.count("AirflowTaskTimeout: ") >= 2
