@@ -41,7 +41,7 @@ test-slow: $(STAMP) ## Tests with thousands of runs, crashes at random points, o
 	@$(BIN)/python -m pytest -n auto --dist worksteal -m "slow and not airflow and not sdk"
 
 test-airflow: $(STAMP) ## Border tests and example DAGs on a real Airflow
-	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "airflow and not nightly"
+	@$(BIN)/python -m pytest -n 3 --dist loadfile -m "airflow and not nightly"
 
 test-nightly: $(STAMP) ## Kills, and all deployments, on a real Airflow
 	@$(BIN)/python -m pytest -m nightly

@@ -19,6 +19,7 @@ def test_dag_runs_receive_all_runs_that_finish_together(tmp_path):
     assert report.longest < 60
 
 
+@pytest.mark.nightly
 @needs_airflow("3.3", "the state store of assets")
 def test_dag_runs_receive_all_runs_despite_triggerer_kills(tmp_path):
     report = kill_among(tmp_path / "home", runs=60, kills=2, chance=random.Random(7))

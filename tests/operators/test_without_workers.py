@@ -28,7 +28,7 @@ def _no_delay_before_the_first_poll(monkeypatch):
 
 @pytest.fixture
 def adds(emulator):
-    emulator.workflow("adds", duration=0.1)(lambda given: {"sum": 3, "password": "p"})
+    emulator.workflow("adds", duration=0.3)(lambda given: {"sum": 3, "password": "p"})
     return "adds"
 
 
@@ -121,7 +121,7 @@ class TestEndFromTrigger:
     @ends
     def test_files_are_saved(self, context, emulator, tmp_path, pushed):
         value = {"id": "f", "name": "a.txt", "size": 2, "type": "text/plain", "key": "k", "context": "execution"}
-        emulator.workflow("adds", duration=0.1)(lambda given: {"file": {**value, "base64": "aGk="}})
+        emulator.workflow("adds", duration=0.3)(lambda given: {"file": {**value, "base64": "aGk="}})
         event_of(deferred(operator(output_files_dir=f"file://{tmp_path}"), context))
         path = pushed["return_value"]["file"]["path"].removeprefix("file://")
         with open(path) as saved:
