@@ -11,6 +11,8 @@ from airflow_provider_sim.client import approval_url, run_url, workflow_url
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperator, Context, TaskInstanceKey
 
+    from airflow_provider_sim.hooks.sim import SimHook
+
 RUN_URL_KEY = "run_url"
 WORKFLOW_URL_KEY = "workflow_url"
 APPROVAL_URL_KEY = "approval_url"
@@ -22,19 +24,12 @@ class _XComLink(BaseOperatorLink):
     Airflow 3 reads the XCom ``xcom_key`` itself, at any time; Airflow 2 calls :meth:`get_link`.
     """
 
-    url_key: str
-
-    @property
-    def xcom_key(self) -> str:
-        """The key of the XCom."""
-        return self.url_key
-
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
         """Return the URL, or an empty string if there is none.
 
         Airflow 3 calls this at the end of each process of the task, and pushes the result as the same XCom again.
         """
-        url = XCom.get_value(key=self.url_key, ti_key=ti_key)
+        url = XCom.get_value(key=self.xcom_key, ti_key=ti_key)
         return url if isinstance(url, str) else ""
 
 
@@ -42,21 +37,21 @@ class SimRunLink(_XComLink):
     """Link to the run's log in Sim."""
 
     name = "Sim run"
-    url_key = RUN_URL_KEY
+    xcom_key = RUN_URL_KEY
 
 
 class SimWorkflowLink(_XComLink):
     """Link to the workflow in Sim's editor."""
 
     name = "Sim workflow"
-    url_key = WORKFLOW_URL_KEY
+    xcom_key = WORKFLOW_URL_KEY
 
 
 class SimApprovalLink(_XComLink):
     """Link to the page on which a person answers the paused run."""
 
     name = "Sim approval"
-    url_key = APPROVAL_URL_KEY
+    xcom_key = APPROVAL_URL_KEY
 
 
 def link_xcoms(base_url: str, *, workflow_id: str, run_id: str, workspace_id: str | None) -> dict[str, str]:
@@ -71,8 +66,13 @@ def link_xcoms(base_url: str, *, workflow_id: str, run_id: str, workspace_id: st
     }
 
 
-def push_links(context: Context, base_url: str, *, workflow_id: str, run_id: str, workspace_id: str | None) -> None:
-    """Push the URLs, before the task waits; arguments as for :func:`link_xcoms`."""
+def push_links(context: Context, hook: SimHook, workflow_id: str, run_id: str, *, read_workspace: bool = True) -> None:
+    """Push the URLs of :func:`link_xcoms` before the task waits.
+
+    :param read_workspace: read the workflow for its workspace, once per hook, if the connection doesn't name it.
+    """
+    base_url = hook.get_conn().base_url
+    workspace_id = hook.workspace_of(workflow_id) if read_workspace else hook.workspace_id
     links = link_xcoms(base_url, workflow_id=workflow_id, run_id=run_id, workspace_id=workspace_id)
     for key, url in links.items():
         context["ti"].xcom_push(key=key, value=url)

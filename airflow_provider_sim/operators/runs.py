@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_sim.exceptions import Outcome, SimError, SimInputError
 from airflow_provider_sim.links.sim import SimApprovalLink, SimRunLink, SimWorkflowLink, push_links
 from airflow_provider_sim.operators.base import SimClientOperator
 from airflow_provider_sim.task.deadlines import seconds
@@ -126,11 +128,14 @@ class SimResumeRunOperator(SimClientOperator):
 
     def execute_with(self, client: SimClient, context: Context) -> dict[str, Any]:
         """Wait for the pause and answer it."""
+        from airflow_provider_sim.client import NO_RETRY
         from airflow_provider_sim.polling.pause import PauseAnswer
         from airflow_provider_sim.task.input import input_fields
         from airflow_provider_sim.task.run_store import PauseAnswerStore
 
-        self._push_xcoms(context, client)
+        if self.do_xcom_push:
+            context["ti"].xcom_push(key="run_id", value=self.run_id)
+            push_links(context, self.hook, self.workflow_id, self.run_id)
         store = PauseAnswerStore(context, workflow_id=self.workflow_id, run_id=self.run_id, server=client.base_url)
         answer = PauseAnswer(
             workflow_id=self.workflow_id,
@@ -142,29 +147,17 @@ class SimResumeRunOperator(SimClientOperator):
             persist=store.record,
             previous=self._previously_answered(context, client, store),
         )
-        context_id = answer.send(client)
-        status = self._status(client)
+        context_id, status = answer.send(client), None
+        with suppress(SimError):
+            status = client.get_workflow_run(self.workflow_id, self.run_id, retry=NO_RETRY).status.value
         self.log.info("Pause %s of run %s is answered; the run is %s.", context_id, self.run_id, status or "unknown")
         return {"run_id": self.run_id, "context_id": context_id, "status": status}
-
-    def _push_xcoms(self, context: Context, client: SimClient) -> None:
-        if self.do_xcom_push:
-            context["ti"].xcom_push(key="run_id", value=self.run_id)
-            push_links(
-                context,
-                client.base_url,
-                workflow_id=self.workflow_id,
-                run_id=self.run_id,
-                workspace_id=self.hook.workspace_of(self.workflow_id),
-            )
 
     def _previously_answered(self, context: Context, client: SimClient, store: PauseAnswerStore) -> str | None:
         """Return the pause point that an earlier try may have answered.
 
         :raises SimInputError: it is unknown; a retry must not answer another pause.
         """
-        from airflow_provider_sim.exceptions import Outcome, SimInputError
-
         if store.is_durable or int(getattr(context["ti"], "try_number", 1) or 1) == 1:
             return store.previous()
         if self.context_id:
@@ -179,12 +172,3 @@ class SimResumeRunOperator(SimClientOperator):
                 outcome=Outcome.NEVER_SENT,
             )
         return None
-
-    def _status(self, client: SimClient) -> str | None:
-        from airflow_provider_sim.client import NO_RETRY
-        from airflow_provider_sim.exceptions import SimError
-
-        try:
-            return client.get_workflow_run(self.workflow_id, self.run_id, retry=NO_RETRY).status.value
-        except SimError:
-            return None

@@ -12,14 +12,16 @@ from airflow.providers.common.compat.sdk import AirflowTaskTimeout, conf
 
 from airflow_provider_sim import arguments
 from airflow_provider_sim.arguments import CheckInput, LargeOutputs, OnPaused, Rule, UnconvertedFiles
-from airflow_provider_sim.client import check_block_ids
+from airflow_provider_sim.client import MAX_RUN_TIMEOUT, NO_RETRY, SYNC_TIMEOUT, check_block_ids
 from airflow_provider_sim.exceptions import SimError, SimRunTimeoutError, SimWorkflowNotDeployedError
 from airflow_provider_sim.hooks.sim import SimHook
 from airflow_provider_sim.links.sim import SimApprovalLink, SimRunLink, SimWorkflowLink
 from airflow_provider_sim.operators.base import SimWorkflowOperatorBase
 from airflow_provider_sim.task.deadlines import deadline, deferral_timeout, seconds
-from airflow_provider_sim.task.input import copy_files
+from airflow_provider_sim.task.input import check_fields, copy_files, input_fields
 from airflow_provider_sim.task.lineage import OpenLineageMixin
+from airflow_provider_sim.task.run_options import RunOptions
+from airflow_provider_sim.task.usage import Usage
 from airflow_provider_sim.triggers.workerless import can_end_in_trigger, log_end_on_worker
 
 if TYPE_CHECKING:
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
     from airflow_provider_sim.client import AsyncExecutionResult, SimClient, WorkflowRun
     from airflow_provider_sim.polling import RunPollState
     from airflow_provider_sim.task.run import TaskRun
-    from airflow_provider_sim.task.run_options import RunOptions
 
 DEFERRABLE = conf.getboolean("operators", "default_deferrable", fallback=False)
 """Airflow's configured default."""
@@ -184,11 +185,8 @@ class SimExecuteWorkflowOperator(OpenLineageMixin, SimWorkflowOperatorBase):
                 if run.died_with_previous_try(finished):
                     finished = self._wait(client, run, self._start(client, run))
                 run.check_deadline(finished)
-            except (AirflowTaskTimeout, SimRunTimeoutError):
-                finished_late = run.finish_at_timeout()
-                if finished_late is None:
-                    raise
-                finished = finished_late
+            except (AirflowTaskTimeout, SimRunTimeoutError) as error:
+                return self._result_at_timeout(context, client, run, error)
             return self._result(context, client, finished)
 
     def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> Any:
@@ -234,29 +232,23 @@ class SimExecuteWorkflowOperator(OpenLineageMixin, SimWorkflowOperatorBase):
     @staticmethod
     def contradiction(given: Mapping[str, Any]) -> str | None:
         """Return which arguments contradict each other, and what to choose."""
+        stream, waits = given.get("stream"), given.get("wait_for_completion", True)
         if given.get("selected_outputs") and not given.get("stream", True):
             check_block_ids(given["selected_outputs"])
-        waits = given.get("wait_for_completion", True)
         deferrable = given.get("deferrable") and not DEFERRABLE  # not if it is Airflow's configured default
-        if given.get("stream"):
-            sync = "a stream is held open until the run finishes"
-            if not waits:
-                return f"stream needs wait_for_completion=True: {sync}"
-            if given.get("async_execution"):
-                return f"stream and async_execution can't be combined: {sync}"
-            if deferrable:
-                return f"stream and deferrable can't be combined: {sync}"
-        if given.get("async_execution") is False and (deferrable or not waits):
-            return "async_execution=False contradicts deferrable=True or wait_for_completion=False; omit it"
-        is_async = given.get("async_execution", True)
-        if is_async is None:
-            is_async = given.get("deferrable", True) and not given.get("stream")
-        if given.get("run_timeout") is not None and waits and not is_async:
-            return (
-                "run_timeout is for async runs, a sync run has the plan's limit; set async_execution or deferrable, or"
-                " use timeout"
-            )
-        return arguments.missing_output_folder(given)
+        given_async = given.get("async_execution", "unknown")
+        is_sync = given_async is False or (given_async is None and (stream or not given.get("deferrable", True)))
+        conflicts = {
+            "stream needs wait_for_completion=True: a stream is held open until the run finishes": stream and not waits,
+            "stream and async_execution can't be combined: a stream is held open": stream and given_async is True,
+            "stream and deferrable can't be combined: a stream is held open": stream and deferrable,
+            "async_execution=False contradicts deferrable=True or wait_for_completion=False; omit it": (
+                given_async is False and (deferrable or not waits)
+            ),
+            "run_timeout is for async runs, a sync run has the plan's limit; set async_execution or deferrable, or use"
+            " timeout": given.get("run_timeout") is not None and waits and is_sync,
+        }
+        return next((text for text, applies in conflicts.items() if applies), arguments.missing_output_folder(given))
 
     @property
     def _is_async(self) -> bool:
@@ -265,9 +257,7 @@ class SimExecuteWorkflowOperator(OpenLineageMixin, SimWorkflowOperatorBase):
         return self.async_execution
 
     def _new_run(self, context: Context, **ids: str | None) -> TaskRun:
-        from airflow_provider_sim.client import MAX_RUN_TIMEOUT, SYNC_TIMEOUT
         from airflow_provider_sim.task.run import TaskRun
-        from airflow_provider_sim.task.run_options import RunOptions
 
         default_timeout = MAX_RUN_TIMEOUT if self._is_async else SYNC_TIMEOUT
         self._options = RunOptions.of(
@@ -281,9 +271,6 @@ class SimExecuteWorkflowOperator(OpenLineageMixin, SimWorkflowOperatorBase):
 
     def _start(self, client: SimClient, run: TaskRun) -> AsyncExecutionResult | WorkflowRun:
         """Start a run after the requested checks, which a re-attached run doesn't need."""
-        from airflow_provider_sim.task.input import check_fields, input_fields
-        from airflow_provider_sim.task.usage import Usage
-
         if self.check_deployed and not client.get_workflow_status(self.workflow_id).is_deployed:
             raise SimWorkflowNotDeployedError(
                 f"Workflow {self.workflow_id!r} has no live deployment. Open it in Sim and press Deploy.",
@@ -322,8 +309,6 @@ class SimExecuteWorkflowOperator(OpenLineageMixin, SimWorkflowOperatorBase):
 
     def _poll_once(self, client: SimClient, state: RunPollState) -> WorkflowRun | None:
         """Poll before deferring: one request, which saves two process starts if the run has finished already."""
-        from airflow_provider_sim.client import NO_RETRY
-
         try:
             run = client.get_workflow_run(state.workflow_id, state.run_id, job_id=state.job_id, retry=NO_RETRY)
         except SimError as error:
@@ -340,12 +325,14 @@ class SimExecuteWorkflowOperator(OpenLineageMixin, SimWorkflowOperatorBase):
             timeout=deferral_timeout(self._options.deadline),
         )
 
-    def _result_at_timeout(self, context: Context, client: SimClient, run: TaskRun) -> Any:
+    def _result_at_timeout(
+        self, context: Context, client: SimClient, run: TaskRun, error: BaseException | None = None
+    ) -> Any:
         from airflow_provider_sim.polling import timeout_error
 
         finished = run.finish_at_timeout()
         if finished is None:
-            raise timeout_error(self.workflow_id, run.run_id or "unknown")
+            raise error or timeout_error(self.workflow_id, run.run_id or "unknown")
         return self._result(context, client, finished)
 
     def _result(self, context: Context, client: SimClient, run: WorkflowRun) -> Any:

@@ -168,14 +168,8 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
             self._deadline = (self._first_poll or time.time()) + self.timeout
         with self.hook as hook:
             if self.do_xcom_push:
-                push_links(
-                    context,
-                    hook.get_conn().base_url,
-                    workflow_id=self.workflow_id,
-                    run_id=self.run_id,
-                    # A rescheduled sensor is here at every poll, which must not cost a second request.
-                    workspace_id=hook.workspace_id if self.reschedule else hook.workspace_of(self.workflow_id),
-                )
+                # A rescheduled sensor is here at every poll, which must not cost a second request.
+                push_links(context, hook, self.workflow_id, self.run_id, read_workspace=not self.reschedule)
             return self._poke_until_finished(context)
 
     def _poke_until_finished(self, context: Context) -> Any:

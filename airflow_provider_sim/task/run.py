@@ -323,10 +323,4 @@ class TaskRun:
         self.run_id, self.job_id = run_id, job_id
         if self._options.do_xcom_push:
             self._ti.xcom_push(key=RUN_ID_KEY, value=run_id)
-            push_links(
-                self._context,
-                self._hook.get_conn().base_url,
-                workflow_id=self._workflow_id,
-                run_id=run_id,
-                workspace_id=self._hook.workspace_of(self._workflow_id),
-            )
+            push_links(self._context, self._hook, self._workflow_id, run_id)
