@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from operator import is_
 from typing import Any
 
 MAX_DEPTH = 100
@@ -79,7 +80,7 @@ def place_of(path: Path, root: str) -> str:
     return root + "".join(reversed(steps))
 
 
-def storable(value: Any) -> Any:
+def storable(value: Any, path: Path = (), depth: int = 0) -> Any:
     """Return a JSON value as Airflow can store it, whichever the database.
 
     Integers beyond 64 bits become floats, as they are in Sim, which is written in JavaScript; single halves of
@@ -87,52 +88,34 @@ def storable(value: Any) -> Any:
 
     :raises UnstorableValueError: part of it has no equivalent that Airflow stores.
     """
-    changed = False
-    for item, path, depth in nodes(value):
-        if depth > MAX_DEPTH:
-            raise UnstorableValueError(f"it is nested deeper than {MAX_DEPTH} levels", path)
-        if isinstance(item, dict):
-            for key in item:
-                changed |= _check(key, (path, key))
-            reserved = [key for key in _RESERVED_KEYS if key in item]
-            reserved += sorted(_OLD_STYLE_KEYS) if item.keys() >= _OLD_STYLE_KEYS else []
-            if reserved:
-                keys = " and ".join(map(repr, reserved))
-                raise UnstorableValueError(f"it has the key {keys}, which Airflow's serializer reserves", path)
-        else:
-            changed |= _check(item, path)
-    return _converted(value) if changed else value
+    if depth > MAX_DEPTH:
+        raise UnstorableValueError(f"it is nested deeper than {MAX_DEPTH} levels", path)
+    if isinstance(value, dict):
+        reserved = [key for key in _RESERVED_KEYS if key in value]
+        reserved += sorted(_OLD_STYLE_KEYS) if value.keys() >= _OLD_STYLE_KEYS else []
+        if reserved:
+            keys = " and ".join(map(repr, reserved))
+            raise UnstorableValueError(f"it has the key {keys}, which Airflow's serializer reserves", path)
+        names = [_storable_scalar(key, (path, key)) for key in value]
+        items = [storable(item, (path, key), depth + 1) for key, item in value.items()]
+        is_same = all(map(is_, names, value)) and all(map(is_, items, value.values()))
+        return value if is_same else dict(zip(names, items, strict=True))
+    if isinstance(value, list):
+        items = [storable(item, (path, index), depth + 1) for index, item in enumerate(value)]
+        return value if all(map(is_, items, value)) else items
+    return _storable_scalar(value, path)
 
 
-def _check(value: Any, path: Path) -> bool:
-    """Whether a scalar has to be converted.
-
-    :raises UnstorableValueError: it can't be stored.
-    """
+def _storable_scalar(value: Any, path: Path) -> Any:
     if isinstance(value, str):
         if "\0" in value:
             raise UnstorableValueError("it contains the character U+0000, which PostgreSQL doesn't store", path)
-        return well_formed(value) is not value
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise UnstorableValueError(f"it is {value}, which JSON doesn't have", path)
-        return False
+        return well_formed(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UnstorableValueError(f"it is {value}, which JSON doesn't have", path)
     if isinstance(value, int) and not _MIN_INTEGER <= value <= _MAX_INTEGER:
         try:
-            float(value)
+            return float(value)
         except OverflowError:
             raise UnstorableValueError("it is an integer beyond the range of 64-bit floats", path) from None
-        return True
-    return False
-
-
-def _converted(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {well_formed(key): _converted(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_converted(item) for item in value]
-    if isinstance(value, str):
-        return well_formed(value)
-    if isinstance(value, int) and not _MIN_INTEGER <= value <= _MAX_INTEGER:
-        return float(value)
     return value

@@ -7,22 +7,24 @@ import logging
 import time
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.notifier import BaseNotifier
 
 from airflow_provider_sim import arguments
+from airflow_provider_sim.client import RetryPolicy
 from airflow_provider_sim.hooks.sim import SimHook
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_sim.client import RetryPolicy
-
 log = logging.getLogger(__name__)
 
 MAX_EXCEPTION_LENGTH = 10_000
 """Characters; longer exceptions are truncated."""
+
+_RETRY = RetryPolicy(max_retries=1, max_delay=1.0, max_retry_after=1.0)
 
 
 class SimNotifier(BaseNotifier):
@@ -85,31 +87,30 @@ class SimNotifier(BaseNotifier):
         with (
             self._log_errors(),
             SimHook(self.sim_conn_id) as hook,
-            hook.new_client(timeout=self.timeout, retry=_retry_policy()) as client,
+            hook.new_client(timeout=self.timeout, retry=_RETRY) as client,
         ):
-            started: Any = client.execute_with_retry(self.workflow_id, self._input(context), **self._options())
-            log.info("Notification: started run %s of workflow %s.", started.run_id, self.workflow_id)
+            self._log_start(client.execute_with_retry(**self._request(context)))
 
     async def async_notify(self, context: Context) -> None:
         """Start the workflow, on an event loop."""
-        from dataclasses import replace
-
         from airflow_provider_sim.client import AsyncSimClient
 
-        with self._log_errors():
-            settings = await SimHook(self.sim_conn_id).get_async_settings()
-            settings = replace(settings, timeout=min(self.timeout, settings.timeout), retry=_retry_policy())
-            async with AsyncSimClient.from_settings(settings) as client:
-                started: Any = await client.execute_with_retry(
-                    self.workflow_id, self._input(context), **self._options()
-                )
-            log.info("Notification: started run %s of workflow %s.", started.run_id, self.workflow_id)
+        settings = await SimHook(self.sim_conn_id).get_async_settings()
+        settings = replace(settings, timeout=min(self.timeout, settings.timeout), retry=_RETRY)
+        async with AsyncSimClient.from_settings(settings) as client:
+            self._log_start(await client.execute_with_retry(**self._request(context)))
 
-    def _options(self) -> dict[str, Any]:
-        return {"async_execution": True, "timeout": self.timeout, "deadline": time.time() + self.timeout}
+    def _request(self, context: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "workflow_id": self.workflow_id,
+            "input": {**_default_input(context), **self.input},
+            "async_execution": True,
+            "timeout": self.timeout,
+            "deadline": time.time() + self.timeout,
+        }
 
-    def _input(self, context: Mapping[str, Any]) -> dict[str, Any]:
-        return {**_default_input(context), **self.input}
+    def _log_start(self, started: Any) -> None:
+        log.info("Notification: started run %s of workflow %s.", started.run_id, self.workflow_id)
 
     @contextmanager
     def _log_errors(self) -> Iterator[None]:
@@ -122,43 +123,28 @@ class SimNotifier(BaseNotifier):
 sim_notification = SimNotifier
 
 
-def _retry_policy() -> RetryPolicy:
-    from airflow_provider_sim.client import RetryPolicy
-
-    return RetryPolicy(max_retries=1, max_delay=1.0, max_retry_after=1.0)
-
-
 def _default_input(context: Mapping[str, Any]) -> dict[str, Any]:
     """The fields from a callback's context, as JSON.
 
     A deadline's context (Airflow 3.1 and later) has the DAG run as a dict of Airflow's REST API, and no task.
     """
     ti, dag_run = context.get("ti"), context.get("dag_run")
-    state = _first(ti, "state") or _first(dag_run, "state")
+    state, missed = _first(ti, "state") or _first(dag_run, "state"), _first(context.get("deadline"), "deadline_time")
     return {
         "dag_id": _first(ti, "dag_id") or _first(context.get("dag"), "dag_id") or _first(dag_run, "dag_id"),
         "dag_run_id": context.get("run_id") or _first(ti, "run_id") or _first(dag_run, "run_id", "dag_run_id"),
         "task_id": _first(ti, "task_id") or _first(context.get("task"), "task_id"),
-        "map_index": _first(ti, "map_index"),
-        "try_number": _first(ti, "try_number"),
+        **{name: _first(ti, name) for name in ("map_index", "try_number", "log_url")},
         "state": None if state is None else str(getattr(state, "value", state)),
         "exception": _exception(context.get("exception")),
-        "log_url": _first(ti, "log_url"),
-        "reason": context.get("reason") or _missed_deadline(context.get("deadline")),
+        "reason": context.get("reason") or (missed and f"deadline missed: {missed}"),
     }
 
 
 def _first(source: Any, *names: str) -> Any:
-    for name in names:
-        value = source.get(name) if isinstance(source, Mapping) else getattr(source, name, None)
-        if value is not None:
-            return value
-    return None
-
-
-def _missed_deadline(deadline: Any) -> str | None:
-    moment = _first(deadline, "deadline_time")
-    return None if moment is None else f"deadline missed: {moment}"
+    """Return the first of an object's or a dict's values that isn't None."""
+    values = (source.get(name) if isinstance(source, Mapping) else getattr(source, name, None) for name in names)
+    return next((value for value in values if value is not None), None)
 
 
 def _exception(error: Any) -> str | None:
