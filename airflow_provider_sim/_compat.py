@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from airflow import __version__ as airflow_version
 from packaging.version import Version
@@ -20,23 +20,9 @@ log = logging.getLogger(__name__)
 
 _VERSION = Version(Version(airflow_version).base_version)
 AIRFLOW_V_3_0_PLUS = Version("3.0") <= _VERSION
-AIRFLOW_V_3_1_PLUS = Version("3.1") <= _VERSION
-AIRFLOW_V_3_2_PLUS = Version("3.2") <= _VERSION
 AIRFLOW_V_3_3_PLUS = Version("3.3") <= _VERSION
-
-TRIGGERS_HAVE_ON_KILL = AIRFLOW_V_3_3_PLUS
-"""Whether Airflow notifies a trigger when a user has cleared or marked the task."""
-
-TRIGGERS_RENDER_TEMPLATES = AIRFLOW_V_3_3_PLUS
-"""Whether the triggerer renders the arguments of tasks that start there."""
-
-TASKS_END_IN_TRIGGERERS = AIRFLOW_V_3_3_PLUS
-"""Whether a trigger can push XComs, and so end a task."""
-
-EVENT_TRIGGERS_SHARE_STREAMS = AIRFLOW_V_3_3_PLUS
-"""Whether event triggers share a stream, stored events are confirmed, and assets have a state store."""
-
-_PROCESS_CONTEXT = "_AIRFLOW_PROCESS_CONTEXT"
+"""Triggers render the arguments of tasks that start there, push XComs, and are notified when a user has cleared or
+marked the task; event triggers share streams and have a state store."""
 
 
 def __getattr__(name: str) -> Any:
@@ -48,19 +34,6 @@ def __getattr__(name: str) -> Any:
     from airflow.triggers.base import BaseEventTrigger
 
     return BaseEventTrigger
-
-
-# --- tasks -----------------------------------------------------------------------------------------------------------
-
-
-def task_state_store(context: Any) -> Any:
-    """Return the store that keeps a task's state across its tries (Airflow 3.3 and later); None otherwise."""
-    return context.get("task_state_store")
-
-
-def deferral_timed_out(next_method: str, next_kwargs: Mapping[str, Any] | None) -> bool:
-    """Whether Airflow resumes a task only to fail it, because its deferral's own timeout has passed."""
-    return next_method == "__fail__" and (next_kwargs or {}).get("error") == "Trigger timeout"
 
 
 def resumed_context() -> Any:
@@ -75,14 +48,11 @@ def resumed_context() -> Any:
 
 
 def first_reschedule_date(context: Any) -> datetime | None:
-    """Return when a rescheduled sensor started first; None if that is now.
-
-    Airflow 2 keeps the start of the first process on the task instance itself.
-    """
+    """Return when a rescheduled sensor started first, which Airflow 2 keeps on the task instance; None if now."""
     ti = context["ti"]
-    ask = getattr(ti, "get_first_reschedule_date", None)
-    moment: datetime | None = ask(context) if ask else getattr(ti, "start_date", None)
-    return moment
+    if ask := getattr(ti, "get_first_reschedule_date", None):
+        return cast("datetime | None", ask(context))
+    return getattr(ti, "start_date", None)
 
 
 def names_of(task_instance: Any) -> dict[str, Any]:
@@ -119,9 +89,6 @@ def _state_of(task_instance: Any) -> Any:
     return states.get(names["run_id"], {}).get(names["task_id"])
 
 
-# --- XComs and connections -------------------------------------------------------------------------------------------
-
-
 async def push_xcoms(task_instance: Any, xcoms: Mapping[str, Any]) -> None:
     """Push XComs of a trigger's task as a worker would (Airflow 3.3 and later).
 
@@ -144,61 +111,40 @@ def read_xcom(names: Mapping[str, Any], key: str) -> Any:
     try:
         return XCom.get_one(key=key, **names)
     except ImportError:  # Airflow 3.0 runs the triggers of dag.test() without a supervisor
-        return _read_stored_xcom(names, key)
+        from airflow.models.xcom import XComModel
 
-
-def _read_stored_xcom(names: Mapping[str, Any], key: str) -> Any:
-    from airflow.models.xcom import XComModel
-    from airflow.sdk.execution_time.xcom import XCom
-    from airflow.utils.session import create_session
-
-    with create_session() as session:
-        get_many: Any = XComModel.get_many
-        row = get_many(key=key, **_as_filters(names), session=session).first()
-        return None if row is None else XCom.deserialize_value(row)
+        with _stored_xcoms(XComModel, names, key) as (rows, _):
+            row = rows.first()
+            return None if row is None else XCom.deserialize_value(row)
 
 
 def delete_xcom(names: Mapping[str, Any], key: str) -> None:
     """Delete an XCom that is no longer needed; only log a failure. Arguments as for :func:`read_xcom`."""
+    from airflow.providers.common.compat.sdk import XCom
+
     try:
-        _delete_xcom(names, key)
+        if AIRFLOW_V_3_0_PLUS:
+            XCom.delete(key=key, **names)
+        else:
+            with _stored_xcoms(XCom, names, key) as (rows, session):
+                XCom.delete(rows, session=session)
     except Exception as error:  # whatever Airflow or its XCom backend raises
         log.warning("The XCom %r was not deleted: %s: %s", key, type(error).__name__, error)
 
 
-def _delete_xcom(names: Mapping[str, Any], key: str) -> None:
-    from airflow.providers.common.compat.sdk import XCom
-
-    if AIRFLOW_V_3_0_PLUS:
-        XCom.delete(key=key, **names)
-        return
+@contextmanager
+def _stored_xcoms(model: Any, names: Mapping[str, Any], key: str) -> Iterator[tuple[Any, Any]]:
+    """Query Airflow's database for an XCom, and yield the query and its session."""
     from airflow.utils.session import create_session
 
+    filters = {"dag_ids": names["dag_id"], "task_ids": names["task_id"], "map_indexes": names["map_index"]}
     with create_session() as session:
-        XCom.delete(XCom.get_many(key=key, **_as_filters(names), session=session), session=session)
+        yield model.get_many(key=key, run_id=names["run_id"], **filters, session=session), session
 
 
-def _as_filters(names: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "run_id": names["run_id"],
-        "dag_ids": names["dag_id"],
-        "task_ids": names["task_id"],
-        "map_indexes": names["map_index"],
-    }
-
-
-@contextmanager
-def with_stored_connections() -> Iterator[None]:
-    """Find connections in Airflow's database, too, as Airflow's own commands do.
+def use_stored_connections() -> None:
+    """Find connections in Airflow's database from now on, as Airflow's own commands do.
 
     Outside of tasks and servers, Airflow 3 reads only the environment and secrets backends.
     """
-    before = os.environ.get(_PROCESS_CONTEXT)
-    os.environ[_PROCESS_CONTEXT] = "server"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[_PROCESS_CONTEXT]
-        else:
-            os.environ[_PROCESS_CONTEXT] = before
+    os.environ["_AIRFLOW_PROCESS_CONTEXT"] = "server"

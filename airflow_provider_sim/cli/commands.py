@@ -86,11 +86,12 @@ def _client(arguments: Any) -> Iterator[SimClient]:
         with SimClient.from_settings(settings) as client:
             yield client
         return
-    from airflow_provider_sim._compat import with_stored_connections
+    from airflow_provider_sim._compat import use_stored_connections
     from airflow_provider_sim.hooks.sim import SimHook
 
     with SimHook(arguments.conn_id or SimHook.default_conn_name) as hook:
-        with _no_log(), with_stored_connections():
+        use_stored_connections()
+        with _no_log():
             client = hook.get_conn()
         arguments.workspace = arguments.workspace or hook.workspace_id
         yield client

@@ -6,8 +6,6 @@ import time
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_sim._compat import deferral_timed_out
-
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
@@ -25,7 +23,8 @@ def after_deferral(next_method: str, next_kwargs: dict[str, Any] | None) -> tupl
 
     (A function, as a base class before ``BaseOperator`` makes Airflow forget the defaults of mapped tasks.)
     """
-    return ("execute_timeout", {}) if deferral_timed_out(next_method, next_kwargs) else (next_method, next_kwargs)
+    timed_out = next_method == "__fail__" and (next_kwargs or {}).get("error") == "Trigger timeout"
+    return ("execute_timeout", {}) if timed_out else (next_method, next_kwargs)
 
 
 def task_started_at(task_instance: Any) -> float:

@@ -17,7 +17,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_sim._compat import task_state_store
 from airflow_provider_sim.batch.state import BatchState, decode_workflows, encode_workflows
 from airflow_provider_sim.client import MAX_RUN_TIMEOUT, new_run_id
 
@@ -87,7 +86,7 @@ class _Store:
 
     def __init__(self, context: Context, durable: bool) -> None:
         self._context = context
-        self._state = task_state_store(context) if durable else None
+        self._state = context.get("task_state_store") if durable else None
         self._identity = _identity_of(context) if durable and self._state is None else None
         self._try_number = int(getattr(context["ti"], "try_number", 1) or 1)
 
@@ -188,7 +187,7 @@ class PauseAnswerStore:
     """
 
     def __init__(self, context: Context, *, workflow_id: str, run_id: str, server: str) -> None:
-        store = task_state_store(context)
+        store = context.get("task_state_store")
         self.is_durable = store is not None
         self._entry = StateEntry(store, context, ANSWER_KEY, workflow_id=workflow_id, run_id=run_id, server=server)
 

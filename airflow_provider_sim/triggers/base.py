@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from airflow_provider_sim._compat import TRIGGERS_HAVE_ON_KILL, is_deferred
+from airflow_provider_sim._compat import AIRFLOW_V_3_3_PLUS, is_deferred
 from airflow_provider_sim.client import AsyncSimClient, RetryPolicy
 from airflow_provider_sim.exceptions import SimError, SimPermanentError, SimRunTimeoutError
 from airflow_provider_sim.hooks.sim import SimHook
@@ -64,7 +64,7 @@ class SimTriggerBase(BaseTrigger):
             event = await self._outcome()
             await asyncio.sleep(max(0.0, started + self._least_seconds() - time.monotonic()))
         except asyncio.CancelledError:
-            if not TRIGGERS_HAVE_ON_KILL and self.task_instance is not None:
+            if not AIRFLOW_V_3_3_PLUS and self.task_instance is not None:
                 await _finish(self._cancel_if_killed(assume_killed=False))
             raise
         yield event

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import TriggerEvent
 
-from airflow_provider_sim._compat import EVENT_TRIGGERS_SHARE_STREAMS, BaseEventTrigger
+from airflow_provider_sim._compat import AIRFLOW_V_3_3_PLUS, BaseEventTrigger
 from airflow_provider_sim.arguments import Rule, check_arguments, duration
 from airflow_provider_sim.client import check_workflow_id
 from airflow_provider_sim.hooks.sim import SimHook
@@ -144,7 +144,7 @@ class SimRunEventTrigger(BaseEventTrigger):
 
     def _stores(self) -> list[Any]:
         """Return the state stores of the watched assets: several, if their watchers' triggers are equal."""
-        stores = self.asset_state_store if EVENT_TRIGGERS_SHARE_STREAMS else None
+        stores = self.asset_state_store if AIRFLOW_V_3_3_PLUS else None
         return [] if stores is None else list(stores._by_name.values())
 
     # --- before Airflow 3.3 --------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
-from airflow_provider_sim._compat import TRIGGERS_RENDER_TEMPLATES
+from airflow_provider_sim._compat import AIRFLOW_V_3_3_PLUS
 from airflow_provider_sim.task.deadlines import DEFERRAL_MARGIN
 from airflow_provider_sim.task.run_options import RunOptions
 
@@ -59,7 +59,7 @@ def start_trigger_args(sensor: Any) -> StartTriggerArgs:
     """
     from airflow.triggers.base import StartTriggerArgs
 
-    if not TRIGGERS_RENDER_TEMPLATES:
+    if not AIRFLOW_V_3_3_PLUS:
         raise ValueError("start_from_trigger needs Airflow 3.3: earlier triggerers render no templates")
     ends_in_trigger = can_end_in_trigger(sensor)
     names = sensor.template_fields if ends_in_trigger else ("workflow_id", "run_id", "sim_conn_id")

@@ -35,6 +35,7 @@ EXAMPLES = [example.split("\n", 1) for example in re.split(r"^\$ ", SHOWN, flags
 def sim(emulator, monkeypatch, capsys):
     """Carry a command out; its exit code, stdout and stderr."""
     monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("_AIRFLOW_PROCESS_CONTEXT", "")  # which a command sets
 
     def call(*words: str) -> SimpleNamespace:
         with pytest.raises(SystemExit) as ended:
