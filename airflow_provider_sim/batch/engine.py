@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import suppress
+from dataclasses import InitVar, dataclass, field
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +20,6 @@ from airflow_provider_sim.client import (
     CONCURRENCY_LIMIT,
     EXECUTION_LIMIT,
     AsyncSimClient,
-    ClientSettings,
-    RetryPolicy,
     StartStoppedError,
     StopToken,
     WorkflowRun,
@@ -67,77 +65,70 @@ _MIN_PAUSE, _MAX_PAUSE = 5.0, 60.0
 """Seconds after a failed start."""
 
 
+@dataclass(eq=False, kw_only=True)
 class BatchEngine:
     """Starts and awaits the runs of a batch.
 
-    :param client: starts runs.
-    :param options: of the task; with a deadline.
     :param state: updated by the engine.
     :param input_of: returns an input.
     :param known_limit: how many concurrent runs Sim accepts, as far as known.
     :param persist: called before a run ID is sent that is not derived from the persisted state.
     :param persist_id: called with the index of an input whose run ID the server has chosen.
     :param on_finished: called with the index and the run.
-    :param poller: waits for runs; default: the shared one of the client's settings.
-    :param limits: of the server and key; default: the shared ones.
+    :param poller: default: the shared one of the client's settings.
+    :param limits: default: the shared ones of the server and key.
     :ivar stopped: the error that has stopped further starts.
     :ivar rejection: the first error that an input was rejected for.
     """
 
-    def __init__(
-        self,
-        client: AsyncSimClient,
-        options: RunOptions,
-        state: BatchState,
-        input_of: Callable[[int], Awaitable[Any]],
-        *,
-        known_limit: int | None = None,
-        persist: Callable[[], None] = lambda: None,
-        persist_id: Callable[[int], None] = lambda index: None,
-        on_finished: Callable[[int, WorkflowRun], None] = lambda index, run: None,
-        poller: RunPoller | None = None,
-        limits: RateLimits | None = None,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self._client = client
-        self._options = options
-        self._state = state
-        self._input_of = input_of
-        self._persist = persist
-        self._persist_id = persist_id
-        self._on_finished = on_finished
-        self._poller = poller or poller_for(client.settings)
-        self._clock = clock
+    client: AsyncSimClient
+    options: RunOptions
+    state: BatchState
+    input_of: Callable[[int], Awaitable[Any]]
+    known_limit: InitVar[int | None] = None
+    persist: Callable[[], None] = lambda: None
+    persist_id: Callable[[int], None] = lambda index: None
+    on_finished: Callable[[int, WorkflowRun], None] = lambda index, run: None
+    poller: RunPoller | None = None
+    limits: InitVar[RateLimits | None] = None
+    clock: Callable[[], float] = time.time
+    stopped: SimError | None = field(default=None, init=False)
+    rejection: SimError | None = field(default=None, init=False)
+
+    def __post_init__(self, known_limit: int | None, limits: RateLimits | None) -> None:
+        client, options = self.client, self.options
+        limits = limits or rate_limits_for(client.settings)
+        client.on_rate_limit = limits.on_response
+        self.throttle = StartThrottle(
+            limits,
+            bucket=lambda: client.start_bucket,
+            maximum=options.max_active_runs,
+            known=known_limit,
+            clock=self.clock,
+        )
+        self._poller = self.poller or poller_for(client.settings)
         self._tasks: set[asyncio.Task[None]] = set()
         self._report: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._waits = True
-        self._starts_until = self._deadline = inf if options.deadline is None else options.deadline
+        self._deadline = self._starts_until = inf if options.deadline is None else options.deadline
         self._has_response = False
         self._failed_starts = 0
         self._error: BaseException | None = None
-        self._began = self._logged_at = clock()
+        self._began = self.clock()
+        self._next_log = self._began + 5.0
         self._logged = ""
         self._stop_token = StopToken()
-        self.throttle = StartThrottle(
-            limits or rate_limits_for(client.settings),
-            bucket=lambda: client.start_bucket,
-            maximum=options.max_active_runs,
-            known=known_limit,
-            clock=clock,
-        )
-        self.stopped: SimError | None = None
-        self.rejection: SimError | None = None
 
     async def start_available(self) -> None:
         """Start the runs that Sim accepts within a few seconds, without waiting for them.
 
         :raises SimError: a retry is needed.
         """
-        self._waits, self._starts_until = False, self._clock() + STARTING_ON_WORKER
+        self._waits, self._starts_until = False, self.clock() + STARTING_ON_WORKER
         await self._run()
-        for index in self._state.indices(ItemStatus.SENT):
-            self._state.set_status(index, ItemStatus.UNSENT)
+        for index in self.state.indices(ItemStatus.SENT):
+            self.state.set_status(index, ItemStatus.UNSENT)
 
     async def run(self) -> None:
         """Start all runs, and wait for them.
@@ -147,8 +138,8 @@ class BatchEngine:
         """
         self._waits, self._starts_until = True, self._deadline
         await self._run()
-        if self.stopped is None and not self._state.is_finished:
-            raise timeout_error(self._state)
+        if self.stopped is None and not self.state.is_finished:
+            raise timeout_error(self.state)
 
     def stop(self, error: SimError) -> None:
         """Start no more runs."""
@@ -156,10 +147,8 @@ class BatchEngine:
         self._stop_token.stopped = True
         self._wake.set()
 
-    # --- main loop -----------------------------------------------------------------------------------------------
-
     async def _run(self) -> None:
-        active = self._state.indices(ItemStatus.ACTIVE)
+        active = self.state.indices(ItemStatus.ACTIVE)
         self.throttle.concurrency.active = len(active)
         try:
             for index in active if self._waits else []:
@@ -180,7 +169,7 @@ class BatchEngine:
             raise self._error
 
     def _is_done(self) -> bool:
-        now = self._clock()
+        now = self.clock()
         if self._tasks:
             return now > self._tasks_until
         if self._all_sent or now >= self._starts_until:
@@ -189,7 +178,7 @@ class BatchEngine:
 
     @property
     def _all_sent(self) -> bool:
-        return self.stopped is not None or self._state.next_unsent() is None
+        return self.stopped is not None or self.state.next_unsent() is None
 
     @property
     def _tasks_until(self) -> float:
@@ -197,13 +186,11 @@ class BatchEngine:
         return self._starts_until + (LAST_POLLS if self._waits else UNANSWERED_ON_WORKER)
 
     async def _start_runs(self) -> None:
-        while self._clock() < self._starts_until and self.throttle.available() > 0:
-            if not self._has_response and self.throttle.concurrency.starting:
-                return  # the first response shows the API version and the limits
-            index = self._state.next_unsent()
+        while self.clock() < self._starts_until and self.throttle.available() > 0:
+            index = self.state.next_unsent()
             if index is None or self.stopped is not None:
                 return
-            self._state.set_status(index, ItemStatus.SENT)
+            self.state.set_status(index, ItemStatus.SENT)
             self._spawn(self._start_and_await(index))
             await asyncio.sleep(0)  # the throttle counts it from its first step on
 
@@ -220,16 +207,14 @@ class BatchEngine:
 
     async def _sleep(self) -> None:
         """Sleep until a task wakes the loop, or a run may be started."""
-        left = self._starts_until - self._clock()
-        delay = min(self._log_delay(), left if left > 0 else self._tasks_until - self._clock() + 1.0)
-        if not self._all_sent and (self._has_response or not self._tasks):
+        left = self._starts_until - self.clock()
+        delay = min(self._next_log - self.clock(), left if left > 0 else self._tasks_until - self.clock() + 1.0)
+        if not self._all_sent:
             delay = min(delay, self.throttle.delay())
         with suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, delay)):
                 await self._wake.wait()
         self._wake.clear()
-
-    # --- one run -------------------------------------------------------------------------------------------------
 
     async def _start_and_await(self, index: int) -> None:
         with self.throttle.start():
@@ -241,21 +226,21 @@ class BatchEngine:
 
     async def _start(self, index: int) -> bool:
         """Start a run; return whether it is active now."""
-        workflow_id = self._state.workflows[index]
-        value = await self._input_of(index)
+        workflow_id = self.state.workflows[index]
+        value = await self.input_of(index)
         try:
-            started = await self._client.execute_with_retry(
+            started = await self.client.execute_with_retry(
                 workflow_id,
                 value,
                 async_execution=True,
                 run_id=self._run_ids(index),
-                run_timeout=self._options.run_timeout,
+                run_timeout=self.options.run_timeout,
                 deadline=self._starts_until,
                 retry_on_rate_limit=False,
                 stop=self._stop_token,
             )
         except StartStoppedError:
-            self._state.set_status(index, ItemStatus.UNSENT)
+            self.state.set_status(index, ItemStatus.UNSENT)
         except SimRateLimitError as error:
             self._on_rate_limited(index, error)
         except (SimWorkflowNotDeployedError, SimNotFoundError, SimPermissionError) as error:
@@ -274,36 +259,36 @@ class BatchEngine:
 
     def _on_started(self, index: int, started: Any) -> None:
         self._failed_starts = 0
-        if started.run_id != self._state.run_id(index):
-            self._state.server_ids[index] = started.run_id, started.job_id
-            self._persist_id(index)
-        self._state.set_status(index, ItemStatus.ACTIVE)
+        if started.run_id != self.state.run_id(index):
+            self.state.server_ids[index] = started.run_id, started.job_id
+            self.persist_id(index)
+        self.state.set_status(index, ItemStatus.ACTIVE)
         self.throttle.concurrency.on_accepted()
 
     def _run_ids(self, index: int) -> Iterator[str]:
         """Yield the input's run ID, and then that of each further attempt."""
-        yield self._state.run_id(index)
+        yield self.state.run_id(index)
         while True:
             self._next_attempt(index)
-            yield self._state.run_id(index)
+            yield self.state.run_id(index)
 
     def _next_attempt(self, index: int) -> None:
-        self._state.next_attempt(index)
-        self._persist()
+        self.state.next_attempt(index)
+        self.persist()
 
     async def _await(self, index: int) -> None:
-        options, workflows = self._options, self._state.workflows
+        options, workflows = self.options, self.state.workflows
         poll_state = RunPollState(
             workflows[index],
-            self._state.run_id(index),
-            job_id=self._state.job_id(index),
+            self.state.run_id(index),
+            job_id=self.state.job_id(index),
             poll_interval=options.poll_interval,
             deadline=options.deadline,
             on_paused=options.on_paused,
             max_failed_polls=max(10, int(MAX_OUTAGE / options.poll_interval)),
-            started=self._clock(),
+            started=self.clock(),
             in_batch=True,
-            clock=self._clock,
+            clock=self.clock,
         )
         workspace_id = options.workspace_id if workflows[index] == workflows[0] else None
         try:
@@ -313,12 +298,10 @@ class BatchEngine:
         except SimRunNotFoundError as error:
             self._reject(index, error)
         else:
-            self._state.set_status(index, ItemStatus[run.status.name])
-            self._on_finished(index, run)
+            self.state.set_status(index, ItemStatus[run.status.name])
+            self.on_finished(index, run)
         finally:
             self.throttle.concurrency.on_finished()
-
-    # --- errors --------------------------------------------------------------------------------------------------
 
     def _on_rate_limited(self, index: int, error: SimRateLimitError) -> None:
         if error.detail_code == CONCURRENCY_LIMIT:
@@ -334,7 +317,7 @@ class BatchEngine:
         """Retry a start after a retryable error; else reject the input."""
         is_unknown = error.outcome not in (Outcome.NEVER_SENT, Outcome.REFUSED)
         is_retryable = bool(error.max_retries) or isinstance(error, SimRunIdConflictError)
-        if not is_retryable or (is_unknown and not self._client.accepts_run_ids):  # a second start may run twice
+        if not is_retryable or (is_unknown and not self.client.accepts_run_ids):  # a second start may run twice
             self._reject(index, error)
             return
         self._failed_starts += 1
@@ -349,56 +332,53 @@ class BatchEngine:
     def _requeue(self, index: int, error: SimError) -> None:
         if error.run_id_spent:
             self._next_attempt(index)
-        self._state.set_status(index, ItemStatus.UNSENT)
+        self.state.set_status(index, ItemStatus.UNSENT)
 
     def _reject(self, index: int, error: SimError) -> None:
         self.rejection = self.rejection or error
-        self._state.set_status(index, ItemStatus.REFUSED, reason=str(error))
+        self.state.set_status(index, ItemStatus.REFUSED, reason=str(error))
 
     def _reject_workflow(self, workflow_id: str, index: int, error: SimError) -> None:
         """Reject or skip all inputs of a workflow."""
-        skip = isinstance(error, SimWorkflowNotDeployedError) and self._options.skip_undeployed
-        for other in [index, *self._state.indices(ItemStatus.UNSENT)]:
-            if self._state.workflows[other] != workflow_id:
+        skip = isinstance(error, SimWorkflowNotDeployedError) and self.options.skip_undeployed
+        if skip:
+            log.warning("%s Its inputs are skipped.", error)
+        for other in [index, *self.state.indices(ItemStatus.UNSENT)]:
+            if self.state.workflows[other] != workflow_id:
                 continue
             if skip:
-                self._state.set_status(other, ItemStatus.SKIPPED)
+                self.state.set_status(other, ItemStatus.SKIPPED)
             else:
                 self._reject(other, error)
 
-    # --- usage report and log ------------------------------------------------------------------------------------
-
     def _refresh_report(self) -> None:
-        """Read the usage report, if more runs are to be started and it is stale."""
+        """Read the usage report, if more runs are to be started and it is stale; not before the first response."""
         is_stale = self._has_response and not self._all_sent and self.throttle.executions.is_stale
         if is_stale and (self._report is None or self._report.done()):
             self._report = asyncio.create_task(self._read_usage())
 
     async def _read_usage(self) -> None:
         try:
-            usage = await self._client.get_usage_limits()
+            usage = await self.client.get_usage_limits()
         except SimError as error:
             log.debug("%s", error)
             self.throttle.executions.on_report(None, None)
         else:
-            limit = self._client.start_limit(usage)
+            limit = self.client.start_limit(usage)
             self.throttle.executions.on_report(limit, limit.reset if limit else None)
         self._wake.set()
 
-    def _log_delay(self) -> float:
-        """Return the seconds until the next progress line; the longer the batch takes, the fewer lines."""
-        now = self._clock()
-        return max(0.0, self._logged_at + min(60.0, max(5.0, (now - self._began) / 20)) - now)
-
     def _log_progress(self) -> None:
-        if self._log_delay() > 0:
+        """Log a line now and then; the longer the batch takes, the fewer lines."""
+        now = self.clock()
+        if now < self._next_log:
             return
-        self._logged_at = self._clock()
-        progress = self._state.summary()
+        self._next_log = now + min(60.0, max(5.0, (now - self._began) / 20))
+        progress = self.state.summary()
         if not self._all_sent and (reason := self.throttle.reason()):
             progress += f"; {reason}"
         if self._waits and progress != self._logged:
-            log.info("Batch %s: %s.", self._state.batch_id, progress)
+            log.info("Batch %s: %s.", self.state.batch_id, progress)
             self._logged = progress
 
 
@@ -410,14 +390,3 @@ def timeout_error(state: BatchState) -> SimRunTimeoutError:
         f" {len(state)} runs were still running, and {not_started} not started.",
         outcome=Outcome.RAN,
     )
-
-
-@asynccontextmanager
-async def batch_client(settings: ClientSettings, retry: RetryPolicy | None = None) -> AsyncIterator[AsyncSimClient]:
-    """Open a client whose rate limits are shared by all batches of this process.
-
-    :param retry: instead of the connection's.
-    """
-    async with AsyncSimClient.from_settings(replace(settings, retry=retry or settings.retry)) as client:
-        client.on_rate_limit = rate_limits_for(settings).on_response
-        yield client

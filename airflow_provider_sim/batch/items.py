@@ -48,13 +48,6 @@ class Items:
             check_input(workflow_id, value)
         return value
 
-    def by_workflow(self) -> dict[str, list[dict[str, Any]]]:
-        """Return the inputs of each workflow."""
-        found: dict[str, list[dict[str, Any]]] = {}
-        for workflow_id, value in zip(self.workflows, self.inputs, strict=True):
-            found.setdefault(workflow_id, []).append(value)
-        return found
-
     def digest(self) -> str:
         """Hash the inputs and their order, so that runs of other inputs are not taken for theirs.
 

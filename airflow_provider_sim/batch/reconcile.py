@@ -162,16 +162,6 @@ class Reconciler:
             self.state.set_status(index, ItemStatus[status.name] if status.is_terminal else ItemStatus.ACTIVE)
 
 
-async def undeployed(client: AsyncSimClient, workflows: Iterable[str]) -> set[str]:
-    """Return which of these workflows are not deployed; the requests spend no rate limit.
-
-    :raises SimError: their status can't be read.
-    """
-    ids = list(dict.fromkeys(workflows))
-    statuses = await in_flight(client.get_workflow_status, ids)
-    return {workflow_id for workflow_id, status in zip(ids, statuses, strict=True) if not status.is_deployed}
-
-
 async def cancel_all(client: AsyncSimClient, state: BatchState, *, retry: RetryPolicy) -> str | None:
     """Cancel all active runs; return the result for a log line, None if none is active.
 

@@ -11,15 +11,17 @@ import logging
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from airflow_provider_sim.arguments import OnPaused
 from airflow_provider_sim.batch.reconcile import in_flight
 from airflow_provider_sim.batch.state import BatchState, ItemStatus
 from airflow_provider_sim.client import AsyncSimClient, RunStatus, SimClient, WorkflowRun
 from airflow_provider_sim.exceptions import SimOutputError, SimRunError
-from airflow_provider_sim.task.output import OutputDelivery, OutputRules, as_json, write_file
+from airflow_provider_sim.task.output import OutputDelivery, as_json, write_file
 from airflow_provider_sim.task.results import paused_result
+
+if TYPE_CHECKING:
+    from airflow_provider_sim.task.run_options import RunOptions
 
 log = logging.getLogger(__name__)
 
@@ -36,12 +38,11 @@ class Results:
     :ivar display_copies: inputs whose outputs are Sim's display copies.
     """
 
-    def __init__(self, state: BatchState, *, rules: OutputRules, on_paused: OnPaused, client: SimClient) -> None:
+    def __init__(self, state: BatchState, options: RunOptions, client: SimClient) -> None:
         self.state = state
         self.bad: set[int] = set()
         self.display_copies: set[int] = set()
-        self._rules = rules
-        self._on_paused = on_paused
+        self._options = options
         self._client = client
         self._file: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 - for as long as the results are needed
         self._lock = threading.Lock()  # files are saved in threads
@@ -71,7 +72,7 @@ class Results:
             else:
                 self.put(index, self._entry(index))
                 return
-            if self._rules.folder or status is ItemStatus.PAUSED:
+            if self._options.output_files_dir or status is ItemStatus.PAUSED:
                 await asyncio.to_thread(self.add, index, run)
             else:
                 self.add(index, run)
@@ -83,11 +84,11 @@ class Results:
         """Add a finished run's result; blocks if files are saved or a pause is read."""
         try:
             if run.status is RunStatus.PAUSED:
-                output: Any = paused_result(self._client, run, self._on_paused)
+                output: Any = paused_result(self._client, run, self._options.on_paused)
             else:
                 run.raise_for_status()
                 output = OutputDelivery(
-                    self._rules,
+                    self._options,
                     workflow_id=self.state.workflows[index],
                     run_id=run.run_id or self.state.run_id(index),
                     fetch=self._client.download_file,
@@ -149,25 +150,26 @@ class Results:
         size, result = 2, []
         for value in values():
             size += len(as_json(value)) + 1
-            if size > self._rules.max_bytes:
+            if size > self._options.max_output_bytes:
                 break
             result.append(value)
         else:
             return result
         batch_id, total = self.state.batch_id, len(self.state)
-        if self._rules.large != "store":
+        if self._options.large_outputs != "store":
             raise SimOutputError(
                 f"The results of batch {batch_id} are larger as JSON than max_output_bytes"
-                f" ({self._rules.max_bytes:,}): {len(result)} of {total} fit. Set large_outputs='store' and"
+                f" ({self._options.max_output_bytes:,}): {len(result)} of {total} fit. Set large_outputs='store' and"
                 " output_files_dir to get the path of a file instead, let the workflow return less, or raise"
                 " max_output_bytes. All runs have finished; clearing the task starts a new batch."
             )
+        folder = self._options.output_files_dir or ""
         try:
             lines = (as_json(value) + b"\n" for value in values())
-            path = write_file(self._rules.folder or "", batch_id, f"{name}.jsonl", lines)
+            path = write_file(folder, batch_id, f"{name}.jsonl", lines)
         except Exception as error:  # any error of the storage
             raise SimOutputError(
-                f"Could not write the results of batch {batch_id} into output_files_dir {self._rules.folder!r}:"
+                f"Could not write the results of batch {batch_id} into output_files_dir {folder!r}:"
                 f" {type(error).__name__}: {error}. All runs have finished."
             ) from error
         log.info("The results of batch %s are stored at %s, a line for each input.", batch_id, path)

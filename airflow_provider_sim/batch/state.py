@@ -100,13 +100,11 @@ class BatchState:
     def summary(self) -> str:
         """Return the number of finished, running and not started inputs, for a log line."""
         counts = self.counts()
-        total, running = counts.pop("total"), counts.pop("running", 0)
-        not_started = self.count(ItemStatus.SENT, ItemStatus.UNSENT)
-        finished = f"{total - running - not_started} of {total} finished"
-        if counts:
-            finished += f" ({', '.join(f'{count} {name}' for name, count in counts.items())})"
-        rest = [f"{running} running"] * bool(running) + [f"{not_started} not started"] * bool(not_started)
-        return ", ".join([finished, *rest])
+        total, not_started = counts.pop("total"), self.count(ItemStatus.SENT, ItemStatus.UNSENT)
+        if not_started:
+            counts["not started"] = not_started
+        finished = total - not_started - self.count(ItemStatus.ACTIVE)
+        return f"{finished} of {total} finished ({', '.join(f'{count} {name}' for name, count in counts.items())})"
 
     def run_id(self, index: int) -> str:
         """Return the run ID of an input's current attempt."""

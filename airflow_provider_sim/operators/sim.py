@@ -344,12 +344,4 @@ class SimExecuteWorkflowOperator(OpenLineageMixin, SimWorkflowOperatorBase):
         streamed = self._run is not None and self._run.streamed
         if self.stream and selectors and run.status is RunStatus.COMPLETED and not streamed:
             raise selection_lost(run, selectors)
-        return task_result(
-            context,
-            client,
-            run,
-            on_paused=self.on_paused,
-            rules=self._options.output_rules,
-            selected_outputs=None if self.stream else selectors,
-            push=self.do_xcom_push,
-        )
+        return task_result(context, client, run, self._options)

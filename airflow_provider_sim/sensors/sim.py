@@ -321,15 +321,7 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
         client = self.hook.get_conn()
         self._set_lineage(client, run)
         try:
-            return task_result(
-                context,
-                client,
-                run,
-                on_paused=self._state.on_paused,
-                rules=self._new_options().output_rules,
-                selected_outputs=self.selected_outputs,
-                push=self.do_xcom_push,
-            )
+            return task_result(context, client, run, self._new_options())
         except SimRunError as error:
             raise AirflowFailException(str(error)) from error
 

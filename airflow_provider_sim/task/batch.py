@@ -6,6 +6,7 @@ import asyncio
 import logging
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -13,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_sim._compat import delete_xcom, names_of
 from airflow_provider_sim.batch.chunks import INPUTS_KEY, RESULTS_KEY, chunked, read_chunk
-from airflow_provider_sim.batch.engine import BatchEngine, batch_client, timeout_error
-from airflow_provider_sim.batch.reconcile import Reconciler, cancel_all, undeployed
+from airflow_provider_sim.batch.engine import BatchEngine, timeout_error
+from airflow_provider_sim.batch.reconcile import Reconciler, cancel_all
 from airflow_provider_sim.batch.results import Results
 from airflow_provider_sim.batch.state import BatchState, ItemStatus, encode_workflows
 from airflow_provider_sim.client import (
@@ -102,12 +103,7 @@ class TaskBatch:
         self._stopped: SimError | None = None
         self._killed: SimError | None = None
         self._inputs: dict[int, Any] = {}
-        self._results = Results(
-            BatchState("", items.workflows),
-            rules=options.output_rules,
-            on_paused=options.on_paused,
-            client=hook.get_conn(),
-        )
+        self._results = Results(BatchState("", items.workflows), options, hook.get_conn())
 
     def close(self) -> None:
         """Delete the temporary file with the results."""
@@ -139,10 +135,8 @@ class TaskBatch:
         asyncio.run(self._start(deferrable))
 
     async def _start(self, deferrable: bool) -> None:
-        async with batch_client(self._settings) as client:
+        async with self._client() as client:
             await self._open(client)
-            if self._options.skip_undeployed:
-                await self._skip_undeployed(client)
             engine = self._new_engine(client)
             if deferrable:
                 await engine.start_available()
@@ -166,10 +160,10 @@ class TaskBatch:
                 self._results.add(index, run)
 
         self._engine = BatchEngine(
-            client,
-            self._options,
-            self.state,
-            input_of,
+            client=client,
+            options=self._options,
+            state=self.state,
+            input_of=input_of,
             persist=self._record,
             persist_id=lambda index: self._store.record_run_id(self.state, index),
             on_finished=on_finished,
@@ -198,8 +192,11 @@ class TaskBatch:
             return
         for index in range(len(self._items)):
             self._input(index)
-        for workflow_id, inputs in self._items.by_workflow().items():
-            check_fields(self._hook, workflow_id, inputs, self._options.check_input)
+        inputs = defaultdict(list)
+        for workflow_id, value in zip(self._items.workflows, self._items.inputs, strict=True):
+            inputs[workflow_id].append(value)
+        for workflow_id, values in inputs.items():
+            check_fields(self._hook, workflow_id, values, self._options.check_input)
         if previous is not None and self._options.cancel_on_kill:
             await self._cancel_previous(client, previous)
         self._use(BatchState(self._store.new_batch_id(), self._items.workflows), time.time())
@@ -249,15 +246,6 @@ class TaskBatch:
         except SimError as error:
             log.warning("Batch %s could not be cancelled and may continue: %s", state.batch_id, error)
 
-    async def _skip_undeployed(self, client: AsyncSimClient) -> None:
-        missing = await undeployed(client, self._items.workflows)
-        for index in self.state.indices(ItemStatus.UNSENT):
-            if self._items.workflows[index] in missing:
-                self.state.set_status(index, ItemStatus.SKIPPED)
-        if missing:
-            count = self.state.count(ItemStatus.SKIPPED)
-            log.warning("%d inputs are skipped; not deployed: %s.", count, ", ".join(sorted(missing)))
-
     def _input(self, index: int) -> Any:
         """Return an input as Sim accepts it; its files are read once.
 
@@ -285,11 +273,14 @@ class TaskBatch:
         if current is None or not current.is_current:
             raise SimBatchError("The batch that the task has started can't be found.", outcome=Outcome.RAN)
         self._use(current.state, current.since)
-        asyncio.run(self._update())
+        asyncio.run(self._update(self._settings.retry))
 
-    async def _update(self, retry: RetryPolicy | None = None) -> None:
-        async with batch_client(self._settings, retry) as client:
+    async def _update(self, retry: RetryPolicy) -> None:
+        async with self._client(retry=retry) as client:
             await self._reconciler(client).update()
+
+    def _client(self, **settings: Any) -> AsyncSimClient:
+        return AsyncSimClient.from_settings(replace(self._settings, **settings))
 
     def _record(self) -> None:
         self._store.record(self.state, self._worker_state.since)
@@ -434,7 +425,7 @@ class TaskBatch:
         retry = self._settings.retry.adjusted(max_retries=_RESULTS_MAX_RETRIES, max_elapsed=_RESULTS_MAX_ELAPSED)
 
         async def gather() -> None:
-            async with AsyncSimClient.from_settings(replace(self._settings, retry=retry)) as client:
+            async with self._client(retry=retry) as client:
                 await self._results.gather(client)
 
         asyncio.run(gather())
@@ -511,8 +502,7 @@ class TaskBatch:
         timeout = min(SHUTDOWN_TIMEOUT, self._settings.timeout)
 
         async def cancel() -> None:
-            settings = replace(self._settings, timeout=timeout, retry=SHUTDOWN_RETRY)
-            async with AsyncSimClient.from_settings(settings) as client:
+            async with self._client(timeout=timeout, retry=SHUTDOWN_RETRY) as client:
                 log.info("%s", await cancel_all(client, self.state, retry=SHUTDOWN_RETRY))
 
         # In another thread: this one may be running its event loop.

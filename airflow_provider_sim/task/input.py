@@ -16,6 +16,7 @@ from airflow_provider_sim.exceptions import Outcome, SimInputError
 from airflow_provider_sim.json_values import MAX_DEPTH, beyond_depth, nodes, place_of
 
 if TYPE_CHECKING:
+    from airflow_provider_sim.client import FilesOfRequest
     from airflow_provider_sim.hooks.sim import SimHook
 
 log = logging.getLogger(__name__)
@@ -59,7 +60,10 @@ def prepare_input(value: Any, *, workflow_id: str, asynchronous: bool, unconvert
     from airflow_provider_sim.client import FilesOfRequest
 
     files = FilesOfRequest(workflow_id)
-    ready = {name: _field(name, item, files) for name, item in input_fields(value, workflow_id=workflow_id).items()}
+    ready = {
+        name: [_ready(name, one, files) for one in item] if isinstance(item, list) else _ready(name, item, files)
+        for name, item in input_fields(value, workflow_id=workflow_id).items()
+    }
     if files.fields and asynchronous and unconverted_files == "fail":
         raise files.error(
             f"The input has files in {', '.join(map(repr, files.fields))}, and Sim converts files in sync runs only; an"
@@ -68,6 +72,58 @@ def prepare_input(value: Any, *, workflow_id: str, asynchronous: bool, unconvert
             " unconverted_files='send' sends the files unconverted"
         )
     return ready
+
+
+def _ready(field: str, value: Any, files: FilesOfRequest) -> Any:
+    """Return a field's value, or an item of its list, as JSON."""
+    if not is_file(value):
+        files.record(field, value)
+        for item, path, _ in nodes(value):
+            if is_file(item):
+                raise files.error(
+                    f"There is a file at {place_of(path, str(field))} of the input. Sim accepts files only in the Start"
+                    " block's fields of type file[], not inside objects: pass it in a separate field"
+                )
+        return value
+    file = value if isinstance(value, SimFile) else SimFile(value)
+    source = file.source
+    if isinstance(source, str):
+        from airflow.providers.common.compat.sdk import ObjectStoragePath
+
+        source = ObjectStoragePath(source)
+    name = file.name or _name_of(source)
+    mime = file.mime or mimetypes.guess_type(name)[0] or "application/octet-stream"
+    return files.add(field, name, mime, _content(source, name, files))
+
+
+def _name_of(source: Any) -> str:
+    named = source if isinstance(source, str) else getattr(source, "name", None)
+    return PurePath(named).name if isinstance(named, str) and PurePath(named).name else "file"
+
+
+def _content(source: Any, name: str, files: FilesOfRequest) -> bytes:
+    """Return a file's bytes, at most one more than Sim accepts."""
+    if isinstance(source, bytes | bytearray | memoryview):
+        return bytes(source)
+    try:
+        opened = source.open("rb") if _is_path(source) and not hasattr(source, "read") else source
+        with closing(opened) if hasattr(opened, "close") else nullcontext():
+            content = opened.read(files.most + 1)
+    except (FileNotFoundError, IsADirectoryError, PermissionError, ValueError) as error:
+        raise files.error(f"The file {name!r} of the input can't be read ({type(error).__name__}: {error})") from error
+    return content.encode() if isinstance(content, str) else bytes(content)
+
+
+def is_file(value: Any) -> bool:
+    """Whether a value is a file: bytes, a path object, an open file, or a :class:`SimFile`."""
+    if isinstance(value, bytes | bytearray | memoryview | SimFile):
+        return True
+    return not isinstance(value, type) and (callable(getattr(value, "read", None)) or _is_path(value))
+
+
+def _is_path(value: Any) -> bool:
+    """Whether it is a ``pathlib.Path`` or has its interface, such as ``ObjectStoragePath``."""
+    return callable(getattr(value, "open", None)) and isinstance(getattr(value, "name", None), str)
 
 
 def input_fields(value: Any, *, workflow_id: str) -> dict[str, Any]:
@@ -79,24 +135,25 @@ def input_fields(value: Any, *, workflow_id: str) -> dict[str, Any]:
     """
     if value is None:
         return {}
+    problem = None
     if isinstance(value, str):
         try:
             value = json.loads(value)
         except (ValueError, RecursionError):
             value = None
         if not isinstance(value, dict):
-            raise _refused(
+            problem = (
                 "is a string, but not the JSON text of an object. Pass a dict with the fields of the workflow's Start"
-                " block, such as {'message': '…'}; in a template, end with '| tojson'",
-                workflow_id,
+                " block, such as {'message': '…'}; in a template, end with '| tojson'"
             )
     if is_file(value) or not isinstance(value, Mapping):
         value = {"input": value}
-    path = beyond_depth(value, MAX_DEPTH)
-    if path is not None:
-        place = place_of(path, "input")
-        del value, path  # Airflow's log of the error would take minutes to show them
-        raise _refused(f"is nested deeper than {MAX_DEPTH} levels, or contains itself, at {place}", workflow_id)
+    if path := beyond_depth(value, MAX_DEPTH):
+        problem = f"is nested deeper than {MAX_DEPTH} levels, or contains itself, at {place_of(path, 'input')}"
+        value = path = None  # Airflow's log of the error would take minutes to show them
+    if problem:
+        message = f"The input for workflow {workflow_id!r} {problem}."
+        raise SimInputError(message, workflow_id=workflow_id, outcome=Outcome.NEVER_SENT)
     fields: dict[str, Any] = _plain(value)
     return fields
 
@@ -107,15 +164,7 @@ def _plain(value: Any) -> Any:
         return value
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, Sequence):
-        return [_plain(item) for item in value]
-    return value
-
-
-def _refused(what: str, workflow_id: str) -> SimInputError:
-    return SimInputError(
-        f"The input for workflow {workflow_id!r} {what}.", workflow_id=workflow_id, outcome=Outcome.NEVER_SENT
-    )
+    return [_plain(item) for item in value] if isinstance(value, Sequence) else value
 
 
 def copy_files(argument: Any) -> Any:
@@ -125,10 +174,8 @@ def copy_files(argument: Any) -> Any:
     """
     if beyond_depth(argument, _MAX_ARGUMENT_DEPTH) is not None:
         del argument
-        raise SimInputError(
-            f"The task's input is nested deeper than {MAX_DEPTH} levels, or contains itself.",
-            outcome=Outcome.NEVER_SENT,
-        )
+        message = f"The task's input is nested deeper than {MAX_DEPTH} levels, or contains itself."
+        raise SimInputError(message, outcome=Outcome.NEVER_SENT)
     return _with_own_files(argument)
 
 
@@ -175,72 +222,10 @@ def check_fields(hook: SimHook, workflow_id: str, inputs: Sequence[Mapping[str, 
 
 def _problem(fields: Mapping[str, Any], declared: Collection[str]) -> str:
     """Return which fields of an input are undeclared or missing; empty if none is."""
-    nested = fields.get("input")
-    given = {name for name in fields if name != "input" or "input" in declared or not isinstance(nested, Mapping)}
-    given |= set(nested) if isinstance(nested, Mapping) and "input" not in declared else set()  # Sim prefers these
+    nested, given = fields.get("input"), set(fields)
+    if isinstance(nested, Mapping) and "input" not in declared:  # Sim prefers the fields in it
+        given = given - {"input"} | set(nested)
     undeclared, missing = sorted(map(str, given.difference(declared))), [name for name in declared if name not in given]
     parts = [f"Sim drops the undeclared {', '.join(map(repr, undeclared))}"] if undeclared else []
     parts += [f"the missing {', '.join(map(repr, missing))} will be empty or have a default"] if missing else []
     return ", and ".join(parts)
-
-
-def _field(name: Any, value: Any, files: Any) -> Any:
-    if isinstance(value, list):
-        return [_item(name, item, files) for item in value]
-    return _item(name, value, files)
-
-
-def _item(name: Any, value: Any, files: Any) -> Any:
-    if is_file(value):
-        file = value if isinstance(value, SimFile) else SimFile(value)
-        return _sent(name, file, files)
-    files.record(name, value)
-    for item, path, _ in nodes(value):
-        if is_file(item):
-            raise files.error(
-                f"There is a file at {place_of(path, str(name))} of the input. Sim accepts files only in the Start"
-                " block's fields of type file[], not inside objects: pass it in a separate field"
-            )
-    return value
-
-
-def is_file(value: Any) -> bool:
-    """Whether a value is a file: bytes, a path object, an open file, or a :class:`SimFile`."""
-    if isinstance(value, bytes | bytearray | memoryview | SimFile):
-        return True
-    return not isinstance(value, type) and (callable(getattr(value, "read", None)) or _is_path(value))
-
-
-def _is_path(value: Any) -> bool:
-    """Whether it is a ``pathlib.Path`` or has its interface, such as ``ObjectStoragePath``."""
-    return callable(getattr(value, "open", None)) and isinstance(getattr(value, "name", None), str)
-
-
-def _sent(field: Any, file: SimFile, files: Any) -> dict[str, Any]:
-    source = file.source
-    if isinstance(source, str):
-        from airflow.providers.common.compat.sdk import ObjectStoragePath
-
-        source = ObjectStoragePath(source)
-    name = file.name or _name_of(source)
-    mime = file.mime or mimetypes.guess_type(name)[0] or "application/octet-stream"
-    sent: dict[str, Any] = files.add(field, name, mime, _content(source, name, files))
-    return sent
-
-
-def _name_of(source: Any) -> str:
-    named = source if isinstance(source, str) else getattr(source, "name", None)
-    return PurePath(named).name if isinstance(named, str) and PurePath(named).name else "file"
-
-
-def _content(source: Any, name: str, files: Any) -> bytes:
-    """Return a file's bytes, at most one more than Sim accepts."""
-    if isinstance(source, bytes | bytearray | memoryview):
-        return bytes(source)
-    try:
-        opened = source.open("rb") if _is_path(source) and not hasattr(source, "read") else source
-        with closing(opened) if hasattr(opened, "close") else nullcontext():
-            content = opened.read(files.most + 1)
-    except (FileNotFoundError, IsADirectoryError, PermissionError, ValueError) as error:
-        raise files.error(f"The file {name!r} of the input can't be read ({type(error).__name__}: {error})") from error
-    return content.encode() if isinstance(content, str) else bytes(content)

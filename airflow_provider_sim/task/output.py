@@ -7,48 +7,24 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow_provider_sim.client import OutputFile, map_files
 from airflow_provider_sim.exceptions import Outcome, SimError, SimOutputError
 from airflow_provider_sim.json_values import UnstorableValueError, nodes, place_of, storable
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from airflow_provider_sim.task.run_options import RunOptions
 
-DEFAULT_MAX_OUTPUT_BYTES = 16 * 1024 * 1024
-"""Of the output as JSON. A metadata database may accept more, but each read of the XCom transfers it."""
+log = logging.getLogger(__name__)
 
 _REFERENCE_MARKS = ("__simLargeValueRef", "__simLargeArrayManifest")
 """Keys of the objects that Sim sends instead of values over 8 MiB."""
 
 Fetch = Callable[[str], Iterator[bytes]]
-
-
-@dataclass(frozen=True, slots=True)
-class OutputRules:
-    """Rules for files and large values in outputs.
-
-    :param folder: for files and large outputs: a path or URL for ``ObjectStoragePath``; None saves no files.
-    :param max_bytes: maximum size of an output as JSON.
-    :param large: ``fail``, or ``store`` in ``folder``.
-    """
-
-    folder: str | None = None
-    max_bytes: int = DEFAULT_MAX_OUTPUT_BYTES
-    large: str = "fail"
-
-    @classmethod
-    def given(cls, folder: object, max_bytes: int | None, large: str) -> OutputRules:
-        """Return the rules of an operator's arguments.
-
-        :param folder: a string, or a path object such as ``pathlib.Path`` or ``ObjectStoragePath``.
-        :param max_bytes: None for the default.
-        """
-        folder = None if folder is None else str(folder)
-        return cls(folder, DEFAULT_MAX_OUTPUT_BYTES if max_bytes is None else max_bytes, large)
 
 
 def as_json(value: Any) -> bytes:
@@ -73,18 +49,7 @@ def write_file(folder: str | PathLike[str], subfolder: str, name: str, content: 
     return str(path)
 
 
-def read_file(folder: str | PathLike[str], subfolder: str, name: str) -> Iterator[bytes]:
-    """Read a file that :func:`write_file` has written, line by line; empty if it doesn't exist."""
-    from airflow.providers.common.compat.sdk import ObjectStoragePath
-
-    try:
-        with (ObjectStoragePath(folder) / subfolder.replace(":", "_") / name).open("rb") as source:
-            while line := source.readline():  # Airflow 2's file objects can't be iterated
-                yield line
-    except FileNotFoundError:
-        return
-
-
+@dataclass(frozen=True, slots=True)
 class OutputDelivery:
     """Turns one run's output into the task's result.
 
@@ -92,15 +57,12 @@ class OutputDelivery:
     :param level: of log lines about stored files.
     """
 
-    def __init__(
-        self, rules: OutputRules, *, workflow_id: str, run_id: str, fetch: Fetch, level: int = logging.INFO
-    ) -> None:
-        self._rules = rules
-        self._workflow_id = workflow_id
-        self._run_id = run_id
-        self._fetch = fetch
-        self._level = level
-        self._names = {"output.json"}
+    options: RunOptions
+    workflow_id: str
+    run_id: str
+    fetch: Fetch
+    level: int = logging.INFO
+    _names: set[str] = field(init=False, default_factory=lambda: {"output.json"})
 
     def deliver(self, output: Any) -> Any:
         """Return the output as the task's result.
@@ -116,12 +78,12 @@ class OutputDelivery:
             log.warning(
                 "The output of run %s is changed where Airflow can't store it: integers beyond 64 bits are floats, and"
                 " halves of surrogate pairs are U+FFFD.",
-                self._run_id,
+                self.run_id,
             )
-        if self._rules.folder:
+        if self.options.output_files_dir:
             value = map_files(value, self._save)
         encoded = as_json(value)
-        return value if len(encoded) <= self._rules.max_bytes else self._deliver_large(encoded)
+        return value if len(encoded) <= self.options.max_output_bytes else self._deliver_large(encoded)
 
     def _check_complete(self, output: Any) -> None:
         """Reject a reference to a value that Sim keeps in its own storage."""
@@ -137,11 +99,10 @@ class OutputDelivery:
 
     def _deliver_unstorable(self, output: Any, error: UnstorableValueError) -> dict[str, Any]:
         problem = f"at {place_of(error.path, 'output')}, {error.reason}"
-        if self._rules.large == "store":
+        if self.options.large_outputs == "store":
             with suppress(RecursionError):
-                log.log(self._level, "Airflow can't store the output of run %s as an XCom: %s.", self._run_id, problem)
-                output = map_files(output, self._save)
-                encoded = json.dumps(output).encode()  # ASCII: U+0000 and surrogates are escaped
+                log.log(self.level, "Airflow can't store the output of run %s as an XCom: %s.", self.run_id, problem)
+                encoded = json.dumps(map_files(output, self._save)).encode()  # U+0000 and surrogates are escaped
                 return self._deliver_large(encoded)
         raise self._error(
             f"Airflow can't store the output of {self._run} as an XCom: {problem}. Set large_outputs='store' and"
@@ -150,67 +111,61 @@ class OutputDelivery:
 
     def _deliver_large(self, encoded: bytes) -> dict[str, Any]:
         size = len(encoded)
-        if self._rules.large == "store":
+        if self.options.large_outputs == "store":
             path = self._write("output.json", [encoded])
-            log.log(self._level, "The output of run %s is %s bytes and stored at %s.", self._run_id, f"{size:,}", path)
+            log.log(self.level, "The output of run %s is %s bytes and stored at %s.", self.run_id, f"{size:,}", path)
             return {"output_path": path, "size": size}
         raise self._error(
             f"The output of {self._run} is {size:,} bytes as JSON, more than max_output_bytes"
-            f" ({self._rules.max_bytes:,}). Set large_outputs='store' and output_files_dir to get its path instead,"
-            " change the workflow to return less, or raise max_output_bytes"
+            f" ({self.options.max_output_bytes:,}). Set large_outputs='store' and output_files_dir to get its path"
+            " instead, change the workflow to return less, or raise max_output_bytes"
         )
 
     def _save(self, file: OutputFile) -> dict[str, Any]:
         """Save a file; its path replaces its bytes."""
-        name = unused_name(self._names, file.name)
         try:
-            path = self._write(name, self._content(file))
+            path = self._write(unused_name(self._names, file.name), self._content(file))
         except SimOutputError:
             raise
         except SimError as error:
-            raise self._unsaved(file, str(error)) from error
-        log.log(self._level, "Saved the file %r of run %s at %s.", file.name, self._run_id, path)
+            raise self._error(
+                f"Could not save the file {file.name!r} of {self._run}: {error} A file's URL is valid for five minutes,"
+                " and on servers with local storage for logged-in users only. Use a sync run (neither async_execution"
+                " nor deferrable), whose output contains files, or configure the workflow to write them to your own"
+                " storage"
+            ) from error
+        log.log(self.level, "Saved the file %r of run %s at %s.", file.name, self.run_id, path)
         return {**{key: value for key, value in file.value.items() if key != "base64"}, "path": path}
 
-    def _content(self, file: OutputFile) -> Iterator[bytes]:
+    def _content(self, file: OutputFile) -> Iterable[bytes]:
         if file.base64 is not None:
             try:
-                return iter([base64.b64decode(file.base64, validate=True)])
+                return [base64.b64decode(file.base64, validate=True)]
             except ValueError as error:
-                raise self._unsaved(file, f"its base64 text is invalid ({error}).") from error
+                raise SimError(f"its base64 text is invalid ({error}).") from error
         if file.url is None:
-            raise self._unsaved(file, "Sim returned neither its bytes nor its URL.")
-        return self._fetch(file.url)
+            raise SimError("Sim returned neither its bytes nor its URL.")
+        return self.fetch(file.url)
 
     def _write(self, name: str, content: Iterable[bytes]) -> str:
+        folder = self.options.output_files_dir or ""
         try:
-            return write_file(self._rules.folder or "", self._run_id, name, content)
+            return write_file(folder, self.run_id, name, content)
         except SimError:
             raise
         except Exception as error:  # depends on the storage
             raise self._error(
-                f"Could not write {name!r} of {self._run} into output_files_dir {self._rules.folder!r}:"
+                f"Could not write {name!r} of {self._run} into output_files_dir {folder!r}:"
                 f" {type(error).__name__}: {error}"
             ) from error
 
     @property
     def _run(self) -> str:
-        return f"run {self._run_id!r} of workflow {self._workflow_id!r}"
-
-    def _unsaved(self, file: OutputFile, why: str) -> SimOutputError:
-        return self._error(
-            f"Could not save the file {file.name!r} of {self._run}: {why} A file's URL is valid for five minutes,"
-            " and on servers with local storage for logged-in users only. Use a sync run (neither async_execution nor"
-            " deferrable), whose output contains files, or configure the workflow to write them to your own storage"
-        )
+        return f"run {self.run_id!r} of workflow {self.workflow_id!r}"
 
     def _error(self, what: str) -> SimOutputError:
-        return SimOutputError(
-            f"{what}. The run itself completed; clearing the task starts a new run.",
-            workflow_id=self._workflow_id,
-            run_id=self._run_id,
-            outcome=Outcome.RAN,
-        )
+        message = f"{what}. The run itself completed; clearing the task starts a new run."
+        return SimOutputError(message, workflow_id=self.workflow_id, run_id=self.run_id, outcome=Outcome.RAN)
 
 
 def unused_name(taken: set[str], wanted: str) -> str:

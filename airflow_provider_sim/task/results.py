@@ -17,15 +17,17 @@ from airflow_provider_sim.exceptions import (
     SimRunPausedError,
 )
 from airflow_provider_sim.json_values import printable
+from airflow_provider_sim.links.sim import RUN_URL_KEY
 from airflow_provider_sim.task.output import OutputDelivery
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_sim.client import PausePoint, RunOutput, SimClient, WorkflowRun
-    from airflow_provider_sim.task.output import Fetch, OutputRules
+    from airflow_provider_sim.task.output import Fetch
+    from airflow_provider_sim.task.run_options import RunOptions
 
 log = logging.getLogger(__name__)
 
@@ -36,48 +38,27 @@ DETAILS_KEY = "run_details"
 """XCom key: IDs, status, times and cost of the run, as far as Sim reports them."""
 
 
-def task_result(
-    context: Context,
-    client: SimClient,
-    run: WorkflowRun,
-    *,
-    on_paused: OnPaused,
-    rules: OutputRules,
-    selected_outputs: Sequence[str] | None = None,
-    push: bool = True,
-) -> Any:
+def task_result(context: Context, client: SimClient, run: WorkflowRun, options: RunOptions) -> Any:
     """Return the output of a completed run, or the report of a paused one; raise for any other status.
 
-    :param on_paused: ``fail`` raises for a pause; otherwise its report is returned.
-    :param rules: for files and large outputs.
-    :param selected_outputs: block IDs, with or without a path, whose outputs to return instead.
-    :param push: whether to push the XComs ``run_details`` and ``output_is_display_copy``.
     :raises SimRunError: the run failed, was cancelled, or is paused and ``on_paused`` is ``fail``.
     :raises SimOutputError: the output is too large or incomplete, Airflow can't store it, or a file can't be saved.
     """
     log.info("%s", summary(run))
-    if push:
-        context["ti"].xcom_push(key=DETAILS_KEY, value=run.details())
+    ti: Any = context["ti"]
+    if options.do_xcom_push:
+        ti.xcom_push(key=DETAILS_KEY, value=run.details())
     if run.status is RunStatus.PAUSED:
-        return paused_result(client, run, on_paused)
+        return paused_result(client, run, options.on_paused)
     try:
-        output = client.get_output(run, selected_outputs)
+        output = client.get_output(run, None if options.stream else options.selected_outputs)
     except (SimRunFailedError, SimRunCancelledError) as error:
-        _add_link(error, context)
+        if url := ti.xcom_pull(task_ids=ti.task_id, key=RUN_URL_KEY, map_indexes=ti.map_index):
+            error.args = (f"{error} {url}",)
         raise
-    if push:
-        context["ti"].xcom_push(key=DISPLAY_COPY_KEY, value=output.is_display_copy)
-    return delivered(run, output, rules, fetch=client.download_file)
-
-
-def _add_link(error: SimRunError, context: Context) -> None:
-    """Add the run's link, which the task has pushed as an XCom, to the end of an error's message."""
-    from airflow_provider_sim.links.sim import RUN_URL_KEY
-
-    ti = context["ti"]
-    url = ti.xcom_pull(task_ids=ti.task_id, key=RUN_URL_KEY, map_indexes=ti.map_index)
-    if url:
-        error.args = (f"{error} {url}",)
+    if options.do_xcom_push:
+        ti.xcom_push(key=DISPLAY_COPY_KEY, value=output.is_display_copy)
+    return delivered(run, output, options, fetch=client.download_file)
 
 
 def summary(run: WorkflowRun) -> str:
@@ -87,7 +68,7 @@ def summary(run: WorkflowRun) -> str:
     return f"Run {run.run_id} of workflow {run.workflow_id} is {run.status}{took}{cost}."
 
 
-def delivered(run: WorkflowRun, output: RunOutput, rules: OutputRules, *, fetch: Fetch) -> Any:
+def delivered(run: WorkflowRun, output: RunOutput, options: RunOptions, *, fetch: Fetch) -> Any:
     """Return an output as the task's result; blocks while files are saved.
 
     :raises SimOutputError: it is too large or incomplete, Airflow can't store it, or a file can't be saved.
@@ -101,7 +82,7 @@ def delivered(run: WorkflowRun, output: RunOutput, rules: OutputRules, *, fetch:
             f"; truncated or redacted: {', '.join(marks)}" if marks else "",
         )
     workflow_id, run_id = run.workflow_id or "", run.run_id or ""
-    return OutputDelivery(rules, workflow_id=workflow_id, run_id=run_id, fetch=fetch).deliver(output.value)
+    return OutputDelivery(options, workflow_id, run_id, fetch).deliver(output.value)
 
 
 def paused_result(client: SimClient, run: WorkflowRun, on_paused: OnPaused) -> dict[str, Any]:
@@ -121,7 +102,13 @@ def paused_result(client: SimClient, run: WorkflowRun, on_paused: OnPaused) -> d
         )
     log.info("Run %s waits for a person: %s", run_id, url)
     context_id = run.paused.context_id if run.paused else None
-    point = _pause_point(client, workflow_id, run_id, context_id)
+    points: list[PausePoint] = []
+    try:
+        open_points = client.get_paused_run(workflow_id, run_id).open_points
+        points = [point for point in open_points if context_id in (None, point.context_id)]
+    except SimError as error:
+        log.info("Could not read the pause of run %s: %s", run_id, error)
+    point = points[0] if len(points) == 1 else None
     return {
         "status": RunStatus.PAUSED.value,
         "run_id": run_id,
@@ -132,17 +119,6 @@ def paused_result(client: SimClient, run: WorkflowRun, on_paused: OnPaused) -> d
         "resume_at": run.paused.resume_at if run.paused else None,
         "approval_url": url,
     }
-
-
-def _pause_point(client: SimClient, workflow_id: str, run_id: str, context_id: str | None) -> PausePoint | None:
-    """Return the run's pause; None if it has several or Sim doesn't report it."""
-    try:
-        points = client.get_paused_run(workflow_id, run_id).open_points
-    except SimError as error:
-        log.info("Could not read the pause of run %s: %s", run_id, error)
-        return None
-    named = [point for point in points if context_id in (None, point.context_id)]
-    return named[0] if len(named) == 1 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,12 +150,8 @@ def read_run_event(event: Mapping[str, Any] | None, *, workflow_id: str) -> RunE
             workflow_id=workflow_id,
         )
     if status not in {"completed", "failed", "cancelled", "paused", "timeout", "error"}:
-        raise SimError(
-            f"The trigger's event has the unknown status {status!r}: {event!r}.",
-            workflow_id=workflow_id,
-            run_id=run_id,
-            outcome=Outcome.RAN,
-        )
+        message = f"The trigger's event has the unknown status {status!r}: {event!r}."
+        raise SimError(message, workflow_id=workflow_id, run_id=run_id, outcome=Outcome.RAN)
     if status == "error":
         log.warning("The trigger could not wait for run %s: %s", run_id, message)
     return RunEvent(status, run_id, job_id if isinstance(job_id, str) else None, message and str(message))

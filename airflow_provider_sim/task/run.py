@@ -256,7 +256,7 @@ class TaskRun:
             with stream:
                 self._raise_if_killed()
                 selectors = selectors_of(options.selected_outputs)
-                result = StreamLog(options.output_rules, selectors, run_id=self.run_id).read(stream)
+                result = StreamLog(options, selectors, run_id=self.run_id).read(stream)
                 self.streamed = result.status is RunStatus.COMPLETED
                 return result
         except (SimStreamError, SimConnectionError) as error:

@@ -22,7 +22,7 @@ from airflow_provider_sim.task.output import as_json
 
 if TYPE_CHECKING:
     from airflow_provider_sim.client import WorkflowExecutionResult, WorkflowStream
-    from airflow_provider_sim.task.output import OutputRules
+    from airflow_provider_sim.task.run_options import RunOptions
 
 log = logging.getLogger(__name__)
 
@@ -36,12 +36,12 @@ _MAX_STORED_BYTES = 256 * 1024 * 1024
 class StreamLog:
     """Logs each block's text line by line, since a chunk is mostly a single word.
 
-    :param rules: for the output; text beyond their limit fails the stream, which makes Sim cancel the run.
+    :param options: of the task; text beyond their limit fails the stream, which makes Sim cancel the run.
     :param selectors: the selected outputs. Sim leaves their text out of the final output, so it is added here.
     """
 
-    def __init__(self, rules: OutputRules, selectors: Sequence[str], *, run_id: str | None) -> None:
-        self._max_bytes = _MAX_STORED_BYTES if rules.large == "store" else rules.max_bytes
+    def __init__(self, options: RunOptions, selectors: Sequence[str], *, run_id: str | None) -> None:
+        self._max_bytes = _MAX_STORED_BYTES if options.large_outputs == "store" else options.max_output_bytes
         self._selectors = selectors
         self._run_id = run_id
         self._sizes: defaultdict[str, int] = defaultdict(int)

@@ -10,7 +10,7 @@ from airflow.triggers.base import TriggerEvent
 
 from airflow_provider_sim._compat import read_xcom
 from airflow_provider_sim.batch.chunks import DeferredInputs
-from airflow_provider_sim.batch.engine import BatchEngine, batch_client
+from airflow_provider_sim.batch.engine import BatchEngine
 from airflow_provider_sim.batch.reconcile import Reconciler, cancel_all
 from airflow_provider_sim.batch.state import BatchState, decode_workflows
 from airflow_provider_sim.client import AsyncSimClient
@@ -65,11 +65,17 @@ class SimBatchTrigger(SimTriggerBase):
     async def _wait(self) -> TriggerEvent:
         """Start the rest of the batch and wait for all of it."""
         state, options = self._state, self.run_options
-        async with batch_client(await self._hook().get_async_settings()) as client:
+        async with self._hook().get_async_conn() as client:
             reconciler = Reconciler(client, state, since=self.since, workspace_id=options.workspace_id)
             await reconciler.update(unsent_only=True)
             inputs = DeferredInputs(self.worker_state["firsts"], lambda key: read_xcom(self.names, key))
-            engine = BatchEngine(client, options, state, inputs, known_limit=self.worker_state["known_limit"])
+            engine = BatchEngine(
+                client=client,
+                options=options,
+                state=state,
+                input_of=inputs,
+                known_limit=self.worker_state["known_limit"],
+            )
             try:
                 async with asyncio.timeout(GATHER_AFTER) as limit:
                     await engine.run()

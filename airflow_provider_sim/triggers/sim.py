@@ -132,7 +132,7 @@ class SimRunTrigger(SimTriggerBase):
         options = self.run_options
         output = await client.get_output(run, options.selected_outputs)
         fetch = SimClient.from_settings(client.settings).download_file
-        result = await asyncio.to_thread(delivered, run, output, options.output_rules, fetch=fetch)
+        result = await asyncio.to_thread(delivered, run, output, options, fetch=fetch)
         return {"return_value": result, DETAILS_KEY: run.details(), DISPLAY_COPY_KEY: output.is_display_copy}
 
     async def _cancel_runs(self, client: AsyncSimClient) -> Cancellation:

@@ -76,10 +76,10 @@ class BatchScene:
 
         given = {"poll_interval": 10.0, "deadline": now() + 7 * 86400.0, "workspace_id": "space", **options}
         return BatchEngine(
-            self.client,
-            RunOptions(max_active_runs=maximum, **given),
-            self.state,
-            input_of,
+            client=self.client,
+            options=RunOptions(max_active_runs=maximum, **given),
+            state=self.state,
+            input_of=input_of,
             known_limit=known,
             poller=self.poller,
             limits=self.limits,

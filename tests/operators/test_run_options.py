@@ -41,22 +41,3 @@ def test_arguments_become_plain_json():
 def test_unknown_option_is_an_error():
     with pytest.raises(SimError, match=r"Unknown options .*later, new"):
         RunOptions.from_dict({"new": 1, "later": 2, "durable": True})
-
-
-@pytest.mark.parametrize(
-    "option",
-    [
-        {"poll_interval": "10"},
-        {"poll_interval": True},
-        {"deadline": {}},
-        {"on_paused": "hope"},
-        {"selected_outputs": [1]},
-        {"cancel_on_kill": "yes"},
-        {"max_output_bytes": 1.5},
-        {"sim_conn_id": None},
-    ],
-    ids=str,
-)
-def test_option_of_the_wrong_type_is_an_error(option):
-    with pytest.raises(SimError, match=next(iter(option))):
-        RunOptions.from_dict(option)
