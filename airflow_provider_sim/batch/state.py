@@ -59,15 +59,17 @@ class BatchState:
 
     :param batch_id: ``airflow-`` and a UUID.
     :param workflows: the workflow of each input.
+    :param since: seconds since the epoch; all runs were started later.
     :ivar statuses: of the inputs; change them by :meth:`set_status`.
     :ivar attempts: number of each input's current attempt, from 1.
     :ivar server_ids: run IDs and job IDs that the server has chosen, by input.
     :ivar reasons: why inputs were rejected.
     """
 
-    def __init__(self, batch_id: str, workflows: Sequence[str]) -> None:
+    def __init__(self, batch_id: str, workflows: Sequence[str], *, since: float = 0.0) -> None:
         self.batch_id = batch_id
         self.workflows = workflows
+        self.since = since
         self.statuses = [ItemStatus.UNSENT] * len(workflows)
         self.attempts = [1] * len(workflows)
         self.server_ids: dict[int, tuple[str, str | None]] = {}
@@ -161,6 +163,7 @@ class BatchState:
         sent = {ItemStatus.SENT: ItemStatus.UNSENT}
         state: dict[str, Any] = {
             "batch_id": self.batch_id,
+            "since": self.since,
             "statuses": run_length_encode(sent.get(status, status) for status in self.statuses),
             "attempts": run_length_encode(map(str, self.attempts)),
         }
@@ -178,7 +181,7 @@ class BatchState:
         :raises ValueError: the value is not a state of inputs of these workflows.
         """
         try:
-            state = cls(str(value["batch_id"]), workflows)
+            state = cls(str(value["batch_id"]), workflows, since=float(value.get("since", 0.0)))
             state.statuses = [ItemStatus(word) for word in run_length_decode(value["statuses"])]
             state.attempts = [int(word) for word in run_length_decode(value["attempts"])]
             state._counts = Counter(state.statuses)

@@ -40,7 +40,7 @@ from airflow_provider_sim.exceptions import (
 from airflow_provider_sim.links.sim import WORKFLOW_URL_KEY
 from airflow_provider_sim.task.input import check_fields
 from airflow_provider_sim.task.run import SHUTDOWN_RETRY, SHUTDOWN_TIMEOUT
-from airflow_provider_sim.task.run_store import BatchStore, PreviousBatch
+from airflow_provider_sim.task.run_store import BatchStore
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -60,7 +60,6 @@ GATHER_EVERY = 600.0
 """Seconds after which a worker fetches the outputs of finished runs; Sim keeps them for a day."""
 
 _LAST_POLL_RETRY = RetryPolicy(max_retries=3, initial_delay=0.5, max_delay=2.0, max_elapsed=5.0)
-_RESULTS_MAX_RETRIES, _RESULTS_MAX_ELAPSED = 100, 900.0
 
 _TIMEOUT_CANCEL_SECONDS = 60.0
 _KILL_CANCEL_SECONDS = 4.5
@@ -72,14 +71,12 @@ class WorkerState:
     """What a task's process leaves to the next one, by way of the trigger.
 
     :param deadline: seconds since the epoch at which the task stops waiting.
-    :param since: seconds since the epoch; all runs were started later.
     :param known_limit: how many concurrent runs Sim accepts, as far as known.
     :param firsts: the first input of each XCom with inputs for the trigger.
     :param result_parts: number of XComs with results so far.
     """
 
     deadline: float | None
-    since: float
     known_limit: int | None = None
     firsts: list[int] = field(default_factory=list)
     result_parts: int = 0
@@ -98,7 +95,7 @@ class TaskBatch:
         self._items = items
         self._settings = hook.get_settings()
         self._store = BatchStore(context, items, durable=options.durable, server=self._settings.base_url)
-        self._worker_state = WorkerState(options.deadline, since=time.time())
+        self._worker_state = WorkerState(options.deadline)
         self._engine: BatchEngine | None = None
         self._stopped: SimError | None = None
         self._killed: SimError | None = None
@@ -124,8 +121,6 @@ class TaskBatch:
         """Whether there is nothing to wait for: no run is active, and none can be started."""
         return self.state.is_finished or (self._stopped is not None and not self.state.count(ItemStatus.ACTIVE))
 
-    # --- start and wait ------------------------------------------------------------------------------------------
-
     def start(self, *, deferrable: bool) -> None:
         """Start the batch, or resume the one of an earlier try, and wait for it.
 
@@ -148,7 +143,7 @@ class TaskBatch:
                         await self._results.gather(client)
                 await running
             elif self.state.next_unsent() is None and engine.stopped is None:
-                await self._reconciler(client).update()
+                await self._reconciler(client, self.state).update()
             self._worker_state.known_limit, self._stopped = engine.throttle.concurrency.known, engine.stopped
 
     def _new_engine(self, client: AsyncSimClient) -> BatchEngine:
@@ -164,7 +159,7 @@ class TaskBatch:
             options=self._options,
             state=self.state,
             input_of=input_of,
-            persist=self._record,
+            persist=lambda: self._store.record(self.state),
             persist_id=lambda index: self._store.record_run_id(self.state, index),
             on_finished=on_finished,
         )
@@ -176,18 +171,19 @@ class TaskBatch:
         """Whether the triggerer can know the run IDs and read the inputs."""
         if self.state.is_finished:
             return True
+        obstacle = None
         if not client.accepts_run_ids:
-            log.info("This Sim server (before v0.7.32) chooses run IDs itself, so the task keeps its worker.")
-            return False
-        if self.state.next_unsent() is not None and not self._options.do_xcom_push:
-            log.info("The triggerer reads inputs from XComs; do_xcom_push is False, so the task keeps its worker.")
-            return False
-        return True
+            obstacle = "This Sim server (before v0.7.32) chooses run IDs itself"
+        elif self.state.next_unsent() is not None and not self._options.do_xcom_push:
+            obstacle = "The triggerer reads inputs from XComs, and do_xcom_push is False"
+        if obstacle:
+            log.info("%s, so the task keeps its worker.", obstacle)
+        return obstacle is None
 
     async def _open(self, client: AsyncSimClient) -> None:
         """Resume the batch of an earlier try, or persist a new one before anything is sent."""
-        previous = self._store.previous()
-        if previous is not None and previous.is_current:
+        previous, is_current = self._store.previous()
+        if previous is not None and is_current:
             await self._resume(client, previous)
             return
         for index in range(len(self._items)):
@@ -199,32 +195,23 @@ class TaskBatch:
             check_fields(self._hook, workflow_id, values, self._options.check_input)
         if previous is not None and self._options.cancel_on_kill:
             await self._cancel_previous(client, previous)
-        self._use(BatchState(self._store.new_batch_id(), self._items.workflows), time.time())
-        if self._store.derives_ids and await self._is_started(client):
-            self._use(BatchState(new_run_id(), self._items.workflows), time.time())
+        batch_id = self._store.new_batch_id()
+        if self._store.derives_ids:
+            with suppress(SimRunNotFoundError):
+                await client.get_workflow_run(self._items.workflows[0], f"{batch_id}-0")
+                batch_id = new_run_id()  # no earlier try has started that batch: it is another task's
+        self._results.state = BatchState(batch_id, self._items.workflows, since=time.time())
         self._publish()
-        self._record()
+        self._store.record(self.state)
 
-    def _use(self, state: BatchState, since: float) -> None:
-        self._results.state, self._worker_state.since = state, since
-
-    async def _is_started(self, client: AsyncSimClient) -> bool:
-        """Whether Sim knows the first run of a batch that no earlier try has started: then it is another task's."""
-        try:
-            await client.get_workflow_run(self.state.workflows[0], self.state.run_id(0))
-        except SimRunNotFoundError:
-            return False
-        return True
-
-    async def _resume(self, client: AsyncSimClient, previous: PreviousBatch) -> None:
-        state = previous.state
-        self._use(state, previous.since)
+    async def _resume(self, client: AsyncSimClient, state: BatchState) -> None:
+        self._results.state = state
         self._publish()
         for index, ids in self._store.run_ids().items():
             state.server_ids[index] = ids
             if state.statuses[index] is ItemStatus.UNSENT:
                 state.set_status(index, ItemStatus.ACTIVE)
-        reconciler = self._reconciler(client, rerun=self._options.on_error == "fail")
+        reconciler = self._reconciler(client, state, rerun=self._options.on_error == "fail")
         reconciler.reopen()
         await reconciler.update()
         for index in state.indices(ItemStatus.UNSENT):
@@ -233,15 +220,13 @@ class TaskBatch:
             except SimInputError as error:  # such as a deleted file: the other inputs have runs already
                 state.set_status(index, ItemStatus.REFUSED, reason=str(error))
         log.info("Resuming batch %s of an earlier try: %s.", state.batch_id, state.summary())
-        self._record()
+        self._store.record(self.state)
 
-    async def _cancel_previous(self, client: AsyncSimClient, previous: PreviousBatch) -> None:
+    async def _cancel_previous(self, client: AsyncSimClient, state: BatchState) -> None:
         """Cancel the active runs of a batch that was cleared, or whose inputs have changed."""
-        state, workspace_id = previous.state, self._options.workspace_id
         try:
-            await Reconciler(client, state, since=previous.since, workspace_id=workspace_id).update()
-            if state.count(ItemStatus.ACTIVE):
-                result = await cancel_all(client, state, retry=SHUTDOWN_RETRY)
+            await self._reconciler(client, state).update()
+            if result := await cancel_all(client, state, retry=SHUTDOWN_RETRY):
                 log.info("Batch %s: the task was cleared or changed. %s", state.batch_id, result)
         except SimError as error:
             log.warning("Batch %s could not be cancelled and may continue: %s", state.batch_id, error)
@@ -259,9 +244,8 @@ class TaskBatch:
             )
         return self._inputs[index]
 
-    def _reconciler(self, client: AsyncSimClient, *, rerun: bool = False) -> Reconciler:
-        workspace_id = self._options.workspace_id
-        return Reconciler(client, self.state, self._worker_state.since, workspace_id, rerun=rerun)
+    def _reconciler(self, client: AsyncSimClient, state: BatchState, *, rerun: bool = False) -> Reconciler:
+        return Reconciler(client, state, state.since, self._options.workspace_id, rerun=rerun)
 
     def recover(self) -> None:
         """Get the state of the batch that this try has started, without a trigger's event.
@@ -269,21 +253,18 @@ class TaskBatch:
         :raises SimError: that is impossible.
         """
         batch_id = self._ti.xcom_pull(task_ids=self._ti.task_id, key=BATCH_ID_KEY, map_indexes=self._ti.map_index)
-        current = self._store.previous(batch_id)
-        if current is None or not current.is_current:
+        state, is_current = self._store.previous(batch_id)
+        if state is None or not is_current:
             raise SimBatchError("The batch that the task has started can't be found.", outcome=Outcome.RAN)
-        self._use(current.state, current.since)
+        self._results.state = state
         asyncio.run(self._update(self._settings.retry))
 
     async def _update(self, retry: RetryPolicy) -> None:
         async with self._client(retry=retry) as client:
-            await self._reconciler(client).update()
+            await self._reconciler(client, self.state).update()
 
     def _client(self, **settings: Any) -> AsyncSimClient:
         return AsyncSimClient.from_settings(replace(self._settings, **settings))
-
-    def _record(self) -> None:
-        self._store.record(self.state, self._worker_state.since)
 
     def _publish(self) -> None:
         log.info("Batch %s has %d inputs.", self.state.batch_id, len(self._items))
@@ -305,7 +286,7 @@ class TaskBatch:
             for part, (first, text) in enumerate(chunked((index, self._input(index)) for index in unsent)):
                 firsts.append(first)
                 self._ti.xcom_push(key=INPUTS_KEY.format(part), value=text)
-        self._record()
+        self._store.record(self.state)
         return {
             "state": self.state.to_dict(),
             "workflows": encode_workflows(self.state.workflows),
@@ -422,7 +403,7 @@ class TaskBatch:
         return True
 
     def _gather(self) -> None:
-        retry = self._settings.retry.adjusted(max_retries=_RESULTS_MAX_RETRIES, max_elapsed=_RESULTS_MAX_ELAPSED)
+        retry = self._settings.retry.adjusted(max_retries=100, max_elapsed=900.0)
 
         async def gather() -> None:
             async with self._client(retry=retry) as client:
@@ -432,7 +413,7 @@ class TaskBatch:
 
     def _report(self) -> None:
         """Persist the state; log and push the numbers of inputs by status."""
-        self._record()
+        self._store.record(self.state)
         copies = sorted(self._results.display_copies)
         if copies:
             log.warning(

@@ -201,19 +201,6 @@ class PauseAnswerStore:
         return None if cleared else entry.get("context_id")
 
 
-@dataclass(frozen=True, slots=True)
-class PreviousBatch:
-    """A batch that this or an earlier try of the task has started.
-
-    :param since: seconds since the epoch; all of its runs were started later.
-    :param is_current: neither was the task cleared since, nor were its inputs changed.
-    """
-
-    state: BatchState
-    since: float
-    is_current: bool = True
-
-
 class BatchStore(_Store):
     """Store of a batch: its state in one entry, and run IDs that the server chose in further ones.
 
@@ -236,31 +223,30 @@ class BatchStore(_Store):
         """Choose an ID."""
         return self._derived_id(self._digest) if self._identity else new_run_id()
 
-    def previous(self, batch_id: str | None = None) -> PreviousBatch | None:
-        """Return the batch that is recorded, or that an earlier try would have started.
+    def previous(self, batch_id: str | None = None) -> tuple[BatchState | None, bool]:
+        """Return the batch that is recorded, or that an earlier try would have started, and whether it is current.
+
+        It isn't if the task was cleared since, or its inputs have changed.
 
         :param batch_id: of this try's own batch, if known.
         """
-        if self._identity and self._try_number > 1:
-            batch_id = self.new_batch_id()
         entry, cleared = self._entry(BATCH_KEY).read()
-        since = entry.get("since", self._earliest_start())
         try:
             if entry:
                 state = BatchState.from_dict(entry["state"], decode_workflows(entry["workflows"]))
-                return PreviousBatch(state, since, not cleared and entry["digest"] == self._digest)
+                return state, not cleared and entry["digest"] == self._digest
         except (LookupError, TypeError, ValueError) as error:
             log.warning("The state that an earlier try recorded is invalid: %r", error)
-        return PreviousBatch(BatchState(batch_id, self._items.workflows), since) if batch_id else None
-
-    def _earliest_start(self) -> float:
+        if self._identity and self._try_number > 1:
+            batch_id = self.new_batch_id()
         start = getattr(self._context.get("dag_run"), "start_date", None)
-        return start.timestamp() if start is not None else time.time() - MAX_RUN_TIMEOUT
+        since = start.timestamp() if start is not None else time.time() - MAX_RUN_TIMEOUT
+        return BatchState(batch_id, self._items.workflows, since=since) if batch_id else None, True
 
-    def record(self, state: BatchState, since: float) -> None:
+    def record(self, state: BatchState) -> None:
         """Record the batch."""
         workflows = encode_workflows(state.workflows)
-        self._entry(BATCH_KEY).write(state=state.to_dict(), since=since, workflows=workflows, digest=self._digest)
+        self._entry(BATCH_KEY).write(state=state.to_dict(), workflows=workflows, digest=self._digest)
 
     def record_run_id(self, state: BatchState, index: int) -> None:
         """Record the run ID and job ID that the server chose for an input."""
