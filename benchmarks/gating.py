@@ -95,11 +95,13 @@ class Waiting:
 
 
 def deploy(sim: SimEmulator) -> None:
-    """Deploy a workflow whose runs finish at the time in their input."""
+    """Deploy a workflow whose runs take the ``seconds`` in their input, or finish at its ``ends_at``."""
+    sim.state.limits.concurrent_runs = None  # as on a self-hosted server
     lasts: dict[str, float] = {}
 
     def duration(given: Mapping[str, Any]) -> float:
-        return lasts.setdefault(given["number"], max(0.0, float(given["ends_at"]) - time.time()))
+        left = given["seconds"] if "seconds" in given else float(given["ends_at"]) - time.time()
+        return lasts.setdefault(given["number"], max(0.0, float(left)))
 
     sim.on_start(WORKFLOW, lambda run: lasts.update({run.input["number"]: duration(run.input)}))
 
@@ -117,6 +119,12 @@ def airflow_with(server: Server, *, wide: int, sdk: bool) -> Iterator[RealAirflo
     """
     connections: dict[str, dict[str, Any]] = {
         "sim_default": {"conn_type": "sim", "host": server.url, "password": server.api_key},
+        "sim_known": {
+            "conn_type": "sim",
+            "host": server.url,
+            "password": server.api_key,
+            "extra": {"workspace_id": server.workspace_id},
+        },
         "sim_http": {"conn_type": "http", "host": server.url, "extra": {"X-API-Key": server.api_key}},
     }
     known = {"BENCH_SIM_URL": server.url, "BENCH_SIM_KEY": server.api_key, "BENCH_WIDE": str(wide)}
@@ -128,13 +136,18 @@ def airflow_with(server: Server, *, wide: int, sdk: bool) -> Iterator[RealAirflo
 
 def begin(airflow: RealAirflow, server: Server, way: Way, ends_at: Sequence[float]) -> Waiting:
     """Trigger a DAG run for each end time."""
-    ids = [f"{way.dag_id}-{len(ends_at)}-{number}" for number in range(len(ends_at))]
-    for sim_run_id, end in zip(ids, ends_at, strict=True):
-        given = {"number": sim_run_id, "ends_at": end}
-        if not way.starts_it:
-            start(server, sim_run_id, given)
-        airflow.trigger(way.dag_id, {**given, "sim_run_id": sim_run_id}, run_id=sim_run_id)
-    return Waiting(way, ids)
+    given = [{"number": f"{way.dag_id}-{len(ends_at)}-{number}", "ends_at": end} for number, end in enumerate(ends_at)]
+    if not way.starts_it:
+        for each in given:
+            start(server, each["number"], each)
+    return begin_with(airflow, way, given)
+
+
+def begin_with(airflow: RealAirflow, way: Way, inputs: Sequence[Mapping[str, Any]]) -> Waiting:
+    """Trigger a DAG run for each input, whose ``number`` is the ID of the DAG run and of the run."""
+    for given in inputs:
+        airflow.trigger(way.dag_id, {**given, "sim_run_id": given["number"]}, run_id=given["number"])
+    return Waiting(way, [given["number"] for given in inputs])
 
 
 def finish(airflow: RealAirflow, waiting: Waiting, patience: float) -> None:

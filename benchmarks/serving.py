@@ -19,6 +19,7 @@ class Server(NamedTuple):
 
     :param processor_time: returns its CPU time in seconds.
     :param requests: returns the number of requests that it has answered.
+    :param rejections: returns how many of them it has answered with 429.
     """
 
     url: str
@@ -26,6 +27,7 @@ class Server(NamedTuple):
     workspace_id: str
     processor_time: Callable[[], float]
     requests: Callable[[], int]
+    rejections: Callable[[], int]
 
 
 @contextlib.contextmanager
@@ -42,36 +44,39 @@ def on_core(number: int | None) -> Iterator[None]:
         os.sched_setaffinity(0, allowed)
 
 
-def _serve(pipe: Connection, prepare: Callable[[SimEmulator], None] | None, core: int | None) -> None:
-    with on_core(core), SimEmulator() as sim:
+def _serve(pipe: Connection, prepare: Callable[[SimEmulator], None] | None, core: int | None, plan: str | None) -> None:
+    with on_core(core), SimEmulator(plan=plan) as sim:
         sim.state.limits.per_address = False  # Sim takes 300 requests a minute from one address
         if prepare is not None:
             prepare(sim)
-        seen: Counter[str] = Counter()
-        sim.on_request(lambda request: seen.update(["requests"]))
+        seen: Counter[str | int | None] = Counter()
+        sim.on_request(lambda request: seen.update(["requests", request.status]))
         pipe.send((sim.url, sim.api_key, sim.workspace_id))
         while asked := pipe.recv():
-            pipe.send(time.process_time() if asked == "processor time" else seen["requests"])
+            pipe.send(time.process_time() if asked == "processor time" else seen[asked])
 
 
 @contextlib.contextmanager
-def serving(prepare: Callable[[SimEmulator], None] | None = None, *, core: int | None = None) -> Iterator[Server]:
+def serving(
+    prepare: Callable[[SimEmulator], None] | None = None, *, core: int | None = None, plan: str | None = None
+) -> Iterator[Server]:
     """Start an emulator without the rate limit per IP address.
 
     :param prepare: a module-level function that sets up the emulator in its process.
     :param core: core to pin it to.
+    :param plan: the plan whose rate limits apply; default: none.
     """
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    process = context.Process(target=_serve, args=(there, prepare, core))
+    process = context.Process(target=_serve, args=(there, prepare, core, plan))
     process.start()
 
-    def ask(what: str) -> float:
+    def ask(what: str | int) -> float:
         here.send(what)
         return float(here.recv())
 
     try:
-        yield Server(*here.recv(), lambda: ask("processor time"), lambda: int(ask("requests")))
+        yield Server(*here.recv(), lambda: ask("processor time"), lambda: int(ask("requests")), lambda: int(ask(429)))
     finally:
         here.send("")
         process.join()
