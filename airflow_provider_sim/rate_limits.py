@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import inf
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from airflow_provider_sim.client import (
@@ -20,44 +20,28 @@ from airflow_provider_sim.client import (
     RateLimitInfo,
 )
 
+T = TypeVar("T")
+
 Clock = Callable[[], float]
 """Returns seconds since the epoch."""
 
-BUCKET_RESERVE = 0.2
-"""Share of a minute's refill that stays in a bucket until the end of the minute."""
+BUCKET_RESERVE = 0.2  # share of a minute's refill that stays in a bucket until the end of the minute
+STALE_AFTER = 30.0  # seconds until a bucket's level is unknown: one request refreshes it before others follow
+RESPONSE_TIMEOUT = 5.0  # seconds until such a request counts as lost, and another one is sent
 
-STALE_AFTER = 30.0
-"""Seconds after which a bucket's level is unknown: one request refreshes it before others follow."""
-
-RESPONSE_TIMEOUT = 5.0
-"""Seconds after which such a request counts as lost, and another one is sent."""
-
+# Shares of an address's requests that one process uses at most, as who else uses the address is unknown. Polls have
+# their own, so that starts don't delay them.
 POLL_SHARE = 0.5
-"""Share of an address's requests that one process uses at most; who else uses the address is unknown."""
-
 START_SHARE = 0.8
-"""The same for requests that start runs. Polls have a share of their own, so that starts don't delay them."""
 
-MAX_STARTING = 8
-"""Concurrent requests that start runs."""
+MAX_STARTING = 8  # concurrent requests that start runs
+GROWTH_PAUSE = 120.0  # seconds from a rejected start until one run more than the known limit is started
+RETRY_PAUSE = 30.0  # the same if none of our runs is active, so that other tasks use the whole limit
+REPORT_INTERVAL = 60.0  # seconds between usage reports; other tasks may use the same account
+EXECUTION_RESERVE = 0.1  # share of a minute's executions that is left to other tasks
 
-GROWTH_PAUSE = 120.0
-"""Seconds from a rejected start until one run more than the known limit is started."""
-
-RETRY_PAUSE = 30.0
-"""The same if none of our runs is active, so that other tasks use the whole limit."""
-
-REPORT_INTERVAL = 60.0
-"""Seconds between usage reports; other tasks may use the same account."""
-
-EXECUTION_RESERVE = 0.1
-"""Share of a minute's executions that is left to other tasks."""
-
-_LATENCY = 1.0
-"""Maximum seconds between a response's creation and its arrival."""
-
-_MARGIN = 0.01
-"""Seconds by which a delay is longer, so that rounding doesn't make it too short."""
+_LATENCY = 1.0  # maximum seconds between a response's creation and its arrival
+_MARGIN = 0.01  # seconds by which a delay is longer, so that rounding doesn't make it too short
 
 
 class Room(NamedTuple):
@@ -281,19 +265,22 @@ class RateLimits:
         return self._buckets[bucket]
 
 
-_shared: WeakKeyDictionary[asyncio.AbstractEventLoop, WeakValueDictionary[object, Any]] = WeakKeyDictionary()
-"""Limits in use, by event loop, and by key or address; an entry is dropped with its last user."""
+_in_use: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[type, WeakValueDictionary[Any, Any]]] = WeakKeyDictionary()
+
+
+def in_use(kind: type[T]) -> WeakValueDictionary[Any, T]:
+    """Return objects of a class that this event loop shares; an entry is dropped with its last user."""
+    return _in_use.setdefault(asyncio.get_running_loop(), {}).setdefault(kind, WeakValueDictionary())
 
 
 def rate_limits_for(settings: ClientSettings) -> RateLimits:
     """Return the limits of a server and key, shared by all who use them on this event loop."""
-    shared = _shared.setdefault(asyncio.get_running_loop(), WeakValueDictionary())
-    address = [
-        shared.setdefault((settings.base_url, share), AddressLimit(time.time, share))
+    addresses = in_use(AddressLimit)
+    polls, starts = (
+        addresses.setdefault((settings.base_url, share), AddressLimit(time.time, share))
         for share in (POLL_SHARE, START_SHARE)
-    ]
-    limits: RateLimits = shared.setdefault(settings.rate_limited_as, RateLimits(time.time, *address))
-    return limits
+    )
+    return in_use(RateLimits).setdefault(settings.rate_limited_as, RateLimits(time.time, polls, starts))
 
 
 class ConcurrencyLimit(Limit):

@@ -25,14 +25,25 @@ def wait_for_deployment(
     :param deadline: seconds since the epoch.
     :raises SimDeploymentError: the activation has failed, or not finished before the deadline.
     """
-    state = PollState(
-        is_live, lambda last: _timeout_error(last or deployment), poll_interval=poll_interval, deadline=deadline
-    )
+    state = _DeploymentPollState(poll_interval=poll_interval, deadline=deadline)
     if state.on_response(deployment):
         return deployment
     log.info("The deployment of workflow %s is %s.", deployment.workflow_id, _status(deployment))
     time.sleep(state.next_delay())
     return poll_until_finished(lambda: client.get_deployment(deployment.workflow_id), state)
+
+
+class _DeploymentPollState(PollState["Deployment"]):
+    def is_finished(self, response: Deployment) -> bool:
+        return is_live(response)
+
+    def timeout_error(self) -> SimDeploymentError:
+        assert self.last_response is not None
+        problem = (
+            f"did not finish within the timeout: its status is {_status(self.last_response)!r}. It may become live"
+            " later; the workflow's page in Sim shows its state. Raise timeout, or set wait_for_completion=False"
+        )
+        return _error(self.last_response, problem, Outcome.UNKNOWN)
 
 
 def is_live(deployment: Deployment) -> bool:
@@ -50,14 +61,6 @@ def is_live(deployment: Deployment) -> bool:
 
 def _status(deployment: Deployment) -> str:
     return (deployment.latest_attempt and deployment.latest_attempt.status) or "not deployed"
-
-
-def _timeout_error(deployment: Deployment) -> SimDeploymentError:
-    problem = (
-        f"did not finish within the timeout: its status is {_status(deployment)!r}. It may become live later; the"
-        " workflow's page in Sim shows its state. Raise timeout, or set wait_for_completion=False"
-    )
-    return _error(deployment, problem, Outcome.UNKNOWN)
 
 
 def _error(deployment: Deployment, problem: str, outcome: Outcome) -> SimDeploymentError:

@@ -17,7 +17,6 @@ from functools import partial
 from itertools import islice
 from math import inf
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from airflow_provider_sim.client import (
     LISTED_STATUSES,
@@ -32,9 +31,9 @@ from airflow_provider_sim.client import (
     named_workflows,
 )
 from airflow_provider_sim.exceptions import SimError, SimNotFoundError, SimRunNotFoundError
-from airflow_provider_sim.polling.cursor import OVERLAP, Cursor
 from airflow_provider_sim.polling.poll_state import RunPollState
 from airflow_provider_sim.polling.poller import RunPoller, poller_for
+from airflow_provider_sim.rate_limits import in_use
 
 if TYPE_CHECKING:
     from airflow_provider_sim.client import ClientSettings, Page
@@ -49,6 +48,63 @@ EVENT_GAP = 15.0  # minimum seconds between two events of a trigger
 EVENT_DELAY = 1.0  # seconds from the first finished run to its event, so that runs that finish together share one
 MAX_RUNS_PER_EVENT = 500  # about 150 KB; further runs wait for the next event
 LONGEST_PAUSE = 600.0  # seconds between polls that fail
+
+
+OVERLAP = 60.0  # seconds by which polls overlap: a run may appear in Sim's log some time after its start
+_LONG = 86_400.0  # seconds for which a delivered run without a start is remembered
+_MARGIN = 5.0  # seconds by which a run's start may move in its first moments
+
+
+@dataclass(slots=True)
+class Cursor:
+    """Which finished runs of a workflow were delivered to a trigger, and which runs are known but not delivered.
+
+    Sim lists runs in the order of their starts, not of their ends, so that a single timestamp is not enough.
+
+    :param since: seconds since the epoch; each run that started earlier is either open or needs no delivery.
+    :param known: by run ID, None for an open run; the start of a delivered one, while a poll may list it again.
+    """
+
+    since: float
+    known: dict[str, float | None] = field(default_factory=dict)
+
+    @property
+    def open(self) -> list[str]:
+        """IDs of known runs that have not been delivered."""
+        return [run_id for run_id, delivered in self.known.items() if delivered is None]
+
+    def is_open(self, run: WorkflowRun) -> bool:
+        """Whether a run is known and has not been delivered."""
+        return self.known.get(run.run_id or "", 0.0) is None
+
+    def saw(self, run: WorkflowRun) -> None:
+        """Record a run that was listed, perhaps for another trigger whose cursor is older."""
+        if run.start_time is None or run.start_time >= self.since:
+            self.known.setdefault(run.run_id or "", None)
+
+    def deliver(self, run: WorkflowRun) -> None:
+        """Record that a run was delivered, or needs no delivery."""
+        self.known[run.run_id or ""] = self.since + _LONG if run.start_time is None else run.start_time
+
+    def advance(self, since: float) -> None:
+        """Record that all runs that started before a moment are known."""
+        self.since = max(self.since, since)
+        keep = self.since - _MARGIN
+        self.known = {run_id: start for run_id, start in self.known.items() if start is None or start >= keep}
+
+
+def cursors_of(stored: Any) -> dict[str, Cursor]:
+    """Return stored cursors by workflow ID; none if the value isn't valid."""
+    try:
+        return {
+            workflow_id: Cursor(
+                float(cursor["since"]),
+                {run_id: None if start is None else float(start) for run_id, start in cursor["known"].items()},
+            )
+            for workflow_id, cursor in stored.items()
+        }
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return {}
 
 
 @dataclass(eq=False, kw_only=True)
@@ -74,15 +130,15 @@ class Listener:
 
     def saw_end(self, workflow_id: str, run: WorkflowRun) -> None:
         """Queue a run for delivery if it has finished."""
-        cursor, run_id = self.cursors.get(workflow_id), run.run_id or ""
-        if cursor is None or run_id not in cursor.open or not run.status.is_terminal:
+        cursor = self.cursors.get(workflow_id)
+        if cursor is None or not cursor.is_open(run) or not run.status.is_terminal:
             return
         if not self.wants(run):
             cursor.deliver(run)
             return
         if not self.finished:
             self.ready_at = max(self.ready_at, time.monotonic() + EVENT_DELAY)
-        self.finished[run_id] = run
+        self.finished[run.run_id or ""] = run
 
     def take(self) -> list[WorkflowRun]:
         """Return the runs of the next event, if there is to be one now."""
@@ -96,7 +152,7 @@ class Listener:
         for run in runs:
             self.finished.pop(run.run_id or "", None)
             for cursor in self.cursors.values():
-                if run.run_id in cursor.open:
+                if cursor.is_open(run):
                     cursor.deliver(run)
         self.pause()
         self.changed = True
@@ -317,7 +373,7 @@ class FinishedRunStream:
             try:
                 for status in sorted(LISTED_STATUSES):
                     async for run in _runs_of(poller, workflow_id, status):
-                        cursors[workflow_id].open.add(run.run_id or "")
+                        cursors[workflow_id].known[run.run_id or ""] = None
             except SimError as error:
                 errors[f"workflow {workflow_id!r}"] = error
                 del cursors[workflow_id]
@@ -327,7 +383,7 @@ class FinishedRunStream:
         """Wait for known runs that have not finished."""
         for listener in share:
             for workflow_id, cursor in _cursors(listener, share).items():
-                for run_id in cursor.open - listener.finished.keys() - self._followed.keys():
+                for run_id in set(cursor.open) - listener.finished.keys() - self._followed.keys():
                     waiting = self._await(poller, workflow_id, run_id, workspace_id)
                     self._followed[run_id] = asyncio.create_task(waiting)
 
@@ -342,7 +398,7 @@ class FinishedRunStream:
             log.warning("%s Its end is not delivered.", error)
             for listener in self._listeners:
                 if cursor := listener.cursors.get(workflow_id):
-                    cursor.open.discard(run_id)
+                    cursor.known.pop(run_id, None)
                     listener.changed = True
         except SimError as error:
             log.warning("%s The next poll continues with it.", error)
@@ -389,18 +445,14 @@ async def _paged(
             return
 
 
-_streams: WeakKeyDictionary[asyncio.AbstractEventLoop, WeakValueDictionary[tuple[str, str], FinishedRunStream]]
-_streams = WeakKeyDictionary()
-"""Streams in use, by event loop, and by account and by connection; an entry is dropped with its last user."""
-
-
 def finished_runs_for(connection: str, account: str | None = None) -> FinishedRunStream:
     """Return the stream of this event loop for a connection's server and API key.
 
     :param connection: the connection ID.
     :param account: hash of server and API key; None for the one that was last given for the connection.
+    :raises KeyError: no account was given for the connection.
     """
-    streams = _streams.setdefault(asyncio.get_running_loop(), WeakValueDictionary())
+    streams = in_use(FinishedRunStream)
     if account is None:
         return streams["connection", connection]
     stream = streams["connection", connection] = streams.setdefault(("account", account), FinishedRunStream())

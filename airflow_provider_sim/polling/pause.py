@@ -35,14 +35,12 @@ class _Pauses(NamedTuple):
     context_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PauseAnswer:
-    """An answer to a pause of a run.
+@dataclass(eq=False, kw_only=True)
+class PauseAnswer(PollState[_Pauses]):
+    """An answer to a pause of a run, and the state of polling for the pause.
 
     :param context_id: the pause point; None for the only open one.
     :param input: the pause's fields.
-    :param poll_interval: seconds between polls.
-    :param deadline: seconds since the epoch.
     :param persist: called with the pause point before the first request.
     :param previous: the pause point that an earlier try may have answered.
     """
@@ -51,8 +49,6 @@ class PauseAnswer:
     run_id: str
     context_id: str | None
     input: Any
-    poll_interval: float
-    deadline: float
     persist: Callable[[str], None]
     previous: str | None = None
 
@@ -69,7 +65,7 @@ class PauseAnswer:
         if self.previous is not None and not self._is_open(client, self.previous):
             log.info("Pause %s of run %s was answered by an earlier try.", self.previous, self.run_id)
             return self.previous
-        point = self.previous or self._wait_for_pause(client)
+        point = self.previous or poll_until_finished(lambda: self._find(client), self).context_id or ""
         self.persist(point)
         may_be_ours = self.previous is not None
         while True:
@@ -87,19 +83,10 @@ class PauseAnswer:
                     log.info("%s The pause is answered nevertheless.", failure)
                     return point
                 raise self._answered_error(client, f"pause {point} was answered by another user or task") from failure
-            if time.time() >= self.deadline:
+            if self.clock() >= (self.deadline or 0.0):
                 raise failure
             log.info("%s The pause is still open. Sending the answer again.", failure)
             time.sleep(self.poll_interval)
-
-    def _wait_for_pause(self, client: SimClient) -> str:
-        state: PollState[_Pauses] = PollState(
-            lambda pauses: pauses.context_id is not None,
-            self._timeout_error,
-            poll_interval=self.poll_interval,
-            deadline=self.deadline,
-        )
-        return poll_until_finished(lambda: self._find(client), state).context_id or ""
 
     def _find(self, client: SimClient) -> _Pauses:
         """Return the run's pauses, with the one to answer if it is open."""
@@ -137,7 +124,13 @@ class PauseAnswer:
         problem = f"has {len(points)} open pauses. Set context_id to one of them: {names}."
         return self._error(SimInputError, problem, outcome=Outcome.NEVER_SENT)
 
-    def _timeout_error(self, last: _Pauses | None) -> SimRunTimeoutError:
+    def is_finished(self, response: _Pauses) -> bool:
+        """Return whether the pause to answer is open."""
+        return response.context_id is not None
+
+    def timeout_error(self) -> SimRunTimeoutError:
+        """Return the error to raise at the deadline."""
+        last = self.last_response
         others = ", ".join(point.context_id for point in last.points if point.is_open) if last else ""
         status = f" Its status is {last.status}{f' at {others}' if others else ''}." if last else ""
         problem = f"was not paused at {self.context_id or 'any pause point'} within the timeout.{status}"

@@ -6,6 +6,7 @@ import logging
 import random
 import time
 from collections.abc import Callable
+from dataclasses import InitVar, dataclass, field
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from airflow_provider_sim.arguments import OnPaused
@@ -31,43 +32,38 @@ NOT_FOUND_GRACE = 60.0  # seconds during which Sim may not find a run that was j
 _JITTER = 0.1
 
 
+@dataclass(eq=False, kw_only=True)
 class PollState(Generic[T]):
     """State of a poll loop: counts failed polls, and decides when to poll again.
 
-    :param is_finished: returns whether polling ends with a response.
-    :param timeout_error: returns the error to raise at the deadline, given the last response.
     :param poll_interval: seconds between polls.
     :param deadline: seconds since the epoch of the last poll; None for no deadline.
     :param max_failed_polls: maximum number of consecutive failed polls.
-    :param clock: returns seconds since the epoch; default: the system's.
+    :param clock: returns seconds since the epoch.
     """
 
-    def __init__(
-        self,
-        is_finished: Callable[[T], bool],
-        timeout_error: Callable[[T | None], SimError],
-        *,
-        poll_interval: float = DEFAULT_POLL_INTERVAL,
-        deadline: float | None = None,
-        max_failed_polls: int = MAX_FAILED_POLLS,
-        clock: Callable[[], float] | None = None,
-    ) -> None:
-        self.poll_interval = poll_interval
-        self.deadline = deadline
-        self._max_failed_polls = max_failed_polls
-        self._is_finished = is_finished
-        self._timeout_error = timeout_error
-        self._clock = clock or time.time
-        self._log_level = logging.INFO
-        self._last_response: T | None = None
-        self._failed_polls = 0
-        self._retry_after = 0.0
+    poll_interval: float = DEFAULT_POLL_INTERVAL
+    deadline: float | None = None
+    max_failed_polls: int = MAX_FAILED_POLLS
+    clock: Callable[[], float] = lambda: time.time()
+    log_level: int = field(default=logging.INFO, init=False)
+    last_response: T | None = field(default=None, init=False)
+    _failed_polls: int = field(default=0, init=False)
+    _retry_after: float = field(default=0.0, init=False)
+
+    def is_finished(self, response: T) -> bool:
+        """Return whether polling ends with a response."""
+        raise NotImplementedError
+
+    def timeout_error(self) -> SimError:
+        """Return the error to raise at the deadline."""
+        raise NotImplementedError
 
     def on_response(self, response: T) -> bool:
         """Handle a response; return whether polling ends with it."""
         self.on_poll()
-        is_finished = self._is_finished(response)
-        self._last_response = response
+        is_finished = self.is_finished(response)
+        self.last_response = response
         return is_finished
 
     def on_poll(self) -> None:
@@ -83,15 +79,15 @@ class PollState(Generic[T]):
             log.info("%s Polling again later.", error)
         else:
             self._failed_polls += 1
-            if self._failed_polls > min(error.max_retries, self._max_failed_polls):
+            if self._failed_polls > min(error.max_retries, self.max_failed_polls):
                 raise error
-            level = self._log_level if self._log_level < logging.INFO else logging.WARNING
+            level = self.log_level if self.log_level < logging.INFO else logging.WARNING
             log.log(level, "%s Polling again (consecutive failures: %d).", error, self._failed_polls)
         self._retry_after = error.retry_after or 0.0
 
     def first_delay(self) -> float:
         """Return the seconds until the first poll, even if the deadline has passed."""
-        left = self.poll_interval if self.deadline is None else self.deadline - self._clock()
+        left = self.poll_interval if self.deadline is None else self.deadline - self.clock()
         return max(0.0, min(self.poll_interval, left))
 
     def next_delay(self, *, jitter: float = _JITTER) -> float:
@@ -103,19 +99,17 @@ class PollState(Generic[T]):
         delay = max(self.poll_interval, self._retry_after) * (1 + jitter * random.random())  # noqa: S311
         if self.deadline is None:
             return delay
-        left = self.deadline - self._clock()
+        left = self.deadline - self.clock()
         if left <= 0:
             raise self.timeout_error()
         return min(delay, left)
 
-    def timeout_error(self) -> SimError:
-        """Return the error to raise at the deadline."""
-        return self._timeout_error(self._last_response)
 
-
+@dataclass(eq=False, kw_only=True)
 class RunPollState(PollState[WorkflowRun]):
     """State of polling a run.
 
+    :param job_id: its queue entry on the legacy API, if known.
     :param on_paused: whether a pause for a person ends polling (``fail``, ``return``) or not (``wait``). Pauses
         that end by themselves never do.
     :param started: seconds since the epoch at which the run was started or first polled; default: now.
@@ -123,57 +117,45 @@ class RunPollState(PollState[WorkflowRun]):
     :param in_batch: log status changes at level DEBUG.
     """
 
-    def __init__(
-        self,
-        workflow_id: str,
-        run_id: str,
-        *,
-        job_id: str | None = None,
-        poll_interval: float = DEFAULT_POLL_INTERVAL,
-        deadline: float | None = None,
-        on_paused: OnPaused = "wait",
-        max_failed_polls: int = MAX_FAILED_POLLS,
-        started: float | None = None,
-        base_url: str | None = None,
-        in_batch: bool = False,
-        clock: Callable[[], float] | None = None,
-    ) -> None:
-        super().__init__(
-            self._ends_polling,
-            lambda last: timeout_error(workflow_id, run_id, None if last is None else _status(last)),
-            poll_interval=poll_interval,
-            deadline=deadline,
-            max_failed_polls=max_failed_polls,
-            clock=clock,
-        )
-        self.workflow_id = workflow_id
-        self.run_id = run_id
-        self.job_id = job_id
-        self.on_paused = on_paused
-        self._base_url = base_url
-        self._log_level = logging.DEBUG if in_batch else logging.INFO
-        self._started = self._clock() if started is None else started
+    workflow_id: str = field(kw_only=False)
+    run_id: str = field(kw_only=False)
+    job_id: str | None = None
+    on_paused: OnPaused = "wait"
+    started: float | None = None
+    base_url: str | None = None
+    in_batch: InitVar[bool] = False
 
-    def _ends_polling(self, run: WorkflowRun) -> bool:
-        if self._last_response is None or _status(run) != _status(self._last_response):
-            ids = self.run_id, self.workflow_id
-            log.log(self._log_level, "Run %s of workflow %s is %s%s.", *ids, _status(run), self._pause_note(run))
-        if run.status is not RunStatus.PAUSED:
-            return run.status.is_terminal
-        return self.on_paused != "wait" and not _resumes_automatically(run)
+    def __post_init__(self, in_batch: bool) -> None:
+        """Set the start and the log level."""
+        self.started = self.clock() if self.started is None else self.started
+        self.log_level = logging.DEBUG if in_batch else logging.INFO
+
+    def is_finished(self, response: WorkflowRun) -> bool:
+        """Return whether polling ends with a response; log a new status."""
+        if self.last_response is None or _status(response) != _status(self.last_response):
+            status = f"{_status(response)}{self._pause_note(response)}"
+            log.log(self.log_level, "Run %s of workflow %s is %s.", self.run_id, self.workflow_id, status)
+        if response.status is not RunStatus.PAUSED:
+            return response.status.is_terminal
+        return self.on_paused != "wait" and not _resumes_automatically(response)
 
     def _pause_note(self, run: WorkflowRun) -> str:
         if run.status is not RunStatus.PAUSED:
             return ""
         if _resumes_automatically(run):
             return f" until {(run.paused and run.paused.resume_at) or 'a time set in the workflow'}"
-        url = self._base_url and approval_url(self._base_url, self.workflow_id, self.run_id)
+        url = self.base_url and approval_url(self.base_url, self.workflow_id, self.run_id)
         return " until a person answers it" + (f" at {url}" if url else "")
+
+    def timeout_error(self) -> SimError:
+        """Return the error to raise at the deadline."""
+        last = self.last_response
+        return timeout_error(self.workflow_id, self.run_id, None if last is None else _status(last))
 
     def on_error(self, error: SimError) -> None:
         """Count a failed poll, unless the run was just started and isn't found yet."""
-        if isinstance(error, SimRunNotFoundError) and self._clock() < self._started + NOT_FOUND_GRACE:
-            log.log(self._log_level, "Run %s is not found yet. Polling again.", self.run_id)
+        if isinstance(error, SimRunNotFoundError) and self.clock() < (self.started or 0.0) + NOT_FOUND_GRACE:
+            log.log(self.log_level, "Run %s is not found yet. Polling again.", self.run_id)
             return
         super().on_error(error)
 

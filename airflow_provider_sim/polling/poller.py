@@ -43,7 +43,7 @@ from airflow_provider_sim.exceptions import (
 )
 from airflow_provider_sim.polling.planner import Planner, PolledRun, Request, Workspaces
 from airflow_provider_sim.polling.poll_state import RunPollState
-from airflow_provider_sim.rate_limits import RateLimits, rate_limits_for
+from airflow_provider_sim.rate_limits import RateLimits, in_use, rate_limits_for
 
 T = TypeVar("T")
 
@@ -78,7 +78,6 @@ class RunPoller:
 
     :param client: sends the requests; closed when no caller has waited for :data:`KEPT_OPEN` seconds.
     :param clock: seconds since the epoch.
-    :param on_idle: called when the client is closed.
     """
 
     def __init__(
@@ -87,12 +86,10 @@ class RunPoller:
         *,
         clock: Callable[[], float] = time.time,
         limits: RateLimits | None = None,
-        on_idle: Callable[[], object] = lambda: None,
     ) -> None:
         self._client = client
         self._clock = clock
         self._limits = limits or RateLimits(clock)
-        self._on_idle = on_idle
         self._workspaces = Workspaces()
         self._waiting: dict[PolledRun, asyncio.Future[WorkflowRun | Exception]] = {}
         self._list_failures: Counter[str] = Counter()  # consecutive, by workspace
@@ -189,7 +186,6 @@ class RunPoller:
                 self._finish(run, error)
         finally:
             self._keeper, self._in_flight = None, 0
-            self._on_idle()
             await self._client.close()
 
     async def _sleep(self, seconds: float) -> None:
@@ -459,22 +455,15 @@ async def _in_slices(items: Iterable[T]) -> AsyncIterator[T]:
             await asyncio.sleep(0)
 
 
-_pollers: dict[asyncio.AbstractEventLoop, dict[ClientSettings, RunPoller]] = {}
-
-
 def poller_for(settings: ClientSettings) -> RunPoller:
     """Return the poller that all callers on this event loop with the same settings share.
 
-    Pollers of the same server and key share the rate limits, even if their timeouts or other settings differ. An idle
-    poller is dropped, and with it the key.
+    Pollers of the same server and key share the rate limits, even if their timeouts or other settings differ. A poller
+    that nobody uses is dropped when it is idle, and with it the key.
     """
-    for loop in [loop for loop in _pollers if loop.is_closed()]:
-        del _pollers[loop]
-    pollers = _pollers.setdefault(asyncio.get_running_loop(), {})
-    if settings not in pollers:
-        pollers[settings] = RunPoller(
-            AsyncSimClient.from_settings(settings),
-            limits=rate_limits_for(settings),
-            on_idle=lambda: pollers.pop(settings, None),
-        )
-    return pollers[settings]
+    pollers = in_use(RunPoller)
+    poller = pollers.get(settings)
+    if poller is None:
+        client = AsyncSimClient.from_settings(settings)
+        poller = pollers[settings] = RunPoller(client, limits=rate_limits_for(settings))
+    return poller

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import TriggerEvent
@@ -22,8 +23,7 @@ if TYPE_CHECKING:
     from airflow.triggers.shared_stream import AdvanceItem, SharedStreamProducer
 
     from airflow_provider_sim.client import ClientSettings, WorkflowRun
-    from airflow_provider_sim.polling.cursor import Cursor
-    from airflow_provider_sim.polling.finished_runs import Batch, FinishedRunStream, Listener
+    from airflow_provider_sim.polling.finished_runs import Batch, Cursor, FinishedRunStream, Listener
 
 CURSOR_KEY = "sim_cursor"
 """Key in the asset's state store; followed by a hash that separates the triggers of one asset."""
@@ -138,7 +138,7 @@ class SimRunEventTrigger(BaseEventTrigger):
         return None
 
     async def _save(self, cursors: dict[str, Cursor]) -> None:
-        stored = {workflow_id: cursor.to_dict() for workflow_id, cursor in cursors.items()}
+        stored = {workflow_id: asdict(cursor) for workflow_id, cursor in cursors.items()}
         for store in self._stores():
             await store.aset(self.cursor_key, stored)
 
@@ -164,8 +164,7 @@ class SimRunEventTrigger(BaseEventTrigger):
 
     def _listener(self, stored: Any) -> Listener:
         """Return the trigger's part of the stream; ``stored`` is what :meth:`_save` stored."""
-        from airflow_provider_sim.polling.cursor import cursors_of
-        from airflow_provider_sim.polling.finished_runs import Listener
+        from airflow_provider_sim.polling.finished_runs import Listener, cursors_of
 
         return Listener(
             connection=self.sim_conn_id,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 import pytest
 from hypothesis import given, strategies as st
 
 from airflow_provider_sim.client.models import RunStatus, WorkflowRun
-from airflow_provider_sim.polling.cursor import OVERLAP, Cursor, cursors_of
+from airflow_provider_sim.polling.finished_runs import OVERLAP, Cursor, cursors_of
 
 
 def run(run_id: str, began: float | None) -> WorkflowRun:
@@ -19,7 +20,7 @@ def run(run_id: str, began: float | None) -> WorkflowRun:
 
 
 def stored(cursor: Cursor) -> Cursor:
-    return cursors_of(json.loads(json.dumps({"w": cursor.to_dict()})))["w"]
+    return cursors_of(json.loads(json.dumps({"w": asdict(cursor)})))["w"]
 
 
 @pytest.mark.parametrize("began", [1010.0, None])
@@ -27,11 +28,11 @@ def test_a_delivered_run_is_not_opened_again(began):
     cursor = Cursor(since=1000.0)
     finished = run("r", began)
     cursor.saw(finished)
-    assert cursor.open == {"r"}
+    assert cursor.open == ["r"]
     cursor.deliver(finished)
     cursor = stored(cursor)
     cursor.saw(finished)
-    assert cursor.open == set()
+    assert cursor.open == []
 
 
 def test_an_open_run_stays_open_in_storage():
@@ -44,16 +45,15 @@ def test_delivered_runs_are_kept_while_a_poll_may_list_them():
     cursor = Cursor(since=1000.0)
     cursor.deliver(run("r", 1010.0))
     cursor.advance(1010.0)
-    assert cursor.delivered == {"r": 1010.0}
+    assert cursor.known == {"r": 1010.0}
     cursor.advance(1010.0 + OVERLAP)
-    assert cursor.delivered == {}
+    assert cursor.known == {}
     cursor.advance(900.0)
     assert cursor.since == 1010.0 + OVERLAP
 
 
-@pytest.mark.parametrize("value", [None, 7, [], {}, {"since": "x"}, {"since": 1.0, "open": {}, "delivered": {}}])
+@pytest.mark.parametrize("value", [None, 7, [], {}, {"since": "x"}, {"since": 1.0, "known": []}])
 def test_invalid_storage_is_ignored(value):
-    assert Cursor.from_dict(value) is None
     assert cursors_of(value) == {}
     assert cursors_of({"w": value}) == {}
 
@@ -66,7 +66,7 @@ def test_each_run_is_delivered_whatever_happens_in_between(steps):
     """Ten runs, started a second apart; a kill loses what was not saved."""
     runs = [run(f"r{number}", 2000.0 + number) for number in range(10)]
     cursor = Cursor(since=1990.0)
-    saved, sent, killed = cursor.to_dict(), [], False
+    saved, sent, killed = asdict(cursor), [], False
     now = 2000.0
 
     def poll():
@@ -88,7 +88,7 @@ def test_each_run_is_delivered_whatever_happens_in_between(steps):
             case "send":
                 send(number)
             case "save":
-                saved = cursor.to_dict()
+                saved = asdict(cursor)
             case "kill":
                 killed = True
                 cursor = cursors_of({"w": json.loads(json.dumps(saved))})["w"]

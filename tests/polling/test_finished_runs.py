@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import logging
 from collections import Counter
+from dataclasses import asdict
 from types import SimpleNamespace
 from urllib.parse import parse_qs, urlsplit
 
@@ -15,13 +16,15 @@ import pytest
 
 from airflow_provider_sim.client.api.v2 import LISTED_STATUSES, LOGS_PAGE, RUNS_PAGE
 from airflow_provider_sim.polling import finished_runs, poll_state
-from airflow_provider_sim.polling.cursor import OVERLAP, Cursor, cursors_of
 from airflow_provider_sim.polling.finished_runs import (
     EVENT_GAP,
     LONGEST_PAUSE,
     MAX_RUNS_PER_EVENT,
+    OVERLAP,
+    Cursor,
     FinishedRunStream,
     Listener,
+    cursors_of,
     finished_runs_for,
 )
 from tests.virtual_time import EPOCH, now
@@ -69,7 +72,13 @@ class Ear:
     async def save(self, cursors):
         if self.refusals:
             raise self.refusals.pop()
-        self.saved.append({workflow_id: cursor.to_dict() for workflow_id, cursor in cursors.items()})
+        self.stored = {workflow_id: asdict(cursor) for workflow_id, cursor in cursors.items()}
+        self.saved.append({workflow_id: self.seen(cursor) for workflow_id, cursor in cursors.items()})
+
+    @staticmethod
+    def seen(cursor):
+        delivered = {run_id: start for run_id, start in cursor.known.items() if start is not None}
+        return {"since": cursor.since, "open": sorted(cursor.open), "delivered": delivered}
 
 
 class Stage:
@@ -121,9 +130,9 @@ class Stage:
         return [round(when - EPOCH, 1) for when, path, _ in self.sim.requests if part in path]
 
 
-def since(seconds, *workflow_ids, **fields):
-    """Cursors that begin at a moment."""
-    return {workflow_id: Cursor(since=seconds, **fields) for workflow_id in workflow_ids or (FLOW,)}
+def since(seconds, *workflow_ids, known=()):
+    """Cursors that begin at a moment, with known open runs."""
+    return {workflow_id: Cursor(since=seconds, known=dict.fromkeys(known)) for workflow_id in workflow_ids or (FLOW,)}
 
 
 @pytest.fixture(autouse=True)
@@ -309,7 +318,7 @@ class TestDelivery:
             assert stage.told.keys() == {"a"}
             stage.told.clear()
             stage.events.leave(ear.listener)
-            stage.listen(cursors=cursors_of(ear.saved[-1]))
+            stage.listen(cursors=cursors_of(ear.stored))
             async with stage.playing():
                 await asyncio.sleep(EVENT_GAP)
             assert stage.told.keys() == {"a"}
@@ -599,7 +608,7 @@ class TestFailures:
         async def script(scene):
             stage = Stage(scene)
             scene.sim.start(FLOW, "a", 30, ago=10)
-            stage.listen(cursors=since(now(), open={"a"}))
+            stage.listen(cursors=since(now(), known=["a"]))
             scene.sim.refuse("/runs", status=403, times=3)
             async with stage.playing():
                 await asyncio.sleep(60)

@@ -15,8 +15,8 @@ from airflow_provider_sim.exceptions import (
     SimRunTimeoutError,
     SimServerError,
 )
-from airflow_provider_sim.polling import NOT_FOUND_GRACE, RunPollState, wait_for_run
-from airflow_provider_sim.polling.poll_state import timeout_error
+from airflow_provider_sim.polling import RunPollState, wait_for_run
+from airflow_provider_sim.polling.poll_state import NOT_FOUND_GRACE, timeout_error
 
 
 class Clock:
