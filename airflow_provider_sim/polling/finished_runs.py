@@ -1,4 +1,4 @@
-"""Stream of finished runs for event triggers, shared by the triggers of one server and API key.
+"""Stream of finished runs for event triggers, shared by the triggers of one connection.
 
 New runs are found by listing the log of each workspace from where the last poll ended. Runs that are seen before their
 end are waited for by the process's :class:`~.poller.RunPoller`, as any other run is.
@@ -33,7 +33,6 @@ from airflow_provider_sim.client import (
 from airflow_provider_sim.exceptions import SimError, SimNotFoundError, SimRunNotFoundError
 from airflow_provider_sim.polling.poll_state import RunPollState
 from airflow_provider_sim.polling.poller import RunPoller, poller_for
-from airflow_provider_sim.rate_limits import in_use
 
 if TYPE_CHECKING:
     from airflow_provider_sim.client import ClientSettings, Page
@@ -111,8 +110,6 @@ def cursors_of(stored: Any) -> dict[str, Cursor]:
 class Listener:
     """A trigger's part of the stream."""
 
-    connection: str  # ID
-    connect: Connect  # returns the connection's settings and workspace; called at each poll
     poll_interval: float  # maximum seconds between polls
     workflow_ids: frozenset[str]
     wants: Callable[[WorkflowRun], bool]  # whether a finished run is to be delivered
@@ -165,14 +162,15 @@ class Listener:
 Batch = dict[Listener, list[WorkflowRun]]
 """The finished runs of one event for each trigger that has some."""
 
-Share = dict[Listener, set[str]]
-"""Each listener's workflows in one workspace of one account."""
-
 
 class FinishedRunStream:
-    """Delivers finished runs to listeners, in batches."""
+    """Delivers finished runs to listeners, in batches.
 
-    def __init__(self) -> None:
+    :param connect: returns the connection's settings and workspace, which may change between polls.
+    """
+
+    def __init__(self, connect: Connect) -> None:
+        self._connect = connect
         self._listeners: dict[Listener, None] = {}
         self._followed: dict[str, asyncio.Task[None]] = {}  # by run ID
         self._workspaces: dict[str, str | None] = {}  # by workflow ID
@@ -270,20 +268,26 @@ class FinishedRunStream:
     async def _poll(self) -> None:
         """Find the runs that have started since the last poll, and wait for those that have not finished.
 
-        An error that concerns one connection, workspace or workflow does not affect the others.
+        An error that concerns one workspace or workflow does not affect the others.
 
         :raises Exception: nothing could be polled.
         """
-        errors: dict[str, Exception] = {}
+        settings, of_connection = await self._connect()
+        poller = poller_for(settings)
+        errors: dict[str, SimError] = {}
         polled = False
-        for (poller, workspace_id), share in (await self._shares(errors)).items():
+        workspaces: defaultdict[str | None, set[str]] = defaultdict(set)
+        for workflow_id in sorted({name for listener in self._listeners for name in listener.workflow_ids}):
+            workspace_id = of_connection or await self._workspace_of(poller, workflow_id, errors)
+            workspaces[workspace_id].add(workflow_id)
+        for workspace_id, workflow_ids in workspaces.items():
             if workspace_id is not None:
                 try:
-                    await self._poll_workspace(poller, workspace_id, share, errors)
+                    await self._poll_workspace(poller, workspace_id, workflow_ids, errors)
                     polled = True
                 except SimError as error:
                     errors[f"workspace {workspace_id!r}"] = error
-            self._follow(poller, workspace_id, share)
+            self._follow(poller, workspace_id, workflow_ids)
         await self._save()
         serious = [error for error in errors.values() if not isinstance(error, SimNotFoundError)]
         if serious and not polled:
@@ -293,32 +297,7 @@ class FinishedRunStream:
                 log.warning("Runs of %s are not delivered until this is resolved: %s", what, problem)
         self._skipped = {what: type(problem) for what, problem in errors.items()}
 
-    async def _shares(self, errors: dict[str, Exception]) -> dict[tuple[RunPoller, str | None], Share]:
-        """Return what to poll, by account and workspace; the workspace is None if it can't be found.
-
-        Of connections that differ in other settings than server and key, the first one's settings apply.
-        """
-        connected: dict[str, tuple[RunPoller, str | None]] = {}
-        pollers: dict[str, RunPoller] = {}
-        shares: defaultdict[tuple[RunPoller, str | None], Share] = defaultdict(dict)
-        for listener in list(self._listeners):
-            name, what = listener.connection, f"connection {listener.connection!r}"
-            try:
-                if name not in connected and what not in errors:
-                    settings, workspace_id = await listener.connect()
-                    if settings.account not in pollers:
-                        pollers[settings.account] = poller_for(settings)
-                    connected[name] = pollers[settings.account], workspace_id
-            except Exception as error:  # Airflow's, too: the connection may be gone
-                errors[what] = error
-            if name in connected:
-                poller, of_connection = connected[name]
-                for workflow_id in sorted(listener.workflow_ids):
-                    workspace_id = of_connection or await self._workspace_of(poller, workflow_id, errors)
-                    shares[poller, workspace_id].setdefault(listener, set()).add(workflow_id)
-        return shares
-
-    async def _workspace_of(self, poller: RunPoller, workflow_id: str, errors: dict[str, Exception]) -> str | None:
+    async def _workspace_of(self, poller: RunPoller, workflow_id: str, errors: dict[str, SimError]) -> str | None:
         what = f"workflow {workflow_id!r}"
         if workflow_id not in self._workspaces and what not in errors:
             try:
@@ -331,36 +310,35 @@ class FinishedRunStream:
         return self._workspaces.get(workflow_id)
 
     async def _poll_workspace(
-        self, poller: RunPoller, workspace_id: str, share: Share, errors: dict[str, Exception]
+        self, poller: RunPoller, workspace_id: str, workflow_ids: set[str], errors: dict[str, SimError]
     ) -> None:
         """Poll some workflows of one workspace.
 
         :raises SimError: the workspace could not be listed.
         """
         polled_at = poller.server_now() - OVERLAP
-        for listener, workflow_ids in share.items():
-            if new := workflow_ids - listener.cursors.keys():
+        listeners = list(self._listeners)
+        for listener in listeners:
+            if new := (listener.workflow_ids & workflow_ids) - listener.cursors.keys():
                 listener.cursors |= await self._begin(poller, workspace_id, new, polled_at, errors)
-        cursors = [cursor for listener in share for cursor in _cursors(listener, share).values()]
+        cursors = [listener.cursors[name] for listener in listeners for name in listener.cursors.keys() & workflow_ids]
         if not cursors:
             return
-        workflow_ids = set().union(*share.values())
         async for run in _logged(poller, workspace_id, workflow_ids, min(cursor.since for cursor in cursors)):
-            for listener in share:
-                if run.workflow_id in share[listener]:
-                    listener.saw(run)
+            for listener in listeners if run.workflow_id in workflow_ids else ():
+                listener.saw(run)
         for cursor in cursors:
             cursor.advance(polled_at)
-        for listener in share:
+        for listener in listeners:
             listener.changed = True
 
     async def _begin(
         self,
         poller: RunPoller,
         workspace_id: str,
-        workflow_ids: set[str],
+        workflow_ids: frozenset[str],
         since: float,
-        errors: dict[str, Exception],
+        errors: dict[str, SimError],
     ) -> dict[str, Cursor]:
         """Return the first cursors of workflows: runs that have finished already are not delivered."""
         cursors = {workflow_id: Cursor(since) for workflow_id in workflow_ids}
@@ -379,11 +357,12 @@ class FinishedRunStream:
                 del cursors[workflow_id]
         return cursors
 
-    def _follow(self, poller: RunPoller, workspace_id: str | None, share: Share) -> None:
+    def _follow(self, poller: RunPoller, workspace_id: str | None, workflow_ids: set[str]) -> None:
         """Wait for known runs that have not finished."""
-        for listener in share:
-            for workflow_id, cursor in _cursors(listener, share).items():
-                for run_id in set(cursor.open) - listener.finished.keys() - self._followed.keys():
+        for listener in self._listeners:
+            for workflow_id in listener.cursors.keys() & workflow_ids:
+                known = set(listener.cursors[workflow_id].open)
+                for run_id in known - listener.finished.keys() - self._followed.keys():
                     waiting = self._await(poller, workflow_id, run_id, workspace_id)
                     self._followed[run_id] = asyncio.create_task(waiting)
 
@@ -405,10 +384,6 @@ class FinishedRunStream:
         finally:
             self._followed.pop(run_id, None)
             self._news.set()
-
-
-def _cursors(listener: Listener, share: Share) -> dict[str, Cursor]:
-    return {workflow_id: cursor for workflow_id, cursor in listener.cursors.items() if workflow_id in share[listener]}
 
 
 def _logged(
@@ -443,17 +418,3 @@ async def _paged(
         cursor = page.next_cursor
         if cursor is None:
             return
-
-
-def finished_runs_for(connection: str, account: str | None = None) -> FinishedRunStream:
-    """Return the stream of this event loop for a connection's server and API key.
-
-    :param connection: the connection ID.
-    :param account: hash of server and API key; None for the one that was last given for the connection.
-    :raises KeyError: no account was given for the connection.
-    """
-    streams = in_use(FinishedRunStream)
-    if account is None:
-        return streams["connection", connection]
-    stream = streams["connection", connection] = streams.setdefault(("account", account), FinishedRunStream())
-    return stream

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import TriggerEvent
@@ -62,8 +63,8 @@ class SimRunEventTrigger(BaseEventTrigger):
     :param statuses: only runs that finish in these states; default: all three.
     :param triggers: only runs that were started by these; default: all.
     :param sim_conn_id: the Airflow connection of type Sim.
-    :param poll_interval: seconds or timedelta between polls. On Airflow 3.3 and later, triggers of one server and API
-        key share their polls, and the shortest interval applies.
+    :param poll_interval: seconds or timedelta between polls. On Airflow 3.3 and later, triggers of one connection share
+        their polls, and the shortest interval applies.
     :raises SimInputError: an argument is invalid.
     """
 
@@ -94,23 +95,14 @@ class SimRunEventTrigger(BaseEventTrigger):
     # --- Airflow 3.3 and later -----------------------------------------------------------------------------------
 
     def shared_stream_key(self) -> tuple[str, str]:
-        """Return the key of the stream, which all triggers of one server and API key share."""
-        from airflow_provider_sim.polling.finished_runs import finished_runs_for
-
-        try:
-            account = SimHook(self.sim_conn_id).get_settings().account
-        except Exception as error:  # Airflow's, too, where a trigger can't read a connection at this point
-            self.log.info("The stream is shared within connection %r only: %s", self.sim_conn_id, error)
-            account = f"connection {self.sim_conn_id}"
-        self._stream = finished_runs_for(self.sim_conn_id, account)  # keeps it alive until the trigger ends
-        return "airflow_provider_sim.runs", account
+        """Return the key of the stream, which all triggers of one connection share."""
+        self._stream = _stream_of(self.sim_conn_id)  # keeps it alive until the trigger ends
+        return "airflow_provider_sim.runs", self.sim_conn_id
 
     @classmethod
     def create_shared_stream_producer(cls, kwargs: dict[str, Any]) -> SharedStreamProducer:
         """Return the stream's source, to which Airflow confirms stored events."""
-        from airflow_provider_sim.polling.finished_runs import finished_runs_for
-
-        return _producer(finished_runs_for(kwargs.get("sim_conn_id", "sim_default")))
+        return _producer(_stream_of(kwargs.get("sim_conn_id", "sim_default")))
 
     async def filter_shared_stream(self, shared_stream: AsyncIterator[Batch]) -> AsyncIterator[TriggerEvent]:
         """Emit an event for this trigger's part of each batch."""
@@ -153,7 +145,7 @@ class SimRunEventTrigger(BaseEventTrigger):
         """Emit an event for each batch of runs that finish from now on."""
         from airflow_provider_sim.polling.finished_runs import FinishedRunStream
 
-        stream = FinishedRunStream()
+        stream = FinishedRunStream(partial(_connect, self.sim_conn_id))
         stream.join(self._listener(None))
         async for batch in stream.batches():
             for runs in batch.values():
@@ -167,8 +159,6 @@ class SimRunEventTrigger(BaseEventTrigger):
         from airflow_provider_sim.polling.finished_runs import Listener, cursors_of
 
         return Listener(
-            connection=self.sim_conn_id,
-            connect=self._connect,
             poll_interval=self.poll_interval,
             workflow_ids=frozenset(self.workflow_ids),
             wants=self._wants,
@@ -176,13 +166,22 @@ class SimRunEventTrigger(BaseEventTrigger):
             save=self._save,
         )
 
-    async def _connect(self) -> tuple[ClientSettings, str | None]:
-        """Read the connection, which may change between polls."""
-        hook = SimHook(self.sim_conn_id)
-        return await hook.get_async_settings(), hook.workspace_id
-
     def _wants(self, run: WorkflowRun) -> bool:
         return run.status.value in self.statuses and (self.triggers is None or run.trigger in self.triggers)
+
+
+async def _connect(sim_conn_id: str) -> tuple[ClientSettings, str | None]:
+    hook = SimHook(sim_conn_id)
+    return await hook.get_async_settings(), hook.workspace_id
+
+
+def _stream_of(sim_conn_id: str) -> FinishedRunStream:
+    """Return the stream that the triggers of a connection share on this event loop."""
+    from airflow_provider_sim.polling.finished_runs import FinishedRunStream
+    from airflow_provider_sim.rate_limits import in_use
+
+    new = FinishedRunStream(partial(_connect, sim_conn_id))
+    return in_use(FinishedRunStream).setdefault(sim_conn_id, new)
 
 
 def _event(runs: Iterable[WorkflowRun]) -> TriggerEvent:

@@ -199,14 +199,12 @@ def test_filters(client, emulator):
         )
 
 
-def test_all_triggers_of_a_server_and_key_share_their_requests(client, emulator, monkeypatch):
-    """Also by several connections, and with several intervals."""
-    monkeypatch.setenv("AIRFLOW_CONN_SIM_TOO", emulator.connection(extra={"timeout": 7}))
+def test_all_triggers_of_a_connection_share_their_requests(client, emulator):
+    """Also with several intervals."""
     airflows = [Airflow() for _ in range(10)]
 
     async def main():
-        ways = [{"poll_interval": 0.5}, {"poll_interval": 5.0}, {"poll_interval": 0.5, "sim_conn_id": "sim_too"}]
-        triggers = [(trigger(**ways[number % 3]), airflow) for number, airflow in enumerate(airflows)]
+        triggers = [(trigger(poll_interval=0.5 + number % 3), airflow) for number, airflow in enumerate(airflows)]
         async with Triggerer(triggers):
             for airflow in airflows:
                 await begun(airflow)
@@ -329,22 +327,13 @@ def test_a_workflow_that_does_not_exist_keeps_nobody_from_the_others(client, con
     assert "Runs of workflow 'nowhere' are not delivered" in caplog.text
 
 
-async def key_of(**arguments):
-    return trigger(**arguments).shared_stream_key()
+def test_each_connection_has_a_stream():
+    async def stream_of(*names):
+        triggers = [trigger(sim_conn_id=name) for name in names]
+        keys = [one.shared_stream_key() for one in triggers]
+        return len(set(keys)), len({one._stream for one in triggers})
 
-
-def test_other_servers_and_keys_are_other_streams(emulator, monkeypatch):
-    monkeypatch.setenv("AIRFLOW_CONN_OTHER_KEY", emulator.connection(password="sk-sim-another"))
-    monkeypatch.setenv("AIRFLOW_CONN_OTHER_SERVER", emulator.connection(host="http://127.0.0.1:1"))
-    names = ("sim_default", "other_key", "other_server")
-    keys = {asyncio.run(key_of(sim_conn_id=name)) for name in names}
-    assert len(keys) == 3
-    assert emulator.api_key not in str(keys)
-
-
-def test_a_connection_that_cannot_be_read_has_a_stream_of_its_own(caplog):
-    keys = {asyncio.run(key_of(sim_conn_id=name)) for name in ("absent", "absent", "absent_too")}
-    assert keys == {("airflow_provider_sim.runs", f"connection {name}") for name in ("absent", "absent_too")}
+    assert asyncio.run(stream_of("sim_default", "sim_too", "sim_too")) == (2, 2)
 
 
 def test_triggers_of_one_asset_keep_their_cursors_apart():

@@ -25,7 +25,6 @@ from airflow_provider_sim.polling.finished_runs import (
     FinishedRunStream,
     Listener,
     cursors_of,
-    finished_runs_for,
 )
 from tests.virtual_time import EPOCH, now
 
@@ -41,33 +40,15 @@ class Ear:
     :ivar refusals: errors raised instead of storing, one after the other.
     """
 
-    def __init__(
-        self,
-        poller,
-        *workflow_ids,
-        interval=INTERVAL,
-        workspace_id="space",
-        connection="sim",
-        cursors=None,
-        wants=lambda run: True,
-    ):
-        self.poller, self.workspace_id = poller, workspace_id
-        self.saved, self.refusals, self.asked = [], [], 0
+    def __init__(self, *workflow_ids, interval=INTERVAL, cursors=None, wants=lambda run: True):
+        self.saved, self.refusals = [], []
         self.listener = Listener(
-            connection=connection,
-            connect=self.connect,
             poll_interval=interval,
             workflow_ids=frozenset(workflow_ids),
             wants=wants,
             cursors=cursors or {},
             save=self.save,
         )
-
-    async def connect(self):
-        self.asked += 1
-        if isinstance(self.poller, Exception):
-            raise self.poller
-        return SimpleNamespace(account=str(id(self.poller)), poller=self.poller), self.workspace_id
 
     async def save(self, cursors):
         if self.refusals:
@@ -88,9 +69,10 @@ class Stage:
     :ivar told: run IDs with the seconds since the beginning at which they came.
     """
 
-    def __init__(self, scene, *, confirms=True):
+    def __init__(self, scene, *, confirms=True, workspace_id="space"):
         self.scene, self.sim = scene, scene.sim
-        self.events = FinishedRunStream()
+        self.poller, self.workspace_id = scene.poller, workspace_id
+        self.events = FinishedRunStream(self.connect)
         self.told = {}
         self.batches = {}
         self.times = {}
@@ -98,8 +80,13 @@ class Stage:
         self.last = None
         self.sim.deploy(FLOW, OTHER)
 
-    def listen(self, *workflow_ids, poller=None, **how):
-        ear = Ear(poller or self.scene.poller, *(workflow_ids or (FLOW,)), **how)
+    async def connect(self):
+        if isinstance(self.poller, Exception):
+            raise self.poller
+        return SimpleNamespace(poller=self.poller), self.workspace_id
+
+    def listen(self, *workflow_ids, **how):
+        ear = Ear(*(workflow_ids or (FLOW,)), **how)
         self.events.join(ear.listener)
         return ear
 
@@ -386,40 +373,7 @@ class TestPolls:
             async with stage.playing():
                 await asyncio.sleep(EVENT_GAP)
             assert len([when for when in stage.polls() if when < INTERVAL]) == 1
-            assert early.asked == 0 < late.asked, "one connection"
             assert stage.batches == {late.listener: [["b"]], early.listener: [["a", "b"]]}
-
-        play(script)
-
-    def test_each_server_and_key_by_itself(self, play):
-        async def script(scene):
-            stage = Stage(scene)
-            another = scene.another_watcher()
-            ears = [stage.listen(), stage.listen(poller=another, connection="another")]
-            async with stage.playing():
-                scene.sim.start(FLOW, "a", 1)
-                await asyncio.sleep(EVENT_GAP)
-            assert [ear.asked for ear in ears] == [2, 2]
-            assert len(stage.polls()) == 2 * 3
-            assert all("a" in ear.saved[-1][FLOW]["delivered"] for ear in ears)
-
-        play(script)
-
-    def test_of_an_account_whose_connection_is_gone_do_not_stop_the_others(self, play, log):
-        async def script(scene):
-            stage = Stage(scene)
-            gone = stage.listen(poller=ValueError("no such connection"), connection="gone")
-            stage.listen()
-            async with stage.playing():
-                scene.sim.start(FLOW, "a", 1)
-                await asyncio.sleep(60)
-                assert stage.told.keys() == {"a"}
-                assert len(log()) == 1, "once, and not at each poll"
-                assert "connection 'gone'" in log()[0]
-                gone.poller = scene.poller
-                scene.sim.start(FLOW, "b", 15)
-                await asyncio.sleep(60)
-            assert [run_id for runs in stage.batches[gone.listener] for run_id in runs] == ["b"]
 
         play(script)
 
@@ -427,8 +381,8 @@ class TestPolls:
 class TestWorkspaces:
     def test_are_asked_for_once_where_the_connection_names_none(self, play):
         async def script(scene):
-            stage = Stage(scene)
-            stage.listen(FLOW, OTHER, workspace_id=None)
+            stage = Stage(scene, workspace_id=None)
+            stage.listen(FLOW, OTHER)
             async with stage.playing():
                 scene.sim.start(FLOW, "a", 25)
                 await asyncio.sleep(60)
@@ -450,9 +404,9 @@ class TestWorkspaces:
     @pytest.mark.parametrize("workspace_id", [None, "space"])
     def test_a_missing_workflow_does_not_stop_the_others(self, play, log, workspace_id):
         async def script(scene):
-            stage = Stage(scene)
-            stage.listen("absent", workspace_id=workspace_id)
-            stage.listen(FLOW, workspace_id=workspace_id)
+            stage = Stage(scene, workspace_id=workspace_id)
+            stage.listen("absent")
+            stage.listen(FLOW)
             async with stage.playing():
                 scene.sim.start(FLOW, "a", 1)
                 await asyncio.sleep(30)
@@ -472,12 +426,12 @@ class TestWorkspaces:
         """And when it is resolved, runs that finished meanwhile are delivered."""
 
         async def script(scene):
-            stage = Stage(scene)
+            stage = Stage(scene, workspace_id=None)
             scene.sim.deploy("bad")
-            workspace_id = "another" if "logs" in part else None
-            known = since(now(), "bad")
-            stage.listen("bad", cursors=known, workspace_id=workspace_id, connection="sim2")
+            stage.listen("bad", cursors=since(now(), "bad"))
             stage.listen(FLOW)
+            if "logs" in part:
+                stage.events._workspaces["bad"] = "another"
             broken = True
             body = {"error": {"code": "BAD", "message": "no"}}
 
@@ -557,11 +511,12 @@ class TestFailures:
     def test_what_is_no_answer_of_sim_s_is_in_the_log_with_its_trace(self, play, log, caplog):
         async def script(scene):
             stage = Stage(scene)
-            ear = stage.listen(poller=ValueError("no such connection"))
+            stage.poller = ValueError("no such connection")
+            stage.listen()
             async with stage.playing():
                 assert log() == ["Polling for finished runs again in 20 s (failures in a row: 1)."]
                 assert "no such connection" in caplog.text
-                ear.poller = scene.poller
+                stage.poller = scene.poller
                 scene.sim.start(FLOW, "a", 40)
                 await asyncio.sleep(60)
             assert stage.told.keys() == {"a"}
@@ -682,29 +637,3 @@ class TestTheEnd:
             assert stage.told.keys() == {"a"}
 
         play(script)
-
-
-class TestSharing:
-    def test_one_stream_for_each_account_whatever_the_connection_s_name(self):
-        async def main():
-            one = finished_runs_for("a", "account")
-            assert finished_runs_for("a") is finished_runs_for("b", "account") is finished_runs_for("b") is one
-            another = finished_runs_for("a", "another account")
-            assert another is not one
-            assert finished_runs_for("a") is another
-            assert finished_runs_for("b") is one
-            with pytest.raises(KeyError):
-                finished_runs_for("c")
-            return one
-
-        assert asyncio.run(main()) is not asyncio.run(main()), "each event loop has its own"
-
-    def test_streams_are_dropped_with_their_last_user(self):
-        async def main():
-            stream = finished_runs_for("a", "account")
-            assert finished_runs_for("a") is stream
-            del stream
-            with pytest.raises(KeyError):
-                finished_runs_for("a")
-
-        asyncio.run(main())
