@@ -507,7 +507,7 @@ def run_cases() -> Iterator[tuple[str, list[CaseResult]]]:
 
 def connection_tests() -> dict[str, str]:
     """Return the message of the connection test for each invalid connection."""
-    from airflow_provider_sim.client.flows import forget_servers
+    from airflow_provider_sim.client.server_facts import forget_servers
     from airflow_provider_sim.hooks.sim import SimHook
 
     messages = {}
@@ -524,7 +524,7 @@ def connection_tests() -> dict[str, str]:
 def _run_case(env: Environment, case: str, run: Case) -> CaseResult:
     from airflow.providers.common.compat.sdk import AirflowFailException
 
-    from airflow_provider_sim.client.flows import forget_servers
+    from airflow_provider_sim.client.server_facts import forget_servers
     from airflow_provider_sim.exceptions import SimError
 
     forget_servers()

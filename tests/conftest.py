@@ -39,7 +39,7 @@ def pytest_collection_finish() -> None:
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Remove keys, servers and proxies from the environment, cached servers, and log handlers."""
-    from airflow_provider_sim.client.flows import forget_servers
+    from airflow_provider_sim.client.server_facts import forget_servers
 
     for name in list(os.environ):
         if name.startswith(("SIM_API", "SIM_BASE")) or name.lower().endswith("_proxy"):

@@ -10,28 +10,26 @@ import copy
 import functools
 import os
 import ssl
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, nullcontext
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import httpx
-import tenacity
 
 from airflow_provider_sim.client import transport_errors
 from airflow_provider_sim.client.api.files import check_file_status, file_request
-from airflow_provider_sim.client.api.http import BodyReader, Request, Response, streaming
-from airflow_provider_sim.client.base import BaseClient, copy_metadata, given
+from airflow_provider_sim.client.api.http import Call, Request, Response
+from airflow_provider_sim.client.base import BaseClient
 from airflow_provider_sim.client.environment import ca_bundle, proxy_for
-from airflow_provider_sim.client.flows import Flows
-from airflow_provider_sim.client.models import AsyncExecutionResult, WorkflowExecutionResult
-from airflow_provider_sim.client.start import start
-from airflow_provider_sim.client.steps import Attempts, Delays, Flow, StepOptions
-from airflow_provider_sim.client.stream import StreamEnd, StreamEvent, StreamReader
-from airflow_provider_sim.exceptions import SimConfigurationError, SimError
+from airflow_provider_sim.client.request_options import RequestOptions
+from airflow_provider_sim.client.start import StartFlows
+from airflow_provider_sim.client.stream import StreamEvent
+from airflow_provider_sim.exceptions import SimConfigurationError
 
-P = ParamSpec("P")
-T = TypeVar("T")
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 _NEVER_SENT = (
     httpx.ConnectError,
@@ -69,18 +67,15 @@ class AsyncWorkflowStream:
         await self.close()
 
 
-_Started = WorkflowExecutionResult | AsyncExecutionResult | AsyncWorkflowStream
-
-
 def _async(
-    flow: Callable[Concatenate[Flows, P], Flow[T]],
-) -> Callable[Concatenate[AsyncSimClient, P], Coroutine[Any, Any, T]]:
+    flow: Callable[Concatenate[StartFlows, _P], Coroutine[Any, Any, _T]],
+) -> Callable[Concatenate[AsyncSimClient, _P], Coroutine[Any, Any, _T]]:
     """Return the client method that performs a flow."""
 
-    async def method(self: AsyncSimClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._run(flow(self._flows, *args, **kwargs))
+    @functools.wraps(flow)
+    async def method(self: AsyncSimClient, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        return await flow(StartFlows(self), *args, **kwargs)
 
-    copy_metadata("AsyncSimClient", method, flow)
     return method
 
 
@@ -98,56 +93,30 @@ class AsyncSimClient(BaseClient):
         super().__init__(*args, **kwargs)
         self._pools: dict[str, httpx.AsyncClient] = {}
 
-    async def execute_workflow(self, workflow_id: str, input: Any = None, **options: Any) -> _Started:
-        """As :meth:`.SimClient.execute_workflow`."""
-        started: _Started = await self._run(start(self._flows, workflow_id, input, **given(options)))
-        return started
-
-    async def execute_with_retry(
-        self,
-        workflow_id: str,
-        input: Any = None,
-        *,
-        max_retries: int | None = None,
-        initial_delay: float | None = None,
-        max_delay: float | None = None,
-        backoff_multiplier: float | None = None,
-        retry_on_rate_limit: bool | None = None,
-        **options: Any,
-    ) -> _Started:
-        """As :meth:`.SimClient.execute_with_retry`."""
-        policy = self._settings.retry.adjusted(
-            max_retries=max_retries,
-            initial_delay=initial_delay,
-            max_delay=max_delay,
-            backoff_multiplier=backoff_multiplier,
-            retry_on_rate_limit=retry_on_rate_limit,
-        )
-        started: _Started = await self._run(start(self._flows, workflow_id, input, retry=policy, **given(options)))
-        return started
-
-    get_workflow_run = _async(Flows.get_workflow_run)
-    get_workflow_result = _async(Flows.get_workflow_result)
-    get_output = _async(Flows.get_output)
-    list_workflow_runs = _async(Flows.list_workflow_runs)
-    list_logs = _async(Flows.list_logs)
-    cancel_workflow_run = _async(Flows.cancel_workflow_run)
-    stop_workflow_run = _async(Flows.stop_workflow_run)
-    get_paused_run = _async(Flows.get_paused_run)
-    resume_workflow_run = _async(Flows.resume_workflow_run)
-    get_job_status = _async(Flows.get_job_status)
-    get_workflow_status = _async(Flows.get_workflow_status)
-    validate_workflow = _async(Flows.validate_workflow)
-    get_workflow = _async(Flows.get_workflow)
-    list_workflows = _async(Flows.list_workflows)
-    get_deployment = _async(Flows.get_deployment)
-    deploy_workflow = _async(Flows.deploy_workflow)
-    undeploy_workflow = _async(Flows.undeploy_workflow)
-    rollback_workflow = _async(Flows.rollback_workflow)
-    list_workspaces = _async(Flows.list_workspaces)
-    get_usage_limits = _async(Flows.get_usage_limits)
-    get_billing_status = _async(Flows.get_billing_status)
-    get_usage = _async(Flows.get_usage)
+    execute_workflow = _async(StartFlows.execute_workflow)
+    execute_with_retry = _async(StartFlows.execute_with_retry)
+    get_workflow_run = _async(StartFlows.get_workflow_run)
+    get_workflow_result = _async(StartFlows.get_workflow_result)
+    get_output = _async(StartFlows.get_output)
+    list_workflow_runs = _async(StartFlows.list_workflow_runs)
+    list_logs = _async(StartFlows.list_logs)
+    cancel_workflow_run = _async(StartFlows.cancel_workflow_run)
+    stop_workflow_run = _async(StartFlows.stop_workflow_run)
+    get_paused_run = _async(StartFlows.get_paused_run)
+    resume_workflow_run = _async(StartFlows.resume_workflow_run)
+    get_job_status = _async(StartFlows.get_job_status)
+    get_workflow_status = _async(StartFlows.get_workflow_status)
+    validate_workflow = _async(StartFlows.validate_workflow)
+    get_workflow = _async(StartFlows.get_workflow)
+    list_workflows = _async(StartFlows.list_workflows)
+    get_deployment = _async(StartFlows.get_deployment)
+    deploy_workflow = _async(StartFlows.deploy_workflow)
+    undeploy_workflow = _async(StartFlows.undeploy_workflow)
+    rollback_workflow = _async(StartFlows.rollback_workflow)
+    list_workspaces = _async(StartFlows.list_workspaces)
+    get_usage_limits = _async(StartFlows.get_usage_limits)
+    get_billing_status = _async(StartFlows.get_billing_status)
+    get_usage = _async(StartFlows.get_usage)
 
     async def download_file(self, url: str) -> AsyncIterator[bytes]:
         """As :meth:`.SimClient.download_file`."""
@@ -161,10 +130,8 @@ class AsyncSimClient(BaseClient):
                 check_file_status(request, response.status_code)
                 async for chunk in response.aiter_bytes():
                     yield chunk
-        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-            raise _error_for(request, address.partition("?")[0], timeout, error) from error
-
-    # --- transport -----------------------------------------------------------------------------------------------
+        except self._transport_errors as error:
+            raise self._error_for(request, timeout, error, address.partition("?")[0]) from error
 
     async def close(self) -> None:
         """Close all connections; a client that is used again opens new ones."""
@@ -180,80 +147,63 @@ class AsyncSimClient(BaseClient):
         """Close all connections."""
         await self.close()
 
-    async def _run(self, flow: Flow[T]) -> T:
-        delays = Delays()
-        try:
-            step = next(flow)
-            while True:
-                attempts = Attempts(step, self._settings.retry, delays)
-                try:
-                    result: Any = await tenacity.AsyncRetrying(sleep=self._sleep, **attempts.tenacity())(
-                        self._attempt, attempts, step.options
-                    )
-                except SimError as error:
-                    step = flow.throw(self._for_flow(error))
-                else:
-                    step = flow.send(result)
-        except StopIteration as end:
-            value = end.value
-            return _stream_of(value) if isinstance(value, StreamEnd) else value  # type: ignore[return-value]
+    # --- transport -----------------------------------------------------------------------------------------------
 
-    async def _attempt(self, attempts: Attempts, options: StepOptions) -> Any:
-        call = attempts.next_call()
-        try:
-            async with self._slots:
-                connect, wait = self._timeouts(call.request, options)
-                response = await self._exchange(call.request, options, connect, wait)
-        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-            cause = transport_errors.without_frames(error)
-            raise _error_for(call.request, self.base_url, wait, error) from cause
-        if isinstance(response, AsyncWorkflowStream):
-            return response
-        if error_response := call.error_in(response):
-            raise error_response
+    _transport_errors = (httpx.HTTPError, httpx.InvalidURL, OSError)
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait before a retry."""
+        await self._sleep(seconds)
+
+    def open_stream(self, events: AsyncIterator[StreamEvent], response: Any = None) -> AsyncWorkflowStream:
+        """Return a streamed execution."""
+
+        async def close() -> None:
+            if response is not None:
+                await response.aclose()
+
+        return AsyncWorkflowStream(events, close)
+
+    async def _exchange(self, request: Request, options: RequestOptions) -> Any:
+        async with self._slots:
+            return await super()._exchange(request, options)
+
+    async def _read(self, call: Call[_T], response: Response) -> _T:
         if len(response.body) > _MAX_BYTES_ON_LOOP:
             return await asyncio.to_thread(call.read, response)
         return call.read(response)
 
-    async def _exchange(
-        self, request: Request, options: StepOptions, connect: float, wait: float
-    ) -> Response | AsyncWorkflowStream:
-        ends = asyncio.get_running_loop().time() + wait
+    async def _open(self, request: Request, connect_seconds: float, seconds: float) -> httpx.Response:
         http = await (self._shares_with or self)._open_http()
-        response = await http.send(
-            http.build_request(
-                request.method,
-                self.base_url + request.path,
-                content=request.body,
-                headers=self._headers(request),
-                timeout=httpx.Timeout(wait, connect=connect),
-            ),
-            stream=True,
+        prepared = http.build_request(
+            request.method,
+            self.base_url + request.path,
+            content=request.body,
+            headers=self._headers(request),
+            timeout=httpx.Timeout(seconds, connect=connect_seconds),
         )
-        head = Response(response.status_code, {name.lower(): value for name, value in response.headers.items()}, b"")
-        self._record_rate_limit(request, head)
-        if options.stream and self._is_event_stream(head):
-            return AsyncWorkflowStream(self._events(response, request, wait, ends), response.aclose)
-        try:
-            body = BodyReader(request, head)
-            async for chunk in response.aiter_bytes():
-                body.add(chunk)
-            return self._without_key(body.response())
-        finally:
-            await response.aclose()
+        return await http.send(prepared, stream=True)
 
-    async def _events(
-        self, response: httpx.Response, request: Request, wait: float, ends: float
-    ) -> AsyncIterator[StreamEvent]:
-        reader = StreamReader(workflow_id=request.workflow_id or "", run_id=request.run_id)
-        try:
-            async for chunk in _chunks(response, ends):
-                for event in reader.feed(chunk):
-                    yield event
-        except (httpx.HTTPError, TimeoutError) as error:
-            cause = transport_errors.without_frames(error)
-            raise _error_for(streaming(request), self.base_url, wait, error) from cause
-        reader.finish()
+    async def _chunks(self, response: httpx.Response) -> AsyncIterator[bytes]:
+        async for chunk in response.aiter_bytes():
+            yield chunk
+
+    async def _stream_chunks(self, response: httpx.Response, ends: float) -> AsyncIterator[bytes]:
+        chunks = response.aiter_bytes()
+        while True:
+            async with asyncio.timeout(ends - time.monotonic()):
+                chunk = await anext(chunks, None)
+            if chunk is None:
+                return
+            yield chunk
+
+    async def _close(self, response: httpx.Response) -> None:
+        await response.aclose()
+
+    def _reason_of(self, error: Exception) -> transport_errors.Reason:
+        if isinstance(error, _NEVER_SENT):
+            return "unreachable"
+        return "timed out" if isinstance(error, httpx.TimeoutException | TimeoutError) else "broken"
 
     async def _open_http(self) -> httpx.AsyncClient:
         if http := self._pools.get(self.base_url):
@@ -280,32 +230,6 @@ def limited(client: AsyncSimClient, requests: int) -> AsyncSimClient:
     other = copy.copy(client)
     other._shares_with, other._slots = client, asyncio.Semaphore(requests)
     return other
-
-
-async def _chunks(response: httpx.Response, ends: float) -> AsyncIterator[bytes]:
-    """Yield a stream's bytes as they arrive.
-
-    :param ends: the loop's time at which the stream times out: the timeout of httpx applies to each read, and starts
-        again with every chunk.
-    :raises TimeoutError: the stream has timed out.
-    """
-    chunks = response.aiter_bytes()
-    while True:
-        async with asyncio.timeout_at(ends):
-            chunk = await anext(chunks, None)
-        if chunk is None:
-            return
-        yield chunk
-
-
-def _stream_of(end: StreamEnd) -> AsyncWorkflowStream:
-    async def events() -> AsyncIterator[StreamEvent]:
-        yield end
-
-    async def close() -> None:
-        pass
-
-    return AsyncWorkflowStream(events(), close)
 
 
 async def _transport(url: str, verify: bool | str) -> dict[str, Any]:
@@ -341,12 +265,3 @@ def _ssl_context(bundle: bool | str) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=bundle)
     except OSError as error:
         raise SimConfigurationError(f"The CA bundle {bundle!r} can't be read ({error}).") from error
-
-
-def _error_for(request: Request, base_url: str, wait: float, error: Exception) -> SimError:
-    """Return the error for a transport error, by what the server may have received."""
-    if isinstance(error, _NEVER_SENT):
-        return transport_errors.unreachable(request, base_url, error)
-    if isinstance(error, httpx.TimeoutException | TimeoutError):
-        return transport_errors.timed_out(request, base_url, wait)
-    return transport_errors.broken(request, base_url, error)

@@ -1,25 +1,50 @@
-"""Base of the sync and the asyncio client: settings, rate-limit information, and what their transports share."""
+"""Base of the sync and the asyncio client: settings, rate-limit information, and sending one request.
+
+Everything that waits is a coroutine. In the sync client, no coroutine suspends: it runs to its end at once.
+"""
 
 from __future__ import annotations
 
-import inspect
 import time
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 from airflow_provider_sim import __version__
-from airflow_provider_sim.client.api.http import Request, Response, rate_limit_info
-from airflow_provider_sim.client.flows import Flows
+from airflow_provider_sim.client import transport_errors
+from airflow_provider_sim.client.api import legacy, v2
+from airflow_provider_sim.client.api.http import Call, Request, Response, error_of, rate_limit_info
 from airflow_provider_sim.client.models import RateLimit, RateLimitInfo, UsageLimits
+from airflow_provider_sim.client.request_options import RequestOptions
 from airflow_provider_sim.client.retry import RetryPolicy
+from airflow_provider_sim.client.server_facts import ServerFacts, facts_about
 from airflow_provider_sim.client.settings import DEFAULT_BASE_URL, DEFAULT_TIMEOUT, SYNC_TIMEOUT, ClientSettings
-from airflow_provider_sim.client.steps import StepOptions
+from airflow_provider_sim.client.stream import StreamEnd, StreamEvent, StreamReader
 from airflow_provider_sim.exceptions import (
     SimAuthenticationError,
     SimConfigurationError,
     SimConnectionError,
     SimError,
+    SimPermissionError,
+    SimRedirectError,
+    SimResponseError,
+    SimRouteMissingError,
+    SimV2OffError,
+)
+
+T = TypeVar("T")
+
+MAX_RESPONSE_BYTES = 256 * 1024 * 1024
+"""Decompressed; larger than any response of Sim."""
+
+MIN_TIMEOUT = 1.0
+"""Seconds to wait for a response although the deadline has passed."""
+
+_CONNECTION_ERRORS = (
+    SimAuthenticationError,
+    SimConfigurationError,
+    SimConnectionError,
     SimPermissionError,
     SimRedirectError,
     SimResponseError,
@@ -37,22 +62,7 @@ class _Hidden(str):
         return "'***'"
 
 
-_CONNECTION_ERRORS = (
-    SimAuthenticationError,
-    SimConfigurationError,
-    SimConnectionError,
-    SimPermissionError,
-    SimRedirectError,
-    SimResponseError,
-    SimRouteMissingError,
-    SimV2OffError,
-)
-
-MIN_TIMEOUT = 1.0
-"""Seconds to wait for a response although the deadline has passed."""
-
-
-class BaseClient:
+class BaseClient(ABC):
     """A client without a transport.
 
     :param api_key: a personal or workspace key.
@@ -62,8 +72,11 @@ class BaseClient:
     :param verify: whether to verify TLS certificates, or the path of a CA bundle to verify them with.
     :param retry: for idempotent requests; only ``execute_with_retry`` retries an execution.
     :ivar on_rate_limit: called with the rate-limit information of each response that has some.
+    :ivar facts: what is known about the server, shared by all clients of this process for the same server and key.
     :raises SimConfigurationError: an argument is invalid.
     """
+
+    facts: ServerFacts
 
     def __init__(
         self,
@@ -88,7 +101,12 @@ class BaseClient:
 
     def _use(self, settings: ClientSettings) -> None:
         self._settings = settings
-        self._flows = Flows(settings)
+        self.facts = facts_about(settings.rate_limited_as)
+
+    @property
+    def settings(self) -> ClientSettings:
+        """The client's settings, also for another client."""
+        return self._settings
 
     @property
     def base_url(self) -> str:
@@ -98,33 +116,30 @@ class BaseClient:
     @property
     def speaks_v2(self) -> bool | None:
         """Whether requests go to the v2 API; None until known."""
-        return self._flows.speaks_v2
-
-    @property
-    def settings(self) -> ClientSettings:
-        """The client's settings, also for another client."""
-        return self._settings
+        chosen = self._settings.api_version
+        return self.facts.v2.present if chosen == "auto" else chosen == "v2"
 
     @property
     def accepts_run_ids(self) -> bool:
         """Whether the server is known to accept the caller's run ID, so the same ID starts no second run."""
-        return self._flows.accepts_run_ids
+        return bool(self.speaks_v2 or self.facts.accepts_run_ids)
 
     @property
     def start_bucket(self) -> str | None:
-        """The rate bucket that a start spends; None if the server meters no requests."""
-        return self._flows.start_bucket
+        """The rate bucket that a start spends; None on the legacy API, which meters no requests."""
+        return None if self.speaks_v2 is False else v2.EXECUTE_BUCKET
 
     def start_limit(self, usage: UsageLimits) -> RateLimit | None:
-        """Return the execution limit that async starts spend."""
-        return self._flows.start_limit(usage)
+        """Return the execution limit that async starts spend; on the legacy API, that of sync ones."""
+        return usage.sync if self.speaks_v2 is False else usage.asynchronous
 
     def check_input(self, workflow_id: str, input: Any) -> None:
         """Reject an input that can't be sent; sends nothing.
 
         :raises SimInputError: it isn't JSON, is too large, or has fields that the API reserves.
         """
-        self._flows.check_input(workflow_id, input)
+        api: Any = legacy if self.speaks_v2 is False else v2
+        api.execute_async(workflow_id, input, run_id=None, run_timeout=None)
 
     def set_api_key(self, api_key: str) -> None:
         """Use another key from now on."""
@@ -142,6 +157,112 @@ class BaseClient:
         """Name the server, not the key."""
         return f"{type(self).__name__}({self.base_url!r}, api_version={self._settings.api_version!r})"
 
+    # --- one request ---------------------------------------------------------------------------------------------
+
+    _transport_errors: ClassVar[tuple[type[Exception], ...]]
+    """What the HTTP library raises."""
+
+    @abstractmethod
+    async def sleep(self, seconds: float) -> None:
+        """Wait before a retry."""
+
+    @abstractmethod
+    def open_stream(self, events: AsyncIterator[StreamEvent], response: Any = None) -> Any:
+        """Return a streamed execution.
+
+        :param response: what to close at its end, if any.
+        """
+
+    @abstractmethod
+    async def _open(self, request: Request, connect_seconds: float, seconds: float) -> Any:
+        """Send a request, and return the HTTP library's response without its body."""
+
+    @abstractmethod
+    def _chunks(self, response: Any) -> AsyncIterator[bytes]:
+        """Yield a body, decompressed."""
+
+    @abstractmethod
+    def _stream_chunks(self, response: Any, ends: float) -> AsyncIterator[bytes]:
+        """Yield a stream as it arrives.
+
+        :param ends: ``time.monotonic()`` at which it times out: the timeouts of HTTP libraries apply to each read.
+        """
+
+    @abstractmethod
+    async def _close(self, response: Any) -> None:
+        """Close a response."""
+
+    @abstractmethod
+    def _reason_of(self, error: Exception) -> transport_errors.Reason:
+        """Return what a transport error means, by what the server may have received."""
+
+    async def send(self, call: Call[T], options: RequestOptions) -> Any:
+        """Send a request once, and return its result, or the stream with the result.
+
+        :raises SimError: the request failed.
+        """
+        response = await self._exchange(call.request, options)
+        return await self._read(call, response) if isinstance(response, Response) else response
+
+    async def _read(self, call: Call[T], response: Response) -> T:
+        return call.read(response)
+
+    async def _exchange(self, request: Request, options: RequestOptions) -> Any:
+        """Send a request, and return its :class:`.Response`, or a stream."""
+        seconds = options.timeout or (SYNC_TIMEOUT if request.sync else self._settings.timeout)
+        if request.sync and options.deadline is not None:
+            seconds = min(seconds, max(MIN_TIMEOUT, options.deadline - time.time()))
+        ends = time.monotonic() + seconds
+        try:
+            opened = await self._open(request, min(seconds, self._settings.timeout), seconds)
+            head = Response(opened.status_code, {name.lower(): value for name, value in opened.headers.items()}, b"")
+            self._record_rate_limit(request, head)
+            if options.stream and head.status == 200 and "event-stream" in head.headers.get("content-type", ""):
+                return self.open_stream(self._events(opened, request, seconds, ends), opened)
+            try:
+                return await self._whole_response(request, head, opened)
+            finally:
+                await self._close(opened)
+        except self._transport_errors as error:
+            raise self._error_for(request, seconds, error) from transport_errors.without_frames(error)
+
+    async def _whole_response(self, request: Request, head: Response, opened: Any) -> Response:
+        chunks, size = [], 0
+        async for chunk in self._chunks(opened):
+            size += len(chunk)
+            if size > MAX_RESPONSE_BYTES:
+                raise error_of(
+                    SimResponseError,
+                    request,
+                    head,
+                    f"the response is larger than {MAX_RESPONSE_BYTES // 2**20} MiB, and the rest of it was not read."
+                    " Change the workflow to return less, or a URL in place of the data",
+                    max_retries=0,
+                )
+            chunks.append(chunk)
+        body = b"".join(chunks)
+        if head.status >= 400:  # some proxies return the request's headers
+            body = body.replace(self._settings.api_key.encode(), b"***")
+        return replace(head, body=body)
+
+    async def _events(self, opened: Any, request: Request, seconds: float, ends: float) -> AsyncIterator[StreamEvent]:
+        reader = StreamReader(workflow_id=request.workflow_id or "", run_id=request.run_id)
+        try:
+            async for chunk in self._stream_chunks(opened, ends):
+                for event in reader.feed(chunk):
+                    yield event
+        except self._transport_errors as error:
+            raise self._error_for(request.streaming(), seconds, error) from transport_errors.without_frames(error)
+        reader.finish()
+
+    def finished_stream(self, end: StreamEnd) -> Any:
+        """Return a stream whose only event is its last."""
+
+        async def events() -> AsyncIterator[StreamEvent]:
+            yield end
+
+        return self.open_stream(events())
+
     def _headers(self, request: Request) -> dict[str, str]:
         return {
             "Accept": "application/json",
@@ -150,54 +271,22 @@ class BaseClient:
             "X-API-Key": _Hidden(self._settings.api_key),
         }
 
-    def _timeouts(self, request: Request, options: StepOptions) -> tuple[float, float]:
-        """Seconds to wait for a connection and for the response."""
-        wait = options.timeout or (SYNC_TIMEOUT if request.sync else self._settings.timeout)
-        if request.sync and options.deadline is not None:
-            wait = min(wait, max(MIN_TIMEOUT, options.deadline - time.time()))
-        return min(wait, self._settings.timeout), wait
-
-    def _record_rate_limit(self, request: Request, response: Response) -> None:
-        info = rate_limit_info(response, bucket=request.bucket)
+    def _record_rate_limit(self, request: Request, head: Response) -> None:
+        info = rate_limit_info(head, bucket=request.bucket)
         if info is None:
             return
         self._rate_limit = info
         if self.on_rate_limit is not None:
             self.on_rate_limit(info)
 
-    def _for_flow(self, error: SimError) -> SimError:
-        """Add the connection's ID to an error that a change of the connection may fix, and drop tenacity's frames."""
+    def _error_for(self, request: Request, timeout: float, error: Exception, url: str | None = None) -> SimError:
+        return transport_errors.error_for(self._reason_of(error), request, url or self.base_url, timeout, error)
+
+    def with_connection(self, error: SimError) -> SimError:
+        """Add the connection's ID to an error that a change of the connection may fix."""
         if self._settings.connection is not None and isinstance(error, _CONNECTION_ERRORS):
             connection = f"connection {self._settings.connection!r}"
             message = str(error)
             message = f"{message[:-1]}, {connection}]" if message.endswith("]") else f"{message} [{connection}]"
             error.args = (message,)
-        trace = error.__traceback__
-        while trace is not None and trace.tb_frame.f_code.co_name != "_attempt":
-            trace = trace.tb_next
-        return error.with_traceback(trace)
-
-    def _without_key(self, response: Response) -> Response:
-        """Hide the key in an error response: some proxies return the request's headers."""
-        key = self._settings.api_key.encode()
-        if response.status < 400 or key not in response.body:
-            return response
-        return replace(response, body=response.body.replace(key, b"***"))
-
-    @staticmethod
-    def _is_event_stream(response: Response) -> bool:
-        return response.status == 200 and "event-stream" in response.headers.get("content-type", "")
-
-
-def given(options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options without those that are None."""
-    return {name: value for name, value in options.items() if value is not None}
-
-
-def copy_metadata(client: str, method: Any, flow: Callable[..., Any]) -> None:
-    """Give a client method the name, docstring and signature of its flow, with the result in place of the flow."""
-    method.__name__, method.__doc__ = flow.__name__, flow.__doc__
-    method.__qualname__ = f"{client}.{flow.__name__}"
-    result = flow.__annotations__["return"].removeprefix("Flow[").removesuffix("]")
-    method.__annotations__ = {**flow.__annotations__, "return": result}
-    method.__signature__ = inspect.signature(flow).replace(return_annotation=result)
+        return error

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
 from airflow_provider_sim.exceptions import Outcome, SimRunCancelledError, SimRunFailedError
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 class RunStatus(StrEnum):
@@ -44,7 +44,6 @@ class RunError:
     code: str | None = None
     block_id: str | None = None
     block_name: str | None = None
-    block_type: str | None = None
 
     def __str__(self) -> str:
         """Message, block and code in one line."""
@@ -64,7 +63,6 @@ class Pause:
 
     context_id: str | None = None
     kind: str | None = None
-    paused_at: str | None = None
     resume_at: str | None = None
     block_id: str | None = None
 
@@ -159,16 +157,6 @@ class WorkflowExecutionResult(WorkflowRun):
         """Whether the run completed or is paused; False for failed and cancelled ones."""
         return self.status in (RunStatus.COMPLETED, RunStatus.PAUSED)
 
-    @property
-    def metadata(self) -> dict[str, Any]:
-        """``duration`` in milliseconds, ``runId``, ``startTime`` and ``endTime``, by the SDK's names."""
-        return {
-            "duration": self.duration_ms,
-            "runId": self.run_id,
-            "startTime": self.started_at,
-            "endTime": self.ended_at,
-        }
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobStatus(WorkflowRun):
@@ -177,11 +165,9 @@ class JobStatus(WorkflowRun):
     The status is the run's: the queue entry of a cancelled or paused run is ``completed``.
 
     :param job_id: ID of the queue entry.
-    :param metadata: of the entry; the keys differ by version.
     """
 
     job_id: str = ""
-    metadata: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,8 +189,6 @@ class AsyncExecutionResult:
     :param job_id: ID of the queue entry, on the legacy API.
     :param status: ``queued``, or the status of a run to which the start was re-attached.
     :param run_id_is_ours: whether the run has the request's run ID; servers before v0.7.32 generate another one.
-    :param path: of the status, relative to the base URL. Sim's own status URL contains the host from the server's
-        configuration, which this machine may not reach, and which must not receive the key.
     """
 
     run_id: str
@@ -213,7 +197,6 @@ class AsyncExecutionResult:
     status: RunStatus = RunStatus.QUEUED
     message: str = ""
     run_id_is_ours: bool = True
-    path: str = ""
 
     @property
     def success(self) -> bool:
@@ -243,19 +226,15 @@ class WorkflowStatus:
 class DeploymentAttempt:
     """Latest deployment or rollback of a workflow, which Sim performs in the background.
 
-    :param attempt_id: Sim's ID of it.
     :param version: the version that it deploys.
     :param status: Sim's value, such as ``active`` after success.
-    :param readiness: by part: ``webhooks``, ``schedules`` and ``mcp``.
     :param error: Sim's message if it failed.
     :param action: ``deploy`` or ``rollback``.
     :param requested_at: ISO 8601 UTC.
     """
 
-    attempt_id: str | None
     version: int | None
     status: str | None
-    readiness: dict[str, str] = field(default_factory=dict)
     error: str | None = None
     action: str | None = None
     requested_at: str | None = None
@@ -277,7 +256,6 @@ class Deployment:
 
     :param version: number of the live version; None if there is none, or if the server doesn't report it.
     :param deployed_at: ISO 8601 UTC.
-    :param needs_redeployment: the draft has changed since the deployment; None if the server doesn't report it.
     :param latest_attempt: None if there was none since the workflow was last undeployed.
     :param warnings: Sim's messages.
     """
@@ -286,7 +264,6 @@ class Deployment:
     is_deployed: bool
     version: int | None = None
     deployed_at: str | None = None
-    needs_redeployment: bool | None = None
     latest_attempt: DeploymentAttempt | None = None
     warnings: tuple[str, ...] = ()
 
@@ -373,8 +350,6 @@ class UsageLimits:
     current_period_cost_usd: float | None
     limit_usd: float | None
     plan: str | None
-    storage_used_bytes: int | None = None
-    storage_limit_bytes: int | None = None
 
     @property
     def percent_used(self) -> float | None:
@@ -445,13 +420,11 @@ class Resumption:
     """Result of a resume request.
 
     :param run_id: the run, which keeps its ID.
-    :param attempt_id: Sim's ID of this resume; invalid once the attempt has finished.
     :param status: of the run, if the response contains it (runs that were started sync).
     :param output: of the resumed run, in the same case.
     """
 
     run_id: str
-    attempt_id: str | None
     status: RunStatus
     output: Any = None
 
@@ -498,13 +471,13 @@ class PausedRun:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Page(Generic[T]):
+class Page(Generic[_T]):
     """One page of a list.
 
     :param next_cursor: ``cursor`` of the next page, with the same filters; None on the last page.
     """
 
-    items: tuple[T, ...]
+    items: tuple[_T, ...]
     next_cursor: str | None = None
 
 

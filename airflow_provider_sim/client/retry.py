@@ -19,7 +19,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from airflow_provider_sim.client.limits import RETRY_MINIMUMS, is_retry_setting
+from airflow_provider_sim.client.checks import RETRY_MINIMUMS, is_retry_setting
 from airflow_provider_sim.exceptions import Outcome, SimConfigurationError, SimError
 
 

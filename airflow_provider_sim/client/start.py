@@ -5,25 +5,18 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Coroutine, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
-from airflow_provider_sim.client.api import legacy, v2
+from airflow_provider_sim.client.api import legacy
 from airflow_provider_sim.client.api.errors import AMBIGUOUS_ENQUEUE, is_rejection
 from airflow_provider_sim.client.api.http import Call
-from airflow_provider_sim.client.api.legacy_responses import AmbiguousResponseError
+from airflow_provider_sim.client.checks import MAX_RUN_TIMEOUT, selectors_of
 from airflow_provider_sim.client.flows import Flows
-from airflow_provider_sim.client.ids import selectors_of
-from airflow_provider_sim.client.limits import MAX_RUN_TIMEOUT
-from airflow_provider_sim.client.models import (
-    AsyncExecutionResult,
-    RunStatus,
-    WorkflowExecutionResult,
-    WorkflowRun,
-)
+from airflow_provider_sim.client.models import AsyncExecutionResult, RunStatus, WorkflowExecutionResult, WorkflowRun
+from airflow_provider_sim.client.request_options import RequestOptions, RunId, RunIds, StopToken
 from airflow_provider_sim.client.retry import NO_RETRY, RetryPolicy
-from airflow_provider_sim.client.steps import Delays, Flow, RequestStep, RunId, RunIds, StepOptions, StopToken
 from airflow_provider_sim.client.stream import StreamEnd
 from airflow_provider_sim.exceptions import (
     Outcome,
@@ -41,84 +34,197 @@ FIND_RUN_RETRIES = RetryPolicy(max_retries=1000, initial_delay=1.0, max_delay=10
 _FIND_RUN_ELAPSED = FIND_RUN_RETRIES.max_elapsed - FIND_RUN_RETRIES.max_delay * (1 + FIND_RUN_RETRIES.jitter)
 
 
-def start(
-    flows: Flows,
-    workflow_id: str,
-    input: Any = None,
-    *,
-    timeout: float | None = None,
-    stream: bool = False,
-    selected_outputs: Sequence[str] | None = None,
-    async_execution: bool = False,
-    run_id: RunId | None = None,
-    run_timeout: int | None = None,
-    deadline: float | None = None,
-    stop: StopToken | None = None,
-    unsent_ids: Container[str] = (),
-    retry: RetryPolicy | None = None,
-) -> Flow[Any]:
-    """Start a workflow and return the result, the receipt, the stream, or the run whose response was lost.
+class StartFlows(Flows):
+    """The flows that start a run, and those of :class:`Flows`."""
 
-    :param retry: None sends one request only, and doesn't look for the run if its response is lost.
-    """
-    selectors = selectors_of(selected_outputs)
-    check_options(stream, selectors, async_execution, run_timeout)
-    ids = RunIds(run_id)
-    options = StepOptions(
-        retry=retry or NO_RETRY, run_ids=ids, stop=stop, timeout=timeout, stream=stream, deadline=deadline
-    )
+    def execute_workflow(self, /, workflow_id: str, input: Any = None, **options: Any) -> Coroutine[Any, Any, Any]:
+        """Run a deployed workflow, without retries.
 
-    def call(api: Any) -> Call[Any]:
-        started: Call[Any]
-        if stream:
-            started = api.execute_stream(workflow_id, input, run_id=ids.current, selected_outputs=selectors)
-        elif async_execution:
-            started = api.execute_async(workflow_id, input, run_id=ids.current, run_timeout=run_timeout)
-        else:
-            started = api.execute(workflow_id, input, run_id=ids.current)
-        return started
+        Returns a :class:`~.models.WorkflowExecutionResult`; with ``stream``, a :class:`~.sync_client.WorkflowStream`;
+        with ``async_execution``, an :class:`~.models.AsyncExecutionResult`.
 
-    unanswered: set[str | None] = set()
-    for attempt in itertools.count(1):
-        try:
+        :param workflow_id: the workflow.
+        :param input: the Start block's fields as a dict; any other value arrives as the field ``input``.
+        :param timeout: seconds to wait for the response; default: 3600 for sync and streamed executions.
+        :param stream: return the output as it arrives.
+        :param selected_outputs: with ``stream``, the block outputs to stream: ``Block name.path``.
+        :param async_execution: queue the run and return a receipt.
+        :param run_id: the run's ID, 1 to 128 of ``A-Za-z0-9._:-``; default: a random one.
+        :param run_timeout: with ``async_execution``, seconds after which the server stops the run.
+        :raises SimError: see :mod:`airflow_provider_sim.exceptions`. A run that failed or was cancelled is a result.
+        """
+        return self._start(workflow_id, input, None, **options)
+
+    def execute_with_retry(
+        self,
+        /,
+        workflow_id: str,
+        input: Any = None,
+        *,
+        max_retries: int | None = None,
+        initial_delay: float | None = None,
+        max_delay: float | None = None,
+        backoff_multiplier: float | None = None,
+        retry_on_rate_limit: bool | None = None,
+        **options: Any,
+    ) -> Coroutine[Any, Any, Any]:
+        """Run a deployed workflow once, with retries that can't start it twice.
+
+        If a response is lost, the client looks for the run and re-attaches to it: the result may then be of a run that
+        is still active, for which :meth:`get_workflow_run` polls.
+
+        :param max_retries: retries after the first attempt; default of this and the next three: the client's policy.
+        :param initial_delay: seconds before the first retry, unless Sim sends a Retry-After.
+        :param max_delay: upper limit of the growing delay in seconds.
+        :param backoff_multiplier: factor by which the delay grows.
+        :param retry_on_rate_limit: False raises rate-limit errors at once.
+        :param options: as for :meth:`execute_workflow`, and: ``run_id`` may be an endless iterator of IDs, of which
+            each attempt that needs a new one takes the next, just before it is sent; ``deadline``, seconds since the
+            epoch after which no retry starts; ``stop``, a :class:`~.request_options.StopToken` that keeps further
+            attempts from being sent; ``unsent_ids``, IDs that were not used before this call, so if Sim rejects one of
+            them as used, it belongs to another run.
+        :raises SimError: the last attempt's error.
+        :raises StartStoppedError: ``stop`` was set.
+        """
+        policy = self.client.settings.retry.adjusted(
+            max_retries=max_retries,
+            initial_delay=initial_delay,
+            max_delay=max_delay,
+            backoff_multiplier=backoff_multiplier,
+            retry_on_rate_limit=retry_on_rate_limit,
+        )
+        return self._start(workflow_id, input, policy, **options)
+
+    async def _start(
+        self,
+        workflow_id: str,
+        input: Any,
+        retry: RetryPolicy | None,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109
+        stream: bool | None = None,
+        selected_outputs: Sequence[str] | None = None,
+        async_execution: bool | None = None,
+        run_id: RunId | None = None,
+        run_timeout: int | None = None,
+        deadline: float | None = None,
+        stop: StopToken | None = None,
+        unsent_ids: Container[str] | None = None,
+    ) -> Any:
+        """Start a workflow and return the result, the receipt, the stream, or the run whose response was lost.
+
+        :param retry: None sends one request only, and doesn't look for the run if its response is lost.
+        """
+        selectors = selectors_of(selected_outputs)
+        check_options(bool(stream), selectors, bool(async_execution), run_timeout)
+        ids = RunIds(run_id)
+        options = RequestOptions(
+            retry or NO_RETRY, run_ids=ids, stop=stop, timeout=timeout, stream=bool(stream), deadline=deadline
+        )
+
+        def call(api: Any) -> Call[Any]:
+            call: Call[Any]
+            if stream:
+                call = api.execute_stream(workflow_id, input, run_id=ids.current, selected_outputs=selectors)
+            elif async_execution:
+                call = api.execute_async(workflow_id, input, run_id=ids.current, run_timeout=run_timeout)
+            else:
+                call = api.execute(workflow_id, input, run_id=ids.current)
+            return call
+
+        unanswered: set[str | None] = set()
+        for attempt in itertools.count(1):
             try:
-                started = yield from flows.either_api(lambda: call(v2), lambda: call(legacy), options)
-            except AmbiguousResponseError as error:
-                started = yield from _settled(workflow_id, error)
-            if isinstance(started, AsyncExecutionResult):
-                flows.facts.accepts_run_ids = started.run_id_is_ours
-            break
-        except SimError as error:
+                started = await self._result_or_receipt(workflow_id, call, options)
+                break
+            except SimError as caught:
+                error = caught.with_traceback(None)
+            # Not in the except clause: errors of the lookup would have this one as their context, and it gets one of
+            # them as its cause.
             if retry is None or not _may_have_started(error):
-                raise
-            if _is_foreign(error, unanswered, unsent_ids):
+                raise error
+            if _is_foreign(error, unanswered, unsent_ids or ()):
                 if not ids.can_renew:
-                    raise
+                    raise error
                 ids.renew()
                 log.warning("Run ID %s belongs to another run: starting run %s.", error.run_id, ids.current)
                 continue
             unanswered.add(error.run_id)
             log.warning("%s Checking for run %s.", error, error.run_id)
-            run, failure = yield from _find_run(flows, workflow_id, error, retry, deadline)
+            run, failure = await self._find_run(workflow_id, error, retry, deadline)
             if failure is not None:
-                error.__cause__ = failure
-                raise
+                raise error from failure
             if run is not None and not is_rejection(run):
                 log.warning("Run %s exists and is %s: re-attaching to it.", run.run_id, run.status)
-                started = yield from _result_of(flows, workflow_id, run, receipt=async_execution)
+                started = await self._result_of(workflow_id, run, receipt=bool(async_execution))
                 break
+            is_spent = run is not None or _is_run_id_spent(error)
             # A second request can't start a second run if the server is known to accept each ID once.
-            is_safe = run is not None or flows.accepts_run_ids or _is_run_id_spent(error)
+            is_safe = ids.can_renew if is_spent else self.client.accepts_run_ids
             is_expired = deadline is not None and time.time() >= deadline
             if attempt > retry.max_retries or is_expired or not is_safe:
-                raise
-            if run is not None or _is_run_id_spent(error):
-                if not ids.can_renew:
-                    raise
+                raise error
+            if is_spent:
                 ids.renew()
             log.warning("The run doesn't exist: starting it as %s (%d of %d).", ids.current, attempt, retry.max_retries)
-    is_unstreamed = stream and isinstance(started, WorkflowExecutionResult)
-    return StreamEnd(started, streamed=False) if is_unstreamed else started
+        if stream and isinstance(started, WorkflowExecutionResult):
+            return self.client.finished_stream(StreamEnd(started, streamed=False))
+        return started
+
+    async def _result_or_receipt(
+        self, workflow_id: str, call: Callable[[Any], Call[Any]], options: RequestOptions
+    ) -> Any:
+        try:
+            started = await self.either_api(call, options)
+        except legacy.AmbiguousResponseError as error:
+            started = await self._settle(workflow_id, error)
+        if isinstance(started, AsyncExecutionResult):
+            self.client.facts.accepts_run_ids = started.run_id_is_ours
+        return started
+
+    async def _settle(self, workflow_id: str, ambiguous: legacy.AmbiguousResponseError) -> WorkflowExecutionResult:
+        """Find out by the run's ID whether a response was a rejection or the workflow's Response block."""
+        result, rejection = ambiguous.result, ambiguous.rejection
+        if result.run_id is None:
+            raise rejection from None
+        try:
+            run = await self.request(legacy.get_run(workflow_id, result.run_id))
+        except SimRunNotFoundError:
+            raise rejection from None
+        except SimError:
+            rejection.outcome = Outcome.UNKNOWN
+            raise rejection from None
+        if run.status is RunStatus.COMPLETED:
+            return result
+        return replace(result, status=run.status, output=None, error=run.error, paused=run.paused)
+
+    async def _find_run(
+        self, workflow_id: str, error: SimError, retry: RetryPolicy, deadline: float | None
+    ) -> tuple[WorkflowRun | None, SimError | None]:
+        """Look for the run that a request may have started; return it, if any, or why that is unknown."""
+        flows: Flows = self
+        policy = retry.adjusted(max_retries=max(2, retry.max_retries), retry_on_rate_limit=True)
+        if _is_run_id_spent(error):  # another ID comes next; only this check keeps it from starting a second run
+            flows, policy = Flows(self.client), FIND_RUN_RETRIES
+        options = RequestOptions(policy, retry_on=(SimRunNotFoundError,), deadline=deadline)
+        assert error.run_id is not None
+        try:
+            return await flows.read_run(workflow_id, error.run_id, options), None
+        except SimRunNotFoundError as not_found:
+            was_cut_short = flows is not self and flows.elapsed < _FIND_RUN_ELAPSED
+            return None, not_found if was_cut_short else None
+        except SimError as unreadable:
+            return None, unreadable
+
+    async def _result_of(
+        self, workflow_id: str, run: WorkflowRun, *, receipt: bool
+    ) -> AsyncExecutionResult | WorkflowExecutionResult:
+        """Return what the start of a run that was found would have returned: a receipt, or the result so far."""
+        if receipt:
+            return AsyncExecutionResult(run_id=run.run_id or "", workflow_id=workflow_id, status=run.status)
+        if run.status is RunStatus.COMPLETED:
+            run = await self.get_workflow_result(workflow_id, run.run_id or "")
+        return WorkflowExecutionResult(**{field.name: getattr(run, field.name) for field in fields(WorkflowRun)})
 
 
 def _may_have_started(error: SimError) -> bool:
@@ -136,53 +242,6 @@ def _is_foreign(error: SimError, unanswered: set[str | None], unsent_ids: Contai
 def _is_run_id_spent(error: SimError) -> bool:
     """Whether the ID can't be sent again although no run has it."""
     return error.code == AMBIGUOUS_ENQUEUE or isinstance(error, SimRunIdConflictError)
-
-
-def _settled(workflow_id: str, ambiguous: AmbiguousResponseError) -> Flow[WorkflowExecutionResult]:
-    """Find out by the run's ID whether a response was a rejection or the workflow's Response block."""
-    result, rejection = ambiguous.result, ambiguous.rejection
-    if result.run_id is None:
-        raise rejection from None
-    try:
-        run: WorkflowRun = yield RequestStep(legacy.get_run(workflow_id, result.run_id))
-    except SimRunNotFoundError:
-        raise rejection from None
-    except SimError:
-        rejection.outcome = Outcome.UNKNOWN
-        raise rejection from None
-    if run.status is RunStatus.COMPLETED:
-        return result
-    return replace(result, status=run.status, output=None, error=run.error, paused=run.paused)
-
-
-def _find_run(
-    flows: Flows, workflow_id: str, error: SimError, retry: RetryPolicy, deadline: float | None
-) -> Flow[tuple[WorkflowRun | None, SimError | None]]:
-    """Look for the run that a request may have started; return it, if any, or why that is unknown."""
-    delays: Delays | None = None
-    policy = retry.adjusted(max_retries=max(2, retry.max_retries), retry_on_rate_limit=True)
-    if _is_run_id_spent(error):  # another ID comes next; only this check keeps it from starting a second run
-        policy, delays = FIND_RUN_RETRIES, Delays()
-    options = StepOptions(retry=policy, retry_on=(SimRunNotFoundError,), deadline=deadline, delays=delays)
-    assert error.run_id is not None
-    try:
-        return (yield from flows.read_run(workflow_id, error.run_id, options)), None
-    except SimRunNotFoundError as not_found:
-        was_cut_short = delays is not None and delays.elapsed < _FIND_RUN_ELAPSED
-        return None, not_found if was_cut_short else None
-    except SimError as unreadable:
-        return None, unreadable
-
-
-def _result_of(
-    flows: Flows, workflow_id: str, run: WorkflowRun, *, receipt: bool
-) -> Flow[AsyncExecutionResult | WorkflowExecutionResult]:
-    """Return what the start of a run that was found would have returned: a receipt, or the result so far."""
-    if receipt:
-        return AsyncExecutionResult(run_id=run.run_id or "", workflow_id=workflow_id, status=run.status)
-    if run.status is RunStatus.COMPLETED:
-        run = yield from flows.get_workflow_result(workflow_id, run.run_id or "")
-    return WorkflowExecutionResult(**{field.name: getattr(run, field.name) for field in fields(WorkflowRun)})
 
 
 def check_options(

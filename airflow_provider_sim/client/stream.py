@@ -14,7 +14,7 @@ from typing import Any
 from airflow_provider_sim.client.api import fields
 from airflow_provider_sim.client.api.http import LOST_STREAM
 from airflow_provider_sim.client.api.resources import pause_in, run_error
-from airflow_provider_sim.client.ids import block_id_of
+from airflow_provider_sim.client.checks import block_id_of
 from airflow_provider_sim.client.models import RunStatus, WorkflowExecutionResult, WorkflowRun
 from airflow_provider_sim.exceptions import Outcome, SimOutputError, SimStreamError
 from airflow_provider_sim.json_values import well_formed

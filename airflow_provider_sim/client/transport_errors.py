@@ -2,37 +2,40 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, Literal, TypeVar
 
 from airflow_provider_sim.client.api.http import Request, error_of
 from airflow_provider_sim.exceptions import Outcome, SimConnectionError, SimError, SimTimeoutError
 
 E = TypeVar("E", bound=BaseException)
 
+Reason = Literal["unreachable", "timed out", "broken"]
+"""``unreachable``: DNS, connection, proxy or TLS handshake failed, so that the request was not sent. ``broken``: the
+connection broke after the request was sent."""
+
 _TLS_WORDS = ("certificate", "ssl", "tls", "handshake")
 
 
-def unreachable(request: Request, base_url: str, cause: BaseException) -> SimError:
-    """Return the error for a request that was not sent: DNS, connection, proxy or TLS handshake failed."""
-    reason = innermost_reason(cause)
-    if any(word in reason.lower() for word in _TLS_WORDS):
-        return error_of(
-            SimConnectionError,
-            request,
-            None,
-            f"no secure connection to {base_url} ({reason}). {_tls_advice(reason)}",
-            code="TLS_ERROR",
-            outcome=Outcome.NEVER_SENT,
-            max_retries=0,
-        )
-    return error_of(
-        SimConnectionError,
-        request,
-        None,
-        f"{base_url} can't be reached ({reason}). Check the connection's base URL (host), the network and proxy of this"
-        " machine, and whether Sim is running",
-        outcome=Outcome.NEVER_SENT,
+def error_for(reason: Reason, request: Request, base_url: str, timeout: float, cause: BaseException) -> SimError:
+    """Return the error for a request without a whole response.
+
+    :param timeout: seconds after which the request times out.
+    """
+    why = innermost_reason(cause)
+    if reason == "timed out":
+        return error_of(SimTimeoutError, request, None, _time_out(request, base_url, timeout))
+    if reason == "broken" or request.stream_started:
+        what = f"the connection to {base_url} broke before the whole response arrived ({why})"
+        return error_of(SimConnectionError, request, None, what)
+    unsent: dict[str, Any] = {"outcome": Outcome.NEVER_SENT}
+    if any(word in why.lower() for word in _TLS_WORDS):
+        what = f"no secure connection to {base_url} ({why}). {_tls_advice(why)}"
+        return error_of(SimConnectionError, request, None, what, code="TLS_ERROR", max_retries=0, **unsent)
+    what = (
+        f"{base_url} can't be reached ({why}). Check the connection's base URL (host), the network and proxy of this"
+        " machine, and whether Sim is running"
     )
+    return error_of(SimConnectionError, request, None, what, **unsent)
 
 
 def _tls_advice(reason: str) -> str:
@@ -47,30 +50,17 @@ def _tls_advice(reason: str) -> str:
     )
 
 
-def timed_out(request: Request, base_url: str, timeout: float) -> SimError:
-    """Return the error for a response that did not arrive in time."""
-    if request.sync:
-        advice = (
-            "Disconnecting cancels a sync run; use async_execution=True or deferrable=True for long runs, or a longer"
-            " timeout"
-        )
-    else:
-        advice = "Sim may be overloaded; the connection's extra 'timeout' sets how long to wait"
+def _time_out(request: Request, base_url: str, timeout: float) -> str:
     if request.stream_started:
         what = f"it did not finish within {timeout:g} s"
     else:
         what = f"no response from {base_url} within {timeout:g} s"
-    return error_of(SimTimeoutError, request, None, f"{what}. {advice}")
-
-
-def broken(request: Request, base_url: str, cause: BaseException) -> SimError:
-    """Return the error for a connection that broke after the request was sent."""
-    return error_of(
-        SimConnectionError,
-        request,
-        None,
-        f"the connection to {base_url} broke before the whole response arrived ({innermost_reason(cause)})",
-    )
+    if request.sync:
+        return (
+            f"{what}. Disconnecting cancels a sync run; use async_execution=True or deferrable=True for long runs, or a"
+            " longer timeout"
+        )
+    return f"{what}. Sim may be overloaded; the connection's extra 'timeout' sets how long to wait"
 
 
 def without_frames(error: E) -> E:

@@ -189,7 +189,7 @@ class TaskRun:
             unconverted_files=options.unconverted_files,
         )
         try:
-            started = client.execute_with_retry(
+            started: WorkflowRun | AsyncExecutionResult | WorkflowStream = client.execute_with_retry(
                 self._workflow_id,
                 fields,
                 timeout=None if options.is_async else max(1.0, deadline - time.time()),

@@ -14,7 +14,7 @@ import pytest
 from airflow_provider_sim.batch.engine import BatchEngine
 from airflow_provider_sim.batch.reconcile import Reconciler
 from airflow_provider_sim.batch.state import BatchState, ItemStatus
-from airflow_provider_sim.client.flows import forget_servers
+from airflow_provider_sim.client.server_facts import forget_servers
 from airflow_provider_sim.emulator.runs import Run
 from airflow_provider_sim.exceptions import SimError
 from airflow_provider_sim.polling.poller import RunPoller

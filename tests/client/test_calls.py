@@ -100,11 +100,10 @@ def run_told(**names: str) -> dict[str, Any]:
         "status": "failed",
         "output": {"a": 1},
         "blockOutputs": {"b": 2},
-        "error": {"message": "boom", "code": "C", "blockId": "b", "blockName": "Agent", "blockType": "agent"},
+        "error": {"message": "boom", "code": "C", "blockId": "b", "blockName": "Agent"},
         "paused": {
             "contextId": "c",
             "pauseKind": "time",
-            "pausedAt": BEGAN,
             "resumeAt": ENDED,
             "blockedOnBlockId": "b-2",
         },
@@ -125,8 +124,8 @@ FULL_RUN = WorkflowRun(
     output={"a": 1},
     output_is_display_copy=True,
     block_outputs={"b": 2},
-    error=RunError("boom", "C", "b", "Agent", "agent"),
-    paused=Pause("c", "time", BEGAN, ENDED, "b-2"),
+    error=RunError("boom", "C", "b", "Agent"),
+    paused=Pause("c", "time", ENDED, "b-2"),
     trigger="api",
     started_at=BEGAN,
     ended_at=ENDED,
@@ -142,10 +141,8 @@ DEPLOYED = {
         "deployedAt": BEGAN,
         "needsRedeployment": True,
         "latestDeploymentAttempt": {
-            "id": "a",
             "version": 4,
             "status": "failed",
-            "readiness": {"webhooks": "ready"},
             "error": {"message": "no"},
         },
         "warnings": ["one", "two"],
@@ -156,10 +153,7 @@ DEPLOYMENT = Deployment(
     is_deployed=True,
     version=3,
     deployed_at=BEGAN,
-    needs_redeployment=True,
-    latest_attempt=DeploymentAttempt(
-        attempt_id="a", version=4, status="failed", readiness={"webhooks": "ready"}, error="no"
-    ),
+    latest_attempt=DeploymentAttempt(version=4, status="failed", error="no"),
     warnings=("one", "two"),
 )
 
@@ -242,7 +236,7 @@ ROWS: dict[str, tuple[Callable[[], Call[Any]], Request, Any, Any]] = {
             sync=False,
         ),
         {"data": {"runId": "r-1"}},
-        AsyncExecutionResult(run_id="r-1", workflow_id="w", path="/api/v2/workflows/w/runs/r-1"),
+        AsyncExecutionResult(run_id="r-1", workflow_id="w"),
     ),
     "v2 stream": (
         lambda: v2.execute_stream("w", {}, run_id="r", selected_outputs=["A.x"]),
@@ -290,8 +284,8 @@ ROWS: dict[str, tuple[Callable[[], Call[Any]], Request, Any, Any]] = {
         Request(
             "GET",
             "/api/v2/logs?workspaceId=space&workflowIds=w%2Cv&triggers=api%2Cchat&level=error"
-            "&startDate=2027-01-15T08%3A00%3A00.000Z&endDate=2027-01-15T08%3A00%3A05.000Z&runId=r"
-            "&includeFinalOutput=true&limit=5&cursor=n&order=asc",
+            "&runId=r&includeFinalOutput=true&startDate=2027-01-15T08%3A00%3A00.000Z"
+            "&endDate=2027-01-15T08%3A00%3A05.000Z&limit=5&cursor=n&order=asc",
             "list the runs of workspace 'space'",
             bucket="logs.list",
         ),
@@ -308,7 +302,7 @@ ROWS: dict[str, tuple[Callable[[], Call[Any]], Request, Any, Any]] = {
         lambda: v2.resume_run("w", "r", "c", {"yes": True}),
         resume(f"{V2_RUN}/resume", b'{"contextId":"c","input":{"yes":true}}', "workflows.runs.resume"),
         {"data": {"runId": "attempt", "status": "running", "output": 7}},
-        Resumption(run_id="r", attempt_id="attempt", status=RunStatus.RUNNING, output=7),
+        Resumption(run_id="r", status=RunStatus.RUNNING, output=7),
     ),
     "v2 workflow": (
         lambda: v2.get_workflow("w"),
@@ -416,16 +410,13 @@ ROWS: dict[str, tuple[Callable[[], Call[Any]], Request, Any, Any]] = {
             job_id="workflow-execution:r",
             message="queued",
             run_id_is_ours=True,
-            path="/api/jobs/workflow-execution:r",
         ),
     ),
     "legacy execute asynchronously, under another id": (
         lambda: legacy.execute_async("w", {}, run_id="r", run_timeout=None),
         start("/api", "X-Execution-Id", b"{}", bucket=None, sync=False, X_Execution_Mode="async"),
         {"async": True, "jobId": "task_1"},
-        AsyncExecutionResult(
-            run_id="task_1", workflow_id="w", job_id="task_1", run_id_is_ours=False, path="/api/jobs/task_1"
-        ),
+        AsyncExecutionResult(run_id="task_1", workflow_id="w", job_id="task_1", run_id_is_ours=False),
     ),
     "legacy stream": (
         lambda: legacy.execute_stream("w", {}, run_id="r", selected_outputs=["A.x"]),
@@ -472,13 +463,6 @@ ROWS: dict[str, tuple[Callable[[], Call[Any]], Request, Any, Any]] = {
             started_at=BEGAN,
             ended_at=ENDED,
             duration_ms=5000.0,
-            metadata={
-                "workflowId": "w-1",
-                "startedAt": BEGAN,
-                "completedAt": ENDED,
-                "duration": 5000,
-                "correlation": {"executionId": "r-2", "triggerType": "schedule"},
-            },
         ),
     ),
     "legacy job, of a run that its queue entry names": (
@@ -498,7 +482,6 @@ ROWS: dict[str, tuple[Callable[[], Call[Any]], Request, Any, Any]] = {
             server_status="failed",
             output={"workflowId": "w-2"},
             error=RunError("boom"),
-            metadata={"correlation": {"executionId": "r-2"}},
         ),
     ),
     "legacy cancel": (
@@ -511,7 +494,7 @@ ROWS: dict[str, tuple[Callable[[], Call[Any]], Request, Any, Any]] = {
         lambda: legacy.resume_run("w", "r", "c", {"yes": True}),
         resume("/api/resume/w/r/c", b'{"input":{"yes":true}}', None),
         {"executionId": "attempt", "status": "running", "output": 7},
-        Resumption(run_id="r", attempt_id="attempt", status=RunStatus.RUNNING, output=7),
+        Resumption(run_id="r", status=RunStatus.RUNNING, output=7),
     ),
     "legacy pauses": (
         lambda: legacy.get_paused_run("w", "r"),
@@ -576,7 +559,6 @@ ROWS: dict[str, tuple[Callable[[], Call[Any]], Request, Any, Any]] = {
         {
             "rateLimit": {"sync": BUCKET, "async": {"isLimited": False, "requestsPerMinute": 7, "remaining": 0}},
             "usage": {"currentPeriodCost": 1.5, "limit": 20, "plan": "pro"},
-            "storage": {"usedBytes": 5, "limitBytes": 50},
         },
         UsageLimits(
             sync=RateLimit(is_limited=True, requests_per_minute=30, max_burst=60, remaining=12, reset_at=ENDED),
@@ -584,8 +566,6 @@ ROWS: dict[str, tuple[Callable[[], Call[Any]], Request, Any, Any]] = {
             current_period_cost_usd=1.5,
             limit_usd=20.0,
             plan="pro",
-            storage_used_bytes=5,
-            storage_limit_bytes=50,
         ),
     ),
 }

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_provider_sim.client import flows
+from airflow_provider_sim.client import server_facts
 from airflow_provider_sim.client.api import http, legacy
-from airflow_provider_sim.client.flows import forget_servers
 from airflow_provider_sim.client.models import PausedRun, PausePoint, RunOutput, RunStatus, WorkflowRun
+from airflow_provider_sim.client.request_options import StartStoppedError, StopToken
 from airflow_provider_sim.client.retry import NO_RETRY
+from airflow_provider_sim.client.server_facts import forget_servers
 from airflow_provider_sim.client.start import check_options
-from airflow_provider_sim.client.steps import StartStoppedError, StopToken
 from airflow_provider_sim.exceptions import (
     Outcome,
     SimInputError,
@@ -87,7 +87,7 @@ class TestApiVersion:
             client = connect(server.url)
             client.execute_workflow("w")
             client.execute_workflow("w")
-            monkeypatch.setattr(flows, "RECHECK_AFTER", -1.0)
+            monkeypatch.setattr(server_facts, "RECHECK_AFTER", -1.0)
             assert client.speaks_v2 is None
             client.execute_workflow("w")
             assert client.speaks_v2 is True

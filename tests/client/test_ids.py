@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_provider_sim.client.ids import check_block_ids, check_run_id, check_workflow_id
+from airflow_provider_sim.client.checks import check_block_ids, check_run_id, check_workflow_id
 from airflow_provider_sim.exceptions import Outcome, SimInputError
 
 BLOCK = "0f6a2b1c-1111-4222-8333-444455556666"

@@ -74,7 +74,7 @@ def call_of(recording: Recording) -> Call[Any]:
         case ("GET", found, "workflows"):
             return dialect.get_workflow(found)
     request = Request(recording.method, recording.path, subject="do something that the client doesn't offer")
-    return dialect._call(request, lambda request, response, data: data)
+    return dialect._call(request, lambda request, data: data)
 
 
 def read(recording: Recording) -> str:
@@ -119,7 +119,7 @@ def _told(value: Any) -> str:
     for name in ("accepted", "reason", "is_deployed", "version"):
         if facts.get(name) is not None:
             told.append(f"{name} {facts[name]}")
-    for name in ("job_id", "cost_usd", "attempt_id", "next_cursor", "workspace_id", "plan"):
+    for name in ("job_id", "cost_usd", "next_cursor", "workspace_id", "plan"):
         if facts.get(name):
             told.append(f"has {name}")
     if "items" in facts:

@@ -64,13 +64,12 @@ def test_legacy_receipts(body, run_id, job_id):
     receipt = legacy.execute_async("w", {}, run_id="sent", run_timeout=None).read(answer(body, 202))
     assert isinstance(receipt, AsyncExecutionResult)
     assert (receipt.run_id, receipt.job_id, receipt.status) == (run_id, job_id, RunStatus.QUEUED)
-    assert receipt.path == f"/api/jobs/{job_id}", "built from our base URL, not from the server's inner host name"
 
 
 def test_v2_receipt():
     told = {"runId": RUN, "statusUrl": "http://inside:3000/api/v2/elsewhere"}
     receipt = v2.execute_async("w", {}, run_id=RUN, run_timeout=None).read(answer({"data": told}, 202))
-    assert (receipt.run_id, receipt.path) == (RUN, f"/api/v2/workflows/w/runs/{RUN}")
+    assert receipt.run_id == RUN
 
 
 ASYNC = legacy.execute_async("w", {}, run_id="sent", run_timeout=None)

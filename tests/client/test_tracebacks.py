@@ -44,15 +44,14 @@ def failing(request):
         yield server.url, api_version
 
 
-ATTEMPT = ["client/start:start", "client/flows:either_api"]
+FLOW = ["client/start:_start"]
 
 
 def test_sync_client(failing):
     url, api_version = failing
     with SimClient("key", url, api_version=api_version) as client, pytest.raises(SimError) as caught:
         client.execute_workflow("w")
-    names = ["client/sync_client:execute_workflow", "client/sync_client:_run", *ATTEMPT, "client/sync_client:_attempt"]
-    assert frames(caught.value) == names
+    assert frames(caught.value) == ["client/sync_client:method", "client/sync_client:_perform", *FLOW]
 
 
 def test_async_client(failing):
@@ -64,8 +63,7 @@ def test_async_client(failing):
 
     with pytest.raises(SimError) as caught:
         asyncio.run(execute())
-    module = "client/async_client"
-    assert frames(caught.value) == [f"{module}:execute_workflow", f"{module}:_run", *ATTEMPT, f"{module}:_attempt"]
+    assert frames(caught.value) == ["client/async_client:method", *FLOW]
 
 
 def test_operator(failing, monkeypatch):
@@ -79,4 +77,4 @@ def test_operator(failing, monkeypatch):
     names = frames(caught.value)
     assert len(names) <= MAX_FRAMES
     assert names[0] == "operators/sim:execute"
-    assert names[-4:] == ["client/sync_client:_run", *ATTEMPT, "client/sync_client:_attempt"]
+    assert names[-2:] == ["client/sync_client:_perform", *FLOW]

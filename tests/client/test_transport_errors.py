@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_provider_sim.client import async_client, transport_errors
-from airflow_provider_sim.client.api import http
+from airflow_provider_sim.client import async_client, base, transport_errors
 from airflow_provider_sim.client.retry import RetryPolicy
 from airflow_provider_sim.client.stream import StreamChunk
 from airflow_provider_sim.emulator import SimEmulator
@@ -106,8 +105,8 @@ def test_no_receipt_in_time(connect):
         pytest.param(Answer(200, b"<html><body>Welcome!</body></html>"), "a web page, not JSON", id="HTML"),
         pytest.param(Answer(200, b'{"data": {"runId": "r", "sta'), "truncated", id="truncated JSON"),
         pytest.param(Answer(200, b""), "the response is empty", id="nothing"),
-        pytest.param(Answer(200, [1, 2]), "not what Sim's v2 API returns", id="other JSON"),
-        pytest.param(Answer(200, {"data": {"id": 7}}), "not what Sim's v2 API returns", id="other fields"),
+        pytest.param(Answer(200, [1, 2]), "not what Sim's API returns", id="other JSON"),
+        pytest.param(Answer(200, {"data": {"id": 7}}), "not what Sim's API returns", id="other fields"),
         pytest.param(Answer(200, b"\xff\xfe{}"), "not JSON", id="no text"),
     ],
 )
@@ -266,7 +265,7 @@ def test_https_where_http_is_spoken(connect):
 
 @pytest.mark.parametrize("packed", [False, True], ids=["as-it-is", "gzip"])
 def test_an_answer_without_end_isn_t_read_to_its_end(connect, monkeypatch, packed):
-    monkeypatch.setattr(http, "MAX_RESPONSE_BYTES", 2**20)
+    monkeypatch.setattr(base, "MAX_RESPONSE_BYTES", 2**20)
     body = b'{"data": "' + bytes(40 * 2**20)
     headers = {"content-type": "application/json"} | ({"content-encoding": "gzip"} if packed else {})
     with canned(Answer(200, gzip.compress(body, 1) if packed else body, headers=headers)) as server:

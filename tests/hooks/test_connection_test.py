@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from airflow_provider_sim.client.flows import forget_servers
+from airflow_provider_sim.client.server_facts import forget_servers
 from airflow_provider_sim.emulator.profiles import PROFILES
 from airflow_provider_sim.hooks.sim import SimHook
 from scripts.bad_connections import bad_connections

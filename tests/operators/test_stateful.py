@@ -36,7 +36,7 @@ from hypothesis.stateful import (
 
 from airflow_provider_sim import polling
 from airflow_provider_sim.client.api.http import Request
-from airflow_provider_sim.client.sync_client import SimClient, WorkflowStream
+from airflow_provider_sim.client.sync_client import SimClient, WorkflowStream, _perform
 from airflow_provider_sim.emulator import BlockError, SimEmulator
 from airflow_provider_sim.exceptions import SimError
 from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
@@ -296,7 +296,12 @@ class Tasks(RuleBasedStateMachine):
                 return original(client, run_watch)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(SimClient, "_exchange", mortal(SimClient._exchange))
+            original, exchange = SimClient._exchange, mortal(lambda *args: _perform(original(*args)))
+
+            async def mortal_exchange(*args: Any) -> Any:
+                return exchange(*args)
+
+            patch.setattr(SimClient, "_exchange", mortal_exchange)
             patch.setattr(TaskState, "set", mortal(TaskState.set))
             patch.setattr(TaskInstance, "xcom_push", mortal(TaskInstance.xcom_push))
             patch.setattr(polling, "wait_for_run", wait)

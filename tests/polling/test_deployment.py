@@ -18,7 +18,7 @@ def deployed(version: int | None, attempt: int | None = None, status: str | None
     :param version: the live version.
     :param attempt: the requested version.
     """
-    tried = DeploymentAttempt(attempt_id="a", version=attempt, status=status, error=error)
+    tried = DeploymentAttempt(version=attempt, status=status, error=error)
     return Deployment(
         workflow_id="w",
         is_deployed=version is not None,

@@ -5,13 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-from airflow_provider_sim.client.api.http import (
-    Request,
-    Response,
-    error_of,
-    is_html,
-    retry_after,
-)
+from airflow_provider_sim.client.api.http import Request, Response, error_of, retry_after
 from airflow_provider_sim.client.models import RunStatus, WorkflowRun
 from airflow_provider_sim.exceptions import (
     Outcome,
@@ -80,20 +74,21 @@ _ADVICE_403 = {
     "WORKSPACE_KEY_OPERATION_NOT_PERMITTED": "a workspace key may not do this; put a personal key into the connection",
     "INSUFFICIENT_WORKSPACE_ROLE": "the key's owner needs a higher role in the workspace",
 }
-_ADVICE_429 = {
-    CONCURRENCY_LIMIT: "the plan's number of concurrent runs is reached; wait for runs to finish, or lower the"
-    " task's max_active_tis_per_dag or its pool",
-    EXECUTION_LIMIT: "the plan's executions per minute are used up; start fewer at once (pool,"
-    " max_active_tis_per_dag) or upgrade the plan",
-    "ADMISSION_GATE_CAPACITY": "the server is at capacity; retry later, or start fewer runs at once",
+_LIMITS_429 = {
+    CONCURRENCY_LIMIT: (
+        5.0,
+        "the plan's number of concurrent runs is reached; wait for runs to finish, or lower the task's"
+        " max_active_tis_per_dag or its pool",
+    ),
+    EXECUTION_LIMIT: (
+        20.0,
+        "the plan's executions per minute are used up; start fewer at once (pool, max_active_tis_per_dag) or upgrade"
+        " the plan",
+    ),
+    "ADMISSION_GATE_CAPACITY": (5.0, "the server is at capacity; retry later, or start fewer runs at once"),
 }
-_DEFAULT_WAIT_429 = {
-    CONCURRENCY_LIMIT: 5.0,
-    EXECUTION_LIMIT: 20.0,
-    "ADMISSION_GATE_CAPACITY": 5.0,
-}
-"""Seconds. The legacy API mostly sends no Retry-After; it refills the bucket of executions once a minute, which three
-retries then outlast."""
+"""Default delay in seconds, and advice. The legacy API mostly sends no Retry-After; it refills the bucket of executions
+once a minute, which three retries then outlast."""
 _TOO_MANY_REQUESTS = (
     "too many requests with this key or from this address; poll less often (poll_interval, poke_interval), or run"
     " fewer tasks at once"
@@ -178,13 +173,11 @@ def error_from_body(request: Request, response: Response, body: ErrorBody) -> Si
         case 413:
             return error(SimInputError, _TOO_LARGE, code="PAYLOAD_TOO_LARGE")
         case 429:
-            limit = _limit(body)
-            return error(
-                SimRateLimitError,
-                _ADVICE_429.get(limit, _TOO_MANY_REQUESTS),
-                default_wait=_DEFAULT_WAIT_429.get(limit, 0.0),
-                run_id_spent=detail in (CONCURRENCY_LIMIT, EXECUTION_LIMIT),
-            )
+            # v2 reports a server at capacity by its message only.
+            limit = "ADMISSION_GATE_CAPACITY" if message.startswith("Server is at capacity") else detail or ""
+            default_wait, advice = _LIMITS_429.get(limit, (0.0, _TOO_MANY_REQUESTS))
+            is_spent = detail in (CONCURRENCY_LIMIT, EXECUTION_LIMIT)
+            return error(SimRateLimitError, advice, default_wait=default_wait, run_id_spent=is_spent)
         case 503 if detail == AMBIGUOUS_ENQUEUE:
             return error(
                 SimServerError,
@@ -211,46 +204,31 @@ def error_from_body(request: Request, response: Response, body: ErrorBody) -> Si
             )
 
 
-def _limit(body: ErrorBody) -> str:
-    """The code of the limit that was reached; v2 reports a server at capacity by its message only."""
-    return "ADMISSION_GATE_CAPACITY" if body.message.startswith("Server is at capacity") else body.detail_code or ""
-
-
 def unreadable_error(request: Request, response: Response) -> SimError:
     """Return the error for an error response that isn't in Sim's format: from a proxy, an old server, another site."""
-    status, page = response.status, "a web page" if is_html(response) else "not from Sim's API"
-    if status in (404, 405):
-        return error_of(
-            SimRouteMissingError,
-            request,
-            response,
-            f"there is no Sim API at {request.path.split('?')[0]}: the base URL may name another site or lack its"
-            " path prefix, or the server is too old for this",
-            outcome=Outcome.REFUSED,
-        )
-    if status == 429:
-        return error_of(
-            SimRateLimitError,
-            request,
-            response,
-            "a proxy between this machine and Sim limits the requests; poll less often, or run fewer tasks at once",
-            outcome=Outcome.REFUSED,
-        )
-    if status == 413:
-        size = len(request.body or b"") / 2**20
-        what = f"a proxy between this machine and Sim rejects a request of {size:.1f} MiB. {_SEND_A_URL}"
-        return error_of(SimInputError, request, response, what, code="PAYLOAD_TOO_LARGE", outcome=Outcome.REFUSED)
-    if status >= 500:
-        return error_of(
-            SimServerError,
-            request,
-            response,
-            f"the response is {page}: Sim may be down or overloaded, or a proxy may have failed",
-        )
-    return error_of(
-        SimResponseError,
-        request,
-        response,
-        f"the response is {page}: the base URL may lead to a proxy, a login page or another site",
-        max_retries=0,
-    )
+    kind: type[SimError]
+    what = "the response is " + ("a web page" if response.is_html else "not from Sim's API")
+    attributes: dict[str, Any] = {"outcome": Outcome.REFUSED}
+    match response.status:
+        case 404 | 405:
+            kind = SimRouteMissingError
+            what = (
+                f"there is no Sim API at {request.path.split('?')[0]}: the base URL may name another site or lack its"
+                " path prefix, or the server is too old for this"
+            )
+        case 429:
+            kind = SimRateLimitError
+            what = (
+                "a proxy between this machine and Sim limits the requests; poll less often, or run fewer tasks at once"
+            )
+        case 413:
+            kind, attributes["code"] = SimInputError, "PAYLOAD_TOO_LARGE"
+            size = len(request.body or b"") / 2**20
+            what = f"a proxy between this machine and Sim rejects a request of {size:.1f} MiB. {_SEND_A_URL}"
+        case status if status >= 500:
+            kind, attributes = SimServerError, {}
+            what += ": Sim may be down or overloaded, or a proxy may have failed"
+        case _:
+            kind, attributes = SimResponseError, {"max_retries": 0}
+            what += ": the base URL may lead to a proxy, a login page or another site"
+    return error_of(kind, request, response, what, **attributes)

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class MissingFieldError(ValueError):
+    """A response is JSON, but lacks a field that Sim always sends."""
 
 
 def mapping(value: object, key: str | None = None) -> dict[str, Any]:
@@ -46,3 +52,13 @@ def flag(value: object, key: str) -> bool | None:
     """Return the field if it is a boolean."""
     found = mapping(value).get(key)
     return found if isinstance(found, bool) else None
+
+
+def required(found: T | None) -> T:
+    """Return a field's value.
+
+    :raises MissingFieldError: it is None.
+    """
+    if found is None:
+        raise MissingFieldError
+    return found

@@ -4,30 +4,23 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote, urlencode
 
-from airflow_provider_sim.client.ids import check_run_id
+from airflow_provider_sim.client.api.fields import MissingFieldError
+from airflow_provider_sim.client.checks import check_run_id, check_workflow_id
 from airflow_provider_sim.client.models import RateLimitInfo
-from airflow_provider_sim.exceptions import (
-    Outcome,
-    SimError,
-    SimInputError,
-    SimRedirectError,
-    SimResponseError,
-)
+from airflow_provider_sim.exceptions import Outcome, SimError, SimInputError, SimRedirectError, SimResponseError
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 MAX_BODY_BYTES = 10 * 1024 * 1024
 """Sim rejects larger request bodies with 413; its proxy may truncate them silently."""
-
-MAX_RESPONSE_BYTES = 256 * 1024 * 1024
-"""Decompressed; larger than any response of Sim."""
 
 RATE_WINDOW = 60.0
 """Seconds; a bucket is refilled once per window, by half its capacity."""
@@ -36,6 +29,11 @@ ADDRESS_BUCKET = "address"
 """Spent by every request to v2, whatever the key, on every server; no response reports its level."""
 
 ADDRESS_CAPACITY = 600
+
+LOST_STREAM = (
+    "Sim cancels a streamed run when its reader disconnects; check the run before starting another, and use an async"
+    " execution for long runs"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +71,61 @@ class Request:
         assert self.run_id_header is not None
         return replace(self, headers={**self.headers, self.run_id_header: check_run_id(run_id)}, run_id=run_id)
 
+    def streaming(self) -> Request:
+        """Return the start request for errors that occur once its stream has started."""
+        subject = f"read the stream of run {self.run_id!r} of workflow {self.workflow_id!r}"
+        return replace(self, subject=subject, stream_started=True)
+
+
+def endpoint(
+    method: str,
+    path: str,
+    subject: str,
+    workflow_id: str | None = None,
+    run_id: str | None = None,
+    *,
+    query: Mapping[str, str | int | None] | None = None,
+    content: Mapping[str, Any] | None = None,
+    headers: Mapping[str, str] | None = None,
+    **attributes: Any,
+) -> Request:
+    """Return the request to an endpoint.
+
+    :param path: without ``/api/``, and with ``{workflow_id}`` and ``{run_id}`` in place of the IDs.
+    :param subject: with ``{workflow}`` and ``{run}``, which name them.
+    :param query: Sim rejects empty values, so None is left out.
+    :param content: the body, as JSON.
+    :param attributes: further ones of the request.
+    :raises SimInputError: an ID is invalid, or the content can't be sent.
+    """
+    ids = {}
+    if "{workflow_id}" in path:
+        ids["workflow_id"] = quote(check_workflow_id(workflow_id), safe=":")
+    if "{run_id}" in path:
+        ids["run_id"] = check_run_id(run_id)
+    path = "/api/" + path.format(**ids)
+    given = {name: value for name, value in (query or {}).items() if value is not None}
+    workflow = f"workflow {workflow_id!r}"
+    json_headers = {} if content is None else {"Content-Type": "application/json"}
+    return Request(
+        method,
+        f"{path}?{urlencode(given)}" if given else path,
+        subject.replace("{run}", f"run {run_id!r} of {workflow}").replace("{workflow}", workflow),
+        {**json_headers, **(headers or {})},
+        None if content is None else json_body(content, workflow_id=workflow_id),
+        workflow_id=workflow_id,
+        run_id=run_id,
+        **attributes,
+    )
+
+
+def run_query(include_output: bool, selected_outputs: Sequence[str] | None) -> dict[str, str | None]:
+    """Return the query of a request for a run, which both APIs share."""
+    return {
+        "includeOutput": "true" if include_output else None,
+        "selectedOutputs": ",".join(selected_outputs or ()) or None,
+    }
+
 
 @dataclass(frozen=True, slots=True)
 class Response:
@@ -87,45 +140,44 @@ class Response:
         """Sim's ID of the request."""
         return self.headers.get("x-request-id")
 
+    @property
+    def is_html(self) -> bool:
+        """Whether this is a web page: from a proxy, or from a server that doesn't know the path."""
+        is_page = self.body.lstrip()[:15].lower().startswith((b"<!doctype", b"<html"))
+        return is_page or "html" in self.headers.get("content-type", "").lower()
+
 
 @dataclass(frozen=True, slots=True)
-class Call(Generic[T]):
+class Call(Generic[_T]):
     """A request, and how to read its response.
 
-    :param parse: turns a response into its model, or raises SimError.
+    :param parse: turns a response into its model, or raises SimError or MissingFieldError.
     :param parse_error: returns the error in a response with status 400 or above; None if it is a result.
     """
 
     request: Request
-    parse: Callable[[Request, Response], T]
+    parse: Callable[[Request, Response], _T]
     parse_error: Callable[[Request, Response], SimError | None]
 
-    def with_run_id(self, run_id: str) -> Call[T]:
+    def with_run_id(self, run_id: str) -> Call[_T]:
         """Return the same call with another run ID."""
         return replace(self, request=self.request.with_run_id(run_id))
 
-    def error_in(self, response: Response) -> SimError | None:
-        """Return the error that the response reports, if any."""
-        return None if response.status < 400 else self.parse_error(self.request, response)
-
-    def read(self, response: Response) -> T:
+    def read(self, response: Response) -> _T:
         """Return the response's model.
 
         :raises SimError: the response reports an error, or can't be read.
         """
-        if error := self.error_in(response):
+        if response.status >= 400 and (error := self.parse_error(self.request, response)):
             raise error
-        return self.parse(self.request, response)
+        try:
+            return self.parse(self.request, response)
+        except MissingFieldError:
+            what = "the response is JSON, but not what Sim's API returns here; the base URL may lead to another program"
+            raise error_of(SimResponseError, self.request, response, what) from None
 
 
-def path_of(*segments: str, query: Mapping[str, str | int | None] | None = None) -> str:
-    """Join percent-encoded path segments and those query values that are set; Sim rejects empty ones."""
-    path = "/api/" + "/".join(quote(segment, safe=":") for segment in segments)
-    given = {name: value for name, value in (query or {}).items() if value is not None}
-    return f"{path}?{urlencode(given)}" if given else path
-
-
-def json_body(value: Mapping[str, Any], *, workflow_id: str) -> bytes:
+def json_body(value: Mapping[str, Any], *, workflow_id: str | None) -> bytes:
     """Encode a request body.
 
     :raises SimInputError: the value is not JSON, or is larger than Sim accepts. No request was sent.
@@ -157,34 +209,22 @@ def read_json(request: Request, response: Response) -> Any:
     :raises SimRedirectError: the response is a redirect.
     :raises SimResponseError: the body is not JSON; the message gives the likely reason.
     """
-    _reject_redirect(request, response)
+    if 300 <= response.status < 400:
+        raise _redirect_error(request, response)
     try:
         return json.loads(response.body)
     except (ValueError, RecursionError) as error:
-        raise error_of(SimResponseError, request, response, _why_no_json(response)) from error
+        if response.is_html:
+            what = "a web page, not JSON: the base URL may lead to a proxy, a login page or another site"
+        elif not response.body.strip():
+            what = "empty; a proxy between this machine and Sim may have lost it"
+        else:
+            what = "not JSON, or was truncated; a proxy between this machine and Sim may have failed"
+        raise error_of(SimResponseError, request, response, f"the response is {what}") from error
 
 
-def is_html(response: Response) -> bool:
-    """Whether this is a web page: from a proxy, or from a server that doesn't know the path."""
-    content_type = response.headers.get("content-type", "")
-    return "html" in content_type.lower() or response.body.lstrip()[:15].lower().startswith((b"<!doctype", b"<html"))
-
-
-def _why_no_json(response: Response) -> str:
-    if is_html(response):
-        return "the response is a web page, not JSON: the base URL may lead to a proxy, a login page or another site"
-    if not response.body.strip():
-        return "the response is empty; a proxy between this machine and Sim may have lost it"
-    return "the response is not JSON, or was truncated; a proxy between this machine and Sim may have failed"
-
-
-def _reject_redirect(request: Request, response: Response) -> None:
-    """Raise for any 3xx: following it would lose the body and could pass the key on to another host.
-
-    :raises SimRedirectError: names the target, and the base URL to set if the target is the same path elsewhere.
-    """
-    if not 300 <= response.status < 400:
-        return
+def _redirect_error(request: Request, response: Response) -> SimError:
+    """The error for any 3xx: following it would lose the body and could pass the key on to another host."""
     path = request.path.split("?")[0]
     target = response.headers.get("location", "").split("?")[0]
     advice = (
@@ -192,7 +232,7 @@ def _reject_redirect(request: Request, response: Response) -> None:
         if path in target and "://" in target
         else "Correct the connection's base URL (host): it must be the URL of the API itself"
     )
-    raise error_of(
+    return error_of(
         SimRedirectError,
         request,
         response,
@@ -220,73 +260,24 @@ def error_of(
     """
     if outcome is None:
         outcome = Outcome.REFUSED if request.idempotent else Outcome.RAN if request.stream_started else Outcome.UNKNOWN
-    sentences = [f"Could not {request.subject}: {what.rstrip('.')}."]
-    if request.stream_started:
-        sentences.append(f"{LOST_STREAM}.")
-    elif outcome is Outcome.UNKNOWN and not request.idempotent:
-        sentences.append(_unknown_outcome(request))
-    suffix = ""
-    if response is not None:
-        attributes.setdefault("status", response.status)
-        attributes.setdefault("request_id", response.request_id)
-        attributes.setdefault("retry_after", retry_after(response))
-        suffix = f" [HTTP {response.status}" + (f", request {response.request_id}]" if response.request_id else "]")
-    attributes.setdefault("workflow_id", request.workflow_id)
-    attributes.setdefault("run_id", request.run_id)
-    return error_class(" ".join(sentences) + suffix, outcome=outcome, **attributes)
-
-
-class BodyReader:
-    """Collects a response's body, chunk by chunk and decompressed."""
-
-    def __init__(self, request: Request, head: Response) -> None:
-        self._request = request
-        self._head = head
-        self._chunks: list[bytes] = []
-        self._size = 0
-
-    def add(self, chunk: bytes) -> None:
-        """Add a chunk.
-
-        :raises SimResponseError: the body is too large; the rest must not be read.
-        """
-        self._size += len(chunk)
-        if self._size > MAX_RESPONSE_BYTES:
-            raise error_of(
-                SimResponseError,
-                self._request,
-                self._head,
-                f"the response is larger than {MAX_RESPONSE_BYTES // 2**20} MiB, and the rest of it was not read."
-                " Change the workflow to return less, or a URL in place of the data",
-                max_retries=0,
-            )
-        self._chunks.append(chunk)
-
-    def response(self) -> Response:
-        """Return the response with its whole body."""
-        return replace(self._head, body=b"".join(self._chunks))
-
-
-LOST_STREAM = (
-    "Sim cancels a streamed run when its reader disconnects; check the run before starting another, and use an async"
-    " execution for long runs"
-)
-
-
-def streaming(request: Request) -> Request:
-    """Return the start request for errors that occur once its stream has started."""
-    subject = f"read the stream of run {request.run_id!r} of workflow {request.workflow_id!r}"
-    return replace(request, subject=subject, stream_started=True)
-
-
-def _unknown_outcome(request: Request) -> str:
+    message = f"Could not {request.subject}: {what.rstrip('.')}."
     run = f"run {request.run_id!r}" if request.run_id else "a run"
-    if request.path.endswith("/execute"):
-        return f"It is unknown whether {run} was started; check Sim's logs before starting another."
-    return f"It is unknown whether it had an effect; check {run} in Sim before retrying."
+    if request.stream_started:
+        message += f" {LOST_STREAM}."
+    elif outcome is Outcome.UNKNOWN and request.path.endswith("/execute"):
+        message += f" It is unknown whether {run} was started; check Sim's logs before starting another."
+    elif outcome is Outcome.UNKNOWN and not request.idempotent:
+        message += f" It is unknown whether it had an effect; check {run} in Sim before retrying."
+    attributes = {"workflow_id": request.workflow_id, "run_id": request.run_id} | attributes
+    if response is not None:
+        request_id = response.request_id
+        message += f" [HTTP {response.status}" + (f", request {request_id}]" if request_id else "]")
+        found = {"status": response.status, "request_id": request_id, "retry_after": retry_after(response)}
+        attributes = found | attributes
+    return error_class(message, outcome=outcome, **attributes)
 
 
-def retry_after(response: Response, *, now: Callable[[], float] | None = None) -> float | None:
+def retry_after(response: Response) -> float | None:
     """Return the seconds to wait by ``Retry-After``, which may be a number or a date; None without one."""
     value = response.headers.get("retry-after", "").strip()
     if not value:
@@ -299,8 +290,7 @@ def retry_after(response: Response, *, now: Callable[[], float] | None = None) -
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
-    current = now() if now else datetime.now(tz=UTC).timestamp()
-    return max(0.0, moment.timestamp() - current)
+    return max(0.0, moment.timestamp() - time.time())
 
 
 def rate_limit_info(response: Response, *, bucket: str | None = None) -> RateLimitInfo | None:

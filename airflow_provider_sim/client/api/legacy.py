@@ -1,32 +1,67 @@
-"""Requests of the legacy API (``/api/workflows``, ``/api/jobs``, …), which every Sim server has.
+"""Requests and responses of the legacy API (``/api/workflows``, ``/api/jobs``, …), which every Sim server has.
 
-:mod:`.legacy_responses` reads the responses. This API calls a run an execution; the ID is the same as on v2.
+This API calls a run an execution; the ID is the same as on v2. Servers since v0.5.44 are supported.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
+from urllib.parse import quote
 
-from airflow_provider_sim.client.api import legacy_responses as responses
-from airflow_provider_sim.client.api.http import Call, Request, Response, json_body, path_of, read_json
-from airflow_provider_sim.client.api.legacy_responses import JOB_PREFIX
-from airflow_provider_sim.client.ids import check_run_id, check_workflow_id
+from airflow_provider_sim.client.api import fields
+from airflow_provider_sim.client.api.errors import (
+    AMBIGUOUS_ENQUEUE,
+    CONCURRENCY_LIMIT,
+    EXECUTION_LIMIT,
+    ErrorBody,
+    error_from_body,
+    unreadable_error,
+)
+from airflow_provider_sim.client.api.http import Call, Request, Response, endpoint, error_of, read_json, run_query
+from airflow_provider_sim.client.api.resources import (
+    cancellation,
+    parse_run,
+    pause_in,
+    pause_point,
+    resumption,
+    run_error,
+    workflow_of,
+)
+from airflow_provider_sim.client.checks import check_run_id
 from airflow_provider_sim.client.models import (
     AsyncExecutionResult,
     Cancellation,
     JobStatus,
     PausedRun,
+    RateLimit,
     Resumption,
+    RunStatus,
     UsageLimits,
     Workflow,
     WorkflowExecutionResult,
     WorkflowRun,
     WorkflowStatus,
 )
-from airflow_provider_sim.exceptions import Outcome, SimError, SimInputError
+from airflow_provider_sim.exceptions import (
+    Outcome,
+    SimError,
+    SimInputError,
+    SimResponseError,
+    SimRouteMissingError,
+    SimRunIdConflictError,
+    SimUnsupportedError,
+)
 
 T = TypeVar("T")
+
+REQUIRED_VERSION = "Sim v0.5.44 or later is required"
+
+JOB_PREFIX = "workflow-execution:"
+"""Job IDs of the database queue are this and the run ID; the Trigger.dev queue finds its jobs by it, too."""
+
+_WORKFLOW = "workflows/{workflow_id}"
+_RUN = f"{_WORKFLOW}/executions/{{run_id}}"
 
 CONTROL_FIELDS = frozenset(
     {
@@ -54,10 +89,70 @@ CONTROL_FIELDS = frozenset(
 )
 """Input fields that the server drops or interprets, because here the whole body is the input."""
 
+_JOB_STATUSES = {
+    "pending": RunStatus.QUEUED,
+    "queued": RunStatus.QUEUED,
+    "waiting": RunStatus.QUEUED,
+    "admitting": RunStatus.QUEUED,
+    "admitted": RunStatus.QUEUED,
+    "processing": RunStatus.RUNNING,
+    "running": RunStatus.RUNNING,
+    "completed": RunStatus.COMPLETED,
+    "failed": RunStatus.FAILED,
+    "cancelled": RunStatus.CANCELLED,
+}
+
+_REJECTION_PREFIXES = {
+    400: (
+        "API key callers cannot",
+        "Async execution does not support",
+        "External callers cannot",
+        "File processing failed",
+        "Invalid JSON in request body",
+        "Invalid execution ID header",
+        "Invalid execution timeout header",
+        "Invalid request body",
+        "X-Execution-Timeout-Seconds is supported only",
+    ),
+    401: ("Authentication", "Invalid API key", "Unauthorized"),
+    402: ("Usage limit exceeded",),
+    403: (
+        "API key is not authorized",
+        "Access denied",
+        "Account suspended",
+        "Personal API keys are not allowed",
+        "Unauthorized",
+        "Workflow is not deployed",
+    ),
+    404: ("Workflow not found",),
+    409: ("Execution ID has already been used",),
+    413: ("Workflow execution request body exceeds",),
+    429: ("Rate limit exceeded", "Too many concurrent executions", "Too many requests"),
+    500: ("Failed to queue async execution",),
+    503: (
+        "Async execution queue acceptance",
+        "Service temporarily at capacity",
+        "Unable to allocate workflow execution identity",
+        "Usage admission is temporarily unavailable",
+        "Workflow execution identity is temporarily unavailable",
+    ),
+}
+"""How Sim's own rejections start. A workflow's Response block can return any status and any body, so any other error
+response to a sync execution proves nothing."""
+
+_DETAIL_CODES = {
+    "Rate limit exceeded.": EXECUTION_LIMIT,  # of executions; v1's buckets of requests omit the period
+    "Too many concurrent executions": CONCURRENCY_LIMIT,
+    "Personal API keys are not allowed": "PERSONAL_API_KEYS_DISABLED",
+}
+
+_RETRIES_OF_401 = 2
+"""This API also returns 401 while its key store is down."""
+
 
 def execute(workflow_id: str, input: Any, *, run_id: str | None) -> Call[WorkflowExecutionResult]:
     """Run a workflow and wait for its result in the same request."""
-    return _execute(workflow_id, input, run_id, responses.read_execution)
+    return _execute(_read_execution, _execution_error, workflow_id, input, run_id)
 
 
 def execute_async(
@@ -70,115 +165,38 @@ def execute_async(
     headers = {"X-Execution-Mode": "async"}
     if run_timeout is not None:
         headers["X-Execution-Timeout-Seconds"] = str(run_timeout)
-    return _execute(workflow_id, input, run_id, responses.read_receipt, responses.receipt_error, headers=headers)
+    return _execute(_read_receipt, _receipt_error, workflow_id, input, run_id, headers=headers)
 
 
 def execute_stream(
     workflow_id: str, input: Any, *, run_id: str | None, selected_outputs: Sequence[str] | None
 ) -> Call[WorkflowExecutionResult]:
     """Run a workflow and receive its output as server-sent events; the call reads responses that are not a stream."""
-    controls: dict[str, Any] = {"stream": True}
-    if selected_outputs:
-        controls["selectedOutputs"] = list(selected_outputs)
-    return _execute(workflow_id, input, run_id, responses.read_unstreamed, controls=controls)
+    selected: dict[str, Any] = {"selectedOutputs": list(selected_outputs)} if selected_outputs else {}
+    return _execute(_read_unstreamed, _execution_error, workflow_id, input, run_id, stream=True, **selected)
 
 
-def get_run(
-    workflow_id: str, run_id: str, *, include_output: bool = False, selected_outputs: Sequence[str] | None = None
-) -> Call[WorkflowRun]:
-    """Get a run (servers v0.6.81 and later)."""
-    query = {
-        "includeOutput": "true" if include_output else None,
-        "selectedOutputs": ",".join(selected_outputs) if selected_outputs else None,
-    }
-    request = Request(
-        "GET",
-        path_of("workflows", check_workflow_id(workflow_id), "executions", check_run_id(run_id), query=query),
-        subject=f"read run {run_id!r} of workflow {workflow_id!r}",
-        workflow_id=workflow_id,
-        run_id=run_id,
-    )
-    return _call(request, responses.read_status)
-
-
-def get_job(job_id: str, *, workflow_id: str | None = None) -> Call[JobStatus]:
-    """Get a run's queue entry: the only view before v0.6.81, and the raw output for a day on all servers."""
-    request = Request(
-        "GET",
-        path_of("jobs", check_run_id(job_id)),
-        subject=f"read job {job_id!r}",
-        workflow_id=workflow_id,
-        run_id=job_id.removeprefix(JOB_PREFIX),
-    )
-    return _call(request, responses.read_job)
-
-
-def cancel_run(workflow_id: str, run_id: str) -> Call[Cancellation]:
-    """Cancel a run."""
-    request = Request(
+def _execute(
+    read: Callable[[Request, Response], T],
+    read_error: Callable[[Request, Response], SimError | None],
+    workflow_id: str,
+    input: Any,
+    run_id: str | None,
+    headers: Mapping[str, str] | None = None,
+    **controls: Any,
+) -> Call[T]:
+    request = endpoint(
         "POST",
-        path_of("workflows", check_workflow_id(workflow_id), "executions", check_run_id(run_id), "cancel"),
-        subject=f"cancel run {run_id!r} of workflow {workflow_id!r}",
-        workflow_id=workflow_id,
-        run_id=run_id,
-    )
-    return Call(request, responses.read_cancellation, responses.cancellation_error)
-
-
-def resume_run(workflow_id: str, run_id: str, context_id: str, input: Any) -> Call[Resumption]:
-    """Answer a human pause."""
-    request = Request(
-        "POST",
-        path_of("resume", check_workflow_id(workflow_id), check_run_id(run_id), context_id),
-        subject=f"resume run {run_id!r} of workflow {workflow_id!r}",
-        headers={"Content-Type": "application/json"},
-        body=json_body({"input": {} if input is None else input}, workflow_id=workflow_id),
+        f"{_WORKFLOW}/execute",
+        "start {workflow}",
+        workflow_id,
+        content={**as_body(input, workflow_id=workflow_id), **controls},
+        headers=headers,
         idempotent=False,
-        sync=True,
-        workflow_id=workflow_id,
-        run_id=run_id,
+        sync=headers is None,
+        run_id_header="X-Execution-Id",
     )
-    return _call(request, responses.read_resumption)
-
-
-def get_paused_run(workflow_id: str, run_id: str) -> Call[PausedRun]:
-    """Get a run's pause points; spends no rate limit."""
-    request = Request(
-        "GET",
-        path_of("resume", check_workflow_id(workflow_id), check_run_id(run_id)),
-        subject=f"read the pauses of run {run_id!r} of workflow {workflow_id!r}",
-        workflow_id=workflow_id,
-        run_id=run_id,
-    )
-    return _call(request, responses.read_paused_run)
-
-
-def get_workflow_status(workflow_id: str) -> Call[WorkflowStatus]:
-    """Get whether a workflow is deployed; spends no rate limit."""
-    request = Request(
-        "GET",
-        path_of("workflows", check_workflow_id(workflow_id), "status"),
-        subject=f"read the deployment of workflow {workflow_id!r}",
-        workflow_id=workflow_id,
-    )
-    return _call(request, responses.read_workflow_status)
-
-
-def get_workflow(workflow_id: str) -> Call[Workflow]:
-    """Get a workflow's name, workspace and declared inputs from v1."""
-    request = Request(
-        "GET",
-        path_of("v1", "workflows", check_workflow_id(workflow_id)),
-        subject=f"read workflow {workflow_id!r}",
-        workflow_id=workflow_id,
-    )
-    return _call(request, responses.read_workflow)
-
-
-def get_usage_limits() -> Call[UsageLimits]:
-    """Get the limits and usage of the key's owner; spends no rate limit."""
-    request = Request("GET", path_of("users", "me", "usage-limits"), subject="read the usage limits")
-    return _call(request, responses.read_usage)
+    return Call(request if run_id is None else request.with_run_id(run_id), read, read_error)
 
 
 def as_body(value: Any, *, workflow_id: str) -> dict[str, Any]:
@@ -202,35 +220,330 @@ def as_body(value: Any, *, workflow_id: str) -> dict[str, Any]:
     return dict(value)
 
 
-def _execute(
-    workflow_id: str,
-    input: Any,
-    run_id: str | None,
-    parse: Callable[[Request, Response], T],
-    parse_error: Callable[[Request, Response], SimError | None] = responses.execution_error,
-    *,
-    headers: Mapping[str, str] | None = None,
-    controls: Mapping[str, Any] | None = None,
-) -> Call[T]:
-    body = {**as_body(input, workflow_id=check_workflow_id(workflow_id)), **(controls or {})}
-    request = Request(
+def get_run(
+    workflow_id: str, run_id: str, *, include_output: bool = False, selected_outputs: Sequence[str] | None = None
+) -> Call[WorkflowRun]:
+    """Get a run (servers v0.6.81 and later)."""
+    query = run_query(include_output, selected_outputs)
+    return _call(endpoint("GET", _RUN, "read {run}", workflow_id, run_id, query=query), lambda _, body: parse_run(body))
+
+
+def get_job(job_id: str, *, workflow_id: str | None = None) -> Call[JobStatus]:
+    """Get a run's queue entry: the only view before v0.6.81, and the raw output for a day on all servers."""
+    path, run_id = f"jobs/{check_run_id(job_id)}", job_id.removeprefix(JOB_PREFIX)
+    return _call(endpoint("GET", path, f"read job {job_id!r}", workflow_id, run_id), _read_job)
+
+
+def cancel_run(workflow_id: str, run_id: str) -> Call[Cancellation]:
+    """Cancel a run."""
+    request = endpoint("POST", f"{_RUN}/cancel", "cancel {run}", workflow_id, run_id)
+    return Call(request, _read_cancellation, _cancellation_error)
+
+
+def resume_run(workflow_id: str, run_id: str, context_id: str, input: Any) -> Call[Resumption]:
+    """Answer a human pause."""
+    request = endpoint(
         "POST",
-        path_of("workflows", workflow_id, "execute"),
-        subject=f"start workflow {workflow_id!r}",
-        headers={"Content-Type": "application/json", **(headers or {})},
-        body=json_body(body, workflow_id=workflow_id),
+        "resume/{workflow_id}/{run_id}/" + quote(context_id, safe=":"),
+        "resume {run}",
+        workflow_id,
+        run_id,
+        content={"input": {} if input is None else input},
         idempotent=False,
-        sync="X-Execution-Mode" not in (headers or {}),
-        workflow_id=workflow_id,
-        run_id_header="X-Execution-Id",
+        sync=True,
     )
-    return Call(request if run_id is None else request.with_run_id(run_id), parse, parse_error)
+    return _call(request, resumption)
 
 
-def _call(request: Request, parse: Callable[[Request, Response, Any], T]) -> Call[T]:
-    """A call whose every error response is Sim's own."""
-    return Call(
+def get_paused_run(workflow_id: str, run_id: str) -> Call[PausedRun]:
+    """Get a run's pause points; spends no rate limit."""
+    path = "resume/{workflow_id}/{run_id}"
+    return _call(endpoint("GET", path, "read the pauses of {run}", workflow_id, run_id), _read_paused_run)
+
+
+def get_workflow_status(workflow_id: str) -> Call[WorkflowStatus]:
+    """Get whether a workflow is deployed; spends no rate limit."""
+    request = endpoint("GET", f"{_WORKFLOW}/status", "read the deployment of {workflow}", workflow_id)
+    return _call(request, _read_workflow_status)
+
+
+def get_workflow(workflow_id: str) -> Call[Workflow]:
+    """Get a workflow's name, workspace and declared inputs from v1."""
+    request = endpoint("GET", f"v1/{_WORKFLOW}", "read {workflow}", workflow_id)
+    return _call(request, lambda _, body: workflow_of(fields.mapping(body, "data"), workflow_id))
+
+
+def get_usage_limits() -> Call[UsageLimits]:
+    """Get the limits and usage of the key's owner; spends no rate limit."""
+    return _call(endpoint("GET", "users/me/usage-limits", "read the usage limits"), _read_usage)
+
+
+# --- errors ------------------------------------------------------------------------------------------------------
+
+
+class AmbiguousResponseError(SimResponseError):
+    """An error response to a sync execution: either Sim's rejection or the workflow's own Response block.
+
+    :param rejection: the error to raise if nothing ran.
+    :param result: the run's result if it did.
+    """
+
+    rejection: SimError
+    result: WorkflowExecutionResult
+
+
+def _error(request: Request, response: Response) -> SimError:
+    """The error in an error response that can only be Sim's own."""
+    try:
+        body = read_json(request, response)
+    except SimResponseError:
+        body = None
+    return _rejection(body, request, response) or unreadable_error(request, response)
+
+
+def _rejection(body: Any, request: Request, response: Response) -> SimError | None:
+    message = fields.text(body, "error")
+    if message is None:
+        return None
+    detail_code = next((code for start, code in _DETAIL_CODES.items() if message.startswith(start)), None)
+    issues = tuple(
+        f"{path}: {text}" if (path := fields.text(issue, "path")) else text
+        for issue in fields.sequence(body, "details")
+        if (text := fields.text(issue, "message")) is not None
+    )
+    wait = fields.number(body, "retryAfterSeconds")
+    error = error_from_body(
+        request, response, ErrorBody(message, detail_code or fields.text(body, "code"), issues, wait)
+    )
+    if response.status == 401:
+        error.max_retries = _RETRIES_OF_401
+    if isinstance(error, SimRunIdConflictError) or error.code == AMBIGUOUS_ENQUEUE:
+        error.run_id = fields.text(body, "executionId") or error.run_id  # the server's, if it accepts none
+    return error
+
+
+def _execution_error(request: Request, response: Response) -> SimError | None:
+    """The error in an error response to a start; None if it is a finished run."""
+    try:
+        body = read_json(request, response)
+    except SimResponseError:
+        return unreadable_error(request, response)
+    if _is_finished_run(body):
+        return None
+    error = _rejection(body, request, response)
+    if error is not None and body["error"].startswith(_REJECTION_PREFIXES.get(response.status, ())):
+        return error
+    ambiguous = error_of(
+        AmbiguousResponseError,
         request,
-        lambda request, response: parse(request, response, read_json(request, response)),
-        responses.rejection,
+        response,
+        "the response may come from the workflow's own Response block, or from a proxy",
+        max_retries=0,
+    )
+    assert isinstance(ambiguous, AmbiguousResponseError)
+    ambiguous.rejection = error or unreadable_error(request, response)
+    ambiguous.result = _response_block_result(request, response, body)
+    return ambiguous
+
+
+def _receipt_error(request: Request, response: Response) -> SimError | None:
+    """The error in an error response to an async start, which no Response block can have sent."""
+    error = _execution_error(request, response)
+    return error.rejection if isinstance(error, AmbiguousResponseError) else error
+
+
+def _cancellation_error(request: Request, response: Response) -> SimError | None:
+    error = _error(request, response)
+    if response.status == 409:
+        return None
+    if isinstance(error, SimRouteMissingError):
+        what = f"the server has no route to cancel a run. {REQUIRED_VERSION}. The run continues"
+        return error_of(SimUnsupportedError, request, response, what)
+    return error
+
+
+# --- responses ---------------------------------------------------------------------------------------------------
+
+
+def _call(request: Request, read: Callable[[Request, Any], T]) -> Call[T]:
+    """A call whose every error response is Sim's own."""
+    return Call(request, lambda request, response: read(request, read_json(request, response)), _error)
+
+
+def _read_execution(request: Request, response: Response) -> WorkflowExecutionResult:
+    body = read_json(request, response)
+    if _is_finished_run(body):
+        return _finished(request, response, body)
+    return _response_block_result(request, response, body)
+
+
+def _is_finished_run(body: Any) -> bool:
+    return isinstance(body, dict) and isinstance(body.get("success"), bool) and bool(body.keys() & {"output", "error"})
+
+
+def _finished(request: Request, response: Response, body: dict[str, Any]) -> WorkflowExecutionResult:
+    output = body.get("output")
+    error = body.get("error")
+    pause = None
+    if body["success"] is True:
+        pause = pause_in(output)
+        status = RunStatus.PAUSED if pause else RunStatus.COMPLETED
+    elif error or response.status >= 400:
+        status = RunStatus.FAILED
+    else:
+        status = RunStatus.CANCELLED  # HTTP 200 without an error is the only sign
+    metadata = fields.mapping(body, "metadata")
+    return WorkflowExecutionResult(
+        run_id=fields.text(body, "executionId") or fields.text(metadata, "executionId") or request.run_id,
+        workflow_id=request.workflow_id,
+        status=status,
+        output=output,
+        error=run_error(error, code="TIMEOUT" if response.status == 408 else None)
+        if status is RunStatus.FAILED
+        else None,
+        paused=pause,
+        started_at=fields.text(metadata, "startTime"),
+        ended_at=fields.text(metadata, "endTime"),
+        duration_ms=fields.number(metadata, "duration"),
+    )
+
+
+def _response_block_result(request: Request, response: Response, body: Any) -> WorkflowExecutionResult:
+    """A Response block's response in the shape in which v2 and jobs show it."""
+    return WorkflowExecutionResult(
+        run_id=request.run_id,
+        workflow_id=request.workflow_id,
+        status=RunStatus.COMPLETED,
+        output={
+            "data": body,
+            "status": response.status,
+            "headers": {"Content-Type": response.headers.get("content-type", "application/json")},
+        },
+    )
+
+
+def _read_unstreamed(request: Request, response: Response) -> WorkflowExecutionResult:
+    """Read the JSON response to a streamed execution: a run that failed before its stream started."""
+    if response.status < 400:
+        raise _not_as_requested(request, response)
+    return _read_execution(request, response)
+
+
+def _read_receipt(request: Request, response: Response) -> AsyncExecutionResult:
+    body = read_json(request, response)
+    job_id, run_id = fields.text(body, "jobId"), fields.text(body, "executionId")
+    if response.status != 202 or (job_id is None and run_id is None):
+        raise _not_as_requested(request, response)
+    job_id = job_id or f"{JOB_PREFIX}{run_id}"
+    run_id = run_id or job_id.removeprefix(JOB_PREFIX)
+    return AsyncExecutionResult(
+        run_id=run_id,
+        run_id_is_ours=run_id == request.run_id,
+        workflow_id=request.workflow_id or "",
+        job_id=job_id,
+        message=fields.text(body, "message") or "",
+    )
+
+
+def _not_as_requested(request: Request, response: Response) -> SimError:
+    """The error for a run that was not started as requested.
+
+    Servers before v0.4.9 ignore ``stream``, v0.5.0 to v0.5.15 ignore the request for an async run, and receipts
+    before v0.5 have a ``taskId``.
+    """
+    body = read_json(request, response)
+    job_id = fields.text(body, "taskId")
+    if job_id is None and not _is_finished_run(body):
+        raise fields.MissingFieldError
+    started = "ran the workflow synchronously" if job_id is None else f"queued the run as job {job_id!r}"
+    return error_of(
+        SimUnsupportedError,
+        request,
+        response,
+        f"{REQUIRED_VERSION}. This server is older and {started}",
+        outcome=Outcome.RAN,
+        run_id=job_id or fields.text(body, "executionId"),
+    )
+
+
+def _read_job(request: Request, body: Any) -> JobStatus:
+    word = fields.required(fields.text(body, "status"))
+    entry, metadata = body.get("output"), fields.mapping(body, "metadata")
+    wrapped = isinstance(entry, dict) and isinstance(entry.get("success"), bool) and "output" in entry
+    output = entry["output"] if wrapped else entry
+    status = _JOB_STATUSES.get(word, RunStatus.UNKNOWN)
+    pause = pause_in(output) if status is RunStatus.COMPLETED else None
+    if pause:
+        status = RunStatus.PAUSED
+    elif status is RunStatus.COMPLETED and wrapped and entry["success"] is False:
+        status = RunStatus.FAILED if entry.get("error") else RunStatus.CANCELLED
+    job_id = fields.text(body, "taskId") or (request.run_id or "")
+    error = body.get("error") or (entry.get("error") if wrapped else None)
+    correlation = fields.mapping(metadata, "correlation")
+    return JobStatus(
+        job_id=job_id,
+        run_id=fields.text(entry, "executionId")
+        or fields.text(correlation, "executionId")
+        or job_id.removeprefix(JOB_PREFIX),
+        workflow_id=fields.text(entry, "workflowId") or fields.text(metadata, "workflowId") or request.workflow_id,
+        status=status,
+        server_status=word,
+        output=output,
+        error=run_error(error) if status is RunStatus.FAILED else None,
+        paused=pause,
+        trigger=fields.text(correlation, "triggerType"),
+        started_at=fields.text(metadata, "startedAt"),
+        ended_at=fields.text(metadata, "completedAt"),
+        duration_ms=fields.number(metadata, "duration"),
+    )
+
+
+def _read_cancellation(request: Request, response: Response) -> Cancellation:
+    if response.status == 409:
+        return Cancellation(run_id=request.run_id or "", accepted=False, reason="already_over")
+    return cancellation(request, read_json(request, response))
+
+
+def _read_paused_run(request: Request, body: Any) -> PausedRun:
+    if not isinstance(fields.mapping(body).get("pausePoints"), list):
+        raise fields.MissingFieldError
+    return PausedRun(
+        run_id=fields.text(body, "executionId") or request.run_id or "",
+        points=tuple(point for entry in body["pausePoints"] if (point := pause_point(entry))),
+        resumed_count=fields.whole(body, "resumedCount"),
+    )
+
+
+def _read_workflow_status(request: Request, body: Any) -> WorkflowStatus:
+    return WorkflowStatus(
+        is_deployed=fields.required(fields.flag(body, "isDeployed")),
+        deployed_at=fields.text(body, "deployedAt"),
+        needs_redeployment=fields.flag(body, "needsRedeployment") is True,
+    )
+
+
+def _read_usage(request: Request, body: Any) -> UsageLimits:
+    if not isinstance(body, dict) or "usage" not in body:
+        raise fields.MissingFieldError
+    limits, usage = fields.mapping(body, "rateLimit"), fields.mapping(body, "usage")
+    return UsageLimits(
+        sync=_rate_limit(limits.get("sync")),
+        asynchronous=_rate_limit(limits.get("async")),
+        current_period_cost_usd=fields.number(usage, "currentPeriodCost"),
+        limit_usd=fields.number(usage, "limit"),
+        plan=fields.text(usage, "plan"),
+    )
+
+
+def _rate_limit(value: Any) -> RateLimit | None:
+    if not isinstance(value, dict):
+        return None
+    remaining = fields.whole(value, "remaining")
+    return RateLimit(
+        # Sim counts below zero, and isLimited is False then.
+        is_limited=fields.flag(value, "isLimited") is True or (remaining is not None and remaining <= 0),
+        requests_per_minute=fields.whole(value, "requestsPerMinute"),
+        max_burst=fields.whole(value, "maxBurst"),
+        remaining=remaining,
+        reset_at=fields.text(value, "resetAt"),
     )

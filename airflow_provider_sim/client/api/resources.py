@@ -5,13 +5,16 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from airflow_provider_sim.client.api import fields
+from airflow_provider_sim.client.api.http import Request
 from airflow_provider_sim.client.models import (
+    Cancellation,
     Pause,
     PausePoint,
+    Resumption,
     RunError,
     RunStatus,
     Workflow,
@@ -29,23 +32,21 @@ def run_status(value: str) -> RunStatus:
         return RunStatus.UNKNOWN
 
 
-def parse_run(data: Any, *, run_id: str, output: str, duration: str) -> WorkflowRun | None:
-    """Return a run; None if ``data`` isn't one.
+def parse_run(data: Any) -> WorkflowRun:
+    """Return a run: of v2, of its log, or of the legacy API, which have other names for some fields.
 
-    :param run_id: the API's name of this field, as ``output`` and ``duration``.
+    :raises MissingFieldError: ``data`` isn't a run.
     """
-    found, server_status = fields.text(data, run_id), fields.text(data, "status")
-    if found is None or server_status is None:
-        return None
+    server_status = fields.required(fields.text(data, "status"))
     status = run_status(server_status)
-    error = data.get("error")
+    output, error = data.get("output", data.get("finalOutput")), data.get("error")
     return WorkflowRun(
-        run_id=found,
+        run_id=fields.required(fields.text(data, "runId") or fields.text(data, "executionId")),
         workflow_id=fields.text(data, "workflowId"),
         status=status,
         server_status=server_status,
-        output=data.get(output),
-        output_is_display_copy=data.get(output) is not None,
+        output=output,
+        output_is_display_copy=output is not None,
         block_outputs=fields.mapping(data, "blockOutputs") or None,
         # Sim omits the error of a run that its cleanup job has failed.
         error=run_error(error) if error or status is RunStatus.FAILED else None,
@@ -53,7 +54,7 @@ def parse_run(data: Any, *, run_id: str, output: str, duration: str) -> Workflow
         trigger=fields.text(data, "trigger"),
         started_at=fields.text(data, "startedAt"),
         ended_at=fields.text(data, "endedAt"),
-        duration_ms=fields.number(data, duration),
+        duration_ms=fields.number(data, "durationMs" if "durationMs" in data else "totalDurationMs"),
         cost_usd=fields.number(fields.mapping(data, "cost"), "total"),
     )
 
@@ -73,7 +74,6 @@ def run_error(error: object, *, code: str | None = None) -> RunError:
             code=fields.text(error, "code") or code,
             block_id=fields.text(error, "blockId"),
             block_name=fields.text(error, "blockName"),
-            block_type=fields.text(error, "blockType"),
         )
     return RunError(message=printable(str(error)) if error else "the run failed without an error message", code=code)
 
@@ -84,7 +84,6 @@ def _pause(value: Any) -> Pause | None:
     return Pause(
         context_id=fields.text(value, "contextId"),
         kind=fields.text(value, "pauseKind"),
-        paused_at=fields.text(value, "pausedAt"),
         resume_at=fields.text(value, "resumeAt"),
         block_id=fields.text(value, "blockedOnBlockId"),
     )
@@ -110,34 +109,72 @@ def pause_point(entry: Any) -> PausePoint | None:
         return None
     response = fields.mapping(entry, "response")
     content = fields.mapping(response, "data") or response
-    inputs = fields.sequence(content, "inputFormat") or fields.sequence(content, "formFields")
     return PausePoint(
         context_id=context_id,
         status=fields.text(entry, "resumeStatus"),
         kind=fields.text(entry, "pauseKind"),
         block_id=fields.text(entry, "blockId"),
         question=_question(content),
-        fields=tuple(
-            WorkflowInput(name=name, type=fields.text(field, "type") or "")
-            for field in inputs
-            if (name := fields.text(field, "name")) is not None
-        ),
+        fields=_inputs(fields.sequence(content, "inputFormat") or fields.sequence(content, "formFields")),
     )
 
 
 def _question(content: Mapping[str, Any]) -> str | None:
     """The text that a pause shows: a single value alone, several with their names."""
-    values = [
-        (fields.text(part, "name") or "", value)
+    parts = [
+        (fields.text(part, "name") or "", fields.mapping(part).get("value"))
         for part in fields.sequence(content, "responseStructure")
-        if (value := fields.mapping(part).get("value")) not in (None, "")
-    ] or [(name, value) for name, value in fields.mapping(content, "displayData").items() if value not in (None, "")]
-    texts = [
-        (name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)) for name, value in values
     ]
-    if len(texts) == 1:
-        return texts[0][1]
-    return "\n".join(f"{name}: {text}" for name, text in texts) or None
+    for values in (parts, fields.mapping(content, "displayData").items()):
+        texts = [
+            (name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+            for name, value in values
+            if value not in (None, "")
+        ]
+        if texts:
+            return texts[0][1] if len(texts) == 1 else "\n".join(f"{name}: {text}" for name, text in texts)
+    return None
+
+
+def _inputs(declared: Sequence[Any]) -> tuple[WorkflowInput, ...]:
+    return tuple(
+        WorkflowInput(name=name, type=fields.text(entry, "type") or "")
+        for entry in declared
+        if (name := fields.text(entry, "name")) is not None
+    )
+
+
+def workflow_of(data: Any, workflow_id: str | None = None) -> Workflow:
+    """Return a workflow of v1 or v2.
+
+    :param workflow_id: the requested one, if any.
+    :raises MissingFieldError: there is no ID.
+    """
+    return Workflow(
+        workflow_id=fields.required(fields.text(data, "id") or workflow_id),
+        name=fields.text(data, "name"),
+        workspace_id=fields.text(data, "workspaceId"),
+        is_deployed=fields.flag(data, "isDeployed"),
+        inputs=_inputs(fields.sequence(data, "inputs")),
+    )
+
+
+def cancellation(request: Request, data: Any) -> Cancellation:
+    """Return the result of a cancel request."""
+    return Cancellation(
+        run_id=fields.text(data, "runId") or fields.text(data, "executionId") or request.run_id or "",
+        accepted=fields.flag(data, "success") is True,
+        reason=fields.text(data, "reason"),
+    )
+
+
+def resumption(request: Request, data: Any) -> Resumption:
+    """Return the result of a resume request."""
+    return Resumption(
+        run_id=request.run_id or "",
+        status=run_status(fields.text(data, "status") or RunStatus.QUEUED),
+        output=fields.mapping(data).get("output"),
+    )
 
 
 _MAX_MARKS = 10
@@ -158,18 +195,3 @@ def _marks(value: Any, path: tuple[str, ...]) -> Iterator[str]:
             yield from _marks(item, (*path, str(number)))
     elif isinstance(value, str) and (value in ("[REDACTED]", "[TRUNCATED]") or _CUT.search(value)):
         yield ".".join(path)
-
-
-def workflow_of(data: Any, *, workflow_id: str | None) -> Workflow:
-    """Return a workflow of v1 or v2."""
-    return Workflow(
-        workflow_id=fields.text(data, "id") or workflow_id or "",
-        name=fields.text(data, "name"),
-        workspace_id=fields.text(data, "workspaceId"),
-        is_deployed=fields.flag(data, "isDeployed"),
-        inputs=tuple(
-            WorkflowInput(name=name, type=fields.text(declared, "type") or "")
-            for declared in fields.sequence(data, "inputs")
-            if (name := fields.text(declared, "name")) is not None
-        ),
-    )

@@ -1,11 +1,26 @@
-"""Checks of workflow IDs, run IDs and block IDs; no I/O, and light enough for DAG parsing."""
+"""Checks of IDs and settings; no I/O, and light enough for DAG parsing."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from airflow_provider_sim.exceptions import Outcome, SimInputError
+
+MAX_RUN_TIMEOUT = 604_800
+"""Seconds; the longest limit that Sim accepts for a run."""
+
+RETRY_MINIMUMS = {
+    "max_retries": 0,
+    "initial_delay": 0,
+    "max_delay": 0,
+    "backoff_multiplier": 1,
+    "jitter": 0,
+    "max_retry_after": 0,
+    "max_elapsed": 0,
+}
+"""Least values of the numbers in a :class:`~airflow_provider_sim.client.retry.RetryPolicy`."""
 
 _RUN_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _BLOCK_ID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
@@ -39,19 +54,16 @@ def check_run_id(run_id: object) -> str:
 
     :raises SimInputError: it is not 1 to 128 of letters, digits, ``.``, ``_``, ``:`` and ``-``.
     """
+    if isinstance(run_id, str) and _RUN_ID.fullmatch(run_id) and run_id not in (".", "..", "None"):
+        return run_id
     if run_id in (None, "", "None"):
-        raise SimInputError(
-            f"run_id is {run_id!r}: there is no run. Where it is an XCom, the task it is pulled from pushed none."
-            " Pass what SimExecuteWorkflowOperator returned or pushed as the XCom 'run_id'.",
-            outcome=Outcome.NEVER_SENT,
-        )
-    if not isinstance(run_id, str) or not _RUN_ID.fullmatch(run_id) or run_id in (".", ".."):
-        raise SimInputError(
-            f"run_id is {run_id!r}; Sim accepts 1 to 128 letters, digits, dots, underscores, colons and hyphens."
-            " Pass what SimExecuteWorkflowOperator returned or pushed as the XCom 'run_id'.",
-            outcome=Outcome.NEVER_SENT,
-        )
-    return run_id
+        why = ": there is no run. Where it is an XCom, the task it is pulled from pushed none."
+    else:
+        why = "; Sim accepts 1 to 128 letters, digits, dots, underscores, colons and hyphens."
+    raise SimInputError(
+        f"run_id is {run_id!r}{why} Pass what SimExecuteWorkflowOperator returned or pushed as the XCom 'run_id'.",
+        outcome=Outcome.NEVER_SENT,
+    )
 
 
 def selectors_of(selected_outputs: object) -> list[str]:
@@ -93,3 +105,8 @@ def check_block_ids(selectors: Sequence[object]) -> None:
                 " a path (block-id.field): block names select nothing in a finished run.",
                 outcome=Outcome.NEVER_SENT,
             )
+
+
+def is_retry_setting(name: str, value: Any) -> bool:
+    """Whether a value is a number of at least the setting's least value."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and value >= RETRY_MINIMUMS[name]

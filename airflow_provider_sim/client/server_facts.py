@@ -1,0 +1,69 @@
+"""What this process knows about Sim servers."""
+
+from __future__ import annotations
+
+import functools
+import time
+
+RECHECK_AFTER = 300.0
+"""Seconds after which a missing feature is tried again: the server may have been upgraded or reconfigured."""
+
+_PAGES_UNTIL_MISSING = 2
+
+
+class Feature:
+    """Whether a server has a feature."""
+
+    __slots__ = ("_missing_since", "_pages", "_present")
+
+    def __init__(self) -> None:
+        self._present: bool | None = None
+        self._missing_since = 0.0
+        self._pages = 0
+
+    @property
+    def present(self) -> bool | None:
+        """Whether the server has it; None while unknown, and when a missing feature is to be tried again."""
+        if self._present is False and time.monotonic() > self._missing_since + RECHECK_AFTER:
+            return None
+        return self._present
+
+    def found(self) -> None:
+        """Record that the server has it."""
+        self._present, self._pages = True, 0
+
+    def missing(self) -> None:
+        """Record that the server doesn't have it."""
+        self._present, self._missing_since, self._pages = False, time.monotonic(), 0
+
+    def page_instead(self) -> None:
+        """Record a 404 that isn't Sim's own: from a server too old for the feature or, rarely, from a proxy."""
+        self._pages += 1
+        if self._pages >= _PAGES_UNTIL_MISSING:
+            self.missing()
+
+
+class ServerFacts:
+    """What this process knows about a server, for one key (Sim switches v2 on per user).
+
+    :ivar v2: the v2 API.
+    :ivar executions: the status route for runs (v0.6.81 and later).
+    :ivar accepts_run_ids: whether the legacy API accepts the caller's run ID (v0.7.32 and later); None until known.
+    """
+
+    def __init__(self) -> None:
+        self.v2 = Feature()
+        self.executions = Feature()
+        self.accepts_run_ids: bool | None = None
+
+
+@functools.lru_cache(maxsize=256)
+def facts_about(account: str) -> ServerFacts:
+    """Return what is known about a server for a key, shared by all clients.
+
+    :param account: ``rate_limited_as`` of a client's settings.
+    """
+    return ServerFacts()
+
+
+forget_servers = facts_about.cache_clear
