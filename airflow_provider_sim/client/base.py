@@ -139,7 +139,7 @@ class BaseClient(ABC):
         :raises SimInputError: it isn't JSON, is too large, or has fields that the API reserves.
         """
         api: Any = legacy if self.speaks_v2 is False else v2
-        api.execute_async(workflow_id, input, run_id=None, run_timeout=None)
+        api.execute(workflow_id, input)
 
     def set_api_key(self, api_key: str) -> None:
         """Use another key from now on."""

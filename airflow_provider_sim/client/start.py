@@ -122,15 +122,16 @@ class StartFlows(Flows):
             retry or NO_RETRY, run_ids=ids, stop=stop, timeout=timeout, stream=bool(stream), deadline=deadline
         )
 
+        execution = {
+            "async_execution": bool(async_execution),
+            "run_timeout": run_timeout,
+            "stream": bool(stream),
+            "selected_outputs": selectors,
+        }
+
         def call(api: Any) -> Call[Any]:
-            call: Call[Any]
-            if stream:
-                call = api.execute_stream(workflow_id, input, run_id=ids.current, selected_outputs=selectors)
-            elif async_execution:
-                call = api.execute_async(workflow_id, input, run_id=ids.current, run_timeout=run_timeout)
-            else:
-                call = api.execute(workflow_id, input, run_id=ids.current)
-            return call
+            started: Call[Any] = api.execute(workflow_id, input, run_id=ids.current, **execution)
+            return started
 
         unanswered: set[str | None] = set()
         for attempt in itertools.count(1):

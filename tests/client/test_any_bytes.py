@@ -17,8 +17,8 @@ pytestmark = pytest.mark.slow
 
 CALLS = {
     "v2 execute": lambda: v2.execute("w", {}, run_id="r"),
-    "v2 execute async": lambda: v2.execute_async("w", {}, run_id="r", run_timeout=5),
-    "v2 stream": lambda: v2.execute_stream("w", {}, run_id=None, selected_outputs=None),
+    "v2 execute async": lambda: v2.execute("w", {}, run_id="r", async_execution=True, run_timeout=5),
+    "v2 stream": lambda: v2.execute("w", {}, run_id=None, stream=True, selected_outputs=None),
     "v2 run": lambda: v2.get_run("w", "r", include_output=True),
     "v2 runs": lambda: v2.list_runs("w"),
     "v2 logs": lambda: v2.list_logs("space"),
@@ -27,8 +27,8 @@ CALLS = {
     "v2 workflow": lambda: v2.get_workflow("w"),
     "v2 workspaces": v2.list_workspaces,
     "legacy execute": lambda: legacy.execute("w", {}, run_id="r"),
-    "legacy execute async": lambda: legacy.execute_async("w", {}, run_id=None, run_timeout=None),
-    "legacy stream": lambda: legacy.execute_stream("w", {}, run_id="r", selected_outputs=None),
+    "legacy execute async": lambda: legacy.execute("w", {}, run_id=None, async_execution=True, run_timeout=None),
+    "legacy stream": lambda: legacy.execute("w", {}, run_id="r", stream=True, selected_outputs=None),
     "legacy execution": lambda: legacy.get_run("w", "r"),
     "legacy job": lambda: legacy.get_job("j"),
     "legacy cancel": lambda: legacy.cancel_run("w", "r"),

@@ -227,7 +227,7 @@ ROWS: dict[str, tuple[Callable[[], Call[Any]], Request, Any, Any]] = {
         ),
     ),
     "v2 execute asynchronously": (
-        lambda: v2.execute_async("w", {}, run_id="r", run_timeout=60),
+        lambda: v2.execute("w", {}, run_id="r", async_execution=True, run_timeout=60),
         start(
             "/api/v2",
             "X-Run-Id",
@@ -239,7 +239,7 @@ ROWS: dict[str, tuple[Callable[[], Call[Any]], Request, Any, Any]] = {
         AsyncExecutionResult(run_id="r-1", workflow_id="w"),
     ),
     "v2 stream": (
-        lambda: v2.execute_stream("w", {}, run_id="r", selected_outputs=["A.x"]),
+        lambda: v2.execute("w", {}, run_id="r", stream=True, selected_outputs=["A.x"]),
         start(
             "/api/v2", "X-Run-Id", b'{"input":{},"stream":true,"selectedOutputs":["A.x"]}', bucket="workflows.execute"
         ),
@@ -393,7 +393,7 @@ ROWS: dict[str, tuple[Callable[[], Call[Any]], Request, Any, Any]] = {
         ),
     ),
     "legacy execute asynchronously": (
-        lambda: legacy.execute_async("w", {}, run_id="r", run_timeout=60),
+        lambda: legacy.execute("w", {}, run_id="r", async_execution=True, run_timeout=60),
         start(
             "/api",
             "X-Execution-Id",
@@ -413,13 +413,13 @@ ROWS: dict[str, tuple[Callable[[], Call[Any]], Request, Any, Any]] = {
         ),
     ),
     "legacy execute asynchronously, under another id": (
-        lambda: legacy.execute_async("w", {}, run_id="r", run_timeout=None),
+        lambda: legacy.execute("w", {}, run_id="r", async_execution=True, run_timeout=None),
         start("/api", "X-Execution-Id", b"{}", bucket=None, sync=False, X_Execution_Mode="async"),
         {"async": True, "jobId": "task_1"},
         AsyncExecutionResult(run_id="task_1", workflow_id="w", job_id="task_1", run_id_is_ours=False),
     ),
     "legacy stream": (
-        lambda: legacy.execute_stream("w", {}, run_id="r", selected_outputs=["A.x"]),
+        lambda: legacy.execute("w", {}, run_id="r", stream=True, selected_outputs=["A.x"]),
         start("/api", "X-Execution-Id", b'{"stream":true,"selectedOutputs":["A.x"]}', bucket=None),
         {"success": False, "error": "boom", "executionId": "r-1"},
         WorkflowExecutionResult(run_id="r-1", workflow_id="w", status=RunStatus.FAILED, error=RunError("boom")),

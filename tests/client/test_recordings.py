@@ -37,7 +37,7 @@ def call_of(recording: Recording) -> Call[Any]:
     match (recording.method, parts[-1], parts[-2]):
         case ("POST", "execute", _):
             if recording.sent_headers.get("x-execution-mode") == "async" or asynchronous:
-                return dialect.execute_async(workflow_id, {}, run_id=run_id, run_timeout=None)
+                return dialect.execute(workflow_id, {}, run_id=run_id, async_execution=True, run_timeout=None)
             return dialect.execute(workflow_id, {}, run_id=run_id)
         case ("POST", "cancel", _):
             return dialect.cancel_run(workflow_id, parts[-2])

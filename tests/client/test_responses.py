@@ -61,19 +61,19 @@ RUN = "11111111-2222-4333-8444-555555555555"
     ],
 )  # fmt: skip
 def test_legacy_receipts(body, run_id, job_id):
-    receipt = legacy.execute_async("w", {}, run_id="sent", run_timeout=None).read(answer(body, 202))
+    receipt = legacy.execute("w", {}, run_id="sent", async_execution=True, run_timeout=None).read(answer(body, 202))
     assert isinstance(receipt, AsyncExecutionResult)
     assert (receipt.run_id, receipt.job_id, receipt.status) == (run_id, job_id, RunStatus.QUEUED)
 
 
 def test_v2_receipt():
     told = {"runId": RUN, "statusUrl": "http://inside:3000/api/v2/elsewhere"}
-    receipt = v2.execute_async("w", {}, run_id=RUN, run_timeout=None).read(answer({"data": told}, 202))
+    receipt = v2.execute("w", {}, run_id=RUN, async_execution=True, run_timeout=None).read(answer({"data": told}, 202))
     assert receipt.run_id == RUN
 
 
-ASYNC = legacy.execute_async("w", {}, run_id="sent", run_timeout=None)
-STREAM = legacy.execute_stream("w", {}, run_id="sent", selected_outputs=None)
+ASYNC = legacy.execute("w", {}, run_id="sent", async_execution=True, run_timeout=None)
+STREAM = legacy.execute("w", {}, run_id="sent", stream=True, selected_outputs=None)
 TASK = {"success": True, "taskId": "task_1", "status": "queued", "links": {"status": "/api/jobs/task_1"}}
 FINISHED = {"success": True, "output": {"a": 1}, "metadata": {"duration": 12}}
 
@@ -362,11 +362,11 @@ def test_names_that_the_legacy_api_would_obey_are_refused_there(name):
 
 
 def test_asynchronous_executions():
-    on_legacy = legacy.execute_async("w", {"a": 1}, run_id="r", run_timeout=60).request
+    on_legacy = legacy.execute("w", {"a": 1}, run_id="r", async_execution=True, run_timeout=60).request
     assert on_legacy.headers["X-Execution-Mode"] == "async"
     assert on_legacy.headers["X-Execution-Timeout-Seconds"] == "60"
     assert on_legacy.headers["X-Execution-Id"] == "r"
-    on_v2 = v2.execute_async("w", {"a": 1}, run_id="r", run_timeout=60).request
+    on_v2 = v2.execute("w", {"a": 1}, run_id="r", async_execution=True, run_timeout=60).request
     assert json.loads(on_v2.body) == {"input": {"a": 1}, "async": True, "executionTimeoutSeconds": 60}
     assert on_v2.headers["X-Run-Id"] == "r"
     assert "X-Execution-Mode" not in on_v2.headers
@@ -374,9 +374,9 @@ def test_asynchronous_executions():
 
 
 def test_streamed_executions():
-    on_legacy = legacy.execute_stream("w", {"a": 1}, run_id="r", selected_outputs=["Agent.content"]).request
+    on_legacy = legacy.execute("w", {"a": 1}, run_id="r", stream=True, selected_outputs=["Agent.content"]).request
     assert json.loads(on_legacy.body) == {"a": 1, "stream": True, "selectedOutputs": ["Agent.content"]}
-    on_v2 = v2.execute_stream("w", {"a": 1}, run_id="r", selected_outputs=["Agent.content"]).request
+    on_v2 = v2.execute("w", {"a": 1}, run_id="r", stream=True, selected_outputs=["Agent.content"]).request
     assert json.loads(on_v2.body) == {"input": {"a": 1}, "stream": True, "selectedOutputs": ["Agent.content"]}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -84,7 +84,7 @@ def endpoint(
     workflow_id: str | None = None,
     run_id: str | None = None,
     *,
-    query: Mapping[str, str | int | None] | None = None,
+    query: Mapping[str, Any] | None = None,
     content: Mapping[str, Any] | None = None,
     headers: Mapping[str, str] | None = None,
     **attributes: Any,
@@ -93,7 +93,7 @@ def endpoint(
 
     :param path: without ``/api/``, and with ``{workflow_id}`` and ``{run_id}`` in place of the IDs.
     :param subject: with ``{workflow}`` and ``{run}``, which name them.
-    :param query: Sim rejects empty values, so None is left out.
+    :param query: by names in snake case, as for :func:`query_string`.
     :param content: the body, as JSON.
     :param attributes: further ones of the request.
     :raises SimInputError: an ID is invalid, or the content can't be sent.
@@ -104,12 +104,11 @@ def endpoint(
     if "{run_id}" in path:
         ids["run_id"] = check_run_id(run_id)
     path = "/api/" + path.format(**ids)
-    given = {name: value for name, value in (query or {}).items() if value is not None}
     workflow = f"workflow {workflow_id!r}"
     json_headers = {} if content is None else {"Content-Type": "application/json"}
     return Request(
         method,
-        f"{path}?{urlencode(given)}" if given else path,
+        path + query_string(query or {}),
         subject.replace("{run}", f"run {run_id!r} of {workflow}").replace("{workflow}", workflow),
         {**json_headers, **(headers or {})},
         None if content is None else json_body(content, workflow_id=workflow_id),
@@ -119,12 +118,24 @@ def endpoint(
     )
 
 
-def run_query(include_output: bool, selected_outputs: Sequence[str] | None) -> dict[str, str | None]:
-    """Return the query of a request for a run, which both APIs share."""
-    return {
-        "includeOutput": "true" if include_output else None,
-        "selectedOutputs": ",".join(selected_outputs or ()) or None,
-    }
+def query_string(values: Mapping[str, Any]) -> str:
+    """Return the query for those values that are set; Sim rejects empty ones.
+
+    Names become camel case, lists are joined, and dates may be in seconds since the epoch.
+    """
+    query = {}
+    for name, value in values.items():
+        if value is None or value is False or value in ("", []):
+            continue
+        first, *others = name.split("_")
+        key = first + "".join(map(str.capitalize, others))
+        if value is True:
+            query[key] = "true"
+        elif isinstance(value, list):
+            query[key] = ",".join(value)
+        else:
+            query[key] = utc(value) if name.endswith("_date") else value
+    return f"?{urlencode(query)}" if query else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,11 +336,11 @@ def _timestamp(value: str | None) -> float | None:
         return None
 
 
-def utc(moment: str | float | None) -> str | None:
+def utc(moment: str | float) -> str:
     """Return a moment as v2 accepts it in a query: ISO 8601 with Z.
 
     :param moment: that already, or seconds since the epoch.
     """
-    if moment is None or isinstance(moment, str):
+    if isinstance(moment, str):
         return moment
     return datetime.fromtimestamp(moment, tz=UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -18,7 +18,7 @@ from airflow_provider_sim.client.api.errors import (
     error_from_body,
     unreadable_error,
 )
-from airflow_provider_sim.client.api.http import Call, Request, Response, endpoint, error_of, read_json, run_query
+from airflow_provider_sim.client.api.http import Call, Request, Response, endpoint, error_of, read_json
 from airflow_provider_sim.client.api.resources import (
     cancellation,
     parse_run,
@@ -26,6 +26,7 @@ from airflow_provider_sim.client.api.resources import (
     pause_point,
     resumption,
     run_error,
+    run_status,
     workflow_of,
 )
 from airflow_provider_sim.client.checks import check_run_id
@@ -64,7 +65,7 @@ _WORKFLOW = "workflows/{workflow_id}"
 _RUN = f"{_WORKFLOW}/executions/{{run_id}}"
 
 CONTROL_FIELDS = frozenset(
-    {
+    [
         "base64MaxBytes",
         "copilotToolCallId",
         "deploymentVersionId",
@@ -85,22 +86,12 @@ CONTROL_FIELDS = frozenset(
         "useDraftState",
         "workflowId",
         "workflowStateOverride",
-    }
+    ]
 )
 """Input fields that the server drops or interprets, because here the whole body is the input."""
 
-_JOB_STATUSES = {
-    "pending": RunStatus.QUEUED,
-    "queued": RunStatus.QUEUED,
-    "waiting": RunStatus.QUEUED,
-    "admitting": RunStatus.QUEUED,
-    "admitted": RunStatus.QUEUED,
-    "processing": RunStatus.RUNNING,
-    "running": RunStatus.RUNNING,
-    "completed": RunStatus.COMPLETED,
-    "failed": RunStatus.FAILED,
-    "cancelled": RunStatus.CANCELLED,
-}
+_JOB_STATUSES = dict.fromkeys(("pending", "waiting", "admitting", "admitted"), "queued") | {"processing": "running"}
+"""Run statuses of job statuses with other names."""
 
 _REJECTION_PREFIXES = {
     400: (
@@ -150,53 +141,40 @@ _RETRIES_OF_401 = 2
 """This API also returns 401 while its key store is down."""
 
 
-def execute(workflow_id: str, input: Any, *, run_id: str | None) -> Call[WorkflowExecutionResult]:
-    """Run a workflow and wait for its result in the same request."""
-    return _execute(_read_execution, _execution_error, workflow_id, input, run_id)
-
-
-def execute_async(
-    workflow_id: str, input: Any, *, run_id: str | None, run_timeout: int | None
-) -> Call[AsyncExecutionResult]:
-    """Queue a run.
-
-    :param run_timeout: seconds after which the server stops it; servers before v0.7.59 ignore it.
-    """
-    headers = {"X-Execution-Mode": "async"}
-    if run_timeout is not None:
-        headers["X-Execution-Timeout-Seconds"] = str(run_timeout)
-    return _execute(_read_receipt, _receipt_error, workflow_id, input, run_id, headers=headers)
-
-
-def execute_stream(
-    workflow_id: str, input: Any, *, run_id: str | None, selected_outputs: Sequence[str] | None
-) -> Call[WorkflowExecutionResult]:
-    """Run a workflow and receive its output as server-sent events; the call reads responses that are not a stream."""
-    selected: dict[str, Any] = {"selectedOutputs": list(selected_outputs)} if selected_outputs else {}
-    return _execute(_read_unstreamed, _execution_error, workflow_id, input, run_id, stream=True, **selected)
-
-
-def _execute(
-    read: Callable[[Request, Response], T],
-    read_error: Callable[[Request, Response], SimError | None],
+def execute(
     workflow_id: str,
     input: Any,
-    run_id: str | None,
-    headers: Mapping[str, str] | None = None,
-    **controls: Any,
-) -> Call[T]:
+    *,
+    run_id: str | None = None,
+    async_execution: bool = False,
+    run_timeout: int | None = None,
+    stream: bool = False,
+    selected_outputs: Sequence[str] | None = None,
+) -> Call[Any]:
+    """Run a workflow; arguments as for :func:`.v2.execute`. Servers before v0.7.59 ignore ``run_timeout``."""
+    content = as_body(input, workflow_id=workflow_id)
+    if stream:
+        content["stream"] = True
+    if selected_outputs:
+        content["selectedOutputs"] = list(selected_outputs)
+    headers = {"X-Execution-Mode": "async"} if async_execution else {}
+    if run_timeout is not None:
+        headers["X-Execution-Timeout-Seconds"] = str(run_timeout)
     request = endpoint(
         "POST",
         f"{_WORKFLOW}/execute",
         "start {workflow}",
         workflow_id,
-        content={**as_body(input, workflow_id=workflow_id), **controls},
+        content=content,
         headers=headers,
         idempotent=False,
-        sync=headers is None,
+        sync=not async_execution,
         run_id_header="X-Execution-Id",
     )
-    return Call(request if run_id is None else request.with_run_id(run_id), read, read_error)
+    request = request if run_id is None else request.with_run_id(run_id)
+    if async_execution:
+        return Call(request, _read_receipt, _receipt_error)
+    return Call(request, _read_unstreamed if stream else _read_execution, _execution_error)
 
 
 def as_body(value: Any, *, workflow_id: str) -> dict[str, Any]:
@@ -224,7 +202,7 @@ def get_run(
     workflow_id: str, run_id: str, *, include_output: bool = False, selected_outputs: Sequence[str] | None = None
 ) -> Call[WorkflowRun]:
     """Get a run (servers v0.6.81 and later)."""
-    query = run_query(include_output, selected_outputs)
+    query = {"include_output": include_output, "selected_outputs": list(selected_outputs or ())}
     return _call(endpoint("GET", _RUN, "read {run}", workflow_id, run_id, query=query), lambda _, body: parse_run(body))
 
 
@@ -471,7 +449,7 @@ def _read_job(request: Request, body: Any) -> JobStatus:
     entry, metadata = body.get("output"), fields.mapping(body, "metadata")
     wrapped = isinstance(entry, dict) and isinstance(entry.get("success"), bool) and "output" in entry
     output = entry["output"] if wrapped else entry
-    status = _JOB_STATUSES.get(word, RunStatus.UNKNOWN)
+    status = run_status(_JOB_STATUSES.get(word, word))
     pause = pause_in(output) if status is RunStatus.COMPLETED else None
     if pause:
         status = RunStatus.PAUSED

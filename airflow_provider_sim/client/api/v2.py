@@ -14,8 +14,6 @@ from airflow_provider_sim.client.api.http import (
     endpoint,
     error_of,
     read_json,
-    run_query,
-    utc,
 )
 from airflow_provider_sim.client.api.resources import (
     cancellation,
@@ -101,45 +99,41 @@ class LogFilters(PageFilters, total=False):
     include_output: bool
 
 
-def execute(workflow_id: str, input: Any, *, run_id: str | None) -> Call[WorkflowExecutionResult]:
-    """Run a workflow and wait for its result in the same request."""
-    return _execute(_read_execution, workflow_id, input, run_id)
+def execute(
+    workflow_id: str,
+    input: Any,
+    *,
+    run_id: str | None = None,
+    async_execution: bool = False,
+    run_timeout: int | None = None,
+    stream: bool = False,
+    selected_outputs: Sequence[str] | None = None,
+) -> Call[Any]:
+    """Run a workflow, and wait for its result in the same request.
 
-
-def execute_async(
-    workflow_id: str, input: Any, *, run_id: str | None, run_timeout: int | None
-) -> Call[AsyncExecutionResult]:
-    """Queue a run.
-
-    :param run_timeout: seconds after which the server stops it.
+    :param async_execution: queue the run and return a receipt.
+    :param run_timeout: of an async run, seconds after which the server stops it.
+    :param stream: receive the output as server-sent events; the call reads responses that are not a stream.
     """
-    controls = {"async": True} if run_timeout is None else {"async": True, "executionTimeoutSeconds": run_timeout}
-    return _execute(_read_receipt, workflow_id, input, run_id, **controls)
-
-
-def execute_stream(
-    workflow_id: str, input: Any, *, run_id: str | None, selected_outputs: Sequence[str] | None
-) -> Call[WorkflowExecutionResult]:
-    """Run a workflow and receive its output as server-sent events; the call reads responses that are not a stream."""
-    selected: dict[str, Any] = {"selectedOutputs": list(selected_outputs)} if selected_outputs else {}
-    return _execute(_read_execution, workflow_id, input, run_id, stream=True, **selected)
-
-
-def _execute(
-    read: Callable[[Request, Any], _T], workflow_id: str, input: Any, run_id: str | None, **controls: Any
-) -> Call[_T]:
-    fields_of_input = {} if input is None else input if isinstance(input, Mapping) else {"input": input}
+    controls = {
+        "async": async_execution or None,
+        "executionTimeoutSeconds": run_timeout,
+        "stream": stream or None,
+        "selectedOutputs": list(selected_outputs or ()) or None,
+    }
+    content = {"input": {} if input is None else input if isinstance(input, Mapping) else {"input": input}}
     request = endpoint(
         "POST",
         f"{_WORKFLOW}/execute",
         "start {workflow}",
         workflow_id,
-        content={"input": fields_of_input, **controls},
+        content=content | {name: value for name, value in controls.items() if value is not None},
         idempotent=False,
-        sync="async" not in controls,
+        sync=not async_execution,
         run_id_header="X-Run-Id",
         bucket=EXECUTE_BUCKET,
     )
+    read = _read_receipt if async_execution else _read_execution
     return _call(request if run_id is None else request.with_run_id(run_id), read)
 
 
@@ -150,17 +144,16 @@ def get_run(
 
     :param selected_outputs: block IDs, optionally with a path; block names select nothing here.
     """
-    query = run_query(include_output, selected_outputs)
+    query = {"include_output": include_output, "selected_outputs": list(selected_outputs or ())}
     request = endpoint("GET", _RUN, "read {run}", workflow_id, run_id, query=query, bucket=RUN_BUCKET)
     return _call(request, lambda _, data: parse_run(data))
 
 
 def list_runs(workflow_id: str, **filters: Unpack[RunFilters]) -> Call[Page[WorkflowRun]]:
     """List a workflow's runs, newest first unless ``order`` is ``asc``; queued runs are not listed."""
-    query = {"status": filters.get("status"), "trigger": filters.get("trigger"), **_page_query(filters)}
     subject = "list the runs of {workflow}"
     return _page_call(
-        endpoint("GET", f"{_WORKFLOW}/runs", subject, workflow_id, query=query, bucket=RUNS_BUCKET), parse_run
+        endpoint("GET", f"{_WORKFLOW}/runs", subject, workflow_id, query=filters, bucket=RUNS_BUCKET), parse_run
     )
 
 
@@ -169,28 +162,17 @@ def list_logs(workspace_id: str, **filters: Unpack[LogFilters]) -> Call[Page[Wor
 
     The statuses are those of Sim's log: a run that waits for a person is ``pending``, not ``paused``.
     """
-    workflow_ids, triggers, run_id = filters.get("workflow_ids"), filters.get("triggers"), filters.get("run_id")
+    workflow_ids, run_id = filters.get("workflow_ids"), filters.get("run_id")
     query = {
-        "workspaceId": workspace_id,
-        "workflowIds": ",".join(map(check_workflow_id, workflow_ids)) if workflow_ids else None,
-        "triggers": ",".join(triggers) if triggers else None,
-        "level": filters.get("level"),
-        "runId": None if run_id is None else check_run_id(run_id),
-        "includeFinalOutput": "true" if filters.get("include_output") else None,
-        **_page_query(filters),
+        "workspace_id": workspace_id,
+        **filters,
+        "workflow_ids": list(map(check_workflow_id, workflow_ids or ())),
+        "triggers": list(filters.get("triggers") or ()),
+        "run_id": None if run_id is None else check_run_id(run_id),
     }
+    query["include_final_output"] = query.pop("include_output", None)
     subject = f"list the runs of workspace {workspace_id!r}"
     return _page_call(endpoint("GET", "v2/logs", subject, query=query, bucket=LOGS_BUCKET), parse_run)
-
-
-def _page_query(filters: PageFilters) -> dict[str, str | int | None]:
-    return {
-        "startDate": utc(filters.get("start_date")),
-        "endDate": utc(filters.get("end_date")),
-        "limit": filters.get("limit"),
-        "cursor": filters.get("cursor"),
-        "order": filters.get("order"),
-    }
 
 
 def named_workflows(workflow_ids: Iterable[str]) -> list[str] | None:
@@ -231,12 +213,7 @@ def list_workflows(
     workspace_id: str, *, deployed_only: bool = False, limit: int | None = None, cursor: str | None = None
 ) -> Call[Page[Workflow]]:
     """List the workflows of a workspace, without their inputs."""
-    query = {
-        "workspaceId": workspace_id,
-        "deployedOnly": "true" if deployed_only else None,
-        "limit": limit,
-        "cursor": cursor,
-    }
+    query = {"workspace_id": workspace_id, "deployed_only": deployed_only, "limit": limit, "cursor": cursor}
     return _page_call(
         endpoint("GET", "v2/workflows", "list the workflows", query=query, bucket="workflows.list"), workflow_of
     )
