@@ -284,8 +284,8 @@ ROWS: dict[str, tuple[Callable[[], Call[Any]], Request, Any, Any]] = {
         Request(
             "GET",
             "/api/v2/logs?workspaceId=space&workflowIds=w%2Cv&triggers=api%2Cchat&level=error"
-            "&runId=r&includeFinalOutput=true&startDate=2027-01-15T08%3A00%3A00.000Z"
-            "&endDate=2027-01-15T08%3A00%3A05.000Z&limit=5&cursor=n&order=asc",
+            "&startDate=2027-01-15T08%3A00%3A00.000Z&endDate=2027-01-15T08%3A00%3A05.000Z&runId=r"
+            "&limit=5&cursor=n&order=asc&includeFinalOutput=true",
             "list the runs of workspace 'space'",
             bucket="logs.list",
         ),
