@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from math import inf
 from typing import Any, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary, WeakValueDictionary
@@ -56,77 +57,76 @@ class Room(NamedTuple):
         return cls(min(room.available for room in rooms), max(room.delay for room in rooms))
 
 
+@dataclass(eq=False)
 class Limit:
     """A limit on requests that can be paused; by itself, there is none."""
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._paused_until = -inf
+    clock: Clock
+    _paused_until: float = field(default=-inf, init=False)
 
     def pause(self, seconds: float) -> None:
         """Send nothing for some time."""
-        self._paused_until = max(self._paused_until, self._clock() + seconds)
+        self._paused_until = max(self._paused_until, self.clock() + seconds)
 
     @property
     def is_paused(self) -> bool:
         """Whether nothing may be sent, whatever the limit."""
-        return self._clock() < self._paused_until
+        return self.clock() < self._paused_until
 
     def room(self) -> Room:
         """Return what may be sent now."""
-        return Room(0, self._paused_until - self._clock()) if self.is_paused else self._room()
+        return Room(0, self._paused_until - self.clock()) if self.is_paused else self._room()
 
     def _room(self) -> Room:
         return Room(inf)
 
 
+@dataclass
 class ServerClock:
     """The server's time: the local clock's, unless the times of the buckets' refills prove that to be wrong."""
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._least_ahead, self._most_ahead = -inf, inf
+    clock: Clock
+    _least_ahead: float = field(default=-inf, init=False)
+    _most_ahead: float = field(default=inf, init=False)
 
     def now(self) -> float:
         """Return the seconds since the epoch, on the server."""
-        return self._clock() - min(max(0.0, self._least_ahead), self._most_ahead)
+        return self.clock() - min(max(0.0, self._least_ahead), self._most_ahead)
 
     def on_reset(self, reset: float) -> None:
         """Update the estimate by a bucket's next refill, which is less than a minute away."""
-        least, most = self._clock() - reset - _LATENCY, self._clock() - reset + RATE_WINDOW
+        least, most = self.clock() - reset - _LATENCY, self.clock() - reset + RATE_WINDOW
         if least > self._most_ahead or most < self._least_ahead:  # one of the clocks was set
             self._least_ahead, self._most_ahead = least, most
         self._least_ahead = max(self._least_ahead, least)
         self._most_ahead = min(self._most_ahead, most)
 
 
+@dataclass(eq=False)
 class RequestBucket(Limit):
-    """A rate bucket of one kind of request.
+    """A rate bucket of one kind of request; its clock is the server's.
 
     Sim refills its buckets once a minute, by half their capacity. Requests are spread over the minute: they are sent
     while the bucket's level is above a line that falls during the minute from a full refill to a reserve. Since each
     response contains the level, several processes that share a bucket converge, and requests that bypass this class
     find the bucket filled up to the line.
 
-    :param clock: the server's.
     :param metered: False for requests without a bucket, which only a 429 delays.
     :ivar in_flight: requests without a response.
     """
 
-    def __init__(self, clock: Clock, *, metered: bool = True) -> None:
-        super().__init__(clock)
-        self.in_flight = 0
-        self._metered = metered
-        self._sent_at = -inf
-        self._refill: float | None = None  # per minute
-        self._level = 0.0
-        self._reset = 0.0
-        self._updated_at = -inf
+    metered: bool = True
+    in_flight: int = field(default=0, init=False)
+    _sent_at: float = field(default=-inf, init=False)
+    _refill: float | None = field(default=None, init=False)  # per minute
+    _level: float = field(default=0.0, init=False)
+    _reset: float = field(default=0.0, init=False)
+    _updated_at: float = field(default=-inf, init=False)
 
     def on_request(self) -> None:
         """Count a request in flight."""
         self.in_flight += 1
-        self._sent_at = self._clock()
+        self._sent_at = self.clock()
 
     def on_response(self, info: RateLimitInfo) -> None:
         """Update the level by a response's headers."""
@@ -138,12 +138,12 @@ class RequestBucket(Limit):
         # Responses may arrive out of order; within a minute the level only falls.
         self._level = min(self._level, info.remaining) if same_minute else info.remaining
         self._refill, self._reset = info.limit / 2, info.reset
-        self._updated_at = self._clock()
+        self._updated_at = self.clock()
 
     def _room(self) -> Room:
-        if not self._metered:
+        if not self.metered:
             return super()._room()
-        now = self._clock()
+        now = self.clock()
         above_line = self._above_line(now)
         if above_line < 1:
             return Room(0, self._delay_to_line(now))
@@ -203,7 +203,7 @@ class AddressLimit(Limit):
         return Room(0, (1 - self._left) * RATE_WINDOW / self._rate + _MARGIN)
 
     def _update(self) -> None:
-        now = self._clock()
+        now = self.clock()
         minutes = max(0.0, now - self._updated_at) / RATE_WINDOW
         self._rate = min(self._maximum, self._rate + 0.1 * self._maximum * minutes)
         self._left = min(self._rate, self._left + self._rate * minutes)
@@ -231,35 +231,32 @@ class RateLimits:
             self._polls.on_rejected(info)
             self._starts.on_rejected(info)
         else:
-            self._bucket(info.bucket).on_response(info)
-
-    def pause(self, bucket: str | None, seconds: float) -> None:
-        """Send no requests of a bucket for some time."""
-        self._bucket(bucket).pause(seconds)
+            self.bucket(info.bucket).on_response(info)
 
     def room(self, bucket: str | None) -> Room:
         """Return what may be sent now.
 
         :param bucket: the bucket that requests spend; None on the legacy API, which meters no requests.
         """
-        room = self._bucket(bucket).room()
+        room = self.bucket(bucket).room()
         return room if bucket is None else Room.least(room, self._address(bucket).room())
 
     @contextmanager
     def request(self, bucket: str | None) -> Iterator[None]:
         """Count a request while it is in flight."""
-        self._bucket(bucket).on_request()
+        self.bucket(bucket).on_request()
         if bucket is not None:
             self._address(bucket).on_request()
         try:
             yield
         finally:
-            self._bucket(bucket).in_flight -= 1
+            self.bucket(bucket).in_flight -= 1
 
     def _address(self, bucket: str) -> AddressLimit:
         return self._starts if bucket == EXECUTE_BUCKET else self._polls
 
-    def _bucket(self, bucket: str | None) -> RequestBucket:
+    def bucket(self, bucket: str | None) -> RequestBucket:
+        """Return a bucket's limit; None for requests that aren't metered."""
         if bucket not in self._buckets:
             self._buckets[bucket] = RequestBucket(self.server.now, metered=bucket is not None)
         return self._buckets[bucket]
@@ -283,6 +280,7 @@ def rate_limits_for(settings: ClientSettings) -> RateLimits:
     return in_use(RateLimits).setdefault(settings.rate_limited_as, RateLimits(time.time, polls, starts))
 
 
+@dataclass(eq=False)
 class ConcurrencyLimit(Limit):
     """The maximum number of active runs: the operator's, and Sim's, which is unknown until Sim rejects a start.
 
@@ -295,17 +293,15 @@ class ConcurrencyLimit(Limit):
     :ivar starting: requests to start a run that are in flight.
     """
 
-    def __init__(self, clock: Clock, maximum: int | None = None, known: int | None = None) -> None:
-        super().__init__(clock)
-        self._maximum = inf if maximum is None else maximum
-        self.known = known
-        self.active = 0
-        self.starting = 0
-        self._grows_at = -inf
+    maximum: float = inf
+    known: int | None = None
+    active: int = field(default=0, init=False)
+    starting: int = field(default=0, init=False)
+    _grows_at: float = field(default=-inf, init=False)
 
     def _room(self) -> Room:
-        limit, starting = self._maximum, MAX_STARTING
-        grows_in = max(0.0, self._grows_at - self._clock())
+        limit, starting = self.maximum, MAX_STARTING
+        grows_in = max(0.0, self._grows_at - self.clock())
         if self.known is None:  # few, because each of them may be rejected
             starting = min(starting, 1 + self.active // 4)
         else:
@@ -313,13 +309,13 @@ class ConcurrencyLimit(Limit):
         left = min(limit - self.active, starting) - self.starting
         if left > 0:
             return Room(left)
-        must_wait = self.known is None or self.starting or self.active >= self._maximum
+        must_wait = self.known is None or self.starting or self.active >= self.maximum
         return Room(0, inf if must_wait else grows_in)
 
     @property
     def is_reached(self) -> bool:
         """Whether as many runs as allowed are active or starting."""
-        return self.active + self.starting >= min(self._maximum, inf if self.known is None else self.known)
+        return self.active + self.starting >= min(self.maximum, inf if self.known is None else self.known)
 
     @contextmanager
     def start(self) -> Iterator[None]:
@@ -344,21 +340,21 @@ class ConcurrencyLimit(Limit):
         """Lower the limit."""
         self.known = self.active
         pause = GROWTH_PAUSE if self.active else RETRY_PAUSE
-        self._grows_at = self._clock() + max(pause, retry_after or 0.0)
+        self._grows_at = self.clock() + max(pause, retry_after or 0.0)
 
 
+@dataclass(eq=False)
 class ExecutionLimit(Limit):
     """The plan's executions per minute, as the usage report contains them."""
 
-    def __init__(self, clock: Clock) -> None:
-        super().__init__(clock)
-        self._left = self._reset = inf
-        self._updated_at = -inf
+    _left: float = field(default=inf, init=False)
+    _reset: float = field(default=inf, init=False)
+    _updated_at: float = field(default=-inf, init=False)
 
     @property
     def is_stale(self) -> bool:
         """Whether to read the usage report."""
-        now = self._clock()
+        now = self.clock()
         return not self.is_paused and now >= min(self._updated_at + REPORT_INTERVAL, self._reset)
 
     def on_report(self, limit: RateLimit | None, reset: float | None) -> None:
@@ -367,7 +363,7 @@ class ExecutionLimit(Limit):
         :param limit: None if the report is unavailable.
         :param reset: seconds since the epoch of the next refill.
         """
-        now = self._updated_at = self._clock()
+        now = self._updated_at = self.clock()
         self._left = self._reset = inf
         if limit is None or limit.remaining is None:
             return
@@ -389,7 +385,7 @@ class ExecutionLimit(Limit):
             return Room(self._left)
         if self.is_stale:
             return Room(0, inf)
-        return Room(0, min(self._reset, self._updated_at + REPORT_INTERVAL) - self._clock())
+        return Room(0, min(self._reset, self._updated_at + REPORT_INTERVAL) - self.clock())
 
 
 class StartThrottle(Limit):
@@ -413,7 +409,7 @@ class StartThrottle(Limit):
         super().__init__(clock)
         self._limits = limits
         self._bucket = bucket
-        self.concurrency = ConcurrencyLimit(clock, maximum, known)
+        self.concurrency = ConcurrencyLimit(clock, inf if maximum is None else maximum, known)
         self.executions = ExecutionLimit(clock)
 
     def available(self) -> float:

@@ -12,10 +12,10 @@ import contextvars
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import suppress
 from math import inf
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from airflow_provider_sim.client import (
     LOGS_BUCKET,
@@ -240,19 +240,6 @@ class RunPoller:
 
     async def _perform(self, request: Request) -> None:
         """Send a request and handle its response; a run whose handling fails ends with the error."""
-        try:
-            await self._perform_or_repeat(request)
-        except Exception as error:
-            log.exception("A response of %s could not be handled.", self._client.base_url)
-            for run in request.runs:
-                self._finish(run, error)
-        finally:
-            for run in request.runs:
-                run.in_flight = False
-            self._in_flight -= 1
-            self._wake.set()
-
-    async def _perform_or_repeat(self, request: Request) -> None:
         run, bucket = request.runs[0], request.bucket
         try:
             if bucket == LOGS_BUCKET:
@@ -271,6 +258,15 @@ class RunPoller:
                 self._close(run.workflow_id)
             else:
                 self._on_error(run, error)
+        except Exception as error:
+            log.exception("A response of %s could not be handled.", self._client.base_url)
+            for run in request.runs:
+                self._finish(run, error)
+        finally:
+            for run in request.runs:
+                run.in_flight = False
+            self._in_flight -= 1
+            self._wake.set()
 
     async def _find_workspace(self, workflow_id: str) -> None:
         with self._limits.request(WORKFLOW_BUCKET):
@@ -283,15 +279,28 @@ class RunPoller:
     async def _list(self, request: Request) -> None:
         """List runs in the order of their starts; after each page, continue at the first run that is still missing."""
         missing = request.runs
+        filters: dict[str, Any] = {
+            "workflow_ids": named_workflows(run.workflow_id for run in missing),
+            "triggers": sorted({run.trigger for run in missing}),
+        }
         listed_to, fruitless = -inf, 0
         while missing:
-            asked_at = self.server_now()
-            page = await self._get_page(request, missing)
+            asked_at, end = self.server_now(), max(run.latest for run in missing)
+            with self._limits.request(LOGS_BUCKET):
+                page = await self._client.list_logs(
+                    request.workspace_id,
+                    **filters,
+                    start_date=missing[0].earliest,
+                    end_date=end if end < inf else None,
+                    order="asc",
+                    limit=LOGS_PAGE,
+                    retry=NO_RETRY,
+                )
+            del self._list_failures[request.workspace_id]
             found = await self._on_page(page)
             fruitless += found.isdisjoint(missing)
-            before, listed_to = listed_to, inf
-            if page.next_cursor is not None and page.items and page.items[-1].start_time is not None:
-                listed_to = page.items[-1].start_time
+            last = page.items[-1].start_time if page.items and page.next_cursor is not None else None
+            before, listed_to = listed_to, inf if last is None else last
             missing = [run for run in missing if run not in found and run in self._waiting]
             self._on_absent([run for run in missing if run.latest <= listed_to], asked_at)
             missing = [run for run in missing if run.latest > listed_to]
@@ -305,23 +314,6 @@ class RunPoller:
         for run in missing:
             run.read_at = self._clock()
             self._schedule(run)
-
-    async def _get_page(self, request: Request, missing: Sequence[PolledRun]) -> Page[WorkflowRun]:
-        """Return a page that starts at the first missing run."""
-        end = max(run.latest for run in missing)
-        with self._limits.request(LOGS_BUCKET):
-            page = await self._client.list_logs(
-                request.workspace_id,
-                workflow_ids=named_workflows(run.workflow_id for run in request.runs),
-                triggers=sorted({run.trigger for run in request.runs}),
-                start_date=missing[0].earliest,
-                end_date=end if end < inf else None,
-                order="asc",
-                limit=LOGS_PAGE,
-                retry=NO_RETRY,
-            )
-        del self._list_failures[request.workspace_id]
-        return page
 
     async def _read(self, run: PolledRun, bucket: str | None) -> None:
         """Read one run; plan the next read if lists don't contain what it waits for."""
@@ -444,7 +436,7 @@ class RunPoller:
         """Send no more requests of a rate bucket for a while; runs without a response stay due."""
         wait = default if error.retry_after is None else error.retry_after
         log.info("%s The next request of this kind follows in %.0f s.", error, wait)
-        self._limits.pause(bucket, wait)
+        self._limits.bucket(bucket).pause(wait)
 
 
 async def _in_slices(items: Iterable[T]) -> AsyncIterator[T]:

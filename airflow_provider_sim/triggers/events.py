@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import TriggerEvent
 
-from airflow_provider_sim._compat import AIRFLOW_V_3_3_PLUS, BaseEventTrigger
+from airflow_provider_sim._compat import BaseEventTrigger
 from airflow_provider_sim.arguments import Rule, check_arguments, duration
 from airflow_provider_sim.client import check_workflow_id
 from airflow_provider_sim.hooks.sim import SimHook
@@ -92,8 +92,6 @@ class SimRunEventTrigger(BaseEventTrigger):
         names = ("workflow_ids", "statuses", "triggers", "sim_conn_id", "poll_interval")
         return f"{type(self).__module__}.{type(self).__qualname__}", {name: getattr(self, name) for name in names}
 
-    # --- Airflow 3.3 and later -----------------------------------------------------------------------------------
-
     def shared_stream_key(self) -> tuple[str, str]:
         """Return the key of the stream, which all triggers of one connection share."""
         self._stream = _stream_of(self.sim_conn_id)  # keeps it alive until the trigger ends
@@ -124,25 +122,20 @@ class SimRunEventTrigger(BaseEventTrigger):
         return f"{CURSOR_KEY}_{hashlib.sha256(json.dumps(subject).encode()).hexdigest()[:12]}"
 
     async def _load(self) -> Any:
-        for store in self._stores():
-            if stored := await store.aget(self.cursor_key):
-                return stored
-        return None
+        stored = [await store.aget(self.cursor_key) for store in self._stores()]
+        return next(filter(None, stored), None)
 
     async def _save(self, cursors: dict[str, Cursor]) -> None:
-        stored = {workflow_id: asdict(cursor) for workflow_id, cursor in cursors.items()}
         for store in self._stores():
-            await store.aset(self.cursor_key, stored)
+            await store.aset(self.cursor_key, {name: asdict(cursor) for name, cursor in cursors.items()})
 
     def _stores(self) -> list[Any]:
         """Return the state stores of the watched assets: several, if their watchers' triggers are equal."""
-        stores = self.asset_state_store if AIRFLOW_V_3_3_PLUS else None
+        stores = getattr(self, "asset_state_store", None)  # Airflow 3.3 and later
         return [] if stores is None else list(stores._by_name.values())
 
-    # --- before Airflow 3.3 --------------------------------------------------------------------------------------
-
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Emit an event for each batch of runs that finish from now on."""
+        """Emit an event for each batch of runs that finish from now on (before Airflow 3.3)."""
         from airflow_provider_sim.polling.finished_runs import FinishedRunStream
 
         stream = FinishedRunStream(partial(_connect, self.sim_conn_id))
@@ -151,8 +144,6 @@ class SimRunEventTrigger(BaseEventTrigger):
             for runs in batch.values():
                 yield _event(runs)
             await stream.confirm(batch)
-
-    # --- both ----------------------------------------------------------------------------------------------------
 
     def _listener(self, stored: Any) -> Listener:
         """Return the trigger's part of the stream; ``stored`` is what :meth:`_save` stored."""

@@ -689,7 +689,7 @@ class TestComingAndGoing:
             other = poller_for(ClientSettings("another", "http://sim"))
             for poller, seconds in ((short, 5), (long, 50)):
                 assert (await poller.ask(None, settings_of)).timeout == seconds
-            short._limits.pause("logs.list", 60)
+            short._limits.bucket("logs.list").pause(60)
             assert [poller._limits.room("logs.list").available for poller in (short, long)] == [0, 0]
             assert other._limits.room("logs.list").available > 0
 
@@ -749,7 +749,7 @@ class TestAsking:
         async def script(scene):
             deploy(scene)
             scene.sim.refuse("/runs/run-0", status=429, times=1000)
-            scene.poller._limits.pause(LOGS_BUCKET, 60)
+            scene.poller._limits.bucket(LOGS_BUCKET).pause(60)
             waiting = [asyncio.create_task(scene.poller.ask(LOGS_BUCKET, list_log)) for _ in range(MOST_LENT)]
             for _ in range(MOST_LENT):
                 limited = scene.poller.ask(None, lambda client: client.get_workflow_run("flow", "run-0"))
