@@ -20,7 +20,7 @@ from math import inf
 from operator import attrgetter
 from typing import NamedTuple
 
-from airflow_provider_sim.client import LOGS_BUCKET, RUN_BUCKET, STARTED_BY_API, WORKFLOW_BUCKET, RunStatus, WorkflowRun
+from airflow_provider_sim.client import LOGS_BUCKET, RUN_BUCKET, WORKFLOW_BUCKET, RunStatus, WorkflowRun
 from airflow_provider_sim.polling.poll_state import RunPollState
 from airflow_provider_sim.rate_limits import RateLimits
 
@@ -40,7 +40,6 @@ class PolledRun:
     started_at: float | None = None  # on the server, if known
     listed_to: float = -inf  # start up to which the current poll has listed runs already
     status: RunStatus | None = None  # last known
-    trigger: str = STARTED_BY_API  # what started the run; lists are filtered by it
     read_at: float = inf  # time at which to read the run, because no list contains it, or not what it waits for
     in_flight: bool = False  # a request that answers for the run was sent
     reads: int = 0  # in a row without progress
@@ -76,7 +75,6 @@ class PolledRun:
         """Set what a response contains about the run's start."""
         if response.status is not RunStatus.QUEUED and response.start_time is not None:
             self.started_at = response.start_time
-        self.trigger = response.trigger or self.trigger
 
 
 class Request(NamedTuple):

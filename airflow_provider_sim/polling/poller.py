@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import suppress
 from math import inf
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from airflow_provider_sim.client import (
     LOGS_BUCKET,
@@ -279,17 +279,14 @@ class RunPoller:
     async def _list(self, request: Request) -> None:
         """List runs in the order of their starts; after each page, continue at the first run that is still missing."""
         missing = request.runs
-        filters: dict[str, Any] = {
-            "workflow_ids": named_workflows(run.workflow_id for run in missing),
-            "triggers": sorted({run.trigger for run in missing}),
-        }
+        workflow_ids = named_workflows(run.workflow_id for run in missing)
         listed_to, fruitless = -inf, 0
         while missing:
             asked_at, end = self.server_now(), max(run.latest for run in missing)
             with self._limits.request(LOGS_BUCKET):
                 page = await self._client.list_logs(
                     request.workspace_id,
-                    **filters,
+                    workflow_ids=workflow_ids,
                     start_date=missing[0].earliest,
                     end_date=end if end < inf else None,
                     order="asc",

@@ -103,20 +103,6 @@ class TestEnds:
         assert max(scene.delays.values()) < 20
         assert scene.sim.sent() < 60
 
-    def test_runs_that_something_else_has_started(self, play):
-        """Logs are filtered by what starts runs; a schedule's run isn't among those of the API at first."""
-
-        async def script(scene):
-            starts = deploy(scene, 10)
-            for started in starts[::2]:
-                started.trigger = "schedule"
-            await together(*(scene.wait(started) for started in starts))
-
-        scene = play(script)
-        assert set(statuses(scene).values()) == {RunStatus.COMPLETED}
-        assert scene.sim.sent("/runs/") <= 6
-        assert scene.sim.sent("triggers=api%2Cschedule") >= 3
-
     def test_a_job_s_id(self, play):
         async def script(scene):
             starts = deploy(scene, 5)
