@@ -203,8 +203,5 @@ def wait_for_run(client: SimClient, state: RunPollState) -> WorkflowRun:
     :raises SimRunTimeoutError: the deadline has passed.
     :raises SimError: the run's status can't be read.
     """
-
-    def poll() -> WorkflowRun:
-        return client.get_workflow_run(state.workflow_id, state.run_id, job_id=state.job_id, retry=NO_RETRY)
-
-    return poll_until_finished(poll, state)
+    ids = state.workflow_id, state.run_id
+    return poll_until_finished(lambda: client.get_workflow_run(*ids, job_id=state.job_id, retry=NO_RETRY), state)

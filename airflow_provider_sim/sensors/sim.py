@@ -233,9 +233,9 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
 
         self._check_rendered()
         received = read_run_event(event, workflow_id=self.workflow_id)
+        if received.status == "timeout":
+            return self.execute_timeout(context)
         with self.hook as hook:
-            if received.status == "timeout":
-                return self._result_after_deferral(context)
             run = hook.get_conn().get_workflow_run(self.workflow_id, received.run_id, job_id=received.job_id)
             if received.status == "error" and not self._state.on_response(run):
                 raise unreachable_error(self.workflow_id, received.run_id, received.message)
@@ -259,16 +259,13 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
             raise AirflowSkipException(str(error)) from error
 
     def execute_timeout(self, context: Context) -> Any:
-        """Handle a deferral timeout."""
+        """Handle a timeout while the sensor was deferred: the sensor's, or that of ``execution_timeout``."""
+        limit, error = self.execution_timeout, None
+        if limit is not None and limit.total_seconds() < self.timeout:
+            message = f"Run {self.run_id!r} did not finish within the task's execution_timeout of {limit}."
+            error = AirflowTaskTimeout(message)
         with self.hook:
-            return self._result_after_deferral(context)
-
-    def _result_after_deferral(self, context: Context) -> Any:
-        limit = self.execution_timeout
-        if limit is None or limit.total_seconds() >= self.timeout:
-            return self._result_at_timeout(context)
-        message = f"Run {self.run_id!r} did not finish within the task's execution_timeout of {limit}."
-        return self._result_at_timeout(context, AirflowTaskTimeout(message))
+            return self._result_at_timeout(context, error)
 
     def _result_at_timeout(self, context: Context, error: BaseException | None = None) -> Any:
         """Poll once more and return the output of a finished run; otherwise raise.

@@ -20,9 +20,9 @@ from airflow_provider_sim.task.run_options import RunOptions
 if TYPE_CHECKING:
     from airflow_provider_sim.client import Cancellation
 
+# Seconds without an event after the start: the scheduler may not have processed the end of the task's first process
+# yet, and fails a task that is resumed before.
 FIRST_POLL_AFTER = 3.0
-"""Seconds without an event after the start: the scheduler may not have processed the end of the task's first process
-yet, and fails a task that is resumed before."""
 
 CANCEL_RETRY = RetryPolicy(max_retries=5, initial_delay=0.5, max_delay=2.0, max_elapsed=10.0)
 
@@ -51,6 +51,11 @@ class SimTriggerBase(BaseTrigger):
         """
         return RunOptions.from_dict(self.options)
 
+    @property
+    def _starts_here(self) -> bool:
+        """Whether the task started in the triggerer: no worker has polled or pushed links."""
+        return self.options.get("timeout_from_start") is not None
+
     def _serialize(self, *names: str) -> tuple[str, dict[str, Any]]:
         return f"{type(self).__module__}.{type(self).__qualname__}", {name: getattr(self, name) for name in names}
 
@@ -59,10 +64,10 @@ class SimTriggerBase(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, and emit one event."""
-        started = time.monotonic()
+        earliest = time.monotonic() + (0.0 if self._starts_here else FIRST_POLL_AFTER)
         try:
             event = await self._outcome()
-            await asyncio.sleep(max(0.0, started + self._least_seconds() - time.monotonic()))
+            await asyncio.sleep(max(0.0, earliest - time.monotonic()))
         except asyncio.CancelledError:
             if not AIRFLOW_V_3_3_PLUS and self.task_instance is not None:
                 await _finish(self._cancel_if_killed(assume_killed=False))
@@ -76,10 +81,6 @@ class SimTriggerBase(BaseTrigger):
             return self._event("timeout", message=str(error))
         except Exception as error:
             return self._failure(error)
-
-    def _least_seconds(self) -> float:
-        """Return the seconds before which no event is emitted."""
-        return FIRST_POLL_AFTER
 
     async def _wait(self) -> TriggerEvent:
         """Return the event to emit.

@@ -65,12 +65,15 @@ class SimRunTrigger(SimTriggerBase):
         """Wait for the run; all triggers of this process share the requests."""
         options, hook = self.run_options, self._hook()
         settings = await hook.get_async_settings()
+        deadline = options.deadline
+        if options.timeout_from_start is not None:
+            deadline = task_started_at(self.task_instance) + options.timeout_from_start
         state = RunPollState(
             self.workflow_id,
             self.run_id,
             job_id=self.job_id,
             poll_interval=options.poll_interval,
-            deadline=self._deadline(),
+            deadline=deadline,
             on_paused=options.on_paused,
             base_url=settings.base_url,
         )
@@ -82,19 +85,6 @@ class SimRunTrigger(SimTriggerBase):
         if options.end_from_trigger and run.status is RunStatus.COMPLETED:
             success = await poller.ask(None, lambda client: self._end_task(client, run))
         return success or self._event(run.status.value)
-
-    @property
-    def _starts_here(self) -> bool:
-        """Whether the task started in the triggerer: no worker has polled or pushed links."""
-        return self.options.get("timeout_from_start") is not None
-
-    def _least_seconds(self) -> float:
-        return 0.0 if self._starts_here else super()._least_seconds()
-
-    def _deadline(self) -> float | None:
-        """Return seconds since the epoch; the same in every triggerer."""
-        seconds = self.run_options.timeout_from_start
-        return self.run_options.deadline if seconds is None else task_started_at(self.task_instance) + seconds
 
     async def _push_links(self, base_url: str, workspace_id: str | None) -> None:
         """Push the XComs that a worker pushes before it defers."""
