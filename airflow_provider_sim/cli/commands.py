@@ -12,10 +12,12 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
+
+from rich.live import Live
 
 from airflow_provider_sim.cli import show
 from airflow_provider_sim.client import (
@@ -91,23 +93,14 @@ def _client(arguments: Any) -> Iterator[SimClient]:
 
     with SimHook(arguments.conn_id or SimHook.default_conn_name) as hook:
         use_stored_connections()
-        with _no_log():
-            client = hook.get_conn()
+        logging.disable(logging.WARNING)  # Airflow logs that it opens its database, before 3.3 to stdout
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                client = hook.get_conn()
+        finally:
+            logging.disable(logging.NOTSET)
         arguments.workspace = arguments.workspace or hook.workspace_id
         yield client
-
-
-@contextmanager
-def _no_log() -> Iterator[None]:
-    """Suppress what Airflow logs when it opens its database; before 3.3 to stdout, where scripts expect JSON."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 @_command
@@ -133,7 +126,8 @@ def run(arguments: Any, client: SimClient) -> ExitCode:
             if isinstance(result, AsyncExecutionResult):
                 run_id = result.run_id
                 if arguments.no_wait:
-                    show.receipt(arguments, result)
+                    receipt = {name: str(getattr(result, name)) for name in ("run_id", "workflow_id", "status")}
+                    show.result(arguments, receipt, run_id)
                     return ExitCode.SUCCESS
                 result = _wait(arguments, client, result, deadline)
     except KeyboardInterrupt:
@@ -241,14 +235,16 @@ def watch(arguments: Any, client: SimClient) -> ExitCode:
     """Show the latest runs."""
     if arguments.workflow is None and arguments.workspace is None:
         arguments.workspace = _only_workspace(client)
-    if arguments.once or not show.is_interactive(arguments):
-        show.runs(arguments, _latest_runs(arguments, client))
+    screen = show.out()
+    if arguments.once or arguments.output or not screen.is_terminal:
+        runs = _latest_runs(arguments, client)
+        show.result(arguments, [show.run_as_json(run) for run in runs], show.table(runs))
         return ExitCode.SUCCESS
-    with show.live() as screen:
+    with Live(console=screen, auto_refresh=False) as display:
         while True:
             wait = arguments.interval
             try:
-                screen.update(show.table(_latest_runs(arguments, client)), refresh=True)
+                display.update(show.table(_latest_runs(arguments, client)), refresh=True)
             except SimRateLimitError as error:
                 wait = max(wait, error.retry_after or 0.0)
             time.sleep(wait)
@@ -282,5 +278,5 @@ def _read(client: SimClient, run: WorkflowRun) -> WorkflowRun:
 def cancel(arguments: Any, client: SimClient) -> ExitCode:
     """Cancel a run."""
     cancellation = client.stop_workflow_run(arguments.workflow_id, arguments.run_id)
-    show.cancellation(arguments, cancellation)
+    show.result(arguments, asdict(cancellation), str(cancellation))
     return ExitCode.SUCCESS if cancellation.status is RunStatus.CANCELLED else ExitCode.NOT_COMPLETED

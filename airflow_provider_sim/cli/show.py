@@ -14,13 +14,10 @@ from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from airflow_provider_sim.client import (
-    AsyncExecutionResult,
-    Cancellation,
     RateLimit,
     RunStatus,
     UsageLimits,
@@ -34,7 +31,8 @@ _PIPE_WIDTH = 10_000
 """Columns without a terminal, so that lines aren't wrapped and grep finds a run in its row."""
 
 
-def _out() -> Console:
+def out() -> Console:
+    """Return stdout."""
     out = Console(highlight=False)
     if not out.is_terminal and "COLUMNS" not in os.environ:
         out.width = _PIPE_WIDTH
@@ -45,12 +43,14 @@ def _err() -> Console:
     return Console(stderr=True, highlight=False)
 
 
-def _print(arguments: Any, value: Any, shown: Text | Table) -> None:
+def result(arguments: Any, value: Any, shown: str | Table) -> None:
     """Print a value as JSON, or as shown to a person."""
     if arguments.output:
         print(json.dumps(value, ensure_ascii=False, default=str))
+    elif isinstance(shown, str):
+        out().print(Text(shown), soft_wrap=True)
     else:
-        _out().print(shown, soft_wrap=isinstance(shown, Text))
+        out().print(shown)
 
 
 def notice(message: str) -> None:
@@ -62,8 +62,7 @@ def error(arguments: Any, error: SimError) -> None:
     """Print an error."""
     _err().print(Text.assemble(("Error: ", "bold red"), str(error)), soft_wrap=True)
     if arguments.output:
-        value = {"error": {"code": error.code, "message": str(error), "run_id": error.run_id}}
-        print(json.dumps(value, ensure_ascii=False))
+        result(arguments, {"error": {"code": error.code, "message": str(error), "run_id": error.run_id}}, "")
 
 
 def text(arguments: Any, chunk: str) -> None:
@@ -99,24 +98,13 @@ def account(
         "workspaces": [asdict(workspace) for workspace in workspaces],
         **asdict(usage),
     }
-    _print(arguments, value, _rows(rows))
+    result(arguments, value, _rows(rows))
 
 
 def _bucket(limit: RateLimit | None) -> str:
     if limit is None:
         return "?"
     return f"{limit.remaining} of {limit.max_burst} runs left, {limit.requests_per_minute} added per minute"
-
-
-def receipt(arguments: Any, started: AsyncExecutionResult) -> None:
-    """Print the receipt of an async run."""
-    value = {"run_id": started.run_id, "workflow_id": started.workflow_id, "status": started.status.value}
-    _print(arguments, value, Text(started.run_id))
-
-
-def cancellation(arguments: Any, result: Cancellation) -> None:
-    """Print the result of a cancellation."""
-    _print(arguments, asdict(result), Text(str(result)))
 
 
 def waits_for_person(run: WorkflowRun) -> bool:
@@ -136,18 +124,13 @@ def one_run(arguments: Any, run: WorkflowRun, *, link: str | None) -> None:
         "Error": str(run.error or ""),
         "Link": (link or "") if run.status is RunStatus.FAILED or waits_for_person(run) else "",
     }
-    _print(arguments, _as_json(run) | {"url": link}, _rows(rows))
+    result(arguments, run_as_json(run) | {"url": link}, _rows(rows))
     if arguments.output:
         return
     if run.output is not None:
-        _out().print(Text(json.dumps(run.output, indent=2, ensure_ascii=False)), soft_wrap=True)
+        out().print(Text(json.dumps(run.output, indent=2, ensure_ascii=False)), soft_wrap=True)
     if run.output_is_display_copy:
         notice("This is Sim's display copy: long texts are truncated, secrets replaced.")
-
-
-def runs(arguments: Any, found: Sequence[WorkflowRun]) -> None:
-    """Print a list of runs."""
-    _print(arguments, [_as_json(run) for run in found], table(found))
 
 
 def table(found: Sequence[WorkflowRun]) -> Table:
@@ -164,17 +147,8 @@ def table(found: Sequence[WorkflowRun]) -> Table:
     return shown
 
 
-def is_interactive(arguments: Any) -> bool:
-    """Whether the output is a terminal."""
-    return not arguments.output and _out().is_terminal
-
-
-def live() -> Live:
-    """Return an updatable display."""
-    return Live(console=_out(), auto_refresh=False)
-
-
-def _as_json(run: WorkflowRun) -> dict[str, Any]:
+def run_as_json(run: WorkflowRun) -> dict[str, Any]:
+    """Return a run as JSON."""
     return {
         **run.details(),
         "error": run.error and asdict(run.error),

@@ -219,7 +219,7 @@ def test_watch_draws_the_table_until_ctrl_c(sim, emulator, monkeypatch):
 
     monkeypatch.setattr("airflow_provider_sim.cli.commands.time", SimpleNamespace(sleep=rest))
     monkeypatch.setattr("airflow_provider_sim.client.sync_client.SimClient._sleep", staticmethod(lambda seconds: None))
-    monkeypatch.setattr(show, "_out", lambda: Console(force_terminal=True, width=100))
+    monkeypatch.setattr(show, "out", lambda: Console(force_terminal=True, width=100))
     sim("run", "echo")
     ran = sim("watch", "--interval", "5")
     assert (ran.code, looks[0]) == (ExitCode.INTERRUPTED, 5)
