@@ -139,20 +139,12 @@ retry_args = _rule(
 )
 
 
-def workflow_id(value: Any) -> None:
-    """Accept a workflow ID.
-
-    :raises SimInputError: the ID is invalid.
-    """
-    check_workflow_id(value)
+def _checked_by(check: Callable[[Any], str]) -> Rule:
+    """Use a check of the client, which raises an error of its own."""
+    return lambda value: None if check(value) else ""
 
 
-def run_id(value: Any) -> None:
-    """Accept a run ID.
-
-    :raises SimInputError: the ID is invalid.
-    """
-    check_run_id(value)
+workflow_id, run_id = _checked_by(check_workflow_id), _checked_by(check_run_id)
 
 
 def block_selectors(value: Any) -> str | None:

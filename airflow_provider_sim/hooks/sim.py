@@ -7,7 +7,6 @@ import os
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
-from ipaddress import IPv6Address
 from typing import TYPE_CHECKING, Any, Self
 
 from airflow.providers.common.compat.sdk import BaseHook
@@ -311,21 +310,12 @@ def _base_url(connection: Connection) -> str | None:
         return None
     scheme = scheme or "https"
     name, _, prefix = rest.partition("/")
-    if _is_ipv6(name):
+    if name.count(":") > 1 and "[" not in name:  # an IPv6 address
         name = f"[{name}]"
     has_port = ":" in name.rpartition("]")[2]
     if connection.port and connection.port != _STANDARD_PORTS.get(scheme) and not has_port:
         name = f"{name}:{connection.port}"
     return "/".join(filter(None, (f"{scheme}://{name}", prefix.strip("/"), path)))
-
-
-def _is_ipv6(name: str) -> bool:
-    """Whether this is an IPv6 address without brackets."""
-    try:
-        IPv6Address(name)
-    except ValueError:
-        return False
-    return True
 
 
 def _number(given: Mapping[str, Any], name: str, kind: type[int] | type[float]) -> Any:

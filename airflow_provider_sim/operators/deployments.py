@@ -45,14 +45,7 @@ class SimDeployWorkflowOperator(SimClientOperator):
     :raises SimDeploymentError: the deployment failed, or did not finish within the timeout.
     """
 
-    template_fields: Sequence[str] = (
-        "workflow_id",
-        "action",
-        "version",
-        "version_name",
-        "description",
-        "sim_conn_id",
-    )
+    template_fields: Sequence[str] = ("workflow_id", "action", "version", "version_name", "description", "sim_conn_id")
     argument_rules: ClassVar[Mapping[str, Rule]] = {
         **SimClientOperator.argument_rules,
         "action": arguments.one_of(DeploymentAction),
@@ -96,12 +89,7 @@ class SimDeployWorkflowOperator(SimClientOperator):
             deployment = wait_for_deployment(client, deployment, poll_interval=self.poll_interval, deadline=deadline)
         live = "not deployed" if deployment.version is None else f"live in version {deployment.version}"
         self.log.info("Workflow %s is %s.", self.workflow_id, live)
-        return {
-            "workflow_id": deployment.workflow_id,
-            "is_deployed": deployment.is_deployed,
-            "version": deployment.version,
-            "deployed_at": deployment.deployed_at,
-        }
+        return {name: getattr(deployment, name) for name in ("workflow_id", "is_deployed", "version", "deployed_at")}
 
     def _requested_before(self, context: Context, client: SimClient, version: int | None) -> Deployment | None:
         """Return the deployment that an earlier try has requested, so that a retry doesn't request another."""
@@ -114,10 +102,8 @@ class SimDeployWorkflowOperator(SimClientOperator):
         attempt = deployment.latest_attempt
         if attempt is None or attempt.has_failed or attempt.action != self.action or not attempt.requested_at:
             return None
-        if datetime.fromisoformat(attempt.requested_at) < started - _CLOCK_SKEW or version not in (
-            None,
-            attempt.version,
-        ):
+        is_other = version not in (None, attempt.version)
+        if is_other or datetime.fromisoformat(attempt.requested_at) < started - _CLOCK_SKEW:
             return None
         self.log.info("Version %s of workflow %s was requested by an earlier try.", attempt.version, self.workflow_id)
         return deployment

@@ -70,12 +70,8 @@ class SimCancelRunOperator(SimClientOperator):
             state = RunPollState(self.workflow_id, self.run_id, poll_interval=self.poll_interval, deadline=deadline)
             cancelled = replace(cancelled, status=wait_for_run(client, state).status)
         self.log.info("%s", cancelled)
-        return {
-            "run_id": self.run_id,
-            "status": cancelled.status.value if cancelled.status else None,
-            "accepted": cancelled.accepted,
-            "reason": cancelled.reason,
-        }
+        status = cancelled.status.value if cancelled.status else None
+        return {"run_id": self.run_id, "status": status, "accepted": cancelled.accepted, "reason": cancelled.reason}
 
 
 class SimResumeRunOperator(SimClientOperator):

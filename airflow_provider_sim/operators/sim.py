@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from os import PathLike
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout, conf
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_sim.client import AsyncExecutionResult, SimClient, WorkflowRun
-    from airflow_provider_sim.polling import RunPollState
     from airflow_provider_sim.task.run import TaskRun
 
 DEFERRABLE = conf.getboolean("operators", "default_deferrable", fallback=False)
@@ -287,9 +286,8 @@ class SimExecuteWorkflowOperator(OpenLineageMixin, SimWorkflowOperatorBase):
         from airflow_provider_sim.client import WorkflowRun
         from airflow_provider_sim.polling import RunPollState, wait_for_run
 
-        known = started if isinstance(started, WorkflowRun) else None
-        if known is not None and (known.status.is_terminal or known.run_id is None):
-            return known
+        if isinstance(started, WorkflowRun) and (started.status.is_terminal or started.run_id is None):
+            return started
         state = RunPollState(
             self.workflow_id,
             started.run_id or "",
@@ -300,30 +298,24 @@ class SimExecuteWorkflowOperator(OpenLineageMixin, SimWorkflowOperatorBase):
             started=time.time(),
             base_url=client.base_url,
         )
-        if known is not None and state.on_response(known):
-            return known
+        if isinstance(started, WorkflowRun) and state.on_response(started):
+            return started
         with run.retry_if_not_found():
             if not self.deferrable:
                 return wait_for_run(client, state)
-            return self._poll_once(client, state) or self._defer(state)
+            try:  # one request, which saves two process starts if the run has finished already
+                polled = client.get_workflow_run(state.workflow_id, state.run_id, job_id=state.job_id, retry=NO_RETRY)
+                if state.on_response(polled):
+                    return polled
+            except SimError as error:
+                state.on_error(error)
+            from airflow_provider_sim.triggers.sim import SimRunTrigger
 
-    def _poll_once(self, client: SimClient, state: RunPollState) -> WorkflowRun | None:
-        """Poll before deferring: one request, which saves two process starts if the run has finished already."""
-        try:
-            run = client.get_workflow_run(state.workflow_id, state.run_id, job_id=state.job_id, retry=NO_RETRY)
-        except SimError as error:
-            state.on_error(error)
-            return None
-        return run if state.on_response(run) else None
-
-    def _defer(self, state: RunPollState) -> NoReturn:
-        from airflow_provider_sim.triggers.sim import SimRunTrigger
-
-        self.defer(
-            trigger=SimRunTrigger(self.workflow_id, state.run_id, state.job_id, self._options),
-            method_name="execute_complete",
-            timeout=deferral_timeout(self._options.deadline),
-        )
+            return self.defer(
+                trigger=SimRunTrigger(self.workflow_id, state.run_id, state.job_id, self._options),
+                method_name="execute_complete",
+                timeout=deferral_timeout(self._options.deadline),
+            )
 
     def _result_at_timeout(
         self, context: Context, client: SimClient, run: TaskRun, error: BaseException | None = None

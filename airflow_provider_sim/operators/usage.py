@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.compat.sdk import AirflowSkipException
 
 from airflow_provider_sim import arguments
 from airflow_provider_sim.arguments import Rule
+from airflow_provider_sim.exceptions import SimError, SimUsageLimitError
 from airflow_provider_sim.operators.base import SimClientOperator
+from airflow_provider_sim.task.usage import Usage
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -61,21 +64,17 @@ class SimUsageLimitsOperator(SimClientOperator):
 
     def execute_with(self, client: SimClient, context: Context) -> dict[str, Any]:
         """Get the figures, then warn, skip or fail."""
-        from airflow_provider_sim.exceptions import SimError, SimUsageLimitError
-        from airflow_provider_sim.task.usage import Usage
-
-        warn_at, skip_at, fail_at = (
-            None if value is None else float(value) for value in (self.warn_at, self.skip_at, self.fail_at)
-        )
+        limits = (self.warn_at, self.skip_at, self.fail_at)
+        warn_at, skip_at, fail_at = (inf if limit is None else float(limit) for limit in limits)
         usage = Usage(*client.get_usage())
         figures = usage.as_dict()
         if self.do_xcom_push:
             context["ti"].xcom_push(key=USAGE_KEY, value=figures)
-        if fail_at is not None and usage.percent >= fail_at:
+        if usage.percent >= fail_at:
             raise SimError(f"{usage} The task fails from {fail_at:g} % on.", code=SimUsageLimitError.default_code)
-        if skip_at is not None and usage.percent >= skip_at:
+        if usage.percent >= skip_at:
             raise AirflowSkipException(f"{usage} The task is skipped from {skip_at:g} % on.")
-        if warn_at is not None and usage.percent >= warn_at:
+        if usage.percent >= warn_at:
             self.log.warning("%s", usage)
         else:
             self.log.info("%s", usage)
