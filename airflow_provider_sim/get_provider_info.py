@@ -2,7 +2,7 @@
 
 _NUMBER, _INTEGER, _TEXT = ({"type": [kind, "null"]} for kind in ("number", "integer", "string"))
 
-_CONNECTION_FIELDS = {
+CONNECTION_FIELDS = {
     "workspace_id": ("Workspace ID", "Used for links into Sim's UI. Looked up once per workflow when empty.", _TEXT),
     "api_version": (
         "API version",
@@ -34,22 +34,24 @@ _CONNECTION_FIELDS = {
 }
 """Label, description and schema of each extra."""
 
+UI_FIELD_BEHAVIOUR = {
+    "hidden-fields": ["schema", "login"],
+    "relabeling": {"host": "Base URL", "password": "API key"},
+    "placeholders": {
+        "host": "https://www.sim.ai",
+        "port": "optional, as in 443 (the test of Airflow 3.3.2 needs it)",
+        "password": "sk-sim-… (leave both empty to use SIM_BASE_URL and SIM_API_KEY)",
+    },
+}
+
 _CONNECTION_TYPE = {
     "connection-type": "sim",
     "hook-class-name": "airflow_provider_sim.hooks.sim.SimHook",
     "hook-name": "Sim",
-    "ui-field-behaviour": {
-        "hidden-fields": ["schema", "login"],
-        "relabeling": {"host": "Base URL", "password": "API key"},
-        "placeholders": {
-            "host": "https://www.sim.ai",
-            "port": "optional, as in 443 (the test of Airflow 3.3.2 needs it)",
-            "password": "sk-sim-… (leave both empty to use SIM_BASE_URL and SIM_API_KEY)",
-        },
-    },
+    "ui-field-behaviour": UI_FIELD_BEHAVIOUR,
     "conn-fields": {
         name: {"label": label, "description": description, "schema": schema}
-        for name, (label, description, schema) in _CONNECTION_FIELDS.items()
+        for name, (label, description, schema) in CONNECTION_FIELDS.items()
     },
 }
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -22,20 +22,14 @@ from airflow_provider_sim.exceptions import (
     SimUnsupportedError,
     SimV2OffError,
 )
-from airflow_provider_sim.get_provider_info import get_provider_info
+from airflow_provider_sim.get_provider_info import CONNECTION_FIELDS, UI_FIELD_BEHAVIOUR
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Connection
 
-    from airflow_provider_sim.client import AsyncSimClient, SimClient, Workflow
+    from airflow_provider_sim.client import SimClient, Workflow
 
-_NUMBERS = {
-    "timeout": float,
-    "max_retries": int,
-    "initial_delay": float,
-    "max_delay": float,
-    "backoff_multiplier": float,
-}
+_NUMBERS = ("timeout", "max_retries", "initial_delay", "max_delay", "backoff_multiplier")
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _NO_OBJECT = 'has an extra that is not a JSON object. Set the extra field to an object such as {"timeout": 60}'
 _STANDARD_PORTS = {"http": 80, "https": 443}
@@ -94,17 +88,6 @@ class SimHook(BaseHook):
 
         settings = self.get_settings()
         return SimClient.from_settings(replace(settings, timeout=min(timeout, settings.timeout), retry=retry))
-
-    @asynccontextmanager
-    async def get_async_conn(self) -> AsyncIterator[AsyncSimClient]:
-        """Return an asyncio client, for ``async with``.
-
-        :raises SimConfigurationError: on entering: the connection doesn't exist or is invalid.
-        """
-        from airflow_provider_sim.client import AsyncSimClient
-
-        async with AsyncSimClient.from_settings(await self.get_async_settings()) as client:
-            yield client
 
     def get_settings(self) -> ClientSettings:
         """Return the settings of the hook's client.
@@ -217,12 +200,11 @@ class SimHook(BaseHook):
         extra = self._extra(connection)
         verify = extra.get("verify", True)
         self.workspace_id = str(extra["workspace_id"]) if "workspace_id" in extra else None
+        numbers = {name: _parsed(extra[name]) for name in _NUMBERS if name in extra}
+        timeout = numbers.pop("timeout", DEFAULT_TIMEOUT)
         try:
-            numbers = {name: _number(extra, name, kind) for name, kind in _NUMBERS.items() if name in extra}
-            timeout = numbers.pop("timeout", DEFAULT_TIMEOUT)
-            retry = RetryPolicy(**numbers)
             base_url = _base_url(connection)
-            retry = replace(retry, **self.retry_args)
+            retry = replace(RetryPolicy(**numbers), **self.retry_args)
         except TypeError as error:
             raise SimConfigurationError(f"retry_args are not those of RetryPolicy: {error}.") from None
         except (ValueError, SimConfigurationError) as error:
@@ -270,8 +252,7 @@ class SimHook(BaseHook):
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
         """Return the labels of the standard fields, for Airflow before 3.2; later ones read the provider's metadata."""
-        behaviour = _declared_form()["ui-field-behaviour"]
-        return {name.replace("-", "_"): value for name, value in behaviour.items()}
+        return {name.replace("-", "_"): value for name, value in UI_FIELD_BEHAVIOUR.items()}
 
     @classmethod
     def get_connection_form_widgets(cls) -> dict[str, Any]:
@@ -280,15 +261,9 @@ class SimHook(BaseHook):
         from wtforms import StringField
 
         return {
-            name: StringField(field["label"], widget=BS3TextFieldWidget(), description=field["description"])
-            for name, field in _declared_form()["conn-fields"].items()
+            name: StringField(label, widget=BS3TextFieldWidget(), description=description)
+            for name, (label, description, _) in CONNECTION_FIELDS.items()
         }
-
-
-def _declared_form() -> dict[str, Any]:
-    connection_types: Any = get_provider_info()["connection-types"]
-    form: dict[str, Any] = connection_types[0]
-    return form
 
 
 def _base_url(connection: Connection) -> str | None:
@@ -318,19 +293,12 @@ def _base_url(connection: Connection) -> str | None:
     return "/".join(filter(None, (f"{scheme}://{name}", prefix.strip("/"), path)))
 
 
-def _number(given: Mapping[str, Any], name: str, kind: type[int] | type[float]) -> Any:
-    """Return an extra as a number; forms and URIs provide strings.
-
-    :raises ValueError: it is none.
-    """
-    value = given[name]
+def _parsed(value: Any) -> Any:
+    """Return a number that a form or a URI provides as text; other values as they are, for the checks of settings."""
     try:
-        if isinstance(value, bool):
-            raise TypeError
-        return kind(value)
+        return json.loads(value)
     except (TypeError, ValueError):
-        required = "whole number" if kind is int else "number"
-        raise ValueError(f"the extra {name!r} is {value!r}; it must be a {required}") from None
+        return value
 
 
 def _base_url_advice(error: SimError, base_url: str) -> str:
@@ -349,8 +317,7 @@ def _account_summary(settings: ClientSettings) -> str:
     with SimClient.from_settings(replace(settings, timeout=timeout, retry=NO_RETRY)) as client:
         try:
             names = [space.name or space.workspace_id for space in client.list_workspaces().items]
-            api = f"v2 API, workspace{'s' if len(names) > 1 else ''} {', '.join(names[:5])}"
-            api += f" and {len(names) - 5} more" if len(names) > 5 else ""
+            api = f"v2 API, workspaces: {', '.join(names[:5] + ['…'] * (len(names) > 5))}"
         except (SimV2OffError, SimRouteMissingError):
             raise
         except SimUnsupportedError:

@@ -31,7 +31,7 @@ def test(monkeypatch):
 
 def test_fine(test, emulator):
     fine, words = test(emulator.url, emulator.api_key)
-    assert (fine, words) == (True, f"Connected to {emulator.url} (v2 API, workspace Emulated, free plan).")
+    assert (fine, words) == (True, f"Connected to {emulator.url} (v2 API, workspaces: Emulated, free plan).")
     assert emulator.runs == [], "nothing was started"
 
 

@@ -10,6 +10,7 @@ from unittest.mock import patch
 import pytest
 from airflow.providers.common.compat.sdk import Connection
 
+from airflow_provider_sim.client import AsyncSimClient
 from airflow_provider_sim.exceptions import (
     Outcome,
     SimAuthenticationError,
@@ -155,10 +156,10 @@ def test_the_connection_goes_before_the_environment(connect, monkeypatch):
         pytest.param({"port": 3000}, "without a host", id="port without a host"),
         pytest.param({"conn_type": "http"}, "is of type 'http', not 'sim'", id="another type"),
         pytest.param({"host": "ftp://sim.example.com"}, "not an http or https URL", id="another protocol"),
-        pytest.param({"extra": {"timeout": "soon"}}, "'timeout' is 'soon'", id="timeout no number"),
+        pytest.param({"extra": {"timeout": "soon"}}, "timeout 'soon'", id="timeout no number"),
         pytest.param({"extra": {"timeout": 0}}, "timeout 0", id="timeout zero"),
         pytest.param({"extra": {"max_retries": -1}}, "max_retries is -1", id="negative retries"),
-        pytest.param({"extra": {"max_retries": True}}, "'max_retries' is True", id="retries no number"),
+        pytest.param({"extra": {"max_retries": True}}, "max_retries is True", id="retries no number"),
         pytest.param({"extra": {"api_version": "v3"}}, "api_version 'v3'", id="unknown API version"),
         pytest.param({"extra": {"verify": 5}}, "setting verify 5", id="verify no path"),
     ],
@@ -182,8 +183,7 @@ def test_an_unknown_connection_says_how_to_add_one():
 
 def test_an_unknown_connection_says_so_on_an_event_loop_too():
     async def enter() -> None:
-        async with SimHook("sim_nowhere").get_async_conn():
-            pytest.fail("there is no such connection")
+        await SimHook("sim_nowhere").get_async_settings()
 
     with pytest.raises(
         SimConfigurationError, match="Connection 'sim_nowhere' doesn't exist or can't be read"
@@ -195,8 +195,7 @@ def test_an_unknown_connection_says_so_on_an_event_loop_too():
 @pytest.mark.parametrize("fields", [{"conn_type": "http"}, {"password": ""}], ids=["another type", "no key"])
 def test_a_connection_that_cannot_work_says_so_on_an_event_loop_too(connect, fields):
     async def enter() -> None:
-        async with connect(**fields).get_async_conn():
-            pytest.fail("it cannot work")
+        await connect(**fields).get_async_settings()
 
     with pytest.raises(SimConfigurationError, match=r"of type 'http'|no API key"):
         asyncio.run(enter())
@@ -238,7 +237,7 @@ def test_errors_of_the_server_name_the_connection(connect):
         hook.get_conn().get_workflow("w")
 
     async def ask() -> None:
-        async with hook.get_async_conn() as client:
+        async with AsyncSimClient.from_settings(await hook.get_async_settings()) as client:
             await client.get_workflow("w")
 
     with pytest.raises(SimConnectionError, match=r"\[connection 'sim_prod'\]$"):
