@@ -14,12 +14,11 @@ from airflow_provider_sim.client.async_client import AsyncSimClient
 from airflow_provider_sim.emulator.app import application
 from airflow_provider_sim.emulator.clock import Clock
 from airflow_provider_sim.emulator.connections import Connections
-from airflow_provider_sim.emulator.keys import KeyRing
 from airflow_provider_sim.emulator.limits import Limits
 from airflow_provider_sim.emulator.profiles import PROFILES
 from airflow_provider_sim.emulator.routes.v2.middleware import CODES
 from airflow_provider_sim.emulator.runs import Run
-from airflow_provider_sim.emulator.state import State
+from airflow_provider_sim.emulator.state import KeyRing, State
 from airflow_provider_sim.emulator.workflows import BlockError, Pausing, Workflow
 
 T = TypeVar("T")

@@ -16,7 +16,8 @@ from airflow_provider_sim.emulator import control
 from airflow_provider_sim.emulator.connections import Connections
 from airflow_provider_sim.emulator.request_context import RequestContext, request_info
 from airflow_provider_sim.emulator.routes import legacy, pages, v1, v2
-from airflow_provider_sim.emulator.routes.wire import empty_response, not_found_page
+from airflow_provider_sim.emulator.routes.v2.middleware import error_response
+from airflow_provider_sim.emulator.routes.wire import ApiError, empty_response, not_found_page, state_of
 from airflow_provider_sim.emulator.state import State
 
 API = (*v2.ROUTES, *v1.ROUTES, *legacy.ROUTES)
@@ -56,7 +57,9 @@ async def _no_route(request: Request) -> Response:
         return empty_response(308, {"location": path.rstrip("/")})
     if any(route.path_regex.match(path) for route in API):
         return empty_response(405)
-    return await v2.no_route(request) if path.startswith("/api/v2/") else not_found_page()
+    if path.startswith("/api/v2/") and state_of(request).profile.v2:
+        return error_response(ApiError(404, "Not found"))
+    return not_found_page()
 
 
 def application(state: State, connections: Connections, reset: Callable[[], None]) -> Starlette:

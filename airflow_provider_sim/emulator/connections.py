@@ -56,10 +56,6 @@ class Connections:
         """Return the connection of a request; a lost one if its caller has disconnected."""
         return self._open.get(scope["client"]) or Connection(None)
 
-    def are_lost(self, scope: Scope) -> bool:
-        """Return whether the request's caller has disconnected."""
-        return scope["client"] not in self._open
-
     def cut_all(self) -> None:
         """Cut every connection; thread-safe."""
         if self._loop is None:

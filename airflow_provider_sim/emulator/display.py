@@ -6,7 +6,7 @@ import json
 import math
 from typing import Any
 
-from airflow_provider_sim.emulator.ids import new_name
+from airflow_provider_sim.emulator.workflows import new_name
 
 MAX_TEXT = 15_000
 MAX_DEPTH = 50
@@ -39,20 +39,15 @@ def _shown(key: str, item: Any, depth: int) -> Any:
     return "[TRUNCATED]" if name == "base64" else display_copy(item, depth=depth + 1)
 
 
-def with_large_values_referred(value: Any, *, run_id: str, place: str) -> Any:
+def with_large_values_referred(value: Any, *, run_id: str, place: str, is_nested: bool = False) -> Any:
     """Replace nested values larger than 8 MiB by references; no API returns the values themselves.
 
     :param place: the storage folder in the reference.
     """
     if isinstance(value, dict):
-        return {key: _referred(item, run_id, place) for key, item in value.items()}
-    return value
-
-
-def _referred(value: Any, run_id: str, place: str) -> Any:
-    if isinstance(value, dict):
-        value = {key: _referred(item, run_id, place) for key, item in value.items()}
-    if not isinstance(value, str | list | dict):
+        where: dict[str, Any] = {"run_id": run_id, "place": place, "is_nested": True}
+        value = {key: with_large_values_referred(item, **where) for key, item in value.items()}
+    if not is_nested or not isinstance(value, str | list | dict):
         return value
     text = value if isinstance(value, str) else json.dumps(value)
     if len(text) <= MAX_VALUE_BYTES:

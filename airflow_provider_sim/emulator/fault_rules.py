@@ -96,8 +96,7 @@ class FaultRule:
             if (value is not None or name == "after") and (type(value) is not int or value < least):
                 raise ValueError(f"{name} is a whole number from {least} on, not {value!r}")
         self.fault, self.match, self.times, self.after = fault, match, times, after
-        self.number = self.hits = 0
-        self._passed = 0
+        self.number = self.hits = self._passed = 0
         self._removed = False
 
     @property

@@ -11,8 +11,6 @@ import pytest
 
 from airflow_provider_sim.emulator import SimEmulator
 
-DEFAULT_CONN_ID = "sim_default"
-
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the marker."""
@@ -49,7 +47,7 @@ def sim_emulator(
     """
     marker = request.node.get_closest_marker("sim_emulator")
     settings = dict(marker.kwargs) if marker else {}
-    conn_id = settings.pop("conn_id", DEFAULT_CONN_ID)
+    conn_id = settings.pop("conn_id", "sim_default")
     sim = _sim_emulators(**settings)
     sim.reset()
     monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", sim.connection())

@@ -33,12 +33,6 @@ JOB_PREFIX = "workflow-execution:"
 _DISCONNECT: Message = {"type": "http.disconnect"}
 
 
-def check_stage(name: str) -> None:
-    """Raise a ValueError for an unknown stage."""
-    if name not in STAGES:
-        raise ValueError(f"unknown stage {name!r}; choose from {', '.join(STAGES)}")
-
-
 @dataclass(frozen=True, slots=True)
 class RecordedRequest:
     """A request that the server received, without its API key; the status is None if no response was sent."""
@@ -142,17 +136,12 @@ class Fault:
     proxied = False
 
     def __post_init__(self) -> None:
-        check_stage(self.when)
+        if self.when not in STAGES:
+            raise ValueError(f"unknown stage {self.when!r}; choose from {', '.join(STAGES)}")
 
     def applies_to(self, info: RequestInfo) -> bool:
         """Return whether the fault can affect such a request."""
         return self.operation in (None, info.operation) and self.mode in (None, info.mode)
-
-    async def on_stage(self, stage: Stage, context: RequestContext) -> None:
-        """Act if the request reaches the fault's stage."""
-        context.proxied = context.proxied or self.proxied
-        if stage == self.when:
-            await self.act(context)
 
     async def act(self, context: RequestContext) -> None:
         """Act at the fault's stage."""
@@ -246,7 +235,7 @@ class RequestContext:
         if self.finished:
             return
         if message["type"] == "http.response.start":
-            self._record(None if self._connections.are_lost(self.scope) else message["status"])
+            self._record(None if self._connections.of(self.scope).lost.is_set() else message["status"])
         await self._send(message)
 
     async def respond(self, response: Response) -> None:
@@ -268,11 +257,9 @@ class RequestContext:
 
     async def restart(self) -> None:
         """Restart the server, which cuts all connections."""
-        self._record(None)
-        self.finished = True
         self._state.restart()
         self._connections.cut_all()
-        await self._connections.of(self.scope).lost.wait()
+        await self.cut()
 
     async def wait_until(self, condition: Callable[[], bool]) -> None:
         """Wait until the condition holds or the caller disconnects."""
@@ -287,12 +274,14 @@ class RequestContext:
         await self.wait_until(lambda: clock.now() >= until)
 
     def _is_disconnected(self) -> bool:
-        return not self.proxied and self._connections.are_lost(self.scope)
+        return not self.proxied and self._connections.of(self.scope).lost.is_set()
 
     async def _reach(self, stage: Stage) -> None:
         for fault in self.faults:
             if not self.finished:
-                await fault.on_stage(stage, self)
+                self.proxied = self.proxied or fault.proxied
+                if stage == fault.when:
+                    await fault.act(self)
 
     async def _receive_message(self) -> Message:
         message = await self._receive()

@@ -8,8 +8,15 @@ from typing import Any
 
 from airflow_provider_sim.emulator.clock import iso
 from airflow_provider_sim.emulator.display import with_large_values_referred
-from airflow_provider_sim.emulator.ids import new_id, new_name
-from airflow_provider_sim.emulator.workflows import BlockError, Pausing, ResponseBlock, Workflow, at_path
+from airflow_provider_sim.emulator.workflows import (
+    BlockError,
+    Pausing,
+    ResponseBlock,
+    Workflow,
+    at_path,
+    new_id,
+    new_name,
+)
 
 JOB_RETENTION = 24 * 3600.0
 STALE_AFTER = 10085 * 60.0

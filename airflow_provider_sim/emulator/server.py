@@ -17,12 +17,11 @@ from airflow_provider_sim.emulator.clock import Clock
 from airflow_provider_sim.emulator.connections import Connections
 from airflow_provider_sim.emulator.fault_rules import FaultRule, Hold, Match
 from airflow_provider_sim.emulator.faults import create_fault
-from airflow_provider_sim.emulator.keys import KeyRing
 from airflow_provider_sim.emulator.limits import Limits
 from airflow_provider_sim.emulator.profiles import PROFILES
 from airflow_provider_sim.emulator.request_context import RecordedRequest, Stage
 from airflow_provider_sim.emulator.runs import Run
-from airflow_provider_sim.emulator.state import State
+from airflow_provider_sim.emulator.state import KeyRing, State
 from airflow_provider_sim.emulator.workflows import Body, Workflow
 
 DEFAULT_API_KEY = "sk-sim-emulator-personal-key"
@@ -223,8 +222,7 @@ class SimEmulator:
     def stop(self) -> None:
         """Stop the server; open requests are cut."""
         if self._server is not None and self._thread is not None:
-            self._server.should_exit = True
-            self._server.force_exit = True
+            self._server.should_exit = self._server.force_exit = True
             self._thread.join(timeout=1)
             if self._thread.is_alive():  # Python 3.12 still waits for open connections
                 self._connections.cut_all()

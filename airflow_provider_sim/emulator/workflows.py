@@ -6,15 +6,25 @@ import base64
 import binascii
 import copy
 import json
+import random
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from airflow_provider_sim.emulator.ids import new_id, new_name
-
 Body = Callable[[dict[str, Any]], Any]
 MAX_FILE_BYTES = 20 * 1024 * 1024
+_random = random.Random()  # noqa: S311 - the operating system's source takes longer than the rest of a request
+
+
+def new_id() -> str:
+    """Return a random UUID, as for a run or a block."""
+    return str(uuid.UUID(int=_random.getrandbits(128), version=4))
+
+
+def new_name(digits: int) -> str:
+    """Return a random hexadecimal number."""
+    return f"{_random.getrandbits(4 * digits):0{digits}x}"
 
 
 class BlockError(Exception):

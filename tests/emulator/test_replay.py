@@ -17,8 +17,8 @@ import pytest
 import requests
 
 from airflow_provider_sim.emulator import SimEmulator
-from airflow_provider_sim.emulator.ids import new_id
 from airflow_provider_sim.emulator.runs import Run
+from airflow_provider_sim.emulator.workflows import new_id
 from tests.recordings import WHERE_MISSING, Recording, recordings
 
 RECORDED = recordings()

@@ -10,8 +10,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from airflow_provider_sim.emulator.ids import new_id
-from airflow_provider_sim.emulator.keys import Key
 from airflow_provider_sim.emulator.routes.views import bucket_usage, run_log, workflow_summary
 from airflow_provider_sim.emulator.routes.wire import (
     ApiError,
@@ -21,8 +19,8 @@ from airflow_provider_sim.emulator.routes.wire import (
     rate_headers,
     state_of,
 )
-from airflow_provider_sim.emulator.state import State
-from airflow_provider_sim.emulator.workflows import Workflow
+from airflow_provider_sim.emulator.state import Key, State
+from airflow_provider_sim.emulator.workflows import Workflow, new_id
 
 Handler = Callable[[Request, State, Key], Awaitable[dict[str, Any]]]
 ROUTES: list[Route] = []

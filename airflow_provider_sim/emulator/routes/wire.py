@@ -12,13 +12,11 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from airflow_provider_sim.emulator.clock import iso
-from airflow_provider_sim.emulator.ids import new_name
-from airflow_provider_sim.emulator.keys import Key
 from airflow_provider_sim.emulator.limits import Bucket
 from airflow_provider_sim.emulator.request_context import POLL_INTERVAL, RequestContext, ServerErrors
 from airflow_provider_sim.emulator.runs import Run
-from airflow_provider_sim.emulator.state import State
-from airflow_provider_sim.emulator.workflows import at_path
+from airflow_provider_sim.emulator.state import Key, State
+from airflow_provider_sim.emulator.workflows import at_path, new_name
 
 MAX_BODY_BYTES = 10 * 1024 * 1024
 

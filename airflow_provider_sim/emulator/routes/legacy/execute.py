@@ -9,8 +9,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from airflow_provider_sim.emulator.clock import iso
-from airflow_provider_sim.emulator.ids import new_id
-from airflow_provider_sim.emulator.keys import Key
 from airflow_provider_sim.emulator.request_context import JOB_PREFIX
 from airflow_provider_sim.emulator.routes.legacy.middleware import authenticate, json_object, route
 from airflow_provider_sim.emulator.routes.wire import (
@@ -22,8 +20,8 @@ from airflow_provider_sim.emulator.routes.wire import (
     state_of,
 )
 from airflow_provider_sim.emulator.runs import Run
-from airflow_provider_sim.emulator.state import Refused, State
-from airflow_provider_sim.emulator.workflows import Workflow
+from airflow_provider_sim.emulator.state import Key, Refused, State
+from airflow_provider_sim.emulator.workflows import Workflow, new_id
 
 _DRAFT_CONTROLS = {"useDraftState", "runFromBlock", "stopAfterBlockId", "workflowStateOverride"}
 _NOT_ASYNC = _DRAFT_CONTROLS | {"includeFileBase64", "base64MaxBytes"}

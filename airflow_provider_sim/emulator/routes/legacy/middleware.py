@@ -10,8 +10,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from airflow_provider_sim.emulator.ids import new_name
-from airflow_provider_sim.emulator.keys import Key
 from airflow_provider_sim.emulator.profiles import Profile
 from airflow_provider_sim.emulator.routes.wire import (
     ApiError,
@@ -22,7 +20,8 @@ from airflow_provider_sim.emulator.routes.wire import (
     state_of,
     type_name,
 )
-from airflow_provider_sim.emulator.workflows import Workflow
+from airflow_provider_sim.emulator.state import Key
+from airflow_provider_sim.emulator.workflows import Workflow, new_name
 
 Handler = Callable[[Request], Awaitable[Response]]
 ROUTES: list[Route] = []

@@ -8,7 +8,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from airflow_provider_sim.emulator.clock import iso
-from airflow_provider_sim.emulator.ids import new_name
 from airflow_provider_sim.emulator.limits import Bucket
 from airflow_provider_sim.emulator.request_context import JOB_PREFIX
 from airflow_provider_sim.emulator.routes.legacy.execute import receipt
@@ -17,7 +16,7 @@ from airflow_provider_sim.emulator.routes.views import bucket_usage, cancellatio
 from airflow_provider_sim.emulator.routes.wire import ApiError, errors_of, json_response, state_of
 from airflow_provider_sim.emulator.runs import Run
 from airflow_provider_sim.emulator.state import State
-from airflow_provider_sim.emulator.workflows import Pausing
+from airflow_provider_sim.emulator.workflows import Pausing, new_name
 
 
 @route("job", "GET", "/jobs/{job_id:path}")

@@ -8,7 +8,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from airflow_provider_sim.emulator.clock import iso
-from airflow_provider_sim.emulator.ids import new_id
 from airflow_provider_sim.emulator.routes.v2.middleware import (
     Call,
     check_known,
@@ -21,7 +20,7 @@ from airflow_provider_sim.emulator.routes.v2.middleware import (
 from airflow_provider_sim.emulator.routes.wire import ApiError, errors_of, event_stream, json_response, run_started
 from airflow_provider_sim.emulator.runs import Run
 from airflow_provider_sim.emulator.state import Refused, State
-from airflow_provider_sim.emulator.workflows import Workflow
+from airflow_provider_sim.emulator.workflows import Workflow, new_id
 
 _FIELDS = {
     "input": dict,

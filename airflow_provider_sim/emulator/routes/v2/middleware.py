@@ -12,7 +12,6 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from airflow_provider_sim.emulator.clock import iso
-from airflow_provider_sim.emulator.keys import Key
 from airflow_provider_sim.emulator.limits import Bucket
 from airflow_provider_sim.emulator.routes.wire import (
     ApiError,
@@ -26,7 +25,7 @@ from airflow_provider_sim.emulator.routes.wire import (
     type_name,
 )
 from airflow_provider_sim.emulator.runs import Run
-from airflow_provider_sim.emulator.state import State
+from airflow_provider_sim.emulator.state import Key, State
 from airflow_provider_sim.emulator.workflows import Workflow
 
 CODES = {

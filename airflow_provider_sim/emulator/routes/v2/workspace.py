@@ -7,11 +7,10 @@ from typing import Any
 from starlette.responses import Response
 
 from airflow_provider_sim.emulator.clock import iso
-from airflow_provider_sim.emulator.ids import new_id
 from airflow_provider_sim.emulator.routes.v2.middleware import Call, json_object, limit_of, route
 from airflow_provider_sim.emulator.routes.views import workflow_summary
 from airflow_provider_sim.emulator.routes.wire import ApiError, json_response
-from airflow_provider_sim.emulator.workflows import DeploymentAttempt, Workflow
+from airflow_provider_sim.emulator.workflows import DeploymentAttempt, Workflow, new_id
 
 
 @route("workflow", "GET", "/workflows/{workflow_id}", "workflows.read")
