@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -27,7 +27,7 @@ from airflow_provider_sim.get_provider_info import CONNECTION_FIELDS, UI_FIELD_B
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Connection
 
-    from airflow_provider_sim.client import SimClient, Workflow
+    from airflow_provider_sim.client import AsyncSimClient, SimClient, Workflow
 
 _NUMBERS = ("timeout", "max_retries", "initial_delay", "max_delay", "backoff_multiplier")
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -88,6 +88,17 @@ class SimHook(BaseHook):
 
         settings = self.get_settings()
         return SimClient.from_settings(replace(settings, timeout=min(timeout, settings.timeout), retry=retry))
+
+    @asynccontextmanager
+    async def get_async_conn(self) -> AsyncIterator[AsyncSimClient]:
+        """Return an asyncio client, for ``async with``.
+
+        :raises SimConfigurationError: on entering: the connection doesn't exist or is invalid.
+        """
+        from airflow_provider_sim.client import AsyncSimClient
+
+        async with AsyncSimClient.from_settings(await self.get_async_settings()) as client:
+            yield client
 
     def get_settings(self) -> ClientSettings:
         """Return the settings of the hook's client.
