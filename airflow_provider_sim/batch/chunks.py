@@ -24,10 +24,7 @@ RESULTS_KEY = "batch_results_{}"
 
 
 def chunked(values: Iterable[tuple[int, Any]]) -> Iterator[tuple[int, str]]:
-    """Divide values into chunks; yield the index of the first value and the JSON text of each.
-
-    :param values: with their indices.
-    """
+    """Divide values, with their indices, into chunks; yield the index of the first value and the JSON text of each."""
     items: list[str] = []
     first = length = 0
     for index, value in values:
@@ -61,10 +58,7 @@ class DeferredInputs:
         self._lock = asyncio.Lock()
 
     async def __call__(self, index: int) -> Any:
-        """Return an input.
-
-        :raises SimError: its XCom was deleted.
-        """
+        """Return an input."""
         number = bisect_right(self._firsts, index) - 1
         async with self._lock:
             inputs = await asyncio.to_thread(self._chunk, number)

@@ -22,7 +22,6 @@ from airflow_provider_sim.client import (
     AsyncSimClient,
     StartStoppedError,
     StopToken,
-    WorkflowRun,
 )
 from airflow_provider_sim.exceptions import (
     Outcome,
@@ -65,7 +64,7 @@ _MIN_PAUSE, _MAX_PAUSE = 5.0, 60.0
 """Seconds after a failed start."""
 
 
-@dataclass(eq=False, kw_only=True)
+@dataclass(eq=False)
 class BatchEngine:
     """Starts and awaits the runs of a batch.
 
@@ -74,7 +73,6 @@ class BatchEngine:
     :param known_limit: how many concurrent runs Sim accepts, as far as known.
     :param persist: called before a run ID is sent that is not derived from the persisted state.
     :param persist_id: called with the index of an input whose run ID the server has chosen.
-    :param on_finished: called with the index and the run.
     :param poller: default: the shared one of the client's settings.
     :param limits: default: the shared ones of the server and key.
     :ivar stopped: the error that has stopped further starts.
@@ -88,7 +86,6 @@ class BatchEngine:
     known_limit: InitVar[int | None] = None
     persist: Callable[[], None] = lambda: None
     persist_id: Callable[[int], None] = lambda index: None
-    on_finished: Callable[[int, WorkflowRun], None] = lambda index, run: None
     poller: RunPoller | None = None
     limits: InitVar[RateLimits | None] = None
     clock: Callable[[], float] = time.time
@@ -111,7 +108,8 @@ class BatchEngine:
         self._report: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._waits = True
-        self._deadline = self._starts_until = inf if options.deadline is None else options.deadline
+        self._deadline = inf if options.deadline is None else options.deadline
+        self._starts_until = self._tasks_until = self._deadline
         self._has_response = False
         self._failed_starts = 0
         self._error: BaseException | None = None
@@ -121,22 +119,17 @@ class BatchEngine:
         self._stop_token = StopToken()
 
     async def start_available(self) -> None:
-        """Start the runs that Sim accepts within a few seconds, without waiting for them.
-
-        :raises SimError: a retry is needed.
-        """
+        """Start the runs that Sim accepts within a few seconds, without waiting for them."""
         self._waits, self._starts_until = False, self.clock() + STARTING_ON_WORKER
+        self._tasks_until = self._starts_until + UNANSWERED_ON_WORKER
         await self._run()
         for index in self.state.indices(ItemStatus.SENT):
             self.state.set_status(index, ItemStatus.UNSENT)
 
     async def run(self) -> None:
-        """Start all runs, and wait for them.
-
-        :raises SimRunTimeoutError: the deadline has passed.
-        :raises SimError: the status of runs can't be read.
-        """
+        """Start all runs, and wait for them until the deadline."""
         self._waits, self._starts_until = True, self._deadline
+        self._tasks_until = self._deadline + LAST_POLLS
         await self._run()
         if self.stopped is None and not self.state.is_finished:
             raise timeout_error(self.state)
@@ -179,11 +172,6 @@ class BatchEngine:
     @property
     def _all_sent(self) -> bool:
         return self.stopped is not None or self.state.next_unsent() is None
-
-    @property
-    def _tasks_until(self) -> float:
-        """Seconds since the epoch at which requests in flight are abandoned."""
-        return self._starts_until + (LAST_POLLS if self._waits else UNANSWERED_ON_WORKER)
 
     async def _start_runs(self) -> None:
         while self.clock() < self._starts_until and self.throttle.available() > 0:
@@ -269,12 +257,9 @@ class BatchEngine:
         """Yield the input's run ID, and then that of each further attempt."""
         yield self.state.run_id(index)
         while True:
-            self._next_attempt(index)
+            self.state.next_attempt(index)
+            self.persist()
             yield self.state.run_id(index)
-
-    def _next_attempt(self, index: int) -> None:
-        self.state.next_attempt(index)
-        self.persist()
 
     async def _await(self, index: int) -> None:
         options, workflows = self.options, self.state.workflows
@@ -299,7 +284,6 @@ class BatchEngine:
             self._reject(index, error)
         else:
             self.state.set_status(index, ItemStatus[run.status.name])
-            self.on_finished(index, run)
         finally:
             self.throttle.concurrency.on_finished()
 
@@ -331,7 +315,8 @@ class BatchEngine:
 
     def _requeue(self, index: int, error: SimError) -> None:
         if error.run_id_spent:
-            self._next_attempt(index)
+            self.state.next_attempt(index)
+            self.persist()
         self.state.set_status(index, ItemStatus.UNSENT)
 
     def _reject(self, index: int, error: SimError) -> None:
@@ -358,14 +343,12 @@ class BatchEngine:
             self._report = asyncio.create_task(self._read_usage())
 
     async def _read_usage(self) -> None:
+        limit = None
         try:
-            usage = await self.client.get_usage_limits()
+            limit = self.client.start_limit(await self.client.get_usage_limits())
         except SimError as error:
             log.debug("%s", error)
-            self.throttle.executions.on_report(None, None)
-        else:
-            limit = self.client.start_limit(usage)
-            self.throttle.executions.on_report(limit, limit.reset if limit else None)
+        self.throttle.executions.on_report(limit, limit.reset if limit else None)
         self._wake.set()
 
     def _log_progress(self) -> None:

@@ -30,21 +30,15 @@ class Items:
         """Return the number of inputs."""
         return len(self.inputs)
 
-    def ready(self, index: int, *, unconverted_files: str, check_input: Callable[[str, Any], None]) -> Any:
+    def ready(self, index: int, unconverted_files: str, check_input: Callable[[str, Any], None]) -> Any:
         """Return an input as Sim accepts it, with its files read.
 
-        :param unconverted_files: as for :func:`~airflow_provider_sim.task.input.prepare_input`.
+        :param unconverted_files: ``send`` or ``fail``.
         :param check_input: raises SimInputError for an input that its workflow can't be sent.
-        :raises SimInputError: the input can't be sent; the message contains its number.
         """
         workflow_id = self.workflows[index]
         with _numbered(index, workflow_id):
-            value = prepare_input(
-                self.inputs[index],
-                workflow_id=workflow_id,
-                asynchronous=True,
-                unconverted_files=unconverted_files,
-            )
+            value = prepare_input(self.inputs[index], workflow_id, is_async=True, unconverted_files=unconverted_files)
             check_input(workflow_id, value)
         return value
 
@@ -52,8 +46,6 @@ class Items:
         """Hash the inputs and their order, so that runs of other inputs are not taken for theirs.
 
         A file counts by its name, so that a later try or process needs no file whose run it only waits for.
-
-        :raises SimInputError: an input can't be written as JSON; the message contains its number.
         """
         digest = hashlib.sha256()
         for index, pair in enumerate(zip(self.workflows, self.inputs, strict=True)):
@@ -67,10 +59,7 @@ class Items:
 
 
 def _file_name(value: Any) -> Any:
-    """Represent a file in an input by its path, or its content if it has no path.
-
-    :raises TypeError: it is not a file.
-    """
+    """Represent a file in an input by its path, or its content if it has no path."""
     if not is_file(value):
         raise TypeError(f"{type(value).__name__} is not a JSON type")
     if isinstance(value, SimFile):

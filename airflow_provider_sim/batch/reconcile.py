@@ -64,11 +64,7 @@ class Reconciler:
     rerun: bool = False
 
     async def update(self, *, unsent_only: bool = False) -> None:
-        """Update the status of all runs that are not known to be finished.
-
-        :param unsent_only: only of inputs that are not known to be started.
-        :raises SimError: the runs can't be read.
-        """
+        """Update the status of all runs that may be active, or only of inputs that are not known to be started."""
         active = [] if unsent_only else self.state.indices(ItemStatus.ACTIVE)
         unsent = self.state.indices(ItemStatus.UNSENT, ItemStatus.SENT)
         if not await self._list([*active, *unsent]):
@@ -106,7 +102,7 @@ class Reconciler:
                 continue
             if attempt > state.attempts[index]:
                 state.next_attempt(index, minimum=attempt)
-            if status is RunStatus.FAILED and not self.rerun:
+            if status in (RunStatus.FAILED, RunStatus.CANCELLED):
                 failed.append(index)
             else:
                 self._set_status(index, status)
@@ -143,30 +139,22 @@ class Reconciler:
             except SimRunNotFoundError:
                 return exists
             exists = True
-            if not is_rejection(run) and not self._is_retried(run.status):
+            is_retried = self.rerun and run.status in (RunStatus.FAILED, RunStatus.CANCELLED)
+            if not is_retried and not is_rejection(run):
                 self._set_status(index, run.status)
                 return True
             self._retry(index)
-
-    def _is_retried(self, status: RunStatus) -> bool:
-        return self.rerun and status in (RunStatus.FAILED, RunStatus.CANCELLED)
 
     def _retry(self, index: int) -> None:
         self.state.next_attempt(index)
         self.state.set_status(index, ItemStatus.UNSENT)
 
     def _set_status(self, index: int, status: RunStatus) -> None:
-        if self._is_retried(status):
-            self._retry(index)
-        else:
-            self.state.set_status(index, ItemStatus[status.name] if status.is_terminal else ItemStatus.ACTIVE)
+        self.state.set_status(index, ItemStatus[status.name] if status.is_terminal else ItemStatus.ACTIVE)
 
 
 async def cancel_all(client: AsyncSimClient, state: BatchState, *, retry: RetryPolicy) -> str | None:
-    """Cancel all active runs; return the result for a log line, None if none is active.
-
-    :param retry: of each request.
-    """
+    """Cancel all active runs; return the result for a log line, None if none is active."""
     active = state.indices(ItemStatus.ACTIVE, ItemStatus.SENT)
     if not active:
         return None
@@ -189,10 +177,7 @@ async def cancel_all(client: AsyncSimClient, state: BatchState, *, retry: RetryP
 async def in_flight(
     function: Callable[[T], Awaitable[R]], values: Iterable[T], *, limit: int = MAX_IN_FLIGHT
 ) -> list[R]:
-    """Call a function with each value, several at a time; return the results in the order of the values.
-
-    :raises Exception: the first one that the function raises; the other calls are then cancelled.
-    """
+    """Call a function with each value, several at a time, until one fails; return the results in order."""
     slots = asyncio.Semaphore(limit)
 
     async def call(value: T) -> R:

@@ -57,10 +57,7 @@ class Results:
         return len(self._places)
 
     async def gather(self, client: AsyncSimClient) -> None:
-        """Fetch the results of finished runs that were not fetched yet.
-
-        :raises SimError: a result can't be read.
-        """
+        """Fetch the results of finished runs that were not fetched yet."""
 
         async def fetch(index: int) -> None:
             status, job_id = self.state.statuses[index], self.state.job_id(index)

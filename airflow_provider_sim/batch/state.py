@@ -136,10 +136,7 @@ class BatchState:
         return None
 
     def set_status(self, index: int, status: ItemStatus, *, reason: str | None = None) -> None:
-        """Set the status of an input.
-
-        :param reason: why it was rejected.
-        """
+        """Set the status of an input, with the reason why it was rejected."""
         before = self.statuses[index]
         self._counts[before] -= 1
         self._counts[status] += 1
@@ -150,10 +147,7 @@ class BatchState:
             self.reasons[index] = reason[:MAX_MESSAGE]
 
     def next_attempt(self, index: int, *, minimum: int = 0) -> None:
-        """Increase an input's attempt, since its run ID is used up.
-
-        :param minimum: lowest number of the new attempt.
-        """
+        """Increase an input's attempt, at least to ``minimum``, since its run ID is used up."""
         self.attempts[index] = max(self.attempts[index] + 1, minimum)
         self.server_ids.pop(index, None)
         self.reasons.pop(index, None)
@@ -168,9 +162,8 @@ class BatchState:
             "attempts": run_length_encode(map(str, self.attempts)),
         }
         if self.reasons:
-            kept = list(dict.fromkeys(self.reasons.values()))[:MAX_MESSAGES]
+            kept = state["reasons"] = list(dict.fromkeys(self.reasons.values()))[:MAX_MESSAGES]
             numbers = {reason: number for number, reason in enumerate(kept)}
-            state["reasons"] = kept
             state["reason_of"] = {str(i): numbers[reason] for i, reason in self.reasons.items() if reason in numbers}
         return state
 
@@ -201,10 +194,7 @@ def encode_workflows(workflows: Sequence[str]) -> dict[str, Any]:
 
 
 def decode_workflows(value: Mapping[str, Any]) -> list[str]:
-    """Return the workflow of each input.
-
-    :raises KeyError, IndexError, TypeError, ValueError: the value is invalid.
-    """
+    """Return the workflow of each input."""
     ids = value["ids"]
     return [ids[int(number)] for number in run_length_decode(value["of"])]
 
@@ -216,10 +206,7 @@ def run_length_encode(words: Iterable[str]) -> str:
 
 
 def run_length_decode(text: str) -> list[str]:
-    """Decode words.
-
-    :raises ValueError: a count is not a number.
-    """
+    """Decode words."""
     words: list[str] = []
     for part in text.split():
         word, star, count = part.partition("*")

@@ -22,7 +22,6 @@ from airflow_provider_sim.task.input import copy_files
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_sim.batch.items import Items
     from airflow_provider_sim.task.batch import TaskBatch
 
 _TRIGGER_POLL_TIME = timedelta(minutes=5)
@@ -142,11 +141,10 @@ class SimExecuteWorkflowBatchOperator(SimWorkflowOperatorBase):
 
     def execute(self, context: Context) -> Any:
         """Start the batch, or resume an earlier try's, wait for it, and return its results."""
-        items = self._read_items()
-        if not items:
-            self.log.info("The batch has no inputs; no runs were started.")
-            return []
-        with self.hook, closing(self._new_batch(context, items)) as batch:
+        with self.hook, closing(self._new_batch(context)) as batch:
+            if not batch.state:
+                self.log.info("The batch has no inputs; no runs were started.")
+                return []
             try:
                 batch.start(deferrable=self.deferrable)
             except SimError as error:
@@ -157,7 +155,7 @@ class SimExecuteWorkflowBatchOperator(SimWorkflowOperatorBase):
 
     def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> Any:
         """Resume after the trigger's event: fetch the results."""
-        with self.hook, closing(self._new_batch(context, self._read_items())) as batch:
+        with self.hook, closing(self._new_batch(context)) as batch:
             error = batch.restore(event)
             if error is not None:
                 return batch.finish_after(error)
@@ -170,7 +168,7 @@ class SimExecuteWorkflowBatchOperator(SimWorkflowOperatorBase):
         """Handle a deferral timeout: poll once more, then cancel the runs."""
         from airflow_provider_sim.batch.engine import timeout_error
 
-        with self.hook, closing(self._new_batch(context, self._read_items())) as batch:
+        with self.hook, closing(self._new_batch(context)) as batch:
             batch.recover()
             return batch.finish_after(timeout_error(batch.state))
 
@@ -179,11 +177,15 @@ class SimExecuteWorkflowBatchOperator(SimWorkflowOperatorBase):
         if self._batch is not None:
             self._batch.kill()
 
-    def _new_batch(self, context: Context, items: Items) -> TaskBatch:
+    def _new_batch(self, context: Context) -> TaskBatch:
+        """Check the arguments, and return the batch of this try, which is not started yet."""
+        from airflow_provider_sim.batch.items import read_items
         from airflow_provider_sim.client import MAX_RUN_TIMEOUT
         from airflow_provider_sim.task.batch import TaskBatch
         from airflow_provider_sim.task.run_options import RunOptions
 
+        self._check_rendered()
+        items = read_items(self.inputs, self.workflow_id)
         limit = self.execution_timeout
         limit = None if limit is None else limit - min(_CANCEL_TIME, limit / 20)
         options = RunOptions.of(
@@ -202,13 +204,3 @@ class SimExecuteWorkflowBatchOperator(SimWorkflowOperatorBase):
             method_name="execute_complete",
             timeout=(deferral_timeout(batch.deadline) or timedelta()) + _TRIGGER_POLL_TIME,
         )
-
-    def _read_items(self) -> Items:
-        """Return the inputs, after checking the arguments.
-
-        :raises SimInputError: names the argument or input, and the reason.
-        """
-        from airflow_provider_sim.batch.items import read_items
-
-        self._check_rendered()
-        return read_items(self.inputs, self.workflow_id)

@@ -21,8 +21,6 @@ from airflow_provider_sim.batch.state import BatchState, ItemStatus, encode_work
 from airflow_provider_sim.client import (
     AsyncSimClient,
     RetryPolicy,
-    WorkflowExecutionResult,
-    WorkflowRun,
     new_run_id,
     workflow_url,
 )
@@ -83,10 +81,7 @@ class WorkerState:
 
 
 class TaskBatch:
-    """The batch of one try of a task.
-
-    :param items: its inputs.
-    """
+    """The batch of one try of a task; ``items`` are its inputs."""
 
     def __init__(self, context: Context, hook: SimHook, options: RunOptions, items: Items) -> None:
         self._ti: Any = context["ti"]
@@ -122,11 +117,7 @@ class TaskBatch:
         return self.state.is_finished or (self._stopped is not None and not self.state.count(ItemStatus.ACTIVE))
 
     def start(self, *, deferrable: bool) -> None:
-        """Start the batch, or resume the one of an earlier try, and wait for it.
-
-        :param deferrable: start the runs that Sim accepts at once, and leave the rest to the triggerer.
-        :raises SimError: the batch can't be started.
-        """
+        """Start or resume the batch; wait for it, or if ``deferrable``, only start what Sim accepts at once."""
         asyncio.run(self._start(deferrable))
 
     async def _start(self, deferrable: bool) -> None:
@@ -150,18 +141,13 @@ class TaskBatch:
         async def input_of(index: int) -> Any:
             return self._input(index)
 
-        def on_finished(index: int, run: WorkflowRun) -> None:
-            if isinstance(run, WorkflowExecutionResult):  # of a server that runs everything sync, and only returned now
-                self._results.add(index, run)
-
         self._engine = BatchEngine(
-            client=client,
-            options=self._options,
-            state=self.state,
-            input_of=input_of,
+            client,
+            self._options,
+            self.state,
+            input_of,
             persist=lambda: self._store.record(self.state),
             persist_id=lambda index: self._store.record_run_id(self.state, index),
-            on_finished=on_finished,
         )
         if self._killed:
             self._engine.stop(self._killed)
@@ -232,26 +218,17 @@ class TaskBatch:
             log.warning("Batch %s could not be cancelled and may continue: %s", state.batch_id, error)
 
     def _input(self, index: int) -> Any:
-        """Return an input as Sim accepts it; its files are read once.
-
-        :raises SimInputError: it is invalid.
-        """
+        """Return an input as Sim accepts it; its files are read once."""
         if index not in self._inputs:
-            self._inputs[index] = self._items.ready(
-                index,
-                unconverted_files=self._options.unconverted_files,
-                check_input=self._hook.get_conn().check_input,
-            )
+            check_input = self._hook.get_conn().check_input
+            self._inputs[index] = self._items.ready(index, self._options.unconverted_files, check_input)
         return self._inputs[index]
 
     def _reconciler(self, client: AsyncSimClient, state: BatchState, *, rerun: bool = False) -> Reconciler:
         return Reconciler(client, state, state.since, self._options.workspace_id, rerun=rerun)
 
     def recover(self) -> None:
-        """Get the state of the batch that this try has started, without a trigger's event.
-
-        :raises SimError: that is impossible.
-        """
+        """Get the state of the batch that this try has started, without a trigger's event."""
         batch_id = self._ti.xcom_pull(task_ids=self._ti.task_id, key=BATCH_ID_KEY, map_indexes=self._ti.map_index)
         state, is_current = self._store.previous(batch_id)
         if state is None or not is_current:
@@ -275,8 +252,6 @@ class TaskBatch:
         if self._options.do_xcom_push:
             for key, value in xcoms.items():
                 self._ti.xcom_push(key=key, value=value)
-
-    # --- deferral ------------------------------------------------------------------------------------------------
 
     def trigger_arguments(self) -> dict[str, Any]:
         """Push the inputs that aren't sent as XComs, and return the arguments of the trigger that starts them."""
@@ -330,10 +305,7 @@ class TaskBatch:
                 raise SimError(f"The trigger's event has the unknown status {status!r}.", outcome=Outcome.RAN)
 
     def store_results(self) -> None:
-        """Fetch the results so far, and push them as XComs for the task's last process.
-
-        :raises SimError: they can't be fetched.
-        """
+        """Fetch the results so far, and push them as XComs for the task's last process."""
         stored = len(self._results)
         self._gather()
         for _, text in chunked(self._results.since(stored)):
@@ -346,14 +318,8 @@ class TaskBatch:
         for key in keys:
             delete_xcom(names_of(self._ti), key)
 
-    # --- result --------------------------------------------------------------------------------------------------
-
     def result(self) -> Any:
-        """Return the task's result.
-
-        :raises SimError: inputs have failed and ``on_error`` is ``fail``, or the results are too large or can't be
-            fetched.
-        """
+        """Return the task's result; raise if inputs have failed and ``on_error`` is ``fail``."""
         self._gather()
         self._delete_temporary_xcoms()
         self._report()
@@ -461,8 +427,6 @@ class TaskBatch:
                 self._push({PARTIAL_KEY: stored})
         error.args = (f"{error} The outputs of {completed} completed runs are in {place}.",)
         return error
-
-    # --- cancellation --------------------------------------------------------------------------------------------
 
     def kill(self) -> None:
         """Cancel the runs and start no others; called in a signal handler, at any point of the task."""

@@ -19,10 +19,7 @@ def deferral_timeout(deadline: float | None) -> timedelta | None:
 
 
 def after_deferral(next_method: str, next_kwargs: dict[str, Any] | None) -> tuple[str, dict[str, Any] | None]:
-    """Return the method that resumes a task: ``execute_timeout`` if the deferral itself has timed out.
-
-    (A function, as a base class before ``BaseOperator`` makes Airflow forget the defaults of mapped tasks.)
-    """
+    """Return the method that resumes a task: ``execute_timeout`` if the deferral itself has timed out."""
     timed_out = next_method == "__fail__" and (next_kwargs or {}).get("error") == "Trigger timeout"
     return ("execute_timeout", {}) if timed_out else (next_method, next_kwargs)
 
@@ -43,10 +40,10 @@ def deadline(
 
     :param otherwise: seconds to wait if ``timeout`` is None.
     """
-    moment = time.time() + seconds(otherwise if timeout is None else timeout)
-    if execution_timeout is None:
-        return moment
-    return min(moment, task_started_at(context["ti"]) + execution_timeout.total_seconds())
+    moments = [time.time() + seconds(otherwise if timeout is None else timeout)]
+    if execution_timeout is not None:
+        moments.append(task_started_at(context["ti"]) + seconds(execution_timeout))
+    return min(moments)
 
 
 def seconds(value: float | timedelta) -> float:

@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_MAX_ARGUMENT_DEPTH = MAX_DEPTH + 5
-"""An argument may contain inputs at some depth, as that of a batch does."""
-
 
 @dataclass
 class SimFile:
@@ -46,13 +43,13 @@ class SimFile:
         return f"SimFile({self.name or _name_of(self.source)!r})"
 
 
-def prepare_input(value: Any, *, workflow_id: str, asynchronous: bool, unconverted_files: str) -> dict[str, Any]:
+def prepare_input(value: Any, workflow_id: str, *, is_async: bool, unconverted_files: str) -> dict[str, Any]:
     """Return an input as Sim accepts it: the Start block's fields, as JSON, with files read and encoded.
 
     Only path objects, open files, bytes and :class:`SimFile` are read as files, never a string that contains a path.
 
     :param value: as for :func:`input_fields`.
-    :param asynchronous: the run is async; Sim then doesn't convert files.
+    :param is_async: Sim converts no files then.
     :param unconverted_files: ``send`` them anyway, or ``fail``.
     :raises SimInputError: see :func:`input_fields`; or a file can't be read, is too large, is nested where Sim accepts
         none, or isn't converted.
@@ -64,7 +61,7 @@ def prepare_input(value: Any, *, workflow_id: str, asynchronous: bool, unconvert
         name: [_ready(name, one, files) for one in item] if isinstance(item, list) else _ready(name, item, files)
         for name, item in input_fields(value, workflow_id=workflow_id).items()
     }
-    if files.fields and asynchronous and unconverted_files == "fail":
+    if files.fields and is_async and unconverted_files == "fail":
         raise files.error(
             f"The input has files in {', '.join(map(repr, files.fields))}, and Sim converts files in sync runs only; an"
             " async run would get them as base64 text. Use a sync run (neither async_execution nor deferrable, and"
@@ -168,12 +165,9 @@ def _plain(value: Any) -> Any:
 
 
 def copy_files(argument: Any) -> Any:
-    """Copy each :class:`SimFile` in an argument: Airflow renders templates in place, and tasks may share the object.
-
-    :raises SimInputError: the argument is nested too deeply or contains itself, which Airflow can't render.
-    """
-    if beyond_depth(argument, _MAX_ARGUMENT_DEPTH) is not None:
-        del argument
+    """Copy each :class:`SimFile` in an argument: Airflow renders templates in place, and tasks may share the object."""
+    if beyond_depth(argument, MAX_DEPTH + 5) is not None:  # that of a batch contains inputs at some depth
+        del argument  # Airflow couldn't render it, and its log of the error would take minutes to show it
         message = f"The task's input is nested deeper than {MAX_DEPTH} levels, or contains itself."
         raise SimInputError(message, outcome=Outcome.NEVER_SENT)
     return _with_own_files(argument)
@@ -192,13 +186,10 @@ def _with_own_files(value: Any) -> Any:
 def check_fields(hook: SimHook, workflow_id: str, inputs: Sequence[Mapping[str, Any]], how: str) -> None:
     """Compare inputs with the fields that their workflow declares; Sim drops others, and fills in missing ones.
 
-    Sim reports the fields of the workflow's draft, without their defaults. With ``warn``, the one request is not
-    retried, and the check is skipped if it fails. A workflow that declares no fields is not checked.
+    Sim reports the fields of the workflow's draft, without their defaults. A workflow without any is not checked.
 
     :param inputs: as returned by :func:`input_fields`.
-    :param how: ``warn`` in the log, ``fail``, or ``off``.
-    :raises SimInputError: with ``fail``, names the undeclared and the missing fields.
-    :raises SimError: with ``fail``, the workflow can't be read.
+    :param how: ``warn`` in the log, also without a check if its one request fails; ``fail``, also then; or ``off``.
     """
     if how == "off":
         return
@@ -207,13 +198,11 @@ def check_fields(hook: SimHook, workflow_id: str, inputs: Sequence[Mapping[str, 
     problems = Counter(filter(None, (_problem(fields, declared) for fields in inputs))) if declared else {}
     if not problems:
         return
-    counted = [
-        f"{problem}{f' ({count} of {len(inputs)} inputs)' if len(inputs) > 1 else ''}"
-        for problem, count in problems.items()
-    ]
+    counted = [f"{problem} ({count} of {len(inputs)} inputs)" for problem, count in problems.items()]
     message = (
         f"The input doesn't match the fields that workflow {workflow_id!r} declares"
-        f" ({', '.join(f'{name}: {kind}' for name, kind in declared.items())}): {'; '.join(counted[:3])}"
+        f" ({', '.join(f'{name}: {kind}' for name, kind in declared.items())}):"
+        f" {'; '.join(counted[:3] if len(inputs) > 1 else problems)}"
     )
     if how == "fail":
         raise SimInputError(f"{message}. No run was started.", workflow_id=workflow_id, outcome=Outcome.NEVER_SENT)

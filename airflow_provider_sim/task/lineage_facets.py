@@ -16,10 +16,7 @@ if TYPE_CHECKING:
 
 @define
 class SimWorkflowJobFacet(JobFacet):
-    """The workflow that a task runs.
-
-    :param url: of its page in Sim; None before the server is known.
-    """
+    """The workflow that a task runs, and the URL of its page in Sim."""
 
     workflowId: str
     url: str | None = None
@@ -27,12 +24,7 @@ class SimWorkflowJobFacet(JobFacet):
 
 @define
 class SimRunFacet(RunFacet):
-    """The run that a task has started or waited for.
-
-    :param startedBy: what started it: ``api``, ``schedule`` ...
-    :param durationMs: milliseconds.
-    :param costUsd: US dollars.
-    """
+    """The run that a task has started or waited for; ``startedBy`` is ``api``, ``schedule`` ..."""
 
     workflowId: str
     runId: str
@@ -46,14 +38,9 @@ class SimRunFacet(RunFacet):
 
 
 def lineage_of(workflow_id: str, run: WorkflowRun | None, base_url: str | None) -> OperatorLineage[Any, Any]:
-    """Return the facets of a task.
-
-    :param run: None before it is started.
-    :param base_url: None before the server is known.
-    """
-    workflow = SimWorkflowJobFacet(
-        workflowId=workflow_id, url=None if base_url is None else workflow_url(base_url, workflow_id, None)
-    )
+    """Return the facets of a task; ``run`` and ``base_url`` are None until they are known."""
+    url = None if base_url is None else workflow_url(base_url, workflow_id, None)
+    workflow = SimWorkflowJobFacet(workflowId=workflow_id, url=url)
     lineage: OperatorLineage[Any, Any] = OperatorLineage(job_facets={"simWorkflow": workflow})
     if run is None or run.run_id is None:
         return lineage

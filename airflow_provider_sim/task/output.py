@@ -33,11 +33,7 @@ def as_json(value: Any) -> bytes:
 
 
 def write_file(folder: str | PathLike[str], subfolder: str, name: str, content: Iterable[bytes]) -> str:
-    """Write a file into object storage; return its path.
-
-    :param subfolder: the ID of its run or batch.
-    :raises Exception: any exception of the storage.
-    """
+    """Write a file into object storage, below a folder named by its run or batch; return its path."""
     from airflow.providers.common.compat.sdk import ObjectStoragePath
 
     place = ObjectStoragePath(folder) / subfolder.replace(":", "_")
@@ -65,10 +61,7 @@ class OutputDelivery:
     _names: set[str] = field(init=False, default_factory=lambda: {"output.json"})
 
     def deliver(self, output: Any) -> Any:
-        """Return the output as the task's result.
-
-        :raises SimOutputError: the output is too large or incomplete, Airflow can't store it, or a file can't be saved.
-        """
+        """Return the output as the task's result; raise if it can't be delivered."""
         self._check_complete(output)
         try:
             value = storable(output)
@@ -169,10 +162,7 @@ class OutputDelivery:
 
 
 def unused_name(taken: set[str], wanted: str) -> str:
-    """Return a name that no other file in the run's folder has, and add it to ``taken``.
-
-    :param wanted: an untrusted name; a path in it is removed.
-    """
+    """Return an untrusted name without its path, and different from the names ``taken``; add it to these."""
     base = PurePosixPath(wanted.replace("\\", "/")).name
     if base in ("", ".", ".."):
         base = "file"

@@ -69,10 +69,7 @@ def summary(run: WorkflowRun) -> str:
 
 
 def delivered(run: WorkflowRun, output: RunOutput, options: RunOptions, *, fetch: Fetch) -> Any:
-    """Return an output as the task's result; blocks while files are saved.
-
-    :raises SimOutputError: it is too large or incomplete, Airflow can't store it, or a file can't be saved.
-    """
+    """Return an output as the task's result; blocks while files are saved."""
     if output.is_display_copy:
         marks = display_marks(output.value)
         log.warning(
@@ -86,10 +83,7 @@ def delivered(run: WorkflowRun, output: RunOutput, options: RunOptions, *, fetch
 
 
 def paused_result(client: SimClient, run: WorkflowRun, on_paused: OnPaused) -> dict[str, Any]:
-    """Return the report of a paused run: the approval URL, the question and its fields.
-
-    :raises SimRunPausedError: ``on_paused`` is ``fail``.
-    """
+    """Return the report of a paused run, with its approval URL and question; raise if ``on_paused`` is ``fail``."""
     workflow_id, run_id = run.workflow_id or "", run.run_id or ""
     url = approval_url(client.base_url, workflow_id, run_id)
     if on_paused == "fail":
@@ -136,25 +130,22 @@ class RunEvent:
 
 
 def read_run_event(event: Mapping[str, Any] | None, *, workflow_id: str) -> RunEvent:
-    """Return a trigger's event, validated; log an error's message.
-
-    :param workflow_id: the task's own workflow.
-    :raises SimError: it is not an event of this task's trigger.
-    """
+    """Return the event of this task's trigger, validated; log an error's message."""
     given = event if isinstance(event, dict) else {}
     status, run_id, job_id, message = (given.get(name) for name in ("status", "run_id", "job_id", "message"))
+    problem = None
     if not isinstance(run_id, str) or given.get("workflow_id") != workflow_id:
-        raise SimError(
-            f"The trigger's event doesn't belong to workflow {workflow_id!r}: {event!r}. The DAG was changed while the"
-            " task was deferred, or this is a bug of the provider; clear the task to start over.",
-            workflow_id=workflow_id,
+        problem = (
+            f"doesn't belong to workflow {workflow_id!r}: {event!r}. The DAG was changed while the task was deferred,"
+            " or this is a bug of the provider; clear the task to start over"
         )
-    if status not in {"completed", "failed", "cancelled", "paused", "timeout", "error"}:
-        message = f"The trigger's event has the unknown status {status!r}: {event!r}."
-        raise SimError(message, workflow_id=workflow_id, run_id=run_id, outcome=Outcome.RAN)
+    elif status not in {"completed", "failed", "cancelled", "paused", "timeout", "error"}:
+        problem = f"has the unknown status {status!r}: {event!r}"
+    if problem:
+        raise SimError(f"The trigger's event {problem}.", workflow_id=workflow_id, outcome=Outcome.RAN)
     if status == "error":
         log.warning("The trigger could not wait for run %s: %s", run_id, message)
-    return RunEvent(status, run_id, job_id if isinstance(job_id, str) else None, message and str(message))
+    return RunEvent(str(status), str(run_id), job_id if isinstance(job_id, str) else None, message and str(message))
 
 
 def unreachable_error(workflow_id: str, run_id: str, why: object) -> SimRunError:

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowException
@@ -49,6 +50,7 @@ SHUTDOWN_TIMEOUT = 3.0
 """Seconds for each of these requests."""
 
 
+@dataclass(eq=False)
 class TaskRun:
     """The run of one try of a task.
 
@@ -57,27 +59,18 @@ class TaskRun:
     :ivar streamed: whether the run's output was received in its stream.
     """
 
-    def __init__(
-        self,
-        context: Context,
-        hook: SimHook,
-        workflow_id: str,
-        options: RunOptions,
-        *,
-        run_id: str | None = None,
-        job_id: str | None = None,
-    ) -> None:
-        self.run_id = run_id
-        self.streamed = False
-        self._context = context
-        self._ti: Any = context["ti"]
-        self._hook = hook
-        self._workflow_id = workflow_id
-        self._options = options
-        self.job_id = job_id
-        self._store = RunStore(
-            context, durable=options.durable, workflow_id=workflow_id, server=hook.get_settings().base_url
-        )
+    context: Context
+    hook: SimHook
+    workflow_id: str
+    options: RunOptions
+    run_id: str | None = None
+    job_id: str | None = None
+    streamed: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        server, durable = self.hook.get_settings().base_url, self.options.durable
+        self._ti: Any = self.context["ti"]
+        self._store = RunStore(self.context, durable=durable, workflow_id=self.workflow_id, server=server)
         self._candidate: PreviousRun | None = None
         self._resend_id: str | None = None
         self._reattached = False
@@ -94,7 +87,7 @@ class TaskRun:
         found = candidates[0] if candidates else None
         for candidate in candidates if len(candidates) > 1 else ():
             try:
-                run = client.get_workflow_run(self._workflow_id, candidate.run_id, job_id=candidate.job_id)
+                run = client.get_workflow_run(self.workflow_id, candidate.run_id, job_id=candidate.job_id)
             except SimRunNotFoundError:
                 continue
             except SimError as error:
@@ -121,11 +114,11 @@ class TaskRun:
         return None
 
     def _find(self, client: SimClient, previous: PreviousRun) -> WorkflowRun | None:
-        if not previous.cleared or self._options.wait_for_completion:
+        if not previous.cleared or self.options.wait_for_completion:
             self._candidate = previous  # the task may be killed before there is a response
         self._raise_if_killed()
         try:
-            return client.get_workflow_run(self._workflow_id, previous.run_id, job_id=previous.job_id)
+            return client.get_workflow_run(self.workflow_id, previous.run_id, job_id=previous.job_id)
         except SimRunNotFoundError:
             if not client.accepts_run_ids and not previous.derived:
                 log.warning(
@@ -137,60 +130,50 @@ class TaskRun:
 
     def _use(self, run: WorkflowRun, previous: PreviousRun) -> WorkflowRun | None:
         if previous.cleared:
-            if not run.status.is_terminal and self._options.wait_for_completion:
+            if not run.status.is_terminal and self.options.wait_for_completion:
                 self.cancel("the task was cleared")
             return None
-        if run.status.is_terminal and run.status is not RunStatus.COMPLETED:
-            log.info("Run %s of an earlier try is %s; starting another.", previous.run_id, run.status)
+        self._reattached = run.status is RunStatus.COMPLETED or not run.status.is_terminal
+        what = "re-attaching to it" if self._reattached else "starting another"
+        log.info("Run %s of an earlier try is %s; %s.", previous.run_id, run.status, what)
+        if not self._reattached:
             return None
-        log.info("Run %s of an earlier try is %s; re-attaching to it.", previous.run_id, run.status)
-        self._reattached = True
         self._publish(previous.run_id, previous.job_id)
         return run
 
     def died_with_previous_try(self, run: WorkflowRun) -> bool:
         """Whether a sync run of an earlier try, found active, was then cancelled with that try's connection."""
-        if not self._reattached or self._options.is_async or not died_with_its_connection(run):
+        if not self._reattached or not self._has_died(run):
             return False
         log.info("Run %s ended with the connection of the earlier try; starting another.", run.run_id)
         self._reattached = False
         return True
 
+    def _has_died(self, run: WorkflowRun) -> bool:
+        return not self.options.is_async and died_with_its_connection(run)
+
     @contextmanager
     def retry_if_not_found(self) -> Iterator[None]:
-        """Make a run that Sim has lost, as after a restart, a retryable error; the next try sends it again.
-
-        :raises SimRunError: Sim doesn't know the run.
-        """
+        """Make a run that Sim has lost, as after a restart, a retryable error; the next try sends it again."""
         try:
             yield
         except SimRunNotFoundError as error:
-            raise unreachable_error(self._workflow_id, self.run_id or "unknown", error) from error
+            raise unreachable_error(self.workflow_id, self.run_id or "unknown", error) from error
 
     def check_deadline(self, run: WorkflowRun) -> None:
-        """Check that the run was not cancelled because we closed the connection at the deadline.
-
-        :raises SimRunTimeoutError: it was.
-        """
-        deadline = self._options.deadline
-        if not self._options.is_async and deadline and time.time() >= deadline and died_with_its_connection(run):
-            raise timeout_error(self._workflow_id, run.run_id or "unknown")
+        """Raise if the run was cancelled because we closed the connection at the deadline."""
+        if self.options.deadline and time.time() >= self.options.deadline and self._has_died(run):
+            raise timeout_error(self.workflow_id, run.run_id or "unknown")
 
     def start(self, client: SimClient, input: Any) -> AsyncExecutionResult | WorkflowRun:
-        """Start the run; return the finished run if the connection was held open.
-
-        :raises SimError: it wasn't started, or the outcome is unknown.
-        """
-        options, deadline = self._options, self._options.deadline or time.time()
+        """Start the run; return the finished run if the connection was held open."""
+        options, deadline = self.options, self.options.deadline or time.time()
         fields = prepare_input(
-            input,
-            workflow_id=self._workflow_id,
-            asynchronous=options.is_async,
-            unconverted_files=options.unconverted_files,
+            input, self.workflow_id, is_async=options.is_async, unconverted_files=options.unconverted_files
         )
         try:
             started: WorkflowRun | AsyncExecutionResult | WorkflowStream = client.execute_with_retry(
-                self._workflow_id,
+                self.workflow_id,
                 fields,
                 timeout=None if options.is_async else max(1.0, deadline - time.time()),
                 stream=options.stream or None,
@@ -215,10 +198,7 @@ class TaskRun:
         return started
 
     def _raise_if_killed(self) -> None:
-        """Cancel what could not yet be cancelled when the task was killed.
-
-        :raises AirflowException: the task was killed.
-        """
+        """If the task was killed, cancel what could not yet be cancelled then, and raise."""
         if self._stop_token.stopped:
             self.cancel("the task was killed")
             raise AirflowException("The task was killed while its run was being started or looked up.")
@@ -228,7 +208,7 @@ class TaskRun:
         while not self._stop_token.stopped:
             run_id, self._resend_id = self._resend_id, None
             run_id = run_id or self._store.new_run_id()
-            log.info("Starting run %s of workflow %s.", run_id, self._workflow_id)
+            log.info("Starting run %s of workflow %s.", run_id, self.workflow_id)
             self._publish(run_id, None)
             yield run_id
         raise StartStoppedError
@@ -246,12 +226,12 @@ class TaskRun:
                 )
                 self._publish(run_id, job_id)
             self.job_id = job_id
-        if job_id and self._options.do_xcom_push:
+        if job_id and self.options.do_xcom_push:
             self._ti.xcom_push(key=JOB_ID_KEY, value=job_id)
 
     def _read_stream(self, client: SimClient, stream: WorkflowStream) -> WorkflowRun:
         """Write the text into the task log as it arrives; if the stream breaks off, get the run."""
-        options = self._options
+        options = self.options
         try:
             with stream:
                 self._raise_if_killed()
@@ -261,7 +241,7 @@ class TaskRun:
                 return result
         except (SimStreamError, SimConnectionError) as error:
             try:
-                run = client.get_workflow_run(self._workflow_id, self.run_id or "")
+                run = client.get_workflow_run(self.workflow_id, self.run_id or "")
             except SimError as not_found:
                 raise error from not_found
             if died_with_its_connection(run):
@@ -275,37 +255,32 @@ class TaskRun:
         finished = self._last_poll()
         if finished is None and (cancelled := self.cancel("its timeout has passed")) and cancelled.finished_before:
             finished = self._last_poll()
-        if finished is not None and not self._options.is_async and died_with_its_connection(finished):
-            return None
-        return finished
+        return None if finished is None or self._has_died(finished) else finished
 
     def _last_poll(self) -> WorkflowRun | None:
         if self.run_id is None:
             return None
         try:
-            with self._hook.new_client(timeout=SHUTDOWN_TIMEOUT, retry=SHUTDOWN_RETRY) as client:
-                run = client.get_workflow_run(self._workflow_id, self.run_id, job_id=self.job_id)
+            with self.hook.new_client(timeout=SHUTDOWN_TIMEOUT, retry=SHUTDOWN_RETRY) as client:
+                run = client.get_workflow_run(self.workflow_id, self.run_id, job_id=self.job_id)
         except SimError as error:
             log.warning("The last poll of run %s failed: %s", self.run_id, error)
             return None
         return run if run.status.is_terminal else None
 
     def cancel(self, reason: str) -> Cancellation | None:
-        """Cancel the run unless ``cancel_on_kill`` is False, and log the result.
-
-        :return: the result; None if no cancel request was answered, or an earlier one was.
-        """
+        """Cancel the run unless ``cancel_on_kill`` is False; return the result of the request, if it was sent now."""
         known = self if self.run_id else self._candidate
         run_id, job_id = (known.run_id, known.job_id) if known else (None, None)
         if run_id is None or run_id == self._cancelled_id:
             return None
-        if not self._options.cancel_on_kill:
+        if not self.options.cancel_on_kill:
             log.info("Run %s continues, although %s: cancel_on_kill is False.", run_id, reason)
             return None
         log.info("Cancelling run %s: %s.", run_id, reason)
         try:
-            with self._hook.new_client(timeout=SHUTDOWN_TIMEOUT, retry=SHUTDOWN_RETRY) as client:
-                result = client.stop_workflow_run(self._workflow_id, run_id, job_id=job_id)
+            with self.hook.new_client(timeout=SHUTDOWN_TIMEOUT, retry=SHUTDOWN_RETRY) as client:
+                result = client.stop_workflow_run(self.workflow_id, run_id, job_id=job_id)
         except SimError as error:
             log.error("Run %s could not be cancelled and may continue: %s", run_id, error)
             return None
@@ -321,6 +296,6 @@ class TaskRun:
     def _publish(self, run_id: str, job_id: str | None) -> None:
         """Use a run ID from now on, and push it and the links as XComs."""
         self.run_id, self.job_id = run_id, job_id
-        if self._options.do_xcom_push:
+        if self.options.do_xcom_push:
             self._ti.xcom_push(key=RUN_ID_KEY, value=run_id)
-            push_links(self._context, self._hook, self._workflow_id, run_id)
+            push_links(self.context, self.hook, self.workflow_id, run_id)

@@ -64,10 +64,7 @@ class RunOptions:
 
     @classmethod
     def from_dict(cls, options: Mapping[str, Any]) -> Self:
-        """Return the options that :meth:`to_dict` made.
-
-        :raises SimError: an option is unknown.
-        """
+        """Return the options that :meth:`to_dict` made."""
         if unknown := set(options) - {field.name for field in fields(cls)}:
             raise SimError(
                 f"Unknown options of the task's run: {', '.join(sorted(unknown))}. Another version of the provider"

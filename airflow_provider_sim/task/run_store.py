@@ -181,10 +181,7 @@ class RunStore(_Store):
 
 
 class PauseAnswerStore:
-    """Records which pause of a run a task is about to answer (Airflow 3.3 and later); before, it records nothing.
-
-    :ivar is_durable: whether a later try can read it.
-    """
+    """Records which pause a task is about to answer; later tries can read it if ``is_durable`` (Airflow 3.3)."""
 
     def __init__(self, context: Context, *, workflow_id: str, run_id: str, server: str) -> None:
         store = context.get("task_state_store")
@@ -202,11 +199,7 @@ class PauseAnswerStore:
 
 
 class BatchStore(_Store):
-    """Store of a batch: its state in one entry, and run IDs that the server chose in further ones.
-
-    :param durable: False records nothing: each try starts its own batch.
-    :param server: the base URL.
-    """
+    """Store of a batch: its state in one entry, and run IDs that the server chose in further ones."""
 
     def __init__(self, context: Context, items: Items, *, durable: bool, server: str) -> None:
         super().__init__(context, durable)

@@ -49,11 +49,7 @@ class StreamLog:
         self._chunks: defaultdict[str, list[str]] = defaultdict(list)
 
     def read(self, stream: WorkflowStream) -> WorkflowExecutionResult:
-        """Read a stream to its end and return the run's result.
-
-        :raises SimStreamError: the stream broke off.
-        :raises SimOutputError: the selected text is too large, or a selector selected nothing.
-        """
+        """Read a stream to its end and return the run's result."""
         end: StreamEnd | None = None
         for event in stream:
             match event:

@@ -53,7 +53,6 @@ class BatchScene:
         self.state = BatchState(BATCH, self.workflows)
         self.began = now()
         self.most_at_once = 0
-        self.ends: dict[int, str] = {}
         self.persisted: list[dict[str, Any]] = []
         self.lose: Callable[[httpx.Request], bool] = lambda request: False
         self.sim.state.start_listeners.append(self._count)
@@ -84,7 +83,6 @@ class BatchScene:
             poller=self.poller,
             limits=self.limits,
             persist=lambda: self.persisted.append(self.state.to_dict()),
-            on_finished=lambda index, run: self.ends.update({index: run.status.value}),
             clock=now,
         )
 
