@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from datetime import timedelta
 from functools import cached_property
+from os import PathLike
 from pathlib import PosixPath, WindowsPath
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow.providers.common.compat.sdk import BaseOperator
+from airflow.providers.common.compat.sdk import BaseOperator, conf
 
 from airflow_provider_sim import arguments
 from airflow_provider_sim.arguments import CheckInput, LargeOutputs, OnPaused, Rule, UnconvertedFiles
 from airflow_provider_sim.hooks.sim import SimHook
-from airflow_provider_sim.task.deadlines import after_deferral
+from airflow_provider_sim.task.deadlines import after_deferral, seconds
 from airflow_provider_sim.task.input import copy_files
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_sim.client import SimClient
+
+DEFERRABLE = conf.getboolean("operators", "default_deferrable", fallback=False)
+"""Airflow's configured default."""
 
 
 class SimOperator(BaseOperator):
@@ -111,7 +116,7 @@ class SimClientOperator(SimOperator):
 
 
 class SimWorkflowOperatorBase(SimOperator):
-    """An operator that starts runs, waits for them, and returns their outputs."""
+    """An operator that starts runs, waits for them, and returns their outputs; subclasses document the arguments."""
 
     argument_rules: ClassVar[Mapping[str, Rule]] = {
         **SimOperator.argument_rules,
@@ -123,6 +128,37 @@ class SimWorkflowOperatorBase(SimOperator):
         "large_outputs": arguments.one_of(LargeOutputs),
         "max_output_bytes": arguments.optional(arguments.positive_int),
     }
+
+    def __init__(
+        self,
+        *,
+        deferrable: bool = DEFERRABLE,
+        poll_interval: float | timedelta = 10.0,
+        run_timeout: float | timedelta | None = None,
+        timeout: float | timedelta | None = None,
+        on_paused: OnPaused = "wait",
+        check_input: CheckInput = "warn",
+        unconverted_files: UnconvertedFiles = "fail",
+        durable: bool = True,
+        cancel_on_kill: bool = True,
+        output_files_dir: str | PathLike[str] | None = None,
+        max_output_bytes: int | None = None,
+        large_outputs: LargeOutputs = "fail",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.deferrable = deferrable
+        self.poll_interval = seconds(poll_interval)
+        self.run_timeout = run_timeout
+        self.timeout = timeout
+        self.on_paused = on_paused
+        self.check_input = check_input
+        self.unconverted_files = unconverted_files
+        self.durable = durable
+        self.cancel_on_kill = cancel_on_kill
+        self.output_files_dir = output_files_dir
+        self.max_output_bytes = max_output_bytes
+        self.large_outputs = large_outputs
 
     def render_template_fields(self, context: Context, jinja_env: Any = None) -> None:
         """Render the templates, in files of this task's own."""

@@ -5,18 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from datetime import timedelta
-from os import PathLike
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
-from airflow.providers.common.compat.sdk import conf
-
 from airflow_provider_sim import arguments
-from airflow_provider_sim.arguments import CheckInput, LargeOutputs, OnError, OnPaused, Rule, UnconvertedFiles
+from airflow_provider_sim.arguments import OnError, Rule
 from airflow_provider_sim.exceptions import SimError
-from airflow_provider_sim.hooks.sim import SimHook
 from airflow_provider_sim.links.sim import SimWorkflowLink
 from airflow_provider_sim.operators.base import SimWorkflowOperatorBase
-from airflow_provider_sim.task.deadlines import deadline, deferral_timeout, seconds
+from airflow_provider_sim.task.deadlines import deadline, deferral_timeout
 from airflow_provider_sim.task.input import copy_files
 
 if TYPE_CHECKING:
@@ -97,45 +93,17 @@ class SimExecuteWorkflowBatchOperator(SimWorkflowOperatorBase):
         *,
         inputs: Any,
         workflow_id: str | None = None,
-        sim_conn_id: str = SimHook.default_conn_name,
         max_active_runs: int | None = None,
         on_error: OnError = "fail",
         skip_undeployed: bool = False,
-        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
-        poll_interval: float | timedelta = 10.0,
-        run_timeout: float | timedelta | None = None,
-        timeout: float | timedelta | None = None,
-        on_paused: OnPaused = "wait",
-        retry_args: Mapping[str, Any] | None = None,
-        check_input: CheckInput = "warn",
-        unconverted_files: UnconvertedFiles = "fail",
-        durable: bool = True,
-        cancel_on_kill: bool = True,
-        output_files_dir: str | PathLike[str] | None = None,
-        max_output_bytes: int | None = None,
-        large_outputs: LargeOutputs = "fail",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.inputs = copy_files(inputs)
         self.workflow_id = workflow_id
-        self.sim_conn_id = sim_conn_id
         self.max_active_runs = max_active_runs
         self.on_error = on_error
         self.skip_undeployed = skip_undeployed
-        self.deferrable = deferrable
-        self.poll_interval = seconds(poll_interval)
-        self.run_timeout = run_timeout
-        self.timeout = timeout
-        self.on_paused = on_paused
-        self.retry_args = retry_args
-        self.check_input = check_input
-        self.unconverted_files = unconverted_files
-        self.durable = durable
-        self.cancel_on_kill = cancel_on_kill
-        self.output_files_dir = output_files_dir
-        self.max_output_bytes = max_output_bytes
-        self.large_outputs = large_outputs
         self._batch: TaskBatch | None = None
         self._check_constants()
 

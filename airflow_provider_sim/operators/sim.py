@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
-from os import PathLike
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow.providers.common.compat.sdk import AirflowTaskTimeout, conf
+from airflow.providers.common.compat.sdk import AirflowTaskTimeout
 
 from airflow_provider_sim import arguments
-from airflow_provider_sim.arguments import CheckInput, LargeOutputs, OnPaused, Rule, UnconvertedFiles
+from airflow_provider_sim.arguments import Rule
 from airflow_provider_sim.client import MAX_RUN_TIMEOUT, NO_RETRY, SYNC_TIMEOUT, check_block_ids
 from airflow_provider_sim.exceptions import SimError, SimRunTimeoutError, SimWorkflowNotDeployedError
-from airflow_provider_sim.hooks.sim import SimHook
 from airflow_provider_sim.links.sim import SimApprovalLink, SimRunLink, SimWorkflowLink
-from airflow_provider_sim.operators.base import SimWorkflowOperatorBase
-from airflow_provider_sim.task.deadlines import deadline, deferral_timeout, seconds
+from airflow_provider_sim.operators.base import DEFERRABLE, SimWorkflowOperatorBase
+from airflow_provider_sim.task.deadlines import deadline, deferral_timeout
 from airflow_provider_sim.task.input import check_fields, copy_files, input_fields
 from airflow_provider_sim.task.lineage import OpenLineageMixin
 from airflow_provider_sim.task.run_options import RunOptions
@@ -29,9 +26,6 @@ if TYPE_CHECKING:
 
     from airflow_provider_sim.client import AsyncExecutionResult, SimClient, WorkflowRun
     from airflow_provider_sim.task.run import TaskRun
-
-DEFERRABLE = conf.getboolean("operators", "default_deferrable", fallback=False)
-"""Airflow's configured default."""
 
 
 class SimExecuteWorkflowOperator(OpenLineageMixin, SimWorkflowOperatorBase):
@@ -118,52 +112,24 @@ class SimExecuteWorkflowOperator(OpenLineageMixin, SimWorkflowOperatorBase):
         *,
         workflow_id: str,
         input: Any = None,
-        sim_conn_id: str = SimHook.default_conn_name,
         async_execution: bool | None = None,
         wait_for_completion: bool = True,
-        deferrable: bool = DEFERRABLE,
-        poll_interval: float | timedelta = 10.0,
         stream: bool = False,
         selected_outputs: str | Sequence[str] | None = None,
-        run_timeout: float | timedelta | None = None,
-        timeout: float | timedelta | None = None,
-        on_paused: OnPaused = "wait",
-        check_input: CheckInput = "warn",
         check_deployed: bool = False,
         check_usage_before: float | None = None,
-        retry_args: Mapping[str, Any] | None = None,
-        unconverted_files: UnconvertedFiles = "fail",
-        durable: bool = True,
-        cancel_on_kill: bool = True,
-        output_files_dir: str | PathLike[str] | None = None,
-        max_output_bytes: int | None = None,
-        large_outputs: LargeOutputs = "fail",
         end_from_trigger: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.workflow_id = workflow_id
         self.input = copy_files(input)
-        self.sim_conn_id = sim_conn_id
         self.async_execution = async_execution
         self.wait_for_completion = wait_for_completion
-        self.deferrable = deferrable
-        self.poll_interval = seconds(poll_interval)
         self.stream = stream
         self.selected_outputs = selected_outputs
-        self.run_timeout = run_timeout
-        self.timeout = timeout
-        self.on_paused = on_paused
-        self.check_input = check_input
         self.check_deployed = check_deployed
         self.check_usage_before = check_usage_before
-        self.retry_args = retry_args
-        self.unconverted_files = unconverted_files
-        self.durable = durable
-        self.cancel_on_kill = cancel_on_kill
-        self.output_files_dir = output_files_dir
-        self.max_output_bytes = max_output_bytes
-        self.large_outputs = large_outputs
         self.end_from_trigger = end_from_trigger
         self._run: TaskRun | None = None
         self._options: RunOptions
