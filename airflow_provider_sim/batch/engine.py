@@ -42,6 +42,7 @@ from airflow_provider_sim.rate_limits import RateLimits, StartThrottle, rate_lim
 
 if TYPE_CHECKING:
     from airflow_provider_sim.task.run_options import RunOptions
+    from airflow_provider_sim.task.run_store import BatchStore
 
 log = logging.getLogger(__name__)
 
@@ -71,8 +72,7 @@ class BatchEngine:
     :param state: updated by the engine.
     :param input_of: returns an input.
     :param known_limit: how many concurrent runs Sim accepts, as far as known.
-    :param persist: called before a run ID is sent that is not derived from the persisted state.
-    :param persist_id: called with the index of an input whose run ID the server has chosen.
+    :param store: records run IDs that can't be derived from the state that is recorded so far.
     :param poller: default: the shared one of the client's settings.
     :param limits: default: the shared ones of the server and key.
     :ivar stopped: the error that has stopped further starts.
@@ -84,8 +84,7 @@ class BatchEngine:
     state: BatchState
     input_of: Callable[[int], Awaitable[Any]]
     known_limit: InitVar[int | None] = None
-    persist: Callable[[], None] = lambda: None
-    persist_id: Callable[[int], None] = lambda index: None
+    store: BatchStore | None = None
     poller: RunPoller | None = None
     limits: InitVar[RateLimits | None] = None
     clock: Callable[[], float] = time.time
@@ -249,7 +248,8 @@ class BatchEngine:
         self._failed_starts = 0
         if started.run_id != self.state.run_id(index):
             self.state.server_ids[index] = started.run_id, started.job_id
-            self.persist_id(index)
+            if self.store:
+                self.store.record_run_id(self.state, index)
         self.state.set_status(index, ItemStatus.ACTIVE)
         self.throttle.concurrency.on_accepted()
 
@@ -257,9 +257,13 @@ class BatchEngine:
         """Yield the input's run ID, and then that of each further attempt."""
         yield self.state.run_id(index)
         while True:
-            self.state.next_attempt(index)
-            self.persist()
+            self._next_attempt(index)
             yield self.state.run_id(index)
+
+    def _next_attempt(self, index: int) -> None:
+        self.state.next_attempt(index)
+        if self.store:
+            self.store.record(self.state)
 
     async def _await(self, index: int) -> None:
         options, workflows = self.options, self.state.workflows
@@ -315,8 +319,7 @@ class BatchEngine:
 
     def _requeue(self, index: int, error: SimError) -> None:
         if error.run_id_spent:
-            self.state.next_attempt(index)
-            self.persist()
+            self._next_attempt(index)
         self.state.set_status(index, ItemStatus.UNSENT)
 
     def _reject(self, index: int, error: SimError) -> None:

@@ -141,14 +141,7 @@ class TaskBatch:
         async def input_of(index: int) -> Any:
             return self._input(index)
 
-        self._engine = BatchEngine(
-            client,
-            self._options,
-            self.state,
-            input_of,
-            persist=lambda: self._store.record(self.state),
-            persist_id=lambda index: self._store.record_run_id(self.state, index),
-        )
+        self._engine = BatchEngine(client, self._options, self.state, input_of, store=self._store)
         if self._killed:
             self._engine.stop(self._killed)
         return self._engine
@@ -234,11 +227,7 @@ class TaskBatch:
         if state is None or not is_current:
             raise SimBatchError("The batch that the task has started can't be found.", outcome=Outcome.RAN)
         self._results.state = state
-        asyncio.run(self._update(self._settings.retry))
-
-    async def _update(self, retry: RetryPolicy) -> None:
-        async with self._client(retry=retry) as client:
-            await self._reconciler(client, self.state).update()
+        self._poll()
 
     def _client(self, **settings: Any) -> AsyncSimClient:
         return AsyncSimClient.from_settings(replace(self._settings, **settings))
@@ -361,8 +350,13 @@ class TaskBatch:
 
     def _poll(self) -> bool:
         """Update the state; return whether Sim has responded."""
+
+        async def update() -> None:
+            async with self._client(retry=_LAST_POLL_RETRY) as client:
+                await self._reconciler(client, self.state).update()
+
         try:
-            asyncio.run(self._update(_LAST_POLL_RETRY))
+            asyncio.run(update())
         except SimError as error:
             log.warning("Could not get the status of the runs of batch %s: %s", self.state.batch_id, error)
             return False

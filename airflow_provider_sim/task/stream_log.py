@@ -44,7 +44,7 @@ class StreamLog:
         self._max_bytes = _MAX_STORED_BYTES if options.large_outputs == "store" else options.max_output_bytes
         self._selectors = selectors
         self._run_id = run_id
-        self._sizes: defaultdict[str, int] = defaultdict(int)
+        self._size = 0
         self._unlogged: defaultdict[str, str] = defaultdict(str)
         self._chunks: defaultdict[str, list[str]] = defaultdict(list)
 
@@ -67,13 +67,18 @@ class StreamLog:
             self._log_text(block_id)
         assert end is not None, "a stream without an end raises SimStreamError"
         check_selected(self._selectors, self._chunks, end)
-        return self._with_texts(end.result)
+        result = end.result
+        if not self._chunks or result.status is not RunStatus.COMPLETED:
+            return result
+        output = result.output if isinstance(result.output, dict) else {}
+        texts = {block_id: "".join(self._chunks.pop(block_id)) for block_id in list(self._chunks)}
+        return replace(result, output={**texts, **output})
 
     def _add(self, block_id: str, text: str) -> None:
         if self._selectors:
             self._chunks[block_id].append(text)
-            self._sizes[block_id] += len(as_json(text)) - len('""')
-            if sum(self._sizes.values()) > self._max_bytes:
+            self._size += len(as_json(text)) - len('""')
+            if self._size > self._max_bytes:
                 raise SimOutputError(
                     f"The selected text of run {self._run_id!r} is larger than max_output_bytes"
                     f" ({self._max_bytes:,}). Select less, raise max_output_bytes, or set large_outputs='store' and"
@@ -86,19 +91,10 @@ class StreamLog:
             self._log_text(block_id)
 
     def _log_text(self, block_id: str) -> None:
-        text = self._unlogged.pop(block_id, "")
-        if text:
+        if text := self._unlogged.pop(block_id, ""):
             log.info("%s", text.rstrip("\n"))
 
     def _reset(self, block_id: str) -> None:
         self._log_text(block_id)
-        self._chunks.pop(block_id, None)
-        self._sizes.pop(block_id, None)
+        self._size -= sum(len(as_json(text)) - len('""') for text in self._chunks.pop(block_id, []))
         log.info("Block %s discarded its text and starts again.", block_id)
-
-    def _with_texts(self, result: WorkflowExecutionResult) -> WorkflowExecutionResult:
-        if not self._chunks or result.status is not RunStatus.COMPLETED:
-            return result
-        output = result.output if isinstance(result.output, dict) else {}
-        texts = {block_id: "".join(self._chunks.pop(block_id)) for block_id in list(self._chunks)}
-        return replace(result, output={**texts, **output})

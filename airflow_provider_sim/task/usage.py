@@ -29,10 +29,7 @@ class Usage:
         return max(used, 100.0) if self.billing is not None and self.billing.refuses_runs else used
 
     def require_below(self, percent: float, *, workflow_id: str | None = None) -> None:
-        """Check that less than ``percent`` of the limit is used.
-
-        :raises SimUsageLimitError: more is used.
-        """
+        """Raise if ``percent`` of the limit or more is used."""
         if self.percent >= percent:
             raise SimUsageLimitError(
                 f"{self} The task requires less than {percent:g} %. Raise the limit in Sim, or wait for the next"

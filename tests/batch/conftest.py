@@ -6,7 +6,8 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -82,7 +83,7 @@ class BatchScene:
             known_limit=known,
             poller=self.poller,
             limits=self.limits,
-            persist=lambda: self.persisted.append(self.state.to_dict()),
+            store=cast("Any", SimpleNamespace(record=self._record, record_run_id=lambda state, index: None)),
             clock=now,
         )
 
@@ -122,6 +123,9 @@ class BatchScene:
         """No input was forgotten, and none was run twice; and all are written down as completed, if that is asked."""
         assert self.started == Counter(range(self.count))
         assert not completed or self.state.to_dict()["statuses"] == f"c*{self.count}"
+
+    def _record(self, state: BatchState) -> None:
+        self.persisted.append(state.to_dict())
 
     def _count(self, run: Run) -> None:
         if self.count <= 3000:
