@@ -65,7 +65,7 @@ class SimBatchTrigger(SimTriggerBase):
     async def _wait(self) -> TriggerEvent:
         """Start the rest of the batch and wait for all of it."""
         state, options = self._state, self.run_options
-        async with self._hook().get_async_conn() as client:
+        async with AsyncSimClient.from_settings(await self._hook().get_async_settings()) as client:
             reconciler = Reconciler(client, state, since=self.since, workspace_id=options.workspace_id)
             await reconciler.update(unsent_only=True)
             inputs = DeferredInputs(self.worker_state["firsts"], lambda key: read_xcom(self.names, key))
