@@ -1,7 +1,7 @@
 """Batch engine: starts runs as fast as the limits allow and waits for them, with one asyncio task for each run.
 
-Starts that are rate-limited or fail during an outage are repeated. An error that concerns one input is recorded for it.
-An error that concerns all inputs stops further starts, and active runs are waited for.
+Starts that are rate-limited or fail during an outage are repeated. An error of one input is recorded for it. An error
+that concerns all inputs stops further starts, and active runs are waited for.
 """
 
 from __future__ import annotations
@@ -71,7 +71,6 @@ class BatchEngine:
 
     :param state: updated by the engine.
     :param input_of: returns an input.
-    :param known_limit: how many concurrent runs Sim accepts, as far as known.
     :param store: records run IDs that can't be derived from the state that is recorded so far.
     :param poller: default: the shared one of the client's settings.
     :param limits: default: the shared ones of the server and key.
@@ -83,7 +82,6 @@ class BatchEngine:
     options: RunOptions
     state: BatchState
     input_of: Callable[[int], Awaitable[Any]]
-    known_limit: InitVar[int | None] = None
     store: BatchStore | None = None
     poller: RunPoller | None = None
     limits: InitVar[RateLimits | None] = None
@@ -91,7 +89,7 @@ class BatchEngine:
     stopped: SimError | None = field(default=None, init=False)
     rejection: SimError | None = field(default=None, init=False)
 
-    def __post_init__(self, known_limit: int | None, limits: RateLimits | None) -> None:
+    def __post_init__(self, limits: RateLimits | None) -> None:
         client, options = self.client, self.options
         limits = limits or rate_limits_for(client.settings)
         client.on_rate_limit = limits.on_response
@@ -99,7 +97,6 @@ class BatchEngine:
             limits,
             bucket=lambda: client.start_bucket,
             maximum=options.max_active_runs,
-            known=known_limit,
             clock=self.clock,
         )
         self._poller = self.poller or poller_for(client.settings)
@@ -331,13 +328,12 @@ class BatchEngine:
         skip = isinstance(error, SimWorkflowNotDeployedError) and self.options.skip_undeployed
         if skip:
             log.warning("%s Its inputs are skipped.", error)
+        else:
+            self.rejection = self.rejection or error
+        status = ItemStatus.SKIPPED if skip else ItemStatus.REFUSED
         for other in [index, *self.state.indices(ItemStatus.UNSENT)]:
-            if self.state.workflows[other] != workflow_id:
-                continue
-            if skip:
-                self.state.set_status(other, ItemStatus.SKIPPED)
-            else:
-                self._reject(other, error)
+            if self.state.workflows[other] == workflow_id:
+                self.state.set_status(other, status, reason=str(error))
 
     def _refresh_report(self) -> None:
         """Read the usage report, if more runs are to be started and it is stale; not before the first response."""

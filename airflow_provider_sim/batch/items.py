@@ -17,11 +17,7 @@ from airflow_provider_sim.task.input import SimFile, input_fields, is_file, prep
 
 @dataclass(frozen=True, slots=True)
 class Items:
-    """The inputs of a batch.
-
-    :param workflows: the workflow of each input.
-    :param inputs: the fields of each input: a dict of JSON values, which may contain files.
-    """
+    """The inputs of a batch: the workflow of each, and its fields, a dict of JSON values which may contain files."""
 
     workflows: tuple[str, ...]
     inputs: tuple[dict[str, Any], ...]
@@ -31,11 +27,7 @@ class Items:
         return len(self.inputs)
 
     def ready(self, index: int, unconverted_files: str, check_input: Callable[[str, Any], None]) -> Any:
-        """Return an input as Sim accepts it, with its files read.
-
-        :param unconverted_files: ``send`` or ``fail``.
-        :param check_input: raises SimInputError for an input that its workflow can't be sent.
-        """
+        """Return an input as Sim accepts it, with its files read; ``check_input`` is the client's."""
         workflow_id = self.workflows[index]
         with _numbered(index, workflow_id):
             value = prepare_input(self.inputs[index], workflow_id, is_async=True, unconverted_files=unconverted_files)

@@ -10,7 +10,7 @@ import json
 import logging
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from airflow_provider_sim.batch.reconcile import in_flight
@@ -47,14 +47,11 @@ class Results:
         self._file: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 - for as long as the results are needed
         self._lock = threading.Lock()  # files are saved in threads
         self._places: dict[int, tuple[int, int]] = {}
+        self._stored = 0
 
     def close(self) -> None:
         """Delete the results."""
         self._file.close()
-
-    def __len__(self) -> int:
-        """Return the number of results so far."""
-        return len(self._places)
 
     async def gather(self, client: AsyncSimClient) -> None:
         """Fetch the results of finished runs that were not fetched yet."""
@@ -67,18 +64,14 @@ class Results:
             elif status is ItemStatus.PAUSED:
                 run = await client.get_workflow_run(*ids, job_id=job_id)
             else:
-                self.put(index, self._entry(index))
+                self._put(index, self._entry(index))
                 return
-            if self._options.output_files_dir or status is ItemStatus.PAUSED:
-                await asyncio.to_thread(self.add, index, run)
-            else:
-                self.add(index, run)
+            await asyncio.to_thread(self._add, index, run)
 
         statuses = enumerate(self.state.statuses)
         await in_flight(fetch, [i for i, status in statuses if not status.is_open and i not in self._places])
 
-    def add(self, index: int, run: WorkflowRun) -> None:
-        """Add a finished run's result; blocks if files are saved or a pause is read."""
+    def _add(self, index: int, run: WorkflowRun) -> None:
         try:
             if run.status is RunStatus.PAUSED:
                 output: Any = paused_result(self._client, run, self._options.on_paused)
@@ -92,14 +85,13 @@ class Results:
                     level=logging.DEBUG,
                 ).deliver(run.output)
         except (SimRunError, SimOutputError) as error:
-            self.put(index, self._entry(index, error=run.error.message if run.error else str(error)))
+            self._put(index, self._entry(index, error=run.error.message if run.error else str(error)))
         else:
             if run.output_is_display_copy:
                 self.display_copies.add(index)
-            self.put(index, self._entry(index, output=output))
+            self._put(index, self._entry(index, output=output))
 
-    def put(self, index: int, entry: dict[str, Any]) -> None:
-        """Add a result as :meth:`entries` yields it."""
+    def _put(self, index: int, entry: dict[str, Any]) -> None:
         encoded = as_json(entry)
         with self._lock:
             self._places[index] = (self._file.seek(0, 2), len(encoded))
@@ -124,9 +116,15 @@ class Results:
         entry: dict[str, Any] = json.loads(encoded)
         return entry
 
-    def since(self, count: int) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yield the results but the first ``count``, with their inputs, in the order in which they arrived."""
-        return ((index, self._read(index)) for index in list(self._places)[count:])
+    def load(self, entries: Mapping[int, dict[str, Any]]) -> None:
+        """Add results that :meth:`unstored` has yielded."""
+        for index, entry in entries.items():
+            self._put(index, entry)
+        self._stored = len(self._places)
+
+    def unstored(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield the results, with their inputs, that were not loaded."""
+        return ((index, self._read(index)) for index in list(self._places)[self._stored :])
 
     def entries(self) -> Iterator[dict[str, Any]]:
         """Yield ``status``, ``output`` or ``error`` (if any), and ``run_id`` of each input."""
@@ -141,8 +139,6 @@ class Results:
         """Return the task's result: a list of values, or the path of a file if the list is too large.
 
         :param values: returns the values; called more than once.
-        :param name: of the file, without its extension.
-        :raises SimOutputError: the list is too large, and can't be stored.
         """
         size, result = 2, []
         for value in values():

@@ -134,11 +134,8 @@ class SimExecuteWorkflowBatchOperator(SimWorkflowOperatorBase):
 
     def execute_timeout(self, context: Context) -> Any:
         """Handle a deferral timeout: poll once more, then cancel the runs."""
-        from airflow_provider_sim.batch.engine import timeout_error
-
         with self.hook, closing(self._new_batch(context)) as batch:
-            batch.recover()
-            return batch.finish_after(timeout_error(batch.state))
+            return batch.finish_after(batch.recover())
 
     def on_kill(self) -> None:
         """Cancel the runs, also those whose start Sim hasn't responded to yet."""
@@ -167,8 +164,6 @@ class SimExecuteWorkflowBatchOperator(SimWorkflowOperatorBase):
     def _defer(self, batch: TaskBatch) -> NoReturn:
         from airflow_provider_sim.triggers.batch import SimBatchTrigger
 
-        self.defer(
-            trigger=SimBatchTrigger(**batch.trigger_arguments()),
-            method_name="execute_complete",
-            timeout=(deferral_timeout(batch.deadline) or timedelta()) + _TRIGGER_POLL_TIME,
-        )
+        trigger = SimBatchTrigger(**batch.trigger_arguments())
+        timeout = (deferral_timeout(trigger.run_options.deadline) or timedelta()) + _TRIGGER_POLL_TIME
+        self.defer(trigger=trigger, method_name="execute_complete", timeout=timeout)

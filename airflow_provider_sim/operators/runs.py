@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_sim.client import SimClient
-    from airflow_provider_sim.task.run_store import PauseAnswerStore
+    from airflow_provider_sim.task.run_store import StateEntry
 
 
 class SimCancelRunOperator(SimClientOperator):
@@ -127,12 +127,13 @@ class SimResumeRunOperator(SimClientOperator):
         from airflow_provider_sim.client import NO_RETRY
         from airflow_provider_sim.polling.pause import PauseAnswer
         from airflow_provider_sim.task.input import input_fields
-        from airflow_provider_sim.task.run_store import PauseAnswerStore
+        from airflow_provider_sim.task.run_store import ANSWER_KEY, StateEntry
 
         if self.do_xcom_push:
             context["ti"].xcom_push(key="run_id", value=self.run_id)
             push_links(context, self.hook, self.workflow_id, self.run_id)
-        store = PauseAnswerStore(context, workflow_id=self.workflow_id, run_id=self.run_id, server=client.base_url)
+        subject = {"workflow_id": self.workflow_id, "run_id": self.run_id, "server": client.base_url}
+        entry = StateEntry(context.get("task_state_store"), context, ANSWER_KEY, **subject)
         answer = PauseAnswer(
             workflow_id=self.workflow_id,
             run_id=self.run_id,
@@ -140,8 +141,8 @@ class SimResumeRunOperator(SimClientOperator):
             input=None if self.input is None else input_fields(self.input, workflow_id=self.workflow_id),
             poll_interval=self.poll_interval,
             deadline=time.time() + seconds(self.timeout),
-            persist=store.record,
-            previous=self._previously_answered(context, client, store),
+            persist=lambda context_id: entry.write(context_id=context_id),
+            previous=self._previously_answered(context, client, entry),
         )
         context_id, status = answer.send(client), None
         with suppress(SimError):
@@ -149,13 +150,14 @@ class SimResumeRunOperator(SimClientOperator):
         self.log.info("Pause %s of run %s is answered; the run is %s.", context_id, self.run_id, status or "unknown")
         return {"run_id": self.run_id, "context_id": context_id, "status": status}
 
-    def _previously_answered(self, context: Context, client: SimClient, store: PauseAnswerStore) -> str | None:
+    def _previously_answered(self, context: Context, client: SimClient, entry: StateEntry) -> str | None:
         """Return the pause point that an earlier try may have answered.
 
         :raises SimInputError: it is unknown; a retry must not answer another pause.
         """
-        if store.is_durable or int(getattr(context["ti"], "try_number", 1) or 1) == 1:
-            return store.previous()
+        if entry.is_durable or int(getattr(context["ti"], "try_number", 1) or 1) == 1:
+            values, cleared = entry.read()
+            return None if cleared else values.get("context_id")
         if self.context_id:
             return self.context_id
         if client.get_paused_run(self.workflow_id, self.run_id).resumed_count:

@@ -107,11 +107,6 @@ class TaskBatch:
         return self._results.state
 
     @property
-    def deadline(self) -> float | None:
-        """Seconds since the epoch at which the task stops waiting."""
-        return self._worker_state.deadline
-
-    @property
     def is_finished(self) -> bool:
         """Whether there is nothing to wait for: no run is active, and none can be started."""
         return self.state.is_finished or (self._stopped is not None and not self.state.count(ItemStatus.ACTIVE))
@@ -150,14 +145,13 @@ class TaskBatch:
         """Whether the triggerer can know the run IDs and read the inputs."""
         if self.state.is_finished:
             return True
-        obstacle = None
         if not client.accepts_run_ids:
-            obstacle = "This Sim server (before v0.7.32) chooses run IDs itself"
-        elif self.state.next_unsent() is not None and not self._options.do_xcom_push:
-            obstacle = "The triggerer reads inputs from XComs, and do_xcom_push is False"
-        if obstacle:
-            log.info("%s, so the task keeps its worker.", obstacle)
-        return obstacle is None
+            log.info("This Sim server (before v0.7.32) chooses run IDs itself, so the task keeps its worker.")
+            return False
+        if self.state.next_unsent() is not None and not self._options.do_xcom_push:
+            log.info("The triggerer reads inputs from XComs; do_xcom_push is False, so the task keeps its worker.")
+            return False
+        return True
 
     async def _open(self, client: AsyncSimClient) -> None:
         """Resume the batch of an earlier try, or persist a new one before anything is sent."""
@@ -220,14 +214,15 @@ class TaskBatch:
     def _reconciler(self, client: AsyncSimClient, state: BatchState, *, rerun: bool = False) -> Reconciler:
         return Reconciler(client, state, state.since, self._options.workspace_id, rerun=rerun)
 
-    def recover(self) -> None:
-        """Get the state of the batch that this try has started, without a trigger's event."""
+    def recover(self) -> SimError:
+        """Get the state of the batch that this try has started, after a deferral timeout; return its error."""
         batch_id = self._ti.xcom_pull(task_ids=self._ti.task_id, key=BATCH_ID_KEY, map_indexes=self._ti.map_index)
         state, is_current = self._store.previous(batch_id)
         if state is None or not is_current:
             raise SimBatchError("The batch that the task has started can't be found.", outcome=Outcome.RAN)
         self._results.state = state
         self._poll()
+        return timeout_error(self.state)
 
     def _client(self, **settings: Any) -> AsyncSimClient:
         return AsyncSimClient.from_settings(replace(self._settings, **settings))
@@ -261,10 +256,7 @@ class TaskBatch:
         }
 
     def restore(self, event: Mapping[str, Any] | None) -> SimError | None:
-        """Restore the state of the batch from its trigger's event; return the error that it contains, if any.
-
-        :raises SimError: it is not an event of this task's trigger.
-        """
+        """Restore the batch from its trigger's event; return the error in it, and raise if it is another task's."""
         given = event if isinstance(event, dict) else {}
         try:
             self._results.state = state = BatchState.from_dict(given.get("state") or {}, self._items.workflows)
@@ -279,8 +271,7 @@ class TaskBatch:
         for part in range(self._worker_state.result_parts):
             key = RESULTS_KEY.format(part)
             text = self._ti.xcom_pull(task_ids=self._ti.task_id, key=key, map_indexes=self._ti.map_index)
-            for index, entry in read_chunk(text).items():
-                self._results.put(index, entry)
+            self._results.load(read_chunk(text))
         match given.get("status"):
             case "finished" | "gather":
                 return None
@@ -295,9 +286,8 @@ class TaskBatch:
 
     def store_results(self) -> None:
         """Fetch the results so far, and push them as XComs for the task's last process."""
-        stored = len(self._results)
         self._gather()
-        for _, text in chunked(self._results.since(stored)):
+        for _, text in chunked(self._results.unstored()):
             self._ti.xcom_push(key=RESULTS_KEY.format(self._worker_state.result_parts), value=text)
             self._worker_state.result_parts += 1
 
@@ -322,12 +312,9 @@ class TaskBatch:
         return results.deliver(results.entries if self._options.on_error == "collect" else results.outputs, "results")
 
     def finish_after(self, error: SimError) -> Any:
-        """Poll once more: return the result if all runs have finished by now, or else fail.
+        """Poll once more: return the result if all runs have finished by now, or else fail with the error.
 
         At the timeout, the runs that have not finished are cancelled.
-
-        :param error: why the batch was not waited for any longer.
-        :raises SimError: that error, with the place of the outputs of the runs that have completed.
         """
         if not self.state.batch_id:
             raise error  # nothing was started
@@ -438,9 +425,9 @@ class TaskBatch:
             log.info("%d runs continue, although %s: cancel_on_kill is False.", active, reason)
             return
         log.info("Cancelling %d runs of batch %s: %s.", active, self.state.batch_id, reason)
-        timeout = min(SHUTDOWN_TIMEOUT, self._settings.timeout)
 
         async def cancel() -> None:
+            timeout = min(SHUTDOWN_TIMEOUT, self._settings.timeout)
             async with self._client(timeout=timeout, retry=SHUTDOWN_RETRY) as client:
                 log.info("%s", await cancel_all(client, self.state, retry=SHUTDOWN_RETRY))
 

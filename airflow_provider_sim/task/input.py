@@ -51,8 +51,7 @@ def prepare_input(value: Any, workflow_id: str, *, is_async: bool, unconverted_f
     :param value: as for :func:`input_fields`.
     :param is_async: Sim converts no files then.
     :param unconverted_files: ``send`` them anyway, or ``fail``.
-    :raises SimInputError: see :func:`input_fields`; or a file can't be read, is too large, is nested where Sim accepts
-        none, or isn't converted.
+    :raises SimInputError: the input, or a file in it, can't be sent.
     """
     from airflow_provider_sim.client import FilesOfRequest
 
@@ -127,8 +126,6 @@ def input_fields(value: Any, *, workflow_id: str) -> dict[str, Any]:
     """Return the fields of an input: a dict, the JSON text of an object, or another value as the field ``input``.
 
     The outputs of mapped tasks, which Airflow passes as lazy sequences, become lists at any depth. Files are kept.
-
-    :raises SimInputError: it is a string but not the JSON text of an object, is nested too deeply or contains itself.
     """
     if value is None:
         return {}

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow_provider_sim.arguments import OnPaused
 from airflow_provider_sim.client import RunStatus, approval_url, display_marks
@@ -39,12 +38,10 @@ DETAILS_KEY = "run_details"
 
 
 def task_result(context: Context, client: SimClient, run: WorkflowRun, options: RunOptions) -> Any:
-    """Return the output of a completed run, or the report of a paused one; raise for any other status.
-
-    :raises SimRunError: the run failed, was cancelled, or is paused and ``on_paused`` is ``fail``.
-    :raises SimOutputError: the output is too large or incomplete, Airflow can't store it, or a file can't be saved.
-    """
-    log.info("%s", summary(run))
+    """Return the output of a completed run, or the report of a paused one; raise for any other status."""
+    took = "" if run.duration_ms is None else f" after {run.duration_ms / 1000:.1f} s"
+    cost = "" if run.cost_usd is None else f", for US$ {run.cost_usd:.4f}"
+    log.info("Run %s of workflow %s is %s%s%s.", run.run_id, run.workflow_id, run.status, took, cost)
     ti: Any = context["ti"]
     if options.do_xcom_push:
         ti.xcom_push(key=DETAILS_KEY, value=run.details())
@@ -59,13 +56,6 @@ def task_result(context: Context, client: SimClient, run: WorkflowRun, options: 
     if options.do_xcom_push:
         ti.xcom_push(key=DISPLAY_COPY_KEY, value=output.is_display_copy)
     return delivered(run, output, options, fetch=client.download_file)
-
-
-def summary(run: WorkflowRun) -> str:
-    """Return a line for the log with the run's status, duration and cost."""
-    took = "" if run.duration_ms is None else f" after {run.duration_ms / 1000:.1f} s"
-    cost = "" if run.cost_usd is None else f", for US$ {run.cost_usd:.4f}"
-    return f"Run {run.run_id} of workflow {run.workflow_id} is {run.status}{took}{cost}."
 
 
 def delivered(run: WorkflowRun, output: RunOutput, options: RunOptions, *, fetch: Fetch) -> Any:
@@ -115,13 +105,8 @@ def paused_result(client: SimClient, run: WorkflowRun, on_paused: OnPaused) -> d
     }
 
 
-@dataclass(frozen=True, slots=True)
-class RunEvent:
-    """The event of a ``SimRunTrigger``.
-
-    :param status: the run's (``completed``, ``failed``, ``cancelled``, ``paused``), or ``timeout`` or ``error``.
-    :param message: of an error.
-    """
+class RunEvent(NamedTuple):
+    """The event of a ``SimRunTrigger``: a run's status, or ``timeout``, or ``error`` with a message."""
 
     status: str
     run_id: str

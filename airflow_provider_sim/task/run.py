@@ -21,7 +21,6 @@ from airflow_provider_sim.client import (
     WorkflowStream,
     died_with_its_connection,
     is_rejection,
-    selectors_of,
 )
 from airflow_provider_sim.exceptions import SimConnectionError, SimError, SimRunNotFoundError, SimStreamError
 from airflow_provider_sim.links.sim import push_links
@@ -78,12 +77,9 @@ class TaskRun:
         self._cancelled_id: str | None = None
 
     def find_current(self, client: SimClient) -> None:
-        """Find the run that this try started or re-attached to before it was deferred.
-
-        Of several candidates, that is the first that Sim knows and has accepted; if there is none, the likeliest.
-        """
+        """Find the run that this try started or re-attached to before it was deferred, or else the likeliest."""
         self.run_id = self._ti.xcom_pull(task_ids=self._ti.task_id, key=RUN_ID_KEY, map_indexes=self._ti.map_index)
-        candidates = [] if self.run_id else list(self._store.current_runs())
+        candidates = [] if self.run_id else list(self._store.previous_runs(of_this_try=True))
         found = candidates[0] if candidates else None
         for candidate in candidates if len(candidates) > 1 else ():
             try:
@@ -100,10 +96,7 @@ class TaskRun:
             self.run_id, self.job_id = found.run_id, found.job_id
 
     def reattach(self, client: SimClient) -> WorkflowRun | None:
-        """Re-attach to the run that an earlier try has started, if it is active or has completed.
-
-        :raises SimError: that can't be found out; then nothing may be started.
-        """
+        """Re-attach to an earlier try's run, if it is active or has completed; raise if that can't be found out."""
         for previous in self._store.previous_runs():
             run = self._find(client, previous)
             if run is None and previous.resend and not previous.cleared:
@@ -231,12 +224,10 @@ class TaskRun:
 
     def _read_stream(self, client: SimClient, stream: WorkflowStream) -> WorkflowRun:
         """Write the text into the task log as it arrives; if the stream breaks off, get the run."""
-        options = self.options
         try:
             with stream:
                 self._raise_if_killed()
-                selectors = selectors_of(options.selected_outputs)
-                result = StreamLog(options, selectors, run_id=self.run_id).read(stream)
+                result = StreamLog(self.options, run_id=self.run_id).read(stream)
                 self.streamed = result.status is RunStatus.COMPLETED
                 return result
         except (SimStreamError, SimConnectionError) as error:

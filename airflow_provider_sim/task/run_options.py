@@ -54,10 +54,7 @@ class RunOptions:
 
     @classmethod
     def of(cls, task: Any, **changes: Any) -> Self:
-        """Return the options of an operator or sensor: its attributes of these names, and ``changes``.
-
-        None is the default of all options for which it is accepted.
-        """
+        """Return the options of an operator or sensor: its attributes of these names, and ``changes``, without None."""
         defaults = {field.name: field.default for field in fields(cls)}
         values = {name: getattr(task, name, None) for name in defaults} | changes
         return cls(**{name: _as_json(value, defaults[name]) for name, value in values.items() if value is not None})

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -50,11 +50,12 @@ class StateEntry:
     contains both, so that a cleared task starts afresh. (Either alone can change without this task being cleared: the
     DAG's author may change ``retries``, a user may clear another task.)
 
-    :param store: ``context["task_state_store"]``; None records nothing.
+    :param store: ``context["task_state_store"]`` (Airflow 3.3 and later); None records nothing.
     :param subject: what the entry is about; one about something else is ignored.
     """
 
     def __init__(self, store: Any, context: Context, key: str, **subject: str) -> None:
+        self.is_durable = store is not None
         self._store = store
         self._key = key
         self._subject = subject
@@ -66,12 +67,12 @@ class StateEntry:
 
     def write(self, **values: Any) -> None:
         """Replace the entry."""
-        if self._store is not None:
+        if self.is_durable:
             self._store.set(self._key, {**values, **self._subject, **self._generation})
 
     def read(self) -> tuple[dict[str, Any], bool]:
         """Return the entry, empty if there is none, and whether the task was cleared since."""
-        entry = None if self._store is None else self._store.get(self._key)
+        entry = self._store.get(self._key) if self.is_durable else None
         if not isinstance(entry, dict):
             return {}, False
         of = {name: entry.get(name) for name in self._subject}
@@ -160,57 +161,33 @@ class RunStore(_Store):
         """Record the ID that the server has chosen for a run, or its queue entry."""
         self._entry.write(run_id=run_id, job_id=job_id)
 
-    def previous_runs(self) -> Iterator[PreviousRun]:
-        """Return runs that earlier tries may have started, the latest first.
+    def previous_runs(self, *, of_this_try: bool = False) -> Iterator[PreviousRun]:
+        """Yield runs that earlier tries may have started, the latest first.
 
         A try that has re-attached to a run of an earlier one has used none of its own IDs, and rejected IDs leave gaps.
+
+        :param of_this_try: yield those first that this try may have started before it was deferred.
         """
-        return self._runs_of(range(self._try_number - 1, 0, -1))
-
-    def current_runs(self) -> Iterator[PreviousRun]:
-        """Return runs that this try may have started or re-attached to before it was deferred, the likeliest first."""
-        return self._runs_of(range(self._try_number, 0, -1))
-
-    def _runs_of(self, tries: Iterable[int]) -> Iterator[PreviousRun]:
         entry, cleared = self._entry.read()
         if isinstance(entry.get("run_id"), str):
             yield PreviousRun(entry["run_id"], job_id=entry.get("job_id"), cleared=cleared)
-        for try_number in tries if self._identity else ():
+        for try_number in range(self._try_number - (not of_this_try), 0, -1) if self._identity else ():
             for number in range(1, _IDS_PER_TRY + 1):
                 yield PreviousRun(self._derived_id(try_number, number), derived=True, resend=number == 1)
 
 
-class PauseAnswerStore:
-    """Records which pause a task is about to answer; later tries can read it if ``is_durable`` (Airflow 3.3)."""
-
-    def __init__(self, context: Context, *, workflow_id: str, run_id: str, server: str) -> None:
-        store = context.get("task_state_store")
-        self.is_durable = store is not None
-        self._entry = StateEntry(store, context, ANSWER_KEY, workflow_id=workflow_id, run_id=run_id, server=server)
-
-    def record(self, context_id: str) -> None:
-        """Record the pause point."""
-        self._entry.write(context_id=context_id)
-
-    def previous(self) -> str | None:
-        """Return the pause point that an earlier try was about to answer, unless the task was cleared since."""
-        entry, cleared = self._entry.read()
-        return None if cleared else entry.get("context_id")
-
-
 class BatchStore(_Store):
-    """Store of a batch: its state in one entry, and run IDs that the server chose in further ones."""
+    """Store of a batch: its state in one entry, and run IDs that the server chose in further ones.
+
+    :ivar derives_ids: a batch ID is computed, so that ``airflow tasks test`` gets that of the scheduled task's batch.
+    """
 
     def __init__(self, context: Context, items: Items, *, durable: bool, server: str) -> None:
         super().__init__(context, durable)
         self._items = items
         self._digest = items.digest()
         self._server = server
-
-    @property
-    def derives_ids(self) -> bool:
-        """Whether a batch ID is computed, so that ``airflow tasks test`` gets the ID of the scheduled task's batch."""
-        return self._identity is not None
+        self.derives_ids = self._identity is not None
 
     def new_batch_id(self) -> str:
         """Choose an ID."""
@@ -243,22 +220,21 @@ class BatchStore(_Store):
 
     def record_run_id(self, state: BatchState, index: int) -> None:
         """Record the run ID and job ID that the server chose for an input."""
-        part = index // RUN_IDS_PER_ENTRY
-        numbers = range(part * RUN_IDS_PER_ENTRY, (part + 1) * RUN_IDS_PER_ENTRY)
-        ids = {str(number): list(state.server_ids[number]) for number in numbers if number in state.server_ids}
-        self._ids_entry(part).write(**ids)
+        first = index - index % RUN_IDS_PER_ENTRY
+        known = [other for other in range(first, first + RUN_IDS_PER_ENTRY) if other in state.server_ids]
+        self._ids_entry(first).write(**{str(other): list(state.server_ids[other]) for other in known})
 
     def run_ids(self) -> dict[int, tuple[str, str | None]]:
         """Return the IDs that :meth:`record_run_id` has recorded."""
         found: dict[int, tuple[str, str | None]] = {}
-        for part in range(-(-len(self._items) // RUN_IDS_PER_ENTRY)):
-            entry, cleared = self._ids_entry(part).read()
+        for first in range(0, len(self._items), RUN_IDS_PER_ENTRY):
+            entry, cleared = self._ids_entry(first).read()
             if not cleared:
                 found |= {int(number): tuple(ids) for number, ids in entry.items() if number.isdigit()}
         return found
 
-    def _ids_entry(self, part: int) -> StateEntry:
-        return self._entry(f"{BATCH_KEY}_names_{part}", digest=self._digest)
+    def _ids_entry(self, first: int) -> StateEntry:
+        return self._entry(f"{BATCH_KEY}_ids_{first}", digest=self._digest)
 
     def _entry(self, key: str, **subject: str) -> StateEntry:
         return StateEntry(self._state, self._context, key, server=self._server, **subject)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ from airflow_provider_sim.client import (
     StreamEnd,
     StreamProgress,
     check_selected,
+    selectors_of,
 )
 from airflow_provider_sim.exceptions import Outcome, SimOutputError
 from airflow_provider_sim.task.output import as_json
@@ -36,13 +36,13 @@ _MAX_STORED_BYTES = 256 * 1024 * 1024
 class StreamLog:
     """Logs each block's text line by line, since a chunk is mostly a single word.
 
-    :param options: of the task; text beyond their limit fails the stream, which makes Sim cancel the run.
-    :param selectors: the selected outputs. Sim leaves their text out of the final output, so it is added here.
+    The text of selected outputs is added to the final output, in which Sim leaves it out. Text beyond the limit of an
+    output fails the stream, which makes Sim cancel the run.
     """
 
-    def __init__(self, options: RunOptions, selectors: Sequence[str], *, run_id: str | None) -> None:
+    def __init__(self, options: RunOptions, *, run_id: str | None) -> None:
         self._max_bytes = _MAX_STORED_BYTES if options.large_outputs == "store" else options.max_output_bytes
-        self._selectors = selectors
+        self._selectors = selectors_of(options.selected_outputs)
         self._run_id = run_id
         self._size = 0
         self._unlogged: defaultdict[str, str] = defaultdict(str)

@@ -69,7 +69,8 @@ class SimBatchTrigger(SimTriggerBase):
             reconciler = Reconciler(client, state, since=self.since, workspace_id=options.workspace_id)
             await reconciler.update(unsent_only=True)
             inputs = DeferredInputs(self.worker_state["firsts"], lambda key: read_xcom(self.names, key))
-            engine = BatchEngine(client, options, state, inputs, known_limit=self.worker_state["known_limit"])
+            engine = BatchEngine(client, options, state, inputs)
+            engine.throttle.concurrency.known = self.worker_state["known_limit"]
             try:
                 async with asyncio.timeout(GATHER_AFTER) as limit:
                     await engine.run()

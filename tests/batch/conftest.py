@@ -75,17 +75,18 @@ class BatchScene:
             return {"seconds": seconds, "index": index, **self.how(index)}
 
         given = {"poll_interval": 10.0, "deadline": now() + 7 * 86400.0, "workspace_id": "space", **options}
-        return BatchEngine(
+        engine = BatchEngine(
             client=self.client,
             options=RunOptions(max_active_runs=maximum, **given),
             state=self.state,
             input_of=input_of,
-            known_limit=known,
             poller=self.poller,
             limits=self.limits,
             store=cast("Any", SimpleNamespace(record=self._record, record_run_id=lambda state, index: None)),
             clock=now,
         )
+        engine.throttle.concurrency.known = known
+        return engine
 
     async def run(self, **how: Any) -> BatchEngine:
         """See the batch through."""
