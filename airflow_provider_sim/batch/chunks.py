@@ -1,7 +1,6 @@
 """Inputs and results that a batch's processes leave to each other, as XComs of the task.
 
-A trigger's arguments appear in logs, so they contain no inputs. An XCom holds a chunk that is read in a moment, and the
-triggerer keeps two chunks in memory.
+A trigger's arguments appear in logs, so they contain no inputs. The triggerer keeps two chunks in memory.
 """
 
 from __future__ import annotations

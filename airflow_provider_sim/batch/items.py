@@ -22,10 +22,6 @@ class Items:
     workflows: tuple[str, ...]
     inputs: tuple[dict[str, Any], ...]
 
-    def __len__(self) -> int:
-        """Return the number of inputs."""
-        return len(self.inputs)
-
     def ready(self, index: int, unconverted_files: str, check_input: Callable[[str, Any], None]) -> Any:
         """Return an input as Sim accepts it, with its files read; ``check_input`` is the client's."""
         workflow_id = self.workflows[index]
@@ -35,10 +31,7 @@ class Items:
         return value
 
     def digest(self) -> str:
-        """Hash the inputs and their order, so that runs of other inputs are not taken for theirs.
-
-        A file counts by its name, so that a later try or process needs no file whose run it only waits for.
-        """
+        """Hash the inputs in their order; files by their names, since a later try may not need to read them."""
         digest = hashlib.sha256()
         for index, pair in enumerate(zip(self.workflows, self.inputs, strict=True)):
             with _numbered(index):

@@ -1,8 +1,7 @@
 """Reconciliation of a batch's state with Sim after its process has died, and cancellation of its runs.
 
-A page of a workspace's log contains up to 1,000 runs. Without logs, runs are read one by one in the order of their
-starts, until several in a row are not found. If a run is overlooked, its input is sent again under the same ID, for
-which Sim returns the existing run.
+A page of a workspace's log contains up to 1,000 runs. Without logs, runs are read in the order of their starts, until
+several are not found. An input whose run is overlooked is sent again under the same ID, and Sim returns the run.
 """
 
 from __future__ import annotations

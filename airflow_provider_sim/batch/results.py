@@ -1,7 +1,4 @@
-"""Results of a batch, in the order of its inputs.
-
-Outputs are kept in a temporary file, so that memory is no limit.
-"""
+"""Results of a batch, in the order of its inputs; kept in a temporary file, so that memory is no limit."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ import json
 import logging
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from airflow_provider_sim.batch.reconcile import in_flight
@@ -24,9 +21,6 @@ if TYPE_CHECKING:
     from airflow_provider_sim.task.run_options import RunOptions
 
 log = logging.getLogger(__name__)
-
-_LISTED = 10
-"""Failures that an error lists."""
 
 
 class Results:
@@ -126,20 +120,16 @@ class Results:
         """Yield the results, with their inputs, that were not loaded."""
         return ((index, self._read(index)) for index in list(self._places)[self._stored :])
 
-    def entries(self) -> Iterator[dict[str, Any]]:
-        """Yield ``status``, ``output`` or ``error`` (if any), and ``run_id`` of each input."""
+    def _entries(self) -> Iterator[dict[str, Any]]:
         for index in range(len(self.state)):
             yield self._read(index) if index in self._places else self._entry(index)
 
-    def outputs(self) -> Iterator[Any]:
-        """Yield the output of each input; None if there is none."""
-        return (entry.get("output") for entry in self.entries())
+    def deliver(self, name: str, *, only_outputs: bool = False) -> Any:
+        """Return the task's result: the entries or outputs, or the path of a file if they are too large."""
 
-    def deliver(self, values: Callable[[], Iterable[Any]], name: str) -> Any:
-        """Return the task's result: a list of values, or the path of a file if the list is too large.
+        def values() -> Iterator[Any]:
+            return (entry.get("output") if only_outputs else entry for entry in self._entries())
 
-        :param values: returns the values; called more than once.
-        """
         size, result = 2, []
         for value in values():
             size += len(as_json(value)) + 1
@@ -169,13 +159,13 @@ class Results:
         return {"output_path": path, "count": total}
 
     def failures(self) -> str:
-        """Return which inputs failed and why, for an error message."""
+        """Return which inputs failed and why, for an error message: the first ten."""
         failures = []
-        for index in sorted(self.bad)[:_LISTED]:
+        for index in sorted(self.bad)[:10]:
             entry, run = self._read(index), f"workflow {self.state.workflows[index]!r}"
             if entry["run_id"]:
                 run = f"run {entry['run_id']!r} of {run}"
             reason = str(entry["error"])[:300].removesuffix(".")
             failures.append(f"inputs[{index}] ({entry['status']}, {run}): {reason}")
-        more = f"; and {len(self.bad) - _LISTED} more" if len(self.bad) > _LISTED else ""
+        more = f"; and {len(self.bad) - 10} more" if len(self.bad) > 10 else ""
         return "; ".join(failures) + more

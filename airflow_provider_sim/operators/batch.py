@@ -156,7 +156,7 @@ class SimExecuteWorkflowBatchOperator(SimWorkflowOperatorBase):
         options = RunOptions.of(
             self,
             deadline=deadline(context, self.timeout, limit, otherwise=MAX_RUN_TIMEOUT),
-            workspace_id=self.hook.workspace_of(items.workflows[0]) if items else None,
+            workspace_id=self.hook.workspace_of(items.workflows[0]) if items.inputs else None,
         )
         self._batch = TaskBatch(context, self.hook, options, items)
         return self._batch

@@ -7,10 +7,10 @@ import logging
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow_provider_sim._compat import delete_xcom, names_of
 from airflow_provider_sim.batch.chunks import INPUTS_KEY, RESULTS_KEY, chunked, read_chunk
@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 BATCH_ID_KEY = "batch_id"
 COUNTS_KEY = "batch_counts"
 DISPLAY_COPIES_KEY = "display_copies"
@@ -56,12 +58,6 @@ PARTIAL_KEY = "partial_results"
 
 GATHER_EVERY = 600.0
 """Seconds after which a worker fetches the outputs of finished runs; Sim keeps them for a day."""
-
-_LAST_POLL_RETRY = RetryPolicy(max_retries=3, initial_delay=0.5, max_delay=2.0, max_elapsed=5.0)
-
-_TIMEOUT_CANCEL_SECONDS = 60.0
-_KILL_CANCEL_SECONDS = 4.5
-"""Airflow kills a worker process 5 s after it has signaled it."""
 
 
 @dataclass(slots=True)
@@ -113,24 +109,30 @@ class TaskBatch:
 
     def start(self, *, deferrable: bool) -> None:
         """Start or resume the batch; wait for it, or if ``deferrable``, only start what Sim accepts at once."""
-        asyncio.run(self._start(deferrable))
+        self._with_client(lambda client: self._start(client, deferrable))
 
-    async def _start(self, deferrable: bool) -> None:
-        async with self._client() as client:
-            await self._open(client)
-            engine = self._new_engine(client)
-            if deferrable:
-                await engine.start_available()
-                deferrable = self._can_defer(client)
-            if not deferrable:
-                running = asyncio.create_task(engine.run())
-                while not (await asyncio.wait([running], timeout=GATHER_EVERY))[0]:
-                    with suppress(SimError):  # repeated at the end
-                        await self._results.gather(client)
-                await running
-            elif self.state.next_unsent() is None and engine.stopped is None:
-                await self._reconciler(client, self.state).update()
-            self._worker_state.known_limit, self._stopped = engine.throttle.concurrency.known, engine.stopped
+    def _with_client(self, work: Callable[[AsyncSimClient], Coroutine[Any, Any, T]], **settings: Any) -> T:
+        async def call() -> T:
+            async with AsyncSimClient.from_settings(replace(self._settings, **settings)) as client:
+                return await work(client)
+
+        return asyncio.run(call())
+
+    async def _start(self, client: AsyncSimClient, deferrable: bool) -> None:
+        await self._open(client)
+        engine = self._new_engine(client)
+        if deferrable:
+            await engine.start_available()
+            deferrable = self._can_defer(client)
+        if not deferrable:
+            running = asyncio.create_task(engine.run())
+            while not (await asyncio.wait([running], timeout=GATHER_EVERY))[0]:
+                with suppress(SimError):  # repeated at the end
+                    await self._results.gather(client)
+            await running
+        elif self.state.next_unsent() is None and engine.stopped is None:
+            await self._reconciler(client, self.state).update()
+        self._worker_state.known_limit, self._stopped = engine.throttle.concurrency.known, engine.stopped
 
     def _new_engine(self, client: AsyncSimClient) -> BatchEngine:
         async def input_of(index: int) -> Any:
@@ -159,7 +161,7 @@ class TaskBatch:
         if previous is not None and is_current:
             await self._resume(client, previous)
             return
-        for index in range(len(self._items)):
+        for index in range(len(self.state)):
             self._input(index)
         inputs = defaultdict(list)
         for workflow_id, value in zip(self._items.workflows, self._items.inputs, strict=True):
@@ -224,11 +226,8 @@ class TaskBatch:
         self._poll()
         return timeout_error(self.state)
 
-    def _client(self, **settings: Any) -> AsyncSimClient:
-        return AsyncSimClient.from_settings(replace(self._settings, **settings))
-
     def _publish(self) -> None:
-        log.info("Batch %s has %d inputs.", self.state.batch_id, len(self._items))
+        log.info("Batch %s has %d inputs.", self.state.batch_id, len(self.state))
         url = workflow_url(self._settings.base_url, self.state.workflows[0], self._options.workspace_id)
         self._push({BATCH_ID_KEY: self.state.batch_id, WORKFLOW_URL_KEY: url})
 
@@ -262,7 +261,7 @@ class TaskBatch:
             self._results.state = state = BatchState.from_dict(given.get("state") or {}, self._items.workflows)
         except ValueError:
             raise SimError(
-                f"The trigger's event doesn't belong to this task's {len(self._items)} inputs: {event!r:.500}. The"
+                f"The trigger's event doesn't belong to this task's {len(self.state)} inputs: {event!r:.500}. The"
                 " inputs were changed while the task was deferred, or this is a bug of the provider; clear the task to"
                 " start over."
             ) from None
@@ -291,16 +290,13 @@ class TaskBatch:
             self._ti.xcom_push(key=RESULTS_KEY.format(self._worker_state.result_parts), value=text)
             self._worker_state.result_parts += 1
 
-    def _delete_temporary_xcoms(self) -> None:
-        keys = [INPUTS_KEY.format(part) for part in range(len(self._worker_state.firsts))]
-        keys += [RESULTS_KEY.format(part) for part in range(self._worker_state.result_parts)]
-        for key in keys:
-            delete_xcom(names_of(self._ti), key)
-
     def result(self) -> Any:
         """Return the task's result; raise if inputs have failed and ``on_error`` is ``fail``."""
         self._gather()
-        self._delete_temporary_xcoms()
+        temporary = [INPUTS_KEY.format(part) for part in range(len(self._worker_state.firsts))]
+        temporary += [RESULTS_KEY.format(part) for part in range(self._worker_state.result_parts)]
+        for key in temporary:
+            delete_xcom(names_of(self._ti), key)
         self._report()
         if self._stopped is not None:
             raise self._failure(self._stopped)
@@ -308,8 +304,8 @@ class TaskBatch:
         if bad and self._options.on_error == "fail":
             raise self._failure(self._inputs_failed_error())
         if bad:
-            log.warning("%d of %d inputs failed: %s.", bad, len(self._items), results.failures())
-        return results.deliver(results.entries if self._options.on_error == "collect" else results.outputs, "results")
+            log.warning("%d of %d inputs failed: %s.", bad, len(self.state), results.failures())
+        return results.deliver("results", only_outputs=self._options.on_error != "collect")
 
     def finish_after(self, error: SimError) -> Any:
         """Poll once more: return the result if all runs have finished by now, or else fail with the error.
@@ -324,7 +320,7 @@ class TaskBatch:
             return self.result()
         if timed_out:
             cancelled = self.state.count(ItemStatus.CANCELLED)
-            self._cancel("its timeout has passed", _TIMEOUT_CANCEL_SECONDS)
+            self._cancel("its timeout has passed", seconds=60.0)
             self._poll()
             if self.state.is_finished and self.state.count(ItemStatus.CANCELLED) == cancelled:
                 return self.result()  # all of them completed before they could be cancelled
@@ -337,13 +333,9 @@ class TaskBatch:
 
     def _poll(self) -> bool:
         """Update the state; return whether Sim has responded."""
-
-        async def update() -> None:
-            async with self._client(retry=_LAST_POLL_RETRY) as client:
-                await self._reconciler(client, self.state).update()
-
+        retry = RetryPolicy(max_retries=3, initial_delay=0.5, max_delay=2.0, max_elapsed=5.0)
         try:
-            asyncio.run(update())
+            self._with_client(lambda client: self._reconciler(client, self.state).update(), retry=retry)
         except SimError as error:
             log.warning("Could not get the status of the runs of batch %s: %s", self.state.batch_id, error)
             return False
@@ -351,12 +343,7 @@ class TaskBatch:
 
     def _gather(self) -> None:
         retry = self._settings.retry.adjusted(max_retries=100, max_elapsed=900.0)
-
-        async def gather() -> None:
-            async with self._client(retry=retry) as client:
-                await self._results.gather(client)
-
-        asyncio.run(gather())
+        self._with_client(self._results.gather, retry=retry)
 
     def _report(self) -> None:
         """Persist the state; log and push the numbers of inputs by status."""
@@ -375,7 +362,7 @@ class TaskBatch:
 
     def _inputs_failed_error(self) -> SimError:
         rejection = self._engine.rejection if self._engine is not None else None
-        bad, total = len(self._results.bad), len(self._items)
+        bad, total = len(self._results.bad), len(self.state)
         if rejection is not None and bad == total == self.state.count(ItemStatus.REFUSED):
             return rejection  # the same for all inputs
         return SimBatchError(
@@ -397,7 +384,7 @@ class TaskBatch:
             error = SimBatchError(message, outcome=Outcome.RAN)
         place = "Sim, for a day at least"
         try:
-            stored = self._results.deliver(self._results.entries, PARTIAL_KEY)
+            stored = self._results.deliver(PARTIAL_KEY)
         except SimOutputError as too_large:
             log.warning("%s", too_large)
         else:
@@ -414,7 +401,7 @@ class TaskBatch:
         self._killed = SimError("The task was killed before all of its runs were started.", outcome=Outcome.RAN)
         if self._engine is not None:
             self._engine.stop(self._killed)
-        self._cancel("the task is killed", _KILL_CANCEL_SECONDS)
+        self._cancel("the task is killed", seconds=4.5)  # Airflow kills a process 5 s after it has signaled it
 
     def _cancel(self, reason: str, seconds: float) -> None:
         """Cancel the runs unless ``cancel_on_kill`` is False, and log the result."""
@@ -426,13 +413,12 @@ class TaskBatch:
             return
         log.info("Cancelling %d runs of batch %s: %s.", active, self.state.batch_id, reason)
 
-        async def cancel() -> None:
-            timeout = min(SHUTDOWN_TIMEOUT, self._settings.timeout)
-            async with self._client(timeout=timeout, retry=SHUTDOWN_RETRY) as client:
-                log.info("%s", await cancel_all(client, self.state, retry=SHUTDOWN_RETRY))
+        async def cancel(client: AsyncSimClient) -> None:
+            log.info("%s", await cancel_all(client, self.state, retry=SHUTDOWN_RETRY))
 
         # In another thread: this one may be running its event loop.
-        thread = threading.Thread(target=asyncio.run, args=(cancel(),), daemon=True)
+        settings = {"timeout": min(SHUTDOWN_TIMEOUT, self._settings.timeout), "retry": SHUTDOWN_RETRY}
+        thread = threading.Thread(target=self._with_client, args=(cancel,), kwargs=settings, daemon=True)
         thread.start()
         thread.join(seconds)
         if thread.is_alive():

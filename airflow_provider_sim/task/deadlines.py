@@ -35,10 +35,8 @@ def deadline(
 ) -> float:
     """Return the seconds since the epoch at which a try stops waiting.
 
-    That is its own ``timeout`` from now, or ``execution_timeout`` from the try's start if that is earlier: Airflow
-    itself applies ``execution_timeout`` to each process of a deferred task separately.
-
-    :param otherwise: seconds to wait if ``timeout`` is None.
+    That is ``timeout`` (or ``otherwise``, seconds) from now, or ``execution_timeout`` from the try's start if that is
+    earlier: Airflow itself applies ``execution_timeout`` to each process of a deferred task separately.
     """
     moments = [time.time() + seconds(otherwise if timeout is None else timeout)]
     if execution_timeout is not None:

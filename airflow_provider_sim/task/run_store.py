@@ -208,7 +208,7 @@ class BatchStore(_Store):
         except (LookupError, TypeError, ValueError) as error:
             log.warning("The state that an earlier try recorded is invalid: %r", error)
         if self._identity and self._try_number > 1:
-            batch_id = self.new_batch_id()
+            batch_id = batch_id or self.new_batch_id()
         start = getattr(self._context.get("dag_run"), "start_date", None)
         since = start.timestamp() if start is not None else time.time() - MAX_RUN_TIMEOUT
         return BatchState(batch_id, self._items.workflows, since=since) if batch_id else None, True
@@ -227,7 +227,7 @@ class BatchStore(_Store):
     def run_ids(self) -> dict[int, tuple[str, str | None]]:
         """Return the IDs that :meth:`record_run_id` has recorded."""
         found: dict[int, tuple[str, str | None]] = {}
-        for first in range(0, len(self._items), RUN_IDS_PER_ENTRY):
+        for first in range(0, len(self._items.inputs), RUN_IDS_PER_ENTRY):
             entry, cleared = self._ids_entry(first).read()
             if not cleared:
                 found |= {int(number): tuple(ids) for number, ids in entry.items() if number.isdigit()}
