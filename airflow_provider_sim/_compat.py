@@ -64,8 +64,7 @@ def names_of(task_instance: Any) -> dict[str, Any]:
 async def is_deferred(task_instance: Any) -> bool:
     """Whether a trigger's task is still deferred, checked when the trigger is cancelled.
 
-    Before Airflow 3.3 a cancelled trigger doesn't know why: a triggerer that stops or whose triggers are reassigned
-    cancels them as well as a user does who clears the task; only then is the task no longer deferred.
+    Before Airflow 3.3 that tells a triggerer that stops or reassigns its triggers from a user who clears the task.
     """
     return str(await asyncio.to_thread(_state_of, task_instance)).rpartition(".")[2].lower() == "deferred"
 
@@ -90,10 +89,7 @@ def _state_of(task_instance: Any) -> Any:
 
 
 async def push_xcoms(task_instance: Any, xcoms: Mapping[str, Any]) -> None:
-    """Push XComs of a trigger's task as a worker would (Airflow 3.3 and later).
-
-    ``TaskSuccessEvent`` could carry them, but Airflow 3.3.2 stores those as JSON text, which a later task would pull.
-    """
+    """Push XComs of a trigger's task as a worker would; Airflow 3.3.2 stores those of its end events as JSON text."""
     from airflow.sdk.execution_time.xcom import XCom
 
     names = names_of(task_instance)
@@ -102,10 +98,7 @@ async def push_xcoms(task_instance: Any, xcoms: Mapping[str, Any]) -> None:
 
 
 def read_xcom(names: Mapping[str, Any], key: str) -> Any:
-    """Read an XCom, also in the triggerer; blocks.
-
-    :param names: of its task instance, as returned by :func:`names_of`.
-    """
+    """Read an XCom of the task instance with these names, also in the triggerer; blocks."""
     from airflow.providers.common.compat.sdk import XCom
 
     try:
@@ -119,7 +112,7 @@ def read_xcom(names: Mapping[str, Any], key: str) -> Any:
 
 
 def delete_xcom(names: Mapping[str, Any], key: str) -> None:
-    """Delete an XCom that is no longer needed; only log a failure. Arguments as for :func:`read_xcom`."""
+    """Delete an XCom that is no longer needed; only log a failure."""
     from airflow.providers.common.compat.sdk import XCom
 
     try:
@@ -143,8 +136,5 @@ def _stored_xcoms(model: Any, names: Mapping[str, Any], key: str) -> Iterator[tu
 
 
 def use_stored_connections() -> None:
-    """Find connections in Airflow's database from now on, as Airflow's own commands do.
-
-    Outside of tasks and servers, Airflow 3 reads only the environment and secrets backends.
-    """
+    """Find connections in the database as well, which Airflow 3 reads only for tasks, servers and its own commands."""
     os.environ["_AIRFLOW_PROCESS_CONTEXT"] = "server"

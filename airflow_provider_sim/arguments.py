@@ -45,11 +45,8 @@ def check_arguments(
     contradiction: Callable[[Mapping[str, Any]], str | None] = lambda given: None,
     templated: Collection[str] = (),
 ) -> None:
-    """Check arguments one by one, then together.
+    """Check those arguments that have a rule one by one, then all together by ``contradiction``.
 
-    :param rules: by argument name.
-    :param given: arguments by name; those without a rule are not checked.
-    :param contradiction: returns which of the arguments contradict each other, if any.
     :param templated: names of fields that may contain templates, which are not checked; empty after rendering.
     :raises SimInputError: names the argument and what to choose. No request was sent.
     """
@@ -148,10 +145,7 @@ workflow_id, run_id = _checked_by(check_workflow_id), _checked_by(check_run_id)
 
 
 def block_selectors(value: Any) -> str | None:
-    """Accept block IDs with or without a path: what selects outputs of a finished run.
-
-    :raises SimInputError: one of them is not a block ID.
-    """
+    """Accept block IDs with or without a path: what selects outputs of a finished run."""
     if expected := selectors(value):
         return expected
     check_block_ids(value)

@@ -24,11 +24,7 @@ Path = tuple[Any, ...]
 
 
 class UnstorableValueError(ValueError):
-    """A value that Airflow can't store as an XCom.
-
-    :param reason: why, without the value itself.
-    :param path: where it is.
-    """
+    """A value that Airflow can't store as an XCom; the reason doesn't contain the value itself."""
 
     def __init__(self, reason: str, path: Path) -> None:
         super().__init__(reason)

@@ -105,7 +105,6 @@ def _client(arguments: Any) -> Iterator[SimClient]:
 
 @_command
 def check(arguments: Any, client: SimClient) -> ExitCode:
-    """Test the connection."""
     try:
         workspaces = client.list_workspaces().items
     except SimUnsupportedError:
@@ -117,7 +116,6 @@ def check(arguments: Any, client: SimClient) -> ExitCode:
 
 @_command
 def run(arguments: Any, client: SimClient) -> ExitCode:
-    """Run a workflow."""
     input, run_id = input_fields(_input(arguments.input), workflow_id=arguments.workflow_id), new_run_id()
     deadline = None if arguments.timeout is None else time.time() + arguments.timeout
     try:
@@ -223,7 +221,6 @@ def _show(arguments: Any, client: SimClient, run: WorkflowRun) -> ExitCode:
 
 @_command
 def status(arguments: Any, client: SimClient) -> ExitCode:
-    """Show a run."""
     found = client.get_workflow_run(arguments.workflow_id, arguments.run_id)
     if found.status is RunStatus.COMPLETED:
         found = client.get_workflow_result(arguments.workflow_id, arguments.run_id)
@@ -232,7 +229,6 @@ def status(arguments: Any, client: SimClient) -> ExitCode:
 
 @_command
 def watch(arguments: Any, client: SimClient) -> ExitCode:
-    """Show the latest runs."""
     if arguments.workflow is None and arguments.workspace is None:
         arguments.workspace = _only_workspace(client)
     screen = show.out()
@@ -276,7 +272,6 @@ def _read(client: SimClient, run: WorkflowRun) -> WorkflowRun:
 
 @_command
 def cancel(arguments: Any, client: SimClient) -> ExitCode:
-    """Cancel a run."""
     cancellation = client.stop_workflow_run(arguments.workflow_id, arguments.run_id)
     show.result(arguments, asdict(cancellation), str(cancellation))
     return ExitCode.SUCCESS if cancellation.status is RunStatus.CANCELLED else ExitCode.NOT_COMPLETED

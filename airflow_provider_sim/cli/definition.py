@@ -9,10 +9,7 @@ from typing import Any, NamedTuple
 
 
 class Command(NamedTuple):
-    """A command, implemented by the function of this name in :mod:`.commands`.
-
-    :param options: settings for argparse, by flag.
-    """
+    """A command, implemented by the function of this name in :mod:`.commands`; its options are argparse's, by flag."""
 
     name: str
     help: str

@@ -32,7 +32,6 @@ _PIPE_WIDTH = 10_000
 
 
 def out() -> Console:
-    """Return stdout."""
     out = Console(highlight=False)
     if not out.is_terminal and "COLUMNS" not in os.environ:
         out.width = _PIPE_WIDTH
@@ -59,14 +58,12 @@ def notice(message: str) -> None:
 
 
 def error(arguments: Any, error: SimError) -> None:
-    """Print an error."""
     _err().print(Text.assemble(("Error: ", "bold red"), str(error)), soft_wrap=True)
     if arguments.output:
         result(arguments, {"error": {"code": error.code, "message": str(error), "run_id": error.run_id}}, "")
 
 
 def text(arguments: Any, chunk: str) -> None:
-    """Print text of a stream."""
     if not arguments.output:
         sys.stdout.write(chunk)
         sys.stdout.flush()
@@ -80,7 +77,6 @@ def waiting(arguments: Any, message: str) -> AbstractContextManager[Any]:
 def account(
     arguments: Any, base_url: str, speaks_v2: bool, workspaces: Sequence[Workspace], usage: UsageLimits
 ) -> None:
-    """Print the server and the account of the connection."""
     used = "unknown" if usage.current_period_cost_usd is None else f"US$ {usage.current_period_cost_usd:.2f}"
     limit = "" if usage.limit_usd is None else f" of {usage.limit_usd:.2f} ({usage.percent_used or 0:.0f} %)"
     rows = {
@@ -113,7 +109,6 @@ def waits_for_person(run: WorkflowRun) -> bool:
 
 
 def one_run(arguments: Any, run: WorkflowRun, *, link: str | None) -> None:
-    """Print a run."""
     rows: dict[str, str | Text] = {
         "Run": run.run_id or "?",
         "Workflow": run.workflow_id or "?",
@@ -134,7 +129,6 @@ def one_run(arguments: Any, run: WorkflowRun, *, link: str | None) -> None:
 
 
 def table(found: Sequence[WorkflowRun]) -> Table:
-    """Return a table of runs."""
     shown = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("Run", "Workflow", "Status", "Trigger", "Started"):
         shown.add_column(name, overflow="fold")
@@ -148,7 +142,6 @@ def table(found: Sequence[WorkflowRun]) -> Table:
 
 
 def run_as_json(run: WorkflowRun) -> dict[str, Any]:
-    """Return a run as JSON."""
     return {
         **run.details(),
         "error": run.error and asdict(run.error),

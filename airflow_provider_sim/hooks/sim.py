@@ -154,11 +154,9 @@ class SimHook(BaseHook):
             self._client = None
 
     def __enter__(self) -> Self:
-        """Return the hook itself."""
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        """Close the client's HTTP session."""
         self.close()
 
     def test_connection(self) -> tuple[bool, str]:
@@ -200,10 +198,7 @@ class SimHook(BaseHook):
             raise self._invalid(reason) from error
 
     def _settings(self, connection: Connection) -> ClientSettings:
-        """Return the settings of a connection of type Sim; the password of another type isn't meant for Sim.
-
-        :raises SimConfigurationError: a value is invalid; the message names it.
-        """
+        """Return the settings of a connection of type Sim; the password of another type isn't meant for Sim."""
         if connection.conn_type not in (self.conn_type, "", None):
             raise self._invalid(
                 f"is of type {connection.conn_type!r}, not 'sim'. Choose another sim_conn_id, or set the type to Sim"
@@ -231,10 +226,7 @@ class SimHook(BaseHook):
         )
 
     def _extra(self, connection: Connection) -> dict[str, Any]:
-        """Return the extras that are set; forms save the others as null or empty.
-
-        :raises SimConfigurationError: the extra isn't a JSON object.
-        """
+        """Return the extras that are set; forms save the others as null or empty."""
         try:
             extra = json.loads(connection.extra or "{}") or {}
         except ValueError:
@@ -244,10 +236,7 @@ class SimHook(BaseHook):
         return {name: value for name, value in extra.items() if value is not None and value != ""}
 
     def _api_key(self, connection: Connection) -> str:
-        """Return the key of the connection or the environment, without surrounding whitespace.
-
-        :raises SimConfigurationError: the key seems to be in the login field.
-        """
+        """Return the key of the connection or the environment, without surrounding whitespace."""
         key = (connection.password or "").strip()
         if key and key != connection.password:
             from airflow.providers.common.compat.sdk import mask_secret
@@ -278,12 +267,9 @@ class SimHook(BaseHook):
 
 
 def _base_url(connection: Connection) -> str | None:
-    """Return the base URL of the fields host, port and schema; None if the host is empty.
+    """Return the base URL of the fields host (a name, an address or a URL), port and schema; None without a host.
 
-    The host is a name, an address or a URL. Of a connection URI, Airflow stores the path as the schema, and an IPv6
-    address without its brackets.
-
-    :raises ValueError: there is a path or a port, but no host.
+    Of a connection URI, Airflow stores the path as the schema, and an IPv6 address without its brackets.
     """
     host = (connection.host or "").strip()
     scheme, _, rest = host.rpartition("://")

@@ -55,10 +55,7 @@ class SimApprovalLink(_XComLink):
 
 
 def link_xcoms(base_url: str, *, workflow_id: str, run_id: str, workspace_id: str | None) -> dict[str, str]:
-    """Return the URLs as XComs, for the links and for other tasks.
-
-    :param workspace_id: if None, the URLs are of pages that redirect to it.
-    """
+    """Return the URLs as XComs, for the links and for other tasks; without a workspace, of pages that redirect."""
     return {
         RUN_URL_KEY: run_url(base_url, workflow_id, run_id, workspace_id),
         WORKFLOW_URL_KEY: workflow_url(base_url, workflow_id, workspace_id),
@@ -67,10 +64,7 @@ def link_xcoms(base_url: str, *, workflow_id: str, run_id: str, workspace_id: st
 
 
 def push_links(context: Context, hook: SimHook, workflow_id: str, run_id: str, *, read_workspace: bool = True) -> None:
-    """Push the URLs of :func:`link_xcoms` before the task waits.
-
-    :param read_workspace: read the workflow for its workspace, once per hook, if the connection doesn't name it.
-    """
+    """Push the URLs of :func:`link_xcoms`, with the connection's workspace or else that of the workflow, if read."""
     base_url = hook.get_conn().base_url
     workspace_id = hook.workspace_of(workflow_id) if read_workspace else hook.workspace_id
     links = link_xcoms(base_url, workflow_id=workflow_id, run_id=run_id, workspace_id=workspace_id)

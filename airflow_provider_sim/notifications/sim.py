@@ -69,10 +69,7 @@ class SimNotifier(BaseNotifier):
         arguments.check_arguments(rules, vars(self), templated=self.template_fields)
 
     def __call__(self, *args: Any) -> None:
-        """Start the workflow.
-
-        :param args: the context.
-        """
+        """Start the workflow, with the context as the argument."""
         with self._log_errors():
             # Rendering writes into the notifier, and the next task's callback needs the templates.
             super(SimNotifier, copy.copy(self)).__call__(*args)

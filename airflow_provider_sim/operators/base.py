@@ -63,10 +63,7 @@ class SimOperator(BaseOperator):
 
     @classmethod
     def check(cls, given: Mapping[str, Any], *, templated: Collection[str] = ()) -> None:
-        """Check arguments.
-
-        :raises SimInputError: names the argument and what to choose.
-        """
+        """Check arguments, and raise a SimInputError that names the invalid one and what to choose."""
         arguments.check_arguments(cls.argument_rules, given, contradiction=cls.contradiction, templated=templated)
 
     @staticmethod
@@ -108,10 +105,7 @@ class SimClientOperator(SimOperator):
             return self.execute_with(hook.get_conn(), context)
 
     def execute_with(self, client: SimClient, context: Context) -> Any:
-        """Return the task's result.
-
-        :raises SimError: the task fails.
-        """
+        """Return the task's result."""
         raise NotImplementedError
 
 

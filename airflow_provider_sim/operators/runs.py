@@ -151,10 +151,7 @@ class SimResumeRunOperator(SimClientOperator):
         return {"run_id": self.run_id, "context_id": context_id, "status": status}
 
     def _previously_answered(self, context: Context, client: SimClient, entry: StateEntry) -> str | None:
-        """Return the pause point that an earlier try may have answered.
-
-        :raises SimInputError: it is unknown; a retry must not answer another pause.
-        """
+        """Return the pause point that an earlier try may have answered; a retry must not answer another."""
         if entry.is_durable or int(getattr(context["ti"], "try_number", 1) or 1) == 1:
             values, cleared = entry.read()
             return None if cleared else values.get("context_id")
