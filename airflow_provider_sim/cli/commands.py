@@ -11,7 +11,7 @@ import time
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from enum import IntEnum
 from pathlib import Path
@@ -183,18 +183,10 @@ def _read_stream(arguments: Any, stream: WorkflowStream) -> WorkflowExecutionRes
 
 
 def _wait(arguments: Any, client: SimClient, receipt: AsyncExecutionResult, deadline: float | None) -> WorkflowRun:
-    state = RunPollState(
-        receipt.workflow_id,
-        receipt.run_id,
-        job_id=receipt.job_id,
-        poll_interval=arguments.poll_interval,
-        deadline=deadline,
-        on_paused="return",
-    )
+    ids: dict[str, Any] = {name: getattr(receipt, name) for name in ("workflow_id", "run_id", "job_id")}
+    state = RunPollState(**ids, poll_interval=arguments.poll_interval, deadline=deadline, on_paused="return")
     run = wait_for_run(client, state)
-    if run.status is not RunStatus.COMPLETED:
-        return run
-    return client.get_workflow_result(receipt.workflow_id, receipt.run_id, job_id=receipt.job_id)
+    return client.get_workflow_result(**ids) if run.status is RunStatus.COMPLETED else run
 
 
 def _cancel(arguments: Any, client: SimClient, run_id: str) -> None:
@@ -263,11 +255,10 @@ def _latest_runs(arguments: Any, client: SimClient) -> list[WorkflowRun]:
 
 
 def _read(client: SimClient, run: WorkflowRun) -> WorkflowRun:
-    """Read the status of a run that is listed as pending, as paused ones are."""
-    try:
+    """Read the status of a run that is listed as pending, as paused ones are, unless it is rate-limited."""
+    with suppress(SimError):
         return client.get_workflow_run(run.workflow_id or "", run.run_id or "", retry=NO_RETRY)
-    except SimError:  # such as a rate limit
-        return run
+    return run
 
 
 @_command

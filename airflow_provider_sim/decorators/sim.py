@@ -25,10 +25,6 @@ class _SimWorkflowDecoratedOperator(DecoratedOperator, SimExecuteWorkflowOperato
 
     The function is called at the start of each try, also of a retry that re-attaches to a run, but not after a
     deferral. Templates in its return value, which may come from an untrusted source, aren't rendered.
-
-    :param python_callable: the function.
-    :param op_args: its positional arguments. (templated)
-    :param op_kwargs: its keyword arguments. (templated)
     """
 
     template_fields: Sequence[str] = (*DecoratedOperator.template_fields, *SimExecuteWorkflowOperator.template_fields)
@@ -42,20 +38,10 @@ class _SimWorkflowDecoratedOperator(DecoratedOperator, SimExecuteWorkflowOperato
     """Read, and not used, by ``DecoratedOperator.execute`` of Airflow 3.0, whose operators don't have it."""
 
     def __init__(
-        self,
-        *,
-        python_callable: Callable[..., Any],
-        op_args: Collection[Any] | None = None,
-        op_kwargs: Mapping[str, Any] | None = None,
-        **kwargs: Any,
+        self, *, op_args: Collection[Any] | None = None, op_kwargs: Mapping[str, Any] | None = None, **kwargs: Any
     ) -> None:
-        super().__init__(
-            python_callable=python_callable,
-            op_args=copy_files(op_args),
-            op_kwargs=copy_files(op_kwargs),
-            input=SET_DURING_EXECUTION,
-            **kwargs,
-        )
+        files = {"op_args": copy_files(op_args), "op_kwargs": copy_files(op_kwargs)}
+        super().__init__(**files, input=SET_DURING_EXECUTION, **kwargs)
 
     def execute(self, context: Context) -> Any:
         """Call the function, and run the workflow with its return value."""

@@ -32,17 +32,14 @@ class SimExecuteWorkflowOperator(OpenLineageMixin, SimWorkflowOperatorBase):
     """Run a deployed workflow and return its output.
 
     By default the connection is held open until the run has finished (sync), which suits runs of up to a minute. With
-    ``async_execution`` Sim queues the run, and the task polls it every ``poll_interval`` seconds from its worker; with
-    ``deferrable`` the run is async as well, and the task waits in the triggerer. With ``stream`` the connection is held
-    open, and the workflow's text is written to the task log while it runs.
+    ``async_execution`` Sim queues the run, and the worker polls it; with ``deferrable`` the run is async as well, and
+    the task waits in the triggerer. With ``stream`` the connection is held open, and the workflow's text is written to
+    the task log while it runs.
 
     A try starts at most one run. The run ID is persisted before the request is sent, so a retry after a crash or a lost
-    response re-attaches to an active run, and returns the output of a completed one. Only if the run failed or was
-    cancelled, the retry starts another.
-
-    A run that fails or is cancelled fails the task, which Airflow retries with a new run. A non-retryable error (wrong
-    key, workflow unknown or not deployed, input rejected by Sim, usage limit reached) fails it at once. The run is
-    cancelled if the task is killed, cleared, marked or timed out.
+    response re-attaches to an active run, and returns the output of a completed one. A run that fails or is cancelled
+    fails the task, and a retry starts another. A non-retryable error (wrong key, workflow unknown or not deployed,
+    input rejected by Sim, usage limit reached) fails the task at once.
 
     XComs: ``return_value``, ``run_id``, ``run_url``, ``workflow_url``, ``approval_url``, ``output_is_display_copy``,
     ``job_id`` on the legacy API, and ``run_details``: ``workflow_id``, ``run_id``, ``status``, ``trigger``,
@@ -69,14 +66,12 @@ class SimExecuteWorkflowOperator(OpenLineageMixin, SimWorkflowOperatorBase):
     :param run_timeout: seconds or timedelta after which the server stops an async run, 1 s to 7 days.
     :param timeout: seconds or timedelta to wait for the run, including the last poll; default: one hour for a sync run,
         7 days otherwise. ``execution_timeout``, counted from the try's start, applies as well, also in the triggerer.
-        The run is then cancelled, unless ``cancel_on_kill`` is False.
     :param on_paused: if the run waits for a person: ``wait``, ``fail``, or ``return`` a report with ``context_id`` and
         ``approval_url``. Pauses that end automatically are always waited for.
-    :param check_input: compare the input with the fields that the workflow declares, before a run starts: ``warn`` in
-        the log, ``fail`` the task, or ``off``. Sim drops undeclared fields and fills in missing ones. The fields are
-        those of the workflow's draft, without their defaults. With ``warn`` the check takes one request and is skipped
-        if that fails; with ``fail``, the request is retried, and its error fails the task. Servers that don't report
-        fields aren't checked.
+    :param check_input: compare the input with the fields that the workflow's draft declares, before a run starts:
+        ``warn`` in the log, ``fail`` the task, or ``off``. Sim drops undeclared fields and fills in missing ones. With
+        ``warn`` the check takes one request and is skipped if that fails; with ``fail``, the request is retried, and
+        its error fails the task. Servers that don't report fields aren't checked.
     :param check_deployed: check that the workflow is deployed before the input is sent.
     :param check_usage_before: fail before the input is sent if this percentage of the account's usage limit is used. A
         retry re-attaches to an earlier run nevertheless.
@@ -93,8 +88,7 @@ class SimExecuteWorkflowOperator(OpenLineageMixin, SimWorkflowOperatorBase):
     :param large_outputs: for a larger output, or one that Airflow can't store as an XCom (U+0000, keys that Airflow
         reserves): ``fail``, or ``store`` it in ``output_files_dir`` and return ``output_path`` and ``size``.
     :param end_from_trigger: with ``deferrable``, end in the triggerer when the run has completed, without a second
-        worker process (Airflow 3.3 and later). After any other outcome a worker ends the task, so that the task log
-        shows the reason.
+        worker process (Airflow 3.3 and later). After any other outcome a worker ends the task and logs the reason.
     :raises SimError: see :mod:`airflow_provider_sim.exceptions`.
     """
 
