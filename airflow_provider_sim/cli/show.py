@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
@@ -27,6 +26,7 @@ from airflow_provider_sim.client import (
 from airflow_provider_sim.exceptions import SimError
 
 _COLOURS = {"completed": "green", "failed": "red", "cancelled": "yellow", "paused": "magenta", "running": "cyan"}
+_ERR = Console(stderr=True, highlight=False)
 _PIPE_WIDTH = 10_000
 """Columns without a terminal, so that lines aren't wrapped and grep finds a run in its row."""
 
@@ -36,10 +36,6 @@ def out() -> Console:
     if not out.is_terminal and "COLUMNS" not in os.environ:
         out.width = _PIPE_WIDTH
     return out
-
-
-def _err() -> Console:
-    return Console(stderr=True, highlight=False)
 
 
 def result(arguments: Any, value: Any, shown: str | Table) -> None:
@@ -54,24 +50,23 @@ def result(arguments: Any, value: Any, shown: str | Table) -> None:
 
 def notice(message: str) -> None:
     """Print a message to stderr."""
-    _err().print(Text(message, "yellow"), soft_wrap=True)
+    _ERR.print(Text(message, "yellow"), soft_wrap=True)
 
 
 def error(arguments: Any, error: SimError) -> None:
-    _err().print(Text.assemble(("Error: ", "bold red"), str(error)), soft_wrap=True)
+    _ERR.print(Text.assemble(("Error: ", "bold red"), str(error)), soft_wrap=True)
     if arguments.output:
         result(arguments, {"error": {"code": error.code, "message": str(error), "run_id": error.run_id}}, "")
 
 
 def text(arguments: Any, chunk: str) -> None:
     if not arguments.output:
-        sys.stdout.write(chunk)
-        sys.stdout.flush()
+        print(chunk, end="", flush=True)
 
 
 def waiting(arguments: Any, message: str) -> AbstractContextManager[Any]:
     """Show a progress message in a terminal, except during a stream."""
-    return nullcontext() if arguments.stream and not arguments.output else _err().status(message)
+    return nullcontext() if arguments.stream and not arguments.output else _ERR.status(message)
 
 
 def account(
@@ -88,13 +83,8 @@ def account(
         "Sync": _bucket(usage.sync),
         "Async": _bucket(usage.asynchronous),
     }
-    value = {
-        "base_url": base_url,
-        "api": "v2" if speaks_v2 else "legacy",
-        "workspaces": [asdict(workspace) for workspace in workspaces],
-        **asdict(usage),
-    }
-    result(arguments, value, _rows(rows))
+    api, spaces = "v2" if speaks_v2 else "legacy", [asdict(workspace) for workspace in workspaces]
+    result(arguments, {"base_url": base_url, "api": api, "workspaces": spaces, **asdict(usage)}, _rows(rows))
 
 
 def _bucket(limit: RateLimit | None) -> str:

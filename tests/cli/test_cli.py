@@ -19,10 +19,9 @@ import pytest
 from packaging.version import Version
 from rich.console import Console
 
-from airflow_provider_sim.__main__ import main
 from airflow_provider_sim.cli import show
 from airflow_provider_sim.cli.commands import ExitCode
-from airflow_provider_sim.cli.definition import COMMANDS
+from airflow_provider_sim.cli.definition import COMMANDS, parser
 from tests.canned_server import closed_port
 from tests.versions import AIRFLOW, needs_airflow
 
@@ -38,8 +37,9 @@ def sim(emulator, monkeypatch, capsys):
     monkeypatch.setenv("_AIRFLOW_PROCESS_CONTEXT", "")  # which a command sets
 
     def call(*words: str) -> SimpleNamespace:
+        arguments = parser().parse_args(words)
         with pytest.raises(SystemExit) as ended:
-            main([*words])
+            arguments.func(arguments)
         told = capsys.readouterr()
         return SimpleNamespace(code=ended.value.code, out=told.out, err=told.err)
 
