@@ -108,7 +108,6 @@ class AsyncSimClient(BaseClient):
     get_workflow_status = _async(StartFlows.get_workflow_status)
     validate_workflow = _async(StartFlows.validate_workflow)
     get_workflow = _async(StartFlows.get_workflow)
-    list_workflows = _async(StartFlows.list_workflows)
     get_deployment = _async(StartFlows.get_deployment)
     deploy_workflow = _async(StartFlows.deploy_workflow)
     undeploy_workflow = _async(StartFlows.undeploy_workflow)
@@ -152,17 +151,10 @@ class AsyncSimClient(BaseClient):
     _transport_errors = (httpx.HTTPError, httpx.InvalidURL, OSError)
 
     async def sleep(self, seconds: float) -> None:
-        """Wait before a retry."""
         await self._sleep(seconds)
 
-    def open_stream(self, events: AsyncIterator[StreamEvent], response: Any = None) -> AsyncWorkflowStream:
-        """Return a streamed execution."""
-
-        async def close() -> None:
-            if response is not None:
-                await response.aclose()
-
-        return AsyncWorkflowStream(events, close)
+    def open_stream(self, events: AsyncIterator[StreamEvent], opened: Any = None) -> AsyncWorkflowStream:
+        return AsyncWorkflowStream(events, _nothing if opened is None else opened.aclose)
 
     async def _exchange(self, request: Request, options: RequestOptions) -> Any:
         async with self._slots:
@@ -184,21 +176,17 @@ class AsyncSimClient(BaseClient):
         )
         return await http.send(prepared, stream=True)
 
-    async def _chunks(self, response: httpx.Response) -> AsyncIterator[bytes]:
-        async for chunk in response.aiter_bytes():
-            yield chunk
-
-    async def _stream_chunks(self, response: httpx.Response, ends: float) -> AsyncIterator[bytes]:
-        chunks = response.aiter_bytes()
+    async def _chunks(self, opened: httpx.Response, ends: float | None = None) -> AsyncIterator[bytes]:
+        chunks = opened.aiter_bytes()
         while True:
-            async with asyncio.timeout(ends - time.monotonic()):
+            async with asyncio.timeout(None if ends is None else ends - time.monotonic()):
                 chunk = await anext(chunks, None)
             if chunk is None:
                 return
             yield chunk
 
-    async def _close(self, response: httpx.Response) -> None:
-        await response.aclose()
+    async def _close(self, opened: httpx.Response) -> None:
+        await opened.aclose()
 
     def _reason_of(self, error: Exception) -> transport_errors.Reason:
         if isinstance(error, _NEVER_SENT):
@@ -220,6 +208,10 @@ class AsyncSimClient(BaseClient):
                 auth=lambda request: request,
             )
         return self._pools[base_url]
+
+
+async def _nothing() -> None:
+    """A stream without a connection needs no closing."""
 
 
 def limited(client: AsyncSimClient, requests: int) -> AsyncSimClient:

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Any, ClassVar, Self, TypeVar
 
-from airflow_provider_sim import __version__
+from airflow_provider_sim import __version__, exceptions
 from airflow_provider_sim.client import transport_errors
 from airflow_provider_sim.client.api import legacy, v2
 from airflow_provider_sim.client.api.http import Call, Request, Response, error_of, rate_limit_info
@@ -20,18 +20,7 @@ from airflow_provider_sim.client.request_options import RequestOptions
 from airflow_provider_sim.client.retry import RetryPolicy
 from airflow_provider_sim.client.server_facts import ServerFacts, facts_about
 from airflow_provider_sim.client.settings import DEFAULT_BASE_URL, DEFAULT_TIMEOUT, SYNC_TIMEOUT, ClientSettings
-from airflow_provider_sim.client.stream import StreamEnd, StreamEvent, StreamReader
-from airflow_provider_sim.exceptions import (
-    SimAuthenticationError,
-    SimConfigurationError,
-    SimConnectionError,
-    SimError,
-    SimPermissionError,
-    SimRedirectError,
-    SimResponseError,
-    SimRouteMissingError,
-    SimV2OffError,
-)
+from airflow_provider_sim.client.stream import StreamEvent, StreamReader
 
 T = TypeVar("T")
 
@@ -42,14 +31,14 @@ MIN_TIMEOUT = 1.0
 """Seconds to wait for a response although the deadline has passed."""
 
 _CONNECTION_ERRORS = (
-    SimAuthenticationError,
-    SimConfigurationError,
-    SimConnectionError,
-    SimPermissionError,
-    SimRedirectError,
-    SimResponseError,
-    SimRouteMissingError,
-    SimV2OffError,
+    exceptions.SimAuthenticationError,
+    exceptions.SimConfigurationError,
+    exceptions.SimConnectionError,
+    exceptions.SimPermissionError,
+    exceptions.SimRedirectError,
+    exceptions.SimResponseError,
+    exceptions.SimRouteMissingError,
+    exceptions.SimV2OffError,
 )
 
 
@@ -163,34 +152,26 @@ class BaseClient(ABC):
     """What the HTTP library raises."""
 
     @abstractmethod
-    async def sleep(self, seconds: float) -> None:
-        """Wait before a retry."""
+    async def sleep(self, seconds: float) -> None: ...
 
     @abstractmethod
-    def open_stream(self, events: AsyncIterator[StreamEvent], response: Any = None) -> Any:
-        """Return a streamed execution.
-
-        :param response: what to close at its end, if any.
-        """
+    def open_stream(self, events: AsyncIterator[StreamEvent], opened: Any = None) -> Any:
+        """Return a streamed execution, which closes the response in ``opened``, if any."""
 
     @abstractmethod
     async def _open(self, request: Request, connect_seconds: float, seconds: float) -> Any:
         """Send a request, and return the HTTP library's response without its body."""
 
     @abstractmethod
-    def _chunks(self, response: Any) -> AsyncIterator[bytes]:
-        """Yield a body, decompressed."""
+    def _chunks(self, opened: Any, ends: float | None = None) -> AsyncIterator[bytes]:
+        """Yield a body, decompressed.
 
-    @abstractmethod
-    def _stream_chunks(self, response: Any, ends: float) -> AsyncIterator[bytes]:
-        """Yield a stream as it arrives.
-
-        :param ends: ``time.monotonic()`` at which it times out: the timeouts of HTTP libraries apply to each read.
+        :param ends: of a stream, ``time.monotonic()`` at which it times out: the timeouts of HTTP libraries apply to
+            each read.
         """
 
     @abstractmethod
-    async def _close(self, response: Any) -> None:
-        """Close a response."""
+    async def _close(self, opened: Any) -> None: ...
 
     @abstractmethod
     def _reason_of(self, error: Exception) -> transport_errors.Reason:
@@ -216,7 +197,10 @@ class BaseClient(ABC):
         try:
             opened = await self._open(request, min(seconds, self._settings.timeout), seconds)
             head = Response(opened.status_code, {name.lower(): value for name, value in opened.headers.items()}, b"")
-            self._record_rate_limit(request, head)
+            if info := rate_limit_info(head, bucket=request.bucket):
+                self._rate_limit = info
+                if self.on_rate_limit is not None:
+                    self.on_rate_limit(info)
             if options.stream and head.status == 200 and "event-stream" in head.headers.get("content-type", ""):
                 return self.open_stream(self._events(opened, request, seconds, ends), opened)
             try:
@@ -232,7 +216,7 @@ class BaseClient(ABC):
             size += len(chunk)
             if size > MAX_RESPONSE_BYTES:
                 raise error_of(
-                    SimResponseError,
+                    exceptions.SimResponseError,
                     request,
                     head,
                     f"the response is larger than {MAX_RESPONSE_BYTES // 2**20} MiB, and the rest of it was not read."
@@ -248,20 +232,12 @@ class BaseClient(ABC):
     async def _events(self, opened: Any, request: Request, seconds: float, ends: float) -> AsyncIterator[StreamEvent]:
         reader = StreamReader(workflow_id=request.workflow_id or "", run_id=request.run_id)
         try:
-            async for chunk in self._stream_chunks(opened, ends):
+            async for chunk in self._chunks(opened, ends):
                 for event in reader.feed(chunk):
                     yield event
         except self._transport_errors as error:
             raise self._error_for(request.streaming(), seconds, error) from transport_errors.without_frames(error)
         reader.finish()
-
-    def finished_stream(self, end: StreamEnd) -> Any:
-        """Return a stream whose only event is its last."""
-
-        async def events() -> AsyncIterator[StreamEvent]:
-            yield end
-
-        return self.open_stream(events())
 
     def _headers(self, request: Request) -> dict[str, str]:
         return {
@@ -271,18 +247,12 @@ class BaseClient(ABC):
             "X-API-Key": _Hidden(self._settings.api_key),
         }
 
-    def _record_rate_limit(self, request: Request, head: Response) -> None:
-        info = rate_limit_info(head, bucket=request.bucket)
-        if info is None:
-            return
-        self._rate_limit = info
-        if self.on_rate_limit is not None:
-            self.on_rate_limit(info)
-
-    def _error_for(self, request: Request, timeout: float, error: Exception, url: str | None = None) -> SimError:
+    def _error_for(
+        self, request: Request, timeout: float, error: Exception, url: str | None = None
+    ) -> exceptions.SimError:
         return transport_errors.error_for(self._reason_of(error), request, url or self.base_url, timeout, error)
 
-    def with_connection(self, error: SimError) -> SimError:
+    def with_connection(self, error: exceptions.SimError) -> exceptions.SimError:
         """Add the connection's ID to an error that a change of the connection may fix."""
         if self._settings.connection is not None and isinstance(error, _CONNECTION_ERRORS):
             connection = f"connection {self._settings.connection!r}"

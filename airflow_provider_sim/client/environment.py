@@ -6,6 +6,7 @@ clients follow ``requests``.
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
 from importlib.util import find_spec
@@ -74,15 +75,13 @@ def _is_excluded_address(url: str) -> bool:
         address: Any = ipaddress.ip_address((parts.hostname or "").partition("%")[0])
     except ValueError:
         return False
+    port = parts.port or _PORTS.get(parts.scheme)
     for entry in (os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or "").split(","):
-        name, port = _split_port(entry.strip())
-        if port and port != str(parts.port or _PORTS.get(parts.scheme)):
-            continue
-        try:
-            if address in ipaddress.ip_network(name, strict=False):
-                return True
-        except ValueError:  # a host name
-            continue
+        name = entry.strip()
+        for network in (name, name.removesuffix(f":{port}")):
+            with contextlib.suppress(ValueError):  # a host name, or another port
+                if address in ipaddress.ip_network(network.strip("[]"), strict=False):
+                    return True
     return False
 
 
@@ -92,16 +91,6 @@ def _is_url(proxy: str) -> bool:
         return bool(parts.hostname) and parts.port != 0
     except ValueError:
         return False
-
-
-def _split_port(entry: str) -> tuple[str, str]:
-    if entry.startswith("["):
-        name, _, port = entry[1:].partition("]")
-        return name, port.removeprefix(":")
-    if entry.count(":") == 1:
-        name, _, port = entry.partition(":")
-        return name, port
-    return entry, ""
 
 
 def _invalid(what: str) -> SimConfigurationError:

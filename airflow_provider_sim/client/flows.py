@@ -12,29 +12,12 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NoReturn, TypeVar, Unpack
 
+from airflow_provider_sim.client import models
 from airflow_provider_sim.client.api import legacy, v2
 from airflow_provider_sim.client.api.http import Call
 from airflow_provider_sim.client.api.legacy import JOB_PREFIX
 from airflow_provider_sim.client.base import BaseClient
 from airflow_provider_sim.client.checks import selectors_of
-from airflow_provider_sim.client.models import (
-    BillingStatus,
-    Cancellation,
-    Deployment,
-    JobStatus,
-    Page,
-    PausedRun,
-    PausePoint,
-    Resumption,
-    RunOutput,
-    RunStatus,
-    UsageLimits,
-    Workflow,
-    WorkflowExecutionResult,
-    WorkflowRun,
-    WorkflowStatus,
-    Workspace,
-)
 from airflow_provider_sim.client.request_options import DEFAULT_OPTIONS, RequestOptions, StartStoppedError
 from airflow_provider_sim.client.retry import NO_RETRY, RetryPolicy
 from airflow_provider_sim.exceptions import (
@@ -77,7 +60,7 @@ class Flows:
         selected_outputs: Sequence[str] | None = None,
         job_id: str | None = None,
         retry: RetryPolicy | None = None,
-    ) -> WorkflowRun:
+    ) -> models.WorkflowRun:
         """Get a run, however it was started.
 
         :param run_id: the run's ID; on old servers a job's ID, too.
@@ -99,7 +82,7 @@ class Flows:
 
     async def read_run(
         self, workflow_id: str, run_id: str, options: RequestOptions, *, job_id: str | None = None, **query: Any
-    ) -> WorkflowRun:
+    ) -> models.WorkflowRun:
         """Get a run; arguments as for :meth:`get_workflow_run`."""
         if isinstance(run_id, str):
             run_id = run_id.removeprefix(JOB_PREFIX)
@@ -111,7 +94,7 @@ class Flows:
 
     async def _read_legacy_run(
         self, workflow_id: str, run_id: str, job_id: str | None, options: RequestOptions, query: Mapping[str, Any]
-    ) -> WorkflowRun:
+    ) -> models.WorkflowRun:
         not_found: SimError | None = None
         executions, is_page = self.client.facts.executions, False
         if executions.present is not False:
@@ -139,28 +122,26 @@ class Flows:
                 return job
         assert not_found is not None
         if executions.present is not True and isinstance(not_found, SimRunNotFoundError):
-            raise SimRunNotFoundError(
-                f"{not_found} This Sim server is older than v0.6.81 and knows only async runs, for a day.",
-                status=not_found.status,
-                request_id=not_found.request_id,
-                workflow_id=workflow_id,
-                run_id=run_id,
-                outcome=Outcome.REFUSED,
-            ) from not_found
+            message = f"{not_found} This Sim server is older than v0.6.81 and knows only async runs, for a day."
+            not_found.args = (message,)
         raise not_found
 
-    async def get_workflow_result(self, workflow_id: str, run_id: str, *, job_id: str | None = None) -> WorkflowRun:
+    async def get_workflow_result(
+        self, workflow_id: str, run_id: str, *, job_id: str | None = None
+    ) -> models.WorkflowRun:
         """Get a completed run with its output: the raw one if the server still has it, else the display copy."""
         candidate = job_id or f"{JOB_PREFIX}{run_id.removeprefix(JOB_PREFIX)}"
         try:  # the queue entry spends no rate limit, so it is read for failed runs, too
             job = await self.request(legacy.get_job(candidate, workflow_id=workflow_id), RequestOptions(retry=NO_RETRY))
-            if job.error is not None or (job.status is RunStatus.COMPLETED and job.output is not None):
+            if job.error is not None or (job.status is models.RunStatus.COMPLETED and job.output is not None):
                 return job
         except SimError:
             pass
         return await self.get_workflow_run(workflow_id, run_id, include_output=True, job_id=job_id)
 
-    async def get_output(self, run: WorkflowRun, selected_outputs: Sequence[str] | None = None) -> RunOutput:
+    async def get_output(
+        self, run: models.WorkflowRun, selected_outputs: Sequence[str] | None = None
+    ) -> models.RunOutput:
         """Get the output of a finished run: the raw output if Sim still has it.
 
         :param selected_outputs: block IDs, optionally with a path, whose outputs to get instead, as a dict.
@@ -172,15 +153,15 @@ class Flows:
         workflow_id, run_id = run.workflow_id or "", run.run_id or ""
         if selectors := selectors_of(selected_outputs):
             read = await self.get_workflow_run(workflow_id, run_id, selected_outputs=selectors)
-            return RunOutput(value=_selected(run, read.block_outputs or {}, selectors))
-        if not isinstance(run, WorkflowExecutionResult | JobStatus):
+            return models.RunOutput(value=_selected(run, read.block_outputs or {}, selectors))
+        if not isinstance(run, models.WorkflowExecutionResult | models.JobStatus):
             run = await self.get_workflow_result(workflow_id, run_id)
             run.raise_for_status()
-        return RunOutput(value=run.output, is_display_copy=run.output_is_display_copy)
+        return models.RunOutput(value=run.output, is_display_copy=run.output_is_display_copy)
 
     async def list_workflow_runs(
         self, workflow_id: str, *, retry: RetryPolicy | None = None, **filters: Unpack[v2.RunFilters]
-    ) -> Page[WorkflowRun]:
+    ) -> models.Page[models.WorkflowRun]:
         """List one page of a workflow's runs; queued runs are not listed. Requires the v2 API.
 
         :param retry: default: the client's policy.
@@ -189,27 +170,24 @@ class Flows:
             ``cursor``, ``order`` (desc, asc).
         :raises SimUnsupportedError: the server has no v2 API, as for all methods that require it.
         """
-        what = f"list the runs of workflow {workflow_id!r}"
-        return await self._only_v2(what, lambda: v2.list_runs(workflow_id, **filters), RequestOptions(retry=retry))
+        return await self._only_v2(v2.list_runs(workflow_id, **filters), RequestOptions(retry=retry))
 
     async def list_logs(
         self, workspace_id: str, *, retry: RetryPolicy | None = None, **filters: Unpack[v2.LogFilters]
-    ) -> Page[WorkflowRun]:
+    ) -> models.Page[models.WorkflowRun]:
         """List one page of a workspace's runs; queued runs are not listed. Requires the v2 API.
 
         A run that waits for a person is ``pending`` here; :meth:`get_workflow_run` returns ``paused``.
 
         :param retry: default: the client's policy.
-        :param filters: ``workflow_ids`` and ``triggers`` (iterables), ``level`` (info, error), ``start_date`` and
-            ``end_date`` (ISO 8601 with Z, or seconds since the epoch; both of a run's start), ``run_id``,
-            ``include_output``, ``limit`` (1 to 1000), ``cursor``, ``order`` (desc, asc).
+        :param filters: ``workflow_ids`` and ``triggers`` (iterables), ``start_date`` and ``end_date`` (ISO 8601 with Z,
+            or seconds since the epoch; both of a run's start), ``limit`` (1 to 1000), ``cursor``, ``order``.
         """
-        what = f"list the runs of workspace {workspace_id!r}"
-        return await self._only_v2(what, lambda: v2.list_logs(workspace_id, **filters), RequestOptions(retry=retry))
+        return await self._only_v2(v2.list_logs(workspace_id, **filters), RequestOptions(retry=retry))
 
     async def cancel_workflow_run(
         self, workflow_id: str, run_id: str, *, retry: RetryPolicy | None = None
-    ) -> Cancellation:
+    ) -> models.Cancellation:
         """Request the cancellation of a run; only its status shows whether it was cancelled.
 
         :param retry: default: the client's policy.
@@ -217,7 +195,7 @@ class Flows:
         """
         return await self._cancel(workflow_id, run_id, RequestOptions(retry=retry))
 
-    async def _cancel(self, workflow_id: str, run_id: str, options: RequestOptions) -> Cancellation:
+    async def _cancel(self, workflow_id: str, run_id: str, options: RequestOptions) -> models.Cancellation:
         try:
             return await self.either_api(lambda api: api.cancel_run(workflow_id, run_id), options)
         except SimRateLimitError:
@@ -228,7 +206,7 @@ class Flows:
 
     async def stop_workflow_run(
         self, workflow_id: str, run_id: str, *, job_id: str | None = None, retry: RetryPolicy | None = None
-    ) -> Cancellation:
+    ) -> models.Cancellation:
         """Cancel a run, also one whose start may be in flight, and get its status.
 
         :param job_id: as for :meth:`get_workflow_run`.
@@ -244,7 +222,7 @@ class Flows:
             return cancellation
         return replace(cancellation, status=run.status)
 
-    async def get_paused_run(self, workflow_id: str, run_id: str) -> PausedRun:
+    async def get_paused_run(self, workflow_id: str, run_id: str) -> models.PausedRun:
         """Get all pause points of a run, with their questions and fields.
 
         If the server, or the key, can't list them: the one at which the run waits now, without these.
@@ -253,18 +231,23 @@ class Flows:
         """
         try:
             return await self.request(legacy.get_paused_run(workflow_id, run_id))
-        except (SimNotFoundError, SimUnsupportedError, SimPermissionError, SimResponseError):
+        except (
+            SimNotFoundError,
+            SimUnsupportedError,
+            SimPermissionError,
+            SimResponseError,
+        ):
             run = await self.get_workflow_run(workflow_id, run_id)
-        pause = run.paused if run.status is RunStatus.PAUSED else None
+        pause = run.paused if run.status is models.RunStatus.PAUSED else None
         if pause is None or pause.context_id is None:
-            return PausedRun(run_id=run_id)
-        point = PausePoint(context_id=pause.context_id, kind=pause.kind, block_id=pause.block_id)
-        return PausedRun(run_id=run_id, points=(point,))
+            return models.PausedRun(run_id=run_id)
+        point = models.PausePoint(context_id=pause.context_id, kind=pause.kind, block_id=pause.block_id)
+        return models.PausedRun(run_id=run_id, points=(point,))
 
     async def resume_workflow_run(
         self, workflow_id: str, run_id: str, *, context_id: str, input: Any = None
-    ) -> Resumption:
-        """Answer a human pause; the run keeps its ID.
+    ) -> models.RunStatus:
+        """Answer a human pause, and return the run's status; the run keeps its ID.
 
         :param context_id: the pause point, from the run's ``paused.context_id``.
         :param input: the answer, as the pause block's fields.
@@ -272,13 +255,13 @@ class Flows:
         """
         return await self.either_api(lambda api: api.resume_run(workflow_id, run_id, context_id, input))
 
-    async def get_job_status(self, job_id: str) -> JobStatus:
+    async def get_job_status(self, job_id: str) -> models.JobStatus:
         """Get a run's queue entry; Sim keeps it for a day after the run's end."""
         return await self.request(legacy.get_job(job_id))
 
     # --- workflows and limits ------------------------------------------------------------------------------------
 
-    async def get_workflow_status(self, workflow_id: str) -> WorkflowStatus:
+    async def get_workflow_status(self, workflow_id: str) -> models.WorkflowStatus:
         """Get whether a workflow is deployed."""
         return await self.request(legacy.get_workflow_status(workflow_id))
 
@@ -289,73 +272,52 @@ class Flows:
         except SimError:
             return False
 
-    async def get_workflow(self, workflow_id: str, *, retry: RetryPolicy | None = None) -> Workflow:
+    async def get_workflow(self, workflow_id: str, *, retry: RetryPolicy | None = None) -> models.Workflow:
         """Get a workflow's name, workspace and declared inputs.
 
         :param retry: default: the client's policy.
         """
         return await self.either_api(lambda api: api.get_workflow(workflow_id), RequestOptions(retry=retry))
 
-    async def list_workflows(
-        self,
-        workspace_id: str,
-        *,
-        deployed_only: bool = False,
-        limit: int | None = None,
-        cursor: str | None = None,
-    ) -> Page[Workflow]:
-        """List the workflows of a workspace, without their inputs. Requires the v2 API.
-
-        :param deployed_only: leave out workflows that are not deployed.
-        :param limit: most workflows on the page.
-        :param cursor: ``next_cursor`` of the previous page.
-        """
-        return await self._only_v2(
-            "list the workflows",
-            lambda: v2.list_workflows(workspace_id, deployed_only=deployed_only, limit=limit, cursor=cursor),
-        )
-
-    async def get_deployment(self, workflow_id: str) -> Deployment:
+    async def get_deployment(self, workflow_id: str) -> models.Deployment:
         """Get a workflow's live version and its latest deployment attempt. Requires the v2 API."""
-        return await self._only_v2("deploy workflows", lambda: v2.get_deployment(workflow_id))
+        return await self._only_v2(v2.get_deployment(workflow_id))
 
     async def deploy_workflow(
         self, workflow_id: str, *, name: str | None = None, description: str | None = None
-    ) -> Deployment:
+    ) -> models.Deployment:
         """Deploy a workflow's draft as a new version; Sim does it in the background. Requires the v2 API.
 
         :param name: of the version, up to 100 characters.
         :param description: of the version.
         :raises SimPermissionError: the key is not a workspace admin's personal key.
         """
-        return await self._only_v2(
-            "deploy workflows", lambda: v2.deploy(workflow_id, name=name, description=description)
-        )
+        return await self._only_v2(v2.deploy(workflow_id, name=name, description=description))
 
-    async def undeploy_workflow(self, workflow_id: str) -> Deployment:
+    async def undeploy_workflow(self, workflow_id: str) -> models.Deployment:
         """Undeploy a workflow. Requires the v2 API, and the same key as :meth:`deploy_workflow`."""
-        return await self._only_v2("undeploy workflows", lambda: v2.undeploy(workflow_id))
+        return await self._only_v2(v2.undeploy(workflow_id))
 
-    async def rollback_workflow(self, workflow_id: str, version: int | None = None) -> Deployment:
+    async def rollback_workflow(self, workflow_id: str, version: int | None = None) -> models.Deployment:
         """Deploy an earlier version. Requires the v2 API, and the same key as :meth:`deploy_workflow`.
 
         :param version: its number; default: the one before the live one.
         """
-        return await self._only_v2("roll workflows back", lambda: v2.rollback(workflow_id, version))
+        return await self._only_v2(v2.rollback(workflow_id, version))
 
-    async def list_workspaces(self) -> Page[Workspace]:
+    async def list_workspaces(self) -> models.Page[models.Workspace]:
         """List the workspaces that the key can access. Requires the v2 API."""
-        return await self._only_v2("list the workspaces", v2.list_workspaces)
+        return await self._only_v2(v2.list_workspaces())
 
-    async def get_usage_limits(self) -> UsageLimits:
+    async def get_usage_limits(self) -> models.UsageLimits:
         """Get limits and usage of the key's owner; of a workspace key, those of its creator."""
         return await self.request(legacy.get_usage_limits())
 
-    async def get_billing_status(self) -> BillingStatus:
+    async def get_billing_status(self) -> models.BillingStatus:
         """Get plan, billing period and credits of the key's owner. Requires the v2 API."""
-        return await self._only_v2("read the billing status", v2.get_billing_status)
+        return await self._only_v2(v2.get_billing_status())
 
-    async def get_usage(self) -> tuple[UsageLimits, BillingStatus | None]:
+    async def get_usage(self) -> tuple[models.UsageLimits, models.BillingStatus | None]:
         """Get :meth:`get_usage_limits` and :meth:`get_billing_status`; None for the latter if it fails."""
         limits = await self.get_usage_limits()
         try:
@@ -365,15 +327,15 @@ class Flows:
 
     # --- requests ------------------------------------------------------------------------------------------------
 
-    async def _only_v2(self, what: str, call: Callable[[], Call[T]], options: RequestOptions = DEFAULT_OPTIONS) -> T:
+    async def _only_v2(self, call: Call[T], options: RequestOptions = DEFAULT_OPTIONS) -> T:
         async def on_legacy() -> NoReturn:
             raise SimUnsupportedError(
-                f"Could not {what}: this requires Sim's v2 API, which this server doesn't have or has switched off"
-                " (Sim v0.8.0 and later, V2_API=true).",
+                f"Could not {call.request.subject}: this requires Sim's v2 API, which this server doesn't have or has"
+                " switched off (Sim v0.8.0 and later, V2_API=true).",
                 outcome=Outcome.NEVER_SENT,
             )
 
-        return await self.either_api(lambda _: call(), options, on_legacy=on_legacy)
+        return await self.either_api(lambda _: call, options, on_legacy=on_legacy)
 
     async def either_api(
         self,
@@ -447,7 +409,13 @@ class Flows:
             await self.client.sleep(delay)
 
     def _may_retry(
-        self, error: SimError, retry: int, delay: float, policy: RetryPolicy, call: Call[Any], options: RequestOptions
+        self,
+        error: SimError,
+        retry: int,
+        delay: float,
+        policy: RetryPolicy,
+        call: Call[Any],
+        options: RequestOptions,
     ) -> bool:
         """Decide by the number and delay of the retry, and by what the server did; :mod:`.retry` has the table."""
         is_late = options.deadline is not None and time.time() + delay > options.deadline
@@ -466,7 +434,7 @@ class Flows:
         return not error.run_id_spent or options.run_ids is None or options.run_ids.can_renew
 
 
-def _selected(run: WorkflowRun, outputs: Mapping[str, Any], selectors: Sequence[str]) -> dict[str, Any]:
+def _selected(run: models.WorkflowRun, outputs: Mapping[str, Any], selectors: Sequence[str]) -> dict[str, Any]:
     """The raw outputs of single blocks, by selector.
 
     :raises SimOutputError: a selector has no output, which Sim doesn't report.

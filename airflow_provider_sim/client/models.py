@@ -195,18 +195,7 @@ class AsyncExecutionResult:
     workflow_id: str
     job_id: str | None = None
     status: RunStatus = RunStatus.QUEUED
-    message: str = ""
     run_id_is_ours: bool = True
-
-    @property
-    def success(self) -> bool:
-        """Always True: rejections are raised."""
-        return True
-
-    @property
-    def task_id(self) -> str:
-        """The ID by the name of SDK 0.1."""
-        return self.job_id or self.run_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -413,20 +402,6 @@ class Cancellation:
             f"Cancellation of run {self.run_id} was requested; the run is still {self.status}. Sim may stop it at the"
             " end of its current block. Check its log in Sim."
         )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Resumption:
-    """Result of a resume request.
-
-    :param run_id: the run, which keeps its ID.
-    :param status: of the run, if the response contains it (runs that were started sync).
-    :param output: of the resumed run, in the same case.
-    """
-
-    run_id: str
-    status: RunStatus
-    output: Any = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

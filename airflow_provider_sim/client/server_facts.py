@@ -14,8 +14,6 @@ _PAGES_UNTIL_MISSING = 2
 class Feature:
     """Whether a server has a feature."""
 
-    __slots__ = ("_missing_since", "_pages", "_present")
-
     def __init__(self) -> None:
         self._present: bool | None = None
         self._missing_since = 0.0

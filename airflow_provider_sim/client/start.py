@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Callable, Container, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Container, Coroutine, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from airflow_provider_sim.client.flows import Flows
 from airflow_provider_sim.client.models import AsyncExecutionResult, RunStatus, WorkflowExecutionResult, WorkflowRun
 from airflow_provider_sim.client.request_options import RequestOptions, RunId, RunIds, StopToken
 from airflow_provider_sim.client.retry import NO_RETRY, RetryPolicy
-from airflow_provider_sim.client.stream import StreamEnd
+from airflow_provider_sim.client.stream import StreamEnd, StreamEvent
 from airflow_provider_sim.exceptions import (
     Outcome,
     SimError,
@@ -169,7 +169,7 @@ class StartFlows(Flows):
                 ids.renew()
             log.warning("The run doesn't exist: starting it as %s (%d of %d).", ids.current, attempt, retry.max_retries)
         if stream and isinstance(started, WorkflowExecutionResult):
-            return self.client.finished_stream(StreamEnd(started, streamed=False))
+            return self.client.open_stream(_only(StreamEnd(started, streamed=False)))
         return started
 
     async def _result_or_receipt(
@@ -226,6 +226,10 @@ class StartFlows(Flows):
         if run.status is RunStatus.COMPLETED:
             run = await self.get_workflow_result(workflow_id, run.run_id or "")
         return WorkflowExecutionResult(**{field.name: getattr(run, field.name) for field in fields(WorkflowRun)})
+
+
+async def _only(end: StreamEnd) -> AsyncIterator[StreamEvent]:
+    yield end
 
 
 def _may_have_started(error: SimError) -> bool:

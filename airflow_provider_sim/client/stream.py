@@ -13,7 +13,7 @@ from typing import Any
 
 from airflow_provider_sim.client.api import fields
 from airflow_provider_sim.client.api.http import LOST_STREAM
-from airflow_provider_sim.client.api.resources import pause_in, run_error
+from airflow_provider_sim.client.api.resources import ending_of, run_error
 from airflow_provider_sim.client.checks import block_id_of
 from airflow_provider_sim.client.models import RunStatus, WorkflowExecutionResult, WorkflowRun
 from airflow_provider_sim.exceptions import Outcome, SimOutputError, SimStreamError
@@ -83,8 +83,6 @@ class StreamReader:
         self._workflow_id = workflow_id
         self._run_id = run_id
         self._line: list[bytes] = []
-        self._line_bytes = 0
-        self._data: list[bytes] = []
         self._halves: dict[str | None, str] = {}
         self._ended = False
 
@@ -94,12 +92,15 @@ class StreamReader:
         :raises SimStreamError: a frame is not a JSON object, or is larger than any of Sim.
         """
         events: list[StreamEvent] = []
-        first, *rest = chunk.split(b"\n")
-        self._buffer(first)
-        for following in rest:
-            line = b"".join(self._line).removesuffix(b"\r")
-            self._line, self._line_bytes = [following], len(following)
-            events += self._read_line(line)
+        *parts, rest = chunk.split(b"\n")
+        for part in parts:
+            line = b"".join((*self._line, part))
+            self._line.clear()
+            if line.startswith(b"data:"):  # Sim sends each frame as one; other lines are comments and unused fields
+                events += self._parse_frame(line[5:].strip())
+        self._line.append(rest)
+        if sum(map(len, self._line)) > MAX_FRAME_BYTES:
+            raise self._error(f"a frame of the stream is larger than {MAX_FRAME_BYTES // 2**20} MiB")
         return events
 
     def finish(self) -> None:
@@ -110,23 +111,8 @@ class StreamReader:
         if not self._ended:
             raise self._error(f"the stream stopped before the run finished. {LOST_STREAM}")
 
-    def _buffer(self, part: bytes) -> None:
-        self._line.append(part)
-        self._line_bytes += len(part)
-        if self._line_bytes > MAX_FRAME_BYTES:
-            raise self._error(f"a frame of the stream is larger than {MAX_FRAME_BYTES // 2**20} MiB")
-
-    def _read_line(self, line: bytes) -> list[StreamEvent]:
-        if line.startswith(b"data:"):
-            self._data.append(line[5:].removeprefix(b" "))
-            return []
-        if line or not self._data:
-            return []  # comments and fields that Sim doesn't use
-        data, self._data = b"\n".join(self._data), []
-        return self._parse_frame(data)
-
     def _parse_frame(self, data: bytes) -> list[StreamEvent]:
-        if data.strip() in (b"[DONE]", b'"[DONE]"'):
+        if data in (b"[DONE]", b'"[DONE]"'):
             return []
         try:
             frame = json.loads(data)
@@ -168,26 +154,15 @@ class StreamReader:
 
     def _end(self, data: dict[str, Any], *, block_id: str | None = None) -> StreamEnd:
         self._ended = True
-        success, error = data.get("success") is True, data.get("error")
-        if data.get("status") == "paused":
-            status = RunStatus.PAUSED
-        elif success:
-            status = RunStatus.COMPLETED
-        else:  # as in sync responses, neither success nor error means that the run was cancelled
-            cancelled = data.get("status") == "cancelled" or not error
-            status = RunStatus.CANCELLED if cancelled else RunStatus.FAILED
-        failed = status is RunStatus.FAILED
-        return StreamEnd(
-            WorkflowExecutionResult(
-                run_id=self._run_id,
-                workflow_id=self._workflow_id,
-                status=status,
-                server_status=fields.text(data, "status"),
-                output=data.get("output"),
-                error=replace(run_error(error), block_id=block_id) if failed else None,
-                paused=pause_in(data.get("output")) if status is RunStatus.PAUSED else None,
-            )
+        result = WorkflowExecutionResult(
+            run_id=self._run_id,
+            workflow_id=self._workflow_id,
+            server_status=fields.text(data, "status"),
+            **ending_of(data),
         )
+        if block_id is not None and result.error is not None:
+            result = replace(result, error=replace(result.error, block_id=block_id))
+        return StreamEnd(result)
 
     def _error(self, what: str) -> SimStreamError:
         run = f"run {self._run_id!r}" if self._run_id else "a run"

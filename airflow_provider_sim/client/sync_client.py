@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
 import time
@@ -90,9 +91,15 @@ class SimClient(BaseClient):
 
     _sleep = staticmethod(time.sleep)
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._sessions: WeakSet[requests.Session] = WeakSet()  # a thread's session ends with the thread
+        self._own = threading.local()
+        self._lock = threading.Lock()
+        super().__init__(*args, **kwargs)
+
     def _use(self, settings: ClientSettings) -> None:
         super()._use(settings)
-        self._sessions = _Sessions(settings)
+        self.close()
 
     execute_workflow = _sync(StartFlows.execute_workflow)
     execute_with_retry = _sync(StartFlows.execute_with_retry)
@@ -109,7 +116,6 @@ class SimClient(BaseClient):
     get_workflow_status = _sync(StartFlows.get_workflow_status)
     validate_workflow = _sync(StartFlows.validate_workflow)
     get_workflow = _sync(StartFlows.get_workflow)
-    list_workflows = _sync(StartFlows.list_workflows)
     get_deployment = _sync(StartFlows.get_deployment)
     deploy_workflow = _sync(StartFlows.deploy_workflow)
     undeploy_workflow = _sync(StartFlows.undeploy_workflow)
@@ -129,7 +135,7 @@ class SimClient(BaseClient):
         timeout = self._settings.timeout
         try:
             with (
-                _session(address, self._settings.verify) as session,
+                _new_session(address, self._settings.verify) as session,
                 session.get(address, timeout=timeout, stream=True, allow_redirects=False) as response,
             ):
                 check_file_status(request, response.status_code)
@@ -137,20 +143,12 @@ class SimClient(BaseClient):
         except OSError as error:
             raise self._error_for(request, timeout, error, address.partition("?")[0]) from error
 
-    def set_api_key(self, api_key: str) -> None:
-        """Use another key from now on."""
-        self.close()
-        super().set_api_key(api_key)
-
-    def set_base_url(self, base_url: str) -> None:
-        """Use another server from now on."""
-        self.close()
-        super().set_base_url(base_url)
-
     def close(self) -> None:
         """Close the HTTP sessions of all threads; a client that is used again opens new ones."""
-        sessions, self._sessions = self._sessions, _Sessions(self._settings)
-        sessions.close()
+        with self._lock:
+            for session in self._sessions:
+                session.close()
+            self._sessions, self._own = WeakSet(), threading.local()
 
     def __enter__(self) -> Self:
         """Return the client itself."""
@@ -165,23 +163,28 @@ class SimClient(BaseClient):
     _transport_errors = (OSError,)  # those of requests, and from reading the CA bundle
 
     async def sleep(self, seconds: float) -> None:
-        """Wait before a retry."""
         self._sleep(seconds)
 
-    def open_stream(self, events: AsyncIterator[StreamEvent], response: Any = None) -> WorkflowStream:
-        """Return a streamed execution."""
-
+    def open_stream(self, events: AsyncIterator[StreamEvent], opened: Any = None) -> WorkflowStream:
         def each() -> Iterator[StreamEvent]:
-            while True:
-                try:
+            with contextlib.suppress(StopAsyncIteration):
+                while True:
                     yield _perform(anext(events))
-                except StopAsyncIteration:
-                    return
 
-        return WorkflowStream(each()) if response is None else WorkflowStream(each(), response.close)
+        return WorkflowStream(each()) if opened is None else WorkflowStream(each(), opened.close)
+
+    def _session(self) -> requests.Session:
+        """The session of the current thread: ``requests.Session`` isn't thread-safe."""
+        session: requests.Session | None = getattr(self._own, "session", None)
+        if session is None:
+            session = _new_session(self.base_url, self._settings.verify)
+            with self._lock:
+                self._own.session = session
+                self._sessions.add(session)
+        return session
 
     async def _open(self, request: Request, connect_seconds: float, seconds: float) -> requests.Response:
-        session = self._sessions.get()
+        session = self._session()
         # Prepared here and not by the session, which would merge its settings into each request.
         headers = {"Accept-Encoding": _ENCODINGS, **self._headers(request)}
         prepared = requests.Request(request.method, self.base_url + request.path, headers, data=request.body)
@@ -193,27 +196,24 @@ class SimClient(BaseClient):
             stream=True,
         )
 
-    async def _chunks(self, response: requests.Response) -> AsyncIterator[bytes]:
-        for chunk in response.iter_content(_CHUNK_BYTES):
-            yield chunk
-
-    async def _stream_chunks(self, response: requests.Response, ends: float) -> AsyncIterator[bytes]:
+    async def _chunks(self, opened: requests.Response, ends: float | None = None) -> AsyncIterator[bytes]:
         # requests yields a chunk as it arrives only if the response is chunked and no size is given.
-        chunks = response.iter_content(None if response.raw.chunked else _CHUNK_BYTES)
+        chunks = opened.iter_content(None if ends is not None and opened.raw.chunked else _CHUNK_BYTES)
         while True:
-            left = ends - time.monotonic()
-            if left <= 0:
-                raise requests.ReadTimeout
-            sock = getattr(response.raw.connection, "sock", None)  # None after "Connection: close"
-            if sock is not None:
-                sock.settimeout(left)
+            if ends is not None:
+                sock = getattr(opened.raw.connection, "sock", None)  # None after "Connection: close"
+                left = ends - time.monotonic()
+                if left <= 0:
+                    raise requests.ReadTimeout
+                if sock is not None:
+                    sock.settimeout(left)
             chunk = next(chunks, None)
             if chunk is None:
                 return
             yield chunk
 
-    async def _close(self, response: requests.Response) -> None:
-        response.close()
+    async def _close(self, opened: requests.Response) -> None:
+        opened.close()
 
     def _reason_of(self, error: Exception) -> transport_errors.Reason:
         shown = repr(error)
@@ -229,32 +229,7 @@ class SimClient(BaseClient):
         return "broken"
 
 
-class _Sessions:
-    """HTTP sessions for one server, one per thread: ``requests.Session`` isn't thread-safe."""
-
-    def __init__(self, settings: ClientSettings) -> None:
-        self._settings = settings
-        self._own = threading.local()
-        self._all: WeakSet[requests.Session] = WeakSet()  # a thread's session ends with the thread
-        self._lock = threading.Lock()
-
-    def get(self) -> requests.Session:
-        """Return the session of the current thread."""
-        session: requests.Session | None = getattr(self._own, "session", None)
-        if session is None:
-            session = self._own.session = _session(self._settings.base_url, self._settings.verify)
-            with self._lock:
-                self._all.add(session)
-        return session
-
-    def close(self) -> None:
-        """Close all sessions."""
-        with self._lock:
-            for session in self._all:
-                session.close()
-
-
-def _session(url: str, verify: bool | str) -> requests.Session:
+def _new_session(url: str, verify: bool | str) -> requests.Session:
     """Return a session for one server.
 
     :raises SimConfigurationError: the environment's proxy or CA bundle can't be used.

@@ -22,7 +22,6 @@ from airflow_provider_sim.client.models import (
     PausedRun,
     PausePoint,
     RateLimit,
-    Resumption,
     RunError,
     RunStatus,
     UsageLimits,
@@ -272,20 +271,16 @@ ROWS: dict[str, tuple[Callable[[], Call[Any]], Request, Any, Any]] = {
             "space",
             workflow_ids=["w", "v"],
             triggers=["api", "chat"],
-            level="error",
             start_date=BEGAN,
             end_date=ENDED,
-            run_id="r",
-            include_output=True,
             limit=5,
             cursor="n",
             order="asc",
         ),
         Request(
             "GET",
-            "/api/v2/logs?workspaceId=space&workflowIds=w%2Cv&triggers=api%2Cchat&level=error"
-            "&startDate=2027-01-15T08%3A00%3A00.000Z&endDate=2027-01-15T08%3A00%3A05.000Z&runId=r"
-            "&limit=5&cursor=n&order=asc&includeFinalOutput=true",
+            "/api/v2/logs?workspaceId=space&workflowIds=w%2Cv&triggers=api%2Cchat"
+            "&startDate=2027-01-15T08%3A00%3A00.000Z&endDate=2027-01-15T08%3A00%3A05.000Z&limit=5&cursor=n&order=asc",
             "list the runs of workspace 'space'",
             bucket="logs.list",
         ),
@@ -302,7 +297,7 @@ ROWS: dict[str, tuple[Callable[[], Call[Any]], Request, Any, Any]] = {
         lambda: v2.resume_run("w", "r", "c", {"yes": True}),
         resume(f"{V2_RUN}/resume", b'{"contextId":"c","input":{"yes":true}}', "workflows.runs.resume"),
         {"data": {"runId": "attempt", "status": "running", "output": 7}},
-        Resumption(run_id="r", status=RunStatus.RUNNING, output=7),
+        RunStatus.RUNNING,
     ),
     "v2 workflow": (
         lambda: v2.get_workflow("w"),
@@ -408,7 +403,6 @@ ROWS: dict[str, tuple[Callable[[], Call[Any]], Request, Any, Any]] = {
             run_id="r",
             workflow_id="w",
             job_id="workflow-execution:r",
-            message="queued",
             run_id_is_ours=True,
         ),
     ),
@@ -494,7 +488,7 @@ ROWS: dict[str, tuple[Callable[[], Call[Any]], Request, Any, Any]] = {
         lambda: legacy.resume_run("w", "r", "c", {"yes": True}),
         resume("/api/resume/w/r/c", b'{"input":{"yes":true}}', None),
         {"executionId": "attempt", "status": "running", "output": 7},
-        Resumption(run_id="r", status=RunStatus.RUNNING, output=7),
+        RunStatus.RUNNING,
     ),
     "legacy pauses": (
         lambda: legacy.get_paused_run("w", "r"),

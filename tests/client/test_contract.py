@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from airflow_provider_sim.client.models import AsyncExecutionResult, RunStatus, WorkflowExecutionResult
@@ -186,7 +184,7 @@ class TestNewServers:
         answer = client.resume_workflow_run(
             "paused", run_id, context_id=run.paused.context_id, input={"approved": True}
         )
-        assert (answer.run_id, answer.status) == (run_id, RunStatus.QUEUED)
+        assert answer is RunStatus.QUEUED
         resuming = client.get_workflow_run("paused", run_id)
         assert (resuming.status, resuming.paused.context_id) == (RunStatus.PAUSED, None)
         sim.clock.advance(31)
@@ -226,13 +224,6 @@ class TestNewServers:
         workflow = client.get_workflow("echo")
         assert (workflow.workspace_id, workflow.is_deployed) == (sim.workspace_id, True)
         assert {declared.name for declared in workflow.inputs} == {"message", "count", "payload"}
-        if client.speaks_v2:
-            pages = [client.list_workflows(sim.workspace_id, limit=2)]
-            while pages[-1].next_cursor:
-                pages.append(client.list_workflows(sim.workspace_id, limit=2, cursor=pages[-1].next_cursor))
-            listed = {item.workflow_id: item for page in pages for item in page.items}
-            assert listed["echo"] == replace(workflow, inputs=())
-            assert set(listed) == set(sim.state.workflows)
 
     @pytest.mark.parametrize("profile", [name for name in EVERYWHERE if PROFILES[name.id].run_ids], indirect=True)
     def test_the_server_s_own_limit(self, client, sim):

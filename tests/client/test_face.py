@@ -41,5 +41,5 @@ def test_methods_have_the_signatures_and_docstrings_of_their_flows(cls):
     method, flow = cls.get_workflow_run, Flows.get_workflow_run
     assert method.__doc__ == flow.__doc__
     assert inspect.signature(method).parameters == inspect.signature(flow).parameters
-    assert inspect.signature(method).return_annotation == "WorkflowRun"
+    assert inspect.signature(method).return_annotation == "models.WorkflowRun"
     assert inspect.iscoroutinefunction(method) is (cls is client.AsyncSimClient)

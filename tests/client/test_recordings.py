@@ -69,8 +69,6 @@ def call_of(recording: Recording) -> Call[Any]:
             return v2.undeploy(workflow_id)
         case ("GET", "workspaces", "v2"):
             return v2.list_workspaces()
-        case ("GET", "workflows", "v2"):
-            return v2.list_workflows("space")
         case ("GET", found, "workflows"):
             return dialect.get_workflow(found)
     request = Request(recording.method, recording.path, subject="do something that the client doesn't offer")

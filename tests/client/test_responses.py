@@ -30,7 +30,6 @@ from airflow_provider_sim.client.stream import (
 from airflow_provider_sim.exceptions import (
     Outcome,
     SimError,
-    SimInputError,
     SimPermanentError,
     SimResponseError,
     SimRunCancelledError,
@@ -404,8 +403,6 @@ def test_a_workspace_s_log():
         "endDate": "2027-02-01T00:00Z",
     }
     assert v2.list_logs("space", workflow_ids=[], triggers=[]).request.path == "/api/v2/logs?workspaceId=space"
-    with pytest.raises(SimInputError):
-        v2.list_logs("space", run_id="no id")
 
 
 @pytest.mark.parametrize(

@@ -5,26 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
+from airflow_provider_sim import exceptions
 from airflow_provider_sim.client.api.http import Request, Response, error_of, retry_after
 from airflow_provider_sim.client.models import RunStatus, WorkflowRun
-from airflow_provider_sim.exceptions import (
-    Outcome,
-    SimAuthenticationError,
-    SimConflictError,
-    SimError,
-    SimInputError,
-    SimNotFoundError,
-    SimPermissionError,
-    SimRateLimitError,
-    SimResponseError,
-    SimRouteMissingError,
-    SimRunIdConflictError,
-    SimRunNotFoundError,
-    SimServerError,
-    SimUnsupportedError,
-    SimUsageLimitError,
-    SimWorkflowNotDeployedError,
-)
 
 
 class ErrorBody(NamedTuple):
@@ -67,7 +50,24 @@ _REJECTION_PREFIXES = (
 """How the errors of failed runs start that only record a rejected execution; nothing ran."""
 
 _SEND_A_URL = "Put the data where the workflow can fetch it, and send its URL"
-_TOO_LARGE = f"the request is larger than Sim accepts (10 MiB). {_SEND_A_URL}"
+_ADVICE: dict[type[exceptions.SimError], str] = {
+    exceptions.SimAuthenticationError: "Sim doesn't accept the API key. Put a current key (Sim, Settings, API keys)"
+    " into the connection's API key (password)",
+    exceptions.SimUsageLimitError: "the usage limit of the account that pays for this workspace is reached. Raise it"
+    " or wait for the next billing period",
+    exceptions.SimWorkflowNotDeployedError: "the workflow has no live deployment. Open it in Sim and press Deploy",
+    exceptions.SimPermissionError: "the key may not do this: it may belong to another workspace, or its owner's role"
+    " may be too low",
+    exceptions.SimRunNotFoundError: "this workflow has no such run, the key may not see it, or it is too old and was"
+    " deleted. Compare the IDs with the run's in Sim's logs",
+    exceptions.SimNotFoundError: "it doesn't exist, or the key belongs to another workspace. Compare the IDs with the"
+    " URL of the page in Sim",
+    exceptions.SimUnsupportedError: "the server doesn't support this kind of request; it may be too old for it",
+    exceptions.SimConflictError: "it conflicts with the state of the run; check the run in Sim: it may have finished,"
+    " or its pause may have been answered already",
+    exceptions.SimInputError: "Sim rejects the request; correct the task's input or arguments",
+    exceptions.SimServerError: "Sim failed to process the request; its server log may contain the reason",
+}
 _ADVICE_403 = {
     "PERSONAL_API_KEYS_DISABLED": "this workspace accepts no personal API keys; put a workspace key into the"
     " connection",
@@ -102,133 +102,90 @@ def is_rejection(run: WorkflowRun) -> bool:
     return run.error.message.startswith(_REJECTION_PREFIXES)
 
 
-def error_from_body(request: Request, response: Response, body: ErrorBody) -> SimError:
+def error_from_body(request: Request, response: Response, body: ErrorBody) -> exceptions.SimError:
     """Return the error for an error response; ``docs/errors.md`` lists them all."""
     detail, message = body.detail_code, body.message
-    wait = retry_after(response)
-    wait = body.wait if wait is None else wait
-
-    def error(kind: type[SimError], advice: str, **attributes: Any) -> SimError:
-        attributes.setdefault("outcome", Outcome.REFUSED)
-        attributes.setdefault("detail_code", detail)
-        asked = f", and asks to wait {math.ceil(wait)} s" if wait else ""
-        return error_of(kind, request, response, f"{advice}. {body.quoted}{asked}", retry_after=wait, **attributes)
-
+    kind: type[exceptions.SimError]
+    advice: str | None = None
+    more: dict[str, Any] = {}
     match response.status:
         case 401:
-            return error(
-                SimAuthenticationError,
-                "Sim doesn't accept the API key. Put a current key (Sim, Settings, API keys) into the connection's"
-                " API key (password)",
-            )
+            kind = exceptions.SimAuthenticationError
         case 402:
-            return error(
-                SimUsageLimitError,
-                "the usage limit of the account that pays for this workspace is reached. Raise it or wait for the next"
-                " billing period",
-                run_id_spent=True,
-            )
+            kind, more = exceptions.SimUsageLimitError, {"run_id_spent": True}
         case 403 if detail == "WORKFLOW_NOT_DEPLOYED" or message == "Workflow is not deployed":
-            return error(
-                SimWorkflowNotDeployedError,
-                "the workflow has no live deployment. Open it in Sim and press Deploy",
-                detail_code="WORKFLOW_NOT_DEPLOYED",
-            )
+            kind, detail = exceptions.SimWorkflowNotDeployedError, "WORKFLOW_NOT_DEPLOYED"
         case 403:
-            advice = _ADVICE_403.get(
-                detail or "",
-                "the key may not do this: it may belong to another workspace, or its owner's role may be too low",
-            )
-            return error(SimPermissionError, advice)
+            kind, advice = exceptions.SimPermissionError, _ADVICE_403.get(detail or "")
         case 404 if message in ("Run not found", "Execution not found", "Task not found"):
-            return error(
-                SimRunNotFoundError,
-                "this workflow has no such run, the key may not see it, or it is too old and was deleted."
-                " Compare the IDs with the run's in Sim's logs",
-            )
+            kind = exceptions.SimRunNotFoundError
         case 404:
-            return error(
-                SimNotFoundError,
-                "it doesn't exist, or the key belongs to another workspace. Compare the IDs with the URL of the page"
-                " in Sim",
-                code="WORKFLOW_NOT_FOUND" if message == "Workflow not found" else None,
-            )
+            kind = exceptions.SimNotFoundError
+            more = {"code": "WORKFLOW_NOT_FOUND" if message == "Workflow not found" else None}
         case 405:
-            return error(
-                SimUnsupportedError, "the server doesn't support this kind of request; it may be too old for it"
-            )
+            kind = exceptions.SimUnsupportedError
         case 409 if detail in _RUN_ID_CONFLICTS:
-            return error(
-                SimRunIdConflictError,
-                f"the run ID {request.run_id!r} was used before; no run was started. Check that run, or choose another"
-                " ID",
-                run_id_spent=True,
-            )
+            kind, more = exceptions.SimRunIdConflictError, {"run_id_spent": True}
+            used = f"the run ID {request.run_id!r} was used before; no run was started"
+            advice = f"{used}. Check that run, or choose another ID"
         case 409 | 423:
-            return error(
-                SimConflictError,
-                "it conflicts with the state of the run; check the run in Sim: it may have finished, or its pause may"
-                " have been answered already",
-            )
+            kind = exceptions.SimConflictError
         case 413:
-            return error(SimInputError, _TOO_LARGE, code="PAYLOAD_TOO_LARGE")
+            kind, more = exceptions.SimInputError, {"code": "PAYLOAD_TOO_LARGE"}
+            advice = f"the request is larger than Sim accepts (10 MiB). {_SEND_A_URL}"
         case 429:
             # v2 reports a server at capacity by its message only.
             limit = "ADMISSION_GATE_CAPACITY" if message.startswith("Server is at capacity") else detail or ""
             default_wait, advice = _LIMITS_429.get(limit, (0.0, _TOO_MANY_REQUESTS))
             is_spent = detail in (CONCURRENCY_LIMIT, EXECUTION_LIMIT)
-            return error(SimRateLimitError, advice, default_wait=default_wait, run_id_spent=is_spent)
+            kind, more = exceptions.SimRateLimitError, {"default_wait": default_wait, "run_id_spent": is_spent}
         case 503 if detail == AMBIGUOUS_ENQUEUE:
-            return error(
-                SimServerError,
-                "Sim doesn't know whether it has queued the run",
-                code=AMBIGUOUS_ENQUEUE,
-                outcome=Outcome.UNKNOWN,
-            )
+            kind, advice = exceptions.SimServerError, "Sim doesn't know whether it has queued the run"
+            more = {"code": AMBIGUOUS_ENQUEUE, "outcome": exceptions.Outcome.UNKNOWN}
         case 503:
+            kind, more = exceptions.SimServerError, {"code": "SERVICE_UNAVAILABLE"}
             advice = "Sim is unavailable at the moment, and has done nothing; retry later"
-            return error(SimServerError, advice, code="SERVICE_UNAVAILABLE")
         case 500 if message == _NOT_QUEUED:
-            return error(SimServerError, "Sim couldn't queue the run, and has started nothing; retry later")
+            kind = exceptions.SimServerError
+            advice = "Sim couldn't queue the run, and has started nothing; retry later"
         case status if status >= 499:
-            return error(
-                SimServerError,
-                "Sim failed to process the request; its server log may contain the reason",
-                outcome=Outcome.REFUSED if request.idempotent else Outcome.UNKNOWN,
-            )
+            kind = exceptions.SimServerError
+            more = {} if request.idempotent else {"outcome": exceptions.Outcome.UNKNOWN}
         case _:
-            return error(
-                SimInputError,
-                "Sim rejects the request; correct the task's input or arguments",
-                run_id_spent=message.startswith("File processing failed"),
-            )
+            kind, more = exceptions.SimInputError, {"run_id_spent": message.startswith("File processing failed")}
+    wait = retry_after(response)
+    wait = body.wait if wait is None else wait
+    asked = f", and asks to wait {math.ceil(wait)} s" if wait else ""
+    what = f"{advice or _ADVICE[kind]}. {body.quoted}{asked}"
+    more = {"outcome": exceptions.Outcome.REFUSED, "detail_code": detail, "retry_after": wait} | more
+    return error_of(kind, request, response, what, **more)
 
 
-def unreadable_error(request: Request, response: Response) -> SimError:
+def unreadable_error(request: Request, response: Response) -> exceptions.SimError:
     """Return the error for an error response that isn't in Sim's format: from a proxy, an old server, another site."""
-    kind: type[SimError]
+    kind: type[exceptions.SimError]
     what = "the response is " + ("a web page" if response.is_html else "not from Sim's API")
-    attributes: dict[str, Any] = {"outcome": Outcome.REFUSED}
+    attributes: dict[str, Any] = {"outcome": exceptions.Outcome.REFUSED}
     match response.status:
         case 404 | 405:
-            kind = SimRouteMissingError
+            kind = exceptions.SimRouteMissingError
             what = (
                 f"there is no Sim API at {request.path.split('?')[0]}: the base URL may name another site or lack its"
                 " path prefix, or the server is too old for this"
             )
         case 429:
-            kind = SimRateLimitError
+            kind = exceptions.SimRateLimitError
             what = (
                 "a proxy between this machine and Sim limits the requests; poll less often, or run fewer tasks at once"
             )
         case 413:
-            kind, attributes["code"] = SimInputError, "PAYLOAD_TOO_LARGE"
+            kind, attributes["code"] = exceptions.SimInputError, "PAYLOAD_TOO_LARGE"
             size = len(request.body or b"") / 2**20
             what = f"a proxy between this machine and Sim rejects a request of {size:.1f} MiB. {_SEND_A_URL}"
         case status if status >= 500:
-            kind, attributes = SimServerError, {}
+            kind, attributes = exceptions.SimServerError, {}
             what += ": Sim may be down or overloaded, or a proxy may have failed"
         case _:
-            kind, attributes = SimResponseError, {"max_retries": 0}
+            kind, attributes = exceptions.SimResponseError, {"max_retries": 0}
             what += ": the base URL may lead to a proxy, a login page or another site"
     return error_of(kind, request, response, what, **attributes)

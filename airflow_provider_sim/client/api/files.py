@@ -117,9 +117,8 @@ def file_request(url: str, base_url: str) -> tuple[Request, str]:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise SimInputError(f"{url[:200]!r} is not the URL of a file.", outcome=Outcome.NEVER_SENT)
     # A signed URL gives access to the file, so messages don't contain its query.
-    return Request(
-        "GET", parts.path, subject=f"download the file at {parts.scheme}://{parts.netloc}{parts.path}"
-    ), address
+    subject = f"download the file at {parts.scheme}://{parts.netloc}{parts.path}"
+    return Request("GET", parts.path, subject), address
 
 
 def check_file_status(request: Request, status: int) -> None:
@@ -128,10 +127,5 @@ def check_file_status(request: Request, status: int) -> None:
     :raises SimResponseError: it is not 200.
     """
     if status != 200:
-        raise error_of(
-            SimResponseError,
-            request,
-            Response(status, {}, b""),
-            "its URL is invalid or has expired",
-            max_retries=0,
-        )
+        what = "its URL is invalid or has expired"
+        raise error_of(SimResponseError, request, Response(status, {}, b""), what, max_retries=0)

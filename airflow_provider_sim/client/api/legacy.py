@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 from urllib.parse import quote
 
+from airflow_provider_sim.client import models
 from airflow_provider_sim.client.api import fields
 from airflow_provider_sim.client.api.errors import (
     AMBIGUOUS_ENQUEUE,
@@ -21,29 +22,15 @@ from airflow_provider_sim.client.api.errors import (
 from airflow_provider_sim.client.api.http import Call, Request, Response, endpoint, error_of, read_json
 from airflow_provider_sim.client.api.resources import (
     cancellation,
+    ending_of,
     parse_run,
-    pause_in,
     pause_point,
-    resumption,
+    resumed_status,
     run_error,
     run_status,
     workflow_of,
 )
 from airflow_provider_sim.client.checks import check_run_id
-from airflow_provider_sim.client.models import (
-    AsyncExecutionResult,
-    Cancellation,
-    JobStatus,
-    PausedRun,
-    RateLimit,
-    Resumption,
-    RunStatus,
-    UsageLimits,
-    Workflow,
-    WorkflowExecutionResult,
-    WorkflowRun,
-    WorkflowStatus,
-)
 from airflow_provider_sim.exceptions import (
     Outcome,
     SimError,
@@ -200,25 +187,25 @@ def as_body(value: Any, *, workflow_id: str) -> dict[str, Any]:
 
 def get_run(
     workflow_id: str, run_id: str, *, include_output: bool = False, selected_outputs: Sequence[str] | None = None
-) -> Call[WorkflowRun]:
+) -> Call[models.WorkflowRun]:
     """Get a run (servers v0.6.81 and later)."""
     query = {"include_output": include_output, "selected_outputs": list(selected_outputs or ())}
     return _call(endpoint("GET", _RUN, "read {run}", workflow_id, run_id, query=query), lambda _, body: parse_run(body))
 
 
-def get_job(job_id: str, *, workflow_id: str | None = None) -> Call[JobStatus]:
+def get_job(job_id: str, *, workflow_id: str | None = None) -> Call[models.JobStatus]:
     """Get a run's queue entry: the only view before v0.6.81, and the raw output for a day on all servers."""
     path, run_id = f"jobs/{check_run_id(job_id)}", job_id.removeprefix(JOB_PREFIX)
     return _call(endpoint("GET", path, f"read job {job_id!r}", workflow_id, run_id), _read_job)
 
 
-def cancel_run(workflow_id: str, run_id: str) -> Call[Cancellation]:
+def cancel_run(workflow_id: str, run_id: str) -> Call[models.Cancellation]:
     """Cancel a run."""
     request = endpoint("POST", f"{_RUN}/cancel", "cancel {run}", workflow_id, run_id)
     return Call(request, _read_cancellation, _cancellation_error)
 
 
-def resume_run(workflow_id: str, run_id: str, context_id: str, input: Any) -> Call[Resumption]:
+def resume_run(workflow_id: str, run_id: str, context_id: str, input: Any) -> Call[models.RunStatus]:
     """Answer a human pause."""
     request = endpoint(
         "POST",
@@ -230,28 +217,28 @@ def resume_run(workflow_id: str, run_id: str, context_id: str, input: Any) -> Ca
         idempotent=False,
         sync=True,
     )
-    return _call(request, resumption)
+    return _call(request, resumed_status)
 
 
-def get_paused_run(workflow_id: str, run_id: str) -> Call[PausedRun]:
+def get_paused_run(workflow_id: str, run_id: str) -> Call[models.PausedRun]:
     """Get a run's pause points; spends no rate limit."""
     path = "resume/{workflow_id}/{run_id}"
     return _call(endpoint("GET", path, "read the pauses of {run}", workflow_id, run_id), _read_paused_run)
 
 
-def get_workflow_status(workflow_id: str) -> Call[WorkflowStatus]:
+def get_workflow_status(workflow_id: str) -> Call[models.WorkflowStatus]:
     """Get whether a workflow is deployed; spends no rate limit."""
     request = endpoint("GET", f"{_WORKFLOW}/status", "read the deployment of {workflow}", workflow_id)
     return _call(request, _read_workflow_status)
 
 
-def get_workflow(workflow_id: str) -> Call[Workflow]:
+def get_workflow(workflow_id: str) -> Call[models.Workflow]:
     """Get a workflow's name, workspace and declared inputs from v1."""
     request = endpoint("GET", f"v1/{_WORKFLOW}", "read {workflow}", workflow_id)
     return _call(request, lambda _, body: workflow_of(fields.mapping(body, "data"), workflow_id))
 
 
-def get_usage_limits() -> Call[UsageLimits]:
+def get_usage_limits() -> Call[models.UsageLimits]:
     """Get the limits and usage of the key's owner; spends no rate limit."""
     return _call(endpoint("GET", "users/me/usage-limits", "read the usage limits"), _read_usage)
 
@@ -267,7 +254,7 @@ class AmbiguousResponseError(SimResponseError):
     """
 
     rejection: SimError
-    result: WorkflowExecutionResult
+    result: models.WorkflowExecutionResult
 
 
 def _error(request: Request, response: Response) -> SimError:
@@ -348,7 +335,7 @@ def _call(request: Request, read: Callable[[Request, Any], T]) -> Call[T]:
     return Call(request, lambda request, response: read(request, read_json(request, response)), _error)
 
 
-def _read_execution(request: Request, response: Response) -> WorkflowExecutionResult:
+def _read_execution(request: Request, response: Response) -> models.WorkflowExecutionResult:
     body = read_json(request, response)
     if _is_finished_run(body):
         return _finished(request, response, body)
@@ -359,39 +346,25 @@ def _is_finished_run(body: Any) -> bool:
     return isinstance(body, dict) and isinstance(body.get("success"), bool) and bool(body.keys() & {"output", "error"})
 
 
-def _finished(request: Request, response: Response, body: dict[str, Any]) -> WorkflowExecutionResult:
-    output = body.get("output")
-    error = body.get("error")
-    pause = None
-    if body["success"] is True:
-        pause = pause_in(output)
-        status = RunStatus.PAUSED if pause else RunStatus.COMPLETED
-    elif error or response.status >= 400:
-        status = RunStatus.FAILED
-    else:
-        status = RunStatus.CANCELLED  # HTTP 200 without an error is the only sign
+def _finished(request: Request, response: Response, body: dict[str, Any]) -> models.WorkflowExecutionResult:
     metadata = fields.mapping(body, "metadata")
-    return WorkflowExecutionResult(
+    code = "TIMEOUT" if response.status == 408 else None
+    return models.WorkflowExecutionResult(
         run_id=fields.text(body, "executionId") or fields.text(metadata, "executionId") or request.run_id,
         workflow_id=request.workflow_id,
-        status=status,
-        output=output,
-        error=run_error(error, code="TIMEOUT" if response.status == 408 else None)
-        if status is RunStatus.FAILED
-        else None,
-        paused=pause,
         started_at=fields.text(metadata, "startTime"),
         ended_at=fields.text(metadata, "endTime"),
         duration_ms=fields.number(metadata, "duration"),
+        **ending_of(body, code=code, failed=response.status >= 400),
     )
 
 
-def _response_block_result(request: Request, response: Response, body: Any) -> WorkflowExecutionResult:
+def _response_block_result(request: Request, response: Response, body: Any) -> models.WorkflowExecutionResult:
     """A Response block's response in the shape in which v2 and jobs show it."""
-    return WorkflowExecutionResult(
+    return models.WorkflowExecutionResult(
         run_id=request.run_id,
         workflow_id=request.workflow_id,
-        status=RunStatus.COMPLETED,
+        status=models.RunStatus.COMPLETED,
         output={
             "data": body,
             "status": response.status,
@@ -400,26 +373,25 @@ def _response_block_result(request: Request, response: Response, body: Any) -> W
     )
 
 
-def _read_unstreamed(request: Request, response: Response) -> WorkflowExecutionResult:
+def _read_unstreamed(request: Request, response: Response) -> models.WorkflowExecutionResult:
     """Read the JSON response to a streamed execution: a run that failed before its stream started."""
     if response.status < 400:
         raise _not_as_requested(request, response)
     return _read_execution(request, response)
 
 
-def _read_receipt(request: Request, response: Response) -> AsyncExecutionResult:
+def _read_receipt(request: Request, response: Response) -> models.AsyncExecutionResult:
     body = read_json(request, response)
     job_id, run_id = fields.text(body, "jobId"), fields.text(body, "executionId")
     if response.status != 202 or (job_id is None and run_id is None):
         raise _not_as_requested(request, response)
     job_id = job_id or f"{JOB_PREFIX}{run_id}"
     run_id = run_id or job_id.removeprefix(JOB_PREFIX)
-    return AsyncExecutionResult(
+    return models.AsyncExecutionResult(
         run_id=run_id,
         run_id_is_ours=run_id == request.run_id,
         workflow_id=request.workflow_id or "",
         job_id=job_id,
-        message=fields.text(body, "message") or "",
     )
 
 
@@ -444,67 +416,63 @@ def _not_as_requested(request: Request, response: Response) -> SimError:
     )
 
 
-def _read_job(request: Request, body: Any) -> JobStatus:
+def _read_job(request: Request, body: Any) -> models.JobStatus:
     word = fields.required(fields.text(body, "status"))
     entry, metadata = body.get("output"), fields.mapping(body, "metadata")
-    wrapped = isinstance(entry, dict) and isinstance(entry.get("success"), bool) and "output" in entry
-    output = entry["output"] if wrapped else entry
+    is_execution = isinstance(entry, dict) and isinstance(entry.get("success"), bool) and "output" in entry
+    execution = entry if is_execution else {"success": True, "output": entry}
     status = run_status(_JOB_STATUSES.get(word, word))
-    pause = pause_in(output) if status is RunStatus.COMPLETED else None
-    if pause:
-        status = RunStatus.PAUSED
-    elif status is RunStatus.COMPLETED and wrapped and entry["success"] is False:
-        status = RunStatus.FAILED if entry.get("error") else RunStatus.CANCELLED
+    ending = {"status": status, "output": execution["output"]}
+    if status is models.RunStatus.COMPLETED:
+        ending = ending_of(execution)
+    elif status is models.RunStatus.FAILED:
+        ending["error"] = run_error(body.get("error") or execution.get("error"))
     job_id = fields.text(body, "taskId") or (request.run_id or "")
-    error = body.get("error") or (entry.get("error") if wrapped else None)
     correlation = fields.mapping(metadata, "correlation")
-    return JobStatus(
+    return models.JobStatus(
         job_id=job_id,
         run_id=fields.text(entry, "executionId")
         or fields.text(correlation, "executionId")
         or job_id.removeprefix(JOB_PREFIX),
         workflow_id=fields.text(entry, "workflowId") or fields.text(metadata, "workflowId") or request.workflow_id,
-        status=status,
         server_status=word,
-        output=output,
-        error=run_error(error) if status is RunStatus.FAILED else None,
-        paused=pause,
         trigger=fields.text(correlation, "triggerType"),
         started_at=fields.text(metadata, "startedAt"),
         ended_at=fields.text(metadata, "completedAt"),
         duration_ms=fields.number(metadata, "duration"),
+        **ending,
     )
 
 
-def _read_cancellation(request: Request, response: Response) -> Cancellation:
+def _read_cancellation(request: Request, response: Response) -> models.Cancellation:
     if response.status == 409:
-        return Cancellation(run_id=request.run_id or "", accepted=False, reason="already_over")
+        return models.Cancellation(run_id=request.run_id or "", accepted=False, reason="already_over")
     return cancellation(request, read_json(request, response))
 
 
-def _read_paused_run(request: Request, body: Any) -> PausedRun:
+def _read_paused_run(request: Request, body: Any) -> models.PausedRun:
     if not isinstance(fields.mapping(body).get("pausePoints"), list):
         raise fields.MissingFieldError
-    return PausedRun(
+    return models.PausedRun(
         run_id=fields.text(body, "executionId") or request.run_id or "",
         points=tuple(point for entry in body["pausePoints"] if (point := pause_point(entry))),
         resumed_count=fields.whole(body, "resumedCount"),
     )
 
 
-def _read_workflow_status(request: Request, body: Any) -> WorkflowStatus:
-    return WorkflowStatus(
+def _read_workflow_status(request: Request, body: Any) -> models.WorkflowStatus:
+    return models.WorkflowStatus(
         is_deployed=fields.required(fields.flag(body, "isDeployed")),
         deployed_at=fields.text(body, "deployedAt"),
         needs_redeployment=fields.flag(body, "needsRedeployment") is True,
     )
 
 
-def _read_usage(request: Request, body: Any) -> UsageLimits:
+def _read_usage(request: Request, body: Any) -> models.UsageLimits:
     if not isinstance(body, dict) or "usage" not in body:
         raise fields.MissingFieldError
     limits, usage = fields.mapping(body, "rateLimit"), fields.mapping(body, "usage")
-    return UsageLimits(
+    return models.UsageLimits(
         sync=_rate_limit(limits.get("sync")),
         asynchronous=_rate_limit(limits.get("async")),
         current_period_cost_usd=fields.number(usage, "currentPeriodCost"),
@@ -513,11 +481,11 @@ def _read_usage(request: Request, body: Any) -> UsageLimits:
     )
 
 
-def _rate_limit(value: Any) -> RateLimit | None:
+def _rate_limit(value: Any) -> models.RateLimit | None:
     if not isinstance(value, dict):
         return None
     remaining = fields.whole(value, "remaining")
-    return RateLimit(
+    return models.RateLimit(
         # Sim counts below zero, and isLimited is False then.
         is_limited=fields.flag(value, "isLimited") is True or (remaining is not None and remaining <= 0),
         requests_per_minute=fields.whole(value, "requestsPerMinute"),

@@ -8,31 +8,21 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from airflow_provider_sim.client import models
 from airflow_provider_sim.client.api import fields
 from airflow_provider_sim.client.api.http import Request
-from airflow_provider_sim.client.models import (
-    Cancellation,
-    Pause,
-    PausePoint,
-    Resumption,
-    RunError,
-    RunStatus,
-    Workflow,
-    WorkflowInput,
-    WorkflowRun,
-)
 from airflow_provider_sim.json_values import printable
 
 
-def run_status(value: str) -> RunStatus:
+def run_status(value: str) -> models.RunStatus:
     """Return a server's status; unknown ones are not terminal."""
     try:
-        return RunStatus(value)
+        return models.RunStatus(value)
     except ValueError:
-        return RunStatus.UNKNOWN
+        return models.RunStatus.UNKNOWN
 
 
-def parse_run(data: Any) -> WorkflowRun:
+def parse_run(data: Any) -> models.WorkflowRun:
     """Return a run: of v2, of its log, or of the legacy API, which have other names for some fields.
 
     :raises MissingFieldError: ``data`` isn't a run.
@@ -40,7 +30,7 @@ def parse_run(data: Any) -> WorkflowRun:
     server_status = fields.required(fields.text(data, "status"))
     status = run_status(server_status)
     output, error = data.get("output", data.get("finalOutput")), data.get("error")
-    return WorkflowRun(
+    return models.WorkflowRun(
         run_id=fields.required(fields.text(data, "runId") or fields.text(data, "executionId")),
         workflow_id=fields.text(data, "workflowId"),
         status=status,
@@ -49,7 +39,7 @@ def parse_run(data: Any) -> WorkflowRun:
         output_is_display_copy=output is not None,
         block_outputs=fields.mapping(data, "blockOutputs") or None,
         # Sim omits the error of a run that its cleanup job has failed.
-        error=run_error(error) if error or status is RunStatus.FAILED else None,
+        error=run_error(error) if error or status is models.RunStatus.FAILED else None,
         paused=_pause(data.get("paused")),
         trigger=fields.text(data, "trigger"),
         started_at=fields.text(data, "startedAt"),
@@ -59,29 +49,31 @@ def parse_run(data: Any) -> WorkflowRun:
     )
 
 
-def died_with_its_connection(run: WorkflowRun) -> bool:
+def died_with_its_connection(run: models.WorkflowRun) -> bool:
     """Whether a run ended like a sync run whose caller disconnected; cancelling it in the UI looks the same."""
-    if run.status is RunStatus.FAILED and run.error is not None:
+    if run.status is models.RunStatus.FAILED and run.error is not None:
         return run.error.code == "CANCELLED" or run.error.message.startswith("Client cancelled request")
-    return run.status is RunStatus.CANCELLED
+    return run.status is models.RunStatus.CANCELLED
 
 
-def run_error(error: object, *, code: str | None = None) -> RunError:
+def run_error(error: object, *, code: str | None = None) -> models.RunError:
     """Return the error of a run, which is a string, an object, or missing, depending on the server's version."""
     if isinstance(error, dict) and error:
-        return RunError(
+        return models.RunError(
             message=printable(fields.text(error, "message") or str(error)),
             code=fields.text(error, "code") or code,
             block_id=fields.text(error, "blockId"),
             block_name=fields.text(error, "blockName"),
         )
-    return RunError(message=printable(str(error)) if error else "the run failed without an error message", code=code)
+    return models.RunError(
+        message=printable(str(error)) if error else "the run failed without an error message", code=code
+    )
 
 
-def _pause(value: Any) -> Pause | None:
+def _pause(value: Any) -> models.Pause | None:
     if not isinstance(value, dict):
         return None
-    return Pause(
+    return models.Pause(
         context_id=fields.text(value, "contextId"),
         kind=fields.text(value, "pauseKind"),
         resume_at=fields.text(value, "resumeAt"),
@@ -89,27 +81,47 @@ def _pause(value: Any) -> Pause | None:
     )
 
 
-def pause_in(output: Any) -> Pause | None:
+def pause_in(output: Any) -> models.Pause | None:
     """Return the pause by a run's output: on the legacy API, paused runs are successful."""
     resume = fields.mapping(fields.mapping(output, "data"), "_resume")
     if resume:
-        return Pause(context_id=fields.text(resume, "contextId"), kind="human")
+        return models.Pause(context_id=fields.text(resume, "contextId"), kind="human")
     if isinstance(output, dict):
         if output.keys() == {"waitDuration", "resumeAt"}:
-            return Pause(kind="time", resume_at=fields.text(output, "resumeAt"))
+            return models.Pause(kind="time", resume_at=fields.text(output, "resumeAt"))
         if output.keys() == {"pausedBlocks", "pauseCount"}:
-            return Pause()
+            return models.Pause()
     return None
 
 
-def pause_point(entry: Any) -> PausePoint | None:
+def ending_of(execution: Mapping[str, Any], *, code: str | None = None, failed: bool = False) -> dict[str, Any]:
+    """Return status, output, error and pause of an execution, as streams, jobs and the legacy API report them.
+
+    :param code: of the error.
+    :param failed: it isn't cancelled even if it has no error.
+    """
+    error, word, success = execution.get("error"), execution.get("status"), execution.get("success") is True
+    pause = pause_in(execution.get("output")) if success or word == "paused" else None
+    if pause or word == "paused":
+        status = models.RunStatus.PAUSED
+    elif success:
+        status = models.RunStatus.COMPLETED
+    elif word == "cancelled" or not (error or failed):
+        status = models.RunStatus.CANCELLED  # that there is no error is the only sign
+    else:
+        status = models.RunStatus.FAILED
+    failure = run_error(error, code=code) if status is models.RunStatus.FAILED else None
+    return {"status": status, "output": execution.get("output"), "error": failure, "paused": pause}
+
+
+def pause_point(entry: Any) -> models.PausePoint | None:
     """Return a pause point, with its question and fields in either of the servers' formats."""
     context_id = fields.text(entry, "contextId")
     if context_id is None:
         return None
     response = fields.mapping(entry, "response")
     content = fields.mapping(response, "data") or response
-    return PausePoint(
+    return models.PausePoint(
         context_id=context_id,
         status=fields.text(entry, "resumeStatus"),
         kind=fields.text(entry, "pauseKind"),
@@ -136,21 +148,21 @@ def _question(content: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _inputs(declared: Sequence[Any]) -> tuple[WorkflowInput, ...]:
+def _inputs(declared: Sequence[Any]) -> tuple[models.WorkflowInput, ...]:
     return tuple(
-        WorkflowInput(name=name, type=fields.text(entry, "type") or "")
+        models.WorkflowInput(name=name, type=fields.text(entry, "type") or "")
         for entry in declared
         if (name := fields.text(entry, "name")) is not None
     )
 
 
-def workflow_of(data: Any, workflow_id: str | None = None) -> Workflow:
+def workflow_of(data: Any, workflow_id: str | None = None) -> models.Workflow:
     """Return a workflow of v1 or v2.
 
     :param workflow_id: the requested one, if any.
     :raises MissingFieldError: there is no ID.
     """
-    return Workflow(
+    return models.Workflow(
         workflow_id=fields.required(fields.text(data, "id") or workflow_id),
         name=fields.text(data, "name"),
         workspace_id=fields.text(data, "workspaceId"),
@@ -159,22 +171,18 @@ def workflow_of(data: Any, workflow_id: str | None = None) -> Workflow:
     )
 
 
-def cancellation(request: Request, data: Any) -> Cancellation:
+def cancellation(request: Request, data: Any) -> models.Cancellation:
     """Return the result of a cancel request."""
-    return Cancellation(
+    return models.Cancellation(
         run_id=fields.text(data, "runId") or fields.text(data, "executionId") or request.run_id or "",
         accepted=fields.flag(data, "success") is True,
         reason=fields.text(data, "reason"),
     )
 
 
-def resumption(request: Request, data: Any) -> Resumption:
-    """Return the result of a resume request."""
-    return Resumption(
-        run_id=request.run_id or "",
-        status=run_status(fields.text(data, "status") or RunStatus.QUEUED),
-        output=fields.mapping(data).get("output"),
-    )
+def resumed_status(request: Request, data: Any) -> models.RunStatus:
+    """Return the status of a resumed run; it is queued unless it was started sync."""
+    return run_status(fields.text(data, "status") or models.RunStatus.QUEUED)
 
 
 _MAX_MARKS = 10

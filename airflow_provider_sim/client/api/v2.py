@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypedDict, TypeVar, Unpack
 
+from airflow_provider_sim.client import models
 from airflow_provider_sim.client.api import fields
 from airflow_provider_sim.client.api.errors import ErrorBody, error_from_body, unreadable_error
 from airflow_provider_sim.client.api.http import (
@@ -19,26 +20,12 @@ from airflow_provider_sim.client.api.resources import (
     cancellation,
     parse_run,
     pause_in,
-    resumption,
+    resumed_status,
     run_error,
     run_status,
     workflow_of,
 )
-from airflow_provider_sim.client.checks import check_run_id, check_workflow_id
-from airflow_provider_sim.client.models import (
-    AsyncExecutionResult,
-    BillingStatus,
-    Cancellation,
-    Deployment,
-    DeploymentAttempt,
-    Page,
-    Resumption,
-    RunStatus,
-    Workflow,
-    WorkflowExecutionResult,
-    WorkflowRun,
-    Workspace,
-)
+from airflow_provider_sim.client.checks import check_workflow_id
 from airflow_provider_sim.exceptions import Outcome, SimError, SimResponseError, SimV2OffError
 
 _T = TypeVar("_T")
@@ -65,7 +52,7 @@ _MAX_NAMED_WORKFLOWS = 100
 
 _BLOCKED_ACCOUNT_STATUSES = ("limit_exceeded", "billing_blocked")
 
-LISTED_STATUSES = frozenset({RunStatus.RUNNING, RunStatus.PENDING, RunStatus.PAUSED})
+LISTED_STATUSES = frozenset({models.RunStatus.RUNNING, models.RunStatus.PENDING, models.RunStatus.PAUSED})
 """Statuses of unfinished runs by which a workflow's runs can be listed; ``queued`` is not among them."""
 
 _V2_OFF_MESSAGE = "Not found"
@@ -94,9 +81,6 @@ class LogFilters(PageFilters, total=False):
 
     workflow_ids: Iterable[str] | None
     triggers: Iterable[str] | None
-    level: str | None
-    run_id: str | None
-    include_output: bool
 
 
 def execute(
@@ -139,7 +123,7 @@ def execute(
 
 def get_run(
     workflow_id: str, run_id: str, *, include_output: bool = False, selected_outputs: Sequence[str] | None = None
-) -> Call[WorkflowRun]:
+) -> Call[models.WorkflowRun]:
     """Get a run, however it was started.
 
     :param selected_outputs: block IDs, optionally with a path; block names select nothing here.
@@ -149,7 +133,7 @@ def get_run(
     return _call(request, lambda _, data: parse_run(data))
 
 
-def list_runs(workflow_id: str, **filters: Unpack[RunFilters]) -> Call[Page[WorkflowRun]]:
+def list_runs(workflow_id: str, **filters: Unpack[RunFilters]) -> Call[models.Page[models.WorkflowRun]]:
     """List a workflow's runs, newest first unless ``order`` is ``asc``; queued runs are not listed."""
     subject = "list the runs of {workflow}"
     return _page_call(
@@ -157,20 +141,17 @@ def list_runs(workflow_id: str, **filters: Unpack[RunFilters]) -> Call[Page[Work
     )
 
 
-def list_logs(workspace_id: str, **filters: Unpack[LogFilters]) -> Call[Page[WorkflowRun]]:
+def list_logs(workspace_id: str, **filters: Unpack[LogFilters]) -> Call[models.Page[models.WorkflowRun]]:
     """List a workspace's runs, newest first unless ``order`` is ``asc``; queued runs are not listed.
 
     The statuses are those of Sim's log: a run that waits for a person is ``pending``, not ``paused``.
     """
-    workflow_ids, run_id = filters.get("workflow_ids"), filters.get("run_id")
     query = {
         "workspace_id": workspace_id,
         **filters,
-        "workflow_ids": list(map(check_workflow_id, workflow_ids or ())),
+        "workflow_ids": list(map(check_workflow_id, filters.get("workflow_ids") or ())),
         "triggers": list(filters.get("triggers") or ()),
-        "run_id": None if run_id is None else check_run_id(run_id),
     }
-    query["include_final_output"] = query.pop("include_output", None)
     subject = f"list the runs of workspace {workspace_id!r}"
     return _page_call(endpoint("GET", "v2/logs", subject, query=query, bucket=LOGS_BUCKET), parse_run)
 
@@ -181,13 +162,13 @@ def named_workflows(workflow_ids: Iterable[str]) -> list[str] | None:
     return names if len(names) <= _MAX_NAMED_WORKFLOWS else None
 
 
-def cancel_run(workflow_id: str, run_id: str) -> Call[Cancellation]:
+def cancel_run(workflow_id: str, run_id: str) -> Call[models.Cancellation]:
     """Cancel a run; has no effect on a finished one."""
     request = endpoint("POST", f"{_RUN}/cancel", "cancel {run}", workflow_id, run_id, bucket="workflows.runs.cancel")
     return _call(request, cancellation)
 
 
-def resume_run(workflow_id: str, run_id: str, context_id: str, input: Any) -> Call[Resumption]:
+def resume_run(workflow_id: str, run_id: str, context_id: str, input: Any) -> Call[models.RunStatus]:
     """Answer a human pause."""
     request = endpoint(
         "POST",
@@ -200,31 +181,21 @@ def resume_run(workflow_id: str, run_id: str, context_id: str, input: Any) -> Ca
         sync=True,
         bucket="workflows.runs.resume",
     )
-    return _call(request, resumption)
+    return _call(request, resumed_status)
 
 
-def get_workflow(workflow_id: str) -> Call[Workflow]:
+def get_workflow(workflow_id: str) -> Call[models.Workflow]:
     """Get a workflow's name, workspace and declared inputs (those of its draft)."""
     request = endpoint("GET", _WORKFLOW, "read {workflow}", workflow_id, bucket=WORKFLOW_BUCKET)
     return _call(request, lambda _, data: workflow_of(data, workflow_id))
 
 
-def list_workflows(
-    workspace_id: str, *, deployed_only: bool = False, limit: int | None = None, cursor: str | None = None
-) -> Call[Page[Workflow]]:
-    """List the workflows of a workspace, without their inputs."""
-    query = {"workspace_id": workspace_id, "deployed_only": deployed_only, "limit": limit, "cursor": cursor}
-    return _page_call(
-        endpoint("GET", "v2/workflows", "list the workflows", query=query, bucket="workflows.list"), workflow_of
-    )
-
-
-def get_deployment(workflow_id: str) -> Call[Deployment]:
+def get_deployment(workflow_id: str) -> Call[models.Deployment]:
     """Get a workflow's live version and its latest deployment attempt."""
     return _deployment_call("GET", "deployment", "read the deployment of", workflow_id)
 
 
-def deploy(workflow_id: str, *, name: str | None = None, description: str | None = None) -> Call[Deployment]:
+def deploy(workflow_id: str, *, name: str | None = None, description: str | None = None) -> Call[models.Deployment]:
     """Create a version from a workflow's draft and deploy it.
 
     :param name: of the version, up to 100 characters.
@@ -234,12 +205,12 @@ def deploy(workflow_id: str, *, name: str | None = None, description: str | None
     return _deployment_call("POST", "deploy", "deploy", workflow_id, content)
 
 
-def undeploy(workflow_id: str) -> Call[Deployment]:
+def undeploy(workflow_id: str) -> Call[models.Deployment]:
     """Undeploy a workflow; has no effect if it is not deployed."""
     return _deployment_call("DELETE", "deploy", "undeploy", workflow_id)
 
 
-def rollback(workflow_id: str, version: int | None = None) -> Call[Deployment]:
+def rollback(workflow_id: str, version: int | None = None) -> Call[models.Deployment]:
     """Deploy an earlier version.
 
     :param version: default: the one before the live one.
@@ -250,7 +221,7 @@ def rollback(workflow_id: str, version: int | None = None) -> Call[Deployment]:
 
 def _deployment_call(
     method: str, route: str, verb: str, workflow_id: str, content: Mapping[str, Any] | None = None
-) -> Call[Deployment]:
+) -> Call[models.Deployment]:
     operation = {"GET": "deployment.read", "DELETE": "undeploy"}.get(method, route)
     request = endpoint(
         method,
@@ -264,13 +235,13 @@ def _deployment_call(
     return _call(request, _read_deployment)
 
 
-def get_billing_status() -> Call[BillingStatus]:
+def get_billing_status() -> Call[models.BillingStatus]:
     """Get plan, billing period and credits of the key's owner."""
     request = endpoint("GET", "v2/billing/status", "read the billing status", bucket="billing.status")
     return _call(request, _read_billing)
 
 
-def list_workspaces() -> Call[Page[Workspace]]:
+def list_workspaces() -> Call[models.Page[models.Workspace]]:
     """List the workspaces that the key can access: a workspace key only its own."""
     return _page_call(endpoint("GET", "v2/workspaces", "list the workspaces", bucket="workspaces.list"), _workspace)
 
@@ -282,12 +253,12 @@ def _call(request: Request, read: Callable[[Request, Any], _T]) -> Call[_T]:
     return Call(request, lambda request, response: read(request, _envelope(request, response)["data"]), _error)
 
 
-def _page_call(request: Request, read_item: Callable[[Any], _T]) -> Call[Page[_T]]:
-    def read(request: Request, response: Response) -> Page[_T]:
+def _page_call(request: Request, read_item: Callable[[Any], _T]) -> Call[models.Page[_T]]:
+    def read(request: Request, response: Response) -> models.Page[_T]:
         body = _envelope(request, response)
         if not isinstance(body["data"], list):
             raise fields.MissingFieldError
-        return Page(items=tuple(map(read_item, body["data"])), next_cursor=fields.text(body, "nextCursor"))
+        return models.Page(items=tuple(map(read_item, body["data"])), next_cursor=fields.text(body, "nextCursor"))
 
     return Call(request, read, _error)
 
@@ -324,37 +295,37 @@ def _error(request: Request, response: Response) -> SimError:
     return error_from_body(request, response, ErrorBody(message, fields.text(error.get("details"), "code"), issues))
 
 
-def _read_execution(request: Request, data: Any) -> WorkflowExecutionResult:
+def _read_execution(request: Request, data: Any) -> models.WorkflowExecutionResult:
     server_status = fields.required(fields.text(data, "status"))
     status = run_status(server_status)
-    return WorkflowExecutionResult(
+    return models.WorkflowExecutionResult(
         run_id=fields.required(fields.text(data, "runId")),
         workflow_id=fields.text(data, "workflowId") or request.workflow_id,
         status=status,
         server_status=server_status,
         output=data.get("output"),
         error=run_error(data["error"]) if data.get("error") else None,
-        paused=pause_in(data.get("output")) if status is RunStatus.PAUSED else None,
+        paused=pause_in(data.get("output")) if status is models.RunStatus.PAUSED else None,
         started_at=fields.text(data, "startedAt"),
         ended_at=fields.text(data, "endedAt"),
         duration_ms=fields.number(data, "durationMs"),
     )
 
 
-def _read_receipt(request: Request, data: Any) -> AsyncExecutionResult:
+def _read_receipt(request: Request, data: Any) -> models.AsyncExecutionResult:
     run_id = fields.required(fields.text(data, "runId"))
-    return AsyncExecutionResult(run_id=run_id, workflow_id=request.workflow_id or "")
+    return models.AsyncExecutionResult(run_id=run_id, workflow_id=request.workflow_id or "")
 
 
-def _read_deployment(request: Request, data: Any) -> Deployment:
+def _read_deployment(request: Request, data: Any) -> models.Deployment:
     attempt = fields.mapping(data, "latestDeploymentAttempt")
     error = attempt.get("error")
-    return Deployment(
+    return models.Deployment(
         workflow_id=fields.text(data, "id") or request.workflow_id or "",
         is_deployed=fields.required(fields.flag(data, "isDeployed")),
         version=fields.whole(fields.mapping(data, "activeDeployment"), "version"),
         deployed_at=fields.text(data, "deployedAt"),
-        latest_attempt=DeploymentAttempt(
+        latest_attempt=models.DeploymentAttempt(
             version=fields.whole(attempt, "version"),
             status=fields.text(attempt, "status"),
             error=run_error(error).message if error else None,
@@ -367,10 +338,10 @@ def _read_deployment(request: Request, data: Any) -> Deployment:
     )
 
 
-def _read_billing(request: Request, data: Any) -> BillingStatus:
+def _read_billing(request: Request, data: Any) -> models.BillingStatus:
     period, credits = fields.mapping(data, "period"), fields.mapping(data, "credits")
     account_status = fields.required(fields.text(data, "status"))
-    return BillingStatus(
+    return models.BillingStatus(
         plan=fields.text(data, "plan"),
         account_status=account_status,
         refuses_runs=account_status in _BLOCKED_ACCOUNT_STATUSES,
@@ -382,5 +353,5 @@ def _read_billing(request: Request, data: Any) -> BillingStatus:
     )
 
 
-def _workspace(data: Any) -> Workspace:
-    return Workspace(workspace_id=fields.required(fields.text(data, "id")), name=fields.text(data, "name"))
+def _workspace(data: Any) -> models.Workspace:
+    return models.Workspace(workspace_id=fields.required(fields.text(data, "id")), name=fields.text(data, "name"))
