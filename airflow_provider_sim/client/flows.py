@@ -281,7 +281,7 @@ class Flows:
 
     async def get_deployment(self, workflow_id: str) -> models.Deployment:
         """Get a workflow's live version and its latest deployment attempt. Requires the v2 API."""
-        return await self._only_v2(v2.get_deployment(workflow_id))
+        return await self._only_v2(v2.deployment(workflow_id))
 
     async def deploy_workflow(
         self, workflow_id: str, *, name: str | None = None, description: str | None = None
@@ -292,18 +292,18 @@ class Flows:
         :param description: of the version.
         :raises SimPermissionError: the key is not a workspace admin's personal key.
         """
-        return await self._only_v2(v2.deploy(workflow_id, name=name, description=description))
+        return await self._only_v2(v2.deployment(workflow_id, "deploy", name=name, description=description))
 
     async def undeploy_workflow(self, workflow_id: str) -> models.Deployment:
         """Undeploy a workflow. Requires the v2 API, and the same key as :meth:`deploy_workflow`."""
-        return await self._only_v2(v2.undeploy(workflow_id))
+        return await self._only_v2(v2.deployment(workflow_id, "undeploy"))
 
     async def rollback_workflow(self, workflow_id: str, version: int | None = None) -> models.Deployment:
         """Deploy an earlier version. Requires the v2 API, and the same key as :meth:`deploy_workflow`.
 
         :param version: its number; default: the one before the live one.
         """
-        return await self._only_v2(v2.rollback(workflow_id, version))
+        return await self._only_v2(v2.deployment(workflow_id, "rollback", version=version))
 
     async def list_workspaces(self) -> models.Page[models.Workspace]:
         """List the workspaces that the key can access. Requires the v2 API."""

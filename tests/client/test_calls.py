@@ -306,13 +306,13 @@ ROWS: dict[str, tuple[Callable[[], Call[Any]], Request, Any, Any]] = {
         FULL_WORKFLOW,
     ),
     "v2 deployment": (
-        lambda: v2.get_deployment("w"),
+        lambda: v2.deployment("w"),
         of_workflow("GET", "/api/v2/workflows/w/deployment", "read the deployment of", "workflows.deployment.read"),
         DEPLOYED,
         DEPLOYMENT,
     ),
     "v2 deploy": (
-        lambda: v2.deploy("w", name="one", description="first"),
+        lambda: v2.deployment("w", "deploy", name="one", description="first"),
         of_workflow(
             "POST",
             "/api/v2/workflows/w/deploy",
@@ -324,19 +324,19 @@ ROWS: dict[str, tuple[Callable[[], Call[Any]], Request, Any, Any]] = {
         Deployment(workflow_id="w", is_deployed=False),
     ),
     "v2 undeploy": (
-        lambda: v2.undeploy("w"),
+        lambda: v2.deployment("w", "undeploy"),
         of_workflow("DELETE", "/api/v2/workflows/w/deploy", "undeploy", "workflows.undeploy"),
         DEPLOYED,
         DEPLOYMENT,
     ),
     "v2 roll back": (
-        lambda: v2.rollback("w", 2),
+        lambda: v2.deployment("w", "rollback", version=2),
         of_workflow("POST", "/api/v2/workflows/w/rollback", "roll back", "workflows.rollback", b'{"version":2}'),
         DEPLOYED,
         DEPLOYMENT,
     ),
     "v2 roll back to the one before": (
-        lambda: v2.rollback("w"),
+        lambda: v2.deployment("w", "rollback"),
         of_workflow("POST", "/api/v2/workflows/w/rollback", "roll back", "workflows.rollback", b"{}"),
         DEPLOYED,
         DEPLOYMENT,

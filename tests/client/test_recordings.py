@@ -14,7 +14,7 @@ from urllib.parse import unquote
 import pytest
 
 from airflow_provider_sim.client.api import legacy, v2
-from airflow_provider_sim.client.api.http import Call, Request, Response
+from airflow_provider_sim.client.api.http import Call, Response
 from airflow_provider_sim.client.stream import StreamReader
 from airflow_provider_sim.exceptions import SimError
 from tests.recordings import WHERE_MISSING, Recording, recordings
@@ -62,17 +62,19 @@ def call_of(recording: Recording) -> Call[Any]:
         case ("GET", "usage-limits", _):
             return legacy.get_usage_limits()
         case ("GET", "deployment", _):
-            return v2.get_deployment(workflow_id)
+            return v2.deployment(workflow_id)
         case ("POST", "deploy", _):
-            return v2.deploy(workflow_id)
+            return v2.deployment(workflow_id, "deploy")
         case ("DELETE", "deploy", _):
-            return v2.undeploy(workflow_id)
+            return v2.deployment(workflow_id, "undeploy")
         case ("GET", "workspaces", "v2"):
             return v2.list_workspaces()
         case ("GET", found, "workflows"):
             return dialect.get_workflow(found)
-    request = Request(recording.method, recording.path, subject="do something that the client doesn't offer")
-    return dialect._call(request, lambda request, data: data)
+    path = recording.path.removeprefix("/api/")
+    return dialect._call(
+        lambda request, data: data, recording.method, path, "do something that the client doesn't offer"
+    )
 
 
 def read(recording: Recording) -> str:

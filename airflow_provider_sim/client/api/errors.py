@@ -3,33 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 from airflow_provider_sim import exceptions
+from airflow_provider_sim.client.api import fields
 from airflow_provider_sim.client.api.http import Request, Response, error_of, retry_after
 from airflow_provider_sim.client.models import RunStatus, WorkflowRun
-
-
-class ErrorBody(NamedTuple):
-    """The parsed body of an error response of either API.
-
-    :param message: Sim's sentence.
-    :param detail_code: its machine-readable reason, if any.
-    :param issues: further sentences, one for each invalid part of the request.
-    :param wait: seconds to wait, if no header has them.
-    """
-
-    message: str
-    detail_code: str | None = None
-    issues: tuple[str, ...] = ()
-    wait: float | None = None
-
-    @property
-    def quoted(self) -> str:
-        """Sim's message and issues, as a quotation."""
-        text = self.message.rstrip(".") + (f" ({'; '.join(self.issues)})" if self.issues else "")
-        return f"Sim says {text[:2000]!r}"
-
 
 AMBIGUOUS_ENQUEUE = "ASYNC_ENQUEUE_AMBIGUOUS"
 CONCURRENCY_LIMIT = "EXECUTION_CONCURRENCY_LIMIT"
@@ -102,9 +82,21 @@ def is_rejection(run: WorkflowRun) -> bool:
     return run.error.message.startswith(_REJECTION_PREFIXES)
 
 
-def error_from_body(request: Request, response: Response, body: ErrorBody) -> exceptions.SimError:
-    """Return the error for an error response; ``docs/errors.md`` lists them all."""
-    detail, message = body.detail_code, body.message
+def error_from_body(
+    request: Request,
+    response: Response,
+    message: str,
+    detail: str | None,
+    issues: Sequence[Any],
+    wait: float | None = None,
+) -> exceptions.SimError:
+    """Return the error for an error response; ``docs/errors.md`` lists them all.
+
+    :param message: Sim's sentence.
+    :param detail: its machine-readable reason, if any.
+    :param issues: the invalid parts of the request.
+    :param wait: seconds to wait, if no header has them.
+    """
     kind: type[exceptions.SimError]
     advice: str | None = None
     more: dict[str, Any] = {}
@@ -153,12 +145,23 @@ def error_from_body(request: Request, response: Response, body: ErrorBody) -> ex
             more = {} if request.idempotent else {"outcome": exceptions.Outcome.UNKNOWN}
         case _:
             kind, more = exceptions.SimInputError, {"run_id_spent": message.startswith("File processing failed")}
-    wait = retry_after(response)
-    wait = body.wait if wait is None else wait
+    from_header = retry_after(response)
+    wait = wait if from_header is None else from_header
     asked = f", and asks to wait {math.ceil(wait)} s" if wait else ""
-    what = f"{advice or _ADVICE[kind]}. {body.quoted}{asked}"
+    quoted = message.rstrip(".") + _issues(issues, message)
+    what = f"{advice or _ADVICE[kind]}. Sim says {quoted[:2000]!r}{asked}"
     more = {"outcome": exceptions.Outcome.REFUSED, "detail_code": detail, "retry_after": wait} | more
     return error_of(kind, request, response, what, **more)
+
+
+def _issues(issues: Sequence[Any], message: str) -> str:
+    texts = []
+    for issue in issues:
+        text = fields.text(issue, "message")
+        path = fields.text(issue, "path") or ".".join(map(str, fields.sequence(issue, "path")))
+        if text is not None and text != message:
+            texts.append(f"{path}: {text}" if path else text)
+    return f" ({'; '.join(texts)})" if texts else ""
 
 
 def unreadable_error(request: Request, response: Response) -> exceptions.SimError:

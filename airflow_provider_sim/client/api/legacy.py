@@ -10,26 +10,8 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 from airflow_provider_sim.client import models
-from airflow_provider_sim.client.api import fields
-from airflow_provider_sim.client.api.errors import (
-    AMBIGUOUS_ENQUEUE,
-    CONCURRENCY_LIMIT,
-    EXECUTION_LIMIT,
-    ErrorBody,
-    error_from_body,
-    unreadable_error,
-)
+from airflow_provider_sim.client.api import errors, fields, resources
 from airflow_provider_sim.client.api.http import Call, Request, Response, endpoint, error_of, read_json
-from airflow_provider_sim.client.api.resources import (
-    cancellation,
-    ending_of,
-    parse_run,
-    pause_point,
-    resumed_status,
-    run_error,
-    run_status,
-    workflow_of,
-)
 from airflow_provider_sim.client.checks import check_run_id
 from airflow_provider_sim.exceptions import (
     Outcome,
@@ -119,8 +101,8 @@ _REJECTION_PREFIXES = {
 response to a sync execution proves nothing."""
 
 _DETAIL_CODES = {
-    "Rate limit exceeded.": EXECUTION_LIMIT,  # of executions; v1's buckets of requests omit the period
-    "Too many concurrent executions": CONCURRENCY_LIMIT,
+    "Rate limit exceeded.": errors.EXECUTION_LIMIT,  # of executions; v1's buckets of requests omit the period
+    "Too many concurrent executions": errors.CONCURRENCY_LIMIT,
     "Personal API keys are not allowed": "PERSONAL_API_KEYS_DISABLED",
 }
 
@@ -190,13 +172,13 @@ def get_run(
 ) -> Call[models.WorkflowRun]:
     """Get a run (servers v0.6.81 and later)."""
     query = {"include_output": include_output, "selected_outputs": list(selected_outputs or ())}
-    return _call(endpoint("GET", _RUN, "read {run}", workflow_id, run_id, query=query), lambda _, body: parse_run(body))
+    return _call(resources.parse_run, "GET", _RUN, "read {run}", workflow_id, run_id, query=query)
 
 
 def get_job(job_id: str, *, workflow_id: str | None = None) -> Call[models.JobStatus]:
     """Get a run's queue entry: the only view before v0.6.81, and the raw output for a day on all servers."""
     path, run_id = f"jobs/{check_run_id(job_id)}", job_id.removeprefix(JOB_PREFIX)
-    return _call(endpoint("GET", path, f"read job {job_id!r}", workflow_id, run_id), _read_job)
+    return _call(_read_job, "GET", path, f"read job {job_id!r}", workflow_id, run_id)
 
 
 def cancel_run(workflow_id: str, run_id: str) -> Call[models.Cancellation]:
@@ -207,7 +189,8 @@ def cancel_run(workflow_id: str, run_id: str) -> Call[models.Cancellation]:
 
 def resume_run(workflow_id: str, run_id: str, context_id: str, input: Any) -> Call[models.RunStatus]:
     """Answer a human pause."""
-    request = endpoint(
+    return _call(
+        resources.resumed_status,
         "POST",
         "resume/{workflow_id}/{run_id}/" + quote(context_id, safe=":"),
         "resume {run}",
@@ -217,30 +200,27 @@ def resume_run(workflow_id: str, run_id: str, context_id: str, input: Any) -> Ca
         idempotent=False,
         sync=True,
     )
-    return _call(request, resumed_status)
 
 
 def get_paused_run(workflow_id: str, run_id: str) -> Call[models.PausedRun]:
     """Get a run's pause points; spends no rate limit."""
     path = "resume/{workflow_id}/{run_id}"
-    return _call(endpoint("GET", path, "read the pauses of {run}", workflow_id, run_id), _read_paused_run)
+    return _call(_read_paused_run, "GET", path, "read the pauses of {run}", workflow_id, run_id)
 
 
 def get_workflow_status(workflow_id: str) -> Call[models.WorkflowStatus]:
     """Get whether a workflow is deployed; spends no rate limit."""
-    request = endpoint("GET", f"{_WORKFLOW}/status", "read the deployment of {workflow}", workflow_id)
-    return _call(request, _read_workflow_status)
+    return _call(_read_workflow_status, "GET", f"{_WORKFLOW}/status", "read the deployment of {workflow}", workflow_id)
 
 
 def get_workflow(workflow_id: str) -> Call[models.Workflow]:
     """Get a workflow's name, workspace and declared inputs from v1."""
-    request = endpoint("GET", f"v1/{_WORKFLOW}", "read {workflow}", workflow_id)
-    return _call(request, lambda _, body: workflow_of(fields.mapping(body, "data"), workflow_id))
+    return _call(_read_workflow, "GET", f"v1/{_WORKFLOW}", "read {workflow}", workflow_id)
 
 
 def get_usage_limits() -> Call[models.UsageLimits]:
     """Get the limits and usage of the key's owner; spends no rate limit."""
-    return _call(endpoint("GET", "users/me/usage-limits", "read the usage limits"), _read_usage)
+    return _call(_read_usage, "GET", "users/me/usage-limits", "read the usage limits")
 
 
 # --- errors ------------------------------------------------------------------------------------------------------
@@ -263,26 +243,25 @@ def _error(request: Request, response: Response) -> SimError:
         body = read_json(request, response)
     except SimResponseError:
         body = None
-    return _rejection(body, request, response) or unreadable_error(request, response)
+    return _rejection(body, request, response) or errors.unreadable_error(request, response)
 
 
 def _rejection(body: Any, request: Request, response: Response) -> SimError | None:
     message = fields.text(body, "error")
     if message is None:
         return None
-    detail_code = next((code for start, code in _DETAIL_CODES.items() if message.startswith(start)), None)
-    issues = tuple(
-        f"{path}: {text}" if (path := fields.text(issue, "path")) else text
-        for issue in fields.sequence(body, "details")
-        if (text := fields.text(issue, "message")) is not None
-    )
-    wait = fields.number(body, "retryAfterSeconds")
-    error = error_from_body(
-        request, response, ErrorBody(message, detail_code or fields.text(body, "code"), issues, wait)
+    detail = next((code for start, code in _DETAIL_CODES.items() if message.startswith(start)), None)
+    error = errors.error_from_body(
+        request,
+        response,
+        message,
+        detail or fields.text(body, "code"),
+        fields.sequence(body, "details"),
+        fields.number(body, "retryAfterSeconds"),
     )
     if response.status == 401:
         error.max_retries = _RETRIES_OF_401
-    if isinstance(error, SimRunIdConflictError) or error.code == AMBIGUOUS_ENQUEUE:
+    if isinstance(error, SimRunIdConflictError) or error.code == errors.AMBIGUOUS_ENQUEUE:
         error.run_id = fields.text(body, "executionId") or error.run_id  # the server's, if it accepts none
     return error
 
@@ -292,7 +271,7 @@ def _execution_error(request: Request, response: Response) -> SimError | None:
     try:
         body = read_json(request, response)
     except SimResponseError:
-        return unreadable_error(request, response)
+        return errors.unreadable_error(request, response)
     if _is_finished_run(body):
         return None
     error = _rejection(body, request, response)
@@ -306,7 +285,7 @@ def _execution_error(request: Request, response: Response) -> SimError | None:
         max_retries=0,
     )
     assert isinstance(ambiguous, AmbiguousResponseError)
-    ambiguous.rejection = error or unreadable_error(request, response)
+    ambiguous.rejection = error or errors.unreadable_error(request, response)
     ambiguous.result = _response_block_result(request, response, body)
     return ambiguous
 
@@ -330,8 +309,9 @@ def _cancellation_error(request: Request, response: Response) -> SimError | None
 # --- responses ---------------------------------------------------------------------------------------------------
 
 
-def _call(request: Request, read: Callable[[Request, Any], T]) -> Call[T]:
-    """A call whose every error response is Sim's own."""
+def _call(read: Callable[[Request, Any], T], *route: Any, **attributes: Any) -> Call[T]:
+    """A call whose every error response is Sim's own; further arguments as for :func:`.endpoint`."""
+    request = endpoint(*route, **attributes)
     return Call(request, lambda request, response: read(request, read_json(request, response)), _error)
 
 
@@ -355,7 +335,7 @@ def _finished(request: Request, response: Response, body: dict[str, Any]) -> mod
         started_at=fields.text(metadata, "startTime"),
         ended_at=fields.text(metadata, "endTime"),
         duration_ms=fields.number(metadata, "duration"),
-        **ending_of(body, code=code, failed=response.status >= 400),
+        **resources.ending_of(body, code=code, failed=response.status >= 400),
     )
 
 
@@ -421,12 +401,12 @@ def _read_job(request: Request, body: Any) -> models.JobStatus:
     entry, metadata = body.get("output"), fields.mapping(body, "metadata")
     is_execution = isinstance(entry, dict) and isinstance(entry.get("success"), bool) and "output" in entry
     execution = entry if is_execution else {"success": True, "output": entry}
-    status = run_status(_JOB_STATUSES.get(word, word))
+    status = resources.run_status(_JOB_STATUSES.get(word, word))
     ending = {"status": status, "output": execution["output"]}
     if status is models.RunStatus.COMPLETED:
-        ending = ending_of(execution)
+        ending = resources.ending_of(execution)
     elif status is models.RunStatus.FAILED:
-        ending["error"] = run_error(body.get("error") or execution.get("error"))
+        ending["error"] = resources.run_error(body.get("error") or execution.get("error"))
     job_id = fields.text(body, "taskId") or (request.run_id or "")
     correlation = fields.mapping(metadata, "correlation")
     return models.JobStatus(
@@ -447,7 +427,7 @@ def _read_job(request: Request, body: Any) -> models.JobStatus:
 def _read_cancellation(request: Request, response: Response) -> models.Cancellation:
     if response.status == 409:
         return models.Cancellation(run_id=request.run_id or "", accepted=False, reason="already_over")
-    return cancellation(request, read_json(request, response))
+    return resources.cancellation(request, read_json(request, response))
 
 
 def _read_paused_run(request: Request, body: Any) -> models.PausedRun:
@@ -455,7 +435,7 @@ def _read_paused_run(request: Request, body: Any) -> models.PausedRun:
         raise fields.MissingFieldError
     return models.PausedRun(
         run_id=fields.text(body, "executionId") or request.run_id or "",
-        points=tuple(point for entry in body["pausePoints"] if (point := pause_point(entry))),
+        points=tuple(point for entry in body["pausePoints"] if (point := resources.pause_point(entry))),
         resumed_count=fields.whole(body, "resumedCount"),
     )
 
@@ -466,6 +446,10 @@ def _read_workflow_status(request: Request, body: Any) -> models.WorkflowStatus:
         deployed_at=fields.text(body, "deployedAt"),
         needs_redeployment=fields.flag(body, "needsRedeployment") is True,
     )
+
+
+def _read_workflow(request: Request, body: Any) -> models.Workflow:
+    return resources.workflow_of(request, fields.mapping(body, "data"))
 
 
 def _read_usage(request: Request, body: Any) -> models.UsageLimits:

@@ -22,7 +22,7 @@ def run_status(value: str) -> models.RunStatus:
         return models.RunStatus.UNKNOWN
 
 
-def parse_run(data: Any) -> models.WorkflowRun:
+def parse_run(request: Request, data: Any) -> models.WorkflowRun:
     """Return a run: of v2, of its log, or of the legacy API, which have other names for some fields.
 
     :raises MissingFieldError: ``data`` isn't a run.
@@ -156,14 +156,10 @@ def _inputs(declared: Sequence[Any]) -> tuple[models.WorkflowInput, ...]:
     )
 
 
-def workflow_of(data: Any, workflow_id: str | None = None) -> models.Workflow:
-    """Return a workflow of v1 or v2.
-
-    :param workflow_id: the requested one, if any.
-    :raises MissingFieldError: there is no ID.
-    """
+def workflow_of(request: Request, data: Any) -> models.Workflow:
+    """Return a workflow of v1 or v2."""
     return models.Workflow(
-        workflow_id=fields.required(fields.text(data, "id") or workflow_id),
+        workflow_id=fields.text(data, "id") or request.workflow_id or "",
         name=fields.text(data, "name"),
         workspace_id=fields.text(data, "workspaceId"),
         is_deployed=fields.flag(data, "isDeployed"),

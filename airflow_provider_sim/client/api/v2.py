@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypedDict, TypeVar, Unpack
 
 from airflow_provider_sim.client import models
-from airflow_provider_sim.client.api import fields
-from airflow_provider_sim.client.api.errors import ErrorBody, error_from_body, unreadable_error
+from airflow_provider_sim.client.api import errors, fields, resources
 from airflow_provider_sim.client.api.http import (
     Call,
     Request,
@@ -15,15 +14,6 @@ from airflow_provider_sim.client.api.http import (
     endpoint,
     error_of,
     read_json,
-)
-from airflow_provider_sim.client.api.resources import (
-    cancellation,
-    parse_run,
-    pause_in,
-    resumed_status,
-    run_error,
-    run_status,
-    workflow_of,
 )
 from airflow_provider_sim.client.checks import check_workflow_id
 from airflow_provider_sim.exceptions import Outcome, SimError, SimResponseError, SimV2OffError
@@ -51,6 +41,14 @@ _MAX_NAMED_WORKFLOWS = 100
 """Per query, which has to fit into a request line."""
 
 _BLOCKED_ACCOUNT_STATUSES = ("limit_exceeded", "billing_blocked")
+
+_DEPLOYMENT_ACTIONS = {
+    "read": ("GET", "deployment", "read the deployment of"),
+    "deploy": ("POST", "deploy", "deploy"),
+    "undeploy": ("DELETE", "deploy", "undeploy"),
+    "rollback": ("POST", "rollback", "roll back"),
+}
+"""Method, route and verb."""
 
 LISTED_STATUSES = frozenset({models.RunStatus.RUNNING, models.RunStatus.PENDING, models.RunStatus.PAUSED})
 """Statuses of unfinished runs by which a workflow's runs can be listed; ``queued`` is not among them."""
@@ -106,7 +104,8 @@ def execute(
         "selectedOutputs": list(selected_outputs or ()) or None,
     }
     content = {"input": {} if input is None else input if isinstance(input, Mapping) else {"input": input}}
-    request = endpoint(
+    call: Call[Any] = _call(
+        _read_receipt if async_execution else _read_execution,
         "POST",
         f"{_WORKFLOW}/execute",
         "start {workflow}",
@@ -117,8 +116,7 @@ def execute(
         run_id_header="X-Run-Id",
         bucket=EXECUTE_BUCKET,
     )
-    read = _read_receipt if async_execution else _read_execution
-    return _call(request if run_id is None else request.with_run_id(run_id), read)
+    return call if run_id is None else call.with_run_id(run_id)
 
 
 def get_run(
@@ -129,16 +127,14 @@ def get_run(
     :param selected_outputs: block IDs, optionally with a path; block names select nothing here.
     """
     query = {"include_output": include_output, "selected_outputs": list(selected_outputs or ())}
-    request = endpoint("GET", _RUN, "read {run}", workflow_id, run_id, query=query, bucket=RUN_BUCKET)
-    return _call(request, lambda _, data: parse_run(data))
+    ids = (workflow_id, run_id)
+    return _call(resources.parse_run, "GET", _RUN, "read {run}", *ids, query=query, bucket=RUN_BUCKET)
 
 
 def list_runs(workflow_id: str, **filters: Unpack[RunFilters]) -> Call[models.Page[models.WorkflowRun]]:
     """List a workflow's runs, newest first unless ``order`` is ``asc``; queued runs are not listed."""
-    subject = "list the runs of {workflow}"
-    return _page_call(
-        endpoint("GET", f"{_WORKFLOW}/runs", subject, workflow_id, query=filters, bucket=RUNS_BUCKET), parse_run
-    )
+    path, subject = f"{_WORKFLOW}/runs", "list the runs of {workflow}"
+    return _page_call(resources.parse_run, "GET", path, subject, workflow_id, query=filters, bucket=RUNS_BUCKET)
 
 
 def list_logs(workspace_id: str, **filters: Unpack[LogFilters]) -> Call[models.Page[models.WorkflowRun]]:
@@ -153,7 +149,7 @@ def list_logs(workspace_id: str, **filters: Unpack[LogFilters]) -> Call[models.P
         "triggers": list(filters.get("triggers") or ()),
     }
     subject = f"list the runs of workspace {workspace_id!r}"
-    return _page_call(endpoint("GET", "v2/logs", subject, query=query, bucket=LOGS_BUCKET), parse_run)
+    return _page_call(resources.parse_run, "GET", "v2/logs", subject, query=query, bucket=LOGS_BUCKET)
 
 
 def named_workflows(workflow_ids: Iterable[str]) -> list[str] | None:
@@ -164,13 +160,14 @@ def named_workflows(workflow_ids: Iterable[str]) -> list[str] | None:
 
 def cancel_run(workflow_id: str, run_id: str) -> Call[models.Cancellation]:
     """Cancel a run; has no effect on a finished one."""
-    request = endpoint("POST", f"{_RUN}/cancel", "cancel {run}", workflow_id, run_id, bucket="workflows.runs.cancel")
-    return _call(request, cancellation)
+    path, ids = f"{_RUN}/cancel", (workflow_id, run_id)
+    return _call(resources.cancellation, "POST", path, "cancel {run}", *ids, bucket="workflows.runs.cancel")
 
 
 def resume_run(workflow_id: str, run_id: str, context_id: str, input: Any) -> Call[models.RunStatus]:
     """Answer a human pause."""
-    request = endpoint(
+    return _call(
+        resources.resumed_status,
         "POST",
         f"{_RUN}/resume",
         "resume {run}",
@@ -181,86 +178,61 @@ def resume_run(workflow_id: str, run_id: str, context_id: str, input: Any) -> Ca
         sync=True,
         bucket="workflows.runs.resume",
     )
-    return _call(request, resumed_status)
 
 
 def get_workflow(workflow_id: str) -> Call[models.Workflow]:
     """Get a workflow's name, workspace and declared inputs (those of its draft)."""
-    request = endpoint("GET", _WORKFLOW, "read {workflow}", workflow_id, bucket=WORKFLOW_BUCKET)
-    return _call(request, lambda _, data: workflow_of(data, workflow_id))
+    return _call(resources.workflow_of, "GET", _WORKFLOW, "read {workflow}", workflow_id, bucket=WORKFLOW_BUCKET)
 
 
-def get_deployment(workflow_id: str) -> Call[models.Deployment]:
-    """Get a workflow's live version and its latest deployment attempt."""
-    return _deployment_call("GET", "deployment", "read the deployment of", workflow_id)
+def deployment(workflow_id: str, action: str = "read", **content: Any) -> Call[models.Deployment]:
+    """Read or change a workflow's deployment.
 
-
-def deploy(workflow_id: str, *, name: str | None = None, description: str | None = None) -> Call[models.Deployment]:
-    """Create a version from a workflow's draft and deploy it.
-
-    :param name: of the version, up to 100 characters.
+    :param action: ``read``, ``deploy``, ``undeploy`` or ``rollback``.
+    :param content: of ``deploy``, ``name`` (up to 100 characters) and ``description``; of ``rollback``, ``version``.
+        None is left out.
     """
-    given = {"name": name, "description": description}
-    content = {key: value for key, value in given.items() if value is not None}
-    return _deployment_call("POST", "deploy", "deploy", workflow_id, content)
-
-
-def undeploy(workflow_id: str) -> Call[models.Deployment]:
-    """Undeploy a workflow; has no effect if it is not deployed."""
-    return _deployment_call("DELETE", "deploy", "undeploy", workflow_id)
-
-
-def rollback(workflow_id: str, version: int | None = None) -> Call[models.Deployment]:
-    """Deploy an earlier version.
-
-    :param version: default: the one before the live one.
-    """
-    content = {} if version is None else {"version": version}
-    return _deployment_call("POST", "rollback", "roll back", workflow_id, content)
-
-
-def _deployment_call(
-    method: str, route: str, verb: str, workflow_id: str, content: Mapping[str, Any] | None = None
-) -> Call[models.Deployment]:
-    operation = {"GET": "deployment.read", "DELETE": "undeploy"}.get(method, route)
-    request = endpoint(
+    method, route, verb = _DEPLOYMENT_ACTIONS[action]
+    return _call(
+        _read_deployment,
         method,
         f"{_WORKFLOW}/{route}",
         f"{verb} {{workflow}}",
         workflow_id,
-        content=content,
-        idempotent=content is None,
-        bucket=f"workflows.{operation}",
+        content={name: value for name, value in content.items() if value is not None} if method == "POST" else None,
+        idempotent=method != "POST",
+        bucket="workflows.deployment.read" if action == "read" else f"workflows.{action}",
     )
-    return _call(request, _read_deployment)
 
 
 def get_billing_status() -> Call[models.BillingStatus]:
     """Get plan, billing period and credits of the key's owner."""
-    request = endpoint("GET", "v2/billing/status", "read the billing status", bucket="billing.status")
-    return _call(request, _read_billing)
+    return _call(_read_billing, "GET", "v2/billing/status", "read the billing status", bucket="billing.status")
 
 
 def list_workspaces() -> Call[models.Page[models.Workspace]]:
     """List the workspaces that the key can access: a workspace key only its own."""
-    return _page_call(endpoint("GET", "v2/workspaces", "list the workspaces", bucket="workspaces.list"), _workspace)
+    return _page_call(_workspace, "GET", "v2/workspaces", "list the workspaces", bucket="workspaces.list")
 
 
 # --- responses ---------------------------------------------------------------------------------------------------
 
 
-def _call(request: Request, read: Callable[[Request, Any], _T]) -> Call[_T]:
+def _call(read: Callable[[Request, Any], _T], *route: Any, **attributes: Any) -> Call[_T]:
+    """A call to an endpoint; further arguments as for :func:`.endpoint`."""
+    request = endpoint(*route, **attributes)
     return Call(request, lambda request, response: read(request, _envelope(request, response)["data"]), _error)
 
 
-def _page_call(request: Request, read_item: Callable[[Any], _T]) -> Call[models.Page[_T]]:
-    def read(request: Request, response: Response) -> models.Page[_T]:
+def _page_call(read: Callable[[Request, Any], _T], *route: Any, **attributes: Any) -> Call[models.Page[_T]]:
+    def read_page(request: Request, response: Response) -> models.Page[_T]:
         body = _envelope(request, response)
         if not isinstance(body["data"], list):
             raise fields.MissingFieldError
-        return models.Page(items=tuple(map(read_item, body["data"])), next_cursor=fields.text(body, "nextCursor"))
+        items = tuple(read(request, item) for item in body["data"])
+        return models.Page(items=items, next_cursor=fields.text(body, "nextCursor"))
 
-    return Call(request, read, _error)
+    return Call(endpoint(*route, **attributes), read_page, _error)
 
 
 def _envelope(request: Request, response: Response) -> dict[str, Any]:
@@ -277,7 +249,7 @@ def _error(request: Request, response: Response) -> SimError:
         error = {}
     message = fields.text(error, "message")
     if message is None or fields.text(error, "code") is None:
-        return unreadable_error(request, response)
+        return errors.unreadable_error(request, response)
     if response.status == 404 and message == _V2_OFF_MESSAGE:
         return error_of(
             SimV2OffError,
@@ -287,25 +259,21 @@ def _error(request: Request, response: Response) -> SimError:
             " api_version to auto or legacy in the connection",
             outcome=Outcome.REFUSED,
         )
-    issues = tuple(
-        f"{'.'.join(map(str, path))}: {text}" if (path := fields.sequence(issue, "path")) else text
-        for issue in fields.sequence(error, "details")
-        if (text := fields.text(issue, "message")) is not None and text != message
-    )
-    return error_from_body(request, response, ErrorBody(message, fields.text(error.get("details"), "code"), issues))
+    detail = fields.text(error.get("details"), "code")
+    return errors.error_from_body(request, response, message, detail, fields.sequence(error, "details"))
 
 
 def _read_execution(request: Request, data: Any) -> models.WorkflowExecutionResult:
     server_status = fields.required(fields.text(data, "status"))
-    status = run_status(server_status)
+    status = resources.run_status(server_status)
     return models.WorkflowExecutionResult(
         run_id=fields.required(fields.text(data, "runId")),
         workflow_id=fields.text(data, "workflowId") or request.workflow_id,
         status=status,
         server_status=server_status,
         output=data.get("output"),
-        error=run_error(data["error"]) if data.get("error") else None,
-        paused=pause_in(data.get("output")) if status is models.RunStatus.PAUSED else None,
+        error=resources.run_error(data["error"]) if data.get("error") else None,
+        paused=resources.pause_in(data.get("output")) if status is models.RunStatus.PAUSED else None,
         started_at=fields.text(data, "startedAt"),
         ended_at=fields.text(data, "endedAt"),
         duration_ms=fields.number(data, "durationMs"),
@@ -328,7 +296,7 @@ def _read_deployment(request: Request, data: Any) -> models.Deployment:
         latest_attempt=models.DeploymentAttempt(
             version=fields.whole(attempt, "version"),
             status=fields.text(attempt, "status"),
-            error=run_error(error).message if error else None,
+            error=resources.run_error(error).message if error else None,
             action=fields.text(attempt, "action"),
             requested_at=fields.text(attempt, "requestedAt"),
         )
@@ -353,5 +321,5 @@ def _read_billing(request: Request, data: Any) -> models.BillingStatus:
     )
 
 
-def _workspace(data: Any) -> models.Workspace:
+def _workspace(request: Request, data: Any) -> models.Workspace:
     return models.Workspace(workspace_id=fields.required(fields.text(data, "id")), name=fields.text(data, "name"))
