@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from airflow_provider_sim.client.async_client import *
     from airflow_provider_sim.client.checks import *
     from airflow_provider_sim.client.models import *
-    from airflow_provider_sim.client.request_options import *
     from airflow_provider_sim.client.retry import *
     from airflow_provider_sim.client.settings import *
     from airflow_provider_sim.client.stream import *
@@ -42,8 +41,7 @@ _NAMES = {
         "RateLimitInfo RunOutput RunStatus UsageLimits Workflow WorkflowExecutionResult WorkflowRun "
         "Workspace"
     ),
-    "request_options": "StartStoppedError StopToken new_run_id",
-    "retry": "NO_RETRY RetryPolicy",
+    "retry": "NO_RETRY RetryPolicy StartStoppedError StopToken new_run_id",
     "settings": "ClientSettings DEFAULT_BASE_URL DEFAULT_TIMEOUT SYNC_TIMEOUT",
     "stream": ("StreamBlockError StreamChunk StreamChunkReset StreamEnd StreamProgress check_selected selection_lost"),
     "sync_client": "SimClient WorkflowStream",

@@ -23,7 +23,7 @@ from airflow_provider_sim.client.api.files import check_file_status, file_reques
 from airflow_provider_sim.client.api.http import Call, Request, Response
 from airflow_provider_sim.client.base import BaseClient
 from airflow_provider_sim.client.environment import ca_bundle, proxy_for
-from airflow_provider_sim.client.request_options import RequestOptions
+from airflow_provider_sim.client.retry import RequestOptions
 from airflow_provider_sim.client.start import StartFlows
 from airflow_provider_sim.client.stream import StreamEvent
 from airflow_provider_sim.exceptions import SimConfigurationError

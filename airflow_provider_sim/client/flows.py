@@ -18,8 +18,7 @@ from airflow_provider_sim.client.api.http import Call
 from airflow_provider_sim.client.api.legacy import JOB_PREFIX
 from airflow_provider_sim.client.base import BaseClient
 from airflow_provider_sim.client.checks import selectors_of
-from airflow_provider_sim.client.request_options import DEFAULT_OPTIONS, RequestOptions, StartStoppedError
-from airflow_provider_sim.client.retry import NO_RETRY, RetryPolicy
+from airflow_provider_sim.client.retry import DEFAULT_OPTIONS, NO_RETRY, RequestOptions, RetryPolicy, StartStoppedError
 from airflow_provider_sim.exceptions import (
     Outcome,
     SimError,

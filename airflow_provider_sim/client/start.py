@@ -15,8 +15,7 @@ from airflow_provider_sim.client.api.http import Call
 from airflow_provider_sim.client.checks import MAX_RUN_TIMEOUT, selectors_of
 from airflow_provider_sim.client.flows import Flows
 from airflow_provider_sim.client.models import AsyncExecutionResult, RunStatus, WorkflowExecutionResult, WorkflowRun
-from airflow_provider_sim.client.request_options import RequestOptions, RunId, RunIds, StopToken
-from airflow_provider_sim.client.retry import NO_RETRY, RetryPolicy
+from airflow_provider_sim.client.retry import NO_RETRY, RequestOptions, RetryPolicy, RunId, RunIds, StopToken
 from airflow_provider_sim.client.stream import StreamEnd, StreamEvent
 from airflow_provider_sim.exceptions import (
     Outcome,
@@ -80,7 +79,7 @@ class StartFlows(Flows):
         :param retry_on_rate_limit: False raises rate-limit errors at once.
         :param options: as for :meth:`execute_workflow`, and: ``run_id`` may be an endless iterator of IDs, of which
             each attempt that needs a new one takes the next, just before it is sent; ``deadline``, seconds since the
-            epoch after which no retry starts; ``stop``, a :class:`~.request_options.StopToken` that keeps further
+            epoch after which no retry starts; ``stop``, a :class:`~.retry.StopToken` that keeps further
             attempts from being sent; ``unsent_ids``, IDs that were not used before this call, so if Sim rejects one of
             them as used, it belongs to another run.
         :raises SimError: the last attempt's error.

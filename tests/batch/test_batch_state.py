@@ -17,7 +17,7 @@ from airflow_provider_sim.batch.state import (
     run_length_encode,
 )
 from airflow_provider_sim.client.checks import check_run_id
-from airflow_provider_sim.client.request_options import new_run_id
+from airflow_provider_sim.client.retry import new_run_id
 
 BATCH = "airflow-00000000-0000-4000-8000-000000000000"
 

@@ -7,8 +7,7 @@ import pytest
 from airflow_provider_sim.client import server_facts
 from airflow_provider_sim.client.api import http, legacy
 from airflow_provider_sim.client.models import PausedRun, PausePoint, RunOutput, RunStatus, WorkflowRun
-from airflow_provider_sim.client.request_options import StartStoppedError, StopToken
-from airflow_provider_sim.client.retry import NO_RETRY
+from airflow_provider_sim.client.retry import NO_RETRY, StartStoppedError, StopToken
 from airflow_provider_sim.client.server_facts import forget_servers
 from airflow_provider_sim.client.start import check_options
 from airflow_provider_sim.exceptions import (
