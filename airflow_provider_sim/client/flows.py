@@ -230,12 +230,7 @@ class Flows:
         """
         try:
             return await self.request(legacy.get_paused_run(workflow_id, run_id))
-        except (
-            SimNotFoundError,
-            SimUnsupportedError,
-            SimPermissionError,
-            SimResponseError,
-        ):
+        except (SimNotFoundError, SimUnsupportedError, SimPermissionError, SimResponseError):
             run = await self.get_workflow_run(workflow_id, run_id)
         pause = run.paused if run.status is models.RunStatus.PAUSED else None
         if pause is None or pause.context_id is None:
@@ -408,13 +403,7 @@ class Flows:
             await self.client.sleep(delay)
 
     def _may_retry(
-        self,
-        error: SimError,
-        retry: int,
-        delay: float,
-        policy: RetryPolicy,
-        call: Call[Any],
-        options: RequestOptions,
+        self, error: SimError, retry: int, delay: float, policy: RetryPolicy, call: Call[Any], options: RequestOptions
     ) -> bool:
         """Decide by the number and delay of the retry, and by what the server did; :mod:`.retry` has the table."""
         is_late = options.deadline is not None and time.time() + delay > options.deadline
@@ -440,12 +429,9 @@ def _selected(run: models.WorkflowRun, outputs: Mapping[str, Any], selectors: Se
     """
     missing = [name for name in selectors if name not in outputs]
     if missing:
-        raise SimOutputError(
-            f"Run {run.run_id!r} of workflow {run.workflow_id!r} has no block output {', '.join(missing)}. Without"
-            " stream=True, selected_outputs requires block IDs, optionally with a path (block-id.field), not block"
-            " names.",
-            workflow_id=run.workflow_id,
-            run_id=run.run_id,
-            outcome=Outcome.RAN,
+        raise run.error_as(
+            SimOutputError,
+            f"has no block output {', '.join(missing)}. Without stream=True, selected_outputs requires block IDs,"
+            " optionally with a path (block-id.field), not block names.",
         )
     return {name: outputs[name] for name in selectors}

@@ -7,9 +7,10 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
-from airflow_provider_sim.exceptions import Outcome, SimRunCancelledError, SimRunFailedError
+from airflow_provider_sim.exceptions import Outcome, SimError, SimRunCancelledError, SimRunFailedError
 
 _T = TypeVar("_T")
+_E = TypeVar("_E", bound=SimError)
 
 
 class RunStatus(StrEnum):
@@ -131,21 +132,28 @@ class WorkflowRun:
         :raises SimRunFailedError: it failed; the message contains Sim's.
         :raises SimRunCancelledError: it was cancelled.
         """
-        run = f"Run {self.run_id!r} of workflow {self.workflow_id!r}"
-        attributes: dict[str, Any] = {"workflow_id": self.workflow_id, "run_id": self.run_id, "outcome": Outcome.RAN}
         if self.status is RunStatus.CANCELLED:
-            raise SimRunCancelledError(
-                f"{run} was cancelled before it completed. A retry of the task that started it, or clearing that task,"
-                " starts another.",
-                **attributes,
+            raise self.error_as(
+                SimRunCancelledError,
+                "was cancelled before it completed. A retry of the task that started it, or clearing that task, starts"
+                " another.",
             )
         if self.status is RunStatus.FAILED:
-            code = self.error.code if self.error else None
-            raise SimRunFailedError(
-                f"{run} failed: {self.error or 'no error message'}. Its log in Sim shows each block.",
-                detail_code=code,
-                **attributes,
-            )
+            what = f"failed: {self.error or 'no error message'}. Its log in Sim shows each block."
+            raise self.error_as(SimRunFailedError, what, detail_code=self.error.code if self.error else None)
+
+    def error_as(self, kind: type[_E], what: str, *, detail_code: str | None = None) -> _E:
+        """Return an error about this run, which was started.
+
+        :param what: what the message says after the run's name.
+        """
+        return kind(
+            f"Run {self.run_id!r} of workflow {self.workflow_id!r} {what}",
+            detail_code=detail_code,
+            workflow_id=self.workflow_id,
+            run_id=self.run_id,
+            outcome=Outcome.RAN,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

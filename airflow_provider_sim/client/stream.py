@@ -192,25 +192,20 @@ def check_selected(selectors: Sequence[str], streamed: Collection[str], end: Str
     received = {*streamed, *(block_id for block_id, output in rest.items() if output != {})}
     missing = missing_selectors(selectors, received)
     if missing:
-        raise SimOutputError(
-            f"Run {result.run_id!r} of workflow {result.workflow_id!r} completed, but its stream had no output for"
-            f" {', '.join(missing)}: the workflow has no such block or field, or the block did not run. Correct"
-            " selected_outputs: block name or block ID, and path, such as 'Agent 1.content'.",
-            workflow_id=result.workflow_id,
-            run_id=result.run_id,
-            outcome=Outcome.RAN,
+        raise result.error_as(
+            SimOutputError,
+            f"completed, but its stream had no output for {', '.join(missing)}: the workflow has no such block or"
+            " field, or the block did not run. Correct selected_outputs: block name or block ID, and path, such as"
+            " 'Agent 1.content'.",
         )
 
 
 def selection_lost(run: WorkflowRun, selectors: Sequence[str]) -> SimOutputError:
     """Return the error for a completed run whose selected outputs were lost with its stream."""
-    return SimOutputError(
-        f"Run {run.run_id!r} of workflow {run.workflow_id!r} completed, but its stream was lost, and the selected"
-        f" outputs with it: {', '.join(selectors)}. A SimJobSensor with this run ID returns the whole output; clearing"
-        " the task starts a new run.",
-        workflow_id=run.workflow_id,
-        run_id=run.run_id,
-        outcome=Outcome.RAN,
+    return run.error_as(
+        SimOutputError,
+        f"completed, but its stream was lost, and the selected outputs with it: {', '.join(selectors)}. A SimJobSensor"
+        " with this run ID returns the whole output; clearing the task starts a new run.",
     )
 
 
