@@ -25,14 +25,8 @@ SYNC_TIMEOUT = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class ClientSettings:
-    """Settings of both clients.
+    """Settings of both clients: the arguments of :class:`~.base.BaseClient`, and the connection.
 
-    :param api_key: a personal or workspace key, without the whitespace around it; never shown.
-    :param base_url: with scheme and any path prefix.
-    :param api_version: ``v2``, ``legacy``, or ``auto`` to detect it.
-    :param timeout: seconds to wait for a response; sync executions have another timeout.
-    :param verify: whether to verify TLS certificates, or the path of a CA bundle to verify them with.
-    :param retry: for idempotent requests.
     :param connection: ID of the Airflow connection that the settings come from; errors name it.
     :raises SimConfigurationError: a setting is invalid.
     """
