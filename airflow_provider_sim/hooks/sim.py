@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -27,7 +27,7 @@ from airflow_provider_sim.get_provider_info import CONNECTION_FIELDS, UI_FIELD_B
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Connection
 
-    from airflow_provider_sim.client import AsyncSimClient, SimClient, Workflow
+    from airflow_provider_sim.client import SimClient, Workflow
 
 _NUMBERS = ("timeout", "max_retries", "initial_delay", "max_delay", "backoff_multiplier")
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -50,6 +50,7 @@ class SimHook(BaseHook):
     :param sim_conn_id: ID of the connection.
     :param retry_args: retry settings that override the connection's: the fields of
         :class:`~airflow_provider_sim.client.retry.RetryPolicy`.
+    :raises SimConfigurationError: by the first method that reads the connection, if it doesn't exist or is invalid.
     """
 
     conn_name_attr = "sim_conn_id"
@@ -68,10 +69,7 @@ class SimHook(BaseHook):
         self._workflows: dict[str, Workflow | None] = {}
 
     def get_conn(self) -> SimClient:
-        """Return the hook's client; the same one until :meth:`close`.
-
-        :raises SimConfigurationError: the connection doesn't exist or is invalid.
-        """
+        """Return the hook's client; the same one until :meth:`close`."""
         if self._client is None:
             from airflow_provider_sim.client import SimClient
 
@@ -82,29 +80,14 @@ class SimHook(BaseHook):
         """Return a separate client, for use while the hook's is performing a request; close it after use.
 
         :param timeout: seconds for a request, unless the connection's is less.
-        :raises SimConfigurationError: the connection doesn't exist or is invalid.
         """
         from airflow_provider_sim.client import SimClient
 
         settings = self.get_settings()
         return SimClient.from_settings(replace(settings, timeout=min(timeout, settings.timeout), retry=retry))
 
-    @asynccontextmanager
-    async def get_async_conn(self) -> AsyncIterator[AsyncSimClient]:
-        """Return an asyncio client, for ``async with``.
-
-        :raises SimConfigurationError: on entering: the connection doesn't exist or is invalid.
-        """
-        from airflow_provider_sim.client import AsyncSimClient
-
-        async with AsyncSimClient.from_settings(await self.get_async_settings()) as client:
-            yield client
-
     def get_settings(self) -> ClientSettings:
-        """Return the settings of the hook's client.
-
-        :raises SimConfigurationError: the connection doesn't exist or is invalid.
-        """
+        """Return the settings of the hook's client."""
         if self._client_settings is None:
             with self._explain_errors():
                 connection = self.get_connection(self.sim_conn_id)
@@ -112,10 +95,7 @@ class SimHook(BaseHook):
         return self._client_settings
 
     async def get_async_settings(self) -> ClientSettings:
-        """Return the settings of a client, for sharing one on an event loop.
-
-        :raises SimConfigurationError: the connection doesn't exist or is invalid.
-        """
+        """Return the settings of a client, for sharing one on an event loop."""
         from airflow.providers.common.compat.connection import get_async_connection
 
         with self._explain_errors():

@@ -43,6 +43,8 @@ class SimOperator(BaseOperator):
         "poll_interval": arguments.duration,
         "retry_args": arguments.optional(arguments.retry_args),
     }
+    contradiction = staticmethod(arguments.missing_output_folder)
+    """Returns which arguments contradict each other; an argument that isn't given has no known value yet."""
 
     def __init__(
         self,
@@ -65,11 +67,6 @@ class SimOperator(BaseOperator):
     def check(cls, given: Mapping[str, Any], *, templated: Collection[str] = ()) -> None:
         """Check arguments, and raise a SimInputError that names the invalid one and what to choose."""
         arguments.check_arguments(cls.argument_rules, given, contradiction=cls.contradiction, templated=templated)
-
-    @staticmethod
-    def contradiction(given: Mapping[str, Any]) -> str | None:
-        """Return which arguments contradict each other; a name that ``given`` lacks has no known value yet."""
-        return None
 
     def _check_constants(self) -> None:
         self.check(vars(self), templated=self.template_fields)

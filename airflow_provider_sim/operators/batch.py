@@ -86,7 +86,6 @@ class SimExecuteWorkflowBatchOperator(SimWorkflowOperatorBase):
         "max_active_runs": arguments.optional(arguments.positive_int),
         "on_error": arguments.one_of(OnError),
     }
-    contradiction = staticmethod(arguments.missing_output_folder)
 
     def __init__(
         self,

@@ -102,7 +102,6 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
         "max_output_bytes": arguments.optional(arguments.positive_int),
         "large_outputs": arguments.one_of(LargeOutputs),
     }
-    contradiction = staticmethod(arguments.missing_output_folder)
 
     def __init__(
         self,
