@@ -33,11 +33,7 @@ _RUN_OPTIONS: dict[str, dict[str, Any]] = {
     "--input": {"metavar": "JSON", "help": "the input, or @FILE with it"},
     "--async": {"dest": "async_execution", "action": "store_true", "help": "let Sim queue the run"},
     "--stream": {"action": "store_true", "help": "print selected outputs as they arrive"},
-    "--select": {
-        "action": "append",
-        "metavar": "BLOCK.PATH",
-        "help": "with --stream: which outputs; repeatable",
-    },
+    "--select": {"action": "append", "metavar": "BLOCK.PATH", "help": "with --stream: which outputs; repeatable"},
     "--no-wait": {"action": "store_true", "help": "start an async run, print its ID and exit"},
     "--timeout": {**_SECONDS, "help": "cancel the run after this time"},
     "--poll-interval": {**_SECONDS, "default": 2.0, "help": "time between polls (default: 2)"},
@@ -51,11 +47,7 @@ _WATCH_OPTIONS: dict[str, dict[str, Any]] = {
 }
 COMMANDS = (
     Command("check", "Test the connection and show the account and its remaining limits", _COMMON),
-    Command(
-        "run",
-        "Run a workflow and wait until it finishes; Ctrl-C cancels the run",
-        _WORKFLOW | _RUN_OPTIONS | _COMMON,
-    ),
+    Command("run", "Run a workflow and wait for it; Ctrl-C cancels the run", _WORKFLOW | _RUN_OPTIONS | _COMMON),
     Command("status", "Show a run, with its output if it is completed", _WORKFLOW | _RUN | _COMMON),
     Command("watch", "Show the latest runs of a workspace or a workflow until Ctrl-C", _WATCH_OPTIONS | _COMMON),
     Command("cancel", "Cancel a run and show whether it is cancelled", _WORKFLOW | _RUN | _COMMON),
