@@ -16,6 +16,7 @@ from airflow_provider_sim.client import (
     ADDRESS_CAPACITY,
     EXECUTE_BUCKET,
     RATE_WINDOW,
+    RUN_BUCKET,
     ClientSettings,
     RateLimit,
     RateLimitInfo,
@@ -168,6 +169,42 @@ class RequestBucket(Limit):
         assert self._refill is not None
         share = ((self._level - 1) / self._refill - BUCKET_RESERVE) / (1 - BUCKET_RESERVE) if self._refill else 0.0
         return max(0.0, self._reset - now - max(0.0, share) * RATE_WINDOW) + _MARGIN
+
+
+@dataclass
+class WorkerPace:
+    """Pace of a worker's reads of runs: workers know of each other only by the level of the bucket that they share.
+
+    The requests that others have sent since the last read are expected again, so that ten workers poll at a tenth of
+    the rate. A third of the bucket is left to other requests.
+    """
+
+    clock: Clock = time.time
+    _last: RateLimitInfo | None = field(default=None, init=False)
+    _spent: float = field(default=1.0, init=False)  # by all processes, since the last read but one
+
+    def __post_init__(self) -> None:
+        """Start with the local clock's time."""
+        self._server = ServerClock(self.clock)
+
+    def on_response(self, info: RateLimitInfo) -> None:
+        """Update the pace by a response's headers."""
+        if info.bucket != RUN_BUCKET or info.limit is None or info.remaining is None or info.reset is None:
+            return
+        self._server.on_reset(info.reset)
+        if self._last is not None and self._last.remaining is not None and self._last.reset is not None:
+            refills = round((info.reset - self._last.reset) / RATE_WINDOW)
+            level = min(info.limit, self._last.remaining + refills * info.limit / 2)
+            self._spent = max(1.0, level - info.remaining)
+        self._last = info
+
+    def delay(self) -> float:
+        """Return the least seconds until the next read: at most until the bucket is refilled."""
+        if self._last is None or self._last.limit is None or self._last.reset is None:
+            return 0.0
+        until_reset = min(max(0.0, self._last.reset - self._server.now()), RATE_WINDOW)
+        left = (self._last.remaining or 0) - self._last.limit / 3
+        return until_reset if left < 1 else min(until_reset, self._spent * until_reset / left)
 
 
 class AddressLimit(Limit):

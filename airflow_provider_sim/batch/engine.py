@@ -37,6 +37,7 @@ from airflow_provider_sim.exceptions import (
     SimWorkflowNotDeployedError,
 )
 from airflow_provider_sim.polling import RunPollState
+from airflow_provider_sim.polling.poll_state import LONGEST_INTERVAL
 from airflow_provider_sim.polling.poller import RunPoller, poller_for
 from airflow_provider_sim.rate_limits import RateLimits, StartThrottle, rate_limits_for
 
@@ -271,7 +272,7 @@ class BatchEngine:
             poll_interval=options.poll_interval,
             deadline=options.deadline,
             on_paused=options.on_paused,
-            max_failed_polls=max(10, int(MAX_OUTAGE / options.poll_interval)),
+            max_failed_polls=max(10, int(MAX_OUTAGE / (options.poll_interval or LONGEST_INTERVAL))),
             started=self.clock(),
             in_batch=True,
             clock=self.clock,

@@ -36,7 +36,7 @@ _RUN_OPTIONS: dict[str, dict[str, Any]] = {
     "--select": {"action": "append", "metavar": "BLOCK.PATH", "help": "with --stream: which outputs; repeatable"},
     "--no-wait": {"action": "store_true", "help": "start an async run, print its ID and exit"},
     "--timeout": {**_SECONDS, "help": "cancel the run after this time"},
-    "--poll-interval": {**_SECONDS, "default": 2.0, "help": "time between polls (default: 2)"},
+    "--poll-interval": {**_SECONDS, "help": "time between polls (default: a tenth of the run's age, 1 to 30)"},
 }
 _WATCH_OPTIONS: dict[str, dict[str, Any]] = {
     "--workflow": {"metavar": "ID", "help": "only this workflow's runs"},

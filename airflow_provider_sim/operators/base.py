@@ -40,7 +40,7 @@ class SimOperator(BaseOperator):
     ui_color = "#ede9fe"
     argument_rules: ClassVar[Mapping[str, Rule]] = {
         "workflow_id": arguments.workflow_id,
-        "poll_interval": arguments.duration,
+        "poll_interval": arguments.optional(arguments.duration),
         "retry_args": arguments.optional(arguments.retry_args),
     }
     contradiction = staticmethod(arguments.missing_output_folder)
@@ -124,7 +124,7 @@ class SimWorkflowOperatorBase(SimOperator):
         self,
         *,
         deferrable: bool = DEFERRABLE,
-        poll_interval: float | timedelta = 10.0,
+        poll_interval: float | timedelta | None = None,
         run_timeout: float | timedelta | None = None,
         timeout: float | timedelta | None = None,
         on_paused: OnPaused = "wait",

@@ -55,7 +55,8 @@ class SimExecuteWorkflowBatchOperator(SimWorkflowOperatorBase):
     :param skip_undeployed: skip inputs of workflows that aren't deployed, instead of counting them as failed; their
         output is None, their ``status`` is ``skipped``.
     :param deferrable: wait in the triggerer, without a worker.
-    :param poll_interval: seconds or timedelta between polls of the runs.
+    :param poll_interval: seconds or timedelta between polls of the runs; default: a tenth of a run's age, 1 s to 30 s,
+        and longer if the rate limits are nearly used up.
     :param run_timeout: seconds or timedelta after which the server stops a run, 1 s to 7 days.
     :param timeout: seconds or timedelta to wait for all runs; default: 7 days. ``execution_timeout``, counted from the
         try's start, applies as well, also in the triggerer. The runs are then cancelled, unless ``cancel_on_kill`` is

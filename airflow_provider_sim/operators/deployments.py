@@ -37,7 +37,7 @@ class SimDeployWorkflowOperator(SimClientOperator):
     :param description: description of the new version. (templated)
     :param sim_conn_id: the Airflow connection of type Sim. (templated)
     :param wait_for_completion: wait until the version is live; Sim deploys in the background.
-    :param poll_interval: seconds or timedelta between polls.
+    :param poll_interval: seconds or timedelta between polls; default: a tenth of the time that has passed, 1 s to 30 s.
     :param timeout: seconds or timedelta to wait for the deployment.
     :param retry_args: retry settings for idempotent requests, which override the connection's.
     :raises SimPermissionError: the key may not do this.
@@ -61,7 +61,7 @@ class SimDeployWorkflowOperator(SimClientOperator):
         version_name: str | None = None,
         description: str | None = None,
         wait_for_completion: bool = True,
-        poll_interval: float | timedelta = 2.0,
+        poll_interval: float | timedelta | None = None,
         timeout: float | timedelta = 300.0,
         **kwargs: Any,
     ) -> None:

@@ -31,7 +31,7 @@ class SimCancelRunOperator(SimClientOperator):
     :param run_id: the run; on the legacy API also a job ID. (templated)
     :param sim_conn_id: the Airflow connection of type Sim. (templated)
     :param wait_for_completion: wait until the run has finished: Sim stops it at the end of its current block.
-    :param poll_interval: seconds or timedelta between polls.
+    :param poll_interval: seconds or timedelta between polls; default: a tenth of the time that has passed, 1 s to 30 s.
     :param timeout: seconds or timedelta to wait for the run.
     :param retry_args: retry settings for idempotent requests, which override the connection's.
     :raises SimRunNotFoundError: Sim doesn't have the run.
@@ -47,7 +47,7 @@ class SimCancelRunOperator(SimClientOperator):
         workflow_id: str,
         run_id: str,
         wait_for_completion: bool = True,
-        poll_interval: float | timedelta = 5.0,
+        poll_interval: float | timedelta | None = None,
         timeout: float | timedelta = 300.0,
         **kwargs: Any,
     ) -> None:
@@ -89,7 +89,7 @@ class SimResumeRunOperator(SimClientOperator):
     :param context_id: the pause point; default: the only one that waits for a person. (templated)
     :param input: the answer: the fields that the workflow's block asks for, as a dict. (templated)
     :param sim_conn_id: the Airflow connection of type Sim. (templated)
-    :param poll_interval: seconds or timedelta between polls.
+    :param poll_interval: seconds or timedelta between polls; default: a tenth of the time that has passed, 1 s to 30 s.
     :param timeout: seconds or timedelta to wait for the run to pause, if it isn't paused yet.
     :param retry_args: retry settings for idempotent requests, which override the connection's.
     :raises SimPauseAnsweredError: someone else has answered the pause, or the run has finished.
@@ -109,7 +109,7 @@ class SimResumeRunOperator(SimClientOperator):
         run_id: str,
         context_id: str | None = None,
         input: Any = None,
-        poll_interval: float | timedelta = 5.0,
+        poll_interval: float | timedelta | None = None,
         timeout: float | timedelta = 300.0,
         **kwargs: Any,
     ) -> None:

@@ -57,7 +57,8 @@ class SimExecuteWorkflowOperator(OpenLineageMixin, SimWorkflowOperatorBase):
     :param wait_for_completion: False starts an async run and returns its run ID, for
         :class:`~airflow_provider_sim.sensors.sim.SimJobSensor`.
     :param deferrable: wait in the triggerer, without a worker.
-    :param poll_interval: seconds or timedelta between polls of an async run.
+    :param poll_interval: seconds or timedelta between polls of an async run; default: a tenth of its age, 1 s to 30 s,
+        and longer if the rate limits are nearly used up.
     :param stream: hold the connection open and write text to the task log as it arrives.
     :param selected_outputs: return these block outputs instead of the workflow's output: a string or a list. With
         ``stream``, the outputs to stream, as ``Block name.path`` or ``block ID.path``, keyed by block ID; otherwise

@@ -16,12 +16,12 @@ log = logging.getLogger(__name__)
 
 
 def wait_for_deployment(
-    client: SimClient, deployment: Deployment, *, poll_interval: float, deadline: float
+    client: SimClient, deployment: Deployment, *, poll_interval: float | None, deadline: float
 ) -> Deployment:
     """Poll a workflow's deployment until the requested version is live.
 
     :param deployment: the response to the request to deploy or roll back.
-    :param poll_interval: seconds between polls.
+    :param poll_interval: seconds between polls; None for an adaptive interval.
     :param deadline: seconds since the epoch.
     :raises SimDeploymentError: the activation has failed, or not finished before the deadline.
     """

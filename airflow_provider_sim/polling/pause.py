@@ -17,7 +17,7 @@ from airflow_provider_sim.exceptions import (
     SimPauseAnsweredError,
     SimRunTimeoutError,
 )
-from airflow_provider_sim.polling.poll_state import PollState, poll_until_finished
+from airflow_provider_sim.polling.poll_state import PollState, poll_until_finished, share_limit
 
 if TYPE_CHECKING:
     from airflow_provider_sim.client import PausePoint, SimClient
@@ -62,6 +62,7 @@ class PauseAnswer(PollState[_Pauses]):
         :raises SimInputError: several pauses are open, and ``context_id`` names none of them.
         :raises SimRunTimeoutError: the run was not paused before the deadline.
         """
+        share_limit(client, self)
         if self.previous is not None and not self._is_open(client, self.previous):
             log.info("Pause %s of run %s was answered by an earlier try.", self.previous, self.run_id)
             return self.previous
@@ -86,7 +87,7 @@ class PauseAnswer(PollState[_Pauses]):
             if self.clock() >= (self.deadline or 0.0):
                 raise failure
             log.info("%s The pause is still open. Sending the answer again.", failure)
-            time.sleep(self.poll_interval)
+            time.sleep(self.interval)
 
     def _find(self, client: SimClient) -> _Pauses:
         """Return the run's pauses, with the one to answer if it is open."""

@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import InitVar, dataclass, field
+from math import inf
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from airflow_provider_sim.arguments import OnPaused
@@ -18,6 +19,7 @@ from airflow_provider_sim.exceptions import (
     SimRunNotFoundError,
     SimRunTimeoutError,
 )
+from airflow_provider_sim.rate_limits import WorkerPace
 
 if TYPE_CHECKING:
     from airflow_provider_sim.client import SimClient
@@ -26,7 +28,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-DEFAULT_POLL_INTERVAL = 10.0  # seconds
+AGE_SHARE = 0.1  # of a run's age: the adaptive interval between polls
+SHORTEST_INTERVAL, LONGEST_INTERVAL = 1.0, 30.0  # seconds, of the adaptive interval
 MAX_FAILED_POLLS = 10  # in a row, without failing the task
 NOT_FOUND_GRACE = 60.0  # seconds during which Sim may not find a run that was just started
 _JITTER = 0.1
@@ -36,20 +39,33 @@ _JITTER = 0.1
 class PollState(Generic[T]):
     """State of a poll loop: counts failed polls, and decides when to poll again.
 
-    :param poll_interval: seconds between polls.
+    :param poll_interval: seconds between polls; None for an adaptive interval, a tenth of the age, from 1 to 30 s.
+    :param started: seconds since the epoch from which the age is counted; default: now.
     :param deadline: seconds since the epoch of the last poll; None for no deadline.
     :param max_failed_polls: maximum number of consecutive failed polls.
     :param clock: returns seconds since the epoch.
+    :ivar pace: bounds adaptive polls by the rate limits.
     """
 
-    poll_interval: float = DEFAULT_POLL_INTERVAL
+    poll_interval: float | None = None
+    started: float | None = None
     deadline: float | None = None
     max_failed_polls: int = MAX_FAILED_POLLS
     clock: Callable[[], float] = lambda: time.time()
+    pace: WorkerPace | None = field(default=None, init=False)
     log_level: int = field(default=logging.INFO, init=False)
     last_response: T | None = field(default=None, init=False)
     _failed_polls: int = field(default=0, init=False)
     _retry_after: float = field(default=0.0, init=False)
+
+    @property
+    def interval(self) -> float:
+        """Seconds between polls; an adaptive interval grows with failed polls, too."""
+        if self.poll_interval is not None:
+            return self.poll_interval
+        age = 0.0 if self.started is None else self.clock() - self.started
+        growing = max(age * AGE_SHARE, 2.0 ** min(self._failed_polls, 5), SHORTEST_INTERVAL)
+        return max(min(growing, LONGEST_INTERVAL), 0.0 if self.pace is None else self.pace.delay())
 
     def is_finished(self, response: T) -> bool:
         """Return whether polling ends with a response."""
@@ -87,8 +103,8 @@ class PollState(Generic[T]):
 
     def first_delay(self) -> float:
         """Return the seconds until the first poll, even if the deadline has passed."""
-        left = self.poll_interval if self.deadline is None else self.deadline - self.clock()
-        return max(0.0, min(self.poll_interval, left))
+        left = self.interval if self.deadline is None else self.deadline - self.clock()
+        return max(0.0, min(self.interval, left))
 
     def next_delay(self, *, jitter: float = _JITTER) -> float:
         """Return the seconds until the next poll; the last one is at the deadline.
@@ -96,7 +112,7 @@ class PollState(Generic[T]):
         :param jitter: random share by which the delay is longer, so that many tasks don't poll at once.
         :raises SimError: the deadline has passed.
         """
-        delay = max(self.poll_interval, self._retry_after) * (1 + jitter * random.random())  # noqa: S311
+        delay = max(self.interval, self._retry_after) * (1 + jitter * random.random())  # noqa: S311
         if self.deadline is None:
             return delay
         left = self.deadline - self.clock()
@@ -112,7 +128,6 @@ class RunPollState(PollState[WorkflowRun]):
     :param job_id: its queue entry on the legacy API, if known.
     :param on_paused: whether a pause for a person ends polling (``fail``, ``return``) or not (``wait``). Pauses
         that end by themselves never do.
-    :param started: seconds since the epoch at which the run was started or first polled; default: now.
     :param base_url: the server's, for the approval URL in the log.
     :param in_batch: log status changes at level DEBUG.
     """
@@ -121,7 +136,6 @@ class RunPollState(PollState[WorkflowRun]):
     run_id: str = field(kw_only=False)
     job_id: str | None = None
     on_paused: OnPaused = "wait"
-    started: float | None = None
     base_url: str | None = None
     in_batch: InitVar[bool] = False
 
@@ -129,6 +143,14 @@ class RunPollState(PollState[WorkflowRun]):
         """Set the start and the log level."""
         self.started = self.clock() if self.started is None else self.started
         self.log_level = logging.DEBUG if in_batch else logging.INFO
+
+    def on_response(self, response: WorkflowRun) -> bool:
+        """Handle a response; return whether polling ends with it."""
+        if self.last_response is not None and self.last_response.status is RunStatus.QUEUED is not response.status:
+            self.started = self.clock()
+        elif response.status is not RunStatus.QUEUED and response.start_time is not None:
+            self.started = min(response.start_time, self.started or inf)  # the clocks may differ
+        return super().on_response(response)
 
     def is_finished(self, response: WorkflowRun) -> bool:
         """Return whether polling ends with a response; log a new status."""
@@ -197,6 +219,13 @@ def poll_until_finished(poll: Callable[[], T], state: PollState[T]) -> T:
         time.sleep(state.next_delay())
 
 
+def share_limit(client: SimClient, state: PollState[T]) -> None:
+    """Let the rate limits bound adaptive polls of a worker; others, which it doesn't know, spend them, too."""
+    if state.poll_interval is None:
+        state.pace = WorkerPace(state.clock)
+        client.on_rate_limit = state.pace.on_response
+
+
 def wait_for_run(client: SimClient, state: RunPollState) -> WorkflowRun:
     """Poll a run on a worker until it is finished, or paused if that counts.
 
@@ -204,4 +233,5 @@ def wait_for_run(client: SimClient, state: RunPollState) -> WorkflowRun:
     :raises SimError: the run's status can't be read.
     """
     ids = state.workflow_id, state.run_id
+    share_limit(client, state)
     return poll_until_finished(lambda: client.get_workflow_run(*ids, job_id=state.job_id, retry=NO_RETRY), state)

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from airflow_provider_sim.polling import RunPollState
 
 LONGEST_PAUSE = 60.0  # seconds between polls of a rescheduled sensor that keeps its worker, because a poll has failed
+SHORTEST_RESCHEDULE = 10.0  # seconds between the processes of a rescheduled sensor
 LAST_TIMEOUT = 30.0  # seconds for each request of the last poll and the cancellation
 
 
@@ -66,8 +67,10 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
         of the legacy API. (templated)
     :param sim_conn_id: the Airflow connection of type Sim. (templated)
     :param deferrable: wait in the triggerer, without a worker.
-    :param poke_interval: seconds or timedelta between polls, in all modes. With ``mode="reschedule"`` not below 10:
-        Airflow notices the end of a process up to 5 seconds late, and fails a task that is started again before.
+    :param poke_interval: seconds or timedelta between polls, in all modes; default: a tenth of the run's age, 1 s to
+        30 s, and longer if the rate limits are nearly used up. With ``mode="reschedule"`` not below 10, which the
+        default observes: Airflow notices the end of a process up to 5 seconds late, and fails a task that is started
+        again before.
     :param timeout: seconds or timedelta to wait; after a last poll, the sensor times out, and the run continues.
         ``execution_timeout``, counted from the try's start, applies as well, also in the triggerer; a retry then waits
         again.
@@ -92,10 +95,10 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
     operator_extra_links = (SimRunLink(), SimWorkflowLink(), SimApprovalLink())
     ui_color = "#ddd6fe"
     argument_rules: ClassVar[Mapping[str, Rule]] = {
+        "poke_interval": arguments.optional(arguments.duration),
         **SimOperator.argument_rules,
         "workflow_id": arguments.workflow_id,
         "run_id": arguments.run_id,
-        "poke_interval": arguments.duration,
         "timeout": arguments.duration,
         "on_paused": arguments.one_of(OnPaused),
         "selected_outputs": arguments.optional(arguments.block_selectors),
@@ -110,7 +113,7 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
         run_id: str,
         sim_conn_id: str = SimHook.default_conn_name,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
-        poke_interval: float | timedelta = 10.0,
+        poke_interval: float | timedelta | None = None,
         on_paused: OnPaused = "wait",
         retry_args: Mapping[str, Any] | None = None,
         cancel_on_timeout: bool = False,
@@ -122,7 +125,9 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
         end_from_trigger: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(sim_conn_id=sim_conn_id, retry_args=retry_args, poke_interval=poke_interval, **kwargs)
+        every = SHORTEST_RESCHEDULE if poke_interval is None else poke_interval
+        super().__init__(sim_conn_id=sim_conn_id, retry_args=retry_args, poke_interval=every, **kwargs)
+        self.poll_interval = None if poke_interval is None else self.poke_interval
         self.workflow_id = workflow_id
         self.run_id = run_id
         self.deferrable = deferrable
@@ -152,9 +157,7 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
             warnings.warn(message, UserWarning, stacklevel=3)
 
     def _new_options(self, **changes: Any) -> RunOptions:
-        return RunOptions.of(
-            self, poll_interval=self.poke_interval, end_from_trigger=can_end_in_trigger(self), **changes
-        )
+        return RunOptions.of(self, end_from_trigger=can_end_in_trigger(self), **changes)
 
     def execute(self, context: Context) -> Any:
         """Poll until the run is finished: here, in later processes, or in the triggerer."""
@@ -222,6 +225,16 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
                 time.sleep(min(self._state.next_delay(), LONGEST_PAUSE))
             except SimRunTimeoutError:
                 return None
+
+    def _get_next_poke_interval(self, *args: Any) -> float:
+        """Return the seconds until the next poke, for Airflow's loop."""
+        if self.poll_interval is not None or self.exponential_backoff:
+            return super()._get_next_poke_interval(*args)
+        try:
+            delay = self._state.next_delay()
+        except SimRunTimeoutError:  # raised by Airflow's loop, after another poll
+            delay = 1.0
+        return max(delay, SHORTEST_RESCHEDULE) if self.reschedule else delay
 
     def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> Any:
         """Resume after the trigger's event: poll the run once and return its output.
@@ -323,17 +336,20 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
 
     @cached_property
     def _state(self) -> RunPollState:
-        from airflow_provider_sim.polling import RunPollState
+        from airflow_provider_sim.polling.poll_state import RunPollState, share_limit
 
-        return RunPollState(
+        client = self.hook.get_conn()
+        state = RunPollState(
             self.workflow_id,
             self.run_id,
-            poll_interval=self.poke_interval,
+            poll_interval=self.poll_interval,
             deadline=self._deadline,
             on_paused=self.on_paused,
             started=self._first_poll,
-            base_url=self.hook.get_conn().base_url,
+            base_url=client.base_url,
         )
+        share_limit(client, state)
+        return state
 
     def _defer(self) -> NoReturn:
         from airflow_provider_sim.triggers.sim import SimRunTrigger

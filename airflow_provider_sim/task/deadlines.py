@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -44,6 +44,10 @@ def deadline(
     return min(moments)
 
 
-def seconds(value: float | timedelta) -> float:
+@overload
+def seconds(value: float | timedelta) -> float: ...
+@overload
+def seconds(value: None) -> None: ...
+def seconds(value: float | timedelta | None) -> float | None:
     """Return a duration in seconds."""
     return value.total_seconds() if isinstance(value, timedelta) else value

@@ -68,7 +68,6 @@ def start_trigger_args(sensor: Any) -> StartTriggerArgs:
     limit = sensor.execution_timeout
     options = RunOptions.of(
         sensor,
-        poll_interval=sensor.poke_interval,
         timeout_from_start=sensor.timeout if limit is None else min(sensor.timeout, limit.total_seconds()),
         end_from_trigger=ends_in_trigger,
         **{"selected_outputs": None, "output_files_dir": None, **templated},

@@ -207,3 +207,39 @@ def test_rescheduled_sensor_fails_if_the_run_stays_unknown(context):
         look(seconds_ago=10)
     with pytest.raises(SimRunNotFoundError, match="no such run"):
         look(seconds_ago=100)
+
+
+class TestAdaptiveInterval:
+    """Without ``poke_interval``."""
+
+    def sensor(self, **arguments):
+        return SimJobSensor(task_id="s", workflow_id="slow", timeout=600, **arguments)
+
+    @pytest.mark.parametrize(
+        ("arguments", "age", "interval"),
+        [
+            pytest.param({}, 0, (1.0, 1.1), id="soon after the start"),
+            pytest.param({}, 100, (10.0, 11.5), id="a tenth of the run's age"),
+            pytest.param({"mode": "reschedule"}, 0, (10.0, 10.0), id="rescheduled: not too soon for Airflow"),
+            pytest.param({"mode": "reschedule"}, 200, (20.0, 22.5), id="rescheduled later"),
+            pytest.param({"poke_interval": 7}, 100, (7.0, 7.0), id="a number is honored"),
+        ],
+    )
+    @pytest.mark.usefixtures("connection")
+    def test_intervals(self, context, start, arguments, age, interval):
+        run_id = start("slow", {"seconds": 1000})
+        task = self.sensor(run_id=run_id, **arguments)
+        task._deadline = None
+        with task.hook:
+            assert not task.poke(context).is_done
+            task._state.started -= age
+            least, most = interval
+            assert least <= task._get_next_poke_interval(None, lambda: 0.0, 1) <= most
+
+    @pytest.mark.usefixtures("connection")
+    def test_the_trigger_s_is_adaptive_too(self, context, start):
+        run_id = start("slow", {"seconds": 1000})
+        for arguments, expected in (({}, None), ({"poke_interval": 7}, 7)):
+            with pytest.raises(TaskDeferred) as deferral:
+                self.sensor(run_id=run_id, deferrable=True, **arguments).execute(context)
+            assert deferral.value.trigger.run_options.poll_interval == expected

@@ -38,7 +38,7 @@ class Scene:
         self,
         started: Run,
         *,
-        interval: float = 10.0,
+        interval: float | None = 10.0,
         poller: RunPoller | None = None,
         workspace_id: str | None = None,
         **options: Any,

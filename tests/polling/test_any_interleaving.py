@@ -39,7 +39,7 @@ class Life:
     seconds: float
     end: str
     asked_after: float
-    interval: float
+    interval: float | None
     trigger: str
     patient: bool
 
@@ -62,7 +62,7 @@ lives = st.builds(
     seconds=st.floats(0, 150),
     end=st.sampled_from(["completed", "failed", "cancelled", "paused"]),
     asked_after=st.floats(0, 3) | st.floats(0, 200),
-    interval=st.sampled_from([2.0, 5.0, 10.0, 30.0]),
+    interval=st.sampled_from([2.0, 5.0, 10.0, 30.0, None]),
     trigger=st.sampled_from(["api", "api", "schedule"]),
     patient=st.booleans(),
 )
@@ -168,7 +168,9 @@ def test_each_end_is_reported_once_and_rightly(all_lives, ordered, plan, others,
 
 @settings(max_examples=40, deadline=None)
 @given(
-    st.lists(lives.map(lambda life: replace(life, queued=0.0, interval=life.interval + 8)), min_size=1, max_size=14),
+    st.lists(
+        lives.map(lambda life: replace(life, queued=0.0, interval=(life.interval or 2.0) + 8)), min_size=1, max_size=14
+    ),
     st.integers(0, 40),
 )
 def test_without_faults_within_two_intervals(all_lives, others):

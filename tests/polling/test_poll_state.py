@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import pytest
 
+from airflow_provider_sim.client import RUN_BUCKET, RateLimitInfo
+from airflow_provider_sim.client.api.http import utc
 from airflow_provider_sim.client.models import Pause, RunStatus, WorkflowRun
 from airflow_provider_sim.exceptions import (
     Outcome,
@@ -158,3 +161,49 @@ def test_a_run_that_is_finished_at_the_last_poll_is_returned(wait, clock):
 def test_the_first_poll_of_a_trigger(clock, left, first):
     deadline = None if left is None else clock() + left
     assert state_of(clock, deadline=deadline).first_delay() == first
+
+
+class TestAdaptiveInterval:
+    @pytest.mark.parametrize(
+        ("age", "interval"), [(0, 1), (5, 1), (10, 1), (50, 5), (300, 30), (86_400, 30), (-100, 1)]
+    )
+    def test_a_tenth_of_the_age(self, clock, age, interval):
+        assert state_of(clock, poll_interval=None, started=clock() - age).interval == interval
+
+    def test_a_number_is_honored(self, clock):
+        assert state_of(clock, poll_interval=7, started=clock() - 500).interval == 7
+
+    def test_the_polls_of_a_run(self, wait, clock):
+        wait(state_of(clock, poll_interval=None), *[run("running")] * 29, run("completed"))
+        assert 1 <= clock.slept[0] <= 1.1
+        assert 5 <= clock.slept[-1] <= 8
+        assert 55 <= sum(clock.slept) <= 80, "29 polls in about a minute"
+
+    def test_the_age_is_the_run_s(self, clock):
+        state = state_of(clock, poll_interval=None)
+        state.on_response(replace(run("running"), started_at=utc(clock() - 200)))
+        assert state.interval == pytest.approx(20)
+
+    def test_a_queued_run_is_polled_soon_after_its_start(self, clock):
+        state = state_of(clock, poll_interval=None)
+        state.on_response(run("queued"))
+        clock.now += 200
+        assert state.interval == 20
+        state.on_response(run("running"))
+        assert state.interval == 1
+
+    def test_failed_polls_are_spread_over_minutes(self, wait, clock):
+        with pytest.raises(SimServerError):
+            wait(state_of(clock, poll_interval=None), SimServerError("Sim is down."))
+        assert 180 <= sum(clock.slept) <= 240
+
+
+def test_a_worker_s_adaptive_polls_follow_the_rate_limits(wait, clock, monkeypatch):
+    class Limited(Client):
+        def get_workflow_run(self, *args: object, **options: object) -> WorkflowRun:
+            info = RateLimitInfo(bucket=RUN_BUCKET, limit=60, remaining=20, reset=clock() + 40)
+            self.on_rate_limit(info)
+            return super().get_workflow_run(*args, **options)
+
+    wait_for_run(Limited(run("running"), run("completed")), state_of(clock, poll_interval=None))
+    assert clock.slept[0] >= 39

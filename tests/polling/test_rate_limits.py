@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 from math import inf
 
 import pytest
 
 from airflow_provider_sim import rate_limits
-from airflow_provider_sim.client import ADDRESS_BUCKET, ClientSettings, RateLimit, RateLimitInfo
+from airflow_provider_sim.client import ADDRESS_BUCKET, RUN_BUCKET, ClientSettings, RateLimit, RateLimitInfo
 from airflow_provider_sim.emulator.clock import Clock as RealClock
 from airflow_provider_sim.emulator.limits import Bucket
+from airflow_provider_sim.polling import RunPollState
 from airflow_provider_sim.rate_limits import (
     GROWTH_PAUSE,
     MAX_STARTING,
@@ -24,6 +26,7 @@ from airflow_provider_sim.rate_limits import (
     RequestBucket,
     ServerClock,
     StartThrottle,
+    WorkerPace,
     rate_limits_for,
 )
 
@@ -409,3 +412,49 @@ class TestStartThrottle:
         start_runs(throttle.concurrency, 8)
         with throttle.start():
             assert throttle.available() == 1
+
+
+def poll_from_workers(clock, workers, seconds, per_minute=30):
+    """Poll adaptively from workers that know of each other only by headers; return the polls of each."""
+    bucket, polls = Bucket(per_minute, clock), [0] * workers
+    paces = [WorkerPace(clock) for _ in range(workers)]
+    states = [RunPollState("w", f"r{number}", clock=clock) for number in range(workers)]
+    due = [(clock() + 1 + number / 10, number) for number in range(workers)]
+    for number, state in enumerate(states):
+        state.pace = paces[number]
+    end = clock() + seconds
+    while due[0][0] < end:
+        moment, number = heapq.heappop(due)
+        clock.moment = moment
+        assert bucket.take(), f"refused after {moment - START:.0f} s"
+        polls[number] += 1
+        paces[number].on_response(
+            RateLimitInfo(bucket=RUN_BUCKET, limit=bucket.capacity, remaining=bucket.remaining, reset=bucket.reset)
+        )
+        heapq.heappush(due, (moment + states[number].next_delay(), number))
+    return polls
+
+
+class TestWorkerPace:
+    @pytest.mark.parametrize("workers", [1, 3, 10, 20])
+    @pytest.mark.parametrize("seconds", [60, 600])
+    def test_workers_share_a_bucket_without_a_429(self, clock, workers, seconds):
+        polls = poll_from_workers(clock, workers, seconds)
+        assert sum(polls) >= min(20, 30 * seconds / 60 / 2)
+        assert max(polls) <= 3 * min(polls)
+
+    def test_a_single_worker_is_not_slowed_down(self, clock):
+        [polls] = poll_from_workers(clock, 1, 60)
+        assert polls >= 20
+
+    def test_other_buckets_and_a_server_without_limits(self, clock):
+        pace = WorkerPace(clock)
+        pace.on_response(response(0))
+        assert pace.delay() == 0.0
+        pace.on_response(RateLimitInfo(bucket=RUN_BUCKET, limit=999_999, remaining=999_990, reset=clock() + 60))
+        assert pace.delay() < 0.01
+
+    def test_a_spent_bucket_is_awaited(self, clock):
+        pace = WorkerPace(clock)
+        pace.on_response(RateLimitInfo(bucket=RUN_BUCKET, limit=60, remaining=5, reset=clock() + 42))
+        assert pace.delay() == 42

@@ -217,3 +217,42 @@ def test_several_processes_with_one_key_cause_no_429(play, processes):
     assert scene.sim.refused == 0
     assert max(scene.delays.values()) < 60, "20 runs with 30 reads a minute take 40 s"
     assert scene.sim.sent("/runs/") > 300, "all that the plan allows is used"
+
+
+@pytest.mark.parametrize(
+    ("plan", "runs"),
+    [
+        pytest.param("free", 10, id="free"),
+        pytest.param("pro", 50, id="pro"),
+        pytest.param(None, 500, id="self-hosted", marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.parametrize("seconds", [5, pytest.param(90, marks=pytest.mark.slow)])
+def test_adaptive_intervals(play, plan, runs, seconds):
+    """Each end is seen within a tenth of the run's age, as far as the plan allows, and without a 429."""
+
+    async def script(scene):
+        scene.sim.deploy(*FLOWS)
+
+        async def one(number):
+            await asyncio.sleep(number * 30 / runs)
+            await scene.wait(scene.sim.start(FLOWS[number % 10], f"run-{number}", seconds), interval=None)
+
+        await together(*(one(number) for number in range(runs)))
+
+    scene = play(script, plan=plan)
+    assert scene.sim.refused == 0
+    assert len(scene.delays) == runs
+    assert max(scene.delays.values()) <= 2.5 + seconds / 10
+    assert scene.sim.sent() < 110
+
+
+def test_adaptive_intervals_of_one_run(play):
+    async def script(scene):
+        scene.sim.deploy("flow")
+        await scene.wait(scene.sim.start("flow", "run", 58), interval=None)
+
+    scene = play(script, plan="free")
+    assert scene.sim.refused == 0
+    assert scene.sim.sent() < 40
+    assert scene.delays["run"] < 6.5
