@@ -137,7 +137,6 @@ def approval(page: Page) -> None:
     open_page(page, f"/dags/{dag}/runs/{run}/tasks/ask/details")
     for link, title in {
         "Sim run": f"Run {sim_run}",
-        "Sim workflow": "Workflow paused",
         "Sim approval": f"Approval of run {sim_run}",
     }.items():
         with page.expect_popup() as opened:

@@ -65,7 +65,6 @@ def test_they_lead_to_pages_of_the_emulator(emulator, known):
 
     assert titles == {
         "run_url": f"Run {run_id}" if known else "Workflow paused",
-        "workflow_url": "Workflow paused",
         "approval_url": f"Approval of run {run_id}",
     }
     nowhere = links.link_xcoms(emulator.url, workflow_id="w", run_id="r", workspace_id=workspace_id)

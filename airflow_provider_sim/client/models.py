@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -125,6 +126,13 @@ class WorkflowRun:
             "duration_ms": self.duration_ms,
             "cost_usd": self.cost_usd,
         }
+
+    @classmethod
+    def from_details(cls, details: Mapping[str, Any]) -> WorkflowRun:
+        """Return the run of which :meth:`details` returned these."""
+        names = ("run_id", "workflow_id", "trigger", "started_at", "ended_at", "duration_ms", "cost_usd")
+        given: dict[str, Any] = {name: details.get(name) for name in names}
+        return cls(status=RunStatus(details["status"]), **given)
 
     def raise_for_status(self) -> None:
         """Raise an error if the run failed or was cancelled.

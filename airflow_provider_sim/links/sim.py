@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from airflow.providers.common.compat.sdk import BaseOperatorLink, XCom
 
-from airflow_provider_sim.client import approval_url, run_url, workflow_url
+from airflow_provider_sim.client import approval_url, run_url
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperator, Context, TaskInstanceKey
@@ -25,10 +25,7 @@ class _XComLink(BaseOperatorLink):
     """
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
-        """Return the URL, or an empty string if there is none.
-
-        Airflow 3 calls this at the end of each process of the task, and pushes the result as the same XCom again.
-        """
+        """Return the URL, or an empty string if there is none."""
         url = XCom.get_value(key=self.xcom_key, ti_key=ti_key)
         return url if isinstance(url, str) else ""
 
@@ -58,7 +55,6 @@ def link_xcoms(base_url: str, *, workflow_id: str, run_id: str, workspace_id: st
     """Return the URLs as XComs, for the links and for other tasks; without a workspace, of pages that redirect."""
     return {
         RUN_URL_KEY: run_url(base_url, workflow_id, run_id, workspace_id),
-        WORKFLOW_URL_KEY: workflow_url(base_url, workflow_id, workspace_id),
         APPROVAL_URL_KEY: approval_url(base_url, workflow_id, run_id),
     }
 

@@ -57,6 +57,15 @@ class SimOperator(BaseOperator):
         self.sim_conn_id = sim_conn_id
         self.retry_args = retry_args
 
+    def pre_execute(self, context: Context) -> None:
+        """Remove the links from this process's copy of the task.
+
+        At the end of each process, Airflow 3 would get each link and push it again, two requests for each; the task has
+        pushed them before it waited.
+        """
+        super().pre_execute(context)
+        self.operator_extra_links = ()
+
     @classmethod
     def partial(cls, **kwargs: Any) -> Any:
         """Check the constants of a mapped task, which Airflow instantiates at run time only."""

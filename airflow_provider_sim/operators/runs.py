@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_sim.exceptions import Outcome, SimError, SimInputError
-from airflow_provider_sim.links.sim import SimApprovalLink, SimRunLink, SimWorkflowLink, push_links
+from airflow_provider_sim.links.sim import SimApprovalLink, SimRunLink, push_links
 from airflow_provider_sim.operators.base import SimClientOperator
 from airflow_provider_sim.task.deadlines import seconds
 
@@ -82,7 +82,7 @@ class SimResumeRunOperator(SimClientOperator):
     Sim or by another task, the task fails without retries.
 
     Returns ``run_id`` (the run keeps its ID), ``context_id`` and ``status`` (of the run just after, or None).
-    Other XComs: ``run_id``, ``run_url``, ``workflow_url``, ``approval_url``.
+    Other XComs: ``run_id``, ``run_url``, ``approval_url``.
 
     :param workflow_id: the run's workflow. (templated)
     :param run_id: the run. (templated)
@@ -100,7 +100,7 @@ class SimResumeRunOperator(SimClientOperator):
 
     template_fields: Sequence[str] = ("workflow_id", "run_id", "context_id", "input", "sim_conn_id")
     template_fields_renderers = {"input": "json"}
-    operator_extra_links = (SimRunLink(), SimWorkflowLink(), SimApprovalLink())
+    operator_extra_links = (SimRunLink(), SimApprovalLink())
 
     def __init__(
         self,

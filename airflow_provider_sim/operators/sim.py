@@ -10,9 +10,9 @@ from airflow.providers.common.compat.sdk import AirflowTaskTimeout
 
 from airflow_provider_sim import arguments
 from airflow_provider_sim.arguments import Rule
-from airflow_provider_sim.client import MAX_RUN_TIMEOUT, NO_RETRY, SYNC_TIMEOUT, check_block_ids
-from airflow_provider_sim.exceptions import SimError, SimRunTimeoutError, SimWorkflowNotDeployedError
-from airflow_provider_sim.links.sim import SimApprovalLink, SimRunLink, SimWorkflowLink
+from airflow_provider_sim.client import MAX_RUN_TIMEOUT, SYNC_TIMEOUT, check_block_ids
+from airflow_provider_sim.exceptions import SimRunTimeoutError, SimWorkflowNotDeployedError
+from airflow_provider_sim.links.sim import SimApprovalLink, SimRunLink
 from airflow_provider_sim.operators.base import DEFERRABLE, SimWorkflowOperatorBase
 from airflow_provider_sim.task.deadlines import deadline, deferral_timeout
 from airflow_provider_sim.task.input import check_fields, copy_files, input_fields
@@ -41,7 +41,7 @@ class SimExecuteWorkflowOperator(OpenLineageMixin, SimWorkflowOperatorBase):
     fails the task, and a retry starts another. A non-retryable error (wrong key, workflow unknown or not deployed,
     input rejected by Sim, usage limit reached) fails the task at once.
 
-    XComs: ``return_value``, ``run_id``, ``run_url``, ``workflow_url``, ``approval_url``, ``output_is_display_copy``,
+    XComs: ``return_value``, ``run_id``, ``run_url``, ``approval_url``, ``output_is_display_copy`` (only if it is True),
     ``job_id`` on the legacy API, and ``run_details``: ``workflow_id``, ``run_id``, ``status``, ``trigger``,
     ``started_at`` and ``ended_at`` (ISO 8601 UTC), ``duration_ms``, ``cost_usd`` (US dollars), each None if Sim doesn't
     report it, such as the cost of a sync run.
@@ -95,7 +95,7 @@ class SimExecuteWorkflowOperator(OpenLineageMixin, SimWorkflowOperatorBase):
 
     template_fields: Sequence[str] = ("workflow_id", "input", "sim_conn_id", "selected_outputs", "output_files_dir")
     template_fields_renderers: ClassVar[dict[str, str]] = {"input": "json"}
-    operator_extra_links = (SimRunLink(), SimWorkflowLink(), SimApprovalLink())
+    operator_extra_links = (SimRunLink(), SimApprovalLink())
     argument_rules: ClassVar[Mapping[str, Rule]] = {
         **SimWorkflowOperatorBase.argument_rules,
         "selected_outputs": arguments.optional(arguments.selectors),
@@ -150,7 +150,7 @@ class SimExecuteWorkflowOperator(OpenLineageMixin, SimWorkflowOperatorBase):
             return self._result(context, client, finished)
 
     def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> Any:
-        """Resume after the trigger's event: poll the run once and return its output.
+        """Resume after the trigger's event: return the output of a completed run; poll any other once.
 
         A timeout cancels a run that isn't finished. After any other error of the trigger the run is left alone, so that
         a retry re-attaches to it.
@@ -164,11 +164,13 @@ class SimExecuteWorkflowOperator(OpenLineageMixin, SimWorkflowOperatorBase):
             if received.status == "timeout":
                 return self._result_at_timeout(context, client, run)
             with run.retry_if_not_found():
-                found = client.get_workflow_run(self.workflow_id, received.run_id, job_id=received.job_id)
-            if received.status == "error" and not found.status.is_terminal:
-                raise unreachable_error(self.workflow_id, received.run_id, received.message)
-            log_end_on_worker(self)
-            return self._result(context, client, found)
+                found = received.completed_run or client.get_workflow_run(
+                    self.workflow_id, received.run_id, job_id=received.job_id
+                )
+                if received.status == "error" and not found.status.is_terminal:
+                    raise unreachable_error(self.workflow_id, received.run_id, received.message)
+                log_end_on_worker(self)
+                return self._result(context, client, found)
 
     def execute_timeout(self, context: Context) -> Any:
         """Handle a deferral timeout: poll the run once more, then cancel it."""
@@ -261,22 +263,16 @@ class SimExecuteWorkflowOperator(OpenLineageMixin, SimWorkflowOperatorBase):
         )
         if isinstance(started, WorkflowRun) and state.on_response(started):
             return started
-        with run.retry_if_not_found():
-            if not self.deferrable:
+        if not self.deferrable:
+            with run.retry_if_not_found():
                 return wait_for_run(client, state)
-            try:  # one request, which saves two process starts if the run has finished already
-                polled = client.get_workflow_run(state.workflow_id, state.run_id, job_id=state.job_id, retry=NO_RETRY)
-                if state.on_response(polled):
-                    return polled
-            except SimError as error:
-                state.on_error(error)
-            from airflow_provider_sim.triggers.sim import SimRunTrigger
+        from airflow_provider_sim.triggers.sim import SimRunTrigger
 
-            return self.defer(
-                trigger=SimRunTrigger(self.workflow_id, state.run_id, state.job_id, self._options),
-                method_name="execute_complete",
-                timeout=deferral_timeout(self._options.deadline),
-            )
+        return self.defer(
+            trigger=SimRunTrigger(self.workflow_id, state.run_id, state.job_id, self._options),
+            method_name="execute_complete",
+            timeout=deferral_timeout(self._options.deadline),
+        )
 
     def _result_at_timeout(
         self, context: Context, client: SimClient, run: TaskRun, error: BaseException | None = None

@@ -32,7 +32,7 @@ from airflow_provider_sim.exceptions import (
     SimRunTimeoutError,
 )
 from airflow_provider_sim.hooks.sim import SimHook
-from airflow_provider_sim.links.sim import SimApprovalLink, SimRunLink, SimWorkflowLink, push_links
+from airflow_provider_sim.links.sim import SimApprovalLink, SimRunLink, push_links
 from airflow_provider_sim.operators.base import SimOperator
 from airflow_provider_sim.task.deadlines import after_deferral, deadline, deferral_timeout
 from airflow_provider_sim.task.lineage import OpenLineageMixin
@@ -59,8 +59,8 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
     polls. A sensor with ``mode="reschedule"`` keeps its worker while polls fail, and polls at least once a minute,
     since failures can't be counted across processes.
 
-    XComs: ``return_value``, ``run_details``, ``run_url``, ``workflow_url``, ``approval_url`` and
-    ``output_is_display_copy``, as for ``SimExecuteWorkflowOperator``.
+    XComs: ``return_value``, ``run_details``, ``run_url``, ``approval_url`` and ``output_is_display_copy``, as for
+    ``SimExecuteWorkflowOperator``.
 
     :param workflow_id: the run's workflow. (templated)
     :param run_id: the run: what ``SimExecuteWorkflowOperator`` returned or pushed as the XCom ``run_id``, or a job ID
@@ -92,7 +92,7 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
     """
 
     template_fields: Sequence[str] = ("workflow_id", "run_id", "sim_conn_id", "selected_outputs", "output_files_dir")
-    operator_extra_links = (SimRunLink(), SimWorkflowLink(), SimApprovalLink())
+    operator_extra_links = (SimRunLink(), SimApprovalLink())
     ui_color = "#ddd6fe"
     argument_rules: ClassVar[Mapping[str, Rule]] = {
         "poke_interval": arguments.optional(arguments.duration),
@@ -237,7 +237,7 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
         return max(delay, SHORTEST_RESCHEDULE) if self.reschedule else delay
 
     def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> Any:
-        """Resume after the trigger's event: poll the run once and return its output.
+        """Resume after the trigger's event: return the output of a completed run; poll any other once.
 
         :raises SimError: the run isn't finished, and the trigger has failed; or this poll fails as well.
         """
@@ -248,7 +248,9 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
         if received.status == "timeout":
             return self.execute_timeout(context)
         with self.hook as hook:
-            run = hook.get_conn().get_workflow_run(self.workflow_id, received.run_id, job_id=received.job_id)
+            run = received.completed_run or hook.get_conn().get_workflow_run(
+                self.workflow_id, received.run_id, job_id=received.job_id
+            )
             if received.status == "error" and not self._state.on_response(run):
                 raise unreachable_error(self.workflow_id, received.run_id, received.message)
             log_end_on_worker(self)

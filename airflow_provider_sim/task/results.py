@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow_provider_sim.arguments import OnPaused
-from airflow_provider_sim.client import RunStatus, approval_url, display_marks
+from airflow_provider_sim.client import RunStatus, WorkflowRun, approval_url, display_marks
 from airflow_provider_sim.exceptions import (
     Outcome,
     SimError,
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_sim.client import PausePoint, RunOutput, SimClient, WorkflowRun
+    from airflow_provider_sim.client import PausePoint, RunOutput, SimClient
     from airflow_provider_sim.task.output import Fetch
     from airflow_provider_sim.task.run_options import RunOptions
 
 log = logging.getLogger(__name__)
 
 DISPLAY_COPY_KEY = "output_is_display_copy"
-"""XCom key: whether the task's output is the copy that Sim truncates and redacts for display."""
+"""XCom key: True if the task's output is the copy that Sim truncates and redacts for display, else not pushed."""
 
 DETAILS_KEY = "run_details"
 """XCom key: IDs, status, times and cost of the run, as far as Sim reports them."""
@@ -53,8 +53,8 @@ def task_result(context: Context, client: SimClient, run: WorkflowRun, options: 
         if url := ti.xcom_pull(task_ids=ti.task_id, key=RUN_URL_KEY, map_indexes=ti.map_index):
             error.args = (f"{error} {url}",)
         raise
-    if options.do_xcom_push:
-        ti.xcom_push(key=DISPLAY_COPY_KEY, value=output.is_display_copy)
+    if options.do_xcom_push and output.is_display_copy:
+        ti.xcom_push(key=DISPLAY_COPY_KEY, value=True)
     return delivered(run, output, options, fetch=client.download_file)
 
 
@@ -106,12 +106,16 @@ def paused_result(client: SimClient, run: WorkflowRun, on_paused: OnPaused) -> d
 
 
 class RunEvent(NamedTuple):
-    """The event of a ``SimRunTrigger``: a run's status, or ``timeout``, or ``error`` with a message."""
+    """The event of a ``SimRunTrigger``: a run's status, or ``timeout``, or ``error`` with a message.
+
+    :param completed_run: a completed run without its output.
+    """
 
     status: str
     run_id: str
     job_id: str | None = None
     message: str | None = None
+    completed_run: WorkflowRun | None = None
 
 
 def read_run_event(event: Mapping[str, Any] | None, *, workflow_id: str) -> RunEvent:
@@ -130,7 +134,11 @@ def read_run_event(event: Mapping[str, Any] | None, *, workflow_id: str) -> RunE
         raise SimError(f"The trigger's event {problem}.", workflow_id=workflow_id, outcome=Outcome.RAN)
     if status == "error":
         log.warning("The trigger could not wait for run %s: %s", run_id, message)
-    return RunEvent(str(status), str(run_id), job_id if isinstance(job_id, str) else None, message and str(message))
+    completed_run = None
+    if status == "completed" and isinstance(details := given.get("details"), dict):
+        completed_run = WorkflowRun.from_details({**details, "workflow_id": workflow_id, "run_id": run_id})
+    job_id = job_id if isinstance(job_id, str) else None
+    return RunEvent(str(status), str(run_id), job_id, message and str(message), completed_run)
 
 
 def unreachable_error(workflow_id: str, run_id: str, why: object) -> SimRunError:

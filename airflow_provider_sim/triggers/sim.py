@@ -27,9 +27,10 @@ if TYPE_CHECKING:
 class SimRunTrigger(SimTriggerBase):
     """Emits an event when a run has finished, or is paused and ``on_paused`` is not ``wait``.
 
-    The event contains IDs and a status only: ``{"status": ..., "workflow_id": ..., "run_id": ..., "job_id": ...}``. The
-    status is the run's (``completed``, ``failed``, ``cancelled``, ``paused``), or ``timeout``, or ``error`` with a
-    ``message``. With ``end_from_trigger`` the trigger of a completed run gets the output and ends the task itself.
+    The event contains no output: ``{"status": ..., "workflow_id": ..., "run_id": ..., "job_id": ...}``. The status is
+    the run's (``completed``, ``failed``, ``cancelled``, ``paused``), with its times and cost as ``details``, or
+    ``timeout``, or ``error`` with a ``message``. With ``end_from_trigger`` the trigger of a completed run gets the
+    output and ends the task itself.
 
     :param workflow_id: the workflow.
     :param run_id: the run.
@@ -84,7 +85,7 @@ class SimRunTrigger(SimTriggerBase):
         success = None
         if options.end_from_trigger and run.status is RunStatus.COMPLETED:
             success = await poller.ask(None, lambda client: self._end_task(client, run))
-        return success or self._event(run.status.value)
+        return success or self._event(run.status.value, details=run.details())
 
     async def _push_links(self, base_url: str, workspace_id: str | None) -> None:
         """Push the XComs that a worker pushes before it defers."""
@@ -123,7 +124,8 @@ class SimRunTrigger(SimTriggerBase):
         output = await client.get_output(run, options.selected_outputs)
         fetch = SimClient.from_settings(client.settings).download_file
         result = await asyncio.to_thread(delivered, run, output, options, fetch=fetch)
-        return {"return_value": result, DETAILS_KEY: run.details(), DISPLAY_COPY_KEY: output.is_display_copy}
+        display_copy = {DISPLAY_COPY_KEY: True} if output.is_display_copy else {}
+        return {"return_value": result, DETAILS_KEY: run.details(), **display_copy}
 
     async def _cancel_runs(self, client: AsyncSimClient) -> Cancellation:
         return await client.stop_workflow_run(self.workflow_id, self.run_id, job_id=self.job_id)

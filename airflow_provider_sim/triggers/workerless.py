@@ -5,8 +5,6 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import BaseOperator
-
 from airflow_provider_sim._compat import AIRFLOW_V_3_3_PLUS
 from airflow_provider_sim.task.deadlines import DEFERRAL_MARGIN
 from airflow_provider_sim.task.run_options import RunOptions
@@ -42,8 +40,9 @@ def needs_worker(task: Any) -> str | None:
 
 
 def _overrides(task: Any, hook: str) -> bool:
-    """Whether the task has such a hook, as an argument or as a method of its class."""
-    return bool(getattr(task, f"_{hook}_hook", None)) or getattr(type(task), hook) is not getattr(BaseOperator, hook)
+    """Whether the task has such a hook, as an argument or as a method of a user's class."""
+    package = getattr(type(task), hook).__module__.partition(".")[0]
+    return bool(getattr(task, f"_{hook}_hook", None)) or package not in ("airflow", "airflow_provider_sim")
 
 
 def log_end_on_worker(task: Any) -> None:

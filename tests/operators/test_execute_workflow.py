@@ -232,11 +232,10 @@ class TestRefusals:
 
 
 class TestXComs:
-    def test_links_lead_to_the_run_and_the_workflow(self, run_task, context, emulator):
+    def test_run_link_contains_workspace_and_run(self, run_task, context, emulator):
         run_task(operator(workflow_id="echo_plain"))
         xcoms, space = context["ti"].xcoms, emulator.workspace_id
         assert xcoms["run_url"] == f"{emulator.url}/workspace/{space}/logs?executionId={xcoms['run_id']}"
-        assert xcoms["workflow_url"] == f"{emulator.url}/workspace/{space}/w/echo_plain"
 
     @pytest.mark.parametrize(("workflow_id", "status"), [("echo_plain", "completed"), ("failing", "failed")])
     def test_how_the_run_went_and_what_it_cost(self, run_task, context, caplog, workflow_id, status):
@@ -261,24 +260,13 @@ class TestXComs:
         run_task(operator(workflow_id="echo_plain", do_xcom_push=False))
         assert context["ti"].xcoms == {}
 
-    def test_the_event_holds_ids_and_a_status_only(self, run_task, context):
+    def test_event_contains_no_output(self, run_task, context):
         run_task(operator(workflow_id="slow", input={"seconds": 0.2}, deferrable=True))
-        assert set(context["event"]) == {"status", "workflow_id", "run_id", "job_id"}
+        assert set(context["event"]) == {"status", "workflow_id", "run_id", "job_id", "details"}
+        assert context["event"]["details"] == context["ti"].xcoms["run_details"]
 
 
 class TestDeferral:
-    def test_a_failed_look_before_it_doesn_t_fail_the_task(self, context, emulator):
-        with emulator.fault("server_error", match="run", status=502) as order, pytest.raises(TaskDeferred):
-            operator(workflow_id="slow", input={"seconds": 60}, deferrable=True).execute(context)
-        assert order.hits == 1
-
-    def test_a_run_that_is_over_already_never_defers(self, context, emulator):
-        @emulator.workflow("instant", duration=0)
-        def instant(input):
-            return {"done": True}
-
-        assert operator(workflow_id="instant", deferrable=True).execute(context) == {"done": True}
-
     def test_the_trigger_is_plain_json_without_the_key(self, context, emulator):
         with pytest.raises(TaskDeferred) as deferral:
             operator(workflow_id="slow", input={"seconds": 60}, deferrable=True, timeout=100).execute(context)

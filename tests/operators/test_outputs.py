@@ -59,7 +59,7 @@ class TestFidelity:
         connection(extra={"api_version": api_version})
         returns(value)
         assert run_task(operator(**mode)) == value
-        assert context["ti"].xcoms[DISPLAY_COPY_KEY] is False
+        assert DISPLAY_COPY_KEY not in context["ti"].xcoms
 
     @pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
     @pytest.mark.parametrize("options", [{"async_execution": True}, {"deferrable": True}], ids=str)
