@@ -228,8 +228,6 @@ async def _transport(url: str, verify: bool | str) -> dict[str, Any]:
     """Httpx's arguments for the connections to one server.
 
     A thread reads the environment and builds the SSL context, which takes tens of milliseconds.
-
-    :raises SimConfigurationError: the environment's proxy or CA bundle can't be used.
     """
 
     def read() -> dict[str, Any]:
@@ -245,10 +243,7 @@ async def _transport(url: str, verify: bool | str) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=16)
 def _ssl_context(bundle: bool | str) -> ssl.SSLContext:
-    """The SSL context of all clients with the same CA bundle.
-
-    :raises SimConfigurationError: the CA bundle can't be read.
-    """
+    """The SSL context of all clients with the same CA bundle."""
     if isinstance(bundle, bool):
         return httpx.create_ssl_context(verify=bundle, trust_env=False)
     try:

@@ -163,11 +163,7 @@ class BaseClient(ABC):
 
     @abstractmethod
     def _chunks(self, opened: Any, ends: float | None = None) -> AsyncIterator[bytes]:
-        """Yield a body, decompressed.
-
-        :param ends: of a stream, ``time.monotonic()`` at which it times out: the timeouts of HTTP libraries apply to
-            each read.
-        """
+        """Yield a body, decompressed; a stream times out at ``ends`` of ``time.monotonic()``, others with each read."""
 
     @abstractmethod
     async def _close(self, opened: Any) -> None: ...
@@ -177,10 +173,7 @@ class BaseClient(ABC):
         """Return what a transport error means, by what the server may have received."""
 
     async def send(self, call: Call[T], options: RequestOptions) -> Any:
-        """Send a request once, and return its result, or the stream with the result.
-
-        :raises SimError: the request failed.
-        """
+        """Send a request once, and return its result, or the stream with the result."""
         response = await self._exchange(call.request, options)
         return await self._read(call, response) if isinstance(response, Response) else response
 

@@ -23,7 +23,6 @@ def proxy_for(url: str, *, socks_package: str) -> str | None:
     """Return the URL of the proxy for a server; None to connect directly.
 
     :param socks_package: the module that the HTTP library needs for SOCKS.
-    :raises SimConfigurationError: the proxy's scheme isn't supported, or a package for it is missing.
     """
     from requests.utils import get_environ_proxies, select_proxy
 
@@ -45,11 +44,7 @@ def proxy_for(url: str, *, socks_package: str) -> str | None:
 
 
 def ca_bundle(verify: bool | str) -> bool | str:
-    """Return the path of the CA bundle to verify servers with; True for the default bundle, False for none.
-
-    :param verify: the setting of the connection.
-    :raises SimConfigurationError: the path doesn't exist.
-    """
+    """Return the path of the CA bundle to verify servers with; True for the default bundle, False for none."""
     if verify is False:
         return False
     if isinstance(verify, str):

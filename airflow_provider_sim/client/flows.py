@@ -153,7 +153,7 @@ class Flows:
         if selectors := selectors_of(selected_outputs):
             read = await self.get_workflow_run(workflow_id, run_id, selected_outputs=selectors)
             return models.RunOutput(value=_selected(run, read.block_outputs or {}, selectors))
-        if not isinstance(run, models.WorkflowExecutionResult | models.JobStatus):
+        if not isinstance(run, models.WorkflowExecutionResult) and (run.output is None or run.output_is_display_copy):
             run = await self.get_workflow_result(workflow_id, run_id)
             run.raise_for_status()
         return models.RunOutput(value=run.output, is_display_copy=run.output_is_display_copy)
@@ -249,13 +249,16 @@ class Flows:
         """
         return await self.either_api(lambda api: api.resume_run(workflow_id, run_id, context_id, input))
 
-    async def get_job_status(self, job_id: str) -> models.JobStatus:
-        """Get a run's queue entry; Sim keeps it for a day after the run's end."""
+    async def get_job_status(self, job_id: str) -> models.WorkflowRun:
+        """Get a run by its queue entry, which Sim keeps for a day after the run's end.
+
+        The status is the run's: the queue entry of a cancelled or paused run is ``completed``.
+        """
         return await self.request(legacy.get_job(job_id))
 
     # --- workflows and limits ------------------------------------------------------------------------------------
 
-    async def get_workflow_status(self, workflow_id: str) -> models.WorkflowStatus:
+    async def get_workflow_status(self, workflow_id: str) -> models.Deployment:
         """Get whether a workflow is deployed."""
         return await self.request(legacy.get_workflow_status(workflow_id))
 

@@ -175,18 +175,6 @@ class WorkflowExecutionResult(WorkflowRun):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JobStatus(WorkflowRun):
-    """A run as its queue entry (``/api/jobs``) shows it: the only view of runs before v0.6.81.
-
-    The status is the run's: the queue entry of a cancelled or paused run is ``completed``.
-
-    :param job_id: ID of the queue entry.
-    """
-
-    job_id: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RunOutput:
     """Output of a completed run.
 
@@ -212,19 +200,6 @@ class AsyncExecutionResult:
     job_id: str | None = None
     status: RunStatus = RunStatus.QUEUED
     run_id_is_ours: bool = True
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkflowStatus:
-    """Deployment status of a workflow.
-
-    :param deployed_at: ISO 8601 UTC.
-    :param needs_redeployment: the draft has changed since the deployment; runs use the deployed version.
-    """
-
-    is_deployed: bool
-    deployed_at: str | None = None
-    needs_redeployment: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -261,6 +236,7 @@ class Deployment:
 
     :param version: number of the live version; None if there is none, or if the server doesn't report it.
     :param deployed_at: ISO 8601 UTC.
+    :param needs_redeployment: the draft has changed since the deployment; runs use the deployed version.
     :param latest_attempt: None if there was none since the workflow was last undeployed.
     :param warnings: Sim's messages.
     """
@@ -269,6 +245,7 @@ class Deployment:
     is_deployed: bool
     version: int | None = None
     deployed_at: str | None = None
+    needs_redeployment: bool | None = None
     latest_attempt: DeploymentAttempt | None = None
     warnings: tuple[str, ...] = ()
 

@@ -100,10 +100,7 @@ class RunIds:
         self.current = self.renew()
 
     def renew(self) -> str:
-        """Take the next ID.
-
-        :raises SimInputError: there is none.
-        """
+        """Take the next ID, if there is one."""
         run_id = next(self._ids, None)
         if run_id is None:
             raise SimInputError("run_id is an iterator without a further run ID.", outcome=Outcome.NEVER_SENT)
@@ -124,15 +121,10 @@ class StopToken:
 
 @dataclass(frozen=True, slots=True)
 class RequestOptions:
-    """How to send a request.
+    """How to send a request; most are arguments of ``execute_with_retry``.
 
-    :param retry: default: the client's policy.
     :param retry_on: further errors to retry on, besides the retryable ones.
     :param run_ids: of a start; without them, no attempt has another run ID.
-    :param stop: when set, no attempt is sent.
-    :param timeout: seconds for the response; default: the client's.
-    :param stream: the response may be a stream.
-    :param deadline: seconds since the epoch after which no retry starts.
     """
 
     retry: RetryPolicy | None = None

@@ -110,10 +110,7 @@ class StartFlows(Flows):
         stop: StopToken | None = None,
         unsent_ids: Container[str] | None = None,
     ) -> Any:
-        """Start a workflow and return the result, the receipt, the stream, or the run whose response was lost.
-
-        :param retry: None sends one request only, and doesn't look for the run if its response is lost.
-        """
+        """Start a workflow; without ``retry``, send one request, and don't look for the run if it is unanswered."""
         selectors = selectors_of(selected_outputs)
         check_options(bool(stream), selectors, bool(async_execution), run_timeout)
         ids = RunIds(run_id)
@@ -251,10 +248,7 @@ def _is_run_id_spent(error: SimError) -> bool:
 def check_options(
     stream: bool, selected_outputs: Sequence[str], async_execution: bool, run_timeout: int | None
 ) -> None:
-    """Reject combinations that Sim rejects, before anything is sent.
-
-    :raises SimInputError: they contradict each other.
-    """
+    """Reject combinations that Sim rejects, before anything is sent."""
     if stream and async_execution:
         raise _invalid("stream and async_execution can't be combined: a stream needs an open connection")
     if selected_outputs and not stream:

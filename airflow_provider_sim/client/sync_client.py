@@ -230,10 +230,7 @@ class SimClient(BaseClient):
 
 
 def _new_session(url: str, verify: bool | str) -> requests.Session:
-    """Return a session for one server.
-
-    :raises SimConfigurationError: the environment's proxy or CA bundle can't be used.
-    """
+    """Return a session for one server."""
     session = requests.Session()
     # Read once: requests would read the environment before each request, which takes a third of its time.
     proxy = proxy_for(url, socks_package="socks")

@@ -17,10 +17,7 @@ _TLS_WORDS = ("certificate", "ssl", "tls", "handshake")
 
 
 def error_for(reason: Reason, request: Request, base_url: str, timeout: float, cause: BaseException) -> SimError:
-    """Return the error for a request without a whole response.
-
-    :param timeout: seconds after which the request times out.
-    """
+    """Return the error for a request without a whole response."""
     why = innermost_reason(cause)
     if reason == "timed out":
         return error_of(SimTimeoutError, request, None, _time_out(request, base_url, timeout))

@@ -16,7 +16,6 @@ from airflow_provider_sim.client.models import (
     Cancellation,
     Deployment,
     DeploymentAttempt,
-    JobStatus,
     Page,
     Pause,
     PausedRun,
@@ -29,7 +28,6 @@ from airflow_provider_sim.client.models import (
     WorkflowExecutionResult,
     WorkflowInput,
     WorkflowRun,
-    WorkflowStatus,
     Workspace,
 )
 from airflow_provider_sim.exceptions import Outcome, SimResponseError, SimRouteMissingError
@@ -152,6 +150,7 @@ DEPLOYMENT = Deployment(
     is_deployed=True,
     version=3,
     deployed_at=BEGAN,
+    needs_redeployment=True,
     latest_attempt=DeploymentAttempt(version=4, status="failed", error="no"),
     warnings=("one", "two"),
 )
@@ -445,8 +444,7 @@ ROWS: dict[str, tuple[Callable[[], Call[Any]], Request, Any, Any]] = {
                 "correlation": {"executionId": "r-2", "triggerType": "schedule"},
             },
         },
-        JobStatus(
-            job_id="task_1",
+        WorkflowRun(
             run_id="r-1",
             workflow_id="w-1",
             status=RunStatus.FAILED,
@@ -468,8 +466,7 @@ ROWS: dict[str, tuple[Callable[[], Call[Any]], Request, Any, Any]] = {
             "output": {"workflowId": "w-2"},
             "metadata": {"correlation": {"executionId": "r-2"}},
         },
-        JobStatus(
-            job_id="task_1",
+        WorkflowRun(
             run_id="r-2",
             workflow_id="w-2",
             status=RunStatus.FAILED,
@@ -539,7 +536,7 @@ ROWS: dict[str, tuple[Callable[[], Call[Any]], Request, Any, Any]] = {
         lambda: legacy.get_workflow_status("w"),
         of_workflow("GET", "/api/workflows/w/status", "read the deployment of"),
         {"isDeployed": True, "deployedAt": BEGAN, "needsRedeployment": True},
-        WorkflowStatus(is_deployed=True, deployed_at=BEGAN, needs_redeployment=True),
+        Deployment(workflow_id="w", is_deployed=True, deployed_at=BEGAN, needs_redeployment=True),
     ),
     "legacy workflow": (
         lambda: legacy.get_workflow("w"),

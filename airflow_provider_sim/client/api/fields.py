@@ -55,10 +55,7 @@ def flag(value: object, key: str) -> bool | None:
 
 
 def required(found: T | None) -> T:
-    """Return a field's value.
-
-    :raises MissingFieldError: it is None.
-    """
+    """Return a field's value; raise MissingFieldError if it is None."""
     if found is None:
         raise MissingFieldError
     return found

@@ -122,10 +122,7 @@ def file_request(url: str, base_url: str) -> tuple[Request, str]:
 
 
 def check_file_status(request: Request, status: int) -> None:
-    """Check the status of a download.
-
-    :raises SimResponseError: it is not 200.
-    """
+    """Raise SimResponseError if a download's status is not 200."""
     if status != 200:
         what = "its URL is invalid or has expired"
         raise error_of(SimResponseError, request, Response(status, {}, b""), what, max_retries=0)

@@ -64,10 +64,7 @@ class Request:
     bucket: str | None = None
 
     def with_run_id(self, run_id: str) -> Request:
-        """Return the start request with this run ID.
-
-        :raises SimInputError: Sim would reject the ID.
-        """
+        """Return the start request with this run ID, if Sim accepts it."""
         assert self.run_id_header is not None
         return replace(self, headers={**self.headers, self.run_id_header: check_run_id(run_id)}, run_id=run_id)
 
@@ -175,10 +172,7 @@ class Call(Generic[_T]):
         return replace(self, request=self.request.with_run_id(run_id))
 
     def read(self, response: Response) -> _T:
-        """Return the response's model.
-
-        :raises SimError: the response reports an error, or can't be read.
-        """
+        """Return the response's model, or raise the SimError that it reports."""
         if response.status >= 400 and (error := self.parse_error(self.request, response)):
             raise error
         try:

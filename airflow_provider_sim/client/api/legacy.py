@@ -175,7 +175,7 @@ def get_run(
     return _call(resources.parse_run, "GET", _RUN, "read {run}", workflow_id, run_id, query=query)
 
 
-def get_job(job_id: str, *, workflow_id: str | None = None) -> Call[models.JobStatus]:
+def get_job(job_id: str, *, workflow_id: str | None = None) -> Call[models.WorkflowRun]:
     """Get a run's queue entry: the only view before v0.6.81, and the raw output for a day on all servers."""
     path, run_id = f"jobs/{check_run_id(job_id)}", job_id.removeprefix(JOB_PREFIX)
     return _call(_read_job, "GET", path, f"read job {job_id!r}", workflow_id, run_id)
@@ -208,7 +208,7 @@ def get_paused_run(workflow_id: str, run_id: str) -> Call[models.PausedRun]:
     return _call(_read_paused_run, "GET", path, "read the pauses of {run}", workflow_id, run_id)
 
 
-def get_workflow_status(workflow_id: str) -> Call[models.WorkflowStatus]:
+def get_workflow_status(workflow_id: str) -> Call[models.Deployment]:
     """Get whether a workflow is deployed; spends no rate limit."""
     return _call(_read_workflow_status, "GET", f"{_WORKFLOW}/status", "read the deployment of {workflow}", workflow_id)
 
@@ -396,7 +396,7 @@ def _not_as_requested(request: Request, response: Response) -> SimError:
     )
 
 
-def _read_job(request: Request, body: Any) -> models.JobStatus:
+def _read_job(request: Request, body: Any) -> models.WorkflowRun:
     word = fields.required(fields.text(body, "status"))
     entry, metadata = body.get("output"), fields.mapping(body, "metadata")
     is_execution = isinstance(entry, dict) and isinstance(entry.get("success"), bool) and "output" in entry
@@ -409,8 +409,7 @@ def _read_job(request: Request, body: Any) -> models.JobStatus:
         ending["error"] = resources.run_error(body.get("error") or execution.get("error"))
     job_id = fields.text(body, "taskId") or (request.run_id or "")
     correlation = fields.mapping(metadata, "correlation")
-    return models.JobStatus(
-        job_id=job_id,
+    return models.WorkflowRun(
         run_id=fields.text(entry, "executionId")
         or fields.text(correlation, "executionId")
         or job_id.removeprefix(JOB_PREFIX),
@@ -440,11 +439,12 @@ def _read_paused_run(request: Request, body: Any) -> models.PausedRun:
     )
 
 
-def _read_workflow_status(request: Request, body: Any) -> models.WorkflowStatus:
-    return models.WorkflowStatus(
+def _read_workflow_status(request: Request, body: Any) -> models.Deployment:
+    return models.Deployment(
+        workflow_id=request.workflow_id or "",
         is_deployed=fields.required(fields.flag(body, "isDeployed")),
         deployed_at=fields.text(body, "deployedAt"),
-        needs_redeployment=fields.flag(body, "needsRedeployment") is True,
+        needs_redeployment=fields.flag(body, "needsRedeployment"),
     )
 
 

@@ -293,6 +293,7 @@ def _read_deployment(request: Request, data: Any) -> models.Deployment:
         is_deployed=fields.required(fields.flag(data, "isDeployed")),
         version=fields.whole(fields.mapping(data, "activeDeployment"), "version"),
         deployed_at=fields.text(data, "deployedAt"),
+        needs_redeployment=fields.flag(data, "needsRedeployment"),
         latest_attempt=models.DeploymentAttempt(
             version=fields.whole(attempt, "version"),
             status=fields.text(attempt, "status"),
