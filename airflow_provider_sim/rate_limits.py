@@ -171,80 +171,65 @@ class RequestBucket(Limit):
         return max(0.0, self._reset - now - max(0.0, share) * RATE_WINDOW) + _MARGIN
 
 
-@dataclass
-class WorkerPace:
+class WorkerPace(RequestBucket):
     """Pace of a worker's reads of runs: workers know of each other only by the level of the bucket that they share.
 
     The requests that others have sent since the last read are expected again, so that ten workers poll at a tenth of
     the rate. A third of the bucket is left to other requests.
     """
 
-    clock: Clock = time.time
-    _last: RateLimitInfo | None = field(default=None, init=False)
-    _spent: float = field(default=1.0, init=False)  # by all processes, since the last read but one
-
-    def __post_init__(self) -> None:
-        """Start with the local clock's time."""
-        self._server = ServerClock(self.clock)
+    def __init__(self, clock: Clock = time.time) -> None:
+        self._server = ServerClock(clock)
+        self._spent = 1.0  # by all processes, since the last read but one
+        super().__init__(self._server.now)
 
     def on_response(self, info: RateLimitInfo) -> None:
         """Update the pace by a response's headers."""
-        if info.bucket != RUN_BUCKET or info.limit is None or info.remaining is None or info.reset is None:
+        if info.bucket != RUN_BUCKET or info.remaining is None or info.reset is None:
             return
         self._server.on_reset(info.reset)
-        if self._last is not None and self._last.remaining is not None and self._last.reset is not None:
-            refills = round((info.reset - self._last.reset) / RATE_WINDOW)
-            level = min(info.limit, self._last.remaining + refills * info.limit / 2)
-            self._spent = max(1.0, level - info.remaining)
-        self._last = info
+        if self._refill is not None:
+            self._above_line(self.clock())  # adds what was refilled since
+            self._spent = max(1.0, self._level - info.remaining)
+        super().on_response(info)
 
     def delay(self) -> float:
         """Return the least seconds until the next read: at most until the bucket is refilled."""
-        if self._last is None or self._last.limit is None or self._last.reset is None:
+        if self._refill is None:
             return 0.0
-        until_reset = min(max(0.0, self._last.reset - self._server.now()), RATE_WINDOW)
-        left = (self._last.remaining or 0) - self._last.limit / 3
+        until_reset = min(max(0.0, self._reset - self.clock()), RATE_WINDOW)
+        left = self._level - 2 * self._refill / 3
         return until_reset if left < 1 else min(until_reset, self._spent * until_reset / left)
 
 
 class AddressLimit(Limit):
     """Our share of the requests that v2 accepts from one address, which headers contain only when it is exhausted.
 
-    A 429 halves the share; time restores it.
-
     :param share: share of the address's requests at most.
     """
 
     def __init__(self, clock: Clock, share: float) -> None:
         super().__init__(clock)
-        self._maximum = self._rate = self._left = ADDRESS_CAPACITY / 2 * share  # per minute
+        self._rate = self._left = ADDRESS_CAPACITY / 2 * share  # per minute
         self._updated_at = clock()
 
     def on_request(self) -> None:
         """Count a request."""
-        self._update()
+        self._room()
         self._left -= 1
 
-    def on_rejected(self, info: RateLimitInfo) -> None:
-        """Lower the share; further 429s of the same moment don't lower it again."""
-        self._update()
-        if not self.is_paused:
-            self._rate = max(1.0, self._rate / 2)
-        self._left = min(self._left, self._rate)
-        self.pause(info.retry_after or RATE_WINDOW)
+    def on_rejected(self, retry_after: float | None) -> None:
+        """Send nothing for some time, and then no burst: others use the address, too."""
+        self.pause(retry_after or RATE_WINDOW)
+        self._left, self._updated_at = 0.0, self._paused_until
 
     def _room(self) -> Room:
-        self._update()
-        if self._left >= 1:
-            return Room(int(self._left))
-        return Room(0, (1 - self._left) * RATE_WINDOW / self._rate + _MARGIN)
-
-    def _update(self) -> None:
         now = self.clock()
-        minutes = max(0.0, now - self._updated_at) / RATE_WINDOW
-        self._rate = min(self._maximum, self._rate + 0.1 * self._maximum * minutes)
-        self._left = min(self._rate, self._left + self._rate * minutes)
-        self._updated_at = now
+        refilled = self._rate * max(0.0, now - self._updated_at) / RATE_WINDOW
+        self._left, self._updated_at = min(self._rate, self._left + refilled), max(now, self._updated_at)
+        return (
+            Room(int(self._left)) if self._left >= 1 else Room(0, (1 - self._left) * RATE_WINDOW / self._rate + _MARGIN)
+        )
 
 
 class RateLimits:
@@ -265,8 +250,8 @@ class RateLimits:
         if info.reset is not None:
             self.server.on_reset(info.reset)
         if info.bucket == ADDRESS_BUCKET:
-            self._polls.on_rejected(info)
-            self._starts.on_rejected(info)
+            self._polls.on_rejected(info.retry_after)
+            self._starts.on_rejected(info.retry_after)
         else:
             self.bucket(info.bucket).on_response(info)
 
@@ -449,14 +434,6 @@ class StartThrottle(Limit):
         self.concurrency = ConcurrencyLimit(clock, inf if maximum is None else maximum, known)
         self.executions = ExecutionLimit(clock)
 
-    def available(self) -> float:
-        """Return how many runs may be started now."""
-        return self.room().available
-
-    def delay(self) -> float:
-        """Return the seconds until a run may be started; infinite if a run must finish or a response arrive first."""
-        return self.room().delay
-
     def _room(self) -> Room:
         return Room.least(self.concurrency.room(), self.executions.room(), self._limits.room(self._bucket()))
 
@@ -469,7 +446,7 @@ class StartThrottle(Limit):
 
     def reason(self) -> str | None:
         """Return why no run may be started now, for a log line."""
-        if self.available():
+        if self.room().available:
             return None
         if self.is_paused:
             return "starts are paused after an error"

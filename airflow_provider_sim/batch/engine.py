@@ -164,14 +164,14 @@ class BatchEngine:
             return now > self._tasks_until
         if self._all_sent or now >= self._starts_until:
             return True
-        return not self._waits and now + self.throttle.delay() > self._starts_until
+        return not self._waits and now + self.throttle.room().delay > self._starts_until
 
     @property
     def _all_sent(self) -> bool:
         return self.stopped is not None or self.state.next_unsent() is None
 
     async def _start_runs(self) -> None:
-        while self.clock() < self._starts_until and self.throttle.available() > 0:
+        while self.clock() < self._starts_until and self.throttle.room().available > 0:
             index = self.state.next_unsent()
             if index is None or self.stopped is not None:
                 return
@@ -195,7 +195,7 @@ class BatchEngine:
         left = self._starts_until - self.clock()
         delay = min(self._next_log - self.clock(), left if left > 0 else self._tasks_until - self.clock() + 1.0)
         if not self._all_sent:
-            delay = min(delay, self.throttle.delay())
+            delay = min(delay, self.throttle.room().delay)
         with suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, delay)):
                 await self._wake.wait()

@@ -95,13 +95,7 @@ class Cursor:
 def cursors_of(stored: Any) -> dict[str, Cursor]:
     """Return stored cursors by workflow ID; none if the value isn't valid."""
     try:
-        return {
-            workflow_id: Cursor(
-                float(cursor["since"]),
-                {run_id: None if start is None else float(start) for run_id, start in cursor["known"].items()},
-            )
-            for workflow_id, cursor in stored.items()
-        }
+        return {name: Cursor(float(cursor["since"]), dict(cursor["known"])) for name, cursor in stored.items()}
     except (AttributeError, KeyError, TypeError, ValueError):
         return {}
 
@@ -176,7 +170,7 @@ class FinishedRunStream:
         self._workspaces: dict[str, str | None] = {}  # by workflow ID
         self._skipped: dict[str, type[Exception]] = {}
         self._news = asyncio.Event()
-        self._poll_at = -inf
+        self._poll_at, self._interval = -inf, inf  # the shortest interval of the listeners
         self._failures = 0  # consecutive
 
     def join(self, listener: Listener) -> None:
@@ -192,7 +186,7 @@ class FinishedRunStream:
         self._news.set()
 
     async def confirm(self, batch: Batch) -> None:
-        """Record that the events of a batch are stored, for those listeners that are still there."""
+        """Record that the events of a batch are stored, for the listeners that have not left."""
         for listener, runs in batch.items():
             if listener in self._listeners:
                 listener.confirm(runs)
@@ -239,31 +233,24 @@ class FinishedRunStream:
                 await self._news.wait()
         self._news.clear()
 
-    # --- polling -------------------------------------------------------------------------------------------------
-
     async def _poll_and_schedule(self) -> None:
         """Poll once, and set the time of the next poll, which failures delay."""
-        self._poll_at, interval = inf, self._poll_interval
-        pause = min(max(interval, 1.0) * 2 ** min(self._failures + 1, 10), LONGEST_PAUSE)
+        self._poll_at, self._interval = inf, min(listener.poll_interval for listener in self._listeners)
+        pause = min(max(self._interval, 1.0) * 2 ** min(self._failures + 1, 10), LONGEST_PAUSE)
         again = "Polling for finished runs again in %.0f s (failures in a row: %d)."
         try:
             await self._poll()
         except SimError as error:
             self._failures += 1
-            pause = max(interval, error.retry_after or pause)
+            pause = max(self._interval, error.retry_after or pause)
             log.warning(f"%s {again}", error, pause, self._failures)
         except Exception:
             self._failures += 1
             log.exception(again, pause, self._failures)
         else:
-            self._failures, pause = 0, interval
+            self._failures, pause = 0, self._interval
         if self._poll_at == inf:  # no listener has joined meanwhile
             self._poll_at = time.monotonic() + pause
-
-    @property
-    def _poll_interval(self) -> float:
-        """The shortest poll interval of all listeners."""
-        return min((listener.poll_interval for listener in self._listeners), default=LONGEST_PAUSE)
 
     async def _poll(self) -> None:
         """Find the runs that have started since the last poll, and wait for those that have not finished.
@@ -369,7 +356,7 @@ class FinishedRunStream:
     async def _await(self, poller: RunPoller, workflow_id: str, run_id: str, workspace_id: str | None) -> None:
         """Wait for a run's end."""
         try:
-            state = RunPollState(workflow_id, run_id, poll_interval=self._poll_interval)
+            state = RunPollState(workflow_id, run_id, poll_interval=self._interval)
             run = await poller.wait(state, look_soon=True, workspace_id=workspace_id)
             for listener in self._listeners:
                 listener.saw_end(workflow_id, run)

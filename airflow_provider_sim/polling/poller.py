@@ -81,11 +81,7 @@ class RunPoller:
     """
 
     def __init__(
-        self,
-        client: AsyncSimClient,
-        *,
-        clock: Callable[[], float] = time.time,
-        limits: RateLimits | None = None,
+        self, client: AsyncSimClient, *, clock: Callable[[], float] = time.time, limits: RateLimits | None = None
     ) -> None:
         self._client = client
         self._clock = clock
@@ -163,8 +159,6 @@ class RunPoller:
         """Return the server's time, in seconds since the epoch, as far as it is known."""
         return self._limits.server.now()
 
-    # --- when to poll --------------------------------------------------------------------------------------------
-
     def _start_polling(self) -> None:
         self._wake.set()
         if self._keeper is None:
@@ -228,8 +222,6 @@ class RunPoller:
         future = self._waiting.pop(run, None)
         if future is not None and not future.done():
             future.set_result(outcome)
-
-    # --- requests ------------------------------------------------------------------------------------------------
 
     def _send(self, request: Request) -> None:
         for run in request.runs:
@@ -332,8 +324,6 @@ class RunPoller:
             resumes_at = (response.paused and response.paused.resumes_at) or 0.0
             run.read_at = self._clock() + min(pause, max(run.interval, resumes_at - self.server_now()))
 
-    # --- responses -----------------------------------------------------------------------------------------------
-
     async def _on_page(self, page: Page[WorkflowRun]) -> set[PolledRun]:
         """Handle the runs of a page, finished ones first; return the polled runs among them."""
         responses = {response.run_id: response for response in page.items}
@@ -390,8 +380,6 @@ class RunPoller:
                 run.read_at = self._clock()
             run.since = max(run.since, asked_at - LATE_ROWS)
             self._schedule(run)
-
-    # --- errors --------------------------------------------------------------------------------------------------
 
     def _on_error(self, run: PolledRun, error: SimError) -> None:
         """Pass a failed poll of a run to its state, and repeat it if it was a read."""

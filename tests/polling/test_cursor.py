@@ -52,7 +52,7 @@ def test_delivered_runs_are_kept_while_a_poll_may_list_them():
     assert cursor.since == 1010.0 + OVERLAP
 
 
-@pytest.mark.parametrize("value", [None, 7, [], {}, {"since": "x"}, {"since": 1.0, "known": []}])
+@pytest.mark.parametrize("value", [None, 7, [], {}, {"since": "x"}, {"since": 1.0, "known": 7}])
 def test_invalid_storage_is_ignored(value):
     assert cursors_of(value) == {}
     assert cursors_of({"w": value}) == {}
