@@ -264,6 +264,7 @@ class SimExecuteWorkflowOperator(OpenLineageMixin, SimWorkflowOperatorBase):
         if isinstance(started, WorkflowRun) and state.on_response(started):
             return started
         if not self.deferrable:
+            time.sleep(state.first_delay())  # it was started, or polled, just now
             with run.retry_if_not_found():
                 return wait_for_run(client, state)
         from airflow_provider_sim.triggers.sim import SimRunTrigger

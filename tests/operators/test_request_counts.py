@@ -38,7 +38,7 @@ def sent(emulator) -> list[str]:
         pytest.param({}, [START], id="sync"),
         pytest.param({"stream": True}, [START], id="streamed"),
         pytest.param({"wait_for_completion": False}, [START], id="not waiting"),
-        pytest.param({"async_execution": True}, [START, POLL, POLL, OUTPUT], id="asynchronous"),
+        pytest.param({"async_execution": True}, [START, POLL, OUTPUT], id="asynchronous"),
         pytest.param({"deferrable": True}, [START, POLL, OUTPUT], id="deferrable"),
     ],
 )
