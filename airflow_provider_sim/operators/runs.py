@@ -67,7 +67,13 @@ class SimCancelRunOperator(SimClientOperator):
         cancelled = client.stop_workflow_run(self.workflow_id, self.run_id)
         if self.wait_for_completion and not (cancelled.status and cancelled.status.is_terminal):
             self.log.info("%s", cancelled)
-            state = RunPollState(self.workflow_id, self.run_id, poll_interval=self.poll_interval, deadline=deadline)
+            state = RunPollState(
+                self.workflow_id,
+                self.run_id,
+                poll_interval=self.poll_interval,
+                started=time.time(),
+                deadline=deadline,
+            )
             cancelled = replace(cancelled, status=wait_for_run(client, state).status)
         self.log.info("%s", cancelled)
         status = cancelled.status.value if cancelled.status else None

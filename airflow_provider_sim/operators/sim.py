@@ -258,7 +258,6 @@ class SimExecuteWorkflowOperator(OpenLineageMixin, SimWorkflowOperatorBase):
             poll_interval=self.poll_interval,
             deadline=self._options.deadline,
             on_paused=self.on_paused,
-            started=time.time(),
             base_url=client.base_url,
         )
         if isinstance(started, WorkflowRun) and state.on_response(started):

@@ -40,7 +40,7 @@ class PollState(Generic[T]):
     """State of a poll loop: counts failed polls, and decides when to poll again.
 
     :param poll_interval: seconds between polls; None for an adaptive interval, a tenth of the age, from 1 to 30 s.
-    :param started: seconds since the epoch from which the age is counted; default: now.
+    :param started: seconds since the epoch from which the age is counted; default: a run's start, otherwise now.
     :param deadline: seconds since the epoch of the last poll; None for no deadline.
     :param max_failed_polls: maximum number of consecutive failed polls.
     :param clock: returns seconds since the epoch.
@@ -141,6 +141,7 @@ class RunPollState(PollState[WorkflowRun]):
 
     def __post_init__(self, in_batch: bool) -> None:
         """Set the start and the log level."""
+        self._is_run_s_age = self.started is None
         self.started = self.clock() if self.started is None else self.started
         self.log_level = logging.DEBUG if in_batch else logging.INFO
 
@@ -148,7 +149,7 @@ class RunPollState(PollState[WorkflowRun]):
         """Handle a response; return whether polling ends with it."""
         if self.last_response is not None and self.last_response.status is RunStatus.QUEUED is not response.status:
             self.started = self.clock()
-        elif response.status is not RunStatus.QUEUED and response.start_time is not None:
+        elif self._is_run_s_age and response.status is not RunStatus.QUEUED and response.start_time is not None:
             self.started = min(response.start_time, self.started or inf)  # the clocks may differ
         return super().on_response(response)
 

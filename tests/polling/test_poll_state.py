@@ -184,6 +184,12 @@ class TestAdaptiveInterval:
         state.on_response(replace(run("running"), started_at=utc(clock() - 200)))
         assert state.interval == pytest.approx(20)
 
+    def test_a_given_start_is_used_instead(self, clock):
+        """As for a cancellation, which is awaited from its request on."""
+        state = state_of(clock, poll_interval=None, started=clock())
+        state.on_response(replace(run("running"), started_at=utc(clock() - 200)))
+        assert state.interval == 1
+
     def test_a_queued_run_is_polled_soon_after_its_start(self, clock):
         state = state_of(clock, poll_interval=None)
         state.on_response(run("queued"))
