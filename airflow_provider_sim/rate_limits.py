@@ -303,27 +303,39 @@ def rate_limits_for(settings: ClientSettings) -> RateLimits:
 
 
 @dataclass(eq=False)
-class ConcurrencyLimit(Limit):
-    """The maximum number of active runs: the operator's, and Sim's, which is unknown until Sim rejects a start.
+class StartThrottle(Limit):
+    """All limits on starting the runs of a batch: requests, concurrent runs, and the plan's executions per minute.
 
-    A rejection, which leaves a failed run in Sim's log, lowers the limit to the number of active runs. After a pause it
-    grows again, by one run with each accepted start, since other tasks share the plan's limit.
+    Sim's limit of concurrent runs is unknown until Sim rejects a start. A rejection, which leaves a failed run in Sim's
+    log, lowers the limit to the number of active runs. After a pause it grows again, by one run with each accepted
+    start, since other tasks share the plan's limit. The usage report contains the executions.
 
-    :param maximum: the operator's limit.
-    :param known: Sim's limit, if an earlier process has found it.
+    :param limits: of the server and key.
+    :param bucket: returns the bucket that a start spends; None on the legacy API.
+    :param maximum: the operator's limit of active runs.
+    :param known: Sim's limit of active runs, if it is known.
     :ivar active: active runs.
     :ivar starting: requests to start a run that are in flight.
     """
 
-    maximum: float = inf
+    limits: RateLimits
+    bucket: Callable[[], str | None]
+    maximum: int | None = None
     known: int | None = None
     active: int = field(default=0, init=False)
     starting: int = field(default=0, init=False)
     _grows_at: float = field(default=-inf, init=False)
+    _executions: float = field(default=inf, init=False)
+    _reset: float = field(default=inf, init=False)
+    _reported_at: float = field(default=-inf, init=False)
 
     def _room(self) -> Room:
-        limit, starting = self.maximum, MAX_STARTING
+        return Room.least(self._concurrency_room(), self._execution_room(), self.limits.room(self.bucket()))
+
+    def _concurrency_room(self) -> Room:
+        starting, maximum = MAX_STARTING, inf if self.maximum is None else self.maximum
         grows_in = max(0.0, self._grows_at - self.clock())
+        limit = maximum
         if self.known is None:  # few, because each of them may be rejected
             starting = min(starting, 1 + self.active // 4)
         else:
@@ -331,20 +343,21 @@ class ConcurrencyLimit(Limit):
         left = min(limit - self.active, starting) - self.starting
         if left > 0:
             return Room(left)
-        must_wait = self.known is None or self.starting or self.active >= self.maximum
-        return Room(0, inf if must_wait else grows_in)
+        return Room(0, inf if self.known is None or self.starting or self.active >= maximum else grows_in)
 
-    @property
-    def is_reached(self) -> bool:
-        """Whether as many runs as allowed are active or starting."""
-        return self.active + self.starting >= min(self.maximum, inf if self.known is None else self.known)
+    def _execution_room(self) -> Room:
+        if self._executions >= 1:
+            return Room(self._executions)
+        return Room(0, inf if self.report_is_stale else self._report_due - self.clock())
 
     @contextmanager
     def start(self) -> Iterator[None]:
         """Count a start while it is in flight."""
+        self._executions -= 1
         self.starting += 1
         try:
-            yield
+            with self.limits.request(self.bucket()):
+                yield
         finally:
             self.starting -= 1
 
@@ -354,102 +367,42 @@ class ConcurrencyLimit(Limit):
         if self.known is not None:
             self.known = max(self.known, self.active)
 
-    def on_finished(self) -> None:
-        """Count a run as finished."""
-        self.active -= 1
-
-    def on_rejected(self, retry_after: float | None) -> None:
-        """Lower the limit."""
+    def on_concurrency_limit(self, retry_after: float | None) -> None:
+        """Lower the limit of concurrent runs after a rejection."""
         self.known = self.active
         pause = GROWTH_PAUSE if self.active else RETRY_PAUSE
         self._grows_at = self.clock() + max(pause, retry_after or 0.0)
 
-
-@dataclass(eq=False)
-class ExecutionLimit(Limit):
-    """The plan's executions per minute, as the usage report contains them."""
-
-    _left: float = field(default=inf, init=False)
-    _reset: float = field(default=inf, init=False)
-    _updated_at: float = field(default=-inf, init=False)
+    def on_execution_limit(self, retry_after: float | None) -> None:
+        """Start nothing for some time after a rejection, and read the usage report then."""
+        self.pause(retry_after or RATE_WINDOW / 2)
+        self._reported_at = -inf
 
     @property
-    def is_stale(self) -> bool:
+    def _report_due(self) -> float:
+        return min(self._reset, self._reported_at + REPORT_INTERVAL)
+
+    @property
+    def report_is_stale(self) -> bool:
         """Whether to read the usage report."""
-        now = self.clock()
-        return not self.is_paused and now >= min(self._updated_at + REPORT_INTERVAL, self._reset)
+        return not self.is_paused and self.clock() >= self._report_due
 
-    def on_report(self, limit: RateLimit | None, reset: float | None) -> None:
-        """Update the limit by a usage report.
-
-        :param limit: None if the report is unavailable.
-        :param reset: seconds since the epoch of the next refill.
-        """
-        now = self._updated_at = self.clock()
-        self._left = self._reset = inf
-        if limit is None or limit.remaining is None:
-            return
-        self._left = limit.remaining - EXECUTION_RESERVE * (limit.requests_per_minute or 0)
-        if reset is not None:
-            self._reset = min(max(reset, now + 1.0), now + RATE_WINDOW)  # the server's clock may differ
-
-    def on_start(self) -> None:
-        """Count an execution."""
-        self._left -= 1
-
-    def on_rejected(self, retry_after: float | None) -> None:
-        """Start nothing for some time, and read the report then."""
-        self.pause(retry_after or RATE_WINDOW / 2)
-        self._updated_at = -inf
-
-    def _room(self) -> Room:
-        if self._left >= 1:
-            return Room(self._left)
-        if self.is_stale:
-            return Room(0, inf)
-        return Room(0, min(self._reset, self._updated_at + REPORT_INTERVAL) - self.clock())
-
-
-class StartThrottle(Limit):
-    """All limits on starting the runs of a batch.
-
-    :param limits: of the server and key.
-    :param bucket: returns the bucket that a start spends; None on the legacy API.
-    :param maximum: the operator's limit of active runs.
-    :param known: Sim's limit of active runs, if an earlier process has found it.
-    """
-
-    def __init__(
-        self,
-        limits: RateLimits,
-        *,
-        bucket: Callable[[], str | None],
-        maximum: int | None = None,
-        known: int | None = None,
-        clock: Clock = time.time,
-    ) -> None:
-        super().__init__(clock)
-        self._limits = limits
-        self._bucket = bucket
-        self.concurrency = ConcurrencyLimit(clock, inf if maximum is None else maximum, known)
-        self.executions = ExecutionLimit(clock)
-
-    def _room(self) -> Room:
-        return Room.least(self.concurrency.room(), self.executions.room(), self._limits.room(self._bucket()))
-
-    @contextmanager
-    def start(self) -> Iterator[None]:
-        """Count a start while it is in flight."""
-        self.executions.on_start()
-        with self.concurrency.start(), self._limits.request(self._bucket()):
-            yield
+    def on_report(self, limit: RateLimit | None) -> None:
+        """Update the executions by a usage report; None if it is unavailable."""
+        now = self._reported_at = self.clock()
+        self._executions = self._reset = inf
+        if limit is not None and limit.remaining is not None:
+            self._executions = limit.remaining - EXECUTION_RESERVE * (limit.requests_per_minute or 0)
+            if limit.reset is not None:
+                self._reset = min(max(limit.reset, now + 1.0), now + RATE_WINDOW)  # the server's clock may differ
 
     def reason(self) -> str | None:
         """Return why no run may be started now, for a log line."""
         if self.room().available:
             return None
         if self.is_paused:
-            return "starts are paused after an error"
-        if self.concurrency.is_reached:
-            return f"the limit of concurrent runs is reached ({self.concurrency.active} active)"
-        return None if self.concurrency.starting else "starts are rate-limited"
+            return "starts are paused"
+        limits = [limit for limit in (self.maximum, self.known) if limit is not None]
+        if limits and self.active + self.starting >= min(limits):
+            return f"the limit of concurrent runs is reached ({self.active} active)"
+        return None if self.starting else "starts are rate-limited"

@@ -94,12 +94,7 @@ class BatchEngine:
         client, options = self.client, self.options
         limits = limits or rate_limits_for(client.settings)
         client.on_rate_limit = limits.on_response
-        self.throttle = StartThrottle(
-            limits,
-            bucket=lambda: client.start_bucket,
-            maximum=options.max_active_runs,
-            clock=self.clock,
-        )
+        self.throttle = StartThrottle(self.clock, limits, lambda: client.start_bucket, options.max_active_runs)
         self._poller = self.poller or poller_for(client.settings)
         self._tasks: set[asyncio.Task[None]] = set()
         self._report: asyncio.Task[None] | None = None
@@ -139,7 +134,7 @@ class BatchEngine:
 
     async def _run(self) -> None:
         active = self.state.indices(ItemStatus.ACTIVE)
-        self.throttle.concurrency.active = len(active)
+        self.throttle.active = len(active)
         try:
             for index in active if self._waits else []:
                 self._spawn(self._await(index))
@@ -249,7 +244,7 @@ class BatchEngine:
             if self.store:
                 self.store.record_run_id(self.state, index)
         self.state.set_status(index, ItemStatus.ACTIVE)
-        self.throttle.concurrency.on_accepted()
+        self.throttle.on_accepted()
 
     def _run_ids(self, index: int) -> Iterator[str]:
         """Yield the input's run ID, and then that of each further attempt."""
@@ -287,13 +282,13 @@ class BatchEngine:
         else:
             self.state.set_status(index, ItemStatus[run.status.name])
         finally:
-            self.throttle.concurrency.on_finished()
+            self.throttle.active -= 1
 
     def _on_rate_limited(self, index: int, error: SimRateLimitError) -> None:
         if error.detail_code == CONCURRENCY_LIMIT:
-            self.throttle.concurrency.on_rejected(error.retry_after)
+            self.throttle.on_concurrency_limit(error.retry_after)
         elif error.detail_code == EXECUTION_LIMIT:
-            self.throttle.executions.on_rejected(error.retry_after)
+            self.throttle.on_execution_limit(error.retry_after)
         else:
             self.throttle.pause(_MIN_PAUSE if error.retry_after is None else error.retry_after)
         log.debug("%s", error)
@@ -338,7 +333,7 @@ class BatchEngine:
 
     def _refresh_report(self) -> None:
         """Read the usage report, if more runs are to be started and it is stale; not before the first response."""
-        is_stale = self._has_response and not self._all_sent and self.throttle.executions.is_stale
+        is_stale = self._has_response and not self._all_sent and self.throttle.report_is_stale
         if is_stale and (self._report is None or self._report.done()):
             self._report = asyncio.create_task(self._read_usage())
 
@@ -348,7 +343,7 @@ class BatchEngine:
             limit = self.client.start_limit(await self.client.get_usage_limits())
         except SimError as error:
             log.debug("%s", error)
-        self.throttle.executions.on_report(limit, limit.reset if limit else None)
+        self.throttle.on_report(limit)
         self._wake.set()
 
     def _log_progress(self) -> None:

@@ -132,7 +132,7 @@ class TaskBatch:
             await running
         elif self.state.next_unsent() is None and engine.stopped is None:
             await self._reconciler(client, self.state).update()
-        self._worker_state.known_limit, self._stopped = engine.throttle.concurrency.known, engine.stopped
+        self._worker_state.known_limit, self._stopped = engine.throttle.known, engine.stopped
 
     def _new_engine(self, client: AsyncSimClient) -> BatchEngine:
         async def input_of(index: int) -> Any:

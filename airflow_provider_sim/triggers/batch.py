@@ -70,7 +70,7 @@ class SimBatchTrigger(SimTriggerBase):
             await reconciler.update(unsent_only=True)
             inputs = DeferredInputs(self.worker_state["firsts"], lambda key: read_xcom(self.names, key))
             engine = BatchEngine(client, options, state, inputs)
-            engine.throttle.concurrency.known = self.worker_state["known_limit"]
+            engine.throttle.known = self.worker_state["known_limit"]
             try:
                 async with asyncio.timeout(GATHER_AFTER) as limit:
                     await engine.run()

@@ -85,7 +85,7 @@ class BatchScene:
             store=cast("Any", SimpleNamespace(record=self._record, record_run_id=lambda state, index: None)),
             clock=now,
         )
-        engine.throttle.concurrency.known = known
+        engine.throttle.known = known
         return engine
 
     async def run(self, **how: Any) -> BatchEngine:

@@ -196,7 +196,7 @@ class TestStartAvailable:
             await engine.start_available()
             assert (scene.state.count(ItemStatus.ACTIVE), scene.state.count(ItemStatus.UNSENT)) == (10, 90)
             assert scene.minutes < 0.1
-            assert engine.throttle.concurrency.known == 10
+            assert engine.throttle.known == 10
             await engine.run()
             scene.assert_each_ran_once()
 

@@ -10,6 +10,7 @@ import pytest
 
 from airflow_provider_sim import rate_limits
 from airflow_provider_sim.client import ADDRESS_BUCKET, RUN_BUCKET, ClientSettings, RateLimit, RateLimitInfo
+from airflow_provider_sim.client.api.http import utc
 from airflow_provider_sim.emulator.clock import Clock as RealClock
 from airflow_provider_sim.emulator.limits import Bucket
 from airflow_provider_sim.polling import RunPollState
@@ -20,8 +21,6 @@ from airflow_provider_sim.rate_limits import (
     RETRY_PAUSE,
     STALE_AFTER,
     AddressLimit,
-    ConcurrencyLimit,
-    ExecutionLimit,
     RateLimits,
     RequestBucket,
     ServerClock,
@@ -266,152 +265,153 @@ class TestRateLimitsFor:
         assert asyncio.run(entries()) == 0
 
 
-def start_runs(concurrency, count):
+@pytest.fixture
+def throttle(clock):
+    return StartThrottle(clock, RateLimits(clock), lambda: None)
+
+
+def start_runs(throttle, count):
     for _ in range(count):
-        with concurrency.start():
-            concurrency.on_accepted()
+        with throttle.start():
+            throttle.on_accepted()
 
 
 @pytest.fixture
-def reached(clock):
+def reached(throttle):
     """A limit of ten active runs, at which Sim has just rejected one more."""
-    concurrency = ConcurrencyLimit(clock)
-    start_runs(concurrency, 10)
-    with concurrency.start():
-        concurrency.on_rejected(5.0)
-    return concurrency
+    start_runs(throttle, 10)
+    with throttle.start():
+        throttle.on_concurrency_limit(5.0)
+    return throttle
 
 
-class TestConcurrencyLimit:
-    def test_few_concurrent_starts_while_the_limit_is_unknown(self, clock):
-        concurrency = ConcurrencyLimit(clock)
-        assert concurrency.room().available == 1
-        start_runs(concurrency, 12)
-        assert concurrency.room().available == 4
-        start_runs(concurrency, 100)
-        assert concurrency.room().available == MAX_STARTING
+class TestConcurrentRuns:
+    def test_few_concurrent_starts_while_the_limit_is_unknown(self, throttle):
+        assert throttle.room() == (1, 0)
+        start_runs(throttle, 12)
+        assert throttle.room() == (4, 0)
+        start_runs(throttle, 100)
+        assert throttle.room() == (MAX_STARTING, 0)
 
-    def test_the_operators_limit(self, clock):
-        concurrency = ConcurrencyLimit(clock, maximum=3)
-        start_runs(concurrency, 3)
-        assert (concurrency.room().available, concurrency.room().delay) == (0, inf)
-        concurrency.on_finished()
-        assert concurrency.room().available == 1
+    def test_the_operators_limit(self, throttle):
+        throttle.maximum = 3
+        start_runs(throttle, 3)
+        assert throttle.room() == (0, inf)
+        assert "3 active" in throttle.reason()
+        throttle.active -= 1
+        assert throttle.room() == (1, 0)
+        assert throttle.reason() is None
 
     def test_a_rejection_sets_the_limit_to_the_active_runs(self, reached):
-        assert (reached.known, reached.room().available, reached.is_reached) == (10, 0, True)
-        reached.on_finished()
-        assert reached.room().available == 1
+        assert (reached.known, reached.room().available) == (10, 0)
+        assert "10 active" in reached.reason()
+        reached.active -= 1
+        assert reached.room() == (1, 0)
 
     def test_a_start_accepted_after_a_rejection_raises_the_limit(self, reached):
         with reached.start(), reached.start():
-            reached.on_rejected(5.0)
+            reached.on_concurrency_limit(5.0)
             reached.on_accepted()
         assert reached.known == 11
 
     def test_some_time_after_a_rejection_it_grows_run_by_run(self, reached, clock):
-        assert reached.room().delay == GROWTH_PAUSE
+        assert reached.room() == (0, GROWTH_PAUSE)
         clock.advance(GROWTH_PAUSE - 1)
         assert reached.room().available == 0
         clock.advance(1)
         for _ in range(20):
-            assert reached.room().available == 1
+            assert reached.room() == (1, 0)
             with reached.start():
-                assert (reached.room().available, reached.room().delay) == (0, inf)
+                assert reached.room() == (0, inf)
                 reached.on_accepted()
         assert reached.active == reached.known == 30
 
     @pytest.mark.parametrize(("retry_after", "delay"), [(None, RETRY_PAUSE), (5.0, RETRY_PAUSE), (90.0, 90)])
-    def test_a_rejection_without_active_runs_delays_the_next_start(self, clock, retry_after, delay):
-        concurrency = ConcurrencyLimit(clock)
-        with concurrency.start():
-            concurrency.on_rejected(retry_after)
-        assert (concurrency.known, concurrency.room().available, concurrency.room().delay) == (0, 0, delay)
+    def test_a_rejection_without_active_runs_delays_the_next_start(self, throttle, clock, retry_after, delay):
+        with throttle.start():
+            throttle.on_concurrency_limit(retry_after)
+        assert (throttle.known, throttle.room()) == (0, (0, delay))
         clock.advance(delay)
-        assert concurrency.room().available == 1
+        assert throttle.room() == (1, 0)
+
+    def test_a_known_limit_is_used_at_once(self, throttle):
+        throttle.known = 10
+        start_runs(throttle, 8)
+        with throttle.start():
+            assert throttle.room().available == 1
 
 
 def usage(remaining, per_minute=50, reset=None):
     return RateLimit(
-        is_limited=False, requests_per_minute=per_minute, max_burst=2 * per_minute, remaining=remaining, reset_at=reset
+        is_limited=False,
+        requests_per_minute=per_minute,
+        max_burst=2 * per_minute,
+        remaining=remaining,
+        reset_at=None if reset is None else utc(reset),
     )
 
 
-class TestExecutionLimit:
-    def test_the_report_minus_a_reserve(self, clock):
-        executions = ExecutionLimit(clock)
-        assert executions.is_stale
-        executions.on_report(usage(20), clock() + 40)
-        assert executions.room().available == 15
-        for _ in range(15):
-            executions.on_start()
-        assert (executions.room().available, executions.room().delay, executions.is_stale) == (0, 40, False)
+class TestExecutions:
+    @pytest.fixture
+    def throttle(self, throttle):
+        """Many runs are active, so that other limits allow more."""
+        start_runs(throttle, 100)
+        return throttle
+
+    def test_the_report_minus_a_reserve(self, throttle, clock):
+        assert throttle.report_is_stale
+        throttle.on_report(usage(11, reset=clock() + 40))
+        assert throttle.room().available == 6
+        start_runs(throttle, 6)
+        assert (throttle.room(), throttle.report_is_stale) == ((0, 40), False)
+        assert "rate-limited" in throttle.reason()
         clock.advance(40)
-        assert executions.is_stale
-        assert executions.room().delay == inf, "the report must be read first"
+        assert throttle.report_is_stale
+        assert throttle.room() == (0, inf), "the report must be read first"
 
-    def test_without_a_report_only_a_rejection_delays_starts(self, clock):
-        executions = ExecutionLimit(clock)
-        executions.on_report(None, None)
-        assert executions.room().available == inf
-        executions.on_rejected(None)
-        assert (executions.room().available, executions.room().delay) == (0, 30.0)
-        executions.on_rejected(42.0)
-        assert executions.room().delay == 42.0
+    def test_without_a_report_only_a_rejection_delays_starts(self, throttle):
+        throttle.on_report(None)
+        assert throttle.room() == (MAX_STARTING, 0)
+        throttle.on_execution_limit(None)
+        assert throttle.room() == (0, 30.0)
+        throttle.on_execution_limit(42.0)
+        assert throttle.room() == (0, 42.0)
 
-    @pytest.mark.parametrize("reset", [None, 0.0, 1e12])
-    def test_the_delay_is_at_most_a_minute_whatever_the_reset(self, clock, reset):
-        executions = ExecutionLimit(clock)
-        executions.on_report(usage(0), reset)
-        assert 0 < executions.room().delay <= 60
+    @pytest.mark.parametrize("reset", [None, 0.0, 1e10])
+    def test_the_delay_is_at_most_a_minute_whatever_the_reset(self, throttle, reset):
+        throttle.on_report(usage(0, reset=reset))
+        assert 0 < throttle.room().delay <= 60
 
-    def test_a_server_without_limits(self, clock):
-        executions = ExecutionLimit(clock)
-        executions.on_report(usage(999_999, 999_999), None)
-        assert executions.room().available > 500_000
+    def test_a_server_without_limits(self, throttle):
+        throttle.on_report(usage(999_999, 999_999))
+        assert throttle.room() == (MAX_STARTING, 0)
 
 
-def throttle_of(clock, bucket="workflows.execute", **options):
-    limits = RateLimits(clock)
-    return limits, StartThrottle(limits, bucket=lambda: bucket, clock=clock, **options)
+class TestStartRequests:
+    @pytest.fixture
+    def throttle(self, clock):
+        return StartThrottle(clock, RateLimits(clock), lambda: "workflows.execute")
 
-
-class TestStartThrottle:
-    def test_the_first_start_is_alone(self, clock):
-        _, throttle = throttle_of(clock)
-        assert throttle.room().available == 1
+    def test_the_first_start_is_alone(self, throttle):
+        assert throttle.room() == (1, 0)
         with throttle.start():
             assert (throttle.room().available, throttle.reason()) == (0, None)
 
-    def test_the_bucket_is_never_emptied(self, clock):
-        limits, throttle = throttle_of(clock)
+    def test_the_bucket_is_never_emptied(self, clock, throttle):
         headers = {"bucket": "workflows.execute", "limit": 60, "reset": clock() + 60}
         with throttle.start():
-            limits.on_response(RateLimitInfo(remaining=31, **headers))
-            throttle.concurrency.on_accepted()
-        assert throttle.room().available == 1
-        limits.on_response(RateLimitInfo(remaining=20, **headers))
+            throttle.limits.on_response(RateLimitInfo(remaining=31, **headers))
+            throttle.on_accepted()
+        assert throttle.room() == (1, 0)
+        throttle.limits.on_response(RateLimitInfo(remaining=20, **headers))
         assert throttle.room().available == 0
         assert 0 < throttle.room().delay < 60
         assert "rate-limited" in throttle.reason()
 
-    def test_a_pause(self, clock):
-        _, throttle = throttle_of(clock)
+    def test_a_pause(self, throttle):
         throttle.pause(20)
-        assert (throttle.room().available, throttle.room().delay) == (0, 20)
+        assert throttle.room() == (0, 20)
         assert "paused" in throttle.reason()
-
-    def test_the_reason_at_the_concurrency_limit(self, clock):
-        _, throttle = throttle_of(clock, None, maximum=2)
-        assert throttle.reason() is None
-        start_runs(throttle.concurrency, 2)
-        assert "2 active" in throttle.reason()
-
-    def test_a_known_limit_is_used_at_once(self, clock):
-        _, throttle = throttle_of(clock, None, known=10)
-        start_runs(throttle.concurrency, 8)
-        with throttle.start():
-            assert throttle.room().available == 1
 
 
 def poll_from_workers(clock, workers, seconds, per_minute=30):
