@@ -1,6 +1,6 @@
 """Client for Sim over HTTP, sync and asyncio: the names that the rest of the package imports.
 
-Each name is imported on first use: parsing a DAG file takes a few light ones, and neither requests nor httpx.
+Each name is imported on first use: parsing a DAG file takes a few light ones, and no HTTP library.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ _NAMES = {
     ),
     "async_client": "AsyncSimClient limited",
     "checks": (
-        "MAX_RUN_TIMEOUT RETRY_MINIMUMS check_block_ids check_run_id check_workflow_id is_retry_setting selectors_of"
+        "MAX_RUN_TIMEOUT RETRY_MINIMUMS SYNC_TIMEOUT check_block_ids check_run_id check_workflow_id is_retry_setting "
+        "selectors_of"
     ),
     "models": (
         "AsyncExecutionResult BillingStatus Cancellation Deployment Page PausePoint RateLimit "
@@ -42,7 +43,7 @@ _NAMES = {
         "Workspace"
     ),
     "retry": "NO_RETRY RetryPolicy StartStoppedError StopToken new_run_id",
-    "settings": "ClientSettings DEFAULT_BASE_URL DEFAULT_TIMEOUT SYNC_TIMEOUT",
+    "settings": "ClientSettings DEFAULT_BASE_URL DEFAULT_TIMEOUT",
     "stream": ("StreamBlockError StreamChunk StreamChunkReset StreamEnd StreamProgress check_selected selection_lost"),
     "sync_client": "SimClient WorkflowStream",
     "urls": "approval_url run_url workflow_url",

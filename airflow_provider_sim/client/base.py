@@ -15,10 +15,11 @@ from airflow_provider_sim import __version__, exceptions
 from airflow_provider_sim.client import transport_errors
 from airflow_provider_sim.client.api import legacy, v2
 from airflow_provider_sim.client.api.http import Call, Request, Response, error_of, rate_limit_info
+from airflow_provider_sim.client.checks import SYNC_TIMEOUT
 from airflow_provider_sim.client.models import RateLimit, RateLimitInfo, UsageLimits
 from airflow_provider_sim.client.retry import RequestOptions, RetryPolicy
 from airflow_provider_sim.client.server_facts import ServerFacts, facts_about
-from airflow_provider_sim.client.settings import DEFAULT_BASE_URL, DEFAULT_TIMEOUT, SYNC_TIMEOUT, ClientSettings
+from airflow_provider_sim.client.settings import DEFAULT_BASE_URL, DEFAULT_TIMEOUT, ClientSettings
 from airflow_provider_sim.client.stream import StreamEvent, StreamReader
 
 T = TypeVar("T")

@@ -11,6 +11,9 @@ from airflow_provider_sim.exceptions import Outcome, SimInputError
 MAX_RUN_TIMEOUT = 604_800
 """Seconds; the longest limit that Sim accepts for a run."""
 
+SYNC_TIMEOUT = 3600.0
+"""Seconds for held-open executions: longer than any plan lets one run, since hanging up cancels it."""
+
 RETRY_MINIMUMS = {
     "max_retries": 0,
     "initial_delay": 0,

@@ -12,6 +12,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NoReturn, TypeVar, Unpack
 
+from tenacity import AsyncRetrying, RetryCallState
+
 from airflow_provider_sim.client import models
 from airflow_provider_sim.client.api import legacy, v2
 from airflow_provider_sim.client.api.http import Call
@@ -385,44 +387,75 @@ class Flows:
         :raises SimError: the last attempt's error.
         :raises StartStoppedError: the options' token was set.
         """
-        retry, is_run_id_spent = 0, False
-        policy = options.retry or self.client.settings.retry
-        while True:
-            if options.stop is not None and options.stop.stopped:
-                raise StartStoppedError
-            if is_run_id_spent and options.run_ids is not None and options.run_ids.can_renew:
-                call = call.with_run_id(options.run_ids.renew())  # not before: every chosen ID is sent
-            try:
-                result: T = await self.client.send(call, options)
-                return result
-            except SimError as error:
-                retry += 1
-                delay = policy.delay(error, retry)
-                if not self._may_retry(error, retry, delay, policy, call, options):
-                    raise self.client.with_connection(error).with_traceback(None) from error.__cause__
-                log.warning("%s Retrying in %.1f s (%d of %d).", error, delay, retry, policy.max_retries)
-                is_run_id_spent = error.run_id_spent
-            self.elapsed += delay
-            await self.client.sleep(delay)
+        attempts = _Attempts(self, call, options)
+        retrying = AsyncRetrying(
+            sleep=self.client.sleep,
+            retry=attempts.may_retry,
+            wait=attempts.delay,
+            stop=attempts.are_exhausted,
+            before_sleep=attempts.before_sleep,
+            reraise=True,
+        )
+        try:
+            result: T = await retrying(attempts.send)
+            return result
+        except SimError as error:
+            raise self.client.with_connection(error).with_traceback(None) from error.__cause__
 
-    def _may_retry(
-        self, error: SimError, retry: int, delay: float, policy: RetryPolicy, call: Call[Any], options: RequestOptions
-    ) -> bool:
-        """Decide by the number and delay of the retry, and by what the server did; :mod:`.retry` has the table."""
-        is_late = options.deadline is not None and time.time() + delay > options.deadline
-        if retry > policy.max_retries or self.elapsed + delay > policy.max_elapsed or is_late:
+
+class _Attempts:
+    """The attempts of one request, with the decisions after each as tenacity's callbacks."""
+
+    def __init__(self, flows: Flows, call: Call[Any], options: RequestOptions) -> None:
+        self._flows = flows
+        self._call = call
+        self._options = options
+        self._policy = options.retry or flows.client.settings.retry
+        self._is_run_id_spent = False
+
+    async def send(self) -> Any:
+        options, run_ids = self._options, self._options.run_ids
+        if options.stop is not None and options.stop.stopped:
+            raise StartStoppedError
+        if self._is_run_id_spent and run_ids is not None and run_ids.can_renew:
+            self._call = self._call.with_run_id(run_ids.renew())  # not before: every chosen ID is sent
+        return await self._flows.client.send(self._call, options)
+
+    def may_retry(self, state: RetryCallState) -> bool:
+        """Decide by what the server did; :mod:`.retry` has the table."""
+        error, run_ids = _error_of(state), self._options.run_ids
+        if error is None or isinstance(error, self._options.retry_on):
+            return error is not None
+        if state.attempt_number > error.max_retries or (error.retry_after or 0) > self._policy.max_retry_after:
             return False
-        if isinstance(error, options.retry_on):
-            return True
-        if retry > error.max_retries or (error.retry_after or 0) > policy.max_retry_after:
-            return False
-        if isinstance(error, SimRateLimitError) and not policy.retry_on_rate_limit:
+        if isinstance(error, SimRateLimitError) and not self._policy.retry_on_rate_limit:
             return False
         if error.outcome is Outcome.UNKNOWN:
-            return call.request.idempotent
+            return self._call.request.idempotent
         if error.outcome is Outcome.RAN:
             return False
-        return not error.run_id_spent or options.run_ids is None or options.run_ids.can_renew
+        return not error.run_id_spent or run_ids is None or run_ids.can_renew
+
+    def delay(self, state: RetryCallState) -> float:
+        error = _error_of(state)
+        return 0.0 if error is None else self._policy.delay(error, state.attempt_number)
+
+    def are_exhausted(self, state: RetryCallState) -> bool:
+        delay, deadline = state.upcoming_sleep, self._options.deadline
+        is_late = deadline is not None and time.time() + delay > deadline
+        too_many = state.attempt_number > self._policy.max_retries
+        return is_late or too_many or self._flows.elapsed + delay > self._policy.max_elapsed
+
+    def before_sleep(self, state: RetryCallState) -> None:
+        error, delay, retry = _error_of(state), state.upcoming_sleep, state.attempt_number
+        self._flows.elapsed += delay
+        self._is_run_id_spent = error is not None and error.run_id_spent
+        log.warning("%s Retrying in %.1f s (%d of %d).", error, delay, retry, self._policy.max_retries)
+
+
+def _error_of(state: RetryCallState) -> SimError | None:
+    error = state.outcome.exception() if state.outcome else None
+    return error if isinstance(error, SimError) else None
 
 
 def _selected(run: models.WorkflowRun, outputs: Mapping[str, Any], selectors: Sequence[str]) -> dict[str, Any]:

@@ -19,9 +19,6 @@ API_VERSIONS = ("auto", "v2", "legacy")
 DEFAULT_TIMEOUT = 30.0
 """Seconds for requests that are answered at once."""
 
-SYNC_TIMEOUT = 3600.0
-"""Seconds for held-open executions: longer than any plan lets one run, since hanging up cancels it."""
-
 
 @dataclass(frozen=True, slots=True)
 class ClientSettings:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from airflow.providers.common.compat.sdk import BaseHook
 
-from airflow_provider_sim.client import DEFAULT_BASE_URL, DEFAULT_TIMEOUT, NO_RETRY, ClientSettings, RetryPolicy
+from airflow_provider_sim import client as sim_client
 from airflow_provider_sim.exceptions import (
     Outcome,
     SimConfigurationError,
@@ -27,7 +27,7 @@ from airflow_provider_sim.get_provider_info import CONNECTION_FIELDS, UI_FIELD_B
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Connection
 
-    from airflow_provider_sim.client import SimClient, Workflow
+    from airflow_provider_sim.client import ClientSettings, RetryPolicy, SimClient, Workflow
 
 _NUMBERS = ("timeout", "max_retries", "initial_delay", "max_delay", "backoff_multiplier")
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -71,9 +71,7 @@ class SimHook(BaseHook):
     def get_conn(self) -> SimClient:
         """Return the hook's client; the same one until :meth:`close`."""
         if self._client is None:
-            from airflow_provider_sim.client import SimClient
-
-            self._client = SimClient.from_settings(self.get_settings())
+            self._client = sim_client.SimClient.from_settings(self.get_settings())
         return self._client
 
     def new_client(self, *, timeout: float, retry: RetryPolicy) -> SimClient:
@@ -81,10 +79,10 @@ class SimHook(BaseHook):
 
         :param timeout: seconds for a request, unless the connection's is less.
         """
-        from airflow_provider_sim.client import SimClient
-
         settings = self.get_settings()
-        return SimClient.from_settings(replace(settings, timeout=min(timeout, settings.timeout), retry=retry))
+        return sim_client.SimClient.from_settings(
+            replace(settings, timeout=min(timeout, settings.timeout), retry=retry)
+        )
 
     def get_settings(self) -> ClientSettings:
         """Return the settings of the hook's client."""
@@ -119,7 +117,7 @@ class SimHook(BaseHook):
         known = self._workflows.get(workflow_id)
         if workflow_id not in self._workflows or (required and known is None):
             try:
-                known = self.get_conn().get_workflow(workflow_id, retry=None if required else NO_RETRY)
+                known = self.get_conn().get_workflow(workflow_id, retry=None if required else sim_client.NO_RETRY)
             except SimError as error:
                 if required and not isinstance(error, SimUnsupportedError):
                     raise
@@ -187,17 +185,17 @@ class SimHook(BaseHook):
         verify = extra.get("verify", True)
         self.workspace_id = str(extra["workspace_id"]) if "workspace_id" in extra else None
         numbers = {name: _parsed(extra[name]) for name in _NUMBERS if name in extra}
-        timeout = numbers.pop("timeout", DEFAULT_TIMEOUT)
+        timeout = numbers.pop("timeout", sim_client.DEFAULT_TIMEOUT)
         try:
             base_url = _base_url(connection)
-            retry = replace(RetryPolicy(**numbers), **self.retry_args)
+            retry = replace(sim_client.RetryPolicy(**numbers), **self.retry_args)
         except TypeError as error:
             raise SimConfigurationError(f"retry_args are not those of RetryPolicy: {error}.") from None
         except (ValueError, SimConfigurationError) as error:
             raise self._invalid(f"has an invalid setting: {str(error).rstrip('.')}") from None
-        return ClientSettings(
+        return sim_client.ClientSettings(
             api_key=self._api_key(connection),
-            base_url=base_url or os.environ.get("SIM_BASE_URL") or DEFAULT_BASE_URL,
+            base_url=base_url or os.environ.get("SIM_BASE_URL") or sim_client.DEFAULT_BASE_URL,
             api_version=str(extra.get("api_version", "auto")),
             timeout=timeout,
             verify=_BOOLEANS.get(verify.strip().lower(), verify.strip()) if isinstance(verify, str) else verify,
@@ -288,10 +286,8 @@ def _base_url_advice(error: SimError, base_url: str) -> str:
 
 
 def _account_summary(settings: ClientSettings) -> str:
-    from airflow_provider_sim.client import SimClient
-
     timeout = min(settings.timeout, _TEST_TIMEOUT)
-    with SimClient.from_settings(replace(settings, timeout=timeout, retry=NO_RETRY)) as client:
+    with sim_client.SimClient.from_settings(replace(settings, timeout=timeout, retry=sim_client.NO_RETRY)) as client:
         try:
             names = [space.name or space.workspace_id for space in client.list_workspaces().items]
             api = f"v2 API, workspaces: {', '.join(names[:5] + ['…'] * (len(names) > 5))}"
