@@ -21,6 +21,7 @@ from airflow_provider_sim.client import (
     LOGS_BUCKET,
     LOGS_PAGE,
     NO_RETRY,
+    RATE_WINDOW,
     WORKFLOW_BUCKET,
     AsyncSimClient,
     ClientSettings,
@@ -66,7 +67,7 @@ LONGEST_SEARCH = 86_400.0  # seconds
 WORTH_SEARCHING = 10  # missing runs
 
 CLOSED_AFTER_FAILURES = 3  # in a row; then a log isn't used for a while
-CLOSED_FOR = 60.0  # seconds
+CLOSED_FOR = 300.0  # seconds
 
 _BETWEEN_PASSES = 0.05  # seconds
 _PAUSES = (RunStatus.PENDING, RunStatus.PAUSED)  # logs call a paused run pending
@@ -150,7 +151,7 @@ class RunPoller:
             with self._limits.request(bucket):
                 return await question(self._callers_client)
         except SimRateLimitError as error:
-            self._on_rate_limited(bucket, error, CLOSED_FOR)
+            self._on_rate_limited(bucket, error, RATE_WINDOW)
             raise
         finally:
             self._asking -= 1
