@@ -111,13 +111,10 @@ class RequestBucket(Limit):
     while the bucket's level is above a line that falls during the minute from a full refill to a reserve. Since each
     response contains the level, several processes that share a bucket converge, and requests that bypass this class
     find the bucket filled up to the line.
-
-    :param metered: False for requests without a bucket, which only a 429 delays.
-    :ivar in_flight: requests without a response.
     """
 
-    metered: bool = True
-    in_flight: int = field(default=0, init=False)
+    metered: bool = True  # False for requests without a bucket, which only a 429 delays
+    in_flight: int = field(default=0, init=False)  # requests
     _sent_at: float = field(default=-inf, init=False)
     _refill: float | None = field(default=None, init=False)  # per minute
     _level: float = field(default=0.0, init=False)
@@ -309,21 +306,14 @@ class StartThrottle(Limit):
     Sim's limit of concurrent runs is unknown until Sim rejects a start. A rejection, which leaves a failed run in Sim's
     log, lowers the limit to the number of active runs. After a pause it grows again, by one run with each accepted
     start, since other tasks share the plan's limit. The usage report contains the executions.
-
-    :param limits: of the server and key.
-    :param bucket: returns the bucket that a start spends; None on the legacy API.
-    :param maximum: the operator's limit of active runs.
-    :param known: Sim's limit of active runs, if it is known.
-    :ivar active: active runs.
-    :ivar starting: requests to start a run that are in flight.
     """
 
     limits: RateLimits
-    bucket: Callable[[], str | None]
-    maximum: int | None = None
-    known: int | None = None
-    active: int = field(default=0, init=False)
-    starting: int = field(default=0, init=False)
+    bucket: Callable[[], str | None]  # returns the bucket that a start spends; None on the legacy API
+    maximum: int | None = None  # the operator's limit of active runs
+    known: int | None = None  # Sim's limit of active runs
+    active: int = field(default=0, init=False)  # runs
+    starting: int = field(default=0, init=False)  # requests in flight
     _grows_at: float = field(default=-inf, init=False)
     _executions: float = field(default=inf, init=False)
     _reset: float = field(default=inf, init=False)

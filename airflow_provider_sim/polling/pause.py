@@ -37,20 +37,14 @@ class _Pauses(NamedTuple):
 
 @dataclass(eq=False, kw_only=True)
 class PauseAnswer(PollState[_Pauses]):
-    """An answer to a pause of a run, and the state of polling for the pause.
-
-    :param context_id: the pause point; None for the only open one.
-    :param input: the pause's fields.
-    :param persist: called with the pause point before the first request.
-    :param previous: the pause point that an earlier try may have answered.
-    """
+    """An answer to a pause of a run, and the state of polling for the pause."""
 
     workflow_id: str
     run_id: str
-    context_id: str | None
-    input: Any
-    persist: Callable[[str], None]
-    previous: str | None = None
+    context_id: str | None  # the pause point; None for the only open one
+    input: Any  # the pause's fields
+    persist: Callable[[str], None]  # called with the pause point before the first request
+    previous: str | None = None  # the pause point that an earlier try may have answered
 
     def send(self, client: SimClient) -> str:
         """Wait for the pause and answer it; return the pause point.

@@ -37,22 +37,14 @@ _JITTER = 0.1
 
 @dataclass(eq=False, kw_only=True)
 class PollState(Generic[T]):
-    """State of a poll loop: counts failed polls, and decides when to poll again.
+    """State of a poll loop: counts failed polls, and decides when to poll again."""
 
-    :param poll_interval: seconds between polls; None for an adaptive interval, a tenth of the age, from 1 to 30 s.
-    :param started: seconds since the epoch from which the age is counted; default: a run's start, otherwise now.
-    :param deadline: seconds since the epoch of the last poll; None for no deadline.
-    :param max_failed_polls: maximum number of consecutive failed polls.
-    :param clock: returns seconds since the epoch.
-    :ivar pace: bounds adaptive polls by the rate limits.
-    """
-
-    poll_interval: float | None = None
-    started: float | None = None
-    deadline: float | None = None
-    max_failed_polls: int = MAX_FAILED_POLLS
+    poll_interval: float | None = None  # seconds between polls; None: adaptive, a tenth of the age, from 1 to 30 s
+    started: float | None = None  # seconds since the epoch; age 0; default: now, or a run's start
+    deadline: float | None = None  # seconds since the epoch of the last poll
+    max_failed_polls: int = MAX_FAILED_POLLS  # in a row
     clock: Callable[[], float] = lambda: time.time()
-    pace: WorkerPace | None = field(default=None, init=False)
+    pace: WorkerPace | None = field(default=None, init=False)  # bounds adaptive polls by the rate limits
     log_level: int = field(default=logging.INFO, init=False)
     last_response: T | None = field(default=None, init=False)
     _failed_polls: int = field(default=0, init=False)
@@ -101,10 +93,13 @@ class PollState(Generic[T]):
             log.log(level, "%s Polling again (consecutive failures: %d).", error, self._failed_polls)
         self._retry_after = error.retry_after or 0.0
 
+    @property
+    def _left(self) -> float:
+        return inf if self.deadline is None else self.deadline - self.clock()
+
     def first_delay(self) -> float:
         """Return the seconds until the first poll, even if the deadline has passed."""
-        left = self.interval if self.deadline is None else self.deadline - self.clock()
-        return max(0.0, min(self.interval, left))
+        return max(0.0, min(self.interval, self._left))
 
     def next_delay(self, *, jitter: float = _JITTER) -> float:
         """Return the seconds until the next poll; the last one is at the deadline.
@@ -112,32 +107,22 @@ class PollState(Generic[T]):
         :param jitter: random share by which the delay is longer, so that many tasks don't poll at once.
         :raises SimError: the deadline has passed.
         """
-        delay = max(self.interval, self._retry_after) * (1 + jitter * random.random())  # noqa: S311
-        if self.deadline is None:
-            return delay
-        left = self.deadline - self.clock()
-        if left <= 0:
+        if self._left <= 0:
             raise self.timeout_error()
-        return min(delay, left)
+        delay = max(self.interval, self._retry_after) * (1 + jitter * random.random())  # noqa: S311
+        return min(delay, self._left)
 
 
 @dataclass(eq=False, kw_only=True)
 class RunPollState(PollState[WorkflowRun]):
-    """State of polling a run.
-
-    :param job_id: its queue entry on the legacy API, if known.
-    :param on_paused: whether a pause for a person ends polling (``fail``, ``return``) or not (``wait``). Pauses
-        that end by themselves never do.
-    :param base_url: the server's, for the approval URL in the log.
-    :param in_batch: log status changes at level DEBUG.
-    """
+    """State of polling a run."""
 
     workflow_id: str = field(kw_only=False)
     run_id: str = field(kw_only=False)
-    job_id: str | None = None
-    on_paused: OnPaused = "wait"
-    base_url: str | None = None
-    in_batch: InitVar[bool] = False
+    job_id: str | None = None  # its queue entry on the legacy API, if known
+    on_paused: OnPaused = "wait"  # whether a pause for a person ends polling; one that ends by itself never does
+    base_url: str | None = None  # the server's, for the approval URL in the log
+    in_batch: InitVar[bool] = False  # log status changes at level DEBUG
 
     def __post_init__(self, in_batch: bool) -> None:
         """Set the start and the log level."""
