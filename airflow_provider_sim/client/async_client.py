@@ -108,6 +108,7 @@ class AsyncSimClient(BaseClient):
     get_workflow_status = _async(StartFlows.get_workflow_status)
     validate_workflow = _async(StartFlows.validate_workflow)
     get_workflow = _async(StartFlows.get_workflow)
+    list_workflows = _async(StartFlows.list_workflows)
     get_deployment = _async(StartFlows.get_deployment)
     deploy_workflow = _async(StartFlows.deploy_workflow)
     undeploy_workflow = _async(StartFlows.undeploy_workflow)

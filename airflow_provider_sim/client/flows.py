@@ -278,6 +278,15 @@ class Flows:
         """
         return await self.either_api(lambda api: api.get_workflow(workflow_id), RequestOptions(retry=retry))
 
+    async def list_workflows(
+        self, workspace_id: str, **filters: Unpack[v2.WorkflowFilters]
+    ) -> models.Page[models.Workflow]:
+        """List one page of a workspace's workflows, without their inputs. Requires the v2 API.
+
+        :param filters: ``deployed_only`` (leave out workflows that are not deployed), ``limit``, ``cursor``.
+        """
+        return await self._only_v2(v2.list_workflows(workspace_id, **filters))
+
     async def get_deployment(self, workflow_id: str) -> models.Deployment:
         """Get a workflow's live version and its latest deployment attempt. Requires the v2 API."""
         return await self._only_v2(v2.deployment(workflow_id))

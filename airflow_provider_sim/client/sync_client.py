@@ -116,6 +116,7 @@ class SimClient(BaseClient):
     get_workflow_status = _sync(StartFlows.get_workflow_status)
     validate_workflow = _sync(StartFlows.validate_workflow)
     get_workflow = _sync(StartFlows.get_workflow)
+    list_workflows = _sync(StartFlows.list_workflows)
     get_deployment = _sync(StartFlows.get_deployment)
     deploy_workflow = _sync(StartFlows.deploy_workflow)
     undeploy_workflow = _sync(StartFlows.undeploy_workflow)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from airflow_provider_sim.client.models import AsyncExecutionResult, RunStatus, WorkflowExecutionResult
@@ -224,6 +226,13 @@ class TestNewServers:
         workflow = client.get_workflow("echo")
         assert (workflow.workspace_id, workflow.is_deployed) == (sim.workspace_id, True)
         assert {declared.name for declared in workflow.inputs} == {"message", "count", "payload"}
+        if client.speaks_v2:
+            pages = [client.list_workflows(sim.workspace_id, limit=2)]
+            while pages[-1].next_cursor:
+                pages.append(client.list_workflows(sim.workspace_id, limit=2, cursor=pages[-1].next_cursor))
+            listed = {item.workflow_id: item for page in pages for item in page.items}
+            assert listed["echo"] == replace(workflow, inputs=())
+            assert set(listed) == set(sim.state.workflows)
 
     @pytest.mark.parametrize("profile", [name for name in EVERYWHERE if PROFILES[name.id].run_ids], indirect=True)
     def test_the_server_s_own_limit(self, client, sim):

@@ -69,6 +69,8 @@ def call_of(recording: Recording) -> Call[Any]:
             return v2.deployment(workflow_id, "undeploy")
         case ("GET", "workspaces", "v2"):
             return v2.list_workspaces()
+        case ("GET", "workflows", "v2"):
+            return v2.list_workflows("space")
         case ("GET", found, "workflows"):
             return dialect.get_workflow(found)
     path = recording.path.removeprefix("/api/")

@@ -159,7 +159,7 @@ def _inputs(declared: Sequence[Any]) -> tuple[models.WorkflowInput, ...]:
 def workflow_of(request: Request, data: Any) -> models.Workflow:
     """Return a workflow of v1 or v2."""
     return models.Workflow(
-        workflow_id=fields.text(data, "id") or request.workflow_id or "",
+        workflow_id=fields.required(fields.text(data, "id") or request.workflow_id),
         name=fields.text(data, "name"),
         workspace_id=fields.text(data, "workspaceId"),
         is_deployed=fields.flag(data, "isDeployed"),

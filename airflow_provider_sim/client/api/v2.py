@@ -81,6 +81,14 @@ class LogFilters(PageFilters, total=False):
     triggers: Iterable[str] | None
 
 
+class WorkflowFilters(TypedDict, total=False):
+    """Filters of a list of a workspace's workflows."""
+
+    deployed_only: bool
+    limit: int | None
+    cursor: str | None
+
+
 def execute(
     workflow_id: str,
     input: Any,
@@ -208,6 +216,14 @@ def deployment(workflow_id: str, action: str = "read", **content: Any) -> Call[m
 def get_billing_status() -> Call[models.BillingStatus]:
     """Get plan, billing period and credits of the key's owner."""
     return _call(_read_billing, "GET", "v2/billing/status", "read the billing status", bucket="billing.status")
+
+
+def list_workflows(workspace_id: str, **filters: Unpack[WorkflowFilters]) -> Call[models.Page[models.Workflow]]:
+    """List the workflows of a workspace, without their inputs."""
+    query = {"workspace_id": workspace_id, **filters}
+    return _page_call(
+        resources.workflow_of, "GET", "v2/workflows", "list the workflows", query=query, bucket="workflows.list"
+    )
 
 
 def list_workspaces() -> Call[models.Page[models.Workspace]]:
