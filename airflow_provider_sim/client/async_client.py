@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, nullcontext
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast
 
 import httpx
 
@@ -23,8 +23,9 @@ from airflow_provider_sim.client.api.files import check_file_status, file_reques
 from airflow_provider_sim.client.api.http import Call, Request, Response
 from airflow_provider_sim.client.base import BaseClient
 from airflow_provider_sim.client.environment import ca_bundle, proxy_for
+from airflow_provider_sim.client.models import AsyncExecutionResult, WorkflowExecutionResult
 from airflow_provider_sim.client.retry import RequestOptions
-from airflow_provider_sim.client.start import StartFlows
+from airflow_provider_sim.client.start import Execute, StartFlows
 from airflow_provider_sim.client.stream import StreamEvent
 from airflow_provider_sim.exceptions import SimConfigurationError
 
@@ -67,6 +68,9 @@ class AsyncWorkflowStream:
         await self.close()
 
 
+_Execute = Execute[Awaitable[WorkflowExecutionResult], Awaitable[AsyncExecutionResult], Awaitable[AsyncWorkflowStream]]
+
+
 def _async(
     flow: Callable[Concatenate[StartFlows, _P], Coroutine[Any, Any, _T]],
 ) -> Callable[Concatenate[AsyncSimClient, _P], Coroutine[Any, Any, _T]]:
@@ -93,8 +97,8 @@ class AsyncSimClient(BaseClient):
         super().__init__(*args, **kwargs)
         self._pools: dict[str, httpx.AsyncClient] = {}
 
-    execute_workflow = _async(StartFlows.execute_workflow)
-    execute_with_retry = _async(StartFlows.execute_with_retry)
+    execute_workflow: _Execute = cast(Any, _async(StartFlows.execute_workflow))
+    execute_with_retry: _Execute = cast(Any, _async(StartFlows.execute_with_retry))
     get_workflow_run = _async(StartFlows.get_workflow_run)
     get_workflow_result = _async(StartFlows.get_workflow_result)
     get_output = _async(StartFlows.get_output)

@@ -17,9 +17,9 @@ from tenacity import AsyncRetrying, RetryCallState
 from airflow_provider_sim.client import models
 from airflow_provider_sim.client.api import legacy, v2
 from airflow_provider_sim.client.api.http import Call
-from airflow_provider_sim.client.api.legacy import JOB_PREFIX
 from airflow_provider_sim.client.base import BaseClient
 from airflow_provider_sim.client.checks import selectors_of
+from airflow_provider_sim.client.models import JOB_PREFIX
 from airflow_provider_sim.client.retry import DEFAULT_OPTIONS, NO_RETRY, RequestOptions, RetryPolicy, StartStoppedError
 from airflow_provider_sim.exceptions import (
     Outcome,

@@ -10,6 +10,9 @@ from typing import Any, Generic, TypeVar
 
 from airflow_provider_sim.exceptions import Outcome, SimError, SimRunCancelledError, SimRunFailedError
 
+JOB_PREFIX = "workflow-execution:"
+"""Job IDs of the database queue are this and the run ID; the Trigger.dev queue finds its jobs by it, too."""
+
 _T = TypeVar("_T")
 _E = TypeVar("_E", bound=SimError)
 
@@ -173,6 +176,12 @@ class WorkflowExecutionResult(WorkflowRun):
         """Whether the run completed or is paused; False for failed and cancelled ones."""
         return self.status in (RunStatus.COMPLETED, RunStatus.PAUSED)
 
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """``duration`` in milliseconds, ``runId``, ``startTime`` and ``endTime``, by the SDK's names."""
+        values = (self.duration_ms, self.run_id, self.started_at, self.ended_at)
+        return dict(zip(("duration", "runId", "startTime", "endTime"), values, strict=True))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOutput:
@@ -200,6 +209,16 @@ class AsyncExecutionResult:
     job_id: str | None = None
     status: RunStatus = RunStatus.QUEUED
     run_id_is_ours: bool = True
+
+    @property
+    def success(self) -> bool:
+        """Always True: rejections are raised."""
+        return True
+
+    @property
+    def task_id(self) -> str:
+        """The ID for ``get_job_status``, by the SDK's name."""
+        return self.job_id or f"{JOB_PREFIX}{self.run_id}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

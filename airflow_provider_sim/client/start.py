@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Container, Coroutine, Sequence
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, Literal, Protocol, TypeVar, overload
 
 from airflow_provider_sim.client.api import legacy
 from airflow_provider_sim.client.api.errors import AMBIGUOUS_ENQUEUE, is_rejection
@@ -31,6 +31,34 @@ log = logging.getLogger(__name__)
 FIND_RUN_RETRIES = RetryPolicy(max_retries=1000, initial_delay=1.0, max_delay=10.0, max_elapsed=60.0)
 """For a run whose ID Sim has registered: one that it doesn't know after a minute was never queued."""
 _FIND_RUN_ELAPSED = FIND_RUN_RETRIES.max_elapsed - FIND_RUN_RETRIES.max_delay * (1 + FIND_RUN_RETRIES.jitter)
+
+
+_Result = TypeVar("_Result", covariant=True)
+_Receipt = TypeVar("_Receipt", covariant=True)
+_Stream = TypeVar("_Stream", covariant=True)
+
+
+class Execute(Protocol[_Result, _Receipt, _Stream]):
+    """Type of a client's methods that start a run: what they return depends on the mode."""
+
+    @overload
+    def __call__(
+        self, workflow_id: str, input: Any = ..., *, async_execution: Literal[True], **options: Any
+    ) -> _Receipt: ...
+    @overload
+    def __call__(self, workflow_id: str, input: Any = ..., *, stream: Literal[True], **options: Any) -> _Stream: ...
+    @overload
+    def __call__(
+        self,
+        workflow_id: str,
+        input: Any = ...,
+        *,
+        async_execution: Literal[False] | None = ...,
+        stream: Literal[False] | None = ...,
+        **options: Any,
+    ) -> _Result: ...
+    @overload
+    def __call__(self, workflow_id: str, input: Any = ..., **options: Any) -> _Result | _Receipt | _Stream: ...
 
 
 class StartFlows(Flows):

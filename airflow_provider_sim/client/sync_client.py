@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from http.cookiejar import DefaultCookiePolicy
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast
 from weakref import WeakSet
 
 import requests
@@ -18,8 +18,9 @@ from airflow_provider_sim.client.api.files import check_file_status, file_reques
 from airflow_provider_sim.client.api.http import Request
 from airflow_provider_sim.client.base import BaseClient
 from airflow_provider_sim.client.environment import ca_bundle, proxy_for
+from airflow_provider_sim.client.models import AsyncExecutionResult, WorkflowExecutionResult
 from airflow_provider_sim.client.settings import ClientSettings
-from airflow_provider_sim.client.start import StartFlows
+from airflow_provider_sim.client.start import Execute, StartFlows
 from airflow_provider_sim.client.stream import StreamEvent
 
 _P = ParamSpec("_P")
@@ -59,6 +60,9 @@ class WorkflowStream:
     def __exit__(self, *exc_info: object) -> None:
         """Disconnect."""
         self.close()
+
+
+_Execute = Execute[WorkflowExecutionResult, AsyncExecutionResult, WorkflowStream]
 
 
 def _perform(flow: Awaitable[_T]) -> _T:
@@ -101,8 +105,8 @@ class SimClient(BaseClient):
         super()._use(settings)
         self.close()
 
-    execute_workflow = _sync(StartFlows.execute_workflow)
-    execute_with_retry = _sync(StartFlows.execute_with_retry)
+    execute_workflow: _Execute = cast(Any, _sync(StartFlows.execute_workflow))
+    execute_with_retry: _Execute = cast(Any, _sync(StartFlows.execute_with_retry))
     get_workflow_run = _sync(StartFlows.get_workflow_run)
     get_workflow_result = _sync(StartFlows.get_workflow_result)
     get_output = _sync(StartFlows.get_output)

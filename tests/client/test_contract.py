@@ -53,6 +53,7 @@ class TestEverywhere:
         assert isinstance(result, WorkflowExecutionResult)
         assert result.status is RunStatus.COMPLETED
         assert result.output["result"] == {"message": "hi", "count": 3, "payload": {}}
+        assert (result.metadata["runId"], result.metadata["duration"]) == (result.run_id, result.duration_ms)
         assert len(sim.runs) == 1
 
     def test_a_response_block_looks_the_same(self, client):
@@ -136,8 +137,9 @@ class TestEverywhere:
         assert client.execute_with_retry("echo").status is RunStatus.COMPLETED
 
     def test_job_status(self, client):
-        run_id = client.execute_workflow("echo_plain", {"message": "hi"}, async_execution=True).run_id
-        job = client.get_job_status(f"workflow-execution:{run_id.removeprefix('workflow-execution:')}")
+        receipt = client.execute_workflow("echo_plain", {"message": "hi"}, async_execution=True)
+        assert receipt.success
+        job = client.get_job_status(receipt.task_id)
         assert (job.status, job.output["result"]["message"]) == (RunStatus.COMPLETED, "hi")
         with pytest.raises(SimRunNotFoundError):
             client.get_job_status("workflow-execution:nowhere")

@@ -13,6 +13,7 @@ from airflow_provider_sim.client import models
 from airflow_provider_sim.client.api import errors, fields, resources
 from airflow_provider_sim.client.api.http import Call, Request, Response, endpoint, error_of, read_json
 from airflow_provider_sim.client.checks import check_run_id
+from airflow_provider_sim.client.models import JOB_PREFIX
 from airflow_provider_sim.exceptions import (
     Outcome,
     SimError,
@@ -26,9 +27,6 @@ from airflow_provider_sim.exceptions import (
 T = TypeVar("T")
 
 REQUIRED_VERSION = "Sim v0.5.44 or later is required"
-
-JOB_PREFIX = "workflow-execution:"
-"""Job IDs of the database queue are this and the run ID; the Trigger.dev queue finds its jobs by it, too."""
 
 _WORKFLOW = "workflows/{workflow_id}"
 _RUN = f"{_WORKFLOW}/executions/{{run_id}}"
