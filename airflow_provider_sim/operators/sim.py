@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout
@@ -269,7 +270,9 @@ class SimExecuteWorkflowOperator(OpenLineageMixin, SimWorkflowOperatorBase):
         from airflow_provider_sim.triggers.sim import SimRunTrigger
 
         return self.defer(
-            trigger=SimRunTrigger(self.workflow_id, state.run_id, state.job_id, self._options),
+            trigger=SimRunTrigger(
+                self.workflow_id, state.run_id, state.job_id, replace(self._options, started=state.started)
+            ),
             method_name="execute_complete",
             timeout=deferral_timeout(self._options.deadline),
         )

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import random
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import InitVar, dataclass, field
-from math import inf
+from functools import lru_cache
+from math import inf, log2
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from airflow_provider_sim.arguments import OnPaused
@@ -39,7 +41,7 @@ _JITTER = 0.1
 class PollState(Generic[T]):
     """State of a poll loop: counts failed polls, and decides when to poll again."""
 
-    poll_interval: float | None = None  # seconds between polls; None: adaptive, a tenth of the age, from 1 to 30 s
+    poll_interval: float | None = None  # seconds between polls; None: adaptive
     started: float | None = None  # seconds since the epoch; age 0; default: now, or a run's start
     deadline: float | None = None  # seconds since the epoch of the last poll
     max_failed_polls: int = MAX_FAILED_POLLS  # in a row
@@ -51,13 +53,27 @@ class PollState(Generic[T]):
     _retry_after: float = field(default=0.0, init=False)
 
     @property
+    def expected_duration(self) -> float:
+        """Seconds before which the object is not expected to be finished."""
+        return 0.0
+
+    @property
     def interval(self) -> float:
         """Seconds between polls; an adaptive interval grows with failed polls, too."""
         if self.poll_interval is not None:
             return self.poll_interval
-        age = 0.0 if self.started is None else self.clock() - self.started
-        growing = max(age * AGE_SHARE, 2.0 ** min(self._failed_polls, 5), SHORTEST_INTERVAL)
+        age = 0.0 if self.started is None else max(0.0, self.clock() - self.started)
+        growing = max(_adaptive(age), 2.0 ** min(self._failed_polls, 5))
+        if age < (expected := self.expected_duration):
+            growing = max(growing, expected - age + _step(expected))
         return max(min(growing, LONGEST_INTERVAL), 0.0 if self.pace is None else self.pace.delay())
+
+    def aligned(self, due: float) -> float:
+        """Return when to poll instead of at ``due``, so that the adaptive polls of many objects coincide."""
+        if self.poll_interval is not None or self.started is None:
+            return due
+        step = _step(due - self.started)
+        return due // step * step
 
     def is_finished(self, response: T) -> bool:
         """Return whether polling ends with a response."""
@@ -129,6 +145,7 @@ class RunPollState(PollState[WorkflowRun]):
         self._is_run_s_age = self.started is None
         self.started = self.clock() if self.started is None else self.started
         self.log_level = logging.DEBUG if in_batch else logging.INFO
+        self._durations = _latest_durations(self.base_url, self.workflow_id) if self.base_url else deque[float]()
 
     def on_response(self, response: WorkflowRun) -> bool:
         """Handle a response; return whether polling ends with it."""
@@ -136,7 +153,14 @@ class RunPollState(PollState[WorkflowRun]):
             self.started = self.clock()
         elif self._is_run_s_age and response.status is not RunStatus.QUEUED and response.start_time is not None:
             self.started = min(response.start_time, self.started or inf)  # the clocks may differ
+        if response.status is RunStatus.COMPLETED and response.duration_ms:
+            self._durations.append(response.duration_ms / 1000)
         return super().on_response(response)
+
+    @property
+    def expected_duration(self) -> float:
+        """The shortest duration of the workflow's latest completed runs; 0 if none are known."""
+        return min(self._durations, default=0.0)
 
     def is_finished(self, response: WorkflowRun) -> bool:
         """Return whether polling ends with a response; log a new status."""
@@ -166,6 +190,22 @@ class RunPollState(PollState[WorkflowRun]):
             log.log(self.log_level, "Run %s is not found yet. Polling again.", self.run_id)
             return
         super().on_error(error)
+
+
+def _adaptive(age: float) -> float:
+    """Return the interval between the polls of an object of this age in seconds."""
+    return min(max(age * AGE_SHARE, SHORTEST_INTERVAL), LONGEST_INTERVAL)
+
+
+def _step(age: float) -> float:
+    """Return the largest power of two that is not longer than the interval: 1 to 16 s."""
+    return 2.0 ** int(log2(_adaptive(age)))
+
+
+@lru_cache(maxsize=1000)
+def _latest_durations(base_url: str, workflow_id: str) -> deque[float]:
+    """Return the seconds that the latest completed runs of a workflow took, as far as this process polled them."""
+    return deque(maxlen=10)
 
 
 def _status(run: WorkflowRun) -> str:

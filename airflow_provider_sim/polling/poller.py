@@ -117,7 +117,7 @@ class RunPoller:
         run = PolledRun(
             state=state,
             run_id=state.run_id,
-            due=self._clock() + interval,
+            due=state.aligned(self._clock() + interval),
             interval=interval,
             since=self.server_now() - ASSUMED_AGE,
         )
@@ -216,7 +216,7 @@ class RunPoller:
                 self._finish(run, error)
                 return
             run.read_at = self._clock()
-        run.due = self._clock() + run.interval
+        run.due = max(run.state.aligned(self._clock() + run.interval), self._clock() + _BETWEEN_PASSES)
 
     def _finish(self, run: PolledRun, outcome: WorkflowRun | Exception) -> None:
         """Return or raise an outcome to the run's caller, if it still waits."""

@@ -356,7 +356,7 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
     def _defer(self) -> NoReturn:
         from airflow_provider_sim.triggers.sim import SimRunTrigger
 
-        options = self._new_options(deadline=self._deadline)
+        options = self._new_options(deadline=self._deadline, started=self._state.started)
         self.defer(
             trigger=SimRunTrigger(self.workflow_id, self.run_id, options=options),
             method_name="execute_complete",

@@ -21,6 +21,7 @@ class RunOptions:
     :param workspace_id: of the workflow, if known.
     :param is_async: Sim queues the run; otherwise the connection is held open.
     :param poll_interval: seconds between polls; None for an adaptive interval.
+    :param started: seconds since the epoch at which the run was started, if known.
     :param deadline: seconds since the epoch at which the task stops waiting; None for never.
     :param timeout_from_start: seconds from the task's start, instead of ``deadline``, for a task that starts in the
         triggerer.
@@ -34,6 +35,7 @@ class RunOptions:
     wait_for_completion: bool = True
     stream: bool = False
     poll_interval: float | None = None
+    started: float | None = None
     deadline: float | None = None
     timeout_from_start: float | None = None
     run_timeout: int | None = None

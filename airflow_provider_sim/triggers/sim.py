@@ -74,6 +74,7 @@ class SimRunTrigger(SimTriggerBase):
             self.run_id,
             job_id=self.job_id,
             poll_interval=options.poll_interval,
+            started=options.started,
             deadline=deadline,
             on_paused=options.on_paused,
             base_url=settings.base_url,

@@ -13,6 +13,7 @@ from airflow.providers.common.compat.module_loading import import_string
 from airflow.providers.common.compat.sdk import TaskDeferred
 
 from airflow_provider_sim.client.sync_client import SimClient
+from airflow_provider_sim.polling.poll_state import _latest_durations
 from airflow_provider_sim.task import batch as task_batch
 from airflow_provider_sim.triggers import batch as batch_triggers
 
@@ -66,6 +67,12 @@ def xcoms(context, monkeypatch):
 
     monkeypatch.setattr(batch_triggers, "read_xcom", lambda names, key: of(names).get(key))
     monkeypatch.setattr(task_batch, "delete_xcom", lambda names, key: of(names).pop(key, None))
+
+
+@pytest.fixture(autouse=True)
+def _no_known_durations():
+    """Forget the runs of other tests."""
+    _latest_durations.cache_clear()
 
 
 @pytest.fixture

@@ -170,6 +170,20 @@ class TestAdaptiveInterval:
     def test_a_tenth_of_the_age(self, clock, age, interval):
         assert state_of(clock, poll_interval=None, started=clock() - age).interval == interval
 
+    @pytest.mark.parametrize(("age", "interval"), [(0, 22), (19, 3), (20, 2), (30, 3)])
+    def test_no_poll_before_the_shortest_latest_duration(self, clock, age, interval):
+        known = {"poll_interval": None, "base_url": "http://latest-durations"}
+        for milliseconds in (45_000.0, 20_000.0):
+            state_of(clock, **known).on_response(replace(run("completed"), duration_ms=milliseconds))
+        assert state_of(clock, started=clock() - age, **known).interval == interval
+
+    @pytest.mark.parametrize(
+        ("age", "due", "aligned"), [(5, 107.7, 107), (25, 107.7, 106), (90, 107.7, 104), (5000, 107.7, 96)]
+    )
+    def test_polls_of_many_runs_coincide(self, clock, age, due, aligned):
+        assert state_of(clock, poll_interval=None, started=due - age).aligned(due) == aligned
+        assert state_of(clock, poll_interval=7, started=due - age).aligned(due) == due
+
     def test_a_number_is_honored(self, clock):
         assert state_of(clock, poll_interval=7, started=clock() - 500).interval == 7
 

@@ -256,3 +256,30 @@ def test_adaptive_intervals_of_one_run(play):
     assert scene.sim.refused == 0
     assert scene.sim.sent() < 40
     assert scene.delays["run"] < 6.5
+
+
+def test_ten_runs_of_a_known_duration(play):
+    """After the first run, nothing is requested before the others can be finished."""
+    sent = []
+
+    async def script(scene):
+        scene.sim.deploy("flow")
+
+        async def one(number):
+            started = scene.sim.start("flow", f"run-{number}", 20)
+            await scene.wait(started, interval=None, workspace_id="space", base_url="http://known-durations")
+
+        await one(0)
+        sent.append(scene.sim.sent())
+
+        async def later(number):
+            await asyncio.sleep(number * 0.4)
+            await one(number)
+
+        await together(*(later(number) for number in range(1, 11)))
+
+    scene = play(script)
+    [first] = sent
+    assert first > 10
+    assert scene.sim.sent() - first <= 4
+    assert max(scene.delays[f"run-{number}"] for number in range(1, 11)) <= 2.5
