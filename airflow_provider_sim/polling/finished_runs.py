@@ -13,7 +13,6 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import islice
 from math import inf
 from typing import TYPE_CHECKING, Any
@@ -26,7 +25,7 @@ from airflow_provider_sim.client import (
     RUNS_BUCKET,
     RUNS_PAGE,
     WORKFLOW_BUCKET,
-    RunStatus,
+    AsyncSimClient,
     WorkflowRun,
     named_workflows,
 )
@@ -168,7 +167,7 @@ class FinishedRunStream:
         self._listeners: dict[Listener, None] = {}
         self._followed: dict[str, asyncio.Task[None]] = {}  # by run ID
         self._workspaces: dict[str, str | None] = {}  # by workflow ID
-        self._skipped: dict[str, type[Exception]] = {}
+        self._errors: dict[str, SimError] = {}  # of the current poll, by what could not be polled
         self._news = asyncio.Event()
         self._poll_at, self._interval = -inf, inf  # the shortest interval of the listeners
         self._failures = 0  # consecutive
@@ -261,44 +260,40 @@ class FinishedRunStream:
         """
         settings, of_connection = await self._connect()
         poller = poller_for(settings)
-        errors: dict[str, SimError] = {}
+        before, self._errors = self._errors, {}
         polled = False
         workspaces: defaultdict[str | None, set[str]] = defaultdict(set)
         for workflow_id in sorted({name for listener in self._listeners for name in listener.workflow_ids}):
-            workspace_id = of_connection or await self._workspace_of(poller, workflow_id, errors)
+            workspace_id = of_connection or await self._workspace_of(poller, workflow_id)
             workspaces[workspace_id].add(workflow_id)
         for workspace_id, workflow_ids in workspaces.items():
             if workspace_id is not None:
                 try:
-                    await self._poll_workspace(poller, workspace_id, workflow_ids, errors)
+                    await self._poll_workspace(poller, workspace_id, workflow_ids)
                     polled = True
                 except SimError as error:
-                    errors[f"workspace {workspace_id!r}"] = error
+                    self._errors[f"workspace {workspace_id!r}"] = error
             self._follow(poller, workspace_id, workflow_ids)
         await self._save()
-        serious = [error for error in errors.values() if not isinstance(error, SimNotFoundError)]
+        serious = [error for error in self._errors.values() if not isinstance(error, SimNotFoundError)]
         if serious and not polled:
             raise serious[0]
-        for what, problem in errors.items():
-            if self._skipped.get(what) is not type(problem):
+        for what, problem in self._errors.items():
+            if type(before.get(what)) is not type(problem):
                 log.warning("Runs of %s are not delivered until this is resolved: %s", what, problem)
-        self._skipped = {what: type(problem) for what, problem in errors.items()}
 
-    async def _workspace_of(self, poller: RunPoller, workflow_id: str, errors: dict[str, SimError]) -> str | None:
-        what = f"workflow {workflow_id!r}"
-        if workflow_id not in self._workspaces and what not in errors:
+    async def _workspace_of(self, poller: RunPoller, workflow_id: str) -> str | None:
+        if workflow_id not in self._workspaces:
             try:
                 workflow = await poller.ask(
                     WORKFLOW_BUCKET, lambda client: client.get_workflow(workflow_id, retry=NO_RETRY)
                 )
                 self._workspaces[workflow_id] = workflow.workspace_id
             except SimError as error:
-                errors[what] = error
+                self._errors[f"workflow {workflow_id!r}"] = error
         return self._workspaces.get(workflow_id)
 
-    async def _poll_workspace(
-        self, poller: RunPoller, workspace_id: str, workflow_ids: set[str], errors: dict[str, SimError]
-    ) -> None:
+    async def _poll_workspace(self, poller: RunPoller, workspace_id: str, workflow_ids: set[str]) -> None:
         """Poll some workflows of one workspace.
 
         :raises SimError: the workspace could not be listed.
@@ -307,7 +302,7 @@ class FinishedRunStream:
         listeners = list(self._listeners)
         for listener in listeners:
             if new := (listener.workflow_ids & workflow_ids) - listener.cursors.keys():
-                listener.cursors |= await self._begin(poller, workspace_id, new, polled_at, errors)
+                listener.cursors |= await self._begin(poller, workspace_id, new, polled_at)
         cursors = [listener.cursors[name] for listener in listeners for name in listener.cursors.keys() & workflow_ids]
         if not cursors:
             return
@@ -320,12 +315,7 @@ class FinishedRunStream:
             listener.changed = True
 
     async def _begin(
-        self,
-        poller: RunPoller,
-        workspace_id: str,
-        workflow_ids: frozenset[str],
-        since: float,
-        errors: dict[str, SimError],
+        self, poller: RunPoller, workspace_id: str, workflow_ids: frozenset[str], since: float
     ) -> dict[str, Cursor]:
         """Return the first cursors of workflows: runs that have finished already are not delivered."""
         cursors = {workflow_id: Cursor(since) for workflow_id in workflow_ids}
@@ -337,10 +327,12 @@ class FinishedRunStream:
         for workflow_id in sorted(workflow_ids):
             try:
                 for status in sorted(LISTED_STATUSES):
-                    async for run in _runs_of(poller, workflow_id, status):
+                    filters = {"status": status.value, "limit": RUNS_PAGE}
+                    runs = _runs_of(poller, RUNS_BUCKET, AsyncSimClient.list_workflow_runs, workflow_id, **filters)
+                    async for run in runs:
                         cursors[workflow_id].known[run.run_id or ""] = None
             except SimError as error:
-                errors[f"workflow {workflow_id!r}"] = error
+                self._errors[f"workflow {workflow_id!r}"] = error
                 del cursors[workflow_id]
         return cursors
 
@@ -378,30 +370,17 @@ def _logged(
 ) -> AsyncIterator[WorkflowRun]:
     """Yield the runs that have started since a moment, in that order."""
     filters: dict[str, Any] = {"workflow_ids": named_workflows(workflow_ids), "start_date": since, "order": "asc"}
-    return _paged(
-        poller,
-        LOGS_BUCKET,
-        lambda client, **page: client.list_logs(workspace_id, **filters, limit=LOGS_PAGE, **page),
-    )
+    return _runs_of(poller, LOGS_BUCKET, AsyncSimClient.list_logs, workspace_id, limit=LOGS_PAGE, **filters)
 
 
-def _runs_of(poller: RunPoller, workflow_id: str, status: RunStatus) -> AsyncIterator[WorkflowRun]:
-    """Yield a workflow's runs of one status."""
-    return _paged(
-        poller,
-        RUNS_BUCKET,
-        lambda client, **page: client.list_workflow_runs(workflow_id, status=status.value, limit=RUNS_PAGE, **page),
-    )
-
-
-async def _paged(
-    poller: RunPoller, bucket: str, request: Callable[..., Awaitable[Page[WorkflowRun]]]
+async def _runs_of(
+    poller: RunPoller, bucket: str, method: Callable[..., Awaitable[Page[WorkflowRun]]], subject: str, **filters: Any
 ) -> AsyncIterator[WorkflowRun]:
-    cursor: str | None = None
+    """Yield the runs of all pages of a list."""
     while True:
-        page = await poller.ask(bucket, partial(request, cursor=cursor, retry=NO_RETRY))
+        page = await poller.ask(bucket, lambda client: method(client, subject, retry=NO_RETRY, **filters))
         for run in page.items:
             yield run
-        cursor = page.next_cursor
-        if cursor is None:
+        if page.next_cursor is None:
             return
+        filters["cursor"] = page.next_cursor

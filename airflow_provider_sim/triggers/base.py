@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -140,20 +141,12 @@ class SimTriggerBase(BaseTrigger):
         raise NotImplementedError
 
 
-_detached_tasks: set[asyncio.Future[None]] = set()
-"""Strong references keep detached tasks from being garbage-collected."""
-
-
 async def _finish(work: Coroutine[Any, Any, None]) -> None:
     """Finish the work even if the trigger is cancelled again.
 
     Airflow (3.3.2) cancels a trigger about once a second until it is gone, also within ``on_kill``.
     """
     task = asyncio.ensure_future(work)
-    _detached_tasks.add(task)
-    task.add_done_callback(_detached_tasks.discard)
     while not task.done():
-        try:
+        with suppress(asyncio.CancelledError):
             await asyncio.shield(task)
-        except asyncio.CancelledError:
-            continue
