@@ -56,7 +56,6 @@ MOST_LENT = 16  # requests of RunPoller.ask in flight
 SOON = 1.0  # seconds until the first poll of a run; runs that are added in this time share it
 NEAR = 0.5  # share of its interval by which a poll may come early to share a list
 LATE_ROWS = 10.0  # seconds by which a log may contain a run later than the run's start
-DEADLINE_GRACE = 120.0  # seconds by which rate limits may delay the poll at a run's deadline
 LONGEST_READ_PAUSE = 120.0  # seconds between reads of a run that is queued or paused, which lists don't contain
 
 # A run with an unknown start is assumed to have started in the 20 s before its first poll. If many are missing then,
@@ -121,16 +120,10 @@ class RunPoller:
             interval=interval,
             since=self.server_now() - ASSUMED_AGE,
         )
-        left = None if state.deadline is None else max(0.0, state.deadline - self._clock()) + DEADLINE_GRACE
         self._waiting[run] = asyncio.get_running_loop().create_future()
         self._start_polling()
         try:
-            async with asyncio.timeout(left) as grace:
-                outcome = await self._waiting[run]
-        except TimeoutError:
-            if not grace.expired():
-                raise
-            raise state.timeout_error() from None
+            outcome = await self._waiting[run]
         finally:
             self._waiting.pop(run, None)
         if isinstance(outcome, Exception):

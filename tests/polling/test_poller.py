@@ -570,11 +570,13 @@ class TestDeadlines:
         scene = play(timed)
         assert "last status: queued" in str(scene.outcomes["run-0"])
 
-    def test_a_rate_limited_poll_at_the_deadline_times_out(self, play):
+    def test_a_rate_limited_poll_at_the_deadline_is_late(self, play):
         async def script(scene):
-            starts = deploy(scene, 3)
-            scene.sim.refuse("/api", status=429)
+            scene.sim.deploy(FLOW)
+            starts = [scene.sim.start(FLOW, f"run-{number}", 1000) for number in range(3)]
+            scene.sim.refuse("/api", status=429, times=10)
             await together(*(scene.wait(started, deadline=now() + 30) for started in starts))
+            assert scene.sim.refused == 10
 
         assert set(statuses(play(script)).values()) == {SimRunTimeoutError}
 
