@@ -244,7 +244,7 @@ def test_adaptive_intervals(play, plan, runs, seconds):
     assert scene.sim.refused == 0
     assert len(scene.delays) == runs
     assert max(scene.delays.values()) <= 2.5 + seconds / 10
-    assert scene.sim.sent() < 110
+    assert scene.sim.sent() < (110 if seconds == 5 else 180)
 
 
 def test_adaptive_intervals_of_one_run(play):
