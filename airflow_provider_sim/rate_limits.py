@@ -40,6 +40,7 @@ MAX_STARTING = 8  # concurrent requests that start runs
 GROWTH_PAUSE = 120.0  # seconds from a rejected start until one run more than the known limit is started
 RETRY_PAUSE = 30.0  # the same if none of our runs is active, so that other tasks use the whole limit
 REPORT_INTERVAL = 60.0  # seconds between usage reports; other tasks may use the same account
+UNLIMITED = 999_999  # executions per minute of a server without billing, which has no limit of active runs either
 EXECUTION_RESERVE = 0.1  # share of a minute's executions that is left to other tasks
 
 _LATENCY = 1.0  # maximum seconds between a response's creation and its arrival
@@ -315,6 +316,7 @@ class StartThrottle(Limit):
     active: int = field(default=0, init=False)  # runs
     starting: int = field(default=0, init=False)  # requests in flight
     _grows_at: float = field(default=-inf, init=False)
+    _has_billing: bool = field(default=True, init=False)
     _executions: float = field(default=inf, init=False)
     _reset: float = field(default=inf, init=False)
     _reported_at: float = field(default=-inf, init=False)
@@ -381,10 +383,16 @@ class StartThrottle(Limit):
         """Update the executions by a usage report; None if it is unavailable."""
         now = self._reported_at = self.clock()
         self._executions = self._reset = inf
+        self._has_billing = limit is None or (limit.requests_per_minute or 0) < UNLIMITED
         if limit is not None and limit.remaining is not None:
             self._executions = limit.remaining - EXECUTION_RESERVE * (limit.requests_per_minute or 0)
             if limit.reset is not None:
                 self._reset = min(max(limit.reset, now + 1.0), now + RATE_WINDOW)  # the server's clock may differ
+
+    @property
+    def is_unlimited(self) -> bool:
+        """Whether any number of runs may be active."""
+        return self.maximum is None and self.known is None and not self._has_billing
 
     def reason(self) -> str | None:
         """Return why no run may be started now, for a log line."""

@@ -62,6 +62,12 @@ UNANSWERED_ON_WORKER = 5.0
 LAST_POLLS = 180.0
 """Seconds after the deadline during which the last polls may finish."""
 
+MIN_SAMPLED = 20
+"""Number of runs from which on only a sample is polled, if each poll is a request."""
+
+SAMPLE_STEP = 17
+"""One in so many runs is polled then; not a power of two, since inputs may follow a pattern."""
+
 _MIN_PAUSE, _MAX_PAUSE = 5.0, 60.0
 """Seconds after a failed start."""
 
@@ -97,6 +103,7 @@ class BatchEngine:
         self.throttle = StartThrottle(self.clock, limits, lambda: client.start_bucket, options.max_active_runs)
         self._poller = self.poller or poller_for(client.settings)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._unpolled: list[int] = []
         self._report: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._waits = True
@@ -119,11 +126,14 @@ class BatchEngine:
             self.state.set_status(index, ItemStatus.UNSENT)
 
     async def run(self) -> None:
-        """Start all runs, and wait for them until the deadline."""
+        """Start all runs, and wait for them until the deadline.
+
+        On the legacy API, which has no lists, some remain active of many runs: their status comes with their output.
+        """
         self._waits, self._starts_until = True, self._deadline
         self._tasks_until = self._deadline + LAST_POLLS
         await self._run()
-        if self.stopped is None and not self.state.is_finished:
+        if self.stopped is None and not self.state.is_finished and self.clock() >= self._deadline:
             raise timeout_error(self.state)
 
     def stop(self, error: SimError) -> None:
@@ -135,12 +145,12 @@ class BatchEngine:
     async def _run(self) -> None:
         active = self.state.indices(ItemStatus.ACTIVE)
         self.throttle.active = len(active)
+        self._unpolled = active if self._waits else []
         try:
-            for index in active if self._waits else []:
-                self._spawn(self._await(index))
             while self._error is None:
                 self._refresh_report()
                 await self._start_runs()
+                self._poll_runs()
                 if self._is_done():
                     break
                 self._log_progress()
@@ -171,8 +181,27 @@ class BatchEngine:
             if index is None or self.stopped is not None:
                 return
             self.state.set_status(index, ItemStatus.SENT)
-            self._spawn(self._start_and_await(index))
+            self._spawn(self._start_one(index))
             await asyncio.sleep(0)  # the throttle counts it from its first step on
+
+    def _poll_runs(self) -> None:
+        """Wait for the runs that were started; of many on the legacy API only for a sample, when all are started."""
+        runs, is_sampled = self._unpolled, self.client.speaks_v2 is False and self.stopped is None
+        are_all_started = self._all_sent and not self.state.count(ItemStatus.SENT)
+        if is_sampled and not are_all_started and self.throttle.is_unlimited:
+            return
+        self._unpolled = []
+        if is_sampled and are_all_started and len(runs) >= MIN_SAMPLED:
+            self._spawn(self._await_sample(runs[::-SAMPLE_STEP]))
+        else:
+            for index in runs:
+                self._spawn(self._await(index))
+
+    async def _await_sample(self, runs: list[int]) -> None:
+        """Wait for the run that was started last, and then for the others, which have probably finished by then."""
+        await self._await(runs[0])
+        for index in runs[1:]:
+            self._spawn(self._await(index, look_soon=True))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -196,13 +225,13 @@ class BatchEngine:
                 await self._wake.wait()
         self._wake.clear()
 
-    async def _start_and_await(self, index: int) -> None:
+    async def _start_one(self, index: int) -> None:
         with self.throttle.start():
             is_active = await self._start(index)
         self._has_response = True
-        self._wake.set()
         if is_active and self._waits:
-            await self._await(index)
+            self._unpolled.append(index)
+        self._wake.set()
 
     async def _start(self, index: int) -> bool:
         """Start a run; return whether it is active now."""
@@ -258,7 +287,7 @@ class BatchEngine:
         if self.store:
             self.store.record(self.state)
 
-    async def _await(self, index: int) -> None:
+    async def _await(self, index: int, *, look_soon: bool = False) -> None:
         options, workflows = self.options, self.state.workflows
         poll_state = RunPollState(
             workflows[index],
@@ -274,7 +303,7 @@ class BatchEngine:
         )
         workspace_id = options.workspace_id if workflows[index] == workflows[0] else None
         try:
-            run = await self._poller.wait(poll_state, workspace_id=workspace_id)
+            run = await self._poller.wait(poll_state, look_soon=look_soon, workspace_id=workspace_id)
         except SimRunTimeoutError:
             pass  # raised for the whole batch
         except SimRunNotFoundError as error:

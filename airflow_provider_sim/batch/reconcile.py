@@ -64,12 +64,14 @@ class Reconciler:
 
     async def update(self, *, unsent_only: bool = False) -> None:
         """Update the status of all runs that may be active, or only of inputs that are not known to be started."""
-        active = [] if unsent_only else self.state.indices(ItemStatus.ACTIVE)
+        active = self.state.indices(ItemStatus.ACTIVE)
+        if unsent_only:  # one response shows which API the server has
+            active = active[-1:] if self.client.speaks_v2 is None else []
         unsent = self.state.indices(ItemStatus.UNSENT, ItemStatus.SENT)
-        if not await self._list([*active, *unsent]):
-            await in_flight(self._read, active)
+        if not await self.list_runs([*active, *unsent]):
+            await in_flight(self.read, active)
             for first in range(0, len(unsent), MAX_STARTING):  # in the order of the starts
-                if not any(await in_flight(self._read, unsent[first : first + MAX_STARTING])):
+                if not any(await in_flight(self.read, unsent[first : first + MAX_STARTING])):
                     break
 
     def reopen(self) -> None:
@@ -82,7 +84,7 @@ class Reconciler:
             for index in self.state.indices(ItemStatus.FAILED, ItemStatus.CANCELLED):
                 self._retry(index)
 
-    async def _list(self, indices: Sequence[int]) -> bool:
+    async def list_runs(self, indices: Sequence[int]) -> bool:
         """Update runs by the workspace's log; return False if it is unavailable, or reading them costs less."""
         state, latest = self.state, dict[int, tuple[int, RunStatus]]()
         if self.workspace_id is None or self.client.speaks_v2 is False or len(indices) < MIN_LISTED:
@@ -105,7 +107,7 @@ class Reconciler:
                 failed.append(index)
             else:
                 self._set_status(index, status)
-        await in_flight(self._read, failed)  # the log doesn't contain whether the run was rejected
+        await in_flight(self.read, failed)  # the log doesn't contain whether the run was rejected
         return True
 
     async def _logged(self, workspace_id: str, workflows: Iterable[str]) -> AsyncIterator[WorkflowRun]:
@@ -127,7 +129,7 @@ class Reconciler:
             if cursor is None:
                 return
 
-    async def _read(self, index: int) -> bool:
+    async def read(self, index: int) -> bool:
         """Read an input's run, and its later attempts; return whether there is any."""
         state, exists = self.state, False
         while True:
@@ -154,7 +156,7 @@ class Reconciler:
 
 async def cancel_all(client: AsyncSimClient, state: BatchState, *, retry: RetryPolicy) -> str | None:
     """Cancel all active runs; return the result for a log line, None if none is active."""
-    active = state.indices(ItemStatus.ACTIVE, ItemStatus.SENT)
+    active = state.indices(ItemStatus.ACTIVE, ItemStatus.SENT)[::-1]  # the first ones have probably finished
     if not active:
         return None
 

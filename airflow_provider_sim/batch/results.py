@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from airflow_provider_sim.batch.reconcile import in_flight
 from airflow_provider_sim.batch.state import BatchState, ItemStatus
 from airflow_provider_sim.client import AsyncSimClient, RunStatus, SimClient, WorkflowRun
-from airflow_provider_sim.exceptions import SimOutputError, SimRunError
+from airflow_provider_sim.exceptions import SimOutputError, SimRunError, SimRunNotFoundError
 from airflow_provider_sim.task.output import OutputDelivery, as_json, write_file
 from airflow_provider_sim.task.results import paused_result
 
@@ -47,23 +47,35 @@ class Results:
         """Delete the results."""
         self._file.close()
 
-    async def gather(self, client: AsyncSimClient) -> None:
-        """Fetch the results of finished runs that were not fetched yet."""
+    async def gather(self, client: AsyncSimClient, *, active: bool = False) -> None:
+        """Fetch the results of finished runs that were not fetched yet.
+
+        :param active: also of runs that may have finished by now; updates their status.
+        """
 
         async def fetch(index: int) -> None:
             status, job_id = self.state.statuses[index], self.state.job_id(index)
             ids = self.state.workflows[index], self.state.run_id(index)
-            if status in (ItemStatus.COMPLETED, ItemStatus.FAILED):
+            if status is ItemStatus.ACTIVE:
+                try:
+                    run = await client.get_workflow_result(*ids, job_id=job_id)
+                except SimRunNotFoundError:  # the engine decides when it is lost
+                    return
+                if not run.status.is_terminal:
+                    return
+                status = ItemStatus[run.status.name]
+                self.state.set_status(index, status)
+            elif status in (ItemStatus.COMPLETED, ItemStatus.FAILED):
                 run = await client.get_workflow_result(*ids, job_id=job_id)
             elif status is ItemStatus.PAUSED:
                 run = await client.get_workflow_run(*ids, job_id=job_id)
+            if status in (ItemStatus.COMPLETED, ItemStatus.FAILED, ItemStatus.PAUSED):
+                await asyncio.to_thread(self._add, index, run)
             else:
                 self._put(index, self._entry(index))
-                return
-            await asyncio.to_thread(self._add, index, run)
 
-        statuses = enumerate(self.state.statuses)
-        await in_flight(fetch, [i for i, status in statuses if not status.is_open and i not in self._places])
+        wanted = [i for i, status in enumerate(self.state.statuses) if not status.is_open and i not in self._places]
+        await in_flight(fetch, wanted + (self.state.indices(ItemStatus.ACTIVE) if active else []))
 
     def _add(self, index: int, run: WorkflowRun) -> None:
         try:

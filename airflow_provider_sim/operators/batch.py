@@ -127,8 +127,9 @@ class SimExecuteWorkflowBatchOperator(SimWorkflowOperatorBase):
             error = batch.restore(event)
             if error is not None:
                 return batch.finish_after(error)
-            if event and event["status"] == "gather":
-                batch.store_results()
+            if not batch.is_finished:
+                batch.gather()
+            if not batch.is_finished:
                 self._defer(batch)
             return batch.result()
 

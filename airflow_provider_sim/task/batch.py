@@ -90,6 +90,7 @@ class TaskBatch:
         self._engine: BatchEngine | None = None
         self._stopped: SimError | None = None
         self._killed: SimError | None = None
+        self._is_sampled = False
         self._inputs: dict[int, Any] = {}
         self._results = Results(BatchState("", items.workflows), options, hook.get_conn())
 
@@ -125,14 +126,32 @@ class TaskBatch:
             await engine.start_available()
             deferrable = self._can_defer(client)
         if not deferrable:
+            await self._wait(client, engine)
+        elif self.state.next_unsent() is None and engine.stopped is None:
+            await self._find_finished(client)
+        self._worker_state.known_limit, self._stopped = engine.throttle.known, engine.stopped
+
+    async def _wait(self, client: AsyncSimClient, engine: BatchEngine) -> None:
+        """Wait for all runs, and fetch results meanwhile; what fails is fetched at the end."""
+        while True:
             running = asyncio.create_task(engine.run())
             while not (await asyncio.wait([running], timeout=GATHER_EVERY))[0]:
-                with suppress(SimError):  # repeated at the end
+                with suppress(SimError):
                     await self._results.gather(client)
             await running
-        elif self.state.next_unsent() is None and engine.stopped is None:
-            await self._reconciler(client, self.state).update()
-        self._worker_state.known_limit, self._stopped = engine.throttle.known, engine.stopped
+            if self.state.is_finished or engine.stopped is not None:
+                return
+            with suppress(SimError):
+                await self._results.gather(client, active=True)
+
+    async def _find_finished(self, client: AsyncSimClient) -> None:
+        """Update the status of runs that are probably finished already: such a batch needs no trigger."""
+        reconciler, active = self._reconciler(client, self.state), self.state.indices(ItemStatus.ACTIVE)
+        with suppress(SimError):  # the trigger polls them
+            if active and not await reconciler.list_runs(active):
+                await reconciler.read(active[-1])
+                if not self.state.statuses[active[-1]].is_open:
+                    await self._results.gather(client, active=True)
 
     def _new_engine(self, client: AsyncSimClient) -> BatchEngine:
         async def input_of(index: int) -> Any:
@@ -237,13 +256,16 @@ class TaskBatch:
                 self._ti.xcom_push(key=key, value=value)
 
     def trigger_arguments(self) -> dict[str, Any]:
-        """Push the inputs that aren't sent as XComs, and return the arguments of the trigger that starts them."""
+        """Push the inputs that aren't sent, and the results so far, as XComs; return the trigger's arguments."""
         firsts = self._worker_state.firsts
         if not firsts:  # otherwise the first deferral has pushed them
             unsent = self.state.indices(ItemStatus.UNSENT, ItemStatus.SENT)
             for part, (first, text) in enumerate(chunked((index, self._input(index)) for index in unsent)):
                 firsts.append(first)
                 self._ti.xcom_push(key=INPUTS_KEY.format(part), value=text)
+        for _, text in chunked(self._results.unstored()):
+            self._ti.xcom_push(key=RESULTS_KEY.format(self._worker_state.result_parts), value=text)
+            self._worker_state.result_parts += 1
         self._store.record(self.state)
         return {
             "state": self.state.to_dict(),
@@ -272,7 +294,8 @@ class TaskBatch:
             text = self._ti.xcom_pull(task_ids=self._ti.task_id, key=key, map_indexes=self._ti.map_index)
             self._results.load(read_chunk(text))
         match given.get("status"):
-            case "finished" | "gather":
+            case "finished" | "gather" | "sampled" as status:
+                self._is_sampled = status == "sampled"
                 return None
             case "timeout":
                 return timeout_error(state)
@@ -283,16 +306,9 @@ class TaskBatch:
             case status:
                 raise SimError(f"The trigger's event has the unknown status {status!r}.", outcome=Outcome.RAN)
 
-    def store_results(self) -> None:
-        """Fetch the results so far, and push them as XComs for the task's last process."""
-        self._gather()
-        for _, text in chunked(self._results.unstored()):
-            self._ti.xcom_push(key=RESULTS_KEY.format(self._worker_state.result_parts), value=text)
-            self._worker_state.result_parts += 1
-
     def result(self) -> Any:
         """Return the task's result; raise if inputs have failed and ``on_error`` is ``fail``."""
-        self._gather()
+        self.gather()
         temporary = [INPUTS_KEY.format(part) for part in range(len(self._worker_state.firsts))]
         temporary += [RESULTS_KEY.format(part) for part in range(self._worker_state.result_parts)]
         for key in temporary:
@@ -325,7 +341,7 @@ class TaskBatch:
             if self.state.is_finished and self.state.count(ItemStatus.CANCELLED) == cancelled:
                 return self.result()  # all of them completed before they could be cancelled
         try:
-            self._gather()
+            self.gather()
         except SimError as another:
             log.warning("Not all results could be fetched: %s", another)
         self._report()
@@ -341,9 +357,10 @@ class TaskBatch:
             return False
         return True
 
-    def _gather(self) -> None:
-        retry = self._settings.retry.adjusted(max_retries=100, max_elapsed=900.0)
-        self._with_client(self._results.gather, retry=retry)
+    def gather(self) -> None:
+        """Fetch the results of finished runs."""
+        retry, active = self._settings.retry.adjusted(max_retries=100, max_elapsed=900.0), self._is_sampled
+        self._with_client(lambda client: self._results.gather(client, active=active), retry=retry)
 
     def _report(self) -> None:
         """Persist the state; log and push the numbers of inputs by status."""

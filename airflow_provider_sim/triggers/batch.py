@@ -27,8 +27,9 @@ class SimBatchTrigger(SimTriggerBase):
     """Starts the inputs of a batch that aren't started yet, and emits an event when all runs have finished.
 
     The event is ``{"status": ..., "state": ..., "worker_state": ...}``. The status is ``finished``, ``timeout``,
-    ``gather`` (a worker must fetch the outputs so far, before Sim deletes them), or ``error`` with a ``message`` and
-    the error's ``code``, and ``permanent`` if it is non-retryable.
+    ``gather`` (a worker must fetch the outputs so far, before Sim deletes them), ``sampled`` (the runs that were polled
+    have finished, and probably the others: a worker fetches all outputs), or ``error`` with a ``message`` and the
+    error's ``code``, and ``permanent`` if it is non-retryable.
 
     :param state: the batch's state when the task was deferred; a trigger that was moved to another triggerer asks Sim
         which runs have been started since.
@@ -78,7 +79,9 @@ class SimBatchTrigger(SimTriggerBase):
                 if not limit.expired():
                     raise
                 return self._event("gather")
-        return self._event("finished") if engine.stopped is None else self._failure(engine.stopped)
+        if engine.stopped is not None:
+            return self._failure(engine.stopped)
+        return self._event("finished" if state.is_finished else "sampled")
 
     async def _cancel_runs(self, client: AsyncSimClient) -> str | None:
         return await cancel_all(client, self._state, retry=CANCEL_RETRY)

@@ -91,8 +91,18 @@ class BatchScene:
     async def run(self, **how: Any) -> BatchEngine:
         """See the batch through."""
         engine = self.engine(**how)
-        await engine.run()
-        return engine
+        while True:
+            await engine.run()
+            if self.state.is_finished or engine.stopped is not None:
+                return engine
+            await self.fetch()
+
+    async def fetch(self) -> None:
+        """Read the outputs of all runs that may have finished, as a worker does."""
+        for index in self.state.indices(ItemStatus.ACTIVE):
+            run = await self.client.get_workflow_result("w", self.state.run_id(index))
+            if run.status.is_terminal:
+                self.state.set_status(index, ItemStatus[run.status.name])
 
     async def reconcile(self, *, rerun: bool = False, workspace_id: str | None = "space") -> None:
         """Ask the server what it knows."""

@@ -8,6 +8,7 @@ import contextlib
 import gc
 import json
 import logging
+import re
 import threading
 from collections import Counter
 from datetime import UTC, datetime, timedelta
@@ -19,6 +20,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferr
 
 from airflow_provider_sim import rate_limits
 from airflow_provider_sim.batch.chunks import INPUTS_KEY
+from airflow_provider_sim.client.server_facts import forget_servers
 from airflow_provider_sim.emulator.workflows import BlockError, Pausing
 from airflow_provider_sim.exceptions import (
     SimAuthenticationError,
@@ -131,9 +133,68 @@ def next_try(context, *, cleared=False):
     return {**context, "ti": another, "dag_run": dag_run}
 
 
+def in_new_process(function):
+    """A function that knows of no server's API."""
+
+    def call(*arguments):
+        forget_servers()
+        return function(*arguments)
+
+    return call
+
+
+def request_kind(request):
+    """A request's method, and what it asks for."""
+    kinds = {
+        r"/execute": "execute",
+        r"/api/jobs/.*": "job",
+        r".*/(executions|runs)/[^/]+": "run",
+        r".*/logs": "logs",
+        r".*/workflows/[^/]+": "workflow",
+        r".*/usage-limits": "usage",
+    }
+    path = request.path.partition("?")[0]
+    return next(f"{request.method} {kind}" for regex, kind in kinds.items() if re.fullmatch(rf".*{regex}", path))
+
+
 def started(emulator):
     """How often each number's run was started."""
     return Counter(run.input.get("n") for run in emulator.runs if run.refused is None)
+
+
+class TestRequests:
+    @pytest.mark.parametrize("count", [20, 100])
+    def test_two_for_each_input_and_few_shared_ones(self, run_batch, mode, emulator, count):
+        assert run_batch(operator(numbers(count), poll_interval=0.5, **mode)) == doubled(count)
+        kinds = Counter(request_kind(request) for request in emulator.requests)
+        assert 1 <= kinds.pop("GET logs") <= 3
+        assert kinds == {"POST execute": count, "GET job": count, "GET workflow": 1, "GET usage": 1}
+
+    @pytest.mark.sim_emulator(profile="v0.8-legacy")
+    def test_legacy_api_polls_a_sample(self, run_batch, mode, emulator):
+        assert run_batch(operator(numbers(100), poll_interval=0.5, **mode)) == doubled(100)
+        kinds = Counter(request_kind(request) for request in emulator.requests)
+        assert 1 <= kinds.pop("GET run") <= 15
+        assert kinds == {"POST execute": 100, "GET job": 100, "GET workflow": 2, "GET usage": 1}  # one finds no v2
+
+    @pytest.mark.sim_emulator(profile="v0.8-legacy")
+    def test_legacy_api_waits_for_runs_that_are_slower_than_the_sample(self, run_batch, mode, emulator, monkeypatch):
+        monkeypatch.setattr("airflow_provider_sim.polling.poller.SOON", 0.1)
+        inputs = [{"n": n, "seconds": 1.0 if n in (1, 2) else 0.05} for n in range(40)]
+        inputs[2]["n"] = -1
+        results = run_batch(operator(inputs, on_error="collect", **mode))
+        assert [result["status"] for result in results] == ["completed"] * 2 + ["failed"] + ["completed"] * 37
+        assert results[1]["output"] == {"n": 2}
+        assert max(started(emulator).values()) == 1
+
+    @pytest.mark.sim_emulator(profile="v0.8-legacy")
+    def test_legacy_api_keeps_the_results_of_a_sample_until_all_runs_finish(self, run_batch, context, monkeypatch):
+        monkeypatch.setattr("airflow_provider_sim.polling.poller.SOON", 0.1)
+        monkeypatch.setattr("tests.operators.test_batch.fire", in_new_process(fire))
+        inputs = [{"n": n, "seconds": 2.0 if n == 1 else 0.05} for n in range(40)]
+        assert run_batch(operator(inputs, deferrable=True)) == doubled(40)
+        assert [event["status"] for _, event in context["deferrals"]] == ["sampled", "finished"]
+        assert not [key for key in context["ti"].xcoms if key.startswith("batch_results")]
 
 
 class TestOutputs:
