@@ -19,7 +19,7 @@ from airflow_provider_sim.client import (
     check_workflow_id,
     is_retry_setting,
 )
-from airflow_provider_sim.exceptions import Outcome, SimInputError
+from airflow_provider_sim.exceptions import SimInputError
 from airflow_provider_sim.task.deadlines import seconds
 
 OnPaused = Literal["wait", "fail", "return"]
@@ -56,7 +56,7 @@ def check_arguments(
     if wrong := wrong or contradiction(constants):
         workflow_id = constants.get("workflow_id")
         known = workflow_id if isinstance(workflow_id, str) else None
-        raise SimInputError(f"{wrong}.", workflow_id=known, outcome=Outcome.NEVER_SENT)
+        raise SimInputError(f"{wrong}.", workflow_id=known)
 
 
 def is_template(value: Any) -> bool:

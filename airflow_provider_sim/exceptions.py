@@ -99,7 +99,7 @@ class SimConfigurationError(SimPermanentError, code="CONFIGURATION_ERROR", outco
     """The connection or the client's settings are invalid; no request was sent."""
 
 
-class SimInputError(SimPermanentError, code="INVALID_INPUT"):
+class SimInputError(SimPermanentError, code="INVALID_INPUT", outcome=Outcome.NEVER_SENT):
     """The arguments or the workflow's input are invalid, by this package's checks or by Sim's."""
 
 

@@ -54,9 +54,9 @@ def nodes(value: Any) -> Iterator[tuple[Any, Path, int]]:
         yield node
         value, path, depth = node
         if isinstance(value, dict):
-            stack.extend((item, (path, key), depth + 1) for key, item in value.items())
+            stack.extend((item, (path, key), depth + 1) for key, item in reversed(value.items()))
         elif isinstance(value, list | tuple):
-            stack.extend((item, (path, index), depth + 1) for index, item in enumerate(value))
+            stack.extend((item, (path, index), depth + 1) for index, item in reversed([*enumerate(value)]))
 
 
 def beyond_depth(value: Any, limit: int) -> Path | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from airflow_provider_sim.client import check_workflow_id
-from airflow_provider_sim.exceptions import Outcome, SimInputError
+from airflow_provider_sim.exceptions import SimInputError
 from airflow_provider_sim.task.input import SimFile, input_fields, is_file, prepare_input
 
 
@@ -108,4 +108,4 @@ def _numbered(index: int, workflow_id: str | None = None) -> Iterator[None]:
 
 
 def _error(what: str, **ids: Any) -> SimInputError:
-    return SimInputError(f"{what}.", outcome=Outcome.NEVER_SENT, **ids)
+    return SimInputError(f"{what}.", **ids)

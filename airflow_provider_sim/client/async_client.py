@@ -56,15 +56,12 @@ class AsyncWorkflowStream:
         self.close = close
 
     def __aiter__(self) -> AsyncIterator[StreamEvent]:
-        """Return the events, once."""
         return self._events
 
     async def __aenter__(self) -> Self:
-        """Return the stream itself."""
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        """Disconnect."""
         await self.close()
 
 
@@ -144,14 +141,10 @@ class AsyncSimClient(BaseClient):
             await http.aclose()
 
     async def __aenter__(self) -> Self:
-        """Return the client itself."""
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        """Close all connections."""
         await self.close()
-
-    # --- transport -----------------------------------------------------------------------------------------------
 
     _transport_errors = (httpx.HTTPError, httpx.InvalidURL, OSError)
 

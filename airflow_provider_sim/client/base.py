@@ -143,10 +143,7 @@ class BaseClient(ABC):
         return self._rate_limit
 
     def __repr__(self) -> str:
-        """Name the server, not the key."""
         return f"{type(self).__name__}({self.base_url!r}, api_version={self._settings.api_version!r})"
-
-    # --- one request ---------------------------------------------------------------------------------------------
 
     _transport_errors: ClassVar[tuple[type[Exception], ...]]
     """What the HTTP library raises."""

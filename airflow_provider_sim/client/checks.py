@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from airflow_provider_sim.exceptions import Outcome, SimInputError
+from airflow_provider_sim.exceptions import SimInputError
 
 MAX_RUN_TIMEOUT = 604_800
 """Seconds; the longest limit that Sim accepts for a run."""
@@ -47,9 +47,7 @@ def check_workflow_id(workflow_id: object) -> str:
 
 
 def _wrong(what: str) -> SimInputError:
-    return SimInputError(
-        f"{what}. The ID is the last part of the workflow's address in Sim's editor.", outcome=Outcome.NEVER_SENT
-    )
+    return SimInputError(f"{what}. The ID is the last part of the workflow's address in Sim's editor.")
 
 
 def check_run_id(run_id: object) -> str:
@@ -65,7 +63,6 @@ def check_run_id(run_id: object) -> str:
         why = "; Sim accepts 1 to 128 letters, digits, dots, underscores, colons and hyphens."
     raise SimInputError(
         f"run_id is {run_id!r}{why} Pass what SimExecuteWorkflowOperator returned or pushed as the XCom 'run_id'.",
-        outcome=Outcome.NEVER_SENT,
     )
 
 
@@ -85,7 +82,6 @@ def selectors_of(selected_outputs: object) -> list[str]:
             raise SimInputError(
                 f"selected_outputs contains {selector!r}. It must be a string such as 'Agent 1.content', or a"
                 " list of strings.",
-                outcome=Outcome.NEVER_SENT,
             )
     return selectors
 
@@ -106,7 +102,6 @@ def check_block_ids(selectors: Sequence[object]) -> None:
             raise SimInputError(
                 f"selected_outputs contains {selector!r}. Without stream=True it requires block IDs, optionally with"
                 " a path (block-id.field): block names select nothing in a finished run.",
-                outcome=Outcome.NEVER_SENT,
             )
 
 

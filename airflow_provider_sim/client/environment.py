@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urlsplit
 
-from airflow_provider_sim.exceptions import Outcome, SimConfigurationError
+from airflow_provider_sim.exceptions import SimConfigurationError
 
 _PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
 _PORTS = {"http": 80, "https": 443}
@@ -32,13 +32,15 @@ def proxy_for(url: str, *, socks_package: str) -> str | None:
     proxy = proxy if "://" in proxy else f"http://{proxy}"
     scheme = proxy.partition("://")[0].lower()
     if not _is_url(proxy):
-        raise _invalid(f"The proxy for {url} is not a URL such as http://proxy.example.com:3128")
+        raise SimConfigurationError(f"The proxy for {url} is not a URL such as http://proxy.example.com:3128.")
     if scheme not in _PROXY_SCHEMES:
-        raise _invalid(f"The proxy for {url} has the scheme {scheme!r}; it can be {', '.join(_PROXY_SCHEMES)}")
+        raise SimConfigurationError(
+            f"The proxy for {url} has the scheme {scheme!r}; it can be {', '.join(_PROXY_SCHEMES)}."
+        )
     if scheme.startswith("socks") and find_spec(socks_package) is None:
-        raise _invalid(
+        raise SimConfigurationError(
             f"The {scheme} proxy for {url} requires a package that is not installed. Install it with:"
-            " pip install 'requests[socks]' 'httpx[socks]'"
+            " pip install 'requests[socks]' 'httpx[socks]'."
         )
     return proxy
 
@@ -56,7 +58,7 @@ def ca_bundle(verify: bool | str) -> bool | str:
             return True
         path, name = os.environ[name], f"The environment variable {name}"
     if not os.path.exists(path):
-        raise _invalid(f"{name} names the CA bundle {path!r}, which doesn't exist")
+        raise SimConfigurationError(f"{name} names the CA bundle {path!r}, which doesn't exist.")
     return path
 
 
@@ -86,7 +88,3 @@ def _is_url(proxy: str) -> bool:
         return bool(parts.hostname) and parts.port != 0
     except ValueError:
         return False
-
-
-def _invalid(what: str) -> SimConfigurationError:
-    return SimConfigurationError(f"{what}.", outcome=Outcome.NEVER_SENT)

@@ -154,7 +154,14 @@ class Flows:
         workflow_id, run_id = run.workflow_id or "", run.run_id or ""
         if selectors := selectors_of(selected_outputs):
             read = await self.get_workflow_run(workflow_id, run_id, selected_outputs=selectors)
-            return models.RunOutput(value=_selected(run, read.block_outputs or {}, selectors))
+            outputs = read.block_outputs or {}
+            if missing := [name for name in selectors if name not in outputs]:  # Sim doesn't report them
+                raise run.error_as(
+                    SimOutputError,
+                    f"has no block output {', '.join(missing)}. Without stream=True, selected_outputs requires block"
+                    " IDs, optionally with a path (block-id.field), not block names.",
+                )
+            return models.RunOutput(value={name: outputs[name] for name in selectors})
         if not isinstance(run, models.WorkflowExecutionResult) and (run.output is None or run.output_is_display_copy):
             run = await self.get_workflow_result(workflow_id, run_id)
             run.raise_for_status()
@@ -465,18 +472,3 @@ class _Attempts:
 def _error_of(state: RetryCallState) -> SimError | None:
     error = state.outcome.exception() if state.outcome else None
     return error if isinstance(error, SimError) else None
-
-
-def _selected(run: models.WorkflowRun, outputs: Mapping[str, Any], selectors: Sequence[str]) -> dict[str, Any]:
-    """The raw outputs of single blocks, by selector.
-
-    :raises SimOutputError: a selector has no output, which Sim doesn't report.
-    """
-    missing = [name for name in selectors if name not in outputs]
-    if missing:
-        raise run.error_as(
-            SimOutputError,
-            f"has no block output {', '.join(missing)}. Without stream=True, selected_outputs requires block IDs,"
-            " optionally with a path (block-id.field), not block names.",
-        )
-    return {name: outputs[name] for name in selectors}

@@ -13,6 +13,8 @@ from airflow_provider_sim.exceptions import Outcome, SimError, SimRunCancelledEr
 JOB_PREFIX = "workflow-execution:"
 """Job IDs of the database queue are this and the run ID; the Trigger.dev queue finds its jobs by it, too."""
 
+_DETAILS = ("workflow_id", "run_id", "status", "trigger", "started_at", "ended_at", "duration_ms", "cost_usd")
+
 _T = TypeVar("_T")
 _E = TypeVar("_E", bound=SimError)
 
@@ -79,7 +81,7 @@ class Pause:
     @property
     def resumes_at(self) -> float | None:
         """``resume_at`` in seconds since the epoch."""
-        return _epoch(self.resume_at)
+        return epoch(self.resume_at)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,27 +117,17 @@ class WorkflowRun:
     @property
     def start_time(self) -> float | None:
         """``started_at`` in seconds since the epoch; changes by some milliseconds just after the start."""
-        return _epoch(self.started_at)
+        return epoch(self.started_at)
 
     def details(self) -> dict[str, Any]:
         """Return its IDs, status, trigger, times and cost, as JSON."""
-        return {
-            "workflow_id": self.workflow_id,
-            "run_id": self.run_id,
-            "status": self.status.value,
-            "trigger": self.trigger,
-            "started_at": self.started_at,
-            "ended_at": self.ended_at,
-            "duration_ms": self.duration_ms,
-            "cost_usd": self.cost_usd,
-        }
+        return {name: getattr(self, name) for name in _DETAILS} | {"status": self.status.value}
 
     @classmethod
     def from_details(cls, details: Mapping[str, Any]) -> WorkflowRun:
         """Return the run of which :meth:`details` returned these."""
-        names = ("run_id", "workflow_id", "trigger", "started_at", "ended_at", "duration_ms", "cost_usd")
-        given: dict[str, Any] = {name: details.get(name) for name in names}
-        return cls(status=RunStatus(details["status"]), **given)
+        given: dict[str, Any] = {name: details.get(name) for name in _DETAILS}
+        return cls(**given | {"status": RunStatus(details["status"])})
 
     def raise_for_status(self) -> None:
         """Raise an error if the run failed or was cancelled.
@@ -333,7 +325,7 @@ class RateLimit:
     @property
     def reset(self) -> float | None:
         """``reset_at`` in seconds since the epoch."""
-        return _epoch(self.reset_at)
+        return epoch(self.reset_at)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -472,7 +464,8 @@ def _percent(used: float | None, limit: float | None) -> float | None:
     return None if used is None or not limit else 100.0 * used / limit
 
 
-def _epoch(moment: str | None) -> float | None:
+def epoch(moment: str | None) -> float | None:
+    """Return an ISO 8601 moment in seconds since the epoch; None if it isn't one."""
     try:
         return None if moment is None else datetime.fromisoformat(moment).timestamp()
     except (ValueError, OverflowError):

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from airflow_provider_sim.client.checks import RETRY_MINIMUMS, is_retry_setting
-from airflow_provider_sim.exceptions import Outcome, SimConfigurationError, SimError, SimInputError
+from airflow_provider_sim.exceptions import SimConfigurationError, SimError, SimInputError
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,6 @@ class RetryPolicy:
             if not is_retry_setting(name, value):
                 raise SimConfigurationError(
                     f"The retry setting {name} is {value!r}; it must be a number of at least {minimum}.",
-                    outcome=Outcome.NEVER_SENT,
                 )
 
     def adjusted(self, **changes: float | None) -> RetryPolicy:
@@ -103,7 +102,7 @@ class RunIds:
         """Take the next ID, if there is one."""
         run_id = next(self._ids, None)
         if run_id is None:
-            raise SimInputError("run_id is an iterator without a further run ID.", outcome=Outcome.NEVER_SENT)
+            raise SimInputError("run_id is an iterator without a further run ID.")
         self.current = run_id
         return run_id
 

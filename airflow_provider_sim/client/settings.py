@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from airflow_provider_sim.client.retry import RetryPolicy
-from airflow_provider_sim.exceptions import Outcome, SimConfigurationError
+from airflow_provider_sim.exceptions import SimConfigurationError
 
 DEFAULT_BASE_URL = "https://www.sim.ai"
 """``https://sim.ai`` only redirects to it."""
@@ -44,7 +44,7 @@ class ClientSettings:
             _check_others(self)
         except ValueError as error:
             subject = "The Sim connection" if self.connection is None else f"Connection {self.connection!r}"
-            raise SimConfigurationError(f"{subject} {error}.", outcome=Outcome.NEVER_SENT) from None
+            raise SimConfigurationError(f"{subject} {error}.") from None
 
     @property
     def account(self) -> str:

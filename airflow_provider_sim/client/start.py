@@ -33,6 +33,8 @@ FIND_RUN_RETRIES = RetryPolicy(max_retries=1000, initial_delay=1.0, max_delay=10
 _FIND_RUN_ELAPSED = FIND_RUN_RETRIES.max_elapsed - FIND_RUN_RETRIES.max_delay * (1 + FIND_RUN_RETRIES.jitter)
 
 
+_RETRY_OPTIONS = ("max_retries", "initial_delay", "max_delay", "backoff_multiplier", "retry_on_rate_limit")
+
 _Result = TypeVar("_Result", covariant=True)
 _Receipt = TypeVar("_Receipt", covariant=True)
 _Stream = TypeVar("_Stream", covariant=True)
@@ -87,12 +89,6 @@ class StartFlows(Flows):
         /,
         workflow_id: str,
         input: Any = None,
-        *,
-        max_retries: int | None = None,
-        initial_delay: float | None = None,
-        max_delay: float | None = None,
-        backoff_multiplier: float | None = None,
-        retry_on_rate_limit: bool | None = None,
         **options: Any,
     ) -> Coroutine[Any, Any, Any]:
         """Run a deployed workflow once, with retries that can't start it twice.
@@ -113,13 +109,7 @@ class StartFlows(Flows):
         :raises SimError: the last attempt's error.
         :raises StartStoppedError: ``stop`` was set.
         """
-        policy = self.client.settings.retry.adjusted(
-            max_retries=max_retries,
-            initial_delay=initial_delay,
-            max_delay=max_delay,
-            backoff_multiplier=backoff_multiplier,
-            retry_on_rate_limit=retry_on_rate_limit,
-        )
+        policy = self.client.settings.retry.adjusted(**{name: options.pop(name, None) for name in _RETRY_OPTIONS})
         return self._start(workflow_id, input, policy, **options)
 
     async def _start(
@@ -146,16 +136,10 @@ class StartFlows(Flows):
             retry or NO_RETRY, run_ids=ids, stop=stop, timeout=timeout, stream=bool(stream), deadline=deadline
         )
 
-        execution = {
-            "async_execution": bool(async_execution),
-            "run_timeout": run_timeout,
-            "stream": bool(stream),
-            "selected_outputs": selectors,
-        }
-
-        def call(api: Any) -> Call[Any]:
-            started: Call[Any] = api.execute(workflow_id, input, run_id=ids.current, **execution)
-            return started
+        def call(api: Any) -> Any:
+            mode = {"async_execution": bool(async_execution), "stream": bool(stream)}
+            settings = {"run_timeout": run_timeout, "selected_outputs": selectors}
+            return api.execute(workflow_id, input, run_id=ids.current, **mode, **settings)
 
         unanswered: set[str | None] = set()
         for attempt in itertools.count(1):
@@ -278,15 +262,11 @@ def check_options(
 ) -> None:
     """Reject combinations that Sim rejects, before anything is sent."""
     if stream and async_execution:
-        raise _invalid("stream and async_execution can't be combined: a stream needs an open connection")
+        raise SimInputError("stream and async_execution can't be combined: a stream needs an open connection.")
     if selected_outputs and not stream:
-        raise _invalid("selected_outputs requires stream=True; set it or omit selected_outputs")
+        raise SimInputError("selected_outputs requires stream=True; set it or omit selected_outputs.")
     if run_timeout is not None:
         if not async_execution:
-            raise _invalid("run_timeout requires an async execution; a sync one has the plan's limit")
+            raise SimInputError("run_timeout requires an async execution; a sync one has the plan's limit.")
         if isinstance(run_timeout, bool) or not isinstance(run_timeout, int) or not 1 <= run_timeout <= MAX_RUN_TIMEOUT:
-            raise _invalid(f"run_timeout is {run_timeout!r}; it can be 1 to {MAX_RUN_TIMEOUT} whole seconds")
-
-
-def _invalid(what: str) -> SimInputError:
-    return SimInputError(f"{what}.", outcome=Outcome.NEVER_SENT)
+            raise SimInputError(f"run_timeout is {run_timeout!r}; it can be 1 to {MAX_RUN_TIMEOUT} whole seconds.")

@@ -190,7 +190,11 @@ def check_selected(selectors: Sequence[str], streamed: Collection[str], end: Str
         raise selection_lost(result, selectors)
     rest = result.output if isinstance(result.output, Mapping) else {}
     received = {*streamed, *(block_id for block_id, output in rest.items() if output != {})}
-    missing = missing_selectors(selectors, received)
+    by_id = {selector: block_id for selector in selectors if (block_id := block_id_of(selector))}
+    missing = [selector for selector, block_id in by_id.items() if block_id not in received]
+    by_name = [selector for selector in selectors if selector not in by_id]
+    if len({selector.partition(".")[0] for selector in by_name}) > len(received.difference(by_id.values())):
+        missing += by_name
     if missing:
         raise result.error_as(
             SimOutputError,
@@ -207,13 +211,3 @@ def selection_lost(run: WorkflowRun, selectors: Sequence[str]) -> SimOutputError
         f"completed, but its stream was lost, and the selected outputs with it: {', '.join(selectors)}. A SimJobSensor"
         " with this run ID returns the whole output; clearing the task starts a new run.",
     )
-
-
-def missing_selectors(selectors: Sequence[str], received: Collection[str]) -> list[str]:
-    """Return the selectors whose blocks are known not to be among the received block IDs."""
-    by_id = [selector for selector in selectors if block_id_of(selector)]
-    missing = [selector for selector in by_id if block_id_of(selector) not in received]
-    by_name = [selector for selector in selectors if not block_id_of(selector)]
-    names = {selector.partition(".")[0] for selector in by_name}
-    others = set(received) - {block_id_of(selector) for selector in by_id}
-    return missing + (by_name if len(names) > len(others) else [])

@@ -50,15 +50,12 @@ class WorkflowStream:
         self.close = close
 
     def __iter__(self) -> Iterator[StreamEvent]:
-        """Return the events, once."""
         return self._events
 
     def __enter__(self) -> Self:
-        """Return the stream itself."""
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        """Disconnect."""
         self.close()
 
 
@@ -156,14 +153,10 @@ class SimClient(BaseClient):
             self._sessions, self._own = WeakSet(), threading.local()
 
     def __enter__(self) -> Self:
-        """Return the client itself."""
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        """Close the HTTP sessions."""
         self.close()
-
-    # --- transport -----------------------------------------------------------------------------------------------
 
     _transport_errors = (OSError,)  # those of requests, and from reading the CA bundle
 

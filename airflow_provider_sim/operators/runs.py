@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_sim.exceptions import Outcome, SimError, SimInputError
+from airflow_provider_sim.exceptions import SimError, SimInputError
 from airflow_provider_sim.links.sim import SimApprovalLink, SimRunLink, push_links
 from airflow_provider_sim.operators.base import SimClientOperator
 from airflow_provider_sim.task.deadlines import seconds
@@ -170,6 +170,5 @@ class SimResumeRunOperator(SimClientOperator):
                 " retry can't answer another.",
                 workflow_id=self.workflow_id,
                 run_id=self.run_id,
-                outcome=Outcome.NEVER_SENT,
             )
         return None

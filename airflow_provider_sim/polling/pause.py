@@ -117,7 +117,7 @@ class PauseAnswer(PollState[_Pauses]):
             for point in points
         )
         problem = f"has {len(points)} open pauses. Set context_id to one of them: {names}."
-        return self._error(SimInputError, problem, outcome=Outcome.NEVER_SENT)
+        return self._error(SimInputError, problem)
 
     def is_finished(self, response: _Pauses) -> bool:
         """Return whether the pause to answer is open."""

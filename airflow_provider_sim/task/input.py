@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow_provider_sim.exceptions import Outcome, SimInputError
+from airflow_provider_sim.exceptions import SimInputError
 from airflow_provider_sim.json_values import MAX_DEPTH, beyond_depth, nodes, place_of
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def input_fields(value: Any, *, workflow_id: str) -> dict[str, Any]:
         value = path = None  # Airflow's log of the error would take minutes to show them
     if problem:
         message = f"The input for workflow {workflow_id!r} {problem}."
-        raise SimInputError(message, workflow_id=workflow_id, outcome=Outcome.NEVER_SENT)
+        raise SimInputError(message, workflow_id=workflow_id)
     fields: dict[str, Any] = _plain(value)
     return fields
 
@@ -166,7 +166,7 @@ def copy_files(argument: Any) -> Any:
     if beyond_depth(argument, MAX_DEPTH + 5) is not None:  # that of a batch contains inputs at some depth
         del argument  # Airflow couldn't render it, and its log of the error would take minutes to show it
         message = f"The task's input is nested deeper than {MAX_DEPTH} levels, or contains itself."
-        raise SimInputError(message, outcome=Outcome.NEVER_SENT)
+        raise SimInputError(message)
     return _with_own_files(argument)
 
 
@@ -202,7 +202,7 @@ def check_fields(hook: SimHook, workflow_id: str, inputs: Sequence[Mapping[str, 
         f" {'; '.join(counted[:3] if len(inputs) > 1 else problems)}"
     )
     if how == "fail":
-        raise SimInputError(f"{message}. No run was started.", workflow_id=workflow_id, outcome=Outcome.NEVER_SENT)
+        raise SimInputError(f"{message}. No run was started.", workflow_id=workflow_id)
     log.warning("%s. check_input='fail' rejects such inputs, 'off' skips the check.", message)
 
 

@@ -551,5 +551,5 @@ def test_where_a_display_copy_was_cut():
         "file": {"base64": "[TRUNCATED]"},
         "quoted": "... [truncated 17 chars] in the middle",
     }
-    assert display_marks(output) == ["items.0.token", "items.1", "file.base64"]
+    assert display_marks(output) == ["output.items[0].token", "output.items[1]", "output.file.base64"]
     assert len(display_marks(["[REDACTED]"] * 11)) == 10

@@ -74,7 +74,7 @@ class TestFidelity:
         returns({"fine": 1, "items": [{"token": "t"}, {"text": "x" * 16_000}], "base64": "QQ=="})
         emulator.state.keep_jobs = False
         run_task(operator(async_execution=True))
-        assert "truncated or redacted: items.0.token, items.1.text, base64" in caplog.text
+        assert "truncated or redacted: output.items[0].token, output.items[1].text, output.base64" in caplog.text
 
     def test_no_more_places_than_one_can_read(self):
         assert len(display_marks([{"token": "[REDACTED]"}] * 1000)) == 10

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from airflow_provider_sim.client.api import fields
 from airflow_provider_sim.client.api.http import MAX_BODY_BYTES, Request, Response, error_of
-from airflow_provider_sim.exceptions import Outcome, SimInputError, SimResponseError
+from airflow_provider_sim.exceptions import SimInputError, SimResponseError
 
 MAX_FILE_BYTES = 20 * 1024 * 1024
 """The largest file that Sim stores; a file in an input must also fit into a request."""
@@ -104,7 +104,7 @@ class FilesOfRequest:
 
     def error(self, what: str, *, code: str | None = None) -> SimInputError:
         """Return an error about the request. It was not sent."""
-        return SimInputError(f"{what}.", code=code, workflow_id=self._workflow_id, outcome=Outcome.NEVER_SENT)
+        return SimInputError(f"{what}.", code=code, workflow_id=self._workflow_id)
 
 
 def file_request(url: str, base_url: str) -> tuple[Request, str]:
@@ -115,7 +115,7 @@ def file_request(url: str, base_url: str) -> tuple[Request, str]:
     address = base_url + url if url.startswith("/") else url
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise SimInputError(f"{url[:200]!r} is not the URL of a file.", outcome=Outcome.NEVER_SENT)
+        raise SimInputError(f"{url[:200]!r} is not the URL of a file.")
     # A signed URL gives access to the file, so messages don't contain its query.
     subject = f"download the file at {parts.scheme}://{parts.netloc}{parts.path}"
     return Request("GET", parts.path, subject), address

@@ -14,7 +14,7 @@ from urllib.parse import quote, urlencode
 
 from airflow_provider_sim.client.api.fields import MissingFieldError
 from airflow_provider_sim.client.checks import check_run_id, check_workflow_id
-from airflow_provider_sim.client.models import RateLimitInfo
+from airflow_provider_sim.client.models import RateLimitInfo, epoch
 from airflow_provider_sim.exceptions import Outcome, SimError, SimInputError, SimRedirectError, SimResponseError
 
 _T = TypeVar("_T")
@@ -90,22 +90,18 @@ def endpoint(
 
     :param path: without ``/api/``, and with ``{workflow_id}`` and ``{run_id}`` in place of the IDs.
     :param subject: with ``{workflow}`` and ``{run}``, which name them.
-    :param query: by names in snake case, as for :func:`query_string`.
-    :param content: the body, as JSON.
-    :param attributes: further ones of the request.
+    :param query: as for :func:`query_string`.
     :raises SimInputError: an ID is invalid, or the content can't be sent.
     """
-    ids = {}
     if "{workflow_id}" in path:
-        ids["workflow_id"] = quote(check_workflow_id(workflow_id), safe=":")
+        path = path.replace("{workflow_id}", quote(check_workflow_id(workflow_id), safe=":"))
     if "{run_id}" in path:
-        ids["run_id"] = check_run_id(run_id)
-    path = "/api/" + path.format(**ids)
+        path = path.replace("{run_id}", check_run_id(run_id))
     workflow = f"workflow {workflow_id!r}"
     json_headers = {} if content is None else {"Content-Type": "application/json"}
     return Request(
         method,
-        path + query_string(query or {}),
+        f"/api/{path}{query_string(query or {})}",
         subject.replace("{run}", f"run {run_id!r} of {workflow}").replace("{workflow}", workflow),
         {**json_headers, **(headers or {})},
         None if content is None else json_body(content, workflow_id=workflow_id),
@@ -144,11 +140,6 @@ class Response:
     body: bytes
 
     @property
-    def request_id(self) -> str | None:
-        """Sim's ID of the request."""
-        return self.headers.get("x-request-id")
-
-    @property
     def is_html(self) -> bool:
         """Whether this is a web page: from a proxy, or from a server that doesn't know the path."""
         is_page = self.body.lstrip()[:15].lower().startswith((b"<!doctype", b"<html"))
@@ -185,7 +176,7 @@ class Call(Generic[_T]):
 def json_body(value: Mapping[str, Any], *, workflow_id: str | None) -> bytes:
     """Encode a request body.
 
-    :raises SimInputError: the value is not JSON, or is larger than Sim accepts. No request was sent.
+    :raises SimInputError: the value is not JSON, or is larger than Sim accepts.
     """
     try:
         body = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
@@ -195,7 +186,6 @@ def json_body(value: Mapping[str, Any], *, workflow_id: str | None) -> bytes:
             " Give dicts with string keys, lists, strings, finite numbers, booleans and None;"
             " turn dates and other objects into strings first.",
             workflow_id=workflow_id,
-            outcome=Outcome.NEVER_SENT,
         ) from error
     if len(body) > MAX_BODY_BYTES:
         raise SimInputError(
@@ -203,7 +193,6 @@ def json_body(value: Mapping[str, Any], *, workflow_id: str | None) -> bytes:
             f" {MAX_BODY_BYTES // 2**20} MiB. Put the data where the workflow can fetch it and send its URL.",
             code="PAYLOAD_TOO_LARGE",
             workflow_id=workflow_id,
-            outcome=Outcome.NEVER_SENT,
         )
     return body
 
@@ -275,7 +264,7 @@ def error_of(
         message += f" It is unknown whether it had an effect; check {run} in Sim before retrying."
     attributes = {"workflow_id": request.workflow_id, "run_id": request.run_id} | attributes
     if response is not None:
-        request_id = response.request_id
+        request_id = response.headers.get("x-request-id")
         message += f" [HTTP {response.status}" + (f", request {request_id}]" if request_id else "]")
         found = {"status": response.status, "request_id": request_id, "retry_after": retry_after(response)}
         attributes = found | attributes
@@ -322,12 +311,7 @@ def _whole(value: str | None) -> int | None:
 def _timestamp(value: str | None) -> float | None:
     """Seconds since the epoch, from ISO 8601 (v2) or a number (older servers)."""
     seconds = _whole(value)
-    if value is None or seconds is not None:
-        return None if seconds is None else float(seconds)
-    try:
-        return datetime.fromisoformat(value.strip()).timestamp()
-    except (ValueError, OverflowError):
-        return None
+    return epoch(value and value.strip()) if seconds is None else float(seconds)
 
 
 def utc(moment: str | float) -> str:

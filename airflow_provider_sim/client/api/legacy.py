@@ -31,30 +31,13 @@ REQUIRED_VERSION = "Sim v0.5.44 or later is required"
 _WORKFLOW = "workflows/{workflow_id}"
 _RUN = f"{_WORKFLOW}/executions/{{run_id}}"
 
-CONTROL_FIELDS = frozenset(
-    [
-        "base64MaxBytes",
-        "copilotToolCallId",
-        "deploymentVersionId",
-        "executionId",
-        "includeFileBase64",
-        "includeThinking",
-        "includeToolCalls",
-        "inputFromExecutionId",
-        "isClientSession",
-        "parentWorkspaceId",
-        "runFromBlock",
-        "selectedOutputs",
-        "startBlockId",
-        "stopAfterBlockId",
-        "stream",
-        "triggerBlockId",
-        "triggerType",
-        "useDraftState",
-        "workflowId",
-        "workflowStateOverride",
-    ]
+_CONTROL_FIELDS = (
+    "base64MaxBytes copilotToolCallId deploymentVersionId executionId includeFileBase64 includeThinking "
+    "includeToolCalls inputFromExecutionId isClientSession parentWorkspaceId runFromBlock selectedOutputs "
+    "startBlockId stopAfterBlockId stream triggerBlockId triggerType useDraftState workflowId "
+    "workflowStateOverride"
 )
+CONTROL_FIELDS = frozenset(_CONTROL_FIELDS.split())
 """Input fields that the server drops or interprets, because here the whole body is the input."""
 
 _JOB_STATUSES = dict.fromkeys(("pending", "waiting", "admitting", "admitted"), "queued") | {"processing": "running"}
@@ -160,7 +143,6 @@ def as_body(value: Any, *, workflow_id: str) -> dict[str, Any]:
             " these are control fields: Sim would interpret or drop them. Rename them in the workflow's Start block, or"
             " use a server with the v2 API.",
             workflow_id=workflow_id,
-            outcome=Outcome.NEVER_SENT,
         )
     return dict(value)
 
@@ -213,7 +195,8 @@ def get_workflow_status(workflow_id: str) -> Call[models.Deployment]:
 
 def get_workflow(workflow_id: str) -> Call[models.Workflow]:
     """Get a workflow's name, workspace and declared inputs from v1."""
-    return _call(_read_workflow, "GET", f"v1/{_WORKFLOW}", "read {workflow}", workflow_id)
+    route = ("GET", f"v1/{_WORKFLOW}", "read {workflow}", workflow_id)
+    return _call(lambda request, body: resources.workflow_of(request, fields.mapping(body, "data")), *route)
 
 
 def get_usage_limits() -> Call[models.UsageLimits]:
@@ -444,10 +427,6 @@ def _read_workflow_status(request: Request, body: Any) -> models.Deployment:
         deployed_at=fields.text(body, "deployedAt"),
         needs_redeployment=fields.flag(body, "needsRedeployment"),
     )
-
-
-def _read_workflow(request: Request, body: Any) -> models.Workflow:
-    return resources.workflow_of(request, fields.mapping(body, "data"))
 
 
 def _read_usage(request: Request, body: Any) -> models.UsageLimits:

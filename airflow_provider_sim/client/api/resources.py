@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from airflow_provider_sim.client import models
 from airflow_provider_sim.client.api import fields
 from airflow_provider_sim.client.api.http import Request
-from airflow_provider_sim.json_values import printable
+from airflow_provider_sim.json_values import nodes, place_of, printable
 
 
 def run_status(value: str) -> models.RunStatus:
@@ -181,21 +181,14 @@ def resumed_status(request: Request, data: Any) -> models.RunStatus:
     return run_status(fields.text(data, "status") or models.RunStatus.QUEUED)
 
 
-_MAX_MARKS = 10
 _CUT = re.compile(r"\.\.\. \[truncated \d+ chars\]\Z")
 
 
 def display_marks(output: Any) -> list[str]:
-    """Return the first ten paths of truncated or replaced values in a display copy, such as ``items.3.token``."""
-    return list(itertools.islice(_marks(output, ()), _MAX_MARKS))
-
-
-def _marks(value: Any, path: tuple[str, ...]) -> Iterator[str]:
-    if isinstance(value, dict):
-        for name, item in value.items():
-            yield from _marks(item, (*path, str(name)))
-    elif isinstance(value, list):
-        for number, item in enumerate(value):
-            yield from _marks(item, (*path, str(number)))
-    elif isinstance(value, str) and (value in ("[REDACTED]", "[TRUNCATED]") or _CUT.search(value)):
-        yield ".".join(path)
+    """Return where a display copy is truncated or redacted, such as ``output.items[3].token``; the first ten."""
+    marks = (
+        place_of(path, "output")
+        for value, path, _ in nodes(output)
+        if isinstance(value, str) and (value in ("[REDACTED]", "[TRUNCATED]") or _CUT.search(value))
+    )
+    return list(itertools.islice(marks, 10))

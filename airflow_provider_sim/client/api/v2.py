@@ -7,14 +7,7 @@ from typing import Any, TypedDict, TypeVar, Unpack
 
 from airflow_provider_sim.client import models
 from airflow_provider_sim.client.api import errors, fields, resources
-from airflow_provider_sim.client.api.http import (
-    Call,
-    Request,
-    Response,
-    endpoint,
-    error_of,
-    read_json,
-)
+from airflow_provider_sim.client.api.http import Call, Request, Response, endpoint, error_of, read_json
 from airflow_provider_sim.client.checks import check_workflow_id
 from airflow_provider_sim.exceptions import Outcome, SimError, SimResponseError, SimV2OffError
 
@@ -40,8 +33,6 @@ STARTED_BY_API = "api"
 _MAX_NAMED_WORKFLOWS = 100
 """Per query, which has to fit into a request line."""
 
-_BLOCKED_ACCOUNT_STATUSES = ("limit_exceeded", "billing_blocked")
-
 _DEPLOYMENT_ACTIONS = {
     "read": ("GET", "deployment", "read the deployment of"),
     "deploy": ("POST", "deploy", "deploy"),
@@ -52,9 +43,6 @@ _DEPLOYMENT_ACTIONS = {
 
 LISTED_STATUSES = frozenset({models.RunStatus.RUNNING, models.RunStatus.PENDING, models.RunStatus.PAUSED})
 """Statuses of unfinished runs by which a workflow's runs can be listed; ``queued`` is not among them."""
-
-_V2_OFF_MESSAGE = "Not found"
-"""Sent by every route while v2 is off; the message for a missing workflow or run names it."""
 
 
 class PageFilters(TypedDict, total=False):
@@ -99,12 +87,7 @@ def execute(
     stream: bool = False,
     selected_outputs: Sequence[str] | None = None,
 ) -> Call[Any]:
-    """Run a workflow, and wait for its result in the same request.
-
-    :param async_execution: queue the run and return a receipt.
-    :param run_timeout: of an async run, seconds after which the server stops it.
-    :param stream: receive the output as server-sent events; the call reads responses that are not a stream.
-    """
+    """Run a workflow; of a streamed execution, the call reads only responses that are not a stream."""
     controls = {
         "async": async_execution or None,
         "executionTimeoutSeconds": run_timeout,
@@ -130,10 +113,7 @@ def execute(
 def get_run(
     workflow_id: str, run_id: str, *, include_output: bool = False, selected_outputs: Sequence[str] | None = None
 ) -> Call[models.WorkflowRun]:
-    """Get a run, however it was started.
-
-    :param selected_outputs: block IDs, optionally with a path; block names select nothing here.
-    """
+    """Get a run, however it was started."""
     query = {"include_output": include_output, "selected_outputs": list(selected_outputs or ())}
     ids = (workflow_id, run_id)
     return _call(resources.parse_run, "GET", _RUN, "read {run}", *ids, query=query, bucket=RUN_BUCKET)
@@ -146,10 +126,7 @@ def list_runs(workflow_id: str, **filters: Unpack[RunFilters]) -> Call[models.Pa
 
 
 def list_logs(workspace_id: str, **filters: Unpack[LogFilters]) -> Call[models.Page[models.WorkflowRun]]:
-    """List a workspace's runs, newest first unless ``order`` is ``asc``; queued runs are not listed.
-
-    The statuses are those of Sim's log: a run that waits for a person is ``pending``, not ``paused``.
-    """
+    """List a workspace's runs, newest first unless ``order`` is ``asc``; queued runs are not listed."""
     query = {
         "workspace_id": workspace_id,
         **filters,
@@ -197,8 +174,6 @@ def deployment(workflow_id: str, action: str = "read", **content: Any) -> Call[m
     """Read or change a workflow's deployment.
 
     :param action: ``read``, ``deploy``, ``undeploy`` or ``rollback``.
-    :param content: of ``deploy``, ``name`` (up to 100 characters) and ``description``; of ``rollback``, ``version``.
-        None is left out.
     """
     method, route, verb = _DEPLOYMENT_ACTIONS[action]
     return _call(
@@ -266,7 +241,8 @@ def _error(request: Request, response: Response) -> SimError:
     message = fields.text(error, "message")
     if message is None or fields.text(error, "code") is None:
         return errors.unreadable_error(request, response)
-    if response.status == 404 and message == _V2_OFF_MESSAGE:
+    # Every route sends this message while v2 is off; that for a missing workflow or run names it.
+    if response.status == 404 and message == "Not found":
         return error_of(
             SimV2OffError,
             request,
@@ -329,7 +305,7 @@ def _read_billing(request: Request, data: Any) -> models.BillingStatus:
     return models.BillingStatus(
         plan=fields.text(data, "plan"),
         account_status=account_status,
-        refuses_runs=account_status in _BLOCKED_ACCOUNT_STATUSES,
+        refuses_runs=account_status in ("limit_exceeded", "billing_blocked"),
         period_start=fields.text(period, "start"),
         period_end=fields.text(period, "end"),
         credits_used=fields.number(credits, "used"),
