@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 _VERSION = Version(Version(airflow_version).base_version)
 AIRFLOW_V_3_0_PLUS = Version("3.0") <= _VERSION
+AIRFLOW_V_3_2_PLUS = Version("3.2") <= _VERSION
 AIRFLOW_V_3_3_PLUS = Version("3.3") <= _VERSION
 """Triggers render the arguments of tasks that start there, push XComs, and are notified when a user has cleared or
 marked the task; event triggers share streams and have a state store."""
@@ -34,6 +35,15 @@ def __getattr__(name: str) -> Any:
     from airflow.triggers.base import BaseEventTrigger
 
     return BaseEventTrigger
+
+
+def airflow_stats() -> Any:
+    """Return Airflow's ``Stats``."""
+    if AIRFLOW_V_3_2_PLUS:
+        import airflow.sdk.serde  # noqa: F401  configures Stats, which the triggerer of 3.2 doesn't
+    from airflow.providers.common.compat.sdk import Stats
+
+    return Stats
 
 
 def resumed_context() -> Any:

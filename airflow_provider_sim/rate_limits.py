@@ -394,6 +394,11 @@ class StartThrottle(Limit):
         """Whether any number of runs may be active."""
         return self.maximum is None and self.known is None and not self._has_billing
 
+    @property
+    def is_rate_limited(self) -> bool:
+        """Whether starts wait for requests or executions per minute."""
+        return Room.least(self._execution_room(), self.limits.room(self.bucket())).available <= 0
+
     def reason(self) -> str | None:
         """Return why no run may be started now, for a log line."""
         if self.room().available:

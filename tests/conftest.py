@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import logging
 import os
+from collections import Counter
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -57,3 +59,25 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def emulator(sim_emulator: SimEmulator) -> SimEmulator:
     """The fixture ``sim_emulator`` by a shorter name."""
     return sim_emulator
+
+
+class Stats:
+    """Airflow's ``Stats``, which keeps what it gets."""
+
+    def __init__(self) -> None:
+        self.counters: Counter[str] = Counter()
+        self.timers: dict[str, list[float]] = {}
+
+    def incr(self, name: str, count: int = 1, *, tags: object = None) -> None:
+        self.counters[name] += count
+
+    def timing(self, name: str, dt: timedelta) -> None:
+        self.timers.setdefault(name, []).append(dt.total_seconds())
+
+
+@pytest.fixture
+def stats(monkeypatch: pytest.MonkeyPatch) -> Stats:
+    """Metrics of this test."""
+    stats = Stats()
+    monkeypatch.setattr("airflow_provider_sim._compat.airflow_stats", lambda: stats)
+    return stats

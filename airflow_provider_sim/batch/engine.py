@@ -36,6 +36,7 @@ from airflow_provider_sim.exceptions import (
     SimRunTimeoutError,
     SimWorkflowNotDeployedError,
 )
+from airflow_provider_sim.metrics import WaitTimer
 from airflow_provider_sim.polling import RunPollState
 from airflow_provider_sim.polling.poll_state import LONGEST_INTERVAL
 from airflow_provider_sim.polling.poller import RunPoller, poller_for
@@ -116,6 +117,7 @@ class BatchEngine:
         self._next_log = self._began + 5.0
         self._logged = ""
         self._stop_token = StopToken()
+        self._rate_limit_wait = WaitTimer(self.clock)
 
     async def start_available(self) -> None:
         """Start the runs that Sim accepts within a few seconds, without waiting for them."""
@@ -154,8 +156,10 @@ class BatchEngine:
                 if self._is_done():
                     break
                 self._log_progress()
+                self._rate_limit_wait.update(not self._all_sent and self.throttle.is_rate_limited)
                 await self._sleep()
         finally:
+            self._rate_limit_wait.update(False)
             tasks = [*self._tasks, *([self._report] if self._report else [])]
             for task in tasks:
                 task.cancel()

@@ -15,6 +15,8 @@ from enum import StrEnum
 from itertools import groupby
 from typing import Any
 
+from airflow_provider_sim.metrics import Metric
+
 MAX_MESSAGE = 500
 """Characters of a rejection's reason that are kept."""
 
@@ -143,6 +145,8 @@ class BatchState:
         self.statuses[index] = status
         if status is ItemStatus.UNSENT and before is not ItemStatus.UNSENT:
             self._queue.appendleft(index)
+        if status is not before and status in (ItemStatus.COMPLETED, ItemStatus.FAILED, ItemStatus.CANCELLED):
+            Metric.RUN_FINISHED.incr(status=status.label)
         if reason is not None:
             self.reasons[index] = reason[:MAX_MESSAGE]
 

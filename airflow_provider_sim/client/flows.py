@@ -34,6 +34,7 @@ from airflow_provider_sim.exceptions import (
     SimUnsupportedError,
     SimV2OffError,
 )
+from airflow_provider_sim.metrics import Metric
 
 T = TypeVar("T")
 
@@ -205,12 +206,16 @@ class Flows:
 
     async def _cancel(self, workflow_id: str, run_id: str, options: RequestOptions) -> models.Cancellation:
         try:
-            return await self.either_api(lambda api: api.cancel_run(workflow_id, run_id), options)
+            cancellation: models.Cancellation = await self.either_api(
+                lambda api: api.cancel_run(workflow_id, run_id), options
+            )
         except SimRateLimitError:
             if self.client.speaks_v2 is False:
                 raise
-        # The legacy API meters no requests, and a cancellation must not wait.
-        return await self.request(legacy.cancel_run(workflow_id, run_id), options)
+            # The legacy API meters no requests, and a cancellation must not wait.
+            cancellation = await self.request(legacy.cancel_run(workflow_id, run_id), options)
+        Metric.RUN_CANCELLED.incr(int(cancellation.accepted))
+        return cancellation
 
     async def stop_workflow_run(
         self, workflow_id: str, run_id: str, *, job_id: str | None = None, retry: RetryPolicy | None = None
@@ -466,6 +471,8 @@ class _Attempts:
         error, delay, retry = _error_of(state), state.upcoming_sleep, state.attempt_number
         self._flows.elapsed += delay
         self._is_run_id_spent = error is not None and error.run_id_spent
+        if isinstance(error, SimRateLimitError):
+            Metric.RATE_LIMIT_WAIT.timing(delay)
         log.warning("%s Retrying in %.1f s (%d of %d).", error, delay, retry, self._policy.max_retries)
 
 

@@ -119,6 +119,11 @@ class WorkflowRun:
         """``started_at`` in seconds since the epoch; changes by some milliseconds just after the start."""
         return epoch(self.started_at)
 
+    @property
+    def end_time(self) -> float | None:
+        """``ended_at`` in seconds since the epoch."""
+        return epoch(self.ended_at)
+
     def details(self) -> dict[str, Any]:
         """Return its IDs, status, trigger, times and cost, as JSON."""
         return {name: getattr(self, name) for name in _DETAILS} | {"status": self.status.value}

@@ -25,6 +25,7 @@ from airflow_provider_sim.exceptions import (
     SimRunIdConflictError,
     SimRunNotFoundError,
 )
+from airflow_provider_sim.metrics import Metric
 
 log = logging.getLogger(__name__)
 
@@ -176,6 +177,7 @@ class StartFlows(Flows):
             if is_spent:
                 ids.renew()
             log.warning("The run doesn't exist: starting it as %s (%d of %d).", ids.current, attempt, retry.max_retries)
+        Metric.RUN_STARTED.incr()
         if stream and isinstance(started, WorkflowExecutionResult):
             return self.client.open_stream(_only(StreamEnd(started, streamed=False)))
         return started

@@ -30,6 +30,7 @@ from airflow_provider_sim.client import (
     named_workflows,
 )
 from airflow_provider_sim.exceptions import SimError, SimNotFoundError, SimRunNotFoundError
+from airflow_provider_sim.metrics import Metric
 from airflow_provider_sim.polling.poll_state import RunPollState
 from airflow_provider_sim.polling.poller import RunPoller, poller_for
 
@@ -284,6 +285,7 @@ class FinishedRunStream:
 
     async def _workspace_of(self, poller: RunPoller, workflow_id: str) -> str | None:
         if workflow_id not in self._workspaces:
+            Metric.POLL_REQUESTS.incr(kind="workspace")
             try:
                 workflow = await poller.ask(
                     WORKFLOW_BUCKET, lambda client: client.get_workflow(workflow_id, retry=NO_RETRY)
@@ -378,6 +380,7 @@ async def _runs_of(
 ) -> AsyncIterator[WorkflowRun]:
     """Yield the runs of all pages of a list."""
     while True:
+        Metric.POLL_REQUESTS.incr(kind="list")
         page = await poller.ask(bucket, lambda client: method(client, subject, retry=NO_RETRY, **filters))
         for run in page.items:
             yield run

@@ -111,6 +111,7 @@ class Planner:
     :param now: seconds since the epoch.
     :param v2: whether the server has the v2 API, and with it lists; None before its first response.
     :param max_reads: number of runs that may be read at once.
+    :ivar is_rate_limited: whether a request has to wait for the rate limits.
     """
 
     def __init__(
@@ -123,6 +124,7 @@ class Planner:
         self._v2 = v2
         self._max_reads = max_reads if v2 is not None else min(1, max_reads)  # the response shows whether it has lists
         self._available: dict[str | None, float] = {}
+        self.is_rate_limited = False
 
     def plan(self, due: Sequence[PolledRun], near: Sequence[PolledRun]) -> list[Request]:
         """Return the requests for runs that are due.
@@ -172,6 +174,7 @@ class Planner:
         if request.bucket not in self._available:
             self._available[request.bucket] = self._limits.room(request.bucket).available
         if self._available[request.bucket] <= 0:
+            self.is_rate_limited = True
             return False
         self._available[request.bucket] -= 1
         self._requests.append(request)

@@ -21,6 +21,7 @@ from airflow_provider_sim.exceptions import (
     SimRunNotFoundError,
     SimRunTimeoutError,
 )
+from airflow_provider_sim.metrics import Metric
 from airflow_provider_sim.rate_limits import WorkerPace
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ class PollState(Generic[T]):
         """
         if isinstance(error, SimRateLimitError):
             log.info("%s Polling again later.", error)
+            Metric.RATE_LIMIT_WAIT.timing(error.retry_after or self.interval)
         else:
             self._failed_polls += 1
             if self._failed_polls > min(error.max_retries, self.max_failed_polls):
@@ -258,6 +260,10 @@ def wait_for_run(client: SimClient, state: RunPollState) -> WorkflowRun:
     :raises SimRunTimeoutError: the deadline has passed.
     :raises SimError: the run's status can't be read.
     """
-    ids = state.workflow_id, state.run_id
+
+    def read() -> WorkflowRun:
+        Metric.POLL_REQUESTS.incr(kind="read")
+        return client.get_workflow_run(state.workflow_id, state.run_id, job_id=state.job_id, retry=NO_RETRY)
+
     share_limit(client, state)
-    return poll_until_finished(lambda: client.get_workflow_run(*ids, job_id=state.job_id, retry=NO_RETRY), state)
+    return poll_until_finished(read, state)

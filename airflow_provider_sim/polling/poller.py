@@ -13,7 +13,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from math import inf
 from typing import TypeVar
 
@@ -42,6 +42,7 @@ from airflow_provider_sim.exceptions import (
     SimRedirectError,
     SimRunTimeoutError,
 )
+from airflow_provider_sim.metrics import Metric, WaitTimer
 from airflow_provider_sim.polling.planner import Planner, PolledRun, Request, Workspaces
 from airflow_provider_sim.polling.poll_state import RunPollState
 from airflow_provider_sim.rate_limits import RateLimits, in_use, rate_limits_for
@@ -96,6 +97,7 @@ class RunPoller:
         self._wake = asyncio.Event()
         client.on_rate_limit = self._limits.on_response
         self._callers_client = limited(client, MOST_LENT)
+        self._rate_limit_wait = WaitTimer(clock)
 
     async def wait(
         self, state: RunPollState, *, look_soon: bool = False, workspace_id: str | None = None
@@ -138,9 +140,12 @@ class RunPoller:
         """
         self._asking += 1
         self._start_polling()
+        wait = WaitTimer(self._clock)
         try:
-            while (room := self._limits.room(bucket)).available <= 0:  # noqa: ASYNC110 - time brings room
+            while (room := self._limits.room(bucket)).available <= 0:
+                wait.update(True)
                 await asyncio.sleep(min(max(room.delay, _BETWEEN_PASSES), SOON))
+            wait.update(False)
             with self._limits.request(bucket):
                 return await question(self._callers_client)
         except SimRateLimitError as error:
@@ -190,12 +195,15 @@ class RunPoller:
         idle = [run for run in self._waiting if not run.in_flight]
         due = [run for run in idle if run.next_poll <= now]
         later = [run for run in idle if run.next_poll > now]
+        is_rate_limited = False
         if due:
             near = [run for run in later if run.due <= now + NEAR * run.interval]
             max_reads = max(0, MOST_IN_FLIGHT - self._in_flight)
             planner = Planner(self._workspaces, self._limits, now=now, v2=self._client.speaks_v2, max_reads=max_reads)
             for request in planner.plan(due, near):
                 self._send(request)
+            is_rate_limited = planner.is_rate_limited
+        self._rate_limit_wait.update(is_rate_limited)
         delay = min((run.next_poll for run in later), default=inf) - now
         return delay if all(run.in_flight for run in due) else min(delay, SOON)
 
@@ -216,6 +224,10 @@ class RunPoller:
         future = self._waiting.pop(run, None)
         if future is not None and not future.done():
             future.set_result(outcome)
+
+    def _request(self, bucket: str | None, kind: str) -> AbstractContextManager[None]:
+        Metric.POLL_REQUESTS.incr(kind=kind)
+        return self._limits.request(bucket)
 
     def _send(self, request: Request) -> None:
         for run in request.runs:
@@ -255,7 +267,7 @@ class RunPoller:
             self._wake.set()
 
     async def _find_workspace(self, workflow_id: str) -> None:
-        with self._limits.request(WORKFLOW_BUCKET):
+        with self._request(WORKFLOW_BUCKET, "workspace"):
             workflow = await self._client.get_workflow(workflow_id, retry=NO_RETRY)
         if workflow.workspace_id is None:
             self._close(workflow_id)
@@ -269,7 +281,7 @@ class RunPoller:
         listed_to, fruitless = -inf, 0
         while missing:
             asked_at, end = self.server_now(), max(run.latest for run in missing)
-            with self._limits.request(LOGS_BUCKET):
+            with self._request(LOGS_BUCKET, "list"):
                 page = await self._client.list_logs(
                     request.workspace_id,
                     workflow_ids=workflow_ids,
@@ -301,7 +313,7 @@ class RunPoller:
     async def _read(self, run: PolledRun, bucket: str | None) -> None:
         """Read one run; plan the next read if lists don't contain what it waits for."""
         ids = run.state.workflow_id, run.state.run_id
-        with self._limits.request(bucket):
+        with self._request(bucket, "read"):
             response = await self._client.get_workflow_run(*ids, job_id=run.state.job_id, retry=NO_RETRY)
         run.read_at = inf
         run.run_id = response.run_id or run.run_id  # the caller's ID may be a job ID

@@ -211,8 +211,10 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
         :raises SimError: the error is non-retryable, or too many polls have failed.
         """
         from airflow_provider_sim.client import NO_RETRY
+        from airflow_provider_sim.metrics import Metric
 
         while True:
+            Metric.POLL_REQUESTS.incr(kind="read")
             try:
                 run = self.hook.get_conn().get_workflow_run(self.workflow_id, self.run_id, retry=NO_RETRY)
                 return run if self._state.on_response(run) else None

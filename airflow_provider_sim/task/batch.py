@@ -36,6 +36,7 @@ from airflow_provider_sim.exceptions import (
     SimUsageLimitError,
 )
 from airflow_provider_sim.links.sim import WORKFLOW_URL_KEY
+from airflow_provider_sim.metrics import Metric
 from airflow_provider_sim.task.input import check_fields
 from airflow_provider_sim.task.run import SHUTDOWN_RETRY, SHUTDOWN_TIMEOUT
 from airflow_provider_sim.task.run_store import BatchStore
@@ -214,6 +215,7 @@ class TaskBatch:
             except SimInputError as error:  # such as a deleted file: the other inputs have runs already
                 state.set_status(index, ItemStatus.REFUSED, reason=str(error))
         log.info("Resuming batch %s of an earlier try: %s.", state.batch_id, state.summary())
+        Metric.RUN_REATTACHED.incr(state.count(ItemStatus.ACTIVE, ItemStatus.COMPLETED))
         self._store.record(self.state)
 
     async def _cancel_previous(self, client: AsyncSimClient, state: BatchState) -> None:

@@ -17,6 +17,7 @@ from airflow_provider_sim.exceptions import (
 )
 from airflow_provider_sim.json_values import printable
 from airflow_provider_sim.links.sim import RUN_URL_KEY
+from airflow_provider_sim.metrics import Metric
 from airflow_provider_sim.task.output import OutputDelivery
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ def task_result(context: Context, client: SimClient, run: WorkflowRun, options: 
     took = "" if run.duration_ms is None else f" after {run.duration_ms / 1000:.1f} s"
     cost = "" if run.cost_usd is None else f", for US$ {run.cost_usd:.4f}"
     log.info("Run %s of workflow %s is %s%s%s.", run.run_id, run.workflow_id, run.status, took, cost)
+    if run.status.is_terminal:
+        Metric.RUN_FINISHED.incr(status=run.status.value)
     ti: Any = context["ti"]
     if options.do_xcom_push:
         ti.xcom_push(key=DETAILS_KEY, value=run.details())

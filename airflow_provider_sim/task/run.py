@@ -24,6 +24,7 @@ from airflow_provider_sim.client import (
 )
 from airflow_provider_sim.exceptions import SimConnectionError, SimError, SimRunNotFoundError, SimStreamError
 from airflow_provider_sim.links.sim import push_links
+from airflow_provider_sim.metrics import Metric
 from airflow_provider_sim.polling import timeout_error
 from airflow_provider_sim.task.input import prepare_input
 from airflow_provider_sim.task.results import unreachable_error
@@ -131,6 +132,7 @@ class TaskRun:
         log.info("Run %s of an earlier try is %s; %s.", previous.run_id, run.status, what)
         if not self._reattached:
             return None
+        Metric.RUN_REATTACHED.incr()
         self._publish(previous.run_id, previous.job_id)
         return run
 

@@ -16,6 +16,7 @@ from airflow_provider_sim._compat import AIRFLOW_V_3_3_PLUS, is_deferred
 from airflow_provider_sim.client import AsyncSimClient, RetryPolicy
 from airflow_provider_sim.exceptions import SimError, SimPermanentError, SimRunTimeoutError
 from airflow_provider_sim.hooks.sim import SimHook
+from airflow_provider_sim.metrics import Metric
 from airflow_provider_sim.task.run_options import RunOptions
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class SimTriggerBase(BaseTrigger):
     def __init__(self, options: RunOptions | Mapping[str, Any] | None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.options = options.to_dict() if isinstance(options, RunOptions) else dict(options or {})
+        self._run_ended_at: float | None = None  # seconds since the epoch, on the local clock
 
     @cached_property
     def run_options(self) -> RunOptions:
@@ -73,6 +75,8 @@ class SimTriggerBase(BaseTrigger):
             if not AIRFLOW_V_3_3_PLUS and self.task_instance is not None:
                 await _finish(self._cancel_if_killed(assume_killed=False))
             raise
+        if self._run_ended_at is not None:
+            Metric.RUN_EVENT_DELAY.timing(time.time() - self._run_ended_at)
         yield event
 
     async def _outcome(self) -> TriggerEvent:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from airflow.triggers.base import TaskSuccessEvent, TriggerEvent
 from airflow_provider_sim._compat import AIRFLOW_V_3_3_PLUS, push_xcoms
 from airflow_provider_sim.client import RunStatus, SimClient
 from airflow_provider_sim.links.sim import link_xcoms
+from airflow_provider_sim.metrics import Metric
 from airflow_provider_sim.polling import RunPollState
 from airflow_provider_sim.polling.poller import poller_for
 from airflow_provider_sim.task.deadlines import task_started_at
@@ -83,6 +85,8 @@ class SimRunTrigger(SimTriggerBase):
             await self._push_links(settings.base_url, hook.workspace_id)
         poller = poller_for(settings)
         run = await poller.wait(state, look_soon=self._starts_here, workspace_id=hook.workspace_id)
+        if run.status.is_terminal and run.end_time is not None:
+            self._run_ended_at = run.end_time + time.time() - poller.server_now()
         success = None
         if options.end_from_trigger and run.status is RunStatus.COMPLETED:
             success = await poller.ask(None, lambda client: self._end_task(client, run))
@@ -116,6 +120,7 @@ class SimRunTrigger(SimTriggerBase):
         except Exception as error:
             self.log.warning("The trigger could not end the task, so a worker does: %s", error)
             return None
+        Metric.RUN_FINISHED.incr(status=run.status.value)
         return TaskSuccessEvent()
 
     async def _xcoms(self, client: AsyncSimClient, run: WorkflowRun) -> dict[str, Any]:

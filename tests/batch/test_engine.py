@@ -87,15 +87,18 @@ class TestLimits:
 
         run(main())
 
-    def test_fewer_executions_than_requests(self):
+    def test_fewer_executions_than_requests(self, stats):
         async def main():
             scene = few_executions()
             await scene.run()
             scene.assert_each_ran_once()
             assert scene.burnt == 0
             assert scene.minutes < 5.5
+            return 60 * scene.minutes
 
-        run(main())
+        seconds = run(main())
+        assert seconds / 2 < sum(stats.timers["sim.rate_limit.wait"]) < seconds
+        assert stats.counters["sim.run.started"] == stats.counters["sim.run.finished.completed"] == 100
 
     def test_without_a_usage_report(self):
         async def main():
@@ -107,12 +110,13 @@ class TestLimits:
 
         run(main())
 
-    def test_max_active_runs(self):
+    def test_max_active_runs(self, stats):
         async def main():
             scene = BatchScene(40, 20)
             await scene.run(maximum=7)
             scene.assert_each_ran_once()
             assert scene.most_at_once == 7
+            assert not stats.timers
             assert scene.minutes < 40 / 7 * 30 / 60 + 1
 
         run(main())

@@ -751,6 +751,18 @@ class TestAsking:
 
         assert play(script).seconds < 2
 
+    def test_requests_and_waits_for_rate_limits_are_metrics(self, play, stats):
+        async def script(scene):
+            starts = deploy(scene)
+            scene.sim.refuse("/logs?", status=429, times=1)
+            with pytest.raises(SimRateLimitError):
+                await scene.poller.ask(LOGS_BUCKET, list_log)
+            await together(scene.poller.ask(LOGS_BUCKET, list_log), *map(scene.wait, starts))
+
+        scene = play(script)
+        assert stats.counters["sim.poll.requests.read"] == scene.sim.sent("/runs/")
+        assert stats.timers == {"sim.rate_limit.wait": [60.0]}
+
     def test_requests_in_flight_are_limited(self, play):
         async def script(scene):
             deploy(scene)
