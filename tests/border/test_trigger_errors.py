@@ -15,7 +15,7 @@ from airflow_provider_sim.triggers import batch, sim
 def broken(*args, **kwargs):
     raise TimeoutError("the storage doesn't answer")
 
-sim.poller_for = batch.new_engine = broken
+sim.poller_for = batch.BatchEngine = broken
 with DAG("d", schedule=None):
     for name in ("brief", "long"):
         Op(task_id=f"operator_{name}", workflow_id=name, deferrable=True, poll_interval=1)
