@@ -122,10 +122,10 @@ class AsyncSimClient(BaseClient):
     async def download_file(self, url: str) -> AsyncIterator[bytes]:
         """As :meth:`.SimClient.download_file`."""
         request, address = file_request(url, self.base_url)
-        timeout = self._settings.timeout
+        timeout = self.settings.timeout
         try:
             async with (
-                httpx.AsyncClient(**await _transport(address, self._settings.verify), timeout=timeout) as http,
+                httpx.AsyncClient(**await _transport(address, self.settings.verify), timeout=timeout) as http,
                 http.stream("GET", address) as response,
             ):
                 check_file_status(request, response.status_code)
@@ -195,7 +195,7 @@ class AsyncSimClient(BaseClient):
         if http := self._pools.get(self.base_url):
             return http
         base_url = self.base_url
-        transport = await _transport(base_url, self._settings.verify)
+        transport = await _transport(base_url, self.settings.verify)
         if base_url not in self._pools:  # another request may have opened it in the meantime
             # The API key is the only identity that a request may have: no cookies, nothing from a .netrc file.
             self._pools[base_url] = httpx.AsyncClient(
@@ -230,11 +230,11 @@ async def _transport(url: str, verify: bool | str) -> dict[str, Any]:
 
     def read() -> dict[str, Any]:
         context = _ssl_context(ca_bundle(verify))
-        proxy = proxy_for(url, socks_package="socksio")
-        if proxy is None:
-            return {"verify": context, "trust_env": False}
-        of_proxy = context if proxy.lower().startswith("https:") else None
-        return {"verify": context, "trust_env": False, "proxy": httpx.Proxy(proxy, ssl_context=of_proxy)}
+        arguments: dict[str, Any] = {"verify": context, "trust_env": False}
+        if proxy := proxy_for(url, socks_package="socksio"):
+            is_tls = proxy.lower().startswith("https:")
+            arguments["proxy"] = httpx.Proxy(proxy, ssl_context=context if is_tls else None)
+        return arguments
 
     return await asyncio.to_thread(read)
 

@@ -61,10 +61,12 @@ class BaseClient(ABC):
     :param verify: whether to verify TLS certificates, or the path of a CA bundle to verify them with.
     :param retry: for idempotent requests; only ``execute_with_retry`` retries an execution.
     :ivar on_rate_limit: called with the rate-limit information of each response that has some.
+    :ivar settings: its settings, also for another client.
     :ivar facts: what is known about the server, shared by all clients of this process for the same server and key.
     :raises SimConfigurationError: an argument is invalid.
     """
 
+    settings: ClientSettings
     facts: ServerFacts
 
     def __init__(
@@ -89,23 +91,18 @@ class BaseClient(ABC):
         return client
 
     def _use(self, settings: ClientSettings) -> None:
-        self._settings = settings
+        self.settings = settings
         self.facts = facts_about(settings.rate_limited_as)
-
-    @property
-    def settings(self) -> ClientSettings:
-        """The client's settings, also for another client."""
-        return self._settings
 
     @property
     def base_url(self) -> str:
         """The server, without a trailing slash."""
-        return self._settings.base_url
+        return self.settings.base_url
 
     @property
     def speaks_v2(self) -> bool | None:
         """Whether requests go to the v2 API; None until known."""
-        chosen = self._settings.api_version
+        chosen = self.settings.api_version
         return self.facts.v2.present if chosen == "auto" else chosen == "v2"
 
     @property
@@ -132,18 +129,18 @@ class BaseClient(ABC):
 
     def set_api_key(self, api_key: str) -> None:
         """Use another key from now on."""
-        self._use(replace(self._settings, api_key=api_key))
+        self._use(replace(self.settings, api_key=api_key))
 
     def set_base_url(self, base_url: str) -> None:
         """Use another server from now on."""
-        self._use(replace(self._settings, base_url=base_url))
+        self._use(replace(self.settings, base_url=base_url))
 
     def get_rate_limit_info(self) -> RateLimitInfo | None:
         """Return the rate-limit information of the latest response that had some; None before."""
         return self._rate_limit
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.base_url!r}, api_version={self._settings.api_version!r})"
+        return f"{type(self).__name__}({self.base_url!r}, api_version={self.settings.api_version!r})"
 
     _transport_errors: ClassVar[tuple[type[Exception], ...]]
     """What the HTTP library raises."""
@@ -180,12 +177,12 @@ class BaseClient(ABC):
 
     async def _exchange(self, request: Request, options: RequestOptions) -> Any:
         """Send a request, and return its :class:`.Response`, or a stream."""
-        seconds = options.timeout or (SYNC_TIMEOUT if request.sync else self._settings.timeout)
+        seconds = options.timeout or (SYNC_TIMEOUT if request.sync else self.settings.timeout)
         if request.sync and options.deadline is not None:
             seconds = min(seconds, max(MIN_TIMEOUT, options.deadline - time.time()))
         ends = time.monotonic() + seconds
         try:
-            opened = await self._open(request, min(seconds, self._settings.timeout), seconds)
+            opened = await self._open(request, min(seconds, self.settings.timeout), seconds)
             head = Response(opened.status_code, {name.lower(): value for name, value in opened.headers.items()}, b"")
             if info := rate_limit_info(head, bucket=request.bucket):
                 self._rate_limit = info
@@ -216,7 +213,7 @@ class BaseClient(ABC):
             chunks.append(chunk)
         body = b"".join(chunks)
         if head.status >= 400:  # some proxies return the request's headers
-            body = body.replace(self._settings.api_key.encode(), b"***")
+            body = body.replace(self.settings.api_key.encode(), b"***")
         return replace(head, body=body)
 
     async def _events(self, opened: Any, request: Request, seconds: float, ends: float) -> AsyncIterator[StreamEvent]:
@@ -234,7 +231,7 @@ class BaseClient(ABC):
             "Accept": "application/json",
             "User-Agent": f"airflow-provider-sim/{__version__}",
             **request.headers,
-            "X-API-Key": _Hidden(self._settings.api_key),
+            "X-API-Key": _Hidden(self.settings.api_key),
         }
 
     def _error_for(
@@ -244,8 +241,8 @@ class BaseClient(ABC):
 
     def with_connection(self, error: exceptions.SimError) -> exceptions.SimError:
         """Add the connection's ID to an error that a change of the connection may fix."""
-        if self._settings.connection is not None and isinstance(error, _CONNECTION_ERRORS):
-            connection = f"connection {self._settings.connection!r}"
+        if self.settings.connection is not None and isinstance(error, _CONNECTION_ERRORS):
+            connection = f"connection {self.settings.connection!r}"
             message = str(error)
             message = f"{message[:-1]}, {connection}]" if message.endswith("]") else f"{message} [{connection}]"
             error.args = (message,)

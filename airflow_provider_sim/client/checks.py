@@ -14,15 +14,8 @@ MAX_RUN_TIMEOUT = 604_800
 SYNC_TIMEOUT = 3600.0
 """Seconds for held-open executions: longer than any plan lets one run, since hanging up cancels it."""
 
-RETRY_MINIMUMS = {
-    "max_retries": 0,
-    "initial_delay": 0,
-    "max_delay": 0,
-    "backoff_multiplier": 1,
-    "jitter": 0,
-    "max_retry_after": 0,
-    "max_elapsed": 0,
-}
+_RETRY_NUMBERS = ("max_retries", "initial_delay", "max_delay", "jitter", "max_retry_after", "max_elapsed")
+RETRY_MINIMUMS = dict.fromkeys(_RETRY_NUMBERS, 0) | {"backoff_multiplier": 1}
 """Least values of the numbers in a :class:`~airflow_provider_sim.client.retry.RetryPolicy`."""
 
 _RUN_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -30,11 +23,7 @@ _BLOCK_ID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
 def check_workflow_id(workflow_id: object) -> str:
-    """Return the workflow ID if it can be one.
-
-    :raises SimInputError: it is not a string, is empty, is the address of a page, or contains characters that no
-        workflow ID has. No request was sent.
-    """
+    """Return the workflow ID, or raise SimInputError if it can't be one."""
     if not isinstance(workflow_id, str) or not workflow_id.strip():
         raise _wrong(f"workflow_id is {workflow_id!r}; it must be the ID of a deployed Sim workflow")
     address = workflow_id.strip().partition("?")[0].partition("#")[0].rstrip("/")
@@ -51,10 +40,7 @@ def _wrong(what: str) -> SimInputError:
 
 
 def check_run_id(run_id: object) -> str:
-    """Return the run ID if Sim would accept it.
-
-    :raises SimInputError: it is not 1 to 128 of letters, digits, ``.``, ``_``, ``:`` and ``-``.
-    """
+    """Return the run ID, or raise SimInputError if Sim wouldn't accept it."""
     if isinstance(run_id, str) and _RUN_ID.fullmatch(run_id) and run_id not in (".", "..", "None"):
         return run_id
     if run_id in (None, "", "None"):
@@ -67,10 +53,7 @@ def check_run_id(run_id: object) -> str:
 
 
 def selectors_of(selected_outputs: object) -> list[str]:
-    """Return selected outputs as a list; a string is one selector, and None is none.
-
-    :raises SimInputError: one of them is not a string, or is empty.
-    """
+    """Return selected outputs as a list; a string is one selector, and None is none."""
     if selected_outputs is None or selected_outputs == "":
         return []
     if isinstance(selected_outputs, Iterable) and not isinstance(selected_outputs, str | Mapping):
@@ -93,10 +76,7 @@ def block_id_of(selector: str) -> str | None:
 
 
 def check_block_ids(selectors: Sequence[object]) -> None:
-    """Reject selectors of a finished run's block outputs that would select nothing, which Sim doesn't report.
-
-    :raises SimInputError: one of them doesn't start with a block ID; block names work in streams only.
-    """
+    """Reject selectors of a finished run's block outputs that would select nothing, which Sim doesn't report."""
     for selector in selectors if not isinstance(selectors, str) else [selectors]:
         if not isinstance(selector, str) or not _BLOCK_ID.match(selector):
             raise SimInputError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
+from dataclasses import dataclass, field
 
 RECHECK_AFTER = 300.0
 """Seconds after which a missing feature is tried again: the server may have been upgraded or reconfigured."""
@@ -11,13 +12,13 @@ RECHECK_AFTER = 300.0
 _PAGES_UNTIL_MISSING = 2
 
 
+@dataclass
 class Feature:
     """Whether a server has a feature."""
 
-    def __init__(self) -> None:
-        self._present: bool | None = None
-        self._missing_since = 0.0
-        self._pages = 0
+    _present: bool | None = None
+    _missing_since: float = 0.0
+    _pages: int = 0
 
     @property
     def present(self) -> bool | None:
@@ -41,18 +42,18 @@ class Feature:
             self.missing()
 
 
+@dataclass
 class ServerFacts:
     """What this process knows about a server, for one key (Sim switches v2 on per user).
 
-    :ivar v2: the v2 API.
-    :ivar executions: the status route for runs (v0.6.81 and later).
-    :ivar accepts_run_ids: whether the legacy API accepts the caller's run ID (v0.7.32 and later); None until known.
+    :param v2: the v2 API.
+    :param executions: the status route for runs (v0.6.81 and later).
+    :param accepts_run_ids: whether the legacy API accepts the caller's run ID (v0.7.32 and later); None until known.
     """
 
-    def __init__(self) -> None:
-        self.v2 = Feature()
-        self.executions = Feature()
-        self.accepts_run_ids: bool | None = None
+    v2: Feature = field(default_factory=Feature)
+    executions: Feature = field(default_factory=Feature)
+    accepts_run_ids: bool | None = None
 
 
 @functools.lru_cache(maxsize=256)

@@ -87,10 +87,7 @@ class StreamReader:
         self._ended = False
 
     def feed(self, chunk: bytes) -> list[StreamEvent]:
-        """Return the events that the chunk completes.
-
-        :raises SimStreamError: a frame is not a JSON object, or is larger than any of Sim.
-        """
+        """Return the events that the chunk completes."""
         events: list[StreamEvent] = []
         *parts, rest = chunk.split(b"\n")
         for part in parts:
@@ -104,10 +101,7 @@ class StreamReader:
         return events
 
     def finish(self) -> None:
-        """Check that the stream is complete.
-
-        :raises SimStreamError: it has no final frame: the connection broke.
-        """
+        """Raise SimStreamError if the stream has no final frame: the connection broke."""
         if not self._ended:
             raise self._error(f"the stream stopped before the run finished. {LOST_STREAM}")
 
@@ -121,10 +115,9 @@ class StreamReader:
         if not isinstance(frame, dict):
             raise self._error(f"a frame of the stream is {type(frame).__name__}, not an object")
         event = self._read_frame(frame)
-        halves: list[StreamEvent] = []
-        if isinstance(event, StreamEnd):
-            halves = [StreamChunk(block_id, well_formed(half)) for block_id, half in self._halves.items()]
-        return [*halves, event]
+        if not isinstance(event, StreamEnd):
+            return [event]
+        return [*(StreamChunk(block_id, well_formed(half)) for block_id, half in self._halves.items()), event]
 
     def _read_frame(self, frame: dict[str, Any]) -> StreamEvent:
         block_id = fields.text(frame, "blockId")
@@ -181,7 +174,6 @@ def check_selected(selectors: Sequence[str], streamed: Collection[str], end: Str
     an ID, where nothing was received, and where fewer blocks were received than selected.
 
     :param streamed: IDs of the blocks that sent text.
-    :raises SimOutputError: names the selectors.
     """
     result = end.result
     if not selectors or result.status is not RunStatus.COMPLETED:

@@ -12,6 +12,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast
 from weakref import WeakSet
 
 import requests
+from requests.exceptions import ConnectTimeout, InvalidProxyURL, InvalidURL, ProxyError, SSLError
 
 from airflow_provider_sim.client import transport_errors
 from airflow_provider_sim.client.api.files import check_file_status, file_request
@@ -26,13 +27,7 @@ from airflow_provider_sim.client.stream import StreamEvent
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
-_NEVER_SENT = (
-    requests.exceptions.ConnectTimeout,
-    requests.exceptions.SSLError,
-    requests.exceptions.ProxyError,
-    requests.exceptions.InvalidURL,
-    requests.exceptions.InvalidProxyURL,
-)
+_NEVER_SENT = (ConnectTimeout, SSLError, ProxyError, InvalidURL, InvalidProxyURL)
 _NEVER_CONNECTED = ("NewConnectionError", "NameResolutionError", "ConnectTimeoutError")
 _CHUNK_BYTES = 64 * 1024
 _ENCODINGS = requests.utils.DEFAULT_ACCEPT_ENCODING
@@ -134,10 +129,10 @@ class SimClient(BaseClient):
         :raises SimError: the download failed; raised at the first chunk.
         """
         request, address = file_request(url, self.base_url)
-        timeout = self._settings.timeout
+        timeout = self.settings.timeout
         try:
             with (
-                _new_session(address, self._settings.verify) as session,
+                _new_session(address, self.settings.verify) as session,
                 session.get(address, timeout=timeout, stream=True, allow_redirects=False) as response,
             ):
                 check_file_status(request, response.status_code)
@@ -175,7 +170,7 @@ class SimClient(BaseClient):
         """The session of the current thread: ``requests.Session`` isn't thread-safe."""
         session: requests.Session | None = getattr(self._own, "session", None)
         if session is None:
-            session = _new_session(self.base_url, self._settings.verify)
+            session = _new_session(self.base_url, self.settings.verify)
             with self._lock:
                 self._own.session = session
                 self._sessions.add(session)

@@ -90,6 +90,8 @@ def read(recording: Recording) -> str:
             reader.finish()
             return " + ".join(_told(getattr(event, "result", event)) for event in events)
         return _told(call.read(response))
+    except legacy.AmbiguousResponseError as error:
+        return f"AmbiguousResponseError: {_told(error.result)}"
     except SimError as error:
         facts = [type(error).__name__, error.code, str(error.detail_code or "-"), error.outcome.value]
         facts += ["id spent"] if error.run_id_spent else []

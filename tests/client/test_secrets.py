@@ -49,7 +49,7 @@ def test_no_log_and_no_error_holds_the_key(connect, caplog, capfd, name):
         current = current.__cause__ or current.__context__
     told = [*chain, str(vars(error)), "".join(traceback.format_exception(error)), caplog.text, *capfd.readouterr()]
     told += list(local_variables(error))
-    told += [repr(client.client), repr(client.client._settings), str(vars(client.client))]
+    told += [repr(client.client), repr(client.client.settings), str(vars(client.client))]
     assert all(KEY not in text for text in told)
 
 

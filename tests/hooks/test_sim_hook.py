@@ -36,7 +36,7 @@ def connect(monkeypatch):
 
 
 def settings_of(hook: SimHook):
-    return hook.get_conn()._settings
+    return hook.get_conn().settings
 
 
 @pytest.mark.parametrize(

@@ -72,11 +72,7 @@ class FilesOfRequest:
         self._size = 0
 
     def add(self, field: str, name: str, mime: str, content: bytes) -> dict[str, Any]:
-        """Add a file and return it in Sim's format.
-
-        :param field: the input's field that contains it.
-        :raises SimInputError: it is larger than Sim accepts, or too large for one request with those before it.
-        """
+        """Add a file to a field and return it in Sim's format, unless it is too large."""
         if len(content) > self.most:
             raise self.error(
                 f"The file {name!r} in the field {field!r} is larger than {self.most // 2**20} MiB, the limit of"
@@ -108,10 +104,7 @@ class FilesOfRequest:
 
 
 def file_request(url: str, base_url: str) -> tuple[Request, str]:
-    """Return the request for a file, for messages, and its whole URL.
-
-    :raises SimInputError: the URL is invalid.
-    """
+    """Return the request for a file, for messages, and its whole URL."""
     address = base_url + url if url.startswith("/") else url
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname:

@@ -156,7 +156,7 @@ class Call(Generic[_T]):
 
     request: Request
     parse: Callable[[Request, Response], _T]
-    parse_error: Callable[[Request, Response], SimError | None]
+    parse_error: Callable[[Request, Response], Exception | None]
 
     def with_run_id(self, run_id: str) -> Call[_T]:
         """Return the same call with another run ID."""
@@ -174,10 +174,7 @@ class Call(Generic[_T]):
 
 
 def json_body(value: Mapping[str, Any], *, workflow_id: str | None) -> bytes:
-    """Encode a request body.
-
-    :raises SimInputError: the value is not JSON, or is larger than Sim accepts.
-    """
+    """Encode a request body; raise SimInputError if it is not JSON, or is larger than Sim accepts."""
     try:
         body = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
     except (TypeError, ValueError, RecursionError, UnicodeError) as error:
@@ -198,11 +195,7 @@ def json_body(value: Mapping[str, Any], *, workflow_id: str | None) -> bytes:
 
 
 def read_json(request: Request, response: Response) -> Any:
-    """Decode the body.
-
-    :raises SimRedirectError: the response is a redirect.
-    :raises SimResponseError: the body is not JSON; the message gives the likely reason.
-    """
+    """Decode the body, or raise an error that gives the likely reason why it is not JSON."""
     if 300 <= response.status < 400:
         raise _redirect_error(request, response)
     try:
@@ -288,10 +281,7 @@ def retry_after(response: Response) -> float | None:
 
 
 def rate_limit_info(response: Response, *, bucket: str | None = None) -> RateLimitInfo | None:
-    """Return what a response reports about a rate-limit bucket; None if nothing (always on the legacy API).
-
-    :param bucket: the one that the request spends.
-    """
+    """Return what a response reports about a rate-limit bucket; None if nothing (always on the legacy API)."""
     limit = _whole(response.headers.get("x-ratelimit-limit"))
     remaining = _whole(response.headers.get("x-ratelimit-remaining"))
     reset = _timestamp(response.headers.get("x-ratelimit-reset"))
@@ -315,10 +305,7 @@ def _timestamp(value: str | None) -> float | None:
 
 
 def utc(moment: str | float) -> str:
-    """Return a moment as v2 accepts it in a query: ISO 8601 with Z.
-
-    :param moment: that already, or seconds since the epoch.
-    """
+    """Return a moment, if it is in seconds since the epoch, as v2 accepts it in a query: ISO 8601 with Z."""
     if isinstance(moment, str):
         return moment
     return datetime.fromtimestamp(moment, tz=UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

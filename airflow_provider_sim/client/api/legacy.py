@@ -128,10 +128,7 @@ def execute(
 
 
 def as_body(value: Any, *, workflow_id: str) -> dict[str, Any]:
-    """Return the workflow input as this API expects it: its fields at the top level; a non-object as ``input``.
-
-    :raises SimInputError: a field has the name of a control field.
-    """
+    """Return the workflow input as this API expects it: its fields at the top level; a non-object as ``input``."""
     if value is None:
         return {}
     if not isinstance(value, Mapping):
@@ -204,18 +201,17 @@ def get_usage_limits() -> Call[models.UsageLimits]:
     return _call(_read_usage, "GET", "users/me/usage-limits", "read the usage limits")
 
 
-# --- errors ------------------------------------------------------------------------------------------------------
-
-
-class AmbiguousResponseError(SimResponseError):
+class AmbiguousResponseError(Exception):
     """An error response to a sync execution: either Sim's rejection or the workflow's own Response block.
 
     :param rejection: the error to raise if nothing ran.
     :param result: the run's result if it did.
     """
 
-    rejection: SimError
-    result: models.WorkflowExecutionResult
+    def __init__(self, rejection: SimError, result: models.WorkflowExecutionResult) -> None:
+        super().__init__(str(rejection))
+        self.rejection = rejection
+        self.result = result
 
 
 def _error(request: Request, response: Response) -> SimError:
@@ -247,7 +243,7 @@ def _rejection(body: Any, request: Request, response: Response) -> SimError | No
     return error
 
 
-def _execution_error(request: Request, response: Response) -> SimError | None:
+def _execution_error(request: Request, response: Response) -> Exception | None:
     """The error in an error response to a start; None if it is a finished run."""
     try:
         body = read_json(request, response)
@@ -258,20 +254,11 @@ def _execution_error(request: Request, response: Response) -> SimError | None:
     error = _rejection(body, request, response)
     if error is not None and body["error"].startswith(_REJECTION_PREFIXES.get(response.status, ())):
         return error
-    ambiguous = error_of(
-        AmbiguousResponseError,
-        request,
-        response,
-        "the response may come from the workflow's own Response block, or from a proxy",
-        max_retries=0,
-    )
-    assert isinstance(ambiguous, AmbiguousResponseError)
-    ambiguous.rejection = error or errors.unreadable_error(request, response)
-    ambiguous.result = _response_block_result(request, response, body)
-    return ambiguous
+    rejection = error or errors.unreadable_error(request, response)
+    return AmbiguousResponseError(rejection, _response_block_result(request, response, body))
 
 
-def _receipt_error(request: Request, response: Response) -> SimError | None:
+def _receipt_error(request: Request, response: Response) -> Exception | None:
     """The error in an error response to an async start, which no Response block can have sent."""
     error = _execution_error(request, response)
     return error.rejection if isinstance(error, AmbiguousResponseError) else error
@@ -285,9 +272,6 @@ def _cancellation_error(request: Request, response: Response) -> SimError | None
         what = f"the server has no route to cancel a run. {REQUIRED_VERSION}. The run continues"
         return error_of(SimUnsupportedError, request, response, what)
     return error
-
-
-# --- responses ---------------------------------------------------------------------------------------------------
 
 
 def _call(read: Callable[[Request, Any], T], *route: Any, **attributes: Any) -> Call[T]:
@@ -357,11 +341,7 @@ def _read_receipt(request: Request, response: Response) -> models.AsyncExecution
 
 
 def _not_as_requested(request: Request, response: Response) -> SimError:
-    """The error for a run that was not started as requested.
-
-    Servers before v0.4.9 ignore ``stream``, v0.5.0 to v0.5.15 ignore the request for an async run, and receipts
-    before v0.5 have a ``taskId``.
-    """
+    """The error of servers that ignore ``stream`` or the async mode, or whose receipts have a ``taskId``."""
     body = read_json(request, response)
     job_id = fields.text(body, "taskId")
     if job_id is None and not _is_finished_run(body):

@@ -23,10 +23,7 @@ def run_status(value: str) -> models.RunStatus:
 
 
 def parse_run(request: Request, data: Any) -> models.WorkflowRun:
-    """Return a run: of v2, of its log, or of the legacy API, which have other names for some fields.
-
-    :raises MissingFieldError: ``data`` isn't a run.
-    """
+    """Return a run: of v2, of its log, or of the legacy API, which have other names for some fields."""
     server_status = fields.required(fields.text(data, "status"))
     status = run_status(server_status)
     output, error = data.get("output", data.get("finalOutput")), data.get("error")
@@ -95,11 +92,7 @@ def pause_in(output: Any) -> models.Pause | None:
 
 
 def ending_of(execution: Mapping[str, Any], *, code: str | None = None, failed: bool = False) -> dict[str, Any]:
-    """Return status, output, error and pause of an execution, as streams, jobs and the legacy API report them.
-
-    :param code: of the error.
-    :param failed: it isn't cancelled even if it has no error.
-    """
+    """Return status, output, error and pause of an execution, as streams, jobs and the legacy API report them."""
     error, word, success = execution.get("error"), execution.get("status"), execution.get("success") is True
     pause = pause_in(execution.get("output")) if success or word == "paused" else None
     if pause or word == "paused":

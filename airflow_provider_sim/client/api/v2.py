@@ -206,9 +206,6 @@ def list_workspaces() -> Call[models.Page[models.Workspace]]:
     return _page_call(_workspace, "GET", "v2/workspaces", "list the workspaces", bucket="workspaces.list")
 
 
-# --- responses ---------------------------------------------------------------------------------------------------
-
-
 def _call(read: Callable[[Request, Any], _T], *route: Any, **attributes: Any) -> Call[_T]:
     """A call to an endpoint; further arguments as for :func:`.endpoint`."""
     request = endpoint(*route, **attributes)
