@@ -63,7 +63,7 @@ UNANSWERED_ON_WORKER = 5.0
 LAST_POLLS = 180.0
 """Seconds after the deadline during which the last polls may finish."""
 
-MIN_SAMPLED = 20
+MIN_SAMPLED = 10
 """Number of runs from which on only a sample is polled, if each poll is a request."""
 
 SAMPLE_STEP = 17
