@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import suppress
-from dataclasses import InitVar, dataclass, field
+from dataclasses import dataclass, field
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -39,8 +39,8 @@ from airflow_provider_sim.exceptions import (
 from airflow_provider_sim.metrics import WaitTimer
 from airflow_provider_sim.polling import RunPollState
 from airflow_provider_sim.polling.poll_state import LONGEST_INTERVAL
-from airflow_provider_sim.polling.poller import RunPoller, poller_for
-from airflow_provider_sim.rate_limits import RateLimits, StartThrottle, rate_limits_for
+from airflow_provider_sim.polling.poller import poller_for
+from airflow_provider_sim.rate_limits import StartThrottle, rate_limits_for
 
 if TYPE_CHECKING:
     from airflow_provider_sim.task.run_options import RunOptions
@@ -80,8 +80,6 @@ class BatchEngine:
     :param state: updated by the engine.
     :param input_of: returns an input.
     :param store: records run IDs that can't be derived from the state that is recorded so far.
-    :param poller: default: the shared one of the client's settings.
-    :param limits: default: the shared ones of the server and key.
     :ivar stopped: the error that has stopped further starts.
     :ivar rejection: the first error that an input was rejected for.
     """
@@ -91,18 +89,15 @@ class BatchEngine:
     state: BatchState
     input_of: Callable[[int], Awaitable[Any]]
     store: BatchStore | None = None
-    poller: RunPoller | None = None
-    limits: InitVar[RateLimits | None] = None
     clock: Callable[[], float] = time.time
     stopped: SimError | None = field(default=None, init=False)
     rejection: SimError | None = field(default=None, init=False)
 
-    def __post_init__(self, limits: RateLimits | None) -> None:
-        client, options = self.client, self.options
-        limits = limits or rate_limits_for(client.settings)
+    def __post_init__(self) -> None:
+        client, options, limits = self.client, self.options, rate_limits_for(self.client.settings)
         client.on_rate_limit = limits.on_response
         self.throttle = StartThrottle(self.clock, limits, lambda: client.start_bucket, options.max_active_runs)
-        self._poller = self.poller or poller_for(client.settings)
+        self._poller = poller_for(client.settings)
         self._tasks: set[asyncio.Task[None]] = set()
         self._unpolled: list[int] = []
         self._report: asyncio.Task[None] | None = None
@@ -147,7 +142,7 @@ class BatchEngine:
     async def _run(self) -> None:
         active = self.state.indices(ItemStatus.ACTIVE)
         self.throttle.active = len(active)
-        self._unpolled = active if self._waits else []
+        self._unpolled = active
         try:
             while self._error is None:
                 self._refresh_report()
@@ -192,7 +187,7 @@ class BatchEngine:
         """Wait for the runs that were started; of many on the legacy API only for a sample, when all are started."""
         runs, is_sampled = self._unpolled, self.client.speaks_v2 is False and self.stopped is None
         are_all_started = self._all_sent and not self.state.count(ItemStatus.SENT)
-        if is_sampled and not are_all_started and self.throttle.is_unlimited:
+        if not self._waits or (is_sampled and not are_all_started and self.throttle.is_unlimited):
             return
         self._unpolled = []
         if is_sampled and are_all_started and len(runs) >= MIN_SAMPLED:
@@ -231,14 +226,10 @@ class BatchEngine:
 
     async def _start_one(self, index: int) -> None:
         with self.throttle.start():
-            is_active = await self._start(index)
+            await self._start(index)
         self._has_response = True
-        if is_active and self._waits:
-            self._unpolled.append(index)
-        self._wake.set()
 
-    async def _start(self, index: int) -> bool:
-        """Start a run; return whether it is active now."""
+    async def _start(self, index: int) -> None:
         workflow_id = self.state.workflows[index]
         value = await self.input_of(index)
         try:
@@ -267,8 +258,6 @@ class BatchEngine:
             self._on_failed_start(index, error)
         else:
             self._on_started(index, started)
-            return True
-        return False
 
     def _on_started(self, index: int, started: Any) -> None:
         self._failed_starts = 0
@@ -278,6 +267,7 @@ class BatchEngine:
                 self.store.record_run_id(self.state, index)
         self.state.set_status(index, ItemStatus.ACTIVE)
         self.throttle.on_accepted()
+        self._unpolled.append(index)
 
     def _run_ids(self, index: int) -> Iterator[str]:
         """Yield the input's run ID, and then that of each further attempt."""

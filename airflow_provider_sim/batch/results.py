@@ -54,25 +54,24 @@ class Results:
         """
 
         async def fetch(index: int) -> None:
-            status, job_id = self.state.statuses[index], self.state.job_id(index)
-            ids = self.state.workflows[index], self.state.run_id(index)
-            if status is ItemStatus.ACTIVE:
-                try:
-                    run = await client.get_workflow_result(*ids, job_id=job_id)
-                except SimRunNotFoundError:  # the engine decides when it is lost
+            status = self.state.statuses[index]
+            if status in (ItemStatus.CANCELLED, ItemStatus.REFUSED, ItemStatus.SKIPPED):
+                self._put(index, self._entry(index))
+                return
+            read = client.get_workflow_run if status is ItemStatus.PAUSED else client.get_workflow_result
+            try:
+                run = await read(
+                    self.state.workflows[index], self.state.run_id(index), job_id=self.state.job_id(index)
+                )
+            except SimRunNotFoundError:
+                if status is ItemStatus.ACTIVE:  # the engine decides when it is lost
                     return
+                raise
+            if status is ItemStatus.ACTIVE:
                 if not run.status.is_terminal:
                     return
-                status = ItemStatus[run.status.name]
-                self.state.set_status(index, status)
-            elif status in (ItemStatus.COMPLETED, ItemStatus.FAILED):
-                run = await client.get_workflow_result(*ids, job_id=job_id)
-            elif status is ItemStatus.PAUSED:
-                run = await client.get_workflow_run(*ids, job_id=job_id)
-            if status in (ItemStatus.COMPLETED, ItemStatus.FAILED, ItemStatus.PAUSED):
-                await asyncio.to_thread(self._add, index, run)
-            else:
-                self._put(index, self._entry(index))
+                self.state.set_status(index, ItemStatus[run.status.name])
+            await asyncio.to_thread(self._add, index, run)
 
         wanted = [i for i, status in enumerate(self.state.statuses) if not status.is_open and i not in self._places]
         await in_flight(fetch, wanted + (self.state.indices(ItemStatus.ACTIVE) if active else []))
