@@ -143,6 +143,7 @@ class BatchEngine:
         active = self.state.indices(ItemStatus.ACTIVE)
         self.throttle.active = len(active)
         self._unpolled = active
+        self._may_sample = not self.state.count(ItemStatus.COMPLETED, ItemStatus.FAILED, ItemStatus.CANCELLED)
         try:
             while self._error is None:
                 self._refresh_report()
@@ -184,8 +185,12 @@ class BatchEngine:
             await asyncio.sleep(0)  # the throttle counts it from its first step on
 
     def _poll_runs(self) -> None:
-        """Wait for the runs that were started; of many on the legacy API only for a sample, when all are started."""
-        runs, is_sampled = self._unpolled, self.client.speaks_v2 is False and self.stopped is None
+        """Wait for the runs that were started; of many on the legacy API only for a sample, when all are started.
+
+        Runs that are still active after a sample has finished are all polled, so that a batch defers twice at most.
+        """
+        runs = self._unpolled
+        is_sampled = self._may_sample and self.client.speaks_v2 is False and self.stopped is None
         are_all_started = self._all_sent and not self.state.count(ItemStatus.SENT)
         if not self._waits or (is_sampled and not are_all_started and self.throttle.is_unlimited):
             return

@@ -60,9 +60,7 @@ class Results:
                 return
             read = client.get_workflow_run if status is ItemStatus.PAUSED else client.get_workflow_result
             try:
-                run = await read(
-                    self.state.workflows[index], self.state.run_id(index), job_id=self.state.job_id(index)
-                )
+                run = await read(self.state.workflows[index], self.state.run_id(index), job_id=self.state.job_id(index))
             except SimRunNotFoundError:
                 if status is ItemStatus.ACTIVE:  # the engine decides when it is lost
                     return

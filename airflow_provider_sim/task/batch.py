@@ -18,12 +18,7 @@ from airflow_provider_sim.batch.engine import BatchEngine, timeout_error
 from airflow_provider_sim.batch.reconcile import Reconciler, cancel_all
 from airflow_provider_sim.batch.results import Results
 from airflow_provider_sim.batch.state import BatchState, ItemStatus, encode_workflows
-from airflow_provider_sim.client import (
-    AsyncSimClient,
-    RetryPolicy,
-    new_run_id,
-    workflow_url,
-)
+from airflow_provider_sim.client import AsyncSimClient, RetryPolicy, new_run_id, workflow_url
 from airflow_provider_sim.exceptions import (
     Outcome,
     SimBatchError,
@@ -121,8 +116,13 @@ class TaskBatch:
         return asyncio.run(call())
 
     async def _start(self, client: AsyncSimClient, deferrable: bool) -> None:
+        async def input_of(index: int) -> Any:
+            return self._input(index)
+
         await self._open(client)
-        engine = self._new_engine(client)
+        self._engine = engine = BatchEngine(client, self._options, self.state, input_of, store=self._store)
+        if self._killed:
+            engine.stop(self._killed)
         if deferrable:
             await engine.start_available()
             deferrable = self._can_defer(client)
@@ -153,15 +153,6 @@ class TaskBatch:
                 await reconciler.read(active[-1])
                 if not self.state.statuses[active[-1]].is_open:
                     await self._results.gather(client, active=True)
-
-    def _new_engine(self, client: AsyncSimClient) -> BatchEngine:
-        async def input_of(index: int) -> Any:
-            return self._input(index)
-
-        self._engine = BatchEngine(client, self._options, self.state, input_of, store=self._store)
-        if self._killed:
-            self._engine.stop(self._killed)
-        return self._engine
 
     def _can_defer(self, client: AsyncSimClient) -> bool:
         """Whether the triggerer can know the run IDs and read the inputs."""
