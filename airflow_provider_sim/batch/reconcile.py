@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -19,7 +19,6 @@ from airflow_provider_sim.client import (
     AsyncSimClient,
     RetryPolicy,
     RunStatus,
-    WorkflowRun,
     is_rejection,
     named_workflows,
 )
@@ -89,11 +88,22 @@ class Reconciler:
         state, latest = self.state, dict[int, tuple[int, RunStatus]]()
         if self.workspace_id is None or self.client.speaks_v2 is False or len(indices) < MIN_LISTED:
             return False
+        cursor, is_last = None, False
         try:
-            async for run in self._logged(self.workspace_id, {state.workflows[index] for index in indices}):
-                if found := state.parse_run_id(run.run_id or ""):
-                    index, attempt = found
-                    latest[index] = attempt, run.status
+            while not is_last:
+                page = await self.client.list_logs(
+                    self.workspace_id,
+                    workflow_ids=named_workflows({state.workflows[index] for index in indices}),
+                    triggers=[STARTED_BY_API],
+                    start_date=self.since - CLOCK_SKEW,
+                    order="asc",
+                    limit=LOGS_PAGE,
+                    cursor=cursor,
+                )
+                for run in page.items:  # in the order of their starts: an input's last attempt comes last
+                    if found := state.parse_run_id(run.run_id or ""):
+                        latest[found[0]] = found[1], run.status
+                cursor, is_last = page.next_cursor, page.next_cursor is None
         except (SimUnsupportedError, SimPermissionError, SimNotFoundError) as error:
             log.info("%s The runs are read one by one.", error)
             return False
@@ -109,25 +119,6 @@ class Reconciler:
                 self._set_status(index, status)
         await in_flight(self.read, failed)  # the log doesn't contain whether the run was rejected
         return True
-
-    async def _logged(self, workspace_id: str, workflows: Iterable[str]) -> AsyncIterator[WorkflowRun]:
-        """Yield the workflows' runs in the order of their starts, so that an input's last attempt comes last."""
-        cursor: str | None = None
-        while True:
-            page = await self.client.list_logs(
-                workspace_id,
-                workflow_ids=named_workflows(workflows),
-                triggers=[STARTED_BY_API],
-                start_date=self.since - CLOCK_SKEW,
-                order="asc",
-                limit=LOGS_PAGE,
-                cursor=cursor,
-            )
-            for run in page.items:
-                yield run
-            cursor = page.next_cursor
-            if cursor is None:
-                return
 
     async def read(self, index: int) -> bool:
         """Read an input's run, and its later attempts; return whether there is any."""
