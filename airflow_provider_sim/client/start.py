@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Container, Coroutine, Sequence
 from dataclasses import fields, replace
 from typing import Any, Literal, Protocol, TypeVar, overload
+
+from tenacity import AsyncRetrying, RetryCallState
 
 from airflow_provider_sim.client.api import legacy
 from airflow_provider_sim.client.api.errors import AMBIGUOUS_ENQUEUE, is_rejection
@@ -143,40 +144,43 @@ class StartFlows(Flows):
             return api.execute(workflow_id, input, run_id=ids.current, **mode, **settings)
 
         unanswered: set[str | None] = set()
-        for attempt in itertools.count(1):
-            try:
-                started = await self._result_or_receipt(workflow_id, call, options)
-                break
-            except SimError as caught:
-                error = caught.with_traceback(None)
-            # Not in the except clause: errors of the lookup would have this one as their context, and it gets one of
-            # them as its cause.
-            if retry is None or not _may_have_started(error):
-                raise error
+
+        async def must_start_again(state: RetryCallState) -> bool:
+            """Look for the run after an unknown outcome; a run that was found becomes the attempt's result."""
+            error = state.outcome.exception() if state.outcome else None
+            if retry is None or not isinstance(error, SimError) or not _may_have_started(error):
+                return False
             if _is_foreign(error, unanswered, unsent_ids or ()):
-                if not ids.can_renew:
-                    raise error
-                ids.renew()
-                log.warning("Run ID %s belongs to another run: starting run %s.", error.run_id, ids.current)
-                continue
+                if ids.can_renew:
+                    ids.renew()
+                    log.warning("Run ID %s belongs to another run: starting run %s.", error.run_id, ids.current)
+                return ids.can_renew
             unanswered.add(error.run_id)
             log.warning("%s Checking for run %s.", error, error.run_id)
             run, failure = await self._find_run(workflow_id, error, retry, deadline)
             if failure is not None:
-                raise error from failure
+                error.__cause__ = failure
+                return False
             if run is not None and not is_rejection(run):
                 log.warning("Run %s exists and is %s: re-attaching to it.", run.run_id, run.status)
-                started = await self._result_of(workflow_id, run, receipt=bool(async_execution))
-                break
-            is_spent = run is not None or _is_run_id_spent(error)
+                state.set_result(await self._result_of(workflow_id, run, receipt=bool(async_execution)))
+                return False
+            is_spent, attempt = run is not None or _is_run_id_spent(error), state.attempt_number
             # A second request can't start a second run if the server is known to accept each ID once.
             is_safe = ids.can_renew if is_spent else self.client.accepts_run_ids
             is_expired = deadline is not None and time.time() >= deadline
             if attempt > retry.max_retries or is_expired or not is_safe:
-                raise error
+                return False
             if is_spent:
                 ids.renew()
             log.warning("The run doesn't exist: starting it as %s (%d of %d).", ids.current, attempt, retry.max_retries)
+            return True
+
+        starting = AsyncRetrying(sleep=_at_once, retry=must_start_again, reraise=True)
+        try:
+            started: Any = await starting(self._result_or_receipt, workflow_id, call, options)
+        except SimError as error:
+            raise error.with_traceback(None) from error.__cause__
         Metric.RUN_STARTED.incr()
         if stream and isinstance(started, WorkflowExecutionResult):
             return self.client.open_stream(_only(StreamEnd(started, streamed=False)))
@@ -236,6 +240,10 @@ class StartFlows(Flows):
         if run.status is RunStatus.COMPLETED:
             run = await self.get_workflow_result(workflow_id, run.run_id or "")
         return WorkflowExecutionResult(**{field.name: getattr(run, field.name) for field in fields(WorkflowRun)})
+
+
+async def _at_once(seconds: float) -> None:
+    """The lookup of the run has waited already."""
 
 
 async def _only(end: StreamEnd) -> AsyncIterator[StreamEvent]:

@@ -20,7 +20,14 @@ def error_for(reason: Reason, request: Request, base_url: str, timeout: float, c
     """Return the error for a request without a whole response."""
     why = innermost_reason(cause)
     if reason == "timed out":
-        return error_of(SimTimeoutError, request, None, _time_out(request, base_url, timeout))
+        what = "it did not finish" if request.stream_started else f"no response from {base_url}"
+        advice = (
+            "Disconnecting cancels a sync run; use async_execution=True or deferrable=True for long runs, or a longer"
+            " timeout"
+            if request.sync
+            else "Sim may be overloaded; the connection's extra 'timeout' sets how long to wait"
+        )
+        return error_of(SimTimeoutError, request, None, f"{what} within {timeout:g} s. {advice}")
     if reason == "broken" or request.stream_started:
         what = f"the connection to {base_url} broke before the whole response arrived ({why})"
         return error_of(SimConnectionError, request, None, what)
@@ -45,19 +52,6 @@ def _tls_advice(reason: str) -> str:
         "If the server uses plain http at this port, start the connection's base URL (host) with http://; otherwise"
         " set the port at which it uses https"
     )
-
-
-def _time_out(request: Request, base_url: str, timeout: float) -> str:
-    if request.stream_started:
-        what = f"it did not finish within {timeout:g} s"
-    else:
-        what = f"no response from {base_url} within {timeout:g} s"
-    if request.sync:
-        return (
-            f"{what}. Disconnecting cancels a sync run; use async_execution=True or deferrable=True for long runs, or a"
-            " longer timeout"
-        )
-    return f"{what}. Sim may be overloaded; the connection's extra 'timeout' sets how long to wait"
 
 
 def without_frames(error: E) -> E:
