@@ -11,13 +11,11 @@ import time
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
-
-from rich.live import Live
 
 from airflow_provider_sim.cli import show
 from airflow_provider_sim.client import (
@@ -38,7 +36,7 @@ from airflow_provider_sim.client import (
     new_run_id,
     run_url,
 )
-from airflow_provider_sim.exceptions import SimError, SimInputError, SimRateLimitError, SimUnsupportedError
+from airflow_provider_sim.exceptions import SimError, SimInputError, SimUnsupportedError
 from airflow_provider_sim.polling import RunPollState, wait_for_run
 from airflow_provider_sim.task.input import input_fields
 
@@ -80,8 +78,8 @@ def _command(command: Callable[[Any, SimClient], ExitCode]) -> Callable[[Any], N
 
 @contextmanager
 def _client(arguments: Any) -> Iterator[SimClient]:
-    """Open the client of the connection or of the environment; ``arguments.workspace`` defaults to the connection's."""
-    arguments.workspace = getattr(arguments, "workspace", None)
+    """Open the client of the connection or of the environment, and set ``arguments.workspace`` if it names one."""
+    arguments.workspace = None
     key = os.environ.get("SIM_API_KEY", "")
     if arguments.conn_id is None and key:
         settings = ClientSettings(api_key=key, base_url=os.environ.get("SIM_BASE_URL") or DEFAULT_BASE_URL)
@@ -99,7 +97,7 @@ def _client(arguments: Any) -> Iterator[SimClient]:
                 client = hook.get_conn()
         finally:
             logging.disable(logging.NOTSET)
-        arguments.workspace = arguments.workspace or hook.workspace_id
+        arguments.workspace = hook.workspace_id
         yield client
 
 
@@ -217,48 +215,6 @@ def status(arguments: Any, client: SimClient) -> ExitCode:
     if found.status is RunStatus.COMPLETED:
         found = client.get_workflow_result(arguments.workflow_id, arguments.run_id)
     return _show(arguments, client, found)
-
-
-@_command
-def watch(arguments: Any, client: SimClient) -> ExitCode:
-    if arguments.workflow is None and arguments.workspace is None:
-        arguments.workspace = _only_workspace(client)
-    screen = show.out()
-    if arguments.once or arguments.output or not screen.is_terminal:
-        runs = _latest_runs(arguments, client)
-        show.result(arguments, [show.run_as_json(run) for run in runs], show.table(runs))
-        return ExitCode.SUCCESS
-    with Live(console=screen, auto_refresh=False) as display:
-        while True:
-            wait = arguments.interval
-            try:
-                display.update(show.table(_latest_runs(arguments, client)), refresh=True)
-            except SimRateLimitError as error:
-                wait = max(wait, error.retry_after or 0.0)
-            time.sleep(wait)
-
-
-def _only_workspace(client: SimClient) -> str:
-    workspaces = client.list_workspaces().items
-    if len(workspaces) != 1:
-        names = ", ".join(f"{workspace.workspace_id} ({workspace.name})" for workspace in workspaces)
-        raise SimInputError(f"The key has {len(workspaces)} workspaces. Choose one with --workspace: {names}.")
-    return workspaces[0].workspace_id
-
-
-def _latest_runs(arguments: Any, client: SimClient) -> list[WorkflowRun]:
-    if arguments.workflow:
-        page = client.list_workflow_runs(arguments.workflow, limit=arguments.limit)
-    else:
-        page = client.list_logs(arguments.workspace, limit=arguments.limit)
-    return [_read(client, run) if run.status is RunStatus.PENDING else run for run in page.items]
-
-
-def _read(client: SimClient, run: WorkflowRun) -> WorkflowRun:
-    """Read the status of a run that is listed as pending, as paused ones are, unless it is rate-limited."""
-    with suppress(SimError):
-        return client.get_workflow_run(run.workflow_id or "", run.run_id or "", retry=NO_RETRY)
-    return run
 
 
 @_command

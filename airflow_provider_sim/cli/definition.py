@@ -38,21 +38,13 @@ _RUN_OPTIONS: dict[str, dict[str, Any]] = {
     "--timeout": {**_SECONDS, "help": "cancel the run after this time"},
     "--poll-interval": {**_SECONDS, "help": "time between polls (default: a tenth of the run's age, 1 to 30)"},
 }
-_WATCH_OPTIONS: dict[str, dict[str, Any]] = {
-    "--workflow": {"metavar": "ID", "help": "only this workflow's runs"},
-    "--workspace": {"metavar": "ID", "help": "default: the connection's, or the only one of the key"},
-    "--limit": {"type": int, "default": 20, "help": "how many runs (default: 20)"},
-    "--interval": {**_SECONDS, "default": 5.0, "help": "time between polls (default: 5)"},
-    "--once": {"action": "store_true", "help": "print the list once; the default if stdout is not a terminal"},
-}
 COMMANDS = (
     Command("check", "Test the connection and show the account and its remaining limits", _COMMON),
     Command("run", "Run a workflow and wait for it; Ctrl-C cancels the run", _WORKFLOW | _RUN_OPTIONS | _COMMON),
     Command("status", "Show a run, with its output if it is completed", _WORKFLOW | _RUN | _COMMON),
-    Command("watch", "Show the latest runs of a workspace or a workflow until Ctrl-C", _WATCH_OPTIONS | _COMMON),
     Command("cancel", "Cancel a run and show whether it is cancelled", _WORKFLOW | _RUN | _COMMON),
 )
-_HELP = "Run, watch and cancel Sim workflows"
+_HELP = "Run and cancel Sim workflows"
 
 
 def get_sim_cli_commands() -> list[Any]:

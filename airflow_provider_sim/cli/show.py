@@ -118,19 +118,6 @@ def one_run(arguments: Any, run: WorkflowRun, *, link: str | None) -> None:
         notice("This is Sim's display copy: long texts are truncated, secrets replaced.")
 
 
-def table(found: Sequence[WorkflowRun]) -> Table:
-    shown = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("Run", "Workflow", "Status", "Trigger", "Started"):
-        shown.add_column(name, overflow="fold")
-    for name in ("Duration", "US$"):
-        shown.add_column(name, justify="right", no_wrap=True)
-    for run in found:
-        started = (run.started_at or "")[:19].replace("T", " ")
-        cells = (run.run_id or "", run.workflow_id or "")
-        shown.add_row(*map(Text, cells), _status(run), run.trigger or "", started, _seconds(run), _cost(run))
-    return shown
-
-
 def run_as_json(run: WorkflowRun) -> dict[str, Any]:
     return {
         **run.details(),

@@ -17,9 +17,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 from packaging.version import Version
-from rich.console import Console
 
-from airflow_provider_sim.cli import show
 from airflow_provider_sim.cli.commands import ExitCode
 from airflow_provider_sim.cli.definition import COMMANDS, parser
 from tests.canned_server import closed_port
@@ -150,14 +148,6 @@ def test_status_and_cancel(sim, emulator):
     assert '"result"' in sim("status", "echo_plain", done).out
 
 
-def test_watch_looks_once_where_nobody_watches(sim):
-    for name in ("echo", "failing"):
-        sim("run", name)
-    table = sim("watch").out
-    assert re.search(r"failing +failed .*\n.* echo +completed ", table)
-    assert [run["workflow_id"] for run in parsed(sim("watch", "--workflow", "echo", "--json"))] == ["echo"]
-
-
 def test_cancel_prints_plain_words(sim, emulator):
     run_id = sim("run", "slow", "--no-wait").out.strip()
     assert sim("cancel", "slow", run_id).out == f"Run {run_id} is cancelled.\n"
@@ -165,29 +155,16 @@ def test_cancel_prints_plain_words(sim, emulator):
     assert sim("cancel", "echo_plain", done).out == f"Run {done} was completed before it could be cancelled.\n"
 
 
-@pytest.mark.parametrize("listed", [[], ["--workflow", "paused"]], ids=["workspace", "workflow"])
-def test_status_and_watch_agree_on_a_run_that_waits_for_a_person(sim, emulator, listed):
+def test_run_that_waits_for_a_person(sim):
     ran = sim("run", "paused", "--json")
-    assert ran.code == ExitCode.PAUSED
     status = sim("status", "paused", parsed(ran)["run_id"], "--json")
-    assert status.code == ExitCode.PAUSED
-    watched = sim("watch", *listed, "--json")
-    assert watched.code == ExitCode.SUCCESS, "a list was printed"
-    assert [run["status"] for run in parsed(watched)] == [parsed(status)["status"]] == ["paused"]
-    assert re.search(r"paused +paused", sim("watch", *listed).out)
+    assert (ran.code, status.code, parsed(status)["status"]) == (ExitCode.PAUSED, ExitCode.PAUSED, "paused")
 
 
-def test_status_and_watch_agree_on_a_run_whose_pause_ends_on_its_own(sim, emulator):
+def test_run_whose_pause_ends_automatically(sim):
     run_id = parsed(sim("run", "waiting", "--no-wait", "--json"))["run_id"]
     status = sim("status", "waiting", run_id, "--json")
     assert (status.code, parsed(status)["status"]) == (ExitCode.SUCCESS, "paused"), "still in progress"
-    assert [run["status"] for run in parsed(sim("watch", "--json"))] == ["paused"]
-
-
-def test_watch_shows_the_list_s_status_where_a_run_cannot_be_read(sim, emulator):
-    sim("run", "paused")
-    emulator.fault("rate_limit", kind="requests", match="run", times=None)
-    assert [run["status"] for run in parsed(sim("watch", "--json"))] == ["pending"]
 
 
 @pytest.mark.parametrize(
@@ -199,38 +176,6 @@ def test_a_run_that_needs_attention_is_shown_with_its_link(sim, emulator, workfl
     link = emulator.url + page.format(run_id=ran["run_id"])
     assert ran["url"] == link
     assert f"Link      {link}" in sim("status", workflow_id, ran["run_id"]).out
-
-
-def test_a_row_stays_a_line_where_no_terminal_is(sim, monkeypatch):
-    run_id = parsed(sim("run", "echo", "--json"))["run_id"]
-    monkeypatch.delenv("COLUMNS")
-    assert re.search(rf"^{run_id} +echo +completed .*[0-9.]+$", sim("watch").out, re.MULTILINE)
-
-
-def test_watch_draws_the_table_until_ctrl_c(sim, emulator, monkeypatch):
-    looks = []
-
-    def rest(seconds: float) -> None:
-        looks.append(seconds)
-        if len(looks) == 1:
-            emulator.fault("rate_limit", kind="requests", retry_after="7", match="logs")
-        if len(looks) == 3:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr("airflow_provider_sim.cli.commands.time", SimpleNamespace(sleep=rest))
-    monkeypatch.setattr("airflow_provider_sim.client.sync_client.SimClient._sleep", staticmethod(lambda seconds: None))
-    monkeypatch.setattr(show, "out", lambda: Console(force_terminal=True, width=100))
-    sim("run", "echo")
-    ran = sim("watch", "--interval", "5")
-    assert (ran.code, looks[0]) == (ExitCode.INTERRUPTED, 5)
-    assert "echo" in ran.out
-
-
-@pytest.mark.sim_emulator(profile="v0.8-legacy")
-def test_watch_takes_v2(sim):
-    ran = sim("watch")
-    assert ran.code == ExitCode.ERROR
-    assert "requires Sim's v2 API" in ran.err
 
 
 def test_the_environment_goes_before_the_default_connection_and_after_a_named_one(sim, emulator, monkeypatch):
