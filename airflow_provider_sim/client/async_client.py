@@ -148,9 +148,6 @@ class AsyncSimClient(BaseClient):
 
     _transport_errors = (httpx.HTTPError, httpx.InvalidURL, OSError)
 
-    async def sleep(self, seconds: float) -> None:
-        await self._sleep(seconds)
-
     def open_stream(self, events: AsyncIterator[StreamEvent], opened: Any = None) -> AsyncWorkflowStream:
         return AsyncWorkflowStream(events, _nothing if opened is None else opened.aclose)
 

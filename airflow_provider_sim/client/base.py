@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -145,8 +145,11 @@ class BaseClient(ABC):
     _transport_errors: ClassVar[tuple[type[Exception], ...]]
     """What the HTTP library raises."""
 
-    @abstractmethod
-    async def sleep(self, seconds: float) -> None: ...
+    _sleep: Callable[[float], Awaitable[None] | None]
+
+    async def sleep(self, seconds: float) -> None:
+        if (waiting := self._sleep(seconds)) is not None:
+            await waiting
 
     @abstractmethod
     def open_stream(self, events: AsyncIterator[StreamEvent], opened: Any = None) -> Any:

@@ -31,7 +31,11 @@ def proxy_for(url: str, *, socks_package: str) -> str | None:
         return None
     proxy = proxy if "://" in proxy else f"http://{proxy}"
     scheme = proxy.partition("://")[0].lower()
-    if not _is_url(proxy):
+    try:
+        is_url = urlsplit(proxy).hostname and urlsplit(proxy).port != 0
+    except ValueError:
+        is_url = False
+    if not is_url:
         raise SimConfigurationError(f"The proxy for {url} is not a URL such as http://proxy.example.com:3128.")
     if scheme not in _PROXY_SCHEMES:
         raise SimConfigurationError(
@@ -80,11 +84,3 @@ def _is_excluded_address(url: str) -> bool:
                 if address in ipaddress.ip_network(network.strip("[]"), strict=False):
                     return True
     return False
-
-
-def _is_url(proxy: str) -> bool:
-    try:
-        parts = urlsplit(proxy)
-        return bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return False

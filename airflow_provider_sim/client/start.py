@@ -40,6 +40,7 @@ _RETRY_OPTIONS = ("max_retries", "initial_delay", "max_delay", "backoff_multipli
 _Result = TypeVar("_Result", covariant=True)
 _Receipt = TypeVar("_Receipt", covariant=True)
 _Stream = TypeVar("_Stream", covariant=True)
+_Off = Literal[False] | None
 
 
 class Execute(Protocol[_Result, _Receipt, _Stream]):
@@ -53,13 +54,7 @@ class Execute(Protocol[_Result, _Receipt, _Stream]):
     def __call__(self, workflow_id: str, input: Any = ..., *, stream: Literal[True], **options: Any) -> _Stream: ...
     @overload
     def __call__(
-        self,
-        workflow_id: str,
-        input: Any = ...,
-        *,
-        async_execution: Literal[False] | None = ...,
-        stream: Literal[False] | None = ...,
-        **options: Any,
+        self, workflow_id: str, input: Any = ..., *, async_execution: _Off = ..., stream: _Off = ..., **options: Any
     ) -> _Result: ...
     @overload
     def __call__(self, workflow_id: str, input: Any = ..., **options: Any) -> _Result | _Receipt | _Stream: ...

@@ -155,9 +155,6 @@ class SimClient(BaseClient):
 
     _transport_errors = (OSError,)  # those of requests, and from reading the CA bundle
 
-    async def sleep(self, seconds: float) -> None:
-        self._sleep(seconds)
-
     def open_stream(self, events: AsyncIterator[StreamEvent], opened: Any = None) -> WorkflowStream:
         def each() -> Iterator[StreamEvent]:
             with contextlib.suppress(StopAsyncIteration):
