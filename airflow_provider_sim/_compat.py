@@ -22,8 +22,16 @@ _VERSION = Version(Version(airflow_version).base_version)
 AIRFLOW_V_3_0_PLUS = Version("3.0") <= _VERSION
 AIRFLOW_V_3_2_PLUS = Version("3.2") <= _VERSION
 AIRFLOW_V_3_3_PLUS = Version("3.3") <= _VERSION
-"""Triggers render the arguments of tasks that start there, push XComs, and are notified when a user has cleared or
-marked the task; event triggers share streams and have a state store."""
+
+
+def triggers_replace_workers() -> bool:
+    """Whether triggers render the arguments of tasks that start there, and push XComs."""
+    return AIRFLOW_V_3_3_PLUS
+
+
+def triggers_get_on_kill() -> bool:
+    """Whether Airflow calls a trigger's ``on_kill`` when a user has cleared or marked the task."""
+    return AIRFLOW_V_3_3_PLUS
 
 
 def __getattr__(name: str) -> Any:

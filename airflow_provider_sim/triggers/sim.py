@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import TaskSuccessEvent, TriggerEvent
 
-from airflow_provider_sim._compat import AIRFLOW_V_3_3_PLUS, push_xcoms
+from airflow_provider_sim._compat import push_xcoms
 from airflow_provider_sim.client import RunStatus, SimClient
 from airflow_provider_sim.links.sim import link_xcoms
 from airflow_provider_sim.metrics import Metric
@@ -105,9 +105,6 @@ class SimRunTrigger(SimTriggerBase):
 
         ``dag.test()`` runs triggers without a task instance, and resumes the task after any event.
         """
-        if not AIRFLOW_V_3_3_PLUS:
-            self.log.info("end_from_trigger needs Airflow 3.3; a worker ends the task.")
-            return None
         if self.task_instance is None:
             return None
         if self._starts_here and self.task is not None and next(self.task.iter_mapped_dependants(), None) is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_sim._compat import AIRFLOW_V_3_3_PLUS
+from airflow_provider_sim._compat import triggers_replace_workers
 from airflow_provider_sim.task.deadlines import DEFERRAL_MARGIN
 from airflow_provider_sim.task.run_options import RunOptions
 
@@ -25,6 +25,7 @@ def needs_worker(task: Any) -> str | None:
     hooks, no XComs except those that the trigger pushes, no length for tasks that are mapped over the output.
     """
     only_on_workers: dict[str, Any] = {
+        "any task before Airflow 3.3": not triggers_replace_workers(),
         "outlets": task.outlets,
         "multiple_outputs": getattr(task, "multiple_outputs", False),
         "on_success_callback": task.on_success_callback,
@@ -58,7 +59,7 @@ def start_trigger_args(sensor: Any) -> StartTriggerArgs:
     """
     from airflow.triggers.base import StartTriggerArgs
 
-    if not AIRFLOW_V_3_3_PLUS:
+    if not triggers_replace_workers():
         raise ValueError("start_from_trigger needs Airflow 3.3: earlier triggerers render no templates")
     ends_in_trigger = can_end_in_trigger(sensor)
     names = sensor.template_fields if ends_in_trigger else ("workflow_id", "run_id", "sim_conn_id")
