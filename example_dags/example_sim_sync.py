@@ -15,7 +15,6 @@ def example_sim_sync():
         workflow_id="echo",  # the last part of the workflow's address in Sim's editor
         input={"message": "Good morning, it is {{ run_id }}", "count": 3},
         timeout=60,
-        check_deployed=True,
     )
 
     @task

@@ -1,4 +1,4 @@
-"""Wait until the account is below its usage limit, and check again right before the run."""
+"""Wait until the account is below its usage limit."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ def example_sim_usage():
         task_id="digest",
         workflow_id="echo_plain",
         input={"message": "the day's digest"},
-        check_usage_before=95,  # fails before the request is sent
     )
     room >> digest
 

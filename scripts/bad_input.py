@@ -362,8 +362,6 @@ GROUPS: dict[str, dict[str, Case]] = {
         "input over 10 MiB": task(input={"text": "x" * 11_000_000}),
         "input has a control field of the legacy API": task(input={"stream": True}, connection={"extra": LEGACY}),
         "contradictory arguments": task(stream=True, wait_for_completion=False),
-        "`check_usage_before` isn't a number": task(check_usage_before="most"),
-        "usage above `check_usage_before`": emulated(exceed_usage_limit, check_usage_before=90),
         "event trigger for a status that isn't terminal": event_trigger_for_pauses,
         "`run_id` of a sensor is invalid": client_call("get_workflow_run", "echo_plain", "../jobs"),
         "unknown connection ID": task(sim_conn_id="sim_prod"),

@@ -12,14 +12,13 @@ from airflow.providers.common.compat.sdk import AirflowTaskTimeout
 from airflow_provider_sim import arguments
 from airflow_provider_sim.arguments import Rule
 from airflow_provider_sim.client import MAX_RUN_TIMEOUT, SYNC_TIMEOUT, check_block_ids
-from airflow_provider_sim.exceptions import SimRunTimeoutError, SimWorkflowNotDeployedError
+from airflow_provider_sim.exceptions import SimRunTimeoutError
 from airflow_provider_sim.links.sim import SimApprovalLink, SimRunLink
 from airflow_provider_sim.operators.base import DEFERRABLE, SimWorkflowOperatorBase
 from airflow_provider_sim.task.deadlines import deadline, deferral_timeout
 from airflow_provider_sim.task.input import check_fields, copy_files, input_fields
 from airflow_provider_sim.task.lineage import OpenLineageMixin
 from airflow_provider_sim.task.run_options import RunOptions
-from airflow_provider_sim.task.usage import Usage
 from airflow_provider_sim.triggers.workerless import can_end_in_trigger, log_end_on_worker
 
 if TYPE_CHECKING:
@@ -74,9 +73,6 @@ class SimExecuteWorkflowOperator(OpenLineageMixin, SimWorkflowOperatorBase):
         ``warn`` in the log, ``fail`` the task, or ``off``. Sim drops undeclared fields and fills in missing ones. With
         ``warn`` the check takes one request and is skipped if that fails; with ``fail``, the request is retried, and
         its error fails the task. Servers that don't report fields aren't checked.
-    :param check_deployed: check that the workflow is deployed before the input is sent.
-    :param check_usage_before: fail before the input is sent if this percentage of the account's usage limit is used. A
-        retry re-attaches to an earlier run nevertheless.
     :param retry_args: retry settings for idempotent requests, which override the connection's: ``max_retries``,
         ``initial_delay``, ``max_delay`` (seconds), ``backoff_multiplier``.
     :param unconverted_files: files in the input of an async run, for which Sim doesn't convert them: ``fail`` before
@@ -100,7 +96,6 @@ class SimExecuteWorkflowOperator(OpenLineageMixin, SimWorkflowOperatorBase):
     argument_rules: ClassVar[Mapping[str, Rule]] = {
         **SimWorkflowOperatorBase.argument_rules,
         "selected_outputs": arguments.optional(arguments.selectors),
-        "check_usage_before": arguments.optional(arguments.percentage),
     }
 
     def __init__(
@@ -112,8 +107,6 @@ class SimExecuteWorkflowOperator(OpenLineageMixin, SimWorkflowOperatorBase):
         wait_for_completion: bool = True,
         stream: bool = False,
         selected_outputs: str | Sequence[str] | None = None,
-        check_deployed: bool = False,
-        check_usage_before: float | None = None,
         end_from_trigger: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -124,8 +117,6 @@ class SimExecuteWorkflowOperator(OpenLineageMixin, SimWorkflowOperatorBase):
         self.wait_for_completion = wait_for_completion
         self.stream = stream
         self.selected_outputs = selected_outputs
-        self.check_deployed = check_deployed
-        self.check_usage_before = check_usage_before
         self.end_from_trigger = end_from_trigger
         self._run: TaskRun | None = None
         self._options: RunOptions
@@ -233,14 +224,7 @@ class SimExecuteWorkflowOperator(OpenLineageMixin, SimWorkflowOperatorBase):
         return self._run
 
     def _start(self, client: SimClient, run: TaskRun) -> AsyncExecutionResult | WorkflowRun:
-        """Start a run after the requested checks, which a re-attached run doesn't need."""
-        if self.check_deployed and not client.get_workflow_status(self.workflow_id).is_deployed:
-            raise SimWorkflowNotDeployedError(
-                f"Workflow {self.workflow_id!r} has no live deployment. Open it in Sim and press Deploy.",
-                workflow_id=self.workflow_id,
-            )
-        if self.check_usage_before is not None:
-            Usage(*client.get_usage()).require_below(float(self.check_usage_before), workflow_id=self.workflow_id)
+        """Start a run after the check of its input, which a re-attached run doesn't need."""
         fields = input_fields(self.input, workflow_id=self.workflow_id)
         check_fields(self.hook, self.workflow_id, [fields], self.check_input)
         return run.start(client, self.input)

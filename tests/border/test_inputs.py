@@ -75,7 +75,7 @@ FILES = """
     with DAG("files", schedule=None):
         path = "FOLDER/f{{ ti.map_index }}.txt"
         Op.partial(task_id="mapped", workflow_id="files", input={"papers": [SimFile(path)]}).expand(
-            check_deployed=[False, False]
+            timeout=[60, 60]
         )
         Op.partial(task_id="mapped_input", workflow_id="files").expand(
             input=[{"papers": SimFile(path)}, {"papers": SimFile(path)}]

@@ -54,7 +54,6 @@ WRONG = [
         for of in REQUIRED
         for value in ({"retries": 3}, {"max_retries": "3"}, {"max_delay": -1}, {"max_delay": float("nan")}, 3)
     ),
-    *((RUN, {"check_usage_before": value}) for value in (0, -1, "much", True, float("nan"))),
     *((USAGE, {name: value}) for name in ("warn_at", "skip_at", "fail_at") for value in (0, "much", True)),
     (RUN, {"stream": True, "wait_for_completion": False}),
     (RUN, {"async_execution": False, "wait_for_completion": False}),
@@ -100,7 +99,7 @@ def test_wrong_constants_fail_at_parse_time(operator, wrong):
         (RUN, {"workflow_id": "{% if True %}a{% endif %}", "selected_outputs": ["{{ params.block }}.content"]}),
         (RUN, {"large_outputs": "store", "output_files_dir": "{{ params.folder }}"}),
         (RUN, {"large_outputs": "store", "output_files_dir": Path("out")}),
-        (RUN, {"poll_interval": timedelta(minutes=2), "timeout": 0.5, "check_usage_before": "90"}),
+        (RUN, {"poll_interval": timedelta(minutes=2), "timeout": 0.5}),
         (RUN, {"run_timeout": timedelta(hours=1), "async_execution": True, "retry_args": {"max_retries": 0}}),
         (RUN, {"run_timeout": 60, "wait_for_completion": False}),
         (RUN, {"selected_outputs": ["Agent 1.content"], "stream": True}),

@@ -109,7 +109,7 @@ class TestWrittenDownFirst:
         emulator.on_start("slow_one", lambda run: at_start.append(context["task_state_store"][STATE_KEY]["run_id"]))
         emulator.on_request(lambda _: setattr(emulator.state.limits, "concurrent_runs", None))
         no_sleep(monkeypatch)
-        run_task(operator(check_deployed=False))
+        run_task(operator())
         assert at_start == [emulator.runs[-1].run_id]
 
     def test_what_is_written_down_holds_no_key(self, emulator, context, run_task, slow):
@@ -452,11 +452,11 @@ class TestKilled:
             task.execute(context)
         assert [run.status for run in emulator.runs] == ["cancelled"]
 
-    @pytest.mark.parametrize("moment", ["xcom_push", "get_workflow_status"])
+    @pytest.mark.parametrize("moment", ["xcom_push", "get_workflow"])
     def test_nothing_is_started_that_was_not_sent_yet(self, emulator, context, monkeypatch, slow, moment):
         """Airflow calls on_kill between two steps of the task, which then goes on."""
         no_sleep(monkeypatch)
-        task = operator(async_execution=True, check_deployed=True)
+        task = operator(async_execution=True)
         place = type(context["ti"]) if moment == "xcom_push" else SimClient
         original = getattr(place, moment)
         monkeypatch.setattr(place, moment, lambda *args, **kwargs: (task.on_kill(), original(*args, **kwargs))[1])

@@ -119,15 +119,6 @@ class TestOutputs:
         run_task(operator(workflow_id="streaming", input={"message": "x"}, stream=True, deferrable=True))
         assert "deferrable is ignored" in "".join(capfd.readouterr())
 
-    def test_check_deployed_passes_what_is_deployed(self, run_task):
-        output = run_task(operator(workflow_id="echo_plain", input={"message": "hi"}, check_deployed=True))
-        assert output["result"]["message"] == "hi"
-
-    def test_check_deployed_asks_before_it_sends(self, run_task, emulator):
-        with pytest.raises(SimWorkflowNotDeployedError, match="press Deploy"):
-            run_task(operator(workflow_id="undeployed", check_deployed=True))
-        assert not [request for request in emulator.requests if request.method == "POST"]
-
 
 class TestBadEnds:
     @pytest.mark.usefixtures("api_version")

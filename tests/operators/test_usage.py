@@ -1,12 +1,11 @@
-"""Usage operator and ``check_usage_before``, against the emulator."""
+"""Usage operator, against the emulator."""
 
 from __future__ import annotations
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException
 
-from airflow_provider_sim.exceptions import SimError, SimInputError, SimUsageLimitError
-from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
+from airflow_provider_sim.exceptions import SimError, SimInputError
 from airflow_provider_sim.operators.usage import SimUsageLimitsOperator
 
 pytestmark = [pytest.mark.usefixtures("connection"), pytest.mark.sim_emulator(plan="free")]
@@ -98,30 +97,3 @@ def test_percentages_may_come_from_templates(judge, used):
     used(80)
     with pytest.raises(AirflowSkipException):
         judge(skip_at="80")
-
-
-def test_the_execute_operator_looks_before_it_sends(run_task, used, emulator):
-    used(90)
-    task = {"task_id": "t", "workflow_id": "echo_plain", "durable": False}
-    run_task(SimExecuteWorkflowOperator(check_usage_before=91, **task))
-    with pytest.raises(SimUsageLimitError, match="less than 90 %") as caught:
-        run_task(SimExecuteWorkflowOperator(check_usage_before=90, **task))
-    assert caught.value.workflow_id == "echo_plain"
-    assert len(emulator.runs) == 1
-
-
-def test_the_execute_operator_refuses_what_is_no_percentage(run_task, emulator):
-    with pytest.raises(SimInputError, match="check_usage_before is 'some'"):
-        run_task(SimExecuteWorkflowOperator(task_id="t", workflow_id="echo_plain", check_usage_before="some"))
-    assert not emulator.requests
-
-
-def test_a_run_of_an_earlier_try_is_gone_on_with_though_the_room_is_gone(run_task, context, used, emulator):
-    emulator.workflow("brief", duration=0.3)(lambda given: {"done": True})
-    task = {"task_id": "t", "workflow_id": "brief", "async_execution": True, "poll_interval": 0.02}
-    first = SimExecuteWorkflowOperator(check_usage_before=90, wait_for_completion=False, **task)
-    run_task(first)  # and its worker dies
-    used(99)
-    context["ti"].try_number = 2
-    assert run_task(SimExecuteWorkflowOperator(check_usage_before=90, **task)) == {"done": True}
-    assert len(emulator.runs) == 1

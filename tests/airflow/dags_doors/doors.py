@@ -14,7 +14,7 @@ from airflow_provider_sim.operators.usage import SimUsageLimitsOperator
 @dag(dag_id="usage", schedule=None)
 def usage():
     room = SimUsageLimitsOperator(task_id="room", fail_at=90, retries=50, retry_delay=timedelta(seconds=1))
-    room >> SimExecuteWorkflowOperator(task_id="use", workflow_id="echo_plain", check_usage_before=90)
+    room >> SimExecuteWorkflowOperator(task_id="use", workflow_id="echo_plain")
 
 
 @dag(
