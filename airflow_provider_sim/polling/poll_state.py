@@ -66,15 +66,22 @@ class PollState(Generic[T]):
         age = 0.0 if self.started is None else max(0.0, self.clock() - self.started)
         growing = max(_adaptive(age), 2.0 ** min(self._failed_polls, 5))
         if age < (expected := self.expected_duration):
-            growing = max(growing, expected - age + _step(expected))
+            growing = max(growing, expected - age + self._step(expected))
         return max(min(growing, LONGEST_INTERVAL), 0.0 if self.pace is None else self.pace.delay())
 
     def aligned(self, due: float) -> float:
         """Return when to poll instead of at ``due``, so that the adaptive polls of many objects coincide."""
         if self.poll_interval is not None or self.started is None:
             return due
-        step = _step(due - self.started)
+        step = self._step(due - self.started)
         return due // step * step
+
+    def _step(self, age: float) -> float:
+        """Return the seconds between common times of polls: the largest power of two within the interval, 1 to 16.
+
+        A shorter step after an expected duration: most runs end then, and none has been polled before.
+        """
+        return 2.0 ** int(log2(_adaptive(age))) * (0.75 if self.expected_duration else 1.0)
 
     def is_finished(self, response: T) -> bool:
         """Return whether polling ends with a response."""
@@ -197,11 +204,6 @@ class RunPollState(PollState[WorkflowRun]):
 def _adaptive(age: float) -> float:
     """Return the interval between the polls of an object of this age in seconds."""
     return min(max(age * AGE_SHARE, SHORTEST_INTERVAL), LONGEST_INTERVAL)
-
-
-def _step(age: float) -> float:
-    """Return the largest power of two that is not longer than the interval: 1 to 16 s."""
-    return 2.0 ** int(log2(_adaptive(age)))
 
 
 @lru_cache(maxsize=1000)

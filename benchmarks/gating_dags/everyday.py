@@ -102,7 +102,7 @@ with DAG("everyday_http", schedule=None):
 
 @task
 def wait_with_sdk(dag_run=None):
-    """Start a run and poll it every 5 s."""
+    """Start a run, poll it every 5 s, and return its output."""
     import sys
 
     sys.path.append(os.environ["BENCH_SDK"])
@@ -111,8 +111,9 @@ def wait_with_sdk(dag_run=None):
     client = SimStudioClient(os.environ["BENCH_SIM_KEY"], os.environ["BENCH_SIM_URL"])
     given = {name: dag_run.conf[name] for name in ("number", "seconds")}
     started = client.execute_workflow(WORKFLOW, given, async_execution=True)
-    while client.get_workflow_run(WORKFLOW, started.run_id)["status"] != "completed":
+    while (run := client.get_workflow_run(WORKFLOW, started.run_id, include_output=True))["status"] != "completed":
         time.sleep(5)
+    return run["output"]
 
 
 with DAG("everyday_sdk", schedule=None):

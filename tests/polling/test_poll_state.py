@@ -170,7 +170,7 @@ class TestAdaptiveInterval:
     def test_a_tenth_of_the_age(self, clock, age, interval):
         assert state_of(clock, poll_interval=None, started=clock() - age).interval == interval
 
-    @pytest.mark.parametrize(("age", "interval"), [(0, 22), (19, 3), (20, 2), (30, 3)])
+    @pytest.mark.parametrize(("age", "interval"), [(0, 21.5), (19, 2.5), (20, 2), (30, 3)])
     def test_no_poll_before_the_shortest_latest_duration(self, clock, age, interval):
         known = {"poll_interval": None, "base_url": "http://latest-durations"}
         for milliseconds in (45_000.0, 20_000.0):
