@@ -86,10 +86,10 @@ def table_of(
         "CPU s per run, all of Airflow",
         "429 responses",
         "passed",
-        notes=f"A real Airflow with {airflow.database} and LocalExecutor; {runs} DAG runs start at once, {rounds} times."
-        " Each way has its defaults and has run the workflow once before. The first row is the floor: one request"
-        " starts the run, and its trigger fires when the run must be finished; the rest is Airflow's own time. CPU time"
-        " includes the scheduler, the API server, the DAG processor, the triggerer and the downstream task.",
+        notes=f"A real Airflow with {airflow.database} and LocalExecutor; {runs} runs start at once, {rounds} times."
+        " Each way has its defaults, and has run the workflow once before. The first row is the floor: one request"
+        " starts the run, and its trigger fires when the run must be finished. CPU time includes the scheduler, the"
+        " API server, the DAG processor, the triggerer and the downstream task.",
     )
     floor = median(costs[FLOOR].delays)
     for way, cost in costs.items():
