@@ -31,8 +31,7 @@ BUCKET_RESERVE = 0.2  # share of a minute's refill that stays in a bucket until 
 STALE_AFTER = 30.0  # seconds until a bucket's level is unknown: one request refreshes it before others follow
 RESPONSE_TIMEOUT = 5.0  # seconds until such a request counts as lost, and another one is sent
 
-# Shares of an address's requests that one process uses at most, as who else uses the address is unknown. Polls have
-# their own, so that starts don't delay them.
+# Shares of an address's requests that one process uses at most; starts don't delay polls.
 POLL_SHARE = 0.5
 START_SHARE = 0.8
 
@@ -108,10 +107,9 @@ class ServerClock:
 class RequestBucket(Limit):
     """A rate bucket of one kind of request; its clock is the server's.
 
-    Sim refills its buckets once a minute, by half their capacity. Requests are spread over the minute: they are sent
-    while the bucket's level is above a line that falls during the minute from a full refill to a reserve. Since each
-    response contains the level, several processes that share a bucket converge, and requests that bypass this class
-    find the bucket filled up to the line.
+    Sim refills its buckets once a minute, by half their capacity. Requests are sent while the bucket's level is above a
+    line that falls during the minute from a full refill to a reserve. Since each response contains the level, several
+    processes that share a bucket converge.
     """
 
     metered: bool = True  # False for requests without a bucket, which only a 429 delays
@@ -172,8 +170,7 @@ class RequestBucket(Limit):
 class WorkerPace(RequestBucket):
     """Pace of a worker's reads of runs: workers know of each other only by the level of the bucket that they share.
 
-    The requests that others have sent since the last read are expected again, so that ten workers poll at a tenth of
-    the rate. A third of the bucket is left to other requests.
+    The requests of all since the last read are expected again. A third of the bucket is left to other requests.
     """
 
     def __init__(self, clock: Clock = time.time) -> None:
@@ -225,9 +222,9 @@ class AddressLimit(Limit):
         now = self.clock()
         refilled = self._rate * max(0.0, now - self._updated_at) / RATE_WINDOW
         self._left, self._updated_at = min(self._rate, self._left + refilled), max(now, self._updated_at)
-        return (
-            Room(int(self._left)) if self._left >= 1 else Room(0, (1 - self._left) * RATE_WINDOW / self._rate + _MARGIN)
-        )
+        if self._left >= 1:
+            return Room(int(self._left))
+        return Room(0, (1 - self._left) * RATE_WINDOW / self._rate + _MARGIN)
 
 
 class RateLimits:
@@ -304,9 +301,8 @@ def rate_limits_for(settings: ClientSettings) -> RateLimits:
 class StartThrottle(Limit):
     """All limits on starting the runs of a batch: requests, concurrent runs, and the plan's executions per minute.
 
-    Sim's limit of concurrent runs is unknown until Sim rejects a start. A rejection, which leaves a failed run in Sim's
-    log, lowers the limit to the number of active runs. After a pause it grows again, by one run with each accepted
-    start, since other tasks share the plan's limit. The usage report contains the executions.
+    Sim's limit of concurrent runs is unknown until Sim rejects a start, which leaves a failed run in Sim's log and sets
+    the limit to the number of active runs. After a pause it grows again, by one run with each accepted start.
     """
 
     limits: RateLimits

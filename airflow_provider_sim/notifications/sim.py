@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MAX_EXCEPTION_LENGTH = 10_000
-"""Characters; longer exceptions are truncated."""
-
+MAX_EXCEPTION_LENGTH = 10_000  # characters; longer exceptions are truncated
 _RETRY = RetryPolicy(max_retries=1, max_delay=1.0, max_retry_after=1.0)
 
 
@@ -121,10 +119,7 @@ sim_notification = SimNotifier
 
 
 def _default_input(context: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields from a callback's context, as JSON.
-
-    A deadline's context (Airflow 3.1 and later) has the DAG run as a dict of Airflow's REST API, and no task.
-    """
+    """The fields from a callback's context; that of a deadline has the DAG run as a dict of Airflow's API, no task."""
     ti, dag_run = context.get("ti"), context.get("dag_run")
     state, missed = _first(ti, "state") or _first(dag_run, "state"), _first(context.get("deadline"), "deadline_time")
     return {

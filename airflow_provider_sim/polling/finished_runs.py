@@ -47,8 +47,6 @@ EVENT_GAP = 15.0  # minimum seconds between two events of a trigger
 EVENT_DELAY = 1.0  # seconds from the first finished run to its event, so that runs that finish together share one
 MAX_RUNS_PER_EVENT = 500  # about 150 KB; further runs wait for the next event
 LONGEST_PAUSE = 600.0  # seconds between polls that fail
-
-
 OVERLAP = 60.0  # seconds by which polls overlap: a run may appear in Sim's log some time after its start
 _LONG = 86_400.0  # seconds for which a delivered run without a start is remembered
 _MARGIN = 5.0  # seconds by which a run's start may move in its first moments
@@ -111,7 +109,6 @@ class Listener:
     save: Callable[[dict[str, Cursor]], Awaitable[None]]  # stores the cursors
     finished: dict[str, WorkflowRun] = field(default_factory=dict, init=False)  # until their event is stored
     ready_at: float = field(default=inf, init=False)  # monotonic time of the next event; infinite until one is stored
-    changed: bool = field(default=False, init=False)
 
     def saw(self, run: WorkflowRun) -> None:
         """Record a run that was listed."""
@@ -146,7 +143,6 @@ class Listener:
                 if cursor.is_open(run):
                     cursor.deliver(run)
         self.pause()
-        self.changed = True
 
     def pause(self) -> None:
         """Allow the next event after the gap, since one may just have been stored."""
@@ -190,18 +186,15 @@ class FinishedRunStream:
         for listener, runs in batch.items():
             if listener in self._listeners:
                 listener.confirm(runs)
-        await self._save()
+        await self._save(batch)
         self._news.set()
 
-    async def _save(self) -> None:
-        for listener in list(self._listeners):
-            if listener.changed:
-                listener.changed = False
-                try:
-                    await listener.save(listener.cursors)
-                except Exception as error:  # whatever Airflow's supervisor or API raise
-                    listener.changed = True
-                    log.warning("Could not store which runs were delivered: %s", error)
+    async def _save(self, listeners: Iterable[Listener]) -> None:
+        for listener in [listener for listener in listeners if listener in self._listeners]:
+            try:
+                await listener.save(listener.cursors)
+            except Exception as error:  # whatever Airflow's supervisor or API raise; the next poll saves again
+                log.warning("Could not store which runs were delivered: %s", error)
 
     async def batches(self) -> AsyncIterator[Batch]:
         """Yield batches of finished runs until cancelled; errors of Sim are logged and retried.
@@ -236,28 +229,24 @@ class FinishedRunStream:
     async def _poll_and_schedule(self) -> None:
         """Poll once, and set the time of the next poll, which failures delay."""
         self._poll_at, self._interval = inf, min(listener.poll_interval for listener in self._listeners)
-        pause = min(max(self._interval, 1.0) * 2 ** min(self._failures + 1, 10), LONGEST_PAUSE)
-        again = "Polling for finished runs again in %.0f s (failures in a row: %d)."
+        pause = self._interval
         try:
             await self._poll()
-        except SimError as error:
+            self._failures = 0
+        except Exception as error:
             self._failures += 1
-            pause = max(self._interval, error.retry_after or pause)
-            log.warning(f"%s {again}", error, pause, self._failures)
-        except Exception:
-            self._failures += 1
-            log.exception(again, pause, self._failures)
-        else:
-            self._failures, pause = 0, self._interval
+            pause = min(max(pause, 1.0) * 2 ** min(self._failures, 10), LONGEST_PAUSE)
+            if is_sims := isinstance(error, SimError):
+                pause = max(self._interval, error.retry_after or pause)
+            again = f"Polling for finished runs again in {pause:.0f} s (failures in a row: {self._failures})."
+            log.log(logging.WARNING if is_sims else logging.ERROR, "%s %s", error, again, exc_info=not is_sims)
         if self._poll_at == inf:  # no listener has joined meanwhile
             self._poll_at = time.monotonic() + pause
 
     async def _poll(self) -> None:
         """Find the runs that have started since the last poll, and wait for those that have not finished.
 
-        An error that concerns one workspace or workflow does not affect the others.
-
-        :raises Exception: nothing could be polled.
+        An error that concerns one workspace or workflow is raised only if nothing else could be polled.
         """
         settings, of_connection = await self._connect()
         poller = poller_for(settings)
@@ -275,7 +264,7 @@ class FinishedRunStream:
                 except SimError as error:
                     self._errors[f"workspace {workspace_id!r}"] = error
             self._follow(poller, workspace_id, workflow_ids)
-        await self._save()
+        await self._save(self._listeners)
         serious = [error for error in self._errors.values() if not isinstance(error, SimNotFoundError)]
         if serious and not polled:
             raise serious[0]
@@ -296,10 +285,7 @@ class FinishedRunStream:
         return self._workspaces.get(workflow_id)
 
     async def _poll_workspace(self, poller: RunPoller, workspace_id: str, workflow_ids: set[str]) -> None:
-        """Poll some workflows of one workspace.
-
-        :raises SimError: the workspace could not be listed.
-        """
+        """Poll some workflows of one workspace."""
         polled_at = poller.server_now() - OVERLAP
         listeners = list(self._listeners)
         for listener in listeners:
@@ -313,8 +299,6 @@ class FinishedRunStream:
                 listener.saw(run)
         for cursor in cursors:
             cursor.advance(polled_at)
-        for listener in listeners:
-            listener.changed = True
 
     async def _begin(
         self, poller: RunPoller, workspace_id: str, workflow_ids: frozenset[str], since: float
@@ -348,7 +332,6 @@ class FinishedRunStream:
                     self._followed[run_id] = asyncio.create_task(waiting)
 
     async def _await(self, poller: RunPoller, workflow_id: str, run_id: str, workspace_id: str | None) -> None:
-        """Wait for a run's end."""
         try:
             state = RunPollState(workflow_id, run_id, poll_interval=self._interval)
             run = await poller.wait(state, look_soon=True, workspace_id=workspace_id)
@@ -359,7 +342,6 @@ class FinishedRunStream:
             for listener in self._listeners:
                 if cursor := listener.cursors.get(workflow_id):
                     cursor.known.pop(run_id, None)
-                    listener.changed = True
         except SimError as error:
             log.warning("%s The next poll continues with it.", error)
         finally:

@@ -1,12 +1,7 @@
 """Planning of shared polls, without I/O: the fewest requests that answer for all runs that are due.
 
-Two kinds of requests return the status of a run, and each spends a rate bucket:
-
-- a read returns one run;
-- a page of a workspace's log returns up to 1,000 runs, sorted by their start.
-
-All due runs of a workspace share one list, which starts at the oldest of them. A run is read if it is the only one to
-poll in its workspace, if no list contains it, or if the rate limits leave no room for a list.
+All due runs of a workspace share one list of its log, which starts at the oldest of them. A run is read if it is the
+only one to poll in its workspace, if no list contains it, or if the rate limits leave no room for a list.
 """
 
 from __future__ import annotations
@@ -24,8 +19,7 @@ from airflow_provider_sim.client import LOGS_BUCKET, RUN_BUCKET, WORKFLOW_BUCKET
 from airflow_provider_sim.polling.poll_state import RunPollState
 from airflow_provider_sim.rate_limits import RateLimits
 
-START_TOLERANCE = 1.0
-"""Seconds before and after a run's start; Sim corrects the start by some milliseconds in a run's first moments."""
+START_TOLERANCE = 1.0  # seconds; Sim corrects the start by some milliseconds in a run's first moments
 
 
 @dataclass(slots=True, eq=False, kw_only=True)

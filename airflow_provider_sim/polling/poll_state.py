@@ -197,12 +197,11 @@ class RunPollState(PollState[WorkflowRun]):
         """Count a failed poll, unless the run was just started and isn't found yet."""
         if isinstance(error, SimRunNotFoundError) and self.clock() < (self.started or 0.0) + NOT_FOUND_GRACE:
             log.log(self.log_level, "Run %s is not found yet. Polling again.", self.run_id)
-            return
-        super().on_error(error)
+        else:
+            super().on_error(error)
 
 
 def _adaptive(age: float) -> float:
-    """Return the interval between the polls of an object of this age in seconds."""
     return min(max(age * AGE_SHARE, SHORTEST_INTERVAL), LONGEST_INTERVAL)
 
 
@@ -234,10 +233,7 @@ def timeout_error(workflow_id: str, run_id: str, last_status: str | None = None)
 
 
 def poll_until_finished(poll: Callable[[], T], state: PollState[T]) -> T:
-    """Poll on a worker until ``state`` returns that the object is finished; return the last response.
-
-    :raises SimError: the deadline has passed, too many polls have failed, or an error is not retryable.
-    """
+    """Poll on a worker until ``state`` returns that the object is finished; return the last response."""
     while True:
         try:
             response = poll()

@@ -1,8 +1,7 @@
 """Shared polling of runs: one poll for all runs that a process waits for with one connection.
 
 A :class:`RunPoller` sends the requests that a :class:`~.planner.Planner` chooses for the runs that are due, and passes
-each response to the run's :class:`~.poll_state.RunPollState`. It is used on one event loop, which needs no locks: one
-task polls, and each request is a task.
+each response to the run's :class:`~.poll_state.RunPollState`. One task polls, and each request is a task.
 """
 
 from __future__ import annotations
@@ -56,15 +55,10 @@ MOST_IN_FLIGHT = 24  # requests; an httpx client with hundreds of them at once s
 MOST_LENT = 16  # requests of RunPoller.ask in flight
 SOON = 1.0  # seconds until the first poll of a run; runs that are added in this time share it
 NEAR = 0.5  # share of its interval by which a poll may come early to share a list
+DAY = 86_400.0  # seconds
+WORTH_LISTING = 10  # missing runs, for which one more list is cheaper than reading each
 LATE_ROWS = 10.0  # seconds by which a log may contain a run later than the run's start
 LONGEST_READ_PAUSE = 120.0  # seconds between reads of a run that is queued or paused, which lists don't contain
-
-# A run with an unknown start is assumed to have started in the 20 s before its first poll. If many are missing then,
-# longer lists are cheaper than reading each.
-ASSUMED_AGE = 20.0  # seconds
-SEARCH_FACTOR = 8  # by which the age grows
-LONGEST_SEARCH = 86_400.0  # seconds
-WORTH_SEARCHING = 10  # missing runs
 
 CLOSED_AFTER_FAILURES = 3  # in a row; then a log isn't used for a while
 CLOSED_FOR = 300.0  # seconds
@@ -115,13 +109,10 @@ class RunPoller:
         if workspace_id is not None and self._workspaces.is_unknown(state.workflow_id):
             self._workspaces.by_workflow[state.workflow_id] = workspace_id
         interval = max(SOON if look_soon else state.first_delay(), _BETWEEN_PASSES)
-        run = PolledRun(
-            state=state,
-            run_id=state.run_id,
-            due=state.aligned(self._clock() + interval),
-            interval=interval,
-            since=self.server_now() - ASSUMED_AGE,
-        )
+        due = state.aligned(self._clock() + interval)
+        age = 0.0 if state.started is None else max(0.0, self._clock() - state.started)
+        since = self.server_now() - age - LATE_ROWS
+        run = PolledRun(state=state, run_id=state.run_id, due=due, interval=interval, since=since)
         self._waiting[run] = asyncio.get_running_loop().create_future()
         self._start_polling()
         try:
@@ -343,7 +334,6 @@ class RunPoller:
         return set(polled)
 
     def _on_listed(self, run: PolledRun, response: WorkflowRun) -> None:
-        """Handle a run's status in a list."""
         run.misses = 0
         run.update_start(response)
         if response.status not in _PAUSES:
@@ -367,15 +357,12 @@ class RunPoller:
             self._schedule(run)
 
     def _on_absent(self, absent: Iterable[PolledRun], asked_at: float) -> None:
-        """Handle runs that a list of their time doesn't contain: search further back for many, else read each."""
-        absent = [run for run in absent if run in self._waiting]
-        searched = {run for run in absent if run.status is None and asked_at - run.since < LONGEST_SEARCH}
-        if len(searched) < WORTH_SEARCHING:
-            searched = set()
+        """Handle runs that a list of their time doesn't contain: list a day for many new ones, else read each."""
+        day_ago = asked_at - DAY
+        searched = {run for run in absent if run.status is None and run.since > day_ago}
         for run in absent:
-            if run in searched:  # stays due
-                run.since = asked_at - SEARCH_FACTOR * max(ASSUMED_AGE, asked_at - run.since)
-                run.listed_to = -inf
+            if run in searched and len(searched) >= WORTH_LISTING:
+                run.since, run.listed_to = day_ago, -inf  # stays due
                 continue
             if run.started_at is not None:
                 run.misses += 1
@@ -441,8 +428,7 @@ async def _in_slices(items: Iterable[T]) -> AsyncIterator[T]:
 def poller_for(settings: ClientSettings) -> RunPoller:
     """Return the poller that all callers on this event loop with the same settings share.
 
-    Pollers of the same server and key share the rate limits, even if their timeouts or other settings differ. A poller
-    that nobody uses is dropped when it is idle, and with it the key.
+    An idle poller is dropped, and with it the key.
     """
     pollers = in_use(RunPoller)
     poller = pollers.get(settings)

@@ -37,7 +37,7 @@ from airflow_provider_sim.operators.base import SimOperator
 from airflow_provider_sim.task.deadlines import after_deferral, deadline, deferral_timeout
 from airflow_provider_sim.task.lineage import OpenLineageMixin
 from airflow_provider_sim.task.run_options import RunOptions
-from airflow_provider_sim.triggers.workerless import can_end_in_trigger, log_end_on_worker
+from airflow_provider_sim.triggers.workerless import can_end_in_trigger, log_end_on_worker, start_trigger_args
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -146,8 +146,6 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
 
     def _start_in_triggerer(self) -> None:
         """Set Airflow's attributes for a start in the triggerer; if that isn't possible, warn and defer instead."""
-        from airflow_provider_sim.triggers.workerless import start_trigger_args
-
         self.deferrable = self.start_from_trigger = True
         try:
             self.start_trigger_args = start_trigger_args(self)
@@ -162,8 +160,8 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
     def execute(self, context: Context) -> Any:
         """Poll until the run is finished: here, in later processes, or in the triggerer."""
         self._check_rendered()
-        moment = first_reschedule_date(context) if self.reschedule else None
-        self._first_poll = None if moment is None else moment.timestamp()
+        if self.reschedule and (moment := first_reschedule_date(context)):
+            self._first_poll = moment.timestamp()
         if self.deferrable:
             self._deadline = deadline(context, self.timeout, self.execution_timeout, otherwise=self.timeout)
         else:
@@ -175,10 +173,7 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
             return self._poke_until_finished(context)
 
     def _poke_until_finished(self, context: Context) -> Any:
-        """Run Airflow's loop, which calls :meth:`poke`, and handle its timeouts and skips.
-
-        An ``AirflowSkipException`` without a cause is Airflow's for a timeout with ``soft_fail``.
-        """
+        """Run Airflow's loop, which calls :meth:`poke`, and handle its timeouts and skips."""
         try:
             return super().execute(context)
         except AirflowTaskTimeout as error:
@@ -186,7 +181,7 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
         except AirflowSensorTimeout:
             return self._result_at_timeout(context)
         except AirflowSkipException as skip:
-            timeout = skip.__cause__
+            timeout = skip.__cause__  # None: Airflow's timeout with soft_fail
             if timeout is not None and not isinstance(timeout, AirflowTaskTimeout):
                 raise AirflowSkipException(str(timeout)) from timeout
             try:
@@ -197,18 +192,14 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
     def poke(self, context: Context) -> PokeReturnValue:
         """Poll once; defer if the run isn't finished and the sensor is deferrable."""
         run = self._poll()
-        if run is not None:
-            return PokeReturnValue(is_done=True, xcom_value=self._result(context, run))
-        if self.deferrable:
+        if run is None and self.deferrable:
             self._defer()
-        return PokeReturnValue(is_done=False)
+        return PokeReturnValue(is_done=run is not None, xcom_value=run and self._result(context, run))
 
     def _poll(self) -> WorkflowRun | None:
         """Return the run if polling ends with it; None to poll again later.
 
         A rescheduled sensor can't count failed polls across processes, so it stays here until a poll succeeds.
-
-        :raises SimError: the error is non-retryable, or too many polls have failed.
         """
         from airflow_provider_sim.client import NO_RETRY
         from airflow_provider_sim.metrics import Metric
@@ -294,41 +285,30 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
         retry = RetryPolicy(max_retries=3, initial_delay=1.0)
         with self.hook.new_client(timeout=LAST_TIMEOUT, retry=retry) as client:
             run = self._last_poll(client)
-            if run is None and error is None and self.cancel_on_timeout and self._finished_before_cancel(client):
-                run = self._last_poll(client)
+            if run is None and error is None and self.cancel_on_timeout:
+                try:
+                    cancelled = client.stop_workflow_run(self.workflow_id, self.run_id)
+                except SimError as problem:
+                    self.log.error("Run %s could not be cancelled and may continue: %s", self.run_id, problem)
+                else:
+                    self.log.info("%s", cancelled)
+                    run = self._last_poll(client) if cancelled.finished_before else None
         if run is None:
             raise error or AirflowSensorTimeout(str(timeout_error(self.workflow_id, self.run_id)))
         return self._result(context, run)
 
     def _last_poll(self, client: SimClient) -> WorkflowRun | None:
-        """Return the run if polling ends with it.
-
-        :raises SimRunNotFoundError: Sim doesn't have it.
-        """
         try:
             run = client.get_workflow_run(self.workflow_id, self.run_id)
-        except SimRunNotFoundError:
-            raise
         except SimError as error:
+            if isinstance(error, SimRunNotFoundError):
+                raise
             self.log.warning("The last poll of run %s failed: %s", self.run_id, error)
             return None
         return run if self._state.on_response(run) else None
 
-    def _finished_before_cancel(self, client: SimClient) -> bool:
-        """Cancel the run; return whether it had finished before."""
-        try:
-            cancelled = client.stop_workflow_run(self.workflow_id, self.run_id)
-        except SimError as error:
-            self.log.error("Run %s could not be cancelled and may continue: %s", self.run_id, error)
-            return False
-        self.log.info("%s", cancelled)
-        return cancelled.finished_before
-
     def _result(self, context: Context, run: WorkflowRun) -> Any:
-        """Return the output of the run, or the report of its pause.
-
-        :raises AirflowFailException: the run failed or was cancelled; another poll or another try finds the same.
-        """
+        """Return the output of the run, or the report of its pause; fail without retries if it failed."""
         from airflow_provider_sim.task.results import task_result
 
         client = self.hook.get_conn()

@@ -175,9 +175,7 @@ def _with_own_files(value: Any) -> Any:
         return replace(value)
     if type(value) is dict:
         return {key: _with_own_files(item) for key, item in value.items()}
-    if type(value) is list or type(value) is tuple:
-        return type(value)(map(_with_own_files, value))
-    return value
+    return type(value)(map(_with_own_files, value)) if type(value) in (list, tuple) else value
 
 
 def check_fields(hook: SimHook, workflow_id: str, inputs: Sequence[Mapping[str, Any]], how: str) -> None:

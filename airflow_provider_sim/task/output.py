@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# Keys of the objects that Sim sends instead of values over 8 MiB
 _REFERENCE_MARKS = ("__simLargeValueRef", "__simLargeArrayManifest")
-"""Keys of the objects that Sim sends instead of values over 8 MiB."""
 
 Fetch = Callable[[str], Iterator[bytes]]
 
@@ -68,11 +68,8 @@ class OutputDelivery:
         except UnstorableValueError as error:
             return self._deliver_unstorable(output, error)
         if value is not output:
-            log.warning(
-                "The output of run %s is changed where Airflow can't store it: integers beyond 64 bits are floats, and"
-                " halves of surrogate pairs are U+FFFD.",
-                self.run_id,
-            )
+            changes = "integers beyond 64 bits are floats, and halves of surrogate pairs are U+FFFD"
+            log.warning("The output of run %s is changed where Airflow can't store it: %s.", self.run_id, changes)
         if self.options.output_files_dir:
             value = map_files(value, self._save)
         encoded = as_json(value)
@@ -118,9 +115,9 @@ class OutputDelivery:
         """Save a file; its path replaces its bytes."""
         try:
             path = self._write(unused_name(self._names, file.name), self._content(file))
-        except SimOutputError:
-            raise
         except SimError as error:
+            if isinstance(error, SimOutputError):
+                raise
             raise self._error(
                 f"Could not save the file {file.name!r} of {self._run}: {error} A file's URL is valid for five minutes,"
                 " and on servers with local storage for logged-in users only. Use a sync run (neither async_execution"

@@ -31,11 +31,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-DISPLAY_COPY_KEY = "output_is_display_copy"
-"""XCom key: True if the task's output is the copy that Sim truncates and redacts for display, else not pushed."""
-
-DETAILS_KEY = "run_details"
-"""XCom key: IDs, status, times and cost of the run, as far as Sim reports them."""
+# XCom keys
+DISPLAY_COPY_KEY = "output_is_display_copy"  # True if Sim has truncated and redacted the output, else not pushed
+DETAILS_KEY = "run_details"  # IDs, status, times and cost of the run, as far as Sim reports them
 
 
 def task_result(context: Context, client: SimClient, run: WorkflowRun, options: RunOptions) -> Any:

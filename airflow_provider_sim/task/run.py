@@ -43,11 +43,9 @@ log = logging.getLogger(__name__)
 RUN_ID_KEY = "run_id"
 JOB_ID_KEY = "job_id"
 
+# For the last requests of a task: Airflow kills a worker process 5 s after it has signaled it.
 SHUTDOWN_RETRY = RetryPolicy(max_retries=3, initial_delay=0.5, max_delay=1.0, max_elapsed=2.0)
-"""Retries of the last requests of a task: Airflow kills a worker process 5 s after it has signaled it."""
-
-SHUTDOWN_TIMEOUT = 3.0
-"""Seconds for each of these requests."""
+SHUTDOWN_TIMEOUT = 3.0  # seconds for each
 
 
 @dataclass(eq=False)
@@ -81,7 +79,6 @@ class TaskRun:
         """Find the run that this try started or re-attached to before it was deferred, or else the likeliest."""
         self.run_id = self._ti.xcom_pull(task_ids=self._ti.task_id, key=RUN_ID_KEY, map_indexes=self._ti.map_index)
         candidates = [] if self.run_id else list(self._store.previous_runs(of_this_try=True))
-        found = candidates[0] if candidates else None
         for candidate in candidates if len(candidates) > 1 else ():
             try:
                 run = client.get_workflow_run(self.workflow_id, candidate.run_id, job_id=candidate.job_id)
@@ -91,10 +88,10 @@ class TaskRun:
                 log.warning("Could not find out whether this try has started run %s: %s", candidate.run_id, error)
                 break
             if not is_rejection(run):
-                found = candidate
+                candidates = [candidate]
                 break
-        if found:
-            self.run_id, self.job_id = found.run_id, found.job_id
+        if candidates:
+            self.run_id, self.job_id = candidates[0].run_id, candidates[0].job_id
 
     def reattach(self, client: SimClient) -> WorkflowRun | None:
         """Re-attach to an earlier try's run, if it is active or has completed; raise if that can't be found out."""
@@ -102,9 +99,8 @@ class TaskRun:
             run = self._find(client, previous)
             if run is None and previous.resend and not previous.cleared:
                 self._resend_id = previous.run_id
-            if previous.derived and (run is None or is_rejection(run)):
-                continue
-            return run and self._use(run, previous)
+            if not previous.derived or not (run is None or is_rejection(run)):
+                return run and self._use(run, previous)
         return None
 
     def _find(self, client: SimClient, previous: PreviousRun) -> WorkflowRun | None:
@@ -130,11 +126,10 @@ class TaskRun:
         self._reattached = run.status is RunStatus.COMPLETED or not run.status.is_terminal
         what = "re-attaching to it" if self._reattached else "starting another"
         log.info("Run %s of an earlier try is %s; %s.", previous.run_id, run.status, what)
-        if not self._reattached:
-            return None
-        Metric.RUN_REATTACHED.incr()
-        self._publish(previous.run_id, previous.job_id)
-        return run
+        if self._reattached:
+            Metric.RUN_REATTACHED.incr()
+            self._publish(previous.run_id, previous.job_id)
+        return run if self._reattached else None
 
     def died_with_previous_try(self, run: WorkflowRun) -> bool:
         """Whether a sync run of an earlier try, found active, was then cancelled with that try's connection."""

@@ -1,11 +1,8 @@
 """Write-ahead store for a task's run IDs, used to recover after a worker crash.
 
-The caller chooses the run ID, and Sim accepts each ID once. So a task chooses an ID, records it, and sends the start.
-A retry asks Sim for that ID before it starts anything.
-
-Airflow 3.3 and later keep a task's state across retries; the ID is recorded there. Earlier versions have no such store,
-so IDs are derived from what all tries of a task instance have in common: a retry computes the IDs that the earlier
-tries have used.
+Sim accepts each run ID once. A task chooses an ID, records it, and sends the start; a retry asks Sim for that ID before
+it starts anything. Airflow 3.3 and later keep a task's state across retries, which contains the ID. On earlier ones,
+IDs are derived from what all tries of a task instance have in common.
 """
 
 from __future__ import annotations
@@ -27,28 +24,21 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# Keys in the task's state
 STATE_KEY = "sim_run"
-"""Key in the task's state for one run."""
-
-ANSWER_KEY = "sim_answer"
-"""Key in the task's state for the answer to a pause."""
-
+ANSWER_KEY = "sim_answer"  # the answer to a pause
 BATCH_KEY = "sim_batch"
-"""Key in the task's state for a batch of runs."""
 
-RUN_IDS_PER_ENTRY = 256
-"""Airflow advises to keep an entry below 64 KiB."""
-
-_IDS_PER_TRY = 4
-"""How many IDs of one try a later try looks for: those that Sim has rejected, and the one after them."""
+RUN_IDS_PER_ENTRY = 256  # Airflow advises to keep an entry below 64 KiB
+_IDS_PER_TRY = 4  # that a later try looks for: those that Sim has rejected, and the one after them
 
 
 class StateEntry:
     """An entry in the task's state, which Airflow keeps over retries, and also when a user clears the task.
 
     Clearing raises the task's ``max_tries`` and the DAG run's ``clear_number``; a retry raises neither. The entry
-    contains both, so that a cleared task starts afresh. (Either alone can change without this task being cleared: the
-    DAG's author may change ``retries``, a user may clear another task.)
+    contains both, since either alone can change without this task being cleared: by another value of ``retries``, or
+    by clearing another task.
 
     :param store: ``context["task_state_store"]`` (Airflow 3.3 and later); None records nothing.
     :param subject: what the entry is about; one about something else is ignored.
@@ -83,7 +73,7 @@ class StateEntry:
 
 
 class _Store:
-    """What the stores have in common: the task's state, or else what IDs are derived from, or else neither."""
+    """Base of the stores: the task's state, or else what IDs are derived from, or else neither."""
 
     def __init__(self, context: Context, durable: bool) -> None:
         self._context = context
@@ -99,10 +89,8 @@ class _Store:
 def _identity_of(context: Context) -> list[str] | None:
     """Return what all tries of a task instance have in common, and no other task instance of any Airflow.
 
-    - The DAG run's start, to the microsecond, differs between deployments, and between a DAG run that was deleted and
-      one that was created again under the same name. A retry doesn't change it, nor does clearing tasks of a DAG run
-      that still runs (Airflow 2.11 to 3.2).
-    - ``max_tries`` is increased by clearing the task, and not by a retry.
+    The DAG run's start differs between deployments, and between a DAG run that was deleted and one of the same name.
+    Clearing the task raises ``max_tries``; a retry changes neither.
 
     :return: None for a DAG run without a distinct start: ``dag.test()`` and ``airflow tasks test`` leave it empty,
         or set it to the logical date or to ``run_after``, which other DAG runs may share.
@@ -138,9 +126,8 @@ class RunStore(_Store):
 
     :param durable: False records nothing: each try starts its own run.
     :param server: the base URL; an ID means nothing to another server.
-    :ivar unsent_ids: IDs that no earlier try of this task can have sent, but another caller can: Airflow never starts
-        the same try of a scheduled task a second time, but ``airflow tasks test`` does, which must not return the
-        scheduled task's output. Recorded IDs are random.
+    :ivar unsent_ids: derived IDs that this try is the first to send, unless it is ``airflow tasks test``, which must
+        not return the scheduled task's output.
     """
 
     def __init__(self, context: Context, *, durable: bool, workflow_id: str, server: str) -> None:

@@ -32,10 +32,9 @@ CANCEL_RETRY = RetryPolicy(max_retries=5, initial_delay=0.5, max_delay=2.0, max_
 class SimTriggerBase(BaseTrigger):
     """A trigger that waits for runs and emits one event.
 
-    Subclasses implement :meth:`_wait`, :meth:`_event` and :meth:`_cancel_runs`. The event's ``status`` is ``timeout``
-    at the deadline and ``error`` for anything else that :meth:`_wait` raises, with ``message``, ``code`` and
-    ``permanent``: an exception that left the trigger would fail the task without any method of the operator being
-    called, and the runs would continue.
+    The event's ``status`` is ``timeout`` at the deadline, and ``error`` if :meth:`_wait` raises anything else, with
+    ``message``, ``code`` and ``permanent``: an exception that left the trigger would fail the task without any method
+    of the operator being called, and the runs would continue.
 
     With ``cancel_on_kill``, the runs are cancelled when a user clears or marks the task, but not when the triggerer
     stops or another triggerer takes over.
@@ -69,7 +68,12 @@ class SimTriggerBase(BaseTrigger):
         """Wait, and emit one event."""
         earliest = time.monotonic() + (0.0 if self._starts_here else FIRST_POLL_AFTER)
         try:
-            event = await self._outcome()
+            try:
+                event = await self._wait()
+            except SimRunTimeoutError as error:
+                event = self._event("timeout", message=str(error))
+            except Exception as error:
+                event = self._failure(error)
             await asyncio.sleep(max(0.0, earliest - time.monotonic()))
         except asyncio.CancelledError:
             if not triggers_get_on_kill() and self.task_instance is not None:
@@ -79,19 +83,8 @@ class SimTriggerBase(BaseTrigger):
             Metric.RUN_EVENT_DELAY.timing(time.time() - self._run_ended_at)
         yield event
 
-    async def _outcome(self) -> TriggerEvent:
-        try:
-            return await self._wait()
-        except SimRunTimeoutError as error:
-            return self._event("timeout", message=str(error))
-        except Exception as error:
-            return self._failure(error)
-
     async def _wait(self) -> TriggerEvent:
-        """Return the event to emit.
-
-        :raises SimRunTimeoutError: the deadline has passed.
-        """
+        """Return the event to emit."""
         raise NotImplementedError
 
     def _event(self, status: str, **more: Any) -> TriggerEvent:
@@ -115,9 +108,7 @@ class SimTriggerBase(BaseTrigger):
         await _finish(self._cancel_if_killed(assume_killed=True))
 
     async def _cancel_if_killed(self, *, assume_killed: bool) -> None:
-        """Cancel the runs unless the task is still deferred, such as when another triggerer takes over.
-
-        Before 3.3, Airflow doesn't report why it cancels a trigger.
+        """Cancel the runs unless the task is still deferred; Airflow before 3.3 doesn't report why it cancels it.
 
         :param assume_killed: cancel also if the task's state can't be read.
         """

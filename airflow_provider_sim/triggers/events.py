@@ -26,12 +26,8 @@ if TYPE_CHECKING:
     from airflow_provider_sim.client import ClientSettings, WorkflowRun
     from airflow_provider_sim.polling.finished_runs import Batch, Cursor, FinishedRunStream, Listener
 
-CURSOR_KEY = "sim_cursor"
-"""Key in the asset's state store; followed by a hash that separates the triggers of one asset."""
-
+CURSOR_KEY = "sim_cursor"  # in the asset's state store; followed by a hash that separates the triggers of one asset
 STATUSES = ("completed", "failed", "cancelled")
-"""Terminal states of a run."""
-
 _LEAVING = 1.0  # seconds in which a trigger that Airflow has failed leaves the stream
 
 _RULES: Mapping[str, Rule] = {
@@ -106,7 +102,8 @@ class SimRunEventTrigger(BaseEventTrigger):
         """Emit an event for this trigger's part of each batch."""
         stream = self._stream
         assert stream is not None, "Airflow calls shared_stream_key first"
-        listener = self._listener(await self._load())
+        stored = [await store.aget(self.cursor_key) for store in self._stores()]
+        listener = self._listener(next(filter(None, stored), None))
         stream.join(listener)
         try:
             async for batch in shared_stream:
@@ -120,10 +117,6 @@ class SimRunEventTrigger(BaseEventTrigger):
         """Key in the asset's state store; triggers with other workflows or filters have others."""
         subject = [self.sim_conn_id, sorted(self.workflow_ids), sorted(self.statuses), sorted(self.triggers or ())]
         return f"{CURSOR_KEY}_{hashlib.sha256(json.dumps(subject).encode()).hexdigest()[:12]}"
-
-    async def _load(self) -> Any:
-        stored = [await store.aget(self.cursor_key) for store in self._stores()]
-        return next(filter(None, stored), None)
 
     async def _save(self, cursors: dict[str, Cursor]) -> None:
         for store in self._stores():
@@ -146,7 +139,6 @@ class SimRunEventTrigger(BaseEventTrigger):
             await stream.confirm(batch)
 
     def _listener(self, stored: Any) -> Listener:
-        """Return the trigger's part of the stream; ``stored`` is what :meth:`_save` stored."""
         from airflow_provider_sim.polling.finished_runs import Listener, cursors_of
 
         return Listener(
@@ -180,7 +172,6 @@ def _event(runs: Iterable[WorkflowRun]) -> TriggerEvent:
 
 
 def _producer(stream: FinishedRunStream) -> SharedStreamProducer:
-    """Return the source of a shared stream."""
     from airflow.triggers.shared_stream import SharedStreamProducer
 
     class RunEventProducer(SharedStreamProducer):

@@ -81,8 +81,13 @@ class SimRunTrigger(SimTriggerBase):
             on_paused=options.on_paused,
             base_url=settings.base_url,
         )
-        if self._starts_here and options.do_xcom_push:
-            await self._push_links(settings.base_url, hook.workspace_id)
+        if self._starts_here and options.do_xcom_push:  # which a worker does before it defers
+            url, workspace_id = settings.base_url, hook.workspace_id
+            links = link_xcoms(url, workflow_id=self.workflow_id, run_id=self.run_id, workspace_id=workspace_id)
+            try:
+                await push_xcoms(self.task_instance, links)
+            except Exception as error:
+                self.log.warning("The links could not be pushed: %s", error)
         poller = poller_for(settings)
         run = await poller.wait(state, look_soon=self._starts_here, workspace_id=hook.workspace_id)
         if run.status.is_terminal and run.end_time is not None:
@@ -91,14 +96,6 @@ class SimRunTrigger(SimTriggerBase):
         if options.end_from_trigger and run.status is RunStatus.COMPLETED:
             success = await poller.ask(None, lambda client: self._end_task(client, run))
         return success or self._event(run.status.value, details=run.details())
-
-    async def _push_links(self, base_url: str, workspace_id: str | None) -> None:
-        """Push the XComs that a worker pushes before it defers."""
-        links = link_xcoms(base_url, workflow_id=self.workflow_id, run_id=self.run_id, workspace_id=workspace_id)
-        try:
-            await push_xcoms(self.task_instance, links)
-        except Exception as error:
-            self.log.warning("The links could not be pushed: %s", error)
 
     async def _end_task(self, client: AsyncSimClient, run: WorkflowRun) -> TriggerEvent | None:
         """Push the XComs that a worker would push, and return the event that ends the task; None to use a worker.

@@ -272,7 +272,7 @@ class TestFaults:
         monkeypatch.setattr(poller_module, "LOGS_PAGE", 3)
 
         async def script(scene):
-            starts = deploy(scene, 3, ago=20) + [scene.sim.start(FLOW, f"late-{number}", 45) for number in range(2)]
+            starts = deploy(scene, 3, ago=5) + [scene.sim.start(FLOW, f"late-{number}", 45) for number in range(2)]
             lists = itertools.count(1)
 
             def fail_on_second_page(request: httpx.Request) -> httpx.Response | None:
