@@ -21,6 +21,7 @@ from airflow_provider_sim.client import (
     RateLimit,
     RateLimitInfo,
 )
+from airflow_provider_sim.metrics import Metric
 
 T = TypeVar("T")
 
@@ -142,8 +143,9 @@ class RequestBucket(Limit):
             return super()._room()
         now = self.clock()
         above_line = self._above_line(now)
-        if above_line < 1:
-            return Room(0, self._delay_to_line(now))
+        if above_line < 1 and self._refill is not None:
+            share = ((self._level - 1) / self._refill - BUCKET_RESERVE) / (1 - BUCKET_RESERVE) if self._refill else 0.0
+            return Room(0, max(0.0, self._reset - now - max(0.0, share) * RATE_WINDOW) + _MARGIN)
         if now - self._updated_at > STALE_AFTER:
             lost_at = self._sent_at + RESPONSE_TIMEOUT
             return Room(1) if self.in_flight == 0 or now >= lost_at else Room(0, lost_at - now)
@@ -160,11 +162,6 @@ class RequestBucket(Limit):
             self._reset += minutes * RATE_WINDOW
         minute_left = min(1.0, (self._reset - now) / RATE_WINDOW)
         return self._level - self._refill * (BUCKET_RESERVE + (1 - BUCKET_RESERVE) * minute_left)
-
-    def _delay_to_line(self, now: float) -> float:
-        assert self._refill is not None
-        share = ((self._level - 1) / self._refill - BUCKET_RESERVE) / (1 - BUCKET_RESERVE) if self._refill else 0.0
-        return max(0.0, self._reset - now - max(0.0, share) * RATE_WINDOW) + _MARGIN
 
 
 class WorkerPace(RequestBucket):
@@ -259,8 +256,10 @@ class RateLimits:
         return room if bucket is None else Room.least(room, self._address(bucket).room())
 
     @contextmanager
-    def request(self, bucket: str | None) -> Iterator[None]:
-        """Count a request while it is in flight."""
+    def request(self, bucket: str | None, *, poll: str | None = None) -> Iterator[None]:
+        """Count a request while it is in flight; a kind of poll is a metric, too."""
+        if poll is not None:
+            Metric.POLL_REQUESTS.incr(kind=poll)
         self.bucket(bucket).on_request()
         if bucket is not None:
             self._address(bucket).on_request()

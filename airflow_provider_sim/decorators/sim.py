@@ -34,8 +34,7 @@ class _SimWorkflowDecoratedOperator(DecoratedOperator, SimExecuteWorkflowOperato
     }
     custom_operator_name = "@task.sim_workflow"
     overwrite_rtif_after_execution = True
-    xcom_push = None
-    """Read, and not used, by ``DecoratedOperator.execute`` of Airflow 3.0, whose operators don't have it."""
+    xcom_push = None  # read, and not used, by DecoratedOperator.execute of Airflow 3.0, whose operators don't have it
 
     def __init__(
         self, *, op_args: Collection[Any] | None = None, op_kwargs: Mapping[str, Any] | None = None, **kwargs: Any

@@ -13,6 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from math import inf
 from typing import TYPE_CHECKING, Any
@@ -121,12 +122,12 @@ class Listener:
         cursor = self.cursors.get(workflow_id)
         if cursor is None or not cursor.is_open(run) or not run.status.is_terminal:
             return
-        if not self.wants(run):
+        if self.wants(run):
+            if not self.finished:
+                self.ready_at = max(self.ready_at, time.monotonic() + EVENT_DELAY)
+            self.finished[run.run_id or ""] = run
+        else:
             cursor.deliver(run)
-            return
-        if not self.finished:
-            self.ready_at = max(self.ready_at, time.monotonic() + EVENT_DELAY)
-        self.finished[run.run_id or ""] = run
 
     def take(self) -> list[WorkflowRun]:
         """Return the runs of the next event, if there is to be one now."""
@@ -276,10 +277,8 @@ class FinishedRunStream:
         if workflow_id not in self._workspaces:
             Metric.POLL_REQUESTS.incr(kind="workspace")
             try:
-                workflow = await poller.ask(
-                    WORKFLOW_BUCKET, lambda client: client.get_workflow(workflow_id, retry=NO_RETRY)
-                )
-                self._workspaces[workflow_id] = workflow.workspace_id
+                read = partial(AsyncSimClient.get_workflow, workflow_id=workflow_id, retry=NO_RETRY)
+                self._workspaces[workflow_id] = (await poller.ask(WORKFLOW_BUCKET, read)).workspace_id
             except SimError as error:
                 self._errors[f"workflow {workflow_id!r}"] = error
         return self._workspaces.get(workflow_id)
@@ -360,7 +359,6 @@ def _logged(
 async def _runs_of(
     poller: RunPoller, bucket: str, method: Callable[..., Awaitable[Page[WorkflowRun]]], subject: str, **filters: Any
 ) -> AsyncIterator[WorkflowRun]:
-    """Yield the runs of all pages of a list."""
     while True:
         Metric.POLL_REQUESTS.incr(kind="list")
         page = await poller.ask(bucket, lambda client: method(client, subject, retry=NO_RETRY, **filters))

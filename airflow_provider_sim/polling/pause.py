@@ -84,14 +84,16 @@ class PauseAnswer(PollState[_Pauses]):
             time.sleep(self.interval)
 
     def _find(self, client: SimClient) -> _Pauses:
-        """Return the run's pauses, with the one to answer if it is open."""
         pauses = self._read(client)
         if pauses.status.is_terminal:
             raise self._answered_error(client, f"the run is {pauses.status}")
         named = [point for point in pauses.points if self.context_id in (None, point.context_id)]
         found = [point for point in named if point.is_open and pauses.status is RunStatus.PAUSED]
         if len(found) > 1:
-            raise self._ambiguous_error(found)
+            names = [f"{point.context_id}{f' ({point.question})' if point.question else ''}" for point in found]
+            listed = "; ".join(names).replace("\n", ", ")
+            problem = f"has {len(found)} open pauses. Set context_id to one of them: {listed}."
+            raise self._error(SimInputError, problem)
         if self.context_id and any(not point.is_open for point in named):
             raise self._answered_error(client, f"pause {self.context_id} was answered by another user or task")
         return pauses._replace(context_id=found[0].context_id if found else None)
@@ -110,14 +112,6 @@ class PauseAnswer(PollState[_Pauses]):
     def _answered_error(self, client: SimClient, reason: str) -> SimPauseAnsweredError:
         url = approval_url(client.base_url, self.workflow_id, self.run_id)
         return self._error(SimPauseAnsweredError, f"accepts no answer: {reason}. The answer is at {url}.")
-
-    def _ambiguous_error(self, points: list[PausePoint]) -> SimInputError:
-        names = "; ".join(
-            f"{point.context_id}{f' ({point.question})' if point.question else ''}".replace("\n", ", ")
-            for point in points
-        )
-        problem = f"has {len(points)} open pauses. Set context_id to one of them: {names}."
-        return self._error(SimInputError, problem)
 
     def is_finished(self, response: _Pauses) -> bool:
         """Return whether the pause to answer is open."""

@@ -12,7 +12,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from math import inf
 from typing import TypeVar
 
@@ -41,7 +41,7 @@ from airflow_provider_sim.exceptions import (
     SimRedirectError,
     SimRunTimeoutError,
 )
-from airflow_provider_sim.metrics import Metric, WaitTimer
+from airflow_provider_sim.metrics import WaitTimer
 from airflow_provider_sim.polling.planner import Planner, PolledRun, Request, Workspaces
 from airflow_provider_sim.polling.poll_state import RunPollState
 from airflow_provider_sim.rate_limits import RateLimits, in_use, rate_limits_for
@@ -216,10 +216,6 @@ class RunPoller:
         if future is not None and not future.done():
             future.set_result(outcome)
 
-    def _request(self, bucket: str | None, kind: str) -> AbstractContextManager[None]:
-        Metric.POLL_REQUESTS.incr(kind=kind)
-        return self._limits.request(bucket)
-
     def _send(self, request: Request) -> None:
         for run in request.runs:
             run.in_flight = True
@@ -258,7 +254,7 @@ class RunPoller:
             self._wake.set()
 
     async def _find_workspace(self, workflow_id: str) -> None:
-        with self._request(WORKFLOW_BUCKET, "workspace"):
+        with self._limits.request(WORKFLOW_BUCKET, poll="workspace"):
             workflow = await self._client.get_workflow(workflow_id, retry=NO_RETRY)
         if workflow.workspace_id is None:
             self._close(workflow_id)
@@ -272,7 +268,7 @@ class RunPoller:
         listed_to, fruitless = -inf, 0
         while missing:
             asked_at, end = self.server_now(), max(run.latest for run in missing)
-            with self._request(LOGS_BUCKET, "list"):
+            with self._limits.request(LOGS_BUCKET, poll="list"):
                 page = await self._client.list_logs(
                     request.workspace_id,
                     workflow_ids=workflow_ids,
@@ -304,7 +300,7 @@ class RunPoller:
     async def _read(self, run: PolledRun, bucket: str | None) -> None:
         """Read one run; plan the next read if lists don't contain what it waits for."""
         ids = run.state.workflow_id, run.state.run_id
-        with self._request(bucket, "read"):
+        with self._limits.request(bucket, poll="read"):
             response = await self._client.get_workflow_run(*ids, job_id=run.state.job_id, retry=NO_RETRY)
         run.read_at = inf
         run.run_id = response.run_id or run.run_id  # the caller's ID may be a job ID

@@ -230,10 +230,7 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
         return max(delay, SHORTEST_RESCHEDULE) if self.reschedule else delay
 
     def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> Any:
-        """Resume after the trigger's event: return the output of a completed run; poll any other once.
-
-        :raises SimError: the run isn't finished, and the trigger has failed; or this poll fails as well.
-        """
+        """Resume after the trigger's event: return the output of a completed run; poll any other once."""
         from airflow_provider_sim.task.results import read_run_event, unreachable_error
 
         self._check_rendered()
@@ -250,10 +247,7 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
             return self._result(context, run)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Resume after a deferral, also if the deferral itself has timed out.
-
-        The reason of a skip is the error; Airflow before 3.1 has no ``never_fail`` here.
-        """
+        """Resume after a deferral; the reason of a skip is the error; Airflow before 3.1 has no ``never_fail`` here."""
         try:
             return super().resume_execution(*after_deferral(next_method, next_kwargs), context)
         except AirflowSkipException as skip:

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, overload
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-DEFERRAL_MARGIN = timedelta(minutes=5)
-"""After a trigger's own deadline, in case no triggerer was running at that time."""
+DEFERRAL_MARGIN = timedelta(minutes=5)  # after a trigger's own deadline, if no triggerer was running at that time
 
 
 def deferral_timeout(deadline: float | None) -> timedelta | None:

@@ -71,7 +71,6 @@ def prepare_input(value: Any, workflow_id: str, *, is_async: bool, unconverted_f
 
 
 def _ready(field: str, value: Any, files: FilesOfRequest) -> Any:
-    """Return a field's value, or an item of its list, as JSON."""
     if not is_file(value):
         files.record(field, value)
         for item, path, _ in nodes(value):
@@ -146,8 +145,7 @@ def input_fields(value: Any, *, workflow_id: str) -> dict[str, Any]:
         problem = f"is nested deeper than {MAX_DEPTH} levels, or contains itself, at {place_of(path, 'input')}"
         value = path = None  # Airflow's log of the error would take minutes to show them
     if problem:
-        message = f"The input for workflow {workflow_id!r} {problem}."
-        raise SimInputError(message, workflow_id=workflow_id)
+        raise SimInputError(f"The input for workflow {workflow_id!r} {problem}.", workflow_id=workflow_id)
     fields: dict[str, Any] = _plain(value)
     return fields
 
@@ -165,8 +163,7 @@ def copy_files(argument: Any) -> Any:
     """Copy each :class:`SimFile` in an argument: Airflow renders templates in place, and tasks may share the object."""
     if beyond_depth(argument, MAX_DEPTH + 5) is not None:  # that of a batch contains inputs at some depth
         del argument  # Airflow couldn't render it, and its log of the error would take minutes to show it
-        message = f"The task's input is nested deeper than {MAX_DEPTH} levels, or contains itself."
-        raise SimInputError(message)
+        raise SimInputError(f"The task's input is nested deeper than {MAX_DEPTH} levels, or contains itself.")
     return _with_own_files(argument)
 
 

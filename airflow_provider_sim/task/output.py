@@ -128,14 +128,14 @@ class OutputDelivery:
         return {**{key: value for key, value in file.value.items() if key != "base64"}, "path": path}
 
     def _content(self, file: OutputFile) -> Iterable[bytes]:
-        if file.base64 is not None:
-            try:
-                return [base64.b64decode(file.base64, validate=True)]
-            except ValueError as error:
-                raise SimError(f"its base64 text is invalid ({error}).") from error
-        if file.url is None:
-            raise SimError("Sim returned neither its bytes nor its URL.")
-        return self.fetch(file.url)
+        if file.base64 is None:
+            if file.url is None:
+                raise SimError("Sim returned neither its bytes nor its URL.")
+            return self.fetch(file.url)
+        try:
+            return [base64.b64decode(file.base64, validate=True)]
+        except ValueError as error:
+            raise SimError(f"its base64 text is invalid ({error}).") from error
 
     def _write(self, name: str, content: Iterable[bytes]) -> str:
         folder = self.options.output_files_dir or ""
@@ -144,10 +144,8 @@ class OutputDelivery:
         except SimError:
             raise
         except Exception as error:  # depends on the storage
-            raise self._error(
-                f"Could not write {name!r} of {self._run} into output_files_dir {folder!r}:"
-                f" {type(error).__name__}: {error}"
-            ) from error
+            problem = f"Could not write {name!r} of {self._run} into output_files_dir {folder!r}"
+            raise self._error(f"{problem}: {type(error).__name__}: {error}") from error
 
     @property
     def _run(self) -> str:

@@ -10,8 +10,7 @@ from typing import Any, Self
 from airflow_provider_sim.arguments import CheckInput, LargeOutputs, OnError, OnPaused, UnconvertedFiles
 from airflow_provider_sim.exceptions import SimError
 
-DEFAULT_MAX_OUTPUT_BYTES = 16 * 1024 * 1024
-"""Of the output as JSON. A metadata database may accept more, but each read of the XCom transfers it."""
+DEFAULT_MAX_OUTPUT_BYTES = 16 * 1024 * 1024  # each read of the XCom transfers them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

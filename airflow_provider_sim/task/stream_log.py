@@ -26,11 +26,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_LINE_LENGTH = 160
-"""Characters of text without a line break after which a log line is written."""
-
-_MAX_STORED_BYTES = 256 * 1024 * 1024
-"""Limit with ``large_outputs="store"``: text is held in memory until the run finishes."""
+_LINE_LENGTH = 160  # characters of text without a line break after which a log line is written
+_MAX_STORED_BYTES = 256 * 1024 * 1024  # with large_outputs="store": held in memory until the run finishes
 
 
 class StreamLog:

@@ -22,10 +22,7 @@ from airflow_provider_sim.task.run_options import RunOptions
 if TYPE_CHECKING:
     from airflow_provider_sim.client import Cancellation
 
-# Seconds without an event after the start: the scheduler may not have processed the end of the task's first process
-# yet, and fails a task that is resumed before.
-FIRST_POLL_AFTER = 3.0
-
+FIRST_POLL_AFTER = 3.0  # seconds without an event: the scheduler may not know of the deferral, and would fail the task
 CANCEL_RETRY = RetryPolicy(max_retries=5, initial_delay=0.5, max_delay=2.0, max_elapsed=10.0)
 
 
@@ -101,10 +98,7 @@ class SimTriggerBase(BaseTrigger):
         return self._event("error", message=message, code=SimError.default_code, permanent=False)
 
     async def on_kill(self) -> None:
-        """Cancel the runs: a user has cleared or marked the task (Airflow 3.3 and later).
-
-        Airflow (3.3.2) calls this also in a triggerer that hung, when it resumes and its triggers were reassigned.
-        """
+        """Cancel the runs: a user has cleared or marked the task (Airflow 3.3 and later), or the triggerer hung."""
         await _finish(self._cancel_if_killed(assume_killed=True))
 
     async def _cancel_if_killed(self, *, assume_killed: bool) -> None:
@@ -137,10 +131,7 @@ class SimTriggerBase(BaseTrigger):
 
 
 async def _finish(work: Coroutine[Any, Any, None]) -> None:
-    """Finish the work even if the trigger is cancelled again.
-
-    Airflow (3.3.2) cancels a trigger about once a second until it is gone, also within ``on_kill``.
-    """
+    """Finish the work even if Airflow cancels the trigger again, as it does (3.3.2) about once a second."""
     task = asyncio.ensure_future(work)
     while not task.done():
         with suppress(asyncio.CancelledError):

@@ -19,11 +19,7 @@ def can_end_in_trigger(task: Any) -> bool:
 
 
 def needs_worker(task: Any) -> str | None:
-    """Return which features of the task only a worker supports, if any.
-
-    When a trigger ends a task, Airflow (3.3) sets the state and does nothing else: no asset events, no callbacks, no
-    hooks, no XComs except those that the trigger pushes, no length for tasks that are mapped over the output.
-    """
+    """Return which features of the task only a worker supports, if any: Airflow (3.3) only sets the task's state."""
     only_on_workers: dict[str, Any] = {
         "any task before Airflow 3.3": not triggers_replace_workers(),
         "outlets": task.outlets,
@@ -81,12 +77,9 @@ def start_trigger_args(sensor: Any) -> StartTriggerArgs:
 
 
 def _for_triggerer(value: Any) -> Any:
-    """Return an argument as the triggerer (Airflow 3.3) can render it.
+    """Return an argument as the triggerer (Airflow 3.3) can render it; raise ``ValueError`` if it can't.
 
-    It can pull the XCom of one task instance, but not the list that a pull without ``map_indexes`` requests first: the
-    trigger would never start. What it renders is text.
-
-    :raises ValueError: it can't.
+    It can't pull the list of XComs that a pull without ``map_indexes`` requests: the trigger would never start.
     """
     if isinstance(value, list | tuple):
         return [_for_triggerer(item) for item in value]
