@@ -195,10 +195,7 @@ class WorkerPace(RequestBucket):
 
 
 class AddressLimit(Limit):
-    """Our share of the requests that v2 accepts from one address, which headers contain only when it is exhausted.
-
-    :param share: share of the address's requests at most.
-    """
+    """Our share of the requests that v2 accepts from one address, which headers contain only when it is exhausted."""
 
     def __init__(self, clock: Clock, share: float) -> None:
         super().__init__(clock)
@@ -225,11 +222,7 @@ class AddressLimit(Limit):
 
 
 class RateLimits:
-    """All request limits of one key on one server.
-
-    :param polls: shared by all keys that are used at the address.
-    :param starts: the same for requests that start runs.
-    """
+    """All request limits of one key on one server; those of the address are shared by all keys."""
 
     def __init__(self, clock: Clock, polls: AddressLimit | None = None, starts: AddressLimit | None = None) -> None:
         self.server = ServerClock(clock)
@@ -248,10 +241,7 @@ class RateLimits:
             self.bucket(info.bucket).on_response(info)
 
     def room(self, bucket: str | None) -> Room:
-        """Return what may be sent now.
-
-        :param bucket: the bucket that requests spend; None on the legacy API, which meters no requests.
-        """
+        """Return what may be sent now of a bucket's requests; None on the legacy API, which meters none."""
         room = self.bucket(bucket).room()
         return room if bucket is None else Room.least(room, self._address(bucket).room())
 

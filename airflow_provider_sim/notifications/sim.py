@@ -79,11 +79,7 @@ class SimNotifier(BaseNotifier):
 
     def notify(self, context: Context) -> None:
         """Start the workflow."""
-        with (
-            self._log_errors(),
-            SimHook(self.sim_conn_id) as hook,
-            hook.new_client(timeout=self.timeout, retry=_RETRY) as client,
-        ):
+        with SimHook(self.sim_conn_id) as hook, hook.new_client(timeout=self.timeout, retry=_RETRY) as client:
             self._log_start(client.execute_with_retry(**self._request(context)))
 
     async def async_notify(self, context: Context) -> None:
@@ -134,7 +130,6 @@ def _default_input(context: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _first(source: Any, *names: str) -> Any:
-    """Return the first of an object's or a dict's values that isn't None."""
     values = (source.get(name) if isinstance(source, Mapping) else getattr(source, name, None) for name in names)
     return next((value for value in values if value is not None), None)
 

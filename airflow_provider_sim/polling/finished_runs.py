@@ -228,7 +228,6 @@ class FinishedRunStream:
         self._news.clear()
 
     async def _poll_and_schedule(self) -> None:
-        """Poll once, and set the time of the next poll, which failures delay."""
         self._poll_at, self._interval = inf, min(listener.poll_interval for listener in self._listeners)
         pause = self._interval
         try:
@@ -237,10 +236,12 @@ class FinishedRunStream:
         except Exception as error:
             self._failures += 1
             pause = min(max(pause, 1.0) * 2 ** min(self._failures, 10), LONGEST_PAUSE)
-            if is_sims := isinstance(error, SimError):
+            again = "Polling for finished runs again in %.0f s (failures in a row: %d)."
+            if isinstance(error, SimError):
                 pause = max(self._interval, error.retry_after or pause)
-            again = f"Polling for finished runs again in {pause:.0f} s (failures in a row: {self._failures})."
-            log.log(logging.WARNING if is_sims else logging.ERROR, "%s %s", error, again, exc_info=not is_sims)
+                log.warning(f"%s {again}", error, pause, self._failures)
+            else:
+                log.exception(again, pause, self._failures)
         if self._poll_at == inf:  # no listener has joined meanwhile
             self._poll_at = time.monotonic() + pause
 
@@ -284,7 +285,6 @@ class FinishedRunStream:
         return self._workspaces.get(workflow_id)
 
     async def _poll_workspace(self, poller: RunPoller, workspace_id: str, workflow_ids: set[str]) -> None:
-        """Poll some workflows of one workspace."""
         polled_at = poller.server_now() - OVERLAP
         listeners = list(self._listeners)
         for listener in listeners:
@@ -322,7 +322,6 @@ class FinishedRunStream:
         return cursors
 
     def _follow(self, poller: RunPoller, workspace_id: str | None, workflow_ids: set[str]) -> None:
-        """Wait for known runs that have not finished."""
         for listener in self._listeners:
             for workflow_id in listener.cursors.keys() & workflow_ids:
                 known = set(listener.cursors[workflow_id].open)

@@ -28,11 +28,9 @@ E = TypeVar("E", bound=SimError)
 
 
 class _Pauses(NamedTuple):
-    """Pauses of a run: all, and the open one to answer, if there is one."""
-
     status: RunStatus
     points: Sequence[PausePoint]
-    context_id: str | None = None
+    context_id: str | None = None  # of the open one to answer
 
 
 @dataclass(eq=False, kw_only=True)

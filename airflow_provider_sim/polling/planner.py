@@ -81,13 +81,10 @@ class Request(NamedTuple):
 
 @dataclass(slots=True)
 class Workspaces:
-    """Workspaces of workflows, as far as known.
-
-    :ivar closed: workspaces whose log can't be used, and workflows whose workspace can't be found, for some time.
-    """
+    """Workspaces of workflows, as far as known."""
 
     by_workflow: dict[str, str] = field(default_factory=dict)
-    closed: set[str] = field(default_factory=set)
+    closed: set[str] = field(default_factory=set)  # workspaces and workflows without a usable log, for some time
 
     def is_unknown(self, workflow_id: str) -> bool:
         """Return whether to request a workflow's workspace."""
@@ -132,7 +129,6 @@ class Planner:
         return self._requests
 
     def _list(self, due: Sequence[PolledRun], near: Sequence[PolledRun]) -> None:
-        """List the runs of each workspace, or read them."""
         unknown: defaultdict[str, list[PolledRun]] = defaultdict(list)
         known: defaultdict[str | None, list[PolledRun]] = defaultdict(list)
         for run in sorted(due, key=self._urgency, reverse=True):

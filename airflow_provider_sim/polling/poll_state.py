@@ -253,11 +253,7 @@ def share_limit(client: SimClient, state: PollState[T]) -> None:
 
 
 def wait_for_run(client: SimClient, state: RunPollState) -> WorkflowRun:
-    """Poll a run on a worker until it is finished, or paused if that counts.
-
-    :raises SimRunTimeoutError: the deadline has passed.
-    :raises SimError: the run's status can't be read.
-    """
+    """Poll a run on a worker until it is finished, or paused if that counts."""
 
     def read() -> WorkflowRun:
         Metric.POLL_REQUESTS.incr(kind="read")

@@ -173,8 +173,7 @@ class RunPoller:
             await self._client.close()
 
     async def _sleep(self, seconds: float) -> None:
-        """Sleep until woken; at least for a moment, which bounds the cost of many wake-ups."""
-        await asyncio.sleep(_BETWEEN_PASSES)
+        await asyncio.sleep(_BETWEEN_PASSES)  # bounds the cost of many wake-ups
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds - _BETWEEN_PASSES):
                 await self._wake.wait()
@@ -211,7 +210,6 @@ class RunPoller:
         run.due = max(run.state.aligned(self._clock() + run.interval), self._clock() + _BETWEEN_PASSES)
 
     def _finish(self, run: PolledRun, outcome: WorkflowRun | Exception) -> None:
-        """Return or raise an outcome to the run's caller, if it still waits."""
         future = self._waiting.pop(run, None)
         if future is not None and not future.done():
             future.set_result(outcome)
@@ -224,7 +222,6 @@ class RunPoller:
         self._requests.create_task(self._perform(request))
 
     async def _perform(self, request: Request) -> None:
-        """Send a request and handle its response; a run whose handling fails ends with the error."""
         run, bucket = request.runs[0], request.bucket
         try:
             if bucket == LOGS_BUCKET:
@@ -343,7 +340,6 @@ class RunPoller:
             run.reads, run.read_at = 0, self._clock()
 
     def _on_status(self, run: PolledRun, response: WorkflowRun) -> None:
-        """Pass a run's status to its state, which decides whether the caller stops waiting."""
         run.status = response.status
         if run not in self._waiting:
             return

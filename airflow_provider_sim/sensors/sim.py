@@ -220,7 +220,6 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
                 return None
 
     def _get_next_poke_interval(self, *args: Any) -> float:
-        """Return the seconds until the next poke, for Airflow's loop."""
         if self.poll_interval is not None or self.exponential_backoff:
             return super()._get_next_poke_interval(*args)
         try:

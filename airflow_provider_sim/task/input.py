@@ -151,7 +151,6 @@ def input_fields(value: Any, *, workflow_id: str) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Copy a value, with dicts for mappings and lists for sequences."""
     if isinstance(value, str) or is_file(value):
         return value
     if isinstance(value, Mapping):

@@ -81,7 +81,6 @@ class SimTriggerBase(BaseTrigger):
         yield event
 
     async def _wait(self) -> TriggerEvent:
-        """Return the event to emit."""
         raise NotImplementedError
 
     def _event(self, status: str, **more: Any) -> TriggerEvent:

@@ -102,30 +102,27 @@ class SimRunTrigger(SimTriggerBase):
 
         ``dag.test()`` runs triggers without a task instance, and resumes the task after any event.
         """
+        from airflow_provider_sim.task.results import DETAILS_KEY, DISPLAY_COPY_KEY, delivered
+
         if self.task_instance is None:
             return None
         if self._starts_here and self.task is not None and next(self.task.iter_mapped_dependants(), None) is not None:
             self.log.info("A worker ends the task, because it stores the length of an output for mapped tasks.")
             return None
         try:
-            xcoms = await self._xcoms(client, run)
-            if self.run_options.do_xcom_push:
+            options = self.run_options
+            output = await client.get_output(run, options.selected_outputs)
+            fetch = SimClient.from_settings(client.settings).download_file
+            result = await asyncio.to_thread(delivered, run, output, options, fetch=fetch)
+            if options.do_xcom_push:
+                display_copy = {DISPLAY_COPY_KEY: True} if output.is_display_copy else {}
+                xcoms = {"return_value": result, DETAILS_KEY: run.details(), **display_copy}
                 await push_xcoms(self.task_instance, xcoms)
         except Exception as error:
             self.log.warning("The trigger could not end the task, so a worker does: %s", error)
             return None
         Metric.RUN_FINISHED.incr(status=run.status.value)
         return TaskSuccessEvent()
-
-    async def _xcoms(self, client: AsyncSimClient, run: WorkflowRun) -> dict[str, Any]:
-        from airflow_provider_sim.task.results import DETAILS_KEY, DISPLAY_COPY_KEY, delivered
-
-        options = self.run_options
-        output = await client.get_output(run, options.selected_outputs)
-        fetch = SimClient.from_settings(client.settings).download_file
-        result = await asyncio.to_thread(delivered, run, output, options, fetch=fetch)
-        display_copy = {DISPLAY_COPY_KEY: True} if output.is_display_copy else {}
-        return {"return_value": result, DETAILS_KEY: run.details(), **display_copy}
 
     async def _cancel_runs(self, client: AsyncSimClient) -> Cancellation:
         return await client.stop_workflow_run(self.workflow_id, self.run_id, job_id=self.job_id)

@@ -594,15 +594,15 @@ class TestStorage:
 
         play(script)
 
-    def test_is_retried(self, play, log):
+    def test_is_retried_at_the_next_poll(self, play, log):
         async def script(scene):
             stage = Stage(scene)
             ears = stage.listen(), stage.listen(OTHER)
             ears[0].refusals.append(OSError("the database is away"))
             async with stage.playing():
                 assert [len(ear.saved) for ear in ears] == [0, 1]
-                await stage.events.confirm({})
-                assert [len(ear.saved) for ear in ears] == [1, 1]
+                await asyncio.sleep(25)
+                assert [len(ear.saved) for ear in ears] == [1, 2]
 
         play(script)
         assert log() == ["Could not store which runs were delivered: the database is away"]
