@@ -99,7 +99,6 @@ class Workspaces:
 class Planner:
     """Collects the requests to send now.
 
-    :param now: seconds since the epoch.
     :param v2: whether the server has the v2 API, and with it lists; None before its first response.
     :param max_reads: number of runs that may be read at once.
     :ivar is_rate_limited: whether a request has to wait for the rate limits.

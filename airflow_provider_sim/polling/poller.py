@@ -100,9 +100,7 @@ class RunPoller:
 
         :param look_soon: the run has not been polled yet; don't wait for an interval first.
         :param workspace_id: the workflow's workspace, if known; otherwise it is requested once.
-        :raises SimInputError: an ID is invalid.
-        :raises SimRunTimeoutError: the state's deadline passed.
-        :raises SimError: the run's status can't be read.
+        :raises SimError: an ID is invalid, the deadline has passed, or the run's status can't be read.
         """
         check_workflow_id(state.workflow_id)
         check_run_id(state.run_id)
@@ -127,7 +125,6 @@ class RunPoller:
         """Send requests of the caller's own as soon as the server's rate limits leave room for them.
 
         :param bucket: the rate bucket that they spend; None to wait for no limit.
-        :raises SimError: as the client.
         """
         self._asking += 1
         self._start_polling()

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from functools import cached_property
 from os import PathLike
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.compat.sdk import (
     AirflowException,
@@ -193,7 +193,14 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
         """Poll once; defer if the run isn't finished and the sensor is deferrable."""
         run = self._poll()
         if run is None and self.deferrable:
-            self._defer()
+            from airflow_provider_sim.triggers.sim import SimRunTrigger
+
+            options = self._new_options(deadline=self._deadline, started=self._state.started)
+            self.defer(
+                trigger=SimRunTrigger(self.workflow_id, self.run_id, options=options),
+                method_name="execute_complete",
+                timeout=deferral_timeout(self._deadline),
+            )
         return PokeReturnValue(is_done=run is not None, xcom_value=run and self._result(context, run))
 
     def _poll(self) -> WorkflowRun | None:
@@ -327,13 +334,3 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
         )
         share_limit(client, state)
         return state
-
-    def _defer(self) -> NoReturn:
-        from airflow_provider_sim.triggers.sim import SimRunTrigger
-
-        options = self._new_options(deadline=self._deadline, started=self._state.started)
-        self.defer(
-            trigger=SimRunTrigger(self.workflow_id, self.run_id, options=options),
-            method_name="execute_complete",
-            timeout=deferral_timeout(self._deadline),
-        )

@@ -107,16 +107,13 @@ def paused_result(client: SimClient, run: WorkflowRun, on_paused: OnPaused) -> d
 
 
 class RunEvent(NamedTuple):
-    """The event of a ``SimRunTrigger``: a run's status, or ``timeout``, or ``error`` with a message.
-
-    :param completed_run: a completed run without its output.
-    """
+    """The event of a ``SimRunTrigger``: a run's status, or ``timeout``, or ``error`` with a message."""
 
     status: str
     run_id: str
     job_id: str | None = None
     message: str | None = None
-    completed_run: WorkflowRun | None = None
+    completed_run: WorkflowRun | None = None  # without its output
 
 
 def read_run_event(event: Mapping[str, Any] | None, *, workflow_id: str) -> RunEvent:

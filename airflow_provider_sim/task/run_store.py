@@ -151,8 +151,6 @@ class RunStore(_Store):
     def previous_runs(self, *, of_this_try: bool = False) -> Iterator[PreviousRun]:
         """Yield runs that earlier tries may have started, the latest first.
 
-        A try that has re-attached to a run of an earlier one has used none of its own IDs, and rejected IDs leave gaps.
-
         :param of_this_try: yield those first that this try may have started before it was deferred.
         """
         entry, cleared = self._entry.read()
@@ -182,8 +180,6 @@ class BatchStore(_Store):
 
     def previous(self, batch_id: str | None = None) -> tuple[BatchState | None, bool]:
         """Return the batch that is recorded, or that an earlier try would have started, and whether it is current.
-
-        It isn't if the task was cleared since, or its inputs have changed.
 
         :param batch_id: of this try's own batch, if known.
         """

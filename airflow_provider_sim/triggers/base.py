@@ -44,10 +44,7 @@ class SimTriggerBase(BaseTrigger):
 
     @cached_property
     def run_options(self) -> RunOptions:
-        """The options, parsed after Airflow has rendered them.
-
-        :raises SimError: they are invalid.
-        """
+        """The options, parsed after Airflow has rendered them."""
         return RunOptions.from_dict(self.options)
 
     @property
