@@ -601,7 +601,7 @@ class TestStorage:
             ears[0].refusals.append(OSError("the database is away"))
             async with stage.playing():
                 assert [len(ear.saved) for ear in ears] == [0, 1]
-                await asyncio.sleep(25)
+                await asyncio.sleep(15)
                 assert [len(ear.saved) for ear in ears] == [1, 2]
 
         play(script)
