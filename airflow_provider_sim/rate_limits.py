@@ -25,8 +25,7 @@ from airflow_provider_sim.metrics import Metric
 
 T = TypeVar("T")
 
-Clock = Callable[[], float]
-"""Returns seconds since the epoch."""
+Clock = Callable[[], float]  # returns seconds since the epoch
 
 BUCKET_RESERVE = 0.2  # share of a minute's refill that stays in a bucket until the end of the minute
 STALE_AFTER = 30.0  # seconds until a bucket's level is unknown: one request refreshes it before others follow

@@ -22,7 +22,6 @@ def wait_for_deployment(
 
     :param deployment: the response to the request to deploy or roll back.
     :param poll_interval: seconds between polls; None for an adaptive interval.
-    :param deadline: seconds since the epoch.
     :raises SimDeploymentError: the activation has failed, or not finished before the deadline.
     """
     state = _DeploymentPollState(poll_interval=poll_interval, deadline=deadline)

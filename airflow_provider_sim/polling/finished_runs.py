@@ -150,8 +150,7 @@ class Listener:
         self.ready_at = time.monotonic() + EVENT_GAP
 
 
-Batch = dict[Listener, list[WorkflowRun]]
-"""The finished runs of one event for each trigger that has some."""
+Batch = dict[Listener, list[WorkflowRun]]  # the runs of one event for each trigger that has some
 
 
 class FinishedRunStream:
