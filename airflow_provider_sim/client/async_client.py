@@ -12,9 +12,9 @@ import os
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import httpx
 
@@ -48,7 +48,7 @@ _MAX_BYTES_ON_LOOP = 64 * 1024
 _LIMITS = httpx.Limits(max_connections=50, max_keepalive_connections=50, keepalive_expiry=120)
 
 
-class AsyncWorkflowStream:
+class AsyncWorkflowStream(AbstractAsyncContextManager["AsyncWorkflowStream"]):
     """A streamed execution, for ``async for``; see :class:`~.sync_client.WorkflowStream`."""
 
     def __init__(self, events: AsyncIterator[StreamEvent], close: Callable[[], Awaitable[None]]) -> None:
@@ -57,9 +57,6 @@ class AsyncWorkflowStream:
 
     def __aiter__(self) -> AsyncIterator[StreamEvent]:
         return self._events
-
-    async def __aenter__(self) -> Self:
-        return self
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self.close()
@@ -80,7 +77,7 @@ def _async(
     return method
 
 
-class AsyncSimClient(BaseClient):
+class AsyncSimClient(BaseClient, AbstractAsyncContextManager["AsyncSimClient"]):
     """Asyncio client for Sim's API. An instance has one connection pool per base URL, for one event loop.
 
     See :class:`~.base.BaseClient` for its arguments.
@@ -140,16 +137,13 @@ class AsyncSimClient(BaseClient):
         for http in pools.values():
             await http.aclose()
 
-    async def __aenter__(self) -> Self:
-        return self
-
     async def __aexit__(self, *exc_info: object) -> None:
         await self.close()
 
     _transport_errors = (httpx.HTTPError, httpx.InvalidURL, OSError)
 
     def open_stream(self, events: AsyncIterator[StreamEvent], opened: Any = None) -> AsyncWorkflowStream:
-        return AsyncWorkflowStream(events, _nothing if opened is None else opened.aclose)
+        return AsyncWorkflowStream(events, AsyncExitStack().aclose if opened is None else opened.aclose)
 
     async def _exchange(self, request: Request, options: RequestOptions) -> Any:
         async with self._slots:
@@ -203,10 +197,6 @@ class AsyncSimClient(BaseClient):
                 auth=lambda request: request,
             )
         return self._pools[base_url]
-
-
-async def _nothing() -> None:
-    """A stream without a connection needs no closing."""
 
 
 def limited(client: AsyncSimClient, requests: int) -> AsyncSimClient:

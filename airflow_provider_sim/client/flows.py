@@ -51,8 +51,6 @@ class Flows:
         self.client = client
         self.elapsed = 0.0
 
-    # --- runs ----------------------------------------------------------------------------------------------------
-
     async def get_workflow_run(
         self,
         workflow_id: str,
@@ -270,8 +268,6 @@ class Flows:
         """
         return await self.request(legacy.get_job(job_id))
 
-    # --- workflows and limits ------------------------------------------------------------------------------------
-
     async def get_workflow_status(self, workflow_id: str) -> models.Deployment:
         """Get whether a workflow is deployed."""
         return await self.request(legacy.get_workflow_status(workflow_id))
@@ -345,8 +341,6 @@ class Flows:
         except SimError:
             return limits, None
 
-    # --- requests ------------------------------------------------------------------------------------------------
-
     async def _only_v2(self, call: Call[T], options: RequestOptions = DEFAULT_OPTIONS) -> T:
         async def on_legacy() -> NoReturn:
             raise SimUnsupportedError(
@@ -379,14 +373,9 @@ class Flows:
                 feature.missing()
             except SimRouteMissingError as error:
                 if feature.present:
-                    raise SimResponseError(
-                        f"{error} The server had this API before; a proxy may have failed.",
-                        status=error.status,
-                        request_id=error.request_id,
-                        workflow_id=error.workflow_id,
-                        run_id=error.run_id,
-                        outcome=error.outcome,
-                    ) from error
+                    message = f"{error} The server had this API before; a proxy may have failed."
+                    kept = ("status", "request_id", "workflow_id", "run_id", "outcome")
+                    raise SimResponseError(message, **{name: getattr(error, name) for name in kept}) from error
                 if self.client.settings.api_version == "v2":
                     raise
                 # A server before v0.8.0, or no Sim server: a response on the legacy API proves the former.

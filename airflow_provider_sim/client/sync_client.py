@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from http.cookiejar import DefaultCookiePolicy
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 from weakref import WeakSet
 
 import requests
@@ -33,7 +33,7 @@ _CHUNK_BYTES = 64 * 1024
 _ENCODINGS = requests.utils.DEFAULT_ACCEPT_ENCODING
 
 
-class WorkflowStream:
+class WorkflowStream(contextlib.AbstractContextManager["WorkflowStream"]):
     """A streamed execution: iterate over it for its events; the last one is a :class:`~.stream.StreamEnd`.
 
     Leaving the ``with`` block, or closing, disconnects, and disconnecting early cancels the run. Iterating raises
@@ -46,9 +46,6 @@ class WorkflowStream:
 
     def __iter__(self) -> Iterator[StreamEvent]:
         return self._events
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
@@ -79,7 +76,7 @@ def _sync(
     return method
 
 
-class SimClient(BaseClient):
+class SimClient(BaseClient, contextlib.AbstractContextManager["SimClient"]):
     """Sync client for Sim's API. Thread-safe: each thread has its own HTTP session.
 
     See :class:`~.base.BaseClient` for its arguments.
@@ -146,9 +143,6 @@ class SimClient(BaseClient):
             for session in self._sessions:
                 session.close()
             self._sessions, self._own = WeakSet(), threading.local()
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()

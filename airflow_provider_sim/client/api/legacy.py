@@ -123,7 +123,7 @@ def execute(
     )
     request = request if run_id is None else request.with_run_id(run_id)
     if async_execution:
-        return Call(request, _read_receipt, _receipt_error)
+        return Call(request, _read_receipt, _execution_error)
     return Call(request, _read_unstreamed if stream else _read_execution, _execution_error)
 
 
@@ -159,13 +159,11 @@ def get_job(job_id: str, *, workflow_id: str | None = None) -> Call[models.Workf
 
 
 def cancel_run(workflow_id: str, run_id: str) -> Call[models.Cancellation]:
-    """Cancel a run."""
     request = endpoint("POST", f"{_RUN}/cancel", "cancel {run}", workflow_id, run_id)
     return Call(request, _read_cancellation, _cancellation_error)
 
 
 def resume_run(workflow_id: str, run_id: str, context_id: str, input: Any) -> Call[models.RunStatus]:
-    """Answer a human pause."""
     return _call(
         resources.resumed_status,
         "POST",
@@ -255,13 +253,9 @@ def _execution_error(request: Request, response: Response) -> Exception | None:
     if error is not None and body["error"].startswith(_REJECTION_PREFIXES.get(response.status, ())):
         return error
     rejection = error or errors.unreadable_error(request, response)
+    if not request.sync:  # no Response block answers an async start
+        return rejection
     return AmbiguousResponseError(rejection, _response_block_result(request, response, body))
-
-
-def _receipt_error(request: Request, response: Response) -> Exception | None:
-    """The error in an error response to an async start, which no Response block can have sent."""
-    error = _execution_error(request, response)
-    return error.rejection if isinstance(error, AmbiguousResponseError) else error
 
 
 def _cancellation_error(request: Request, response: Response) -> SimError | None:

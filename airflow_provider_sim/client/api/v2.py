@@ -113,20 +113,17 @@ def execute(
 def get_run(
     workflow_id: str, run_id: str, *, include_output: bool = False, selected_outputs: Sequence[str] | None = None
 ) -> Call[models.WorkflowRun]:
-    """Get a run, however it was started."""
     query = {"include_output": include_output, "selected_outputs": list(selected_outputs or ())}
     ids = (workflow_id, run_id)
     return _call(resources.parse_run, "GET", _RUN, "read {run}", *ids, query=query, bucket=RUN_BUCKET)
 
 
 def list_runs(workflow_id: str, **filters: Unpack[RunFilters]) -> Call[models.Page[models.WorkflowRun]]:
-    """List a workflow's runs, newest first unless ``order`` is ``asc``; queued runs are not listed."""
     path, subject = f"{_WORKFLOW}/runs", "list the runs of {workflow}"
     return _page_call(resources.parse_run, "GET", path, subject, workflow_id, query=filters, bucket=RUNS_BUCKET)
 
 
 def list_logs(workspace_id: str, **filters: Unpack[LogFilters]) -> Call[models.Page[models.WorkflowRun]]:
-    """List a workspace's runs, newest first unless ``order`` is ``asc``; queued runs are not listed."""
     query = {
         "workspace_id": workspace_id,
         **filters,
@@ -150,7 +147,6 @@ def cancel_run(workflow_id: str, run_id: str) -> Call[models.Cancellation]:
 
 
 def resume_run(workflow_id: str, run_id: str, context_id: str, input: Any) -> Call[models.RunStatus]:
-    """Answer a human pause."""
     return _call(
         resources.resumed_status,
         "POST",
@@ -189,12 +185,10 @@ def deployment(workflow_id: str, action: str = "read", **content: Any) -> Call[m
 
 
 def get_billing_status() -> Call[models.BillingStatus]:
-    """Get plan, billing period and credits of the key's owner."""
     return _call(_read_billing, "GET", "v2/billing/status", "read the billing status", bucket="billing.status")
 
 
 def list_workflows(workspace_id: str, **filters: Unpack[WorkflowFilters]) -> Call[models.Page[models.Workflow]]:
-    """List the workflows of a workspace, without their inputs."""
     query = {"workspace_id": workspace_id, **filters}
     return _page_call(
         resources.workflow_of, "GET", "v2/workflows", "list the workflows", query=query, bucket="workflows.list"
@@ -202,7 +196,6 @@ def list_workflows(workspace_id: str, **filters: Unpack[WorkflowFilters]) -> Cal
 
 
 def list_workspaces() -> Call[models.Page[models.Workspace]]:
-    """List the workspaces that the key can access: a workspace key only its own."""
     return _page_call(_workspace, "GET", "v2/workspaces", "list the workspaces", bucket="workspaces.list")
 
 
