@@ -22,13 +22,11 @@ from airflow_provider_sim.client import (
 from airflow_provider_sim.exceptions import SimInputError
 from airflow_provider_sim.task.deadlines import seconds
 
-OnPaused = Literal["wait", "fail", "return"]
-"""What to do when a run waits for a person."""
+OnPaused = Literal["wait", "fail", "return"]  # what to do when a run waits for a person
 
 LargeOutputs = Literal["fail", "store"]
 UnconvertedFiles = Literal["fail", "send"]
-CheckInput = Literal["warn", "fail", "off"]
-"""How to treat an input that doesn't match the fields that its workflow declares."""
+CheckInput = Literal["warn", "fail", "off"]  # how to treat an input that doesn't match the declared fields
 
 OnError = Literal["fail", "collect"]
 DeploymentAction = Literal["deploy", "undeploy", "rollback"]

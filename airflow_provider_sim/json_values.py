@@ -11,13 +11,9 @@ MAX_DEPTH = 100
 """Levels of lists and objects. Airflow serializes XComs recursively, and its API rejects deeper ones; Sim's own display
 copies end at 50."""
 
-_RESERVED_KEYS = ("__classname__", "__id__")
-"""Airflow's serializer refuses objects with these keys, in all versions."""
-_OLD_STYLE_KEYS = {"__type", "__var"}
-"""Airflow's deserializer replaces an object that has both."""
-
-_MIN_INTEGER, _MAX_INTEGER = -(2**63), 2**64 - 1
-"""What MessagePack holds, in which a task of Airflow 3 hands over its XComs."""
+_RESERVED_KEYS = ("__classname__", "__id__")  # Airflow's serializer refuses them
+_OLD_STYLE_KEYS = {"__type", "__var"}  # Airflow's deserializer replaces an object that has both
+_MIN_INTEGER, _MAX_INTEGER = -(2**63), 2**64 - 1  # MessagePack's, in which Airflow 3 hands over XComs
 
 Path = tuple[Any, ...]
 """Where a value is: ``()``, or the path of the list or object that contains it, and its index or key."""

@@ -14,8 +14,7 @@ from typing import Any
 
 from airflow_provider_sim.exceptions import Outcome, SimError
 
-CHUNK_BYTES = 256 * 1024
-"""Maximum size of a chunk with more than one value."""
+CHUNK_BYTES = 256 * 1024  # maximum size of a chunk with more than one value
 
 INPUTS_KEY = "batch_inputs_{}"
 RESULTS_KEY = "batch_results_{}"

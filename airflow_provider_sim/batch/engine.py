@@ -48,29 +48,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MAX_OUTAGE = 600.0
-"""Seconds of an outage of Sim after which the batch fails; its runs continue."""
-
-MAX_FAILED_STARTS = 15
-"""Consecutive failed starts after which starting stops; with the pauses between them, about as long."""
-
-STARTING_ON_WORKER = 5.0
-"""Seconds after which a deferrable batch leaves the remaining starts to the triggerer."""
-
-UNANSWERED_ON_WORKER = 5.0
-"""Further seconds to wait for responses to starts that were sent before."""
-
-LAST_POLLS = 180.0
-"""Seconds after the deadline during which the last polls may finish."""
-
-MIN_SAMPLED = 10
-"""Number of runs from which on only a sample is polled, if each poll is a request."""
-
-SAMPLE_STEP = 17
-"""One in so many runs is polled then; not a power of two, since inputs may follow a pattern."""
-
-_MIN_PAUSE, _MAX_PAUSE = 5.0, 60.0
-"""Seconds after a failed start."""
+MAX_OUTAGE = 600.0  # seconds of an outage of Sim after which the batch fails; its runs continue
+MAX_FAILED_STARTS = 15  # consecutive failed starts that end starting; with the pauses, about as long
+STARTING_ON_WORKER = 5.0  # seconds after which a deferrable batch leaves its starts to the triggerer
+UNANSWERED_ON_WORKER = 5.0  # further seconds to wait for responses to starts that were sent before
+LAST_POLLS = 180.0  # seconds after the deadline during which the last polls may finish
+MIN_SAMPLED = 10  # number of runs from which on only a sample is polled, if each poll is a request
+SAMPLE_STEP = 17  # one in so many runs is polled then; no power of two, since inputs may follow a pattern
+_MIN_PAUSE, _MAX_PAUSE = 5.0, 60.0  # seconds after a failed start
 
 
 @dataclass(eq=False)

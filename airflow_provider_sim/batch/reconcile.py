@@ -36,14 +36,9 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 R = TypeVar("R")
 
-MAX_IN_FLIGHT = 16
-"""Concurrent requests."""
-
-CLOCK_SKEW = 60.0
-"""Seconds by which the server's clock may be behind."""
-
-MIN_LISTED = 4
-"""Number of runs from which on a list is cheaper than reading each."""
+MAX_IN_FLIGHT = 16  # concurrent requests
+CLOCK_SKEW = 60.0  # seconds by which the server's clock may be behind
+MIN_LISTED = 4  # number of runs from which on a list is cheaper than reading each
 
 
 @dataclass(frozen=True, slots=True)

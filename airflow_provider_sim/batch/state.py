@@ -17,11 +17,8 @@ from typing import Any
 
 from airflow_provider_sim.metrics import Metric
 
-MAX_MESSAGE = 500
-"""Characters of a rejection's reason that are kept."""
-
-MAX_MESSAGES = 100
-"""Number of different reasons that are kept."""
+MAX_MESSAGE = 500  # characters of a rejection's reason that are kept
+MAX_MESSAGES = 100  # number of different reasons that are kept
 
 _SUFFIX = re.compile(r"(0|[1-9][0-9]{0,8})(?:\.([1-9][0-9]{0,8}))?")
 
@@ -32,18 +29,12 @@ class ItemStatus(StrEnum):
     COMPLETED = "c"
     FAILED = "f"
     CANCELLED = "x"
-    REFUSED = "r"
-    """The run was rejected, or Sim no longer has it; see :attr:`BatchState.reasons`."""
-    PAUSED = "p"
-    """The run waits for a person, which ends polling."""
-    SKIPPED = "k"
-    """The workflow is not deployed, and ``skip_undeployed`` is set."""
-    ACTIVE = "a"
-    """Sim has accepted it."""
-    SENT = "s"
-    """Its request is in flight."""
-    UNSENT = "u"
-    """To be started. An earlier process may have sent it; Sim accepts an ID once, so sending it again is safe."""
+    REFUSED = "r"  # rejected, or Sim no longer has the run; see BatchState.reasons
+    PAUSED = "p"  # the run waits for a person, which ends polling
+    SKIPPED = "k"  # the workflow is not deployed, and skip_undeployed is set
+    ACTIVE = "a"  # Sim has accepted it
+    SENT = "s"  # its request is in flight
+    UNSENT = "u"  # to be started, or sent by an earlier process; Sim accepts an ID once, so sending it again is safe
 
     @property
     def is_open(self) -> bool:

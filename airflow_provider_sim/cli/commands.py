@@ -40,8 +40,7 @@ from airflow_provider_sim.exceptions import SimError, SimInputError, SimUnsuppor
 from airflow_provider_sim.polling import RunPollState, wait_for_run
 from airflow_provider_sim.task.input import input_fields
 
-CANCEL_TIMEOUT = 10.0
-"""Seconds for each request of a cancellation after Ctrl-C."""
+CANCEL_TIMEOUT = 10.0  # seconds for each request of a cancellation after Ctrl-C
 
 
 class ExitCode(IntEnum):

@@ -27,8 +27,7 @@ from airflow_provider_sim.exceptions import SimError
 
 _COLOURS = {"completed": "green", "failed": "red", "cancelled": "yellow", "paused": "magenta", "running": "cyan"}
 _ERR = Console(stderr=True, highlight=False)
-_PIPE_WIDTH = 10_000
-"""Columns without a terminal, so that lines aren't wrapped and grep finds a run in its row."""
+_PIPE_WIDTH = 10_000  # columns without a terminal, so that lines aren't wrapped for grep
 
 
 def out() -> Console:

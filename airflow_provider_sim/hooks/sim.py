@@ -33,8 +33,7 @@ _NUMBERS = ("timeout", "max_retries", "initial_delay", "max_delay", "backoff_mul
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _NO_OBJECT = 'has an extra that is not a JSON object. Set the extra field to an object such as {"timeout": 60}'
 _STANDARD_PORTS = {"http": 80, "https": 443}
-_TEST_TIMEOUT = 10.0
-"""Seconds; the connection test runs in the API server and must not block it."""
+_TEST_TIMEOUT = 10.0  # seconds; the connection test runs in the API server and must not block it
 
 
 class SimHook(BaseHook):

@@ -20,11 +20,8 @@ if TYPE_CHECKING:
 
     from airflow_provider_sim.task.batch import TaskBatch
 
-_TRIGGER_POLL_TIME = timedelta(minutes=5)
-"""Time for a trigger to poll all runs once more after its deadline."""
-
-_CANCEL_TIME = timedelta(seconds=10)
-"""Maximum part of ``execution_timeout`` for cancelling the runs before Airflow's own timeout."""
+_TRIGGER_POLL_TIME = timedelta(minutes=5)  # time for a trigger to poll all runs once more after its deadline
+_CANCEL_TIME = timedelta(seconds=10)  # maximum part of execution_timeout for cancelling the runs before it
 
 
 class SimExecuteWorkflowBatchOperator(SimWorkflowOperatorBase):

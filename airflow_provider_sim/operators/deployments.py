@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_sim.client import Deployment, SimClient
 
-_CLOCK_SKEW = timedelta(seconds=5)
-"""Between Airflow's clock and Sim's."""
+_CLOCK_SKEW = timedelta(seconds=5)  # between Airflow's clock and Sim's
 
 
 class SimDeployWorkflowOperator(SimClientOperator):

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_sim.client import BillingStatus, SimClient, UsageLimits
 
-USAGE_KEY = "usage"
-"""XCom key of the figures, which are pushed also if the task is skipped or fails."""
+USAGE_KEY = "usage"  # XCom key of the figures, pushed also if the task is skipped or fails
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,8 +52,7 @@ COUNTS_KEY = "batch_counts"
 DISPLAY_COPIES_KEY = "display_copies"
 PARTIAL_KEY = "partial_results"
 
-GATHER_EVERY = 600.0
-"""Seconds after which a worker fetches the outputs of finished runs; Sim keeps them for a day."""
+GATHER_EVERY = 600.0  # seconds after which a worker fetches the outputs of finished runs; Sim keeps them for a day
 
 
 @dataclass(slots=True)
