@@ -16,13 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from airflow_provider_sim.client import (
-    RateLimit,
-    RunStatus,
-    UsageLimits,
-    WorkflowRun,
-    Workspace,
-)
+from airflow_provider_sim.client import RateLimit, RunStatus, UsageLimits, WorkflowRun, Workspace
 from airflow_provider_sim.exceptions import SimError
 
 _COLOURS = {"completed": "green", "failed": "red", "cancelled": "yellow", "paused": "magenta", "running": "cyan"}
@@ -101,29 +95,27 @@ def one_run(arguments: Any, run: WorkflowRun, *, link: str | None) -> None:
     rows: dict[str, str | Text] = {
         "Run": run.run_id or "?",
         "Workflow": run.workflow_id or "?",
-        "Status": _status(run),
+        "Status": Text(run.server_status or run.status.value, _COLOURS.get(run.status.value, "")),
         "Started": run.started_at or "",
-        "Duration": _seconds(run),
-        "Cost": _cost(run),
+        "Duration": "" if run.duration_ms is None else f"{run.duration_ms / 1000:.1f} s",
+        "Cost": "" if run.cost_usd is None else f"{run.cost_usd:.4f}",
         "Error": str(run.error or ""),
         "Link": (link or "") if run.status is RunStatus.FAILED or waits_for_person(run) else "",
     }
-    result(arguments, run_as_json(run) | {"url": link}, _rows(rows))
+    details = {
+        **run.details(),
+        "error": run.error and asdict(run.error),
+        "output": run.output,
+        "output_is_display_copy": run.output_is_display_copy,
+        "url": link,
+    }
+    result(arguments, details, _rows(rows))
     if arguments.output:
         return
     if run.output is not None:
         out().print(Text(json.dumps(run.output, indent=2, ensure_ascii=False)), soft_wrap=True)
     if run.output_is_display_copy:
         notice("This is Sim's display copy: long texts are truncated, secrets replaced.")
-
-
-def run_as_json(run: WorkflowRun) -> dict[str, Any]:
-    return {
-        **run.details(),
-        "error": run.error and asdict(run.error),
-        "output": run.output,
-        "output_is_display_copy": run.output_is_display_copy,
-    }
 
 
 def _rows(rows: Mapping[str, str | Text]) -> Table:
@@ -135,15 +127,3 @@ def _rows(rows: Mapping[str, str | Text]) -> Table:
         if value:
             shown.add_row(name, value if isinstance(value, Text) else Text(value))
     return shown
-
-
-def _status(run: WorkflowRun) -> Text:
-    return Text(run.server_status or run.status.value, _COLOURS.get(run.status.value, ""))
-
-
-def _seconds(run: WorkflowRun) -> str:
-    return "" if run.duration_ms is None else f"{run.duration_ms / 1000:.1f} s"
-
-
-def _cost(run: WorkflowRun) -> str:
-    return "" if run.cost_usd is None else f"{run.cost_usd:.4f}"
