@@ -22,16 +22,8 @@ _VERSION = Version(Version(airflow_version).base_version)
 AIRFLOW_V_3_0_PLUS = Version("3.0") <= _VERSION
 AIRFLOW_V_3_2_PLUS = Version("3.2") <= _VERSION
 AIRFLOW_V_3_3_PLUS = Version("3.3") <= _VERSION
-
-
-def triggers_replace_workers() -> bool:
-    """Whether triggers render the arguments of tasks that start there, and push XComs."""
-    return AIRFLOW_V_3_3_PLUS
-
-
-def triggers_get_on_kill() -> bool:
-    """Whether Airflow calls a trigger's ``on_kill`` when a user has cleared or marked the task."""
-    return AIRFLOW_V_3_3_PLUS
+TRIGGERS_REPLACE_WORKERS = AIRFLOW_V_3_3_PLUS  # they render the arguments of tasks that start there, and push XComs
+TRIGGERS_GET_ON_KILL = AIRFLOW_V_3_3_PLUS  # when a user has cleared or marked the task
 
 
 def __getattr__(name: str) -> Any:

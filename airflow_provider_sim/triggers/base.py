@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from airflow_provider_sim._compat import is_deferred, triggers_get_on_kill
+from airflow_provider_sim._compat import TRIGGERS_GET_ON_KILL, is_deferred
 from airflow_provider_sim.client import AsyncSimClient, RetryPolicy
 from airflow_provider_sim.exceptions import SimError, SimPermanentError, SimRunTimeoutError
 from airflow_provider_sim.hooks.sim import SimHook
@@ -70,7 +70,7 @@ class SimTriggerBase(BaseTrigger):
                 event = self._failure(error)
             await asyncio.sleep(max(0.0, earliest - time.monotonic()))
         except asyncio.CancelledError:
-            if not triggers_get_on_kill() and self.task_instance is not None:
+            if not TRIGGERS_GET_ON_KILL and self.task_instance is not None:
                 await _finish(self._cancel_if_killed(assume_killed=False))
             raise
         if self._run_ended_at is not None:

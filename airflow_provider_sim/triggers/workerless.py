@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_sim._compat import triggers_replace_workers
+from airflow_provider_sim._compat import TRIGGERS_REPLACE_WORKERS
 from airflow_provider_sim.task.deadlines import DEFERRAL_MARGIN
 from airflow_provider_sim.task.run_options import RunOptions
 
@@ -21,7 +21,7 @@ def can_end_in_trigger(task: Any) -> bool:
 def needs_worker(task: Any) -> str | None:
     """Return which features of the task only a worker supports, if any: Airflow (3.3) only sets the task's state."""
     only_on_workers: dict[str, Any] = {
-        "any task before Airflow 3.3": not triggers_replace_workers(),
+        "any task before Airflow 3.3": not TRIGGERS_REPLACE_WORKERS,
         "outlets": task.outlets,
         "multiple_outputs": getattr(task, "multiple_outputs", False),
         "on_success_callback": task.on_success_callback,
@@ -55,7 +55,7 @@ def start_trigger_args(sensor: Any) -> StartTriggerArgs:
     """
     from airflow.triggers.base import StartTriggerArgs
 
-    if not triggers_replace_workers():
+    if not TRIGGERS_REPLACE_WORKERS:
         raise ValueError("start_from_trigger needs Airflow 3.3: earlier triggerers render no templates")
     ends_in_trigger = can_end_in_trigger(sensor)
     names = sensor.template_fields if ends_in_trigger else ("workflow_id", "run_id", "sim_conn_id")

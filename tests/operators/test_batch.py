@@ -743,7 +743,7 @@ class TestKilled:
 
     @pytest.mark.parametrize("tells", [True, False], ids=["Airflow 3.3", "before"])
     def test_trigger_cancels_runs_when_killed(self, context, emulator, doubles, monkeypatch, tells):
-        monkeypatch.setattr("airflow_provider_sim._compat.AIRFLOW_V_3_3_PLUS", tells)
+        monkeypatch.setattr("airflow_provider_sim.triggers.base.TRIGGERS_GET_ON_KILL", tells)
         doubles.seconds = 60.0
         with pytest.raises(TaskDeferred) as deferral:
             operator(numbers(10), deferrable=True, max_active_runs=4).execute(context)

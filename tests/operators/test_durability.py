@@ -606,7 +606,7 @@ class TestTriggerKilled:
         self, emulator, context, trigger, monkeypatch, tells
     ):
         """Airflow 3.3.2 cancels the trigger once a second until it is gone, while Sim takes longer."""
-        monkeypatch.setattr("airflow_provider_sim._compat.AIRFLOW_V_3_3_PLUS", tells)
+        monkeypatch.setattr("airflow_provider_sim.triggers.base.TRIGGERS_GET_ON_KILL", tells)
         monkeypatch.setattr("airflow_provider_sim._compat._state_of", lambda ti: "failed")
         trigger.task_instance = context["ti"]
 
@@ -632,7 +632,7 @@ class TestTriggerKilled:
     def test_before_airflow_3_3_the_task_s_state_tells_them_apart(
         self, emulator, context, trigger, monkeypatch, state, status
     ):
-        monkeypatch.setattr("airflow_provider_sim._compat.AIRFLOW_V_3_3_PLUS", False)
+        monkeypatch.setattr("airflow_provider_sim.triggers.base.TRIGGERS_GET_ON_KILL", False)
         monkeypatch.setattr("airflow_provider_sim._compat._state_of", lambda ti: state)
         trigger.task_instance = context["ti"]
         asyncio.run(stopped(trigger))

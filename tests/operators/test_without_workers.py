@@ -154,7 +154,7 @@ class TestEndFromTrigger:
         assert (options["output_files_dir"], options["selected_outputs"]) == (str(tmp_path), [f"{block}.a"])
 
     def test_worker_ends_the_task_before_airflow_3_3(self, context, adds, monkeypatch, capfd):
-        monkeypatch.setattr("airflow_provider_sim._compat.AIRFLOW_V_3_3_PLUS", False)
+        monkeypatch.setattr("airflow_provider_sim.triggers.workerless.TRIGGERS_REPLACE_WORKERS", False)
         task = operator()
         event = event_of(deferred(task, context))
         assert event.payload["status"] == "completed"
@@ -264,7 +264,7 @@ class TestStartFromTrigger:
         assert task.template_fields == ("workflow_id", "run_id", "sim_conn_id", "selected_outputs", "output_files_dir")
 
     def test_sensor_defers_before_airflow_3_3(self, monkeypatch):
-        monkeypatch.setattr("airflow_provider_sim._compat.AIRFLOW_V_3_3_PLUS", False)
+        monkeypatch.setattr("airflow_provider_sim.triggers.workerless.TRIGGERS_REPLACE_WORKERS", False)
         with pytest.warns(UserWarning, match=r"needs Airflow 3\.3.*defers from there"):
             task = sensor("r", start_from_trigger=True, deferrable=False)
         assert task.start_from_trigger is False
