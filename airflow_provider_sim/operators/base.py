@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from functools import cached_property
 from os import PathLike
@@ -13,6 +15,8 @@ from airflow.providers.common.compat.sdk import BaseOperator, conf
 
 from airflow_provider_sim import arguments
 from airflow_provider_sim.arguments import CheckInput, LargeOutputs, OnPaused, Rule, UnconvertedFiles
+from airflow_provider_sim.client import NO_RETRY
+from airflow_provider_sim.exceptions import SimError
 from airflow_provider_sim.hooks.sim import SimHook
 from airflow_provider_sim.task.deadlines import after_deferral, seconds
 from airflow_provider_sim.task.input import copy_files
@@ -20,7 +24,7 @@ from airflow_provider_sim.task.input import copy_files
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_sim.client import SimClient
+    from airflow_provider_sim.client import SimClient, WorkflowRun
 
 DEFERRABLE = conf.getboolean("operators", "default_deferrable", fallback=False)
 """Airflow's configured default."""
@@ -95,8 +99,40 @@ class SimOperator(BaseOperator):
         return super().render_template(content, *args, **kwargs)
 
 
+class OpenLineageMixin:
+    """Methods that OpenLineage's provider calls: the workflow as a job facet, the run as run facets."""
+
+    workflow_id: str
+    _lineage_base_url: str | None = None
+    _lineage_run: WorkflowRun | None = None
+
+    def _set_lineage(self, client: SimClient, run: WorkflowRun) -> None:
+        self._lineage_base_url, self._lineage_run = client.base_url, run
+
+    def get_openlineage_facets_on_start(self) -> Any:
+        """Return the facets of the workflow and its run, if there is one."""
+        from airflow_provider_sim.task.lineage_facets import lineage_of
+
+        return lineage_of(self.workflow_id, self._run_with_cost(), self._lineage_base_url)
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
+        """Return the same; OpenLineage's provider calls it when the task has ended."""
+        return self.get_openlineage_facets_on_start()
+
+    get_openlineage_facets_on_failure = get_openlineage_facets_on_complete
+
+    def _run_with_cost(self) -> WorkflowRun | None:
+        """Return the run; a sync run is read once more, since the start's response doesn't contain the cost."""
+        run, hook = self._lineage_run, getattr(self, "hook", None)
+        if run is None or run.run_id is None or run.cost_usd is not None or hook is None:
+            return run
+        with suppress(SimError), hook.new_client(timeout=5.0, retry=NO_RETRY) as client:
+            run = client.get_workflow_run(self.workflow_id, run.run_id)
+        return run
+
+
 class SimClientOperator(SimOperator):
-    """Base of operators that need no more than a client: they implement :meth:`execute_with`."""
+    """Base of operators that act on a workflow or a run by a client: they implement :meth:`execute_with`."""
 
     argument_rules: ClassVar[Mapping[str, Rule]] = {
         **SimOperator.argument_rules,
@@ -104,14 +140,27 @@ class SimClientOperator(SimOperator):
         "timeout": arguments.duration,
     }
 
+    def __init__(
+        self,
+        *,
+        workflow_id: str,
+        poll_interval: float | timedelta | None = None,
+        timeout: float | timedelta = 300.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.workflow_id = workflow_id
+        self.poll_interval = seconds(poll_interval)
+        self.timeout = timeout
+
     def execute(self, context: Context) -> Any:
         """Check the rendered arguments, open the client, and return what :meth:`execute_with` returns."""
         self._check_rendered()
         with self.hook as hook:
-            return self.execute_with(hook.get_conn(), context)
+            return self.execute_with(hook.get_conn(), context, deadline=time.time() + seconds(self.timeout))
 
-    def execute_with(self, client: SimClient, context: Context) -> Any:
-        """Return the task's result."""
+    def execute_with(self, client: SimClient, context: Context, *, deadline: float) -> Any:
+        """Return the task's result; ``deadline`` in seconds since the epoch."""
         raise NotImplementedError
 
 

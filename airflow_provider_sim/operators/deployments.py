@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -10,7 +9,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow_provider_sim import arguments
 from airflow_provider_sim.arguments import DeploymentAction, Rule
 from airflow_provider_sim.operators.base import SimClientOperator
-from airflow_provider_sim.task.deadlines import seconds
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -54,33 +52,26 @@ class SimDeployWorkflowOperator(SimClientOperator):
     def __init__(
         self,
         *,
-        workflow_id: str,
         action: DeploymentAction = "deploy",
         version: int | str | None = None,
         version_name: str | None = None,
         description: str | None = None,
         wait_for_completion: bool = True,
-        poll_interval: float | timedelta | None = None,
-        timeout: float | timedelta = 300.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.workflow_id = workflow_id
         self.action = action
         self.version = version
         self.version_name = version_name
         self.description = description
         self.wait_for_completion = wait_for_completion
-        self.poll_interval = seconds(poll_interval)
-        self.timeout = timeout
         self._check_constants()
 
-    def execute_with(self, client: SimClient, context: Context) -> dict[str, Any]:
+    def execute_with(self, client: SimClient, context: Context, *, deadline: float) -> dict[str, Any]:
         """Request the deployment and wait until it is live."""
         from airflow_provider_sim.polling.deployment import wait_for_deployment
 
         version = None if self.version is None else int(self.version)
-        deadline = time.time() + seconds(self.timeout)
         deployment = self._requested_before(context, client, version) or self._request(client, version)
         for warning in deployment.warnings:
             self.log.info("Sim warns: %s", warning)

@@ -6,13 +6,11 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_sim.exceptions import SimError, SimInputError
 from airflow_provider_sim.links.sim import SimApprovalLink, SimRunLink, push_links
 from airflow_provider_sim.operators.base import SimClientOperator
-from airflow_provider_sim.task.deadlines import seconds
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -44,26 +42,19 @@ class SimCancelRunOperator(SimClientOperator):
     def __init__(
         self,
         *,
-        workflow_id: str,
         run_id: str,
         wait_for_completion: bool = True,
-        poll_interval: float | timedelta | None = None,
-        timeout: float | timedelta = 300.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.workflow_id = workflow_id
         self.run_id = run_id
         self.wait_for_completion = wait_for_completion
-        self.poll_interval = seconds(poll_interval)
-        self.timeout = timeout
         self._check_constants()
 
-    def execute_with(self, client: SimClient, context: Context) -> dict[str, Any]:
+    def execute_with(self, client: SimClient, context: Context, *, deadline: float) -> dict[str, Any]:
         """Request the cancellation and wait until the run has finished."""
         from airflow_provider_sim.polling import RunPollState, wait_for_run
 
-        deadline = time.time() + seconds(self.timeout)
         cancelled = client.stop_workflow_run(self.workflow_id, self.run_id)
         if self.wait_for_completion and not (cancelled.status and cancelled.status.is_terminal):
             self.log.info("%s", cancelled)
@@ -111,24 +102,18 @@ class SimResumeRunOperator(SimClientOperator):
     def __init__(
         self,
         *,
-        workflow_id: str,
         run_id: str,
         context_id: str | None = None,
         input: Any = None,
-        poll_interval: float | timedelta | None = None,
-        timeout: float | timedelta = 300.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.workflow_id = workflow_id
         self.run_id = run_id
         self.context_id = context_id
         self.input = input
-        self.poll_interval = seconds(poll_interval)
-        self.timeout = timeout
         self._check_constants()
 
-    def execute_with(self, client: SimClient, context: Context) -> dict[str, Any]:
+    def execute_with(self, client: SimClient, context: Context, *, deadline: float) -> dict[str, Any]:
         """Wait for the pause and answer it."""
         from airflow_provider_sim.client import NO_RETRY
         from airflow_provider_sim.polling.pause import PauseAnswer
@@ -146,7 +131,7 @@ class SimResumeRunOperator(SimClientOperator):
             context_id=self.context_id or None,
             input=None if self.input is None else input_fields(self.input, workflow_id=self.workflow_id),
             poll_interval=self.poll_interval,
-            deadline=time.time() + seconds(self.timeout),
+            deadline=deadline,
             persist=lambda context_id: entry.write(context_id=context_id),
             previous=self._previously_answered(context, client, entry),
         )

@@ -14,10 +14,9 @@ from airflow_provider_sim.arguments import Rule
 from airflow_provider_sim.client import MAX_RUN_TIMEOUT, SYNC_TIMEOUT, check_block_ids
 from airflow_provider_sim.exceptions import SimRunTimeoutError
 from airflow_provider_sim.links.sim import SimApprovalLink, SimRunLink
-from airflow_provider_sim.operators.base import DEFERRABLE, SimWorkflowOperatorBase
+from airflow_provider_sim.operators.base import DEFERRABLE, OpenLineageMixin, SimWorkflowOperatorBase
 from airflow_provider_sim.task.deadlines import deadline, deferral_timeout
 from airflow_provider_sim.task.input import check_fields, copy_files, input_fields
-from airflow_provider_sim.task.lineage import OpenLineageMixin
 from airflow_provider_sim.task.run_options import RunOptions
 from airflow_provider_sim.triggers.workerless import can_end_in_trigger, log_end_on_worker
 

@@ -12,12 +12,12 @@ from airflow.providers.common.compat.sdk import AirflowSkipException
 from airflow_provider_sim import arguments
 from airflow_provider_sim.arguments import Rule
 from airflow_provider_sim.exceptions import SimError, SimUsageLimitError
-from airflow_provider_sim.operators.base import SimClientOperator
+from airflow_provider_sim.operators.base import SimOperator
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_sim.client import BillingStatus, SimClient, UsageLimits
+    from airflow_provider_sim.client import BillingStatus, UsageLimits
 
 USAGE_KEY = "usage"  # XCom key of the figures, pushed also if the task is skipped or fails
 
@@ -72,7 +72,7 @@ class Usage:
         }
 
 
-class SimUsageLimitsOperator(SimClientOperator):
+class SimUsageLimitsOperator(SimOperator):
     """Return the account's limits and usage, and warn, skip or fail at a percentage of the limit.
 
     The figures are those of the key's owner; for a workspace key, of the user who created it. Returns
@@ -93,7 +93,7 @@ class SimUsageLimitsOperator(SimClientOperator):
 
     template_fields: Sequence[str] = ("warn_at", "skip_at", "fail_at", "sim_conn_id")
     argument_rules: ClassVar[Mapping[str, Rule]] = {
-        **SimClientOperator.argument_rules,
+        **SimOperator.argument_rules,
         **dict.fromkeys(("warn_at", "skip_at", "fail_at"), arguments.optional(arguments.percentage)),
     }
 
@@ -111,11 +111,13 @@ class SimUsageLimitsOperator(SimClientOperator):
         self.fail_at = fail_at
         self._check_constants()
 
-    def execute_with(self, client: SimClient, context: Context) -> dict[str, Any]:
+    def execute(self, context: Context) -> dict[str, Any]:
         """Get the figures, then warn, skip or fail."""
+        self._check_rendered()
         limits = (self.warn_at, self.skip_at, self.fail_at)
         warn_at, skip_at, fail_at = (inf if limit is None else float(limit) for limit in limits)
-        usage = Usage(*client.get_usage())
+        with self.hook as hook:
+            usage = Usage(*hook.get_conn().get_usage())
         figures = usage.as_dict()
         if self.do_xcom_push:
             context["ti"].xcom_push(key=USAGE_KEY, value=figures)

@@ -33,9 +33,8 @@ from airflow_provider_sim.exceptions import (
 )
 from airflow_provider_sim.hooks.sim import SimHook
 from airflow_provider_sim.links.sim import SimApprovalLink, SimRunLink, push_links
-from airflow_provider_sim.operators.base import SimOperator
+from airflow_provider_sim.operators.base import OpenLineageMixin, SimOperator
 from airflow_provider_sim.task.deadlines import after_deferral, deadline, deferral_timeout
-from airflow_provider_sim.task.lineage import OpenLineageMixin
 from airflow_provider_sim.task.run_options import RunOptions
 from airflow_provider_sim.triggers.workerless import can_end_in_trigger, log_end_on_worker, start_trigger_args
 
