@@ -18,15 +18,14 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import httpx
 
-from airflow_provider_sim.client import transport_errors
 from airflow_provider_sim.client.api.files import check_file_status, file_request
 from airflow_provider_sim.client.api.http import Call, Request, Response
 from airflow_provider_sim.client.base import BaseClient
-from airflow_provider_sim.client.environment import ca_bundle, proxy_for
 from airflow_provider_sim.client.models import AsyncExecutionResult, WorkflowExecutionResult
 from airflow_provider_sim.client.retry import RequestOptions
 from airflow_provider_sim.client.start import Execute, StartFlows
 from airflow_provider_sim.client.stream import StreamEvent
+from airflow_provider_sim.client.transport import Reason, ca_bundle, proxy_for
 from airflow_provider_sim.exceptions import SimConfigurationError
 
 _P = ParamSpec("_P")
@@ -121,8 +120,9 @@ class AsyncSimClient(BaseClient, AbstractAsyncContextManager["AsyncSimClient"]):
         request, address = file_request(url, self.base_url)
         timeout = self.settings.timeout
         try:
+            transport = await asyncio.to_thread(_transport, address, self.settings.verify)
             async with (
-                httpx.AsyncClient(**await _transport(address, self.settings.verify), timeout=timeout) as http,
+                httpx.AsyncClient(**transport, timeout=timeout) as http,
                 http.stream("GET", address) as response,
             ):
                 check_file_status(request, response.status_code)
@@ -177,7 +177,7 @@ class AsyncSimClient(BaseClient, AbstractAsyncContextManager["AsyncSimClient"]):
     async def _close(self, opened: httpx.Response) -> None:
         await opened.aclose()
 
-    def _reason_of(self, error: Exception) -> transport_errors.Reason:
+    def _reason_of(self, error: Exception) -> Reason:
         if isinstance(error, _NEVER_SENT):
             return "unreachable"
         return "timed out" if isinstance(error, httpx.TimeoutException | TimeoutError) else "broken"
@@ -186,7 +186,7 @@ class AsyncSimClient(BaseClient, AbstractAsyncContextManager["AsyncSimClient"]):
         if http := self._pools.get(self.base_url):
             return http
         base_url = self.base_url
-        transport = await _transport(base_url, self.settings.verify)
+        transport = await asyncio.to_thread(_transport, base_url, self.settings.verify)
         if base_url not in self._pools:  # another request may have opened it in the meantime
             # The API key is the only identity that a request may have: no cookies, nothing from a .netrc file.
             self._pools[base_url] = httpx.AsyncClient(
@@ -209,21 +209,17 @@ def limited(client: AsyncSimClient, requests: int) -> AsyncSimClient:
     return other
 
 
-async def _transport(url: str, verify: bool | str) -> dict[str, Any]:
+def _transport(url: str, verify: bool | str) -> dict[str, Any]:
     """Httpx's arguments for the connections to one server.
 
-    A thread reads the environment and builds the SSL context, which takes tens of milliseconds.
+    For a thread: building the SSL context takes tens of milliseconds.
     """
-
-    def read() -> dict[str, Any]:
-        context = _ssl_context(ca_bundle(verify))
-        arguments: dict[str, Any] = {"verify": context, "trust_env": False}
-        if proxy := proxy_for(url, socks_package="socksio"):
-            is_tls = proxy.lower().startswith("https:")
-            arguments["proxy"] = httpx.Proxy(proxy, ssl_context=context if is_tls else None)
-        return arguments
-
-    return await asyncio.to_thread(read)
+    context = _ssl_context(ca_bundle(verify))
+    arguments: dict[str, Any] = {"verify": context, "trust_env": False}
+    if proxy := proxy_for(url, socks_package="socksio"):
+        is_tls = proxy.lower().startswith("https:")
+        arguments["proxy"] = httpx.Proxy(proxy, ssl_context=context if is_tls else None)
+    return arguments
 
 
 @functools.lru_cache(maxsize=16)

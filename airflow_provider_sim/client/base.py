@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any, ClassVar, Self, TypeVar
 
 from airflow_provider_sim import __version__, exceptions
-from airflow_provider_sim.client import transport_errors
+from airflow_provider_sim.client import transport
 from airflow_provider_sim.client.api import legacy, v2
 from airflow_provider_sim.client.api.http import Call, Request, Response, error_of, rate_limit_info
 from airflow_provider_sim.client.checks import SYNC_TIMEOUT
@@ -167,7 +167,7 @@ class BaseClient(ABC):
     async def _close(self, opened: Any) -> None: ...
 
     @abstractmethod
-    def _reason_of(self, error: Exception) -> transport_errors.Reason:
+    def _reason_of(self, error: Exception) -> transport.Reason:
         """Return what a transport error means, by what the server may have received."""
 
     async def send(self, call: Call[T], options: RequestOptions) -> Any:
@@ -198,7 +198,7 @@ class BaseClient(ABC):
             finally:
                 await self._close(opened)
         except self._transport_errors as error:
-            raise self._error_for(request, seconds, error) from transport_errors.without_frames(error)
+            raise self._error_for(request, seconds, error) from transport.without_frames(error)
 
     async def _whole_response(self, request: Request, head: Response, opened: Any) -> Response:
         chunks, size = [], 0
@@ -226,7 +226,7 @@ class BaseClient(ABC):
                 for event in reader.feed(chunk):
                     yield event
         except self._transport_errors as error:
-            raise self._error_for(request.streaming(), seconds, error) from transport_errors.without_frames(error)
+            raise self._error_for(request.streaming(), seconds, error) from transport.without_frames(error)
         reader.finish()
 
     def _headers(self, request: Request) -> dict[str, str]:
@@ -240,7 +240,7 @@ class BaseClient(ABC):
     def _error_for(
         self, request: Request, timeout: float, error: Exception, url: str | None = None
     ) -> exceptions.SimError:
-        return transport_errors.error_for(self._reason_of(error), request, url or self.base_url, timeout, error)
+        return transport.error_for(self._reason_of(error), request, url or self.base_url, timeout, error)
 
     def with_connection(self, error: exceptions.SimError) -> exceptions.SimError:
         """Add the connection's ID to an error that a change of the connection may fix."""

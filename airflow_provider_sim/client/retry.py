@@ -49,7 +49,6 @@ class RetryPolicy:
     retry_on_rate_limit: bool = True
 
     def __post_init__(self) -> None:
-        """Reject invalid settings."""
         for name, minimum in RETRY_MINIMUMS.items():
             value = getattr(self, name)
             if not is_retry_setting(name, value):
@@ -78,7 +77,6 @@ NO_RETRY = RetryPolicy(max_retries=0)
 
 
 def new_run_id() -> str:
-    """Return a unique run ID."""
     return f"airflow-{uuid.uuid4()}"
 
 

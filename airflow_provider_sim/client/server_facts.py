@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 RECHECK_AFTER = 300.0
 """Seconds after which a missing feature is tried again: the server may have been upgraded or reconfigured."""
 
-_PAGES_UNTIL_MISSING = 2
-
 
 @dataclass
 class Feature:
@@ -28,17 +26,15 @@ class Feature:
         return self._present
 
     def found(self) -> None:
-        """Record that the server has it."""
         self._present, self._pages = True, 0
 
     def missing(self) -> None:
-        """Record that the server doesn't have it."""
         self._present, self._missing_since, self._pages = False, time.monotonic(), 0
 
     def page_instead(self) -> None:
         """Record a 404 that isn't Sim's own: from a server too old for the feature or, rarely, from a proxy."""
         self._pages += 1
-        if self._pages >= _PAGES_UNTIL_MISSING:
+        if self._pages >= 2:
             self.missing()
 
 

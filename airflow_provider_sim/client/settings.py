@@ -37,7 +37,6 @@ class ClientSettings:
     connection: str | None = None
 
     def __post_init__(self) -> None:
-        """Normalize the key and the base URL, and reject invalid settings."""
         try:
             object.__setattr__(self, "api_key", _checked_api_key(self.api_key))
             object.__setattr__(self, "base_url", _checked_base_url(self.base_url, self.api_key))

@@ -14,15 +14,14 @@ from weakref import WeakSet
 import requests
 from requests.exceptions import ConnectTimeout, InvalidProxyURL, InvalidURL, ProxyError, SSLError
 
-from airflow_provider_sim.client import transport_errors
 from airflow_provider_sim.client.api.files import check_file_status, file_request
 from airflow_provider_sim.client.api.http import Request
 from airflow_provider_sim.client.base import BaseClient
-from airflow_provider_sim.client.environment import ca_bundle, proxy_for
 from airflow_provider_sim.client.models import AsyncExecutionResult, WorkflowExecutionResult
 from airflow_provider_sim.client.settings import ClientSettings
 from airflow_provider_sim.client.start import Execute, StartFlows
 from airflow_provider_sim.client.stream import StreamEvent
+from airflow_provider_sim.client.transport import Reason, ca_bundle, innermost_reason, proxy_for
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -199,13 +198,13 @@ class SimClient(BaseClient, contextlib.AbstractContextManager["SimClient"]):
     async def _close(self, opened: requests.Response) -> None:
         opened.close()
 
-    def _reason_of(self, error: Exception) -> transport_errors.Reason:
+    def _reason_of(self, error: Exception) -> Reason:
         shown = repr(error)
         if (
             isinstance(error, _NEVER_SENT)
             or not isinstance(error, requests.RequestException)
             or any(name in shown for name in _NEVER_CONNECTED)
-            or "handshake" in transport_errors.innermost_reason(error)  # requests reports its timeout as a read timeout
+            or "handshake" in innermost_reason(error)  # requests reports its timeout as a read timeout
         ):
             return "unreachable"
         if isinstance(error, requests.Timeout) or "ReadTimeoutError" in shown:
@@ -214,7 +213,6 @@ class SimClient(BaseClient, contextlib.AbstractContextManager["SimClient"]):
 
 
 def _new_session(url: str, verify: bool | str) -> requests.Session:
-    """Return a session for one server."""
     session = requests.Session()
     # Read once: requests would read the environment before each request, which takes a third of its time.
     proxy = proxy_for(url, socks_package="socks")

@@ -10,8 +10,8 @@ import certifi
 import pytest
 
 from airflow_provider_sim.client import async_client as asyncio_client
-from airflow_provider_sim.client.environment import proxy_for
 from airflow_provider_sim.client.retry import NO_RETRY
+from airflow_provider_sim.client.transport import proxy_for
 from airflow_provider_sim.exceptions import Outcome, SimConfigurationError, SimConnectionError
 from tests.canned_server import Answer, CannedServer, closed_port
 from tests.certificates import authority
@@ -133,7 +133,7 @@ def test_files_take_the_proxy_of_their_own_server(connect, monkeypatch, proxy, s
 )
 def test_a_proxy_that_cannot_be_used(connect, monkeypatch, proxy_url, message):
     monkeypatch.setenv("all_proxy", proxy_url)
-    monkeypatch.setattr("airflow_provider_sim.client.environment.find_spec", lambda name: None)
+    monkeypatch.setattr("airflow_provider_sim.client.transport.find_spec", lambda name: None)
     client = connect("http://sim.test")
     with pytest.raises(SimConfigurationError, match=message) as caught:
         client.get_usage_limits()
@@ -153,7 +153,7 @@ def test_a_proxy_that_does_not_answer(connect, monkeypatch):
 
 def test_socks_where_the_package_is_installed(monkeypatch):
     monkeypatch.setenv("all_proxy", "socks5h://127.0.0.1:1080")
-    monkeypatch.setattr("airflow_provider_sim.client.environment.find_spec", lambda name: object())
+    monkeypatch.setattr("airflow_provider_sim.client.transport.find_spec", lambda name: object())
     assert proxy_for("http://sim.test", socks_package="socks") == "socks5h://127.0.0.1:1080"
 
 

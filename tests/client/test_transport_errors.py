@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_provider_sim.client import async_client, base, transport_errors
+from airflow_provider_sim.client import async_client, base, transport
 from airflow_provider_sim.client.retry import RetryPolicy
 from airflow_provider_sim.client.stream import StreamChunk
 from airflow_provider_sim.emulator import SimEmulator
@@ -290,7 +290,7 @@ def test_no_error_below_keeps_its_frames():
     context = chained(OSError("context"), cause=deep[2], context=deep[3])
     error = chained(OSError("outer"), cause=cause, context=context)
     assert error.__traceback__ is not None
-    assert transport_errors.without_frames(error) is error
+    assert transport.without_frames(error) is error
     assert [one.__traceback__ for one in (error, cause, context, *deep)] == [None] * 7
 
 
@@ -311,10 +311,10 @@ def test_no_error_below_keeps_its_frames():
     ],
 )
 def test_the_innermost_reason(error, words):
-    assert transport_errors.innermost_reason(error) == words
+    assert transport.innermost_reason(error) == words
 
 
 def test_the_innermost_reason_of_errors_that_came_of_each_other():
     first, second = OSError("first"), OSError("second")
     first.__cause__, second.__cause__ = second, first
-    assert transport_errors.innermost_reason(first) in ("first", "second")
+    assert transport.innermost_reason(first) in ("first", "second")

@@ -32,10 +32,6 @@ class OutputFile:
     value: dict[str, Any]
 
 
-_TRUNCATED = "[TRUNCATED]"
-"""In a display copy, in place of the content."""
-
-
 def map_files(value: Any, change: Callable[[OutputFile], Any]) -> Any:
     """Return an output with each of its files changed."""
     if isinstance(value, list):
@@ -53,7 +49,8 @@ def _file(value: dict[str, Any]) -> OutputFile | None:
     if name is None or key is None or value.get("context") != "execution" or "size" not in value:
         return None
     content = fields.text(value, "base64")
-    return OutputFile(name, None if content == _TRUNCATED else content, fields.text(value, "url"), value)
+    content = None if content == "[TRUNCATED]" else content  # of a display copy
+    return OutputFile(name, content, fields.text(value, "url"), value)
 
 
 class FilesOfRequest:

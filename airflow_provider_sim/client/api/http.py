@@ -63,11 +63,6 @@ class Request:
     run_id_header: str | None = None
     bucket: str | None = None
 
-    def with_run_id(self, run_id: str) -> Request:
-        """Return the start request with this run ID, if Sim accepts it."""
-        assert self.run_id_header is not None
-        return replace(self, headers={**self.headers, self.run_id_header: check_run_id(run_id)}, run_id=run_id)
-
     def streaming(self) -> Request:
         """Return the start request for errors that occur once its stream has started."""
         subject = f"read the stream of run {self.run_id!r} of workflow {self.workflow_id!r}"
@@ -126,8 +121,10 @@ def query_string(values: Mapping[str, Any]) -> str:
             query[key] = "true"
         elif isinstance(value, list):
             query[key] = ",".join(value)
+        elif name.endswith("_date") and not isinstance(value, str):  # v2 requires the Z
+            query[key] = datetime.fromtimestamp(value, tz=UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         else:
-            query[key] = utc(value) if name.endswith("_date") else value
+            query[key] = value
     return f"?{urlencode(query)}" if query else ""
 
 
@@ -159,8 +156,10 @@ class Call(Generic[_T]):
     parse_error: Callable[[Request, Response], Exception | None]
 
     def with_run_id(self, run_id: str) -> Call[_T]:
-        """Return the same call with another run ID."""
-        return replace(self, request=self.request.with_run_id(run_id))
+        """Return the same start with this run ID, if Sim accepts it."""
+        assert self.request.run_id_header is not None
+        headers = {**self.request.headers, self.request.run_id_header: check_run_id(run_id)}
+        return replace(self, request=replace(self.request, headers=headers, run_id=run_id))
 
     def read(self, response: Response) -> _T:
         """Return the response's model, or raise the SimError that it reports."""
@@ -302,10 +301,3 @@ def _timestamp(value: str | None) -> float | None:
     """Seconds since the epoch, from ISO 8601 (v2) or a number (older servers)."""
     seconds = _whole(value)
     return epoch(value and value.strip()) if seconds is None else float(seconds)
-
-
-def utc(moment: str | float) -> str:
-    """Return a moment, if it is in seconds since the epoch, as v2 accepts it in a query: ISO 8601 with Z."""
-    if isinstance(moment, str):
-        return moment
-    return datetime.fromtimestamp(moment, tz=UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -87,9 +87,6 @@ _DETAIL_CODES = {
     "Personal API keys are not allowed": "PERSONAL_API_KEYS_DISABLED",
 }
 
-_RETRIES_OF_401 = 2
-"""This API also returns 401 while its key store is down."""
-
 
 def execute(
     workflow_id: str,
@@ -121,10 +118,9 @@ def execute(
         sync=not async_execution,
         run_id_header="X-Execution-Id",
     )
-    request = request if run_id is None else request.with_run_id(run_id)
-    if async_execution:
-        return Call(request, _read_receipt, _execution_error)
-    return Call(request, _read_unstreamed if stream else _read_execution, _execution_error)
+    read = _read_receipt if async_execution else _read_unstreamed if stream else _read_execution
+    call: Call[Any] = Call(request, read, _execution_error)
+    return call if run_id is None else call.with_run_id(run_id)
 
 
 def as_body(value: Any, *, workflow_id: str) -> dict[str, Any]:
@@ -235,7 +231,7 @@ def _rejection(body: Any, request: Request, response: Response) -> SimError | No
         fields.number(body, "retryAfterSeconds"),
     )
     if response.status == 401:
-        error.max_retries = _RETRIES_OF_401
+        error.max_retries = 2  # this API also returns it while its key store is down
     if isinstance(error, SimRunIdConflictError) or error.code == errors.AMBIGUOUS_ENQUEUE:
         error.run_id = fields.text(body, "executionId") or error.run_id  # the server's, if it accepts none
     return error

@@ -150,7 +150,6 @@ def _inputs(declared: Sequence[Any]) -> tuple[models.WorkflowInput, ...]:
 
 
 def workflow_of(request: Request, data: Any) -> models.Workflow:
-    """Return a workflow of v1 or v2."""
     return models.Workflow(
         workflow_id=fields.required(fields.text(data, "id") or request.workflow_id),
         name=fields.text(data, "name"),
@@ -161,7 +160,6 @@ def workflow_of(request: Request, data: Any) -> models.Workflow:
 
 
 def cancellation(request: Request, data: Any) -> models.Cancellation:
-    """Return the result of a cancel request."""
     return models.Cancellation(
         run_id=fields.text(data, "runId") or fields.text(data, "executionId") or request.run_id or "",
         accepted=fields.flag(data, "success") is True,

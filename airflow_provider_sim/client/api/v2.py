@@ -30,9 +30,6 @@ LOGS_PAGE = 1000
 STARTED_BY_API = "api"
 """The trigger of runs that any API key has started."""
 
-_MAX_NAMED_WORKFLOWS = 100
-"""Per query, which has to fit into a request line."""
-
 _DEPLOYMENT_ACTIONS = {
     "read": ("GET", "deployment", "read the deployment of"),
     "deploy": ("POST", "deploy", "deploy"),
@@ -56,22 +53,16 @@ class PageFilters(TypedDict, total=False):
 
 
 class RunFilters(PageFilters, total=False):
-    """Filters of a list of a workflow's runs."""
-
     status: str | None
     trigger: str | None
 
 
 class LogFilters(PageFilters, total=False):
-    """Filters of a list of a workspace's runs."""
-
     workflow_ids: Iterable[str] | None
     triggers: Iterable[str] | None
 
 
 class WorkflowFilters(TypedDict, total=False):
-    """Filters of a list of a workspace's workflows."""
-
     deployed_only: bool
     limit: int | None
     cursor: str | None
@@ -137,7 +128,7 @@ def list_logs(workspace_id: str, **filters: Unpack[LogFilters]) -> Call[models.P
 def named_workflows(workflow_ids: Iterable[str]) -> list[str] | None:
     """Return the workflow IDs to filter a log by; None, which lists all, if they don't fit into a query."""
     names = sorted(set(workflow_ids))
-    return names if len(names) <= _MAX_NAMED_WORKFLOWS else None
+    return names if len(names) <= 100 else None  # the request line must not be too long
 
 
 def cancel_run(workflow_id: str, run_id: str) -> Call[models.Cancellation]:
