@@ -121,10 +121,7 @@ class AsyncSimClient(BaseClient, AbstractAsyncContextManager["AsyncSimClient"]):
         timeout = self.settings.timeout
         try:
             transport = await asyncio.to_thread(_transport, address, self.settings.verify)
-            async with (
-                httpx.AsyncClient(**transport, timeout=timeout) as http,
-                http.stream("GET", address) as response,
-            ):
+            async with httpx.AsyncClient(**transport, timeout=timeout) as http, http.stream("GET", address) as response:
                 check_file_status(request, response.status_code)
                 async for chunk in response.aiter_bytes():
                     yield chunk

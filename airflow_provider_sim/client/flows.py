@@ -100,14 +100,13 @@ class Flows:
         if executions.present is not False:
             try:
                 run = await self.request(legacy.get_run(workflow_id, run_id, **query), options)
+                executions.found()
+                return run
             except SimRouteMissingError:
                 is_page = True
             except SimRunNotFoundError as error:
                 executions.found()
                 not_found = error
-            else:
-                executions.found()
-                return run
         if executions.present:  # the retries are used up
             options = replace(options, retry_on=())
         # An ID from a server before v0.5.80 is that of a job; servers before v0.6.81 only have jobs.
@@ -367,6 +366,8 @@ class Flows:
         if self.client.speaks_v2 is not False:
             try:
                 result = await self.request(call(v2), options)
+                feature.found()
+                return result
             except SimV2OffError:
                 if self.client.settings.api_version == "v2":
                     raise
@@ -383,9 +384,6 @@ class Flows:
             except SimNotFoundError:
                 feature.found()  # v2 names the missing resource
                 raise
-            else:
-                feature.found()
-                return result
         result = await (on_legacy() if on_legacy else self.request(call(legacy), options))
         if is_page:
             feature.page_instead()

@@ -81,13 +81,7 @@ class StartFlows(Flows):
         """
         return self._start(workflow_id, input, None, **options)
 
-    def execute_with_retry(
-        self,
-        /,
-        workflow_id: str,
-        input: Any = None,
-        **options: Any,
-    ) -> Coroutine[Any, Any, Any]:
+    def execute_with_retry(self, /, workflow_id: str, input: Any = None, **options: Any) -> Coroutine[Any, Any, Any]:
         """Run a deployed workflow once, with retries that can't start it twice.
 
         If a response is lost, the client looks for the run and re-attaches to it: the result may then be of a run that

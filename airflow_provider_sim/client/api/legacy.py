@@ -160,17 +160,10 @@ def cancel_run(workflow_id: str, run_id: str) -> Call[models.Cancellation]:
 
 
 def resume_run(workflow_id: str, run_id: str, context_id: str, input: Any) -> Call[models.RunStatus]:
-    return _call(
-        resources.resumed_status,
-        "POST",
-        "resume/{workflow_id}/{run_id}/" + quote(context_id, safe=":"),
-        "resume {run}",
-        workflow_id,
-        run_id,
-        content={"input": {} if input is None else input},
-        idempotent=False,
-        sync=True,
-    )
+    path = "resume/{workflow_id}/{run_id}/" + quote(context_id, safe=":")
+    route = ("POST", path, "resume {run}", workflow_id, run_id)
+    content = {"input": {} if input is None else input}
+    return _call(resources.resumed_status, *route, content=content, idempotent=False, sync=True)
 
 
 def get_paused_run(workflow_id: str, run_id: str) -> Call[models.PausedRun]:

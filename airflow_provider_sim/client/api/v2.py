@@ -138,18 +138,10 @@ def cancel_run(workflow_id: str, run_id: str) -> Call[models.Cancellation]:
 
 
 def resume_run(workflow_id: str, run_id: str, context_id: str, input: Any) -> Call[models.RunStatus]:
-    return _call(
-        resources.resumed_status,
-        "POST",
-        f"{_RUN}/resume",
-        "resume {run}",
-        workflow_id,
-        run_id,
-        content={"contextId": context_id} | ({} if input is None else {"input": input}),
-        idempotent=False,
-        sync=True,
-        bucket="workflows.runs.resume",
-    )
+    content = {"contextId": context_id} | ({} if input is None else {"input": input})
+    route = ("POST", f"{_RUN}/resume", "resume {run}", workflow_id, run_id)
+    attributes = {"idempotent": False, "sync": True, "bucket": "workflows.runs.resume"}
+    return _call(resources.resumed_status, *route, content=content, **attributes)
 
 
 def get_workflow(workflow_id: str) -> Call[models.Workflow]:
