@@ -7,7 +7,7 @@ import re
 import pytest
 import requests
 
-from airflow_provider_sim.client.urls import approval_url, run_url, workflow_url
+from airflow_provider_sim.client.settings import approval_url, run_url, workflow_url
 from airflow_provider_sim.links import sim as links
 
 

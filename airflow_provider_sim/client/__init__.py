@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from airflow_provider_sim.client.settings import *
     from airflow_provider_sim.client.stream import *
     from airflow_provider_sim.client.sync_client import *
-    from airflow_provider_sim.client.urls import *
 
 _NAMES = {
     "api.errors": "CONCURRENCY_LIMIT EXECUTION_LIMIT is_rejection",
@@ -43,10 +42,9 @@ _NAMES = {
         "Workspace"
     ),
     "retry": "NO_RETRY RetryPolicy StartStoppedError StopToken new_run_id",
-    "settings": "ClientSettings DEFAULT_BASE_URL DEFAULT_TIMEOUT",
+    "settings": "ClientSettings DEFAULT_BASE_URL DEFAULT_TIMEOUT approval_url run_url workflow_url",
     "stream": ("StreamBlockError StreamChunk StreamChunkReset StreamEnd StreamProgress check_selected selection_lost"),
     "sync_client": "SimClient WorkflowStream",
-    "urls": "approval_url run_url workflow_url",
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names.split()}
 

@@ -1,4 +1,7 @@
-"""Settings of a client, checked before anything is sent."""
+"""Settings of a client, checked before anything is sent, and the URLs of its server's web pages.
+
+On normal deployments, these pages have the API's origin.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import hashlib
 import re
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 from airflow_provider_sim.client.retry import RetryPolicy
 from airflow_provider_sim.exceptions import SimConfigurationError
@@ -104,3 +107,22 @@ def _check_others(settings: ClientSettings) -> None:
         raise ValueError(f"has the timeout {timeout!r}; it must be a number of seconds above 0")
     if not isinstance(verify, bool | str) or verify == "":
         raise ValueError(f"has the setting verify {verify!r}; it can be true, false or the path of a CA bundle")
+
+
+def run_url(base_url: str, workflow_id: str, run_id: str, workspace_id: str | None) -> str:
+    """Return the URL of the run's log, valid from the run's start; without the workspace, of the workflow's editor."""
+    if workspace_id is None:
+        return workflow_url(base_url, workflow_id, None)
+    return f"{base_url}/workspace/{quote(workspace_id, safe='')}/logs?{urlencode({'executionId': run_id})}"
+
+
+def workflow_url(base_url: str, workflow_id: str, workspace_id: str | None) -> str:
+    """Return the URL of the workflow's editor; without the workspace, of a page that redirects to it."""
+    if workspace_id is None:
+        return f"{base_url}/workspace?{urlencode({'redirect_workflow': workflow_id})}"
+    return f"{base_url}/workspace/{quote(workspace_id, safe='')}/w/{quote(workflow_id, safe='')}"
+
+
+def approval_url(base_url: str, workflow_id: str, run_id: str) -> str:
+    """Return the URL on which a person answers a paused run."""
+    return f"{base_url}/resume/{quote(workflow_id, safe='')}/{quote(run_id, safe='')}"

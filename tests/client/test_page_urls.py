@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from airflow_provider_sim.client.urls import approval_url, run_url, workflow_url
+from airflow_provider_sim.client.settings import approval_url, run_url, workflow_url
 
 
 def test_each_part_is_quoted():
