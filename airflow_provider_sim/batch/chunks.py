@@ -16,9 +16,8 @@ from airflow_provider_sim.exceptions import Outcome, SimError
 
 CHUNK_BYTES = 256 * 1024  # maximum size of a chunk with more than one value
 
-INPUTS_KEY = "batch_inputs_{}"
+INPUTS_KEY = "batch_inputs_{}"  # with the chunk's number
 RESULTS_KEY = "batch_results_{}"
-"""XCom keys of the chunks, with their numbers."""
 
 
 def chunked(values: Iterable[tuple[int, Any]]) -> Iterator[tuple[int, str]]:

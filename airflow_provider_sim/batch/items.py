@@ -72,23 +72,19 @@ def _listed(given: Any) -> list[Any]:
         try:
             given = json.loads(given)
         except ValueError as error:
-            raise _error(
+            raise SimInputError(
                 f"inputs is text, but not JSON ({error}). Pass a list, such as the output of another task; in a"
-                " template, end with '| tojson'"
+                " template, end with '| tojson'."
             ) from None
     if isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):
-        raise _error(f"inputs is a {type(given).__name__}; it must be a list, with one input for each run")
+        raise SimInputError(f"inputs is a {type(given).__name__}; it must be a list, with one input for each run.")
     return list(given)
 
 
 def _pair(index: int, value: Any, workflow_id: str | None) -> tuple[str, dict[str, Any]]:
     with _numbered(index, workflow_id):
         if workflow_id is None:
-            if (
-                not isinstance(value, Mapping)
-                or "workflow_id" not in value
-                or not value.keys() <= {"workflow_id", "input"}
-            ):
+            if not isinstance(value, Mapping) or not {"workflow_id"} <= value.keys() <= {"workflow_id", "input"}:
                 raise SimInputError(
                     "without workflow_id, each of inputs must be a dict of 'workflow_id' and 'input', and nothing"
                     " else. To run all of them with one workflow, name it in the operator's workflow_id."
@@ -103,9 +99,5 @@ def _numbered(index: int, workflow_id: str | None = None) -> Iterator[None]:
     try:
         yield
     except SimInputError as error:
-        message = f"inputs[{index}] is invalid: {str(error).removesuffix('.')}"
-        raise _error(message, workflow_id=workflow_id or error.workflow_id) from error
-
-
-def _error(what: str, **ids: Any) -> SimInputError:
-    return SimInputError(f"{what}.", **ids)
+        message = f"inputs[{index}] is invalid: {str(error).removesuffix('.')}."
+        raise SimInputError(message, workflow_id=workflow_id or error.workflow_id) from error

@@ -116,8 +116,7 @@ class Results:
         with self._lock:
             self._file.seek(place)
             encoded = self._file.read(length)
-        entry: dict[str, Any] = json.loads(encoded)
-        return entry
+        return dict(json.loads(encoded))
 
     def load(self, entries: Mapping[int, dict[str, Any]]) -> None:
         """Add results that :meth:`unstored` has yielded."""
@@ -129,18 +128,15 @@ class Results:
         """Yield the results, with their inputs, that were not loaded."""
         return ((index, self._read(index)) for index in list(self._places)[self._stored :])
 
-    def _entries(self) -> Iterator[dict[str, Any]]:
+    def _values(self, *, only_outputs: bool) -> Iterator[Any]:
         for index in range(len(self.state)):
-            yield self._read(index) if index in self._places else self._entry(index)
+            entry = self._read(index) if index in self._places else self._entry(index)
+            yield entry.get("output") if only_outputs else entry
 
     def deliver(self, name: str, *, only_outputs: bool = False) -> Any:
         """Return the task's result: the entries or outputs, or the path of a file if they are too large."""
-
-        def values() -> Iterator[Any]:
-            return (entry.get("output") if only_outputs else entry for entry in self._entries())
-
         size, result = 2, []
-        for value in values():
+        for value in self._values(only_outputs=only_outputs):
             size += len(as_json(value)) + 1
             if size > self._options.max_output_bytes:
                 break
@@ -157,7 +153,7 @@ class Results:
             )
         folder = self._options.output_files_dir or ""
         try:
-            lines = (as_json(value) + b"\n" for value in values())
+            lines = (as_json(value) + b"\n" for value in self._values(only_outputs=only_outputs))
             path = write_file(folder, batch_id, f"{name}.jsonl", lines)
         except Exception as error:  # any error of the storage
             raise SimOutputError(

@@ -71,7 +71,6 @@ class BatchState:
         self._queue = deque(range(len(workflows)))
 
     def __len__(self) -> int:
-        """Return the number of inputs."""
         return len(self.statuses)
 
     def count(self, *statuses: ItemStatus) -> int:
@@ -195,13 +194,12 @@ def decode_workflows(value: Mapping[str, Any]) -> list[str]:
 
 
 def run_length_encode(words: Iterable[str]) -> str:
-    """Encode words, as ``a*3 b``."""
+    """Encode words as ``a*3 b``."""
     runs = ((word, sum(1 for _ in group)) for word, group in groupby(words))
     return " ".join(word if count == 1 else f"{word}*{count}" for word, count in runs)
 
 
 def run_length_decode(text: str) -> list[str]:
-    """Decode words."""
     words: list[str] = []
     for part in text.split():
         word, star, count = part.partition("*")
