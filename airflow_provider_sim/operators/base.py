@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_sim.client import SimClient, WorkflowRun
 
-DEFERRABLE = conf.getboolean("operators", "default_deferrable", fallback=False)
-"""Airflow's configured default."""
+DEFERRABLE = conf.getboolean("operators", "default_deferrable", fallback=False)  # Airflow's configured default
 
 
 class SimOperator(BaseOperator):

@@ -107,7 +107,6 @@ class SimDeployWorkflowOperator(SimClientOperator):
 
     @staticmethod
     def contradiction(given: Mapping[str, Any]) -> str | None:
-        """Return which arguments contradict each other."""
         action = given.get("action", "rollback" if given.get("version") is not None else "deploy")
         if given.get("version") is not None and action != "rollback":
             return f"version requires action='rollback'; {action!r} uses the draft"

@@ -39,13 +39,7 @@ class SimCancelRunOperator(SimClientOperator):
 
     template_fields: Sequence[str] = ("workflow_id", "run_id", "sim_conn_id")
 
-    def __init__(
-        self,
-        *,
-        run_id: str,
-        wait_for_completion: bool = True,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, *, run_id: str, wait_for_completion: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.run_id = run_id
         self.wait_for_completion = wait_for_completion
@@ -99,14 +93,7 @@ class SimResumeRunOperator(SimClientOperator):
     template_fields_renderers = {"input": "json"}
     operator_extra_links = (SimRunLink(), SimApprovalLink())
 
-    def __init__(
-        self,
-        *,
-        run_id: str,
-        context_id: str | None = None,
-        input: Any = None,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, *, run_id: str, context_id: str | None = None, input: Any = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.run_id = run_id
         self.context_id = context_id

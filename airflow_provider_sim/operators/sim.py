@@ -184,7 +184,6 @@ class SimExecuteWorkflowOperator(OpenLineageMixin, SimWorkflowOperatorBase):
 
     @staticmethod
     def contradiction(given: Mapping[str, Any]) -> str | None:
-        """Return which arguments contradict each other, and what to choose."""
         stream, waits = given.get("stream"), given.get("wait_for_completion", True)
         if given.get("selected_outputs") and not given.get("stream", True):
             check_block_ids(given["selected_outputs"])
@@ -252,10 +251,9 @@ class SimExecuteWorkflowOperator(OpenLineageMixin, SimWorkflowOperatorBase):
                 return wait_for_run(client, state)
         from airflow_provider_sim.triggers.sim import SimRunTrigger
 
+        options = replace(self._options, started=state.started)
         return self.defer(
-            trigger=SimRunTrigger(
-                self.workflow_id, state.run_id, state.job_id, replace(self._options, started=state.started)
-            ),
+            trigger=SimRunTrigger(self.workflow_id, state.run_id, state.job_id, options),
             method_name="execute_complete",
             timeout=deferral_timeout(self._options.deadline),
         )

@@ -40,7 +40,6 @@ class Usage:
         return max(used, 100.0) if self.billing is not None and self.billing.refuses_runs else used
 
     def __str__(self) -> str:
-        """Return a sentence for the log."""
         usd = f"${self.limits.current_period_cost_usd or 0:.2f} of ${self.limits.limit_usd or 0:.2f}"
         text = f"{self.percent:.1f} % of the account's usage limit is used: {usd}"
         if self.billing is not None and self.billing.credits_limit is not None:
@@ -50,7 +49,6 @@ class Usage:
         return f"{text}."
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the figures for an XCom."""
         limits, billing = self.limits, self.billing
         return {
             "percent_used": self.percent,
