@@ -34,7 +34,6 @@ class Metric(Enum):
                 _send("incr", f"{self.value}.{value}", count)
 
     def timing(self, seconds: float) -> None:
-        """Record a duration."""
         _send("timing", self.value, timedelta(seconds=max(0.0, seconds)))
 
 

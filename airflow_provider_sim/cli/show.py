@@ -42,7 +42,6 @@ def result(arguments: Any, value: Any, shown: str | Table) -> None:
 
 
 def notice(message: str) -> None:
-    """Print a message to stderr."""
     _ERR.print(Text(message, "yellow"), soft_wrap=True)
 
 
