@@ -13,9 +13,9 @@ from airflow_provider_sim.polling.finished_runs import OVERLAP, Cursor, cursors_
 
 
 def run(run_id: str, began: float | None) -> WorkflowRun:
-    from airflow_provider_sim.client.api.http import utc
+    from airflow_provider_sim.emulator.clock import iso
 
-    started_at = None if began is None else utc(began)
+    started_at = None if began is None else iso(began)
     return WorkflowRun(run_id=run_id, status=RunStatus.COMPLETED, workflow_id="w", started_at=started_at)
 
 

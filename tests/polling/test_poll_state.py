@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from airflow_provider_sim.client import RUN_BUCKET, RateLimitInfo
-from airflow_provider_sim.client.api.http import utc
 from airflow_provider_sim.client.models import Pause, RunStatus, WorkflowRun
+from airflow_provider_sim.emulator.clock import iso
 from airflow_provider_sim.exceptions import (
     Outcome,
     SimAuthenticationError,
@@ -195,13 +195,13 @@ class TestAdaptiveInterval:
 
     def test_the_age_is_the_run_s(self, clock):
         state = state_of(clock, poll_interval=None)
-        state.on_response(replace(run("running"), started_at=utc(clock() - 200)))
+        state.on_response(replace(run("running"), started_at=iso(clock() - 200)))
         assert state.interval == pytest.approx(20)
 
     def test_a_given_start_is_used_instead(self, clock):
         """As for a cancellation, which is awaited from its request on."""
         state = state_of(clock, poll_interval=None, started=clock())
-        state.on_response(replace(run("running"), started_at=utc(clock() - 200)))
+        state.on_response(replace(run("running"), started_at=iso(clock() - 200)))
         assert state.interval == 1
 
     def test_a_queued_run_is_polled_soon_after_its_start(self, clock):

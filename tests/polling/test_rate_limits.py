@@ -10,8 +10,7 @@ import pytest
 
 from airflow_provider_sim import rate_limits
 from airflow_provider_sim.client import ADDRESS_BUCKET, RUN_BUCKET, ClientSettings, RateLimit, RateLimitInfo
-from airflow_provider_sim.client.api.http import utc
-from airflow_provider_sim.emulator.clock import Clock as RealClock
+from airflow_provider_sim.emulator.clock import Clock as RealClock, iso
 from airflow_provider_sim.emulator.limits import Bucket
 from airflow_provider_sim.polling import RunPollState
 from airflow_provider_sim.rate_limits import (
@@ -347,7 +346,7 @@ def usage(remaining, per_minute=50, reset=None):
         requests_per_minute=per_minute,
         max_burst=2 * per_minute,
         remaining=remaining,
-        reset_at=None if reset is None else utc(reset),
+        reset_at=None if reset is None else iso(reset),
     )
 
 
