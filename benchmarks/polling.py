@@ -27,7 +27,7 @@ from airflow_provider_sim.emulator.workflows import Workflow
 from airflow_provider_sim.exceptions import SimError
 from airflow_provider_sim.polling import RunPollState
 from airflow_provider_sim.polling.poller import RunPoller
-from airflow_provider_sim.rate_limits import RateLimits
+from airflow_provider_sim.polling.rate_limits import RateLimits
 from benchmarks.table import Table, new_table
 from tests.virtual_time import VirtualSim, now, run
 

@@ -40,7 +40,7 @@ from airflow_provider_sim.metrics import WaitTimer
 from airflow_provider_sim.polling import RunPollState
 from airflow_provider_sim.polling.poll_state import LONGEST_INTERVAL
 from airflow_provider_sim.polling.poller import poller_for
-from airflow_provider_sim.rate_limits import StartThrottle, rate_limits_for
+from airflow_provider_sim.polling.rate_limits import StartThrottle, rate_limits_for
 
 if TYPE_CHECKING:
     from airflow_provider_sim.task.run_options import RunOptions

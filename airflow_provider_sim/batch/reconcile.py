@@ -29,7 +29,7 @@ from airflow_provider_sim.exceptions import (
     SimRunNotFoundError,
     SimUnsupportedError,
 )
-from airflow_provider_sim.rate_limits import MAX_STARTING
+from airflow_provider_sim.polling.rate_limits import MAX_STARTING
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from airflow_provider_sim.client import LOGS_BUCKET, RUN_BUCKET, WORKFLOW_BUCKET, RunStatus, WorkflowRun
 from airflow_provider_sim.polling.poll_state import RunPollState
-from airflow_provider_sim.rate_limits import RateLimits
+from airflow_provider_sim.polling.rate_limits import RateLimits
 
 START_TOLERANCE = 1.0  # seconds; Sim corrects the start by some milliseconds in a run's first moments
 

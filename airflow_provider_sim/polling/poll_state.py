@@ -22,7 +22,7 @@ from airflow_provider_sim.exceptions import (
     SimRunTimeoutError,
 )
 from airflow_provider_sim.metrics import Metric
-from airflow_provider_sim.rate_limits import WorkerPace
+from airflow_provider_sim.polling.rate_limits import WorkerPace
 
 if TYPE_CHECKING:
     from airflow_provider_sim.client import SimClient

@@ -44,7 +44,7 @@ from airflow_provider_sim.exceptions import (
 from airflow_provider_sim.metrics import WaitTimer
 from airflow_provider_sim.polling.planner import Planner, PolledRun, Request, Workspaces
 from airflow_provider_sim.polling.poll_state import RunPollState
-from airflow_provider_sim.rate_limits import RateLimits, in_use, rate_limits_for
+from airflow_provider_sim.polling.rate_limits import RateLimits, in_use, rate_limits_for
 
 T = TypeVar("T")
 

@@ -161,7 +161,7 @@ async def _connect(sim_conn_id: str) -> tuple[ClientSettings, str | None]:
 def _stream_of(sim_conn_id: str) -> FinishedRunStream:
     """Return the stream that the triggers of a connection share on this event loop."""
     from airflow_provider_sim.polling.finished_runs import FinishedRunStream
-    from airflow_provider_sim.rate_limits import in_use
+    from airflow_provider_sim.polling.rate_limits import in_use
 
     new = FinishedRunStream(partial(_connect, sim_conn_id))
     return in_use(FinishedRunStream).setdefault(sim_conn_id, new)

@@ -19,7 +19,7 @@ from airflow_provider_sim.client.server_facts import forget_servers
 from airflow_provider_sim.emulator.runs import Run
 from airflow_provider_sim.exceptions import SimError
 from airflow_provider_sim.polling.poller import RunPoller
-from airflow_provider_sim.rate_limits import RateLimits, in_use
+from airflow_provider_sim.polling.rate_limits import RateLimits, in_use
 from airflow_provider_sim.task.run_options import RunOptions
 from tests.virtual_time import VirtualSim, now
 

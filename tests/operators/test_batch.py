@@ -18,7 +18,6 @@ from types import SimpleNamespace
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
 
-from airflow_provider_sim import rate_limits
 from airflow_provider_sim.batch.chunks import INPUTS_KEY
 from airflow_provider_sim.client.server_facts import forget_servers
 from airflow_provider_sim.emulator.workflows import BlockError, Pausing
@@ -34,6 +33,7 @@ from airflow_provider_sim.exceptions import (
     SimWorkflowNotDeployedError,
 )
 from airflow_provider_sim.operators.batch import SimExecuteWorkflowBatchOperator
+from airflow_provider_sim.polling import rate_limits
 from airflow_provider_sim.task.run_store import BATCH_KEY
 from airflow_provider_sim.triggers import batch as batch_triggers
 from tests.operators.conftest import TaskInstance, fire, rebuilt

@@ -15,10 +15,9 @@ import threading
 
 import pytest
 
-from airflow_provider_sim import rate_limits
 from airflow_provider_sim.client.sync_client import SimClient
 from airflow_provider_sim.emulator import SimEmulator
-from airflow_provider_sim.polling import finished_runs
+from airflow_provider_sim.polling import finished_runs, rate_limits
 from tests.operators.ended_runs import start, trigger, until
 
 pytestmark = pytest.mark.usefixtures("connection")

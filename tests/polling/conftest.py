@@ -13,7 +13,7 @@ import pytest
 from airflow_provider_sim.emulator.runs import Run
 from airflow_provider_sim.polling import RunPollState
 from airflow_provider_sim.polling.poller import RunPoller
-from airflow_provider_sim.rate_limits import RateLimits
+from airflow_provider_sim.polling.rate_limits import RateLimits
 from tests.virtual_time import VirtualSim, now, run
 
 

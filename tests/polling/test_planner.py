@@ -11,7 +11,7 @@ from airflow_provider_sim.client.api.v2 import LOGS_BUCKET, RUN_BUCKET, WORKFLOW
 from airflow_provider_sim.client.models import RunStatus
 from airflow_provider_sim.polling import RunPollState
 from airflow_provider_sim.polling.planner import Planner, PolledRun, Request, Workspaces
-from airflow_provider_sim.rate_limits import Room
+from airflow_provider_sim.polling.rate_limits import Room
 
 NOW = 1_000_000.0
 HOUR = 3600.0

@@ -8,12 +8,11 @@ from math import inf
 
 import pytest
 
-from airflow_provider_sim import rate_limits
 from airflow_provider_sim.client import ADDRESS_BUCKET, RUN_BUCKET, ClientSettings, RateLimit, RateLimitInfo
 from airflow_provider_sim.emulator.clock import Clock as RealClock, iso
 from airflow_provider_sim.emulator.limits import Bucket
-from airflow_provider_sim.polling import RunPollState
-from airflow_provider_sim.rate_limits import (
+from airflow_provider_sim.polling import RunPollState, rate_limits
+from airflow_provider_sim.polling.rate_limits import (
     GROWTH_PAUSE,
     MAX_STARTING,
     RESPONSE_TIMEOUT,
