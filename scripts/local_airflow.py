@@ -212,10 +212,12 @@ def _approver() -> Iterator[None]:
     """Answer human-in-the-loop tasks as in Airflow's UI, with the first option and a comment."""
     try:
         import airflow.models.hitl
-        import airflow.models.trigger  # noqa: F401  importing it in two threads at once can deadlock
+        import airflow.models.trigger  # noqa: F401
+        from airflow.models import import_all_models
     except ImportError:  # Airflow before 3.1
         yield
         return
+    import_all_models()  # the first query would import them, and importing them in two threads at once can deadlock
 
     ends = threading.Event()
 
