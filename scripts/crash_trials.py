@@ -60,6 +60,7 @@ class Mode:
     :param sync: Sim cancels the run when the connection closes.
     :param ours: whether it is this provider's; its trials must all be right.
     :param inputs: how many runs one task starts; more than one for a batch.
+    :param polls: whether its worker polls each run: not if it defers, or lists the runs of a batch.
     """
 
     dag_id: str
@@ -68,13 +69,11 @@ class Mode:
     sync: bool = False
     ours: bool = True
     inputs: int = 1
+    polls: bool = True
 
     def plans(self) -> dict[Point, list[Point]]:
-        """The kills for each point; in sync modes, only a retry fetches an output.
-
-        A batch polls with lists of a workspace's runs, which don't belong to a trial.
-        """
-        plans = {point: [point] for point in Point if self.inputs == 1 or point is not Point.WAITING}
+        """The kills for each point; in sync modes, only a retry fetches an output."""
+        plans = {point: [point] for point in Point if self.polls or point is not Point.WAITING}
         if self.sync:
             for point in (Point.FETCHING, Point.FETCHED):
                 plans[point] = [Point.ANSWERED, point]
@@ -87,10 +86,10 @@ OURS = [
     Mode("sync", "sync", sync=True),
     Mode("stream", "stream", sync=True),
     Mode("asynchronous", "async, waiting worker"),
-    Mode("deferrable", "deferrable"),
+    Mode("deferrable", "deferrable", polls=False),
     Mode("fire_and_forget", "no waiting, sensor", ("run", "wait")),
-    Mode("batch", "batch", inputs=6),
-    Mode("deferrable_batch", "deferrable batch", inputs=6),
+    Mode("batch", "batch", inputs=6, polls=False),
+    Mode("deferrable_batch", "deferrable batch", inputs=6, polls=False),
 ]
 OTHERS = [
     Mode("sdk_held_open", "SDK 0.2.1, sync", sync=True, ours=False),
