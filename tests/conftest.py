@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 pytest_plugins = ["pytester", "airflow_provider_sim.emulator.pytest_plugin"]
 
 PROCESSES_PER_CORE = 3
-"""About half of the time, tests wait for sockets. Each process spends seconds of CPU time on importing Airflow."""
+"""Most of the time, tests wait for sockets. Each process spends seconds of CPU time on importing Airflow."""
 
 
 @pytest.hookimpl(optionalhook=True)

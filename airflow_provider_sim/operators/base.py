@@ -15,7 +15,6 @@ from airflow.providers.common.compat.sdk import BaseOperator, conf
 
 from airflow_provider_sim import arguments
 from airflow_provider_sim.arguments import CheckInput, LargeOutputs, OnPaused, Rule, UnconvertedFiles
-from airflow_provider_sim.client import NO_RETRY
 from airflow_provider_sim.exceptions import SimError
 from airflow_provider_sim.hooks.sim import SimHook
 from airflow_provider_sim.task.deadlines import after_deferral, seconds
@@ -122,6 +121,8 @@ class OpenLineageMixin:
 
     def _run_with_cost(self) -> WorkflowRun | None:
         """Return the run; a sync run is read once more, since the start's response doesn't contain the cost."""
+        from airflow_provider_sim.client import NO_RETRY
+
         run, hook = self._lineage_run, getattr(self, "hook", None)
         if run is None or run.run_id is None or run.cost_usd is not None or hook is None:
             return run

@@ -130,7 +130,6 @@ for deferrable in (False, True):
 
 @pytest.mark.slow
 def test_statsd_receives_the_metrics_of_a_sync_and_a_deferrable_run(connection):
-    pytest.importorskip("statsd")
     connection()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
         server.bind(("127.0.0.1", 0))
