@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING
 
 from airflow.providers.common.compat.sdk import BaseOperatorLink, XCom
 
-from airflow_provider_sim.client import approval_url, run_url
-
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperator, Context, TaskInstanceKey
 
@@ -53,6 +51,8 @@ class SimApprovalLink(_XComLink):
 
 def link_xcoms(base_url: str, *, workflow_id: str, run_id: str, workspace_id: str | None) -> dict[str, str]:
     """Return the URLs as XComs, for the links and for other tasks; without a workspace, of pages that redirect."""
+    from airflow_provider_sim.client import approval_url, run_url
+
     return {
         RUN_URL_KEY: run_url(base_url, workflow_id, run_id, workspace_id),
         APPROVAL_URL_KEY: approval_url(base_url, workflow_id, run_id),
