@@ -439,7 +439,7 @@ class TestPauses:
 
         run(main())
 
-    def test_or_are_awaited_during_other_runs(self):
+    def test_pauses_are_awaited_during_other_runs(self):
         async def main():
             scene = BatchScene(60, 5, plan="free", how=lambda index: {"end": "paused"} if index < 10 else {})
             waiting = asyncio.create_task(scene.run())

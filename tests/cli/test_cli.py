@@ -87,12 +87,12 @@ def test_the_page_has_every_exit_code():
 
 
 @pytest.mark.sim_emulator(profile="v0.8-legacy")
-def test_check_tells_the_legacy_api(sim):
+def test_check_names_the_legacy_api(sim):
     assert "legacy; v2 is switched off" in sim("check").out
     assert parsed(sim("check", "--json"))["api"] == "legacy"
 
 
-def test_run_reads_a_file_and_says_how_it_ended(sim, emulator, tmp_path):
+def test_run_reads_a_file_and_prints_the_status(sim, emulator, tmp_path):
     given = tmp_path / "input.json"
     given.write_text('{"message": "from a file"}')
     ran = sim("run", "echo_plain", "--json", "--input", f"@{given}")

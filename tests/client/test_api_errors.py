@@ -201,7 +201,7 @@ def test_sim_s_words_and_the_request_id_are_in_the_message(connect):
         ("v2 proxy gave up", "a web page: Sim may be down or overloaded.*unknown whether run '.+' was started"),
     ],
 )
-def test_a_message_says_which_limit_it_was_and_how_long_to_wait(connect, row, words):
+def test_message_names_the_limit_and_the_wait(connect, row, words):
     version, asynchronous, answer, kind, *_ = ROWS[row]
     with canned(answer) as server, pytest.raises(kind, match=words):
         connect(server.url, api_version=version).execute_workflow("wf-1", async_execution=asynchronous)

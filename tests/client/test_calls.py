@@ -589,7 +589,7 @@ def test_what_a_full_answer_means(name):
 
 
 @pytest.mark.parametrize("name", DEMANDING)
-def test_an_answer_of_something_else_is_told_with_the_question(name):
+def test_foreign_response_names_the_request(name):
     make, request, _, _ = ROWS[name]
     body = {"data": {"of": "something else"}} if request.path.startswith("/api/v2/") else {"of": "something else"}
     status = 202 if "asynchronously" in name else 200
@@ -603,7 +603,7 @@ def test_an_answer_of_something_else_is_told_with_the_question(name):
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_a_refusal_is_told_with_the_question(name):
+def test_rejection_names_the_request(name):
     make, request, _, _ = ROWS[name]
     body = {"error": {"code": "X", "message": "Nope"}} if request.path.startswith("/api/v2/") else {"error": "Nope"}
     with pytest.raises(Exception, match="Could not") as caught:
@@ -621,7 +621,7 @@ def test_a_list_with_an_entry_of_something_else(name):
 
 
 @pytest.mark.parametrize("name", ["v2 run", "legacy run"])
-def test_where_nothing_of_sim_answers_is_told_without_the_query(name):
+def test_missing_route_is_named_without_the_query(name):
     make, request, _, _ = ROWS[name]
     path = request.path.partition("?")[0]
     with pytest.raises(SimRouteMissingError, match=f"there is no Sim API at {path}: "):

@@ -56,7 +56,7 @@ class TestEverywhere:
         assert (result.metadata["runId"], result.metadata["duration"]) == (result.run_id, result.duration_ms)
         assert len(sim.runs) == 1
 
-    def test_a_response_block_looks_the_same(self, client):
+    def test_response_block_has_the_same_shape(self, client):
         output = client.execute_workflow("echo", {"message": "hi"}).output
         assert (output["status"], output["data"]["ok"]) == (200, True)
 
@@ -75,7 +75,7 @@ class TestEverywhere:
         assert result.output["result"]["message"] == "hi"
         assert client.get_workflow_run("echo_plain", f"workflow-execution:{sim.runs[0].run_id}").status == "completed"
 
-    def test_a_run_that_goes_on(self, client, sim):
+    def test_active_run(self, client, sim):
         sim.state.queue_delay = 60
         receipt = client.execute_workflow("slow", {"seconds": 60}, async_execution=True)
         seen = []

@@ -108,14 +108,14 @@ class TestApiVersion:
         assert [got.run_id for got in server.requests] == ["one", "two", "two"]
         assert chosen == ["one", "two"], "what was written down last is what runs"
 
-    def test_it_is_asked_anew_for_another_key(self, connect):
+    def test_facts_are_requested_for_each_key(self, connect):
         """Sim switches v2 on by user."""
         with canned(("/api/v2/", V2_OFF), ("/api/workflows", LEGACY_DONE)) as server:
             connect(server.url, key="sk-one").execute_workflow("w")
             connect(server.url, key="sk-two").execute_workflow("w")
         assert asked(server).count("v2/workflows/w/execute") == 2
 
-    def test_forgetting_asks_anew(self, connect):
+    def test_forgotten_facts_are_requested_again(self, connect):
         with canned(("/api/v2/", V2_OFF), ("/api/workflows", LEGACY_DONE)) as server:
             connect(server.url).execute_workflow("w")
             forget_servers()
@@ -179,7 +179,7 @@ class TestRunsOfOldServers:
             assert connect(server.url, api_version="legacy").get_workflow_run("w", "task_1").status == "running"
         assert asked(server)[-1] == "jobs/task_1"
 
-    def test_an_id_that_nobody_knows(self, connect):
+    def test_unknown_id(self, connect):
         unknown = Answer(404, {"error": "Execution not found"})
         with (
             canned(("/executions/", unknown), ("/jobs/", NO_JOB)) as server,
@@ -188,7 +188,7 @@ class TestRunsOfOldServers:
             connect(server.url, api_version="legacy").get_workflow_run("w", "r")
         assert "older than" not in str(caught.value)
 
-    def test_an_id_that_an_old_server_s_queue_doesn_t_know(self, connect):
+    def test_id_unknown_to_the_queue_of_an_old_server(self, connect):
         answers = [("/executions/", NO_PAGE), ("/jobs/", NO_JOB)]
         with canned(*answers) as server, pytest.raises(SimRunNotFoundError, match=r"older than v0\.6\.81") as caught:
             connect(server.url, api_version="legacy").get_workflow_run("w", "r")
@@ -368,7 +368,7 @@ class TestArguments:
             ),
         ],
     )
-    def test_what_is_said_of_each(self, check, message):
+    def test_message_of_each_status(self, check, message):
         with pytest.raises(SimInputError) as caught:
             check()
         assert str(caught.value).replace("compliant: nan.", "compliant.") == message
@@ -478,7 +478,7 @@ class TestStopping:
         assert (stopped.accepted, stopped.reason, stopped.status) == (True, "recorded", "running")
         assert asked(server) == ["workflows/w/executions/r/cancel", "workflows/w/executions/r"]
 
-    def test_a_look_that_fails_is_not_repeated(self, connect):
+    def test_failed_lookup_is_not_repeated(self, connect):
         stopped, server, client = self.stop(connect, Answer(503, {"error": "Service temporarily at capacity"}))
         assert (stopped.accepted, stopped.status) == (True, None)
         assert (len(server.requests), client.sleeps) == (2, [])
@@ -504,7 +504,7 @@ class TestPausePoints:
         with canned(("/resume/", NO_PAGE), told) as server:
             return connect(server.url, api_version="legacy").get_paused_run("w", "r")
 
-    def test_the_one_that_the_run_tells(self, connect):
+    def test_run_id_of_the_response(self, connect):
         paused = {"contextId": "c", "pauseKind": "human", "blockedOnBlockId": "b"}
         point = PausePoint(context_id="c", kind="human", block_id="b")
         assert self.points(connect, status="paused", paused=paused) == PausedRun(run_id="r", points=(point,))
@@ -529,7 +529,7 @@ def test_validate_workflow_is_false_where_that_cant_be_found_out(connect):
         assert connect(server.url).validate_workflow("w") is True
 
 
-def test_rate_limit_info_is_that_of_the_last_answer_that_told(connect):
+def test_rate_limit_info_is_of_the_last_response_with_one(connect):
     told = {"x-ratelimit-limit": "60", "x-ratelimit-remaining": "59", "x-ratelimit-reset": "2026-01-01T00:00:10.500Z"}
     odd = {"x-ratelimit-limit": "many", "x-ratelimit-remaining": "", "x-ratelimit-reset": "soon"}
     old = {"x-ratelimit-limit": "60", "x-ratelimit-reset": "1767225610"}
@@ -559,7 +559,7 @@ def test_key_and_server_can_be_changed(connect):
     assert client.base_url == second.url
 
 
-def test_the_environment_says_which_proxy_leads_to_which_server(connect, monkeypatch):
+def test_proxy_of_the_environment_by_server(connect, monkeypatch):
     with canned(V2_DONE) as proxy, canned(V2_DONE) as near:
         monkeypatch.setenv("HTTP_PROXY", proxy.url)
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
@@ -571,7 +571,7 @@ def test_the_environment_says_which_proxy_leads_to_which_server(connect, monkeyp
     assert [got.path for got in near.requests] == ["/api/v2/workflows/w/execute"]
 
 
-def test_nothing_but_the_key_tells_who_we_are(connect, monkeypatch, tmp_path):
+def test_only_the_key_identifies_the_client(connect, monkeypatch, tmp_path):
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login me password secret\n")
     monkeypatch.setenv("NETRC", str(netrc))
@@ -584,6 +584,6 @@ def test_nothing_but_the_key_tells_who_we_are(connect, monkeypatch, tmp_path):
         assert got.headers["user-agent"].startswith("airflow-provider-sim/")
 
 
-def test_permission_is_told_from_absence(connect):
+def test_permission_error_differs_from_not_found(connect):
     with canned(Answer(403, {"error": "Access denied"})) as server, pytest.raises(SimPermissionError):
         connect(server.url).get_job_status("j")

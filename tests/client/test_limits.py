@@ -29,7 +29,7 @@ def test_a_refusal_for_too_many_is_raised_where_the_caller_goes_slower_then(clie
     assert [run.run_id for run in emulator.runs] == ["run-1"]
 
 
-def test_other_refusals_are_waited_out_all_the_same(client, emulator):
+def test_other_rejections_are_retried_after_their_wait(client, emulator):
     with emulator.fault("server_error", status=503, match="execute"):
         receipt = client.execute_with_retry("echo_plain", async_execution=True, retry_on_rate_limit=False)
     assert client.sleeps
@@ -65,7 +65,7 @@ def test_an_input_is_checked_as_its_api_takes_it(emulator, connect, api_version)
         client.check_input("echo_plain", {"stream": True})
 
 
-def test_usage_with_and_without_what_only_v2_tells(emulator, connect):
+def test_usage_with_and_without_fields_of_v2(emulator, connect):
     limits, billing = connect(emulator.url, key=emulator.api_key, api_version="v2").get_usage()
     assert billing.plan == limits.plan
     limits, billing = connect(emulator.url, key=emulator.api_key, api_version="legacy").get_usage()

@@ -162,7 +162,7 @@ PAUSE = {"data": {"operation": "human", "_resume": {"contextId": "c-1"}}, "statu
         pytest.param({"pausedBlocks": [], "pauseCount": 2}, None, None, id="several"),
     ],
 )
-def test_a_pause_that_looks_like_success(output, kind, context):
+def test_pause_in_a_successful_response(output, kind, context):
     """The legacy API says success, and its jobs say completed."""
     held_open = legacy.execute("w", {}, run_id="r").read(answer({"success": True, "output": output}))
     entry = {"success": True, "output": output}
@@ -286,7 +286,7 @@ def test_ends_of_a_stream(frame, status, error):
     assert (end.result.error and end.result.error.message) == error
 
 
-def test_a_stream_s_end_tells_what_a_held_open_answer_does():
+def test_stream_end_has_the_fields_of_a_sync_response():
     final = {"event": "final", "data": {"success": True, "status": "paused", "output": PAUSE}}
     assert events_of(json.dumps(final)) == [
         StreamEnd(
@@ -414,7 +414,7 @@ def test_a_workspace_s_log():
         pytest.param(503, {"retry-after": "5"}, "logs.list", id="nothing but a wait"),
     ],
 )
-def test_the_bucket_that_an_answer_tells_of(status, headers, bucket):
+def test_bucket_of_a_response(status, headers, bucket):
     assert rate_limit_info(Response(status, headers, b""), bucket="logs.list").bucket == bucket
 
 

@@ -519,7 +519,7 @@ def until(true: Callable[[], bool]) -> bool:
 
 
 @pytest.mark.parametrize(("row", "server", "mode"), list(cells()))
-def test_so_many_runs_are_started(connect, sim, caplog, row, server, mode):
+def test_number_of_started_runs(connect, sim, caplog, row, server, mode):
     def meanwhile(seconds: float) -> None:
         sim.clock.advance(seconds)
         row.meanwhile(sim)

@@ -117,7 +117,7 @@ def submit(connect, server, api, *, asynchronous: bool = True, **options: Any) -
 
 class TestAnswerLost:
     @pytest.mark.parametrize("status", ["queued", "running", "paused", "completed", "failed", "cancelled", "redacting"])
-    def test_a_run_that_is_there_is_taken_up(self, connect, api, lost, status, caplog):
+    def test_existing_run_is_reattached(self, connect, api, lost, status, caplog):
         with canned(NO_JOB, (api.run_path, api.run(status)), ("/execute", lost)) as server:
             taken, _ = submit(connect, server, api)
         assert isinstance(taken, AsyncExecutionResult)
@@ -142,7 +142,7 @@ class TestAnswerLost:
         first, second = starts(server)
         assert first == second
 
-    def test_no_more_often_than_the_policy_says(self, connect, lost):
+    def test_retries_follow_the_policy(self, connect, lost):
         with (
             canned(NO_JOB, (V2.run_path, V2.unknown_run), ("/execute", lost)) as server,
             pytest.raises((SimConnectionError, SimServerError)) as caught,
@@ -176,7 +176,7 @@ class TestAnswerLost:
             submit(connect, server, api)
         assert len(starts(server)) == 1
 
-    def test_a_look_that_fails_is_repeated(self, connect, api, lost):
+    def test_failed_lookup_is_repeated(self, connect, api, lost):
         looks = [(api.run_path, answer) for answer in (Answer(500, b""), Answer(silent=True), api.run("running"))]
         with canned(NO_JOB, *looks, ("/execute", lost)) as server:
             taken, _ = submit(connect, server, api)
@@ -200,13 +200,13 @@ class TestAnswerLost:
 
 
 class TestAmbiguousQueue:
-    def test_a_run_that_is_there_is_taken_up(self, connect, api):
+    def test_existing_run_is_reattached(self, connect, api):
         with canned(NO_JOB, (api.run_path, api.run("queued")), ("/execute", api.ambiguous)) as server:
             taken, _ = submit(connect, server, api)
         assert taken.run_id == "r"
         assert len(starts(server)) == 1
 
-    def test_one_that_is_not_there_after_a_minute_is_started_anew(self, connect, api):
+    def test_run_missing_after_a_minute_is_started_again(self, connect, api):
         answers = [("/execute", api.ambiguous), ("/execute", api.accepted)]
         with canned(NO_JOB, (api.run_path, api.unknown_run), *answers) as server:
             _, client = submit(connect, server, api)
@@ -240,7 +240,7 @@ class TestAmbiguousQueue:
 
 class TestIdUsedBefore:
     @pytest.mark.parametrize("status", ["running", "completed", "failed"])
-    def test_the_run_is_ours_and_taken_up(self, connect, api, status):
+    def test_own_run_is_reattached(self, connect, api, status):
         answer = api.run(status, "Boom: no" if status == "failed" else None)
         with canned(NO_JOB, (api.run_path, answer), ("/execute", api.id_used)) as server:
             taken, _ = submit(connect, server, api)

@@ -36,7 +36,7 @@ def until(condition):
     return condition()
 
 
-def test_nobody_listens(connect):
+def test_closed_port(connect):
     url = f"http://127.0.0.1:{closed_port()}"
     client = connect(url, api_version="v2")
     with pytest.raises(SimConnectionError, match="can't be reached") as caught:
@@ -221,7 +221,7 @@ def tls_server(certificate):
         yield server
 
 
-def test_a_certificate_that_nobody_trusts(connect, tls_server):
+def test_untrusted_certificate(connect, tls_server):
     client = connect(tls_server.url, api_version="v2")
     with pytest.raises(SimConnectionError, match=r"no secure connection.*'verify'") as caught:
         client.execute_with_retry("wf-1")
@@ -231,12 +231,12 @@ def test_a_certificate_that_nobody_trusts(connect, tls_server):
 
 @pytest.mark.parametrize("how", ["bundle", "not at all"])
 @pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
-def test_verify_says_what_is_trusted(connect, tls_server, certificate, how):
+def test_ca_bundle_of_verify_is_trusted(connect, tls_server, certificate, how):
     verify = str(certificate) if how == "bundle" else False
     assert connect(tls_server.url, api_version="v2", verify=verify).execute_workflow("wf-1").output == {"a": 1}
 
 
-def test_the_environment_says_what_is_trusted(connect, tls_server, certificate, monkeypatch):
+def test_ca_bundle_of_the_environment_is_trusted(connect, tls_server, certificate, monkeypatch):
     monkeypatch.setattr(async_client, "_ssl_context", async_client._ssl_context.__wrapped__)  # which reads it once
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
     assert connect(tls_server.url, api_version="v2").execute_workflow("wf-1").output == {"a": 1}
@@ -264,7 +264,7 @@ def test_https_where_http_is_spoken(connect):
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["as-it-is", "gzip"])
-def test_an_answer_without_end_isn_t_read_to_its_end(connect, monkeypatch, packed):
+def test_endless_response_is_cut_off(connect, monkeypatch, packed):
     monkeypatch.setattr(base, "MAX_RESPONSE_BYTES", 2**20)
     body = b'{"data": "' + bytes(40 * 2**20)
     headers = {"content-type": "application/json"} | ({"content-encoding": "gzip"} if packed else {})

@@ -35,7 +35,7 @@ def test_fine(test, emulator):
     assert emulator.runs == [], "nothing was started"
 
 
-def test_what_is_wrong_is_told_with_what_to_change(test, emulator):
+def test_failure_names_what_to_change(test, emulator):
     with bad_connections(emulator) as cases:
         for case in cases:
             forget_servers()

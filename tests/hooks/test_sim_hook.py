@@ -176,12 +176,12 @@ def test_retry_args_of_another_kind_are_refused(connect):
         SimHook(retry_args={"tries": 3}).get_conn()
 
 
-def test_an_unknown_connection_says_how_to_add_one():
+def test_unknown_connection_explains_how_to_add_one():
     with pytest.raises(SimConfigurationError, match="airflow connections add sim_nowhere --conn-type sim"):
         SimHook("sim_nowhere").get_conn()
 
 
-def test_an_unknown_connection_says_so_on_an_event_loop_too():
+def test_unknown_connection_on_an_event_loop():
     async def enter() -> None:
         await SimHook("sim_nowhere").get_async_settings()
 
@@ -193,7 +193,7 @@ def test_an_unknown_connection_says_so_on_an_event_loop_too():
 
 
 @pytest.mark.parametrize("fields", [{"conn_type": "http"}, {"password": ""}], ids=["another type", "no key"])
-def test_a_connection_that_cannot_work_says_so_on_an_event_loop_too(connect, fields):
+def test_invalid_connection_on_an_event_loop(connect, fields):
     async def enter() -> None:
         await connect(**fields).get_async_settings()
 

@@ -56,7 +56,7 @@ TOLD = {
 }
 
 
-def test_the_workflow_is_told_of_the_task(agent, emulator, context):
+def test_input_describes_the_task(agent, emulator, context):
     SimNotifier(workflow_id="agent")(context)
     assert agent() == [TOLD]
     assert [run.mode for run in emulator.runs] == ["async"]
@@ -71,7 +71,7 @@ def test_on_an_event_loop(agent, context):
     assert agent() == [TOLD]
 
 
-def test_fields_are_templated_anew_for_each_callback(agent, context):
+def test_fields_are_rendered_for_each_callback(agent, context):
     notifier = SimNotifier(
         workflow_id="{{ ti.log_url and 'agent' }}", input={"state": "{{ ti.task_id }} {{ exception }}"}
     )
@@ -141,7 +141,7 @@ def test_it_never_fails_the_callback(agent, context, caplog, arguments, words, a
 
 
 @pytest.mark.parametrize("fault", ["server_error", "drop_after_accept"])
-def test_it_is_told_once_whatever_becomes_of_the_answer(agent, emulator, context, fault, monkeypatch):
+def test_workflow_starts_once_even_if_the_response_is_lost(agent, emulator, context, fault, monkeypatch):
     monkeypatch.setattr(SimClient, "_sleep", staticmethod(lambda _: None))
     with emulator.fault(fault, match="execute") as order:
         SimNotifier(workflow_id="agent")(context)

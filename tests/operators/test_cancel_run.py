@@ -43,7 +43,7 @@ def test_the_run_is_cancelled(run_task, start, emulator):
 
 
 @pytest.mark.usefixtures("api_version")
-def test_a_run_that_is_over_is_left_as_it_is(run_task, start, emulator):
+def test_finished_run_is_unchanged(run_task, start, emulator):
     run_id = start(seconds=60)
     run_task(operator(run_id))
     assert run_task(operator(run_id))["status"] == "cancelled"
@@ -54,7 +54,7 @@ def test_a_run_that_is_over_is_left_as_it_is(run_task, start, emulator):
     assert result["status"] == "completed"
 
 
-def test_a_run_that_goes_on_in_spite_of_it_fails_the_task(run_task, start, emulator, monkeypatch):
+def test_run_that_is_not_cancelled_fails_the_task(run_task, start, emulator, monkeypatch):
     run_id = start(seconds=60)
     monkeypatch.setattr(type(emulator.runs[0]), "cancel", lambda run: None)
     with pytest.raises(SimRunTimeoutError):
@@ -65,7 +65,7 @@ def test_it_needn_t_wait(run_task, start):
     assert run_task(operator(start(seconds=60), wait_for_completion=False))["status"] in ("cancelled", "running")
 
 
-def test_an_unknown_run_is_said_to_be_one(run_task):
+def test_unknown_run_fails_the_task(run_task):
     with pytest.raises(SimRunNotFoundError):
         run_task(operator("no-such-run", retry_args={"max_retries": 0}))
 

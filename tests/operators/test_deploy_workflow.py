@@ -105,7 +105,7 @@ def test_to_a_version_that_is_not_there(change):
         change(action="rollback", version=7)
 
 
-def test_a_workspace_key_may_not_and_is_told_what_may(change, connection, emulator, workflow):
+def test_workspace_key_lacks_permission(change, connection, emulator, workflow):
     connection(password=emulator.workspace_key)
     for action in ("deploy", "undeploy", "rollback"):
         with pytest.raises(SimPermissionError, match="a workspace key may not do this; put a personal key"):
@@ -113,7 +113,7 @@ def test_a_workspace_key_may_not_and_is_told_what_may(change, connection, emulat
     assert not workflow.deployed
 
 
-def test_a_server_without_v2_is_said_to_be_one(change, connection):
+def test_server_without_v2_is_unsupported(change, connection):
     connection(extra={"api_version": "legacy"})
     with pytest.raises(SimUnsupportedError, match=r"Could not deploy workflow .* this requires Sim's v2 API"):
         change()

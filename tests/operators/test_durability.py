@@ -100,9 +100,7 @@ class TestWrittenDownFirst:
         assert entry["run_id"] == emulator.runs[0].run_id
         assert entry["workflow_id"] == "slow_one"
 
-    def test_an_attempt_after_a_refusal_has_its_new_id_written_down_too(
-        self, emulator, context, run_task, monkeypatch, slow
-    ):
+    def test_new_id_after_a_rejection_is_persisted(self, emulator, context, run_task, monkeypatch, slow):
         slow.seconds = 0.0
         emulator.state.limits.concurrent_runs = 0
         at_start = []
@@ -112,14 +110,14 @@ class TestWrittenDownFirst:
         run_task(operator())
         assert at_start == [emulator.runs[-1].run_id]
 
-    def test_what_is_written_down_holds_no_key(self, emulator, context, run_task, slow):
+    def test_stored_state_contains_no_key(self, emulator, context, run_task, slow):
         slow.seconds = 0.0
         run_task(operator())
         assert emulator.api_key not in json.dumps(context["task_state_store"])
 
 
 class TestTheNextTry:
-    def test_goes_on_with_a_run_that_goes_on(self, emulator, context, run_task, monkeypatch, slow, mode):
+    def test_active_run_is_reattached(self, emulator, context, run_task, monkeypatch, slow, mode):
         die_and_try_again(context, monkeypatch)
         emulator.on_request(lambda request: setattr(slow, "seconds", 0.0))
         result = run_task(operator(**mode))
@@ -173,7 +171,7 @@ class TestTheNextTry:
         run_task(operator(workflow_id="echo_plain"))
         assert [run.workflow_id for run in emulator.runs] == ["slow_one", "echo_plain"]
 
-    def test_starts_its_own_where_the_author_says_so(self, emulator, context, run_task, monkeypatch, slow):
+    def test_not_durable_starts_its_own_run(self, emulator, context, run_task, monkeypatch, slow):
         die_waiting(context, monkeypatch, durable=False)
         slow.seconds = 0.0
         context.update(next_try(context))
@@ -181,7 +179,7 @@ class TestTheNextTry:
         assert len(emulator.runs) == 2
         assert context["task_state_store"] == {}
 
-    def test_runs_a_held_open_run_anew_that_died_with_its_reader(
+    def test_sync_run_that_died_with_its_connection_starts_again(
         self, emulator, context, run_task, monkeypatch, slow, caplog
     ):
         die_and_try_again(context, monkeypatch)
@@ -209,7 +207,7 @@ class TestCleared:
         run_task(operator(**mode))
         assert len(emulator.runs) == 2
 
-    def test_a_run_that_still_goes_on_is_cancelled_first(self, emulator, context, run_task, monkeypatch, slow):
+    def test_active_run_is_cancelled_first(self, emulator, context, run_task, monkeypatch, slow):
         """Where the triggerer that should have done it was dead, too."""
         die_and_try_again(context, monkeypatch, cleared=True)
         emulator.on_start("slow_one", lambda run: setattr(slow, "seconds", 0.0))
@@ -217,7 +215,7 @@ class TestCleared:
         assert [run.status for run in emulator.runs] == ["cancelled", "completed"]
 
     @pytest.mark.parametrize("options", [{"cancel_on_kill": False}, {"wait_for_completion": False}], ids=str)
-    def test_or_left_alone_where_the_author_wants_that(self, emulator, context, monkeypatch, slow, options):
+    def test_run_continues_if_cancel_on_kill_is_false(self, emulator, context, monkeypatch, slow, options):
         die_and_try_again(context, monkeypatch, cleared=True)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(polling, "wait_for_run", lambda *_: (_ for _ in ()).throw(Killed))
@@ -364,7 +362,7 @@ class TestBeforeAirflow33:
             run_task(operator(**mode))
         assert len(emulator.runs) == 2
 
-    def test_a_lost_response_is_found_all_the_same(self, emulator, context, run_task, monkeypatch, slow):
+    def test_run_of_a_lost_response_is_found(self, emulator, context, run_task, monkeypatch, slow):
         slow.seconds = 0.0
         no_sleep(monkeypatch)
         emulator.fault("drop_after_accept", match="execute")
@@ -402,7 +400,7 @@ class TestServersThatChooseIdsThemselves:
         assert run_task(operator(async_execution=True)) == {"done": True}
         assert len(emulator.runs) == 1
 
-    def test_it_is_written_down_before_it_is_made_known(self, emulator, context, run_task, monkeypatch, slow):
+    def test_run_id_is_persisted_before_it_is_published(self, emulator, context, run_task, monkeypatch, slow):
         def push(self, key, value):
             if emulator.runs:
                 raise Killed
@@ -435,7 +433,7 @@ class TestKilled:
         assert [run.status for run in emulator.runs] == ["cancelled"]
 
     @pytest.mark.parametrize("options", [{}, {"stream": True}, {"async_execution": True}], ids=str)
-    def test_also_before_sim_has_answered(self, emulator, context, slow, options):
+    def test_kill_before_the_response(self, emulator, context, slow, options):
         task = operator(**options)
         emulator.on_start("slow_one", lambda run: kill(task))
         with pytest.raises(Exception, match=r"cancel|killed"):
@@ -443,7 +441,7 @@ class TestKilled:
         assert [run.status for run in emulator.runs] == ["cancelled"]
 
     @pytest.mark.parametrize("options", [{"stream": True}, {"async_execution": True}], ids=str)
-    def test_also_before_sim_has_looked_at_the_start(self, emulator, context, monkeypatch, slow, options):
+    def test_kill_before_the_start_is_handled(self, emulator, context, monkeypatch, slow, options):
         """What on_kill asks Sim to cancel isn't there yet; Airflow lets the worker go on for some seconds."""
         no_sleep(monkeypatch)
         task = operator(**options)
@@ -483,9 +481,7 @@ class TestKilled:
             task.execute(context)
 
     @pytest.mark.parametrize("moment", ["get", "get_workflow_run"])
-    def test_an_earlier_try_s_run_is_cancelled_although_it_was_not_taken_up_yet(
-        self, emulator, context, monkeypatch, slow, moment
-    ):
+    def test_run_of_an_earlier_try_is_cancelled_before_reattachment(self, emulator, context, monkeypatch, slow, moment):
         die_and_try_again(context, monkeypatch)
         task = operator(async_execution=True)
         place = type(context["task_state_store"]) if moment == "get" else SimClient
@@ -596,15 +592,13 @@ class TestTriggerKilled:
         asyncio.run(trigger.on_kill())
         assert [run.status for run in emulator.runs] == ["running"]
 
-    def test_where_airflow_doesn_t_tell_it_is_taken_for_a_kill(self, emulator, trigger):
+    def test_unknown_task_state_counts_as_a_kill(self, emulator, trigger):
         trigger.task_instance = None
         asyncio.run(trigger.on_kill())
         assert [run.status for run in emulator.runs] == ["cancelled"]
 
     @pytest.mark.parametrize("tells", [True, False])
-    def test_airflow_cancels_again_and_again_and_the_run_is_cancelled_all_the_same(
-        self, emulator, context, trigger, monkeypatch, tells
-    ):
+    def test_run_is_cancelled_although_airflow_cancels_repeatedly(self, emulator, context, trigger, monkeypatch, tells):
         """Airflow 3.3.2 cancels the trigger once a second until it is gone, while Sim takes longer."""
         monkeypatch.setattr("airflow_provider_sim.triggers.base.TRIGGERS_GET_ON_KILL", tells)
         monkeypatch.setattr("airflow_provider_sim._compat._state_of", lambda ti: "failed")
@@ -629,9 +623,7 @@ class TestTriggerKilled:
         assert [run.status for run in emulator.runs] == ["running"]
 
     @pytest.mark.parametrize(("state", "status"), [("deferred", "running"), (None, "cancelled")])
-    def test_before_airflow_3_3_the_task_s_state_tells_them_apart(
-        self, emulator, context, trigger, monkeypatch, state, status
-    ):
+    def test_task_state_decides_before_airflow_3_3(self, emulator, context, trigger, monkeypatch, state, status):
         monkeypatch.setattr("airflow_provider_sim.triggers.base.TRIGGERS_GET_ON_KILL", False)
         monkeypatch.setattr("airflow_provider_sim._compat._state_of", lambda ti: state)
         trigger.task_instance = context["ti"]
@@ -681,7 +673,7 @@ class TestForgottenBySim:
         assert run_task(operator(**options)) == {"done": True}
         assert [run.run_id for run in emulator.runs] == [lost.value.run_id]
 
-    def test_also_when_it_is_forgotten_between_the_trigger_s_look_and_the_worker_s(self, emulator, context):
+    def test_run_lost_between_trigger_and_worker(self, emulator, context):
         event = {"status": "completed", "workflow_id": "slow_one", "run_id": "gone", "job_id": None}
         with pytest.raises(SimRunError, match="Could not get the status of run 'gone'"):
             operator(deferrable=True).execute_complete(context, event)
@@ -695,7 +687,7 @@ class TestDeadlines:
             run_task(operator(**options, **{limit: timedelta(seconds=0.3)}))
         assert [run.status for run in emulator.runs] == ["cancelled"]
 
-    def test_or_left_alone(self, emulator, run_task, slow):
+    def test_run_continues_without_cancel_on_kill(self, emulator, run_task, slow):
         with pytest.raises(SimRunTimeoutError):
             run_task(operator(async_execution=True, timeout=0.2, cancel_on_kill=False))
         assert [run.status for run in emulator.runs] == ["running"]
@@ -713,7 +705,7 @@ class TestDeadlines:
         assert [run.status for run in emulator.runs] == ["cancelled"]
 
     @pytest.mark.parametrize("ended", [True, False])
-    def test_airflow_s_own_alarm_is_preceded_by_a_last_look(self, emulator, context, monkeypatch, slow, ended):
+    def test_last_poll_precedes_the_execution_timeout(self, emulator, context, monkeypatch, slow, ended):
         def alarm(*_):
             slow.seconds = 0.0 if ended else 60.0
             raise AirflowTaskTimeout("too long")
@@ -729,7 +721,7 @@ class TestDeadlines:
         assert [run.status for run in emulator.runs] == ["cancelled"]
 
     @pytest.mark.parametrize("ended", [True, False])
-    def test_a_deferral_that_airflow_ended_is_looked_at_and_not_left_behind(self, emulator, context, slow, ended):
+    def test_run_of_a_timed_out_deferral_is_polled_and_cancelled(self, emulator, context, slow, ended):
         task = operator(deferrable=True)
         with pytest.raises(TaskDeferred):
             task.execute(context)

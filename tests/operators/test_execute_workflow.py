@@ -90,7 +90,7 @@ class TestOutputs:
 
         assert run_task(operator(workflow_id="long", **mode)) == secret
 
-    def test_a_display_copy_is_said_to_be_one(self, run_task, emulator, caplog):
+    def test_display_copy_is_logged(self, run_task, emulator, caplog):
         @emulator.workflow("long", duration=0.05)
         def long(input):
             return {"password": "p"}
@@ -169,7 +169,7 @@ class TestPauses:
         assert report["approval_url"] == f"{emulator.url}/resume/paused/{run.run_id}"
 
     @pytest.mark.parametrize("options", WAITING.values(), ids=[mode.replace(" ", "-") for mode in WAITING])
-    def test_wait_goes_on_until_a_person_has_answered(self, run_task, emulator, options, monkeypatch, caplog):
+    def test_wait_lasts_until_a_person_has_answered(self, run_task, emulator, options, monkeypatch, caplog):
         from airflow_provider_sim import polling
 
         def answer(self, run, on_response=polling.RunPollState.on_response):
@@ -207,7 +207,7 @@ class TestRefusals:
             pytest.param({"sim_conn_id": "nowhere"}, SimConfigurationError, "connections add nowhere", id="no conn"),
         ],
     )
-    def test_says_what_to_do_and_starts_nothing(self, run_task, emulator, arguments, error, message):
+    def test_error_explains_what_to_do_and_nothing_starts(self, run_task, emulator, arguments, error, message):
         with pytest.raises(error, match=message) as caught:
             run_task(operator(**{"workflow_id": "echo_plain", **arguments}))
         assert isinstance(caught.value, AirflowFailException)
@@ -301,7 +301,7 @@ class TestDeferral:
         assert not [seen for seen in emulator.requests if seen.path.endswith("/cancel")]
 
 
-def test_killing_a_deferred_task_on_a_server_that_cannot_cancel_says_so(context, capfd, emulator):
+def test_kill_of_a_deferred_task_logs_a_missing_cancel_route(context, capfd, emulator):
     emulator.fault("server_error", match="cancel", times=None, status=404, page=True)
     with pytest.raises(TaskDeferred) as deferral:
         operator(workflow_id="slow", input={"seconds": 60}, deferrable=True).execute(context)

@@ -122,7 +122,7 @@ class TestRefusals:
         assert caught.value.workflow_id == "reads_files"
 
     @pytest.mark.parametrize("mode", ASYNCHRONOUS.values(), ids=ASYNCHRONOUS)
-    def test_an_asynchronous_run_doesn_t_get_files(self, run_task, emulator, report, mode):
+    def test_asynchronous_run_rejects_files(self, run_task, emulator, report, mode):
         self.refused(run_task, emulator, operator(report, **mode), r"files in 'files'.*stream=True.*URL as text")
 
     def test_nor_those_that_the_author_wrote_as_sim_takes_them(self, run_task, emulator):

@@ -54,7 +54,7 @@ def test_a_run_that_failed(run_task, extract, emulator):
     assert "boom: x" in run["errorMessage"].message
 
 
-def test_a_sensor_tells_the_run_that_it_waited_for(run_task, extract):
+def test_sensor_emits_its_run(run_task, extract):
     run_id = run_task(task(wait_for_completion=False))
     sensor = SimJobSensor(task_id="s", workflow_id="echo_plain", run_id=run_id, poke_interval=0.02)
     run_task(sensor)

@@ -63,20 +63,20 @@ class TestFidelity:
 
     @pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
     @pytest.mark.parametrize("options", [{"async_execution": True}, {"deferrable": True}], ids=str)
-    def test_or_is_said_to_be_a_copy(self, run_task, context, emulator, returns, options, value):
+    def test_output_is_marked_as_a_copy(self, run_task, context, emulator, returns, options, value):
         """Once the queue has forgotten the run, its display copy is all that is left."""
         returns(value)
         emulator.state.keep_jobs = False
         run_task(operator(**options))
         assert context["ti"].xcoms[DISPLAY_COPY_KEY] is True
 
-    def test_the_log_says_where_a_copy_was_cut_or_replaced(self, run_task, emulator, returns, caplog):
+    def test_log_names_truncated_and_redacted_places(self, run_task, emulator, returns, caplog):
         returns({"fine": 1, "items": [{"token": "t"}, {"text": "x" * 16_000}], "base64": "QQ=="})
         emulator.state.keep_jobs = False
         run_task(operator(async_execution=True))
         assert "truncated or redacted: output.items[0].token, output.items[1].text, output.base64" in caplog.text
 
-    def test_no_more_places_than_one_can_read(self):
+    def test_log_limits_the_number_of_places(self):
         assert len(display_marks([{"token": "[REDACTED]"}] * 1000)) == 10
 
     def test_the_sensor_returns_the_same(self, run_task, context, returns):
@@ -201,7 +201,7 @@ class TestLargeOutputs:
             run_task(operator(max_output_bytes=1000, **mode))
         assert isinstance(caught.value, AirflowFailException)
 
-    def test_or_are_stored(self, run_task, returns, mode, tmp_path):
+    def test_large_outputs_are_stored(self, run_task, returns, mode, tmp_path):
         value = {"text": "ü" * 2000}
         returns(value)
         output = run_task(

@@ -64,7 +64,7 @@ def test_the_answer_is_taken_and_the_sensor_sees_the_end(run_task, ask, emulator
 
 
 @pytest.mark.usefixtures("api_version")
-def test_the_sensor_waits_while_the_run_goes_on(run_task, ask, emulator):
+def test_sensor_waits_for_the_resumed_run(run_task, ask, emulator):
     run_id = ask()["run_id"]
     emulator.state.resume_delay = 0.3
     assert run_task(operator(run_id))["status"] == "paused"  # Sim says so until it has gone on
@@ -243,7 +243,7 @@ def test_an_answer_that_is_no_json_is_refused(run_task, ask):
         run_task(operator(ask()["run_id"], input={"approved": {1}}))
 
 
-def test_a_pause_that_ends_by_itself_is_not_answered(run_task, ask):
+def test_automatic_pause_is_not_answered(run_task, ask):
     run_id = ask("waiting", wait_for_completion=False)
     with pytest.raises(SimRunTimeoutError, match=r"not paused .* status is paused"):
         run_task(operator(run_id, workflow_id="waiting", timeout=0.05))

@@ -125,7 +125,7 @@ def asked(emulator):
     return sum("/logs" in seen.path for seen in emulator.requests)
 
 
-def test_it_fires_for_each_run_that_ends_and_says_how(client, emulator):
+def test_event_for_each_finished_run_with_its_status(client, emulator):
     airflow = Airflow()
 
     async def main():
@@ -154,7 +154,7 @@ def test_it_fires_for_each_run_that_ends_and_says_how(client, emulator):
     assert failed["status"] == "failed"
 
 
-def test_runs_that_go_on_when_it_begins_and_pauses_are_seen_to_their_end(client, emulator):
+def test_active_and_paused_runs_are_followed_to_their_end(client, emulator):
     airflow = Airflow()
 
     async def main():
@@ -225,7 +225,7 @@ def test_all_triggers_of_a_connection_share_their_requests(client, emulator):
     assert all(len(airflow.runs()) == 1 for airflow in airflows)
 
 
-def test_a_connection_that_is_changed_leads_elsewhere_from_the_next_look_on(client, emulator, monkeypatch):
+def test_changed_connection_applies_from_the_next_poll(client, emulator, monkeypatch):
     """And takes nobody along who shares its stream."""
     monkeypatch.setenv("AIRFLOW_CONN_SIM_TOO", emulator.connection())
     stays, goes = Airflow(), Airflow()
@@ -247,7 +247,7 @@ def test_a_connection_that_is_changed_leads_elsewhere_from_the_next_look_on(clie
     assert (stays.runs(), goes.runs()) == ([here], [there])
 
 
-def test_what_ends_while_no_triggerer_runs_is_told_afterwards(client, emulator):
+def test_runs_that_finish_without_a_triggerer_are_delivered_later(client, emulator):
     airflow = Airflow()
 
     async def main():
@@ -312,7 +312,7 @@ def test_failures_are_counted_and_not_fatal(client, emulator, caplog, connection
     assert "failures in a row" in caplog.text
 
 
-def test_a_workflow_that_does_not_exist_keeps_nobody_from_the_others(client, connection, caplog):
+def test_missing_workflow_does_not_stop_the_others(client, connection, caplog):
     connection(extra={"workspace_id": None})
     airflow = Airflow()
 

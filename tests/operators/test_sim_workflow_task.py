@@ -53,12 +53,12 @@ def test_it_is_called_once_where_the_task_defers(greet, run_task, calls):
     assert len(calls) == 1
 
 
-def test_what_looks_like_a_template_in_the_input_is_sent_as_it_is(greet, run_task, emulator):
+def test_template_syntax_in_the_input_is_not_rendered(greet, run_task, emulator):
     run_task(greet("{{ ds }}"))
     assert emulator.runs[0].input == {"greeting": "Hello {{ ds }}!"}
 
 
-def test_a_later_try_goes_on_with_the_run_of_the_former(greet, run_task, context, emulator):
+def test_later_try_reattaches_to_the_run(greet, run_task, context, emulator):
     with pytest.raises(TaskDeferred):
         greet("Ada", workflow_id="slow", deferrable=True).execute(context)
     context["ti"].try_number = 2
@@ -98,7 +98,7 @@ def test_it_is_found_under_task():
         assert ask().operator.workflow_id == "echo"
 
 
-def test_the_input_s_annotation_says_nothing_of_the_output(run_task, emulator):
+def test_return_annotation_does_not_describe_the_output(run_task, emulator):
     @sim_workflow_task(workflow_id="echo")
     def ask() -> dict:
         return {}

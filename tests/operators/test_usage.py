@@ -29,7 +29,7 @@ def judge(run_task):
     return run
 
 
-def test_dollars_and_credits_are_told_apart(judge, used):
+def test_dollars_and_credits(judge, used):
     used(25)
     usage = judge()
     assert usage["percent_used"] == 25
@@ -40,14 +40,14 @@ def test_dollars_and_credits_are_told_apart(judge, used):
     assert usage["period"]["end"].endswith("Z")
 
 
-def test_a_workspace_key_isn_t_told_credits(judge, used, connection, emulator):
+def test_workspace_key_gets_no_credits(judge, used, connection, emulator):
     used(25)
     connection(password=emulator.workspace_key)
     usage = judge()
     assert (usage["usd"]["used"], usage["credits"]) == (0.25, None)
 
 
-def test_a_server_without_v2_tells_dollars_alone(judge, used, connection):
+def test_server_without_v2_reports_dollars_only(judge, used, connection):
     used(25)
     connection(extra={"api_version": "legacy"})
     usage = judge()

@@ -155,7 +155,7 @@ class TestDelivery:
         play(script)
 
     @pytest.mark.parametrize("status", ["running", "paused"])
-    def test_of_old_runs_that_go_on_which_are_found_by_their_status(self, play, status):
+    def test_old_active_runs_are_found_by_status(self, play, status):
         how = {"end": "paused", "pause": 86400.0} if status == "paused" else {}
 
         async def script(scene):
@@ -189,7 +189,7 @@ class TestDelivery:
 
         play(script)
 
-    def test_of_all_pages_of_those_that_go_on(self, play):
+    def test_all_pages_of_active_runs(self, play):
         async def script(scene):
             stage = Stage(scene)
             for number in range(RUNS_PAGE + 5):
@@ -331,7 +331,7 @@ class TestPolls:
 
         play(script)
 
-    def test_none_where_nobody_listens(self, play):
+    def test_no_requests_without_listeners(self, play):
         async def script(scene):
             stage = Stage(scene)
             ear = stage.listen()
@@ -454,7 +454,7 @@ class TestWorkspaces:
 
 
 class TestFailures:
-    def test_looks_become_rarer_and_go_on_as_before_after_a_good_one(self, play, log):
+    def test_polls_back_off_until_one_succeeds(self, play, log):
         async def script(scene):
             stage = Stage(scene)
             stage.listen(cursors=since(now()))
@@ -469,7 +469,7 @@ class TestFailures:
 
         play(script)
 
-    def test_are_counted_from_the_last_good_look(self, play, log):
+    def test_failures_are_counted_from_the_last_successful_poll(self, play, log):
         async def script(scene):
             stage = Stage(scene)
             stage.listen(cursors=since(now()))
@@ -494,7 +494,7 @@ class TestFailures:
         play(script)
 
     @pytest.mark.parametrize(("asked", "waits"), [(45, 45), (3, 10)])
-    def test_a_limit_is_waited_for_as_long_as_sim_says(self, play, asked, waits):
+    def test_rate_limit_waits_for_the_retry_after(self, play, asked, waits):
         async def script(scene):
             stage = Stage(scene)
             stage.listen(cursors=since(now()))
@@ -559,7 +559,7 @@ class TestFailures:
         assert "gone" in line
         assert line.endswith("Its end is not delivered.")
 
-    def test_a_run_that_cannot_be_looked_at_is_followed_anew(self, play, log):
+    def test_run_that_cannot_be_polled_is_followed_again(self, play, log):
         async def script(scene):
             stage = Stage(scene)
             scene.sim.start(FLOW, "a", 30, ago=10)
@@ -609,7 +609,7 @@ class TestStorage:
 
 
 class TestTheEnd:
-    def test_nobody_waits_any_longer_for_the_runs_that_were_followed(self, play):
+    def test_followed_runs_are_dropped_with_the_last_listener(self, play):
         async def script(scene):
             stage = Stage(scene)
             scene.sim.start(FLOW, "a", 10_000)

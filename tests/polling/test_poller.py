@@ -220,7 +220,7 @@ class TestPauses:
         scene = play(script)
         assert statuses(scene)["paused"] is RunStatus.COMPLETED
 
-    def test_while_others_go_on_it_is_read_once(self, play):
+    def test_unlisted_run_is_read_once_beside_active_ones(self, play):
         async def script(scene):
             scene.sim.deploy(FLOW)
             starts = [scene.sim.start(FLOW, f"run-{number}", 600) for number in range(5)]
@@ -425,7 +425,7 @@ class TestFaults:
         assert statuses(scene)["broken"] is SimServerError, "ten failed polls in a row"
         assert statuses(scene)["run-0"] is RunStatus.COMPLETED
 
-    def test_a_wrong_key_is_told_to_all_at_once(self, play):
+    def test_wrong_key_ends_all_waits(self, play):
         async def script(scene):
             starts = deploy(scene)
             waits = asyncio.ensure_future(together(*(scene.wait(started) for started in starts)))
