@@ -81,7 +81,7 @@ WRONG_WITH_DEFAULTS = [
     ("operator", "wrong"),
     [pytest.param(*case, id=f"{case[0].__name__}, {case[1]!r}") for case in [*WRONG, *WRONG_WITH_DEFAULTS]],
 )
-def test_wrong_constants_fail_at_parse_time(operator, wrong):
+def test_invalid_constants_fail_at_parse_time(operator, wrong):
     arguments = {"task_id": "t", **REQUIRED[operator], **wrong}
     with pytest.raises(SimInputError, match=next(iter(wrong))) as caught:
         operator(**arguments)
@@ -112,7 +112,7 @@ def test_wrong_constants_fail_at_parse_time(operator, wrong):
     ],
     ids=str,
 )
-def test_right_constants_and_templates_pass(operator, right):
+def test_valid_constants_and_templates_are_accepted(operator, right):
     operator(task_id="t", **{**REQUIRED[operator], **right})
     operator.partial(task_id="t", **{**REQUIRED[operator], **right}).expand_kwargs([{}])
 
@@ -130,7 +130,7 @@ def test_right_constants_and_templates_pass(operator, right):
         (USAGE, "fail_at", "much"),
     ],
 )
-def test_wrong_rendered_values_fail_before_a_request_is_sent(context, emulator, operator, field, value):
+def test_invalid_rendered_values_fail_before_any_request(context, emulator, operator, field, value):
     task = operator(task_id="t", **{**REQUIRED[operator], field: "{{ params.value }}"})
     setattr(task, field, value)  # as Airflow does when it renders
     with pytest.raises(SimInputError, match=field):
@@ -138,37 +138,37 @@ def test_wrong_rendered_values_fail_before_a_request_is_sent(context, emulator, 
     assert emulator.requests == []
 
 
-def test_partial_leaves_to_run_time_what_an_expanded_argument_may_decide():
+def test_partial_defers_checks_that_depend_on_expanded_arguments():
     RUN.partial(task_id="t", workflow_id="w", run_timeout=60).expand(async_execution=[True])
     RUN.partial(task_id="u", workflow_id="w", selected_outputs=["A.b"]).expand(stream=[True])
     RUN.partial(task_id="v", workflow_id="w", large_outputs="store").expand(output_files_dir=["a"])
 
 
-def test_decorator_checks_its_arguments_where_it_is_used():
+def test_decorator_checks_its_arguments_at_parse_time():
     with pytest.raises(SimInputError, match="poll_interval"):
         sim_workflow_task(dict, workflow_id="w", poll_interval="10")
 
 
 @pytest.mark.parametrize("wrong", [{"workflow_id": ""}, {"timeout": 0}], ids=str)
-def test_notifier_checks_its_arguments_when_it_is_made(wrong):
+def test_notifier_checks_its_arguments_in_init(wrong):
     with pytest.raises(SimInputError, match=next(iter(wrong))):
         SimNotifier(**{"workflow_id": "w", **wrong})
     SimNotifier(workflow_id="{{ params.id }}")
 
 
-def test_templates_are_recognized_wherever_airflow_renders_them():
+def test_is_template_finds_templates_in_nested_values_and_xcoms():
     xcom = SimUsageLimitsOperator(task_id="t").output
     assert all(map(is_template, ("{{ a }}", "{% b %}", ["x", "{{ a }}"], {"k": ("{{ a }}",)}, xcom, [xcom])))
     assert not any(map(is_template, ("w", "{w}", ["x"], {"k": "v"}, 7, None, Path("x"))))
 
 
 @pytest.mark.parametrize("operator", WAIT, ids=lambda operator: operator.__name__)
-def test_an_interval_may_be_a_timedelta(operator):
+def test_poll_interval_accepts_a_timedelta(operator):
     task = operator(task_id="t", **REQUIRED[operator], poll_interval=timedelta(minutes=2))
     assert task.poll_interval == 120.0
 
 
-def test_a_run_is_waited_for_by_timedeltas(run_task, emulator):
+def test_run_completes_with_timedelta_interval_and_timeout(run_task, emulator):
     how = {"poll_interval": timedelta(milliseconds=20), "timeout": timedelta(minutes=1), "async_execution": True}
     run_task(SimExecuteWorkflowOperator(task_id="t", workflow_id="echo_plain", **how))
     assert [run.status for run in emulator.runs] == ["completed"]

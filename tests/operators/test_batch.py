@@ -45,7 +45,7 @@ MODES = {"worker": {}, "triggerer": {"deferrable": True}}
 
 
 class Killed(BaseException):
-    """What SIGKILL does to a worker, as far as the code goes: nothing runs after it."""
+    """Stands for SIGKILL of a worker: no code handles it."""
 
 
 @pytest.fixture(params=MODES)
@@ -164,7 +164,7 @@ def started(emulator):
 
 class TestRequests:
     @pytest.mark.parametrize("count", [20, 100])
-    def test_two_for_each_input_and_few_shared_ones(self, run_batch, mode, emulator, count):
+    def test_batch_sends_two_requests_per_input(self, run_batch, mode, emulator, count):
         assert run_batch(operator(numbers(count), poll_interval=1.0, **mode)) == doubled(count)
         kinds = Counter(request_kind(request) for request in emulator.requests)
         assert 1 <= kinds.pop("GET logs") + kinds.pop("GET run", 0) <= 3, "a run that is polled alone is read"
@@ -178,7 +178,7 @@ class TestRequests:
         assert kinds == {"POST execute": 100, "GET job": 100, "GET workflow": 2, "GET usage": 1}  # one finds no v2
 
     @pytest.mark.sim_emulator(profile="v0.8-legacy")
-    def test_legacy_api_waits_for_runs_that_are_slower_than_the_sample(self, run_batch, mode, emulator, monkeypatch):
+    def test_legacy_api_waits_for_runs_slower_than_the_sample(self, run_batch, mode, emulator, monkeypatch):
         monkeypatch.setattr("airflow_provider_sim.polling.poller.SOON", 0.1)
         inputs = [{"n": n, "seconds": 1.0 if n in (1, 2) else 0.05} for n in range(40)]
         inputs[2]["n"] = -1
@@ -188,7 +188,7 @@ class TestRequests:
         assert max(started(emulator).values()) == 1
 
     @pytest.mark.sim_emulator(profile="v0.8-legacy")
-    def test_legacy_api_keeps_the_results_of_a_sample_until_all_runs_finish(self, run_batch, context, monkeypatch):
+    def test_legacy_api_keeps_sample_results_until_all_runs_finish(self, run_batch, context, monkeypatch):
         monkeypatch.setattr("airflow_provider_sim.polling.poller.SOON", 0.1)
         monkeypatch.setattr("tests.operators.test_batch.fire", in_new_process(fire))
         inputs = [{"n": n, "seconds": 2.0 if n == 1 else 0.05} for n in range(40)]
@@ -199,13 +199,13 @@ class TestRequests:
 
 class TestOutputs:
     @pytest.mark.parametrize("api_version", ["v2", "legacy"])
-    def test_order_of_the_inputs(self, run_batch, mode, emulator, connection, api_version):
+    def test_outputs_keep_the_order_of_the_inputs(self, run_batch, mode, emulator, connection, api_version):
         connection(extra={"api_version": api_version})
         inputs = [{"n": number, "seconds": 0.4 if number % 3 == 0 else 0.0} for number in range(20)]
         assert run_batch(operator(inputs, **mode)) == doubled(20)
         assert started(emulator) == Counter(range(20))
 
-    def test_of_several_workflows(self, run_batch, mode):
+    def test_batch_runs_several_workflows(self, run_batch, mode):
         inputs = [
             {"workflow_id": "echo_plain" if number % 2 else "double", "input": {"n": number, "message": f"m{number}"}}
             for number in range(8)
@@ -214,7 +214,7 @@ class TestOutputs:
         assert [output.get("n") for output in outputs[::2]] == [0, 4, 8, 12]
         assert [output["result"]["message"] for output in outputs[1::2]] == ["m1", "m3", "m5", "m7"]
 
-    def test_raw_outputs(self, run_batch, mode, emulator):
+    def test_batch_returns_raw_outputs(self, run_batch, mode, emulator):
         secret = {"text": "x" * 20_000, "access_token": "t", "ünï": "çödé"}
         emulator.workflow("secret", duration=0.05)(lambda given: secret)
         assert run_batch(operator([None] * 3, workflow_id="secret", **mode)) == [secret] * 3
@@ -234,7 +234,7 @@ class TestOutputs:
         doubles.seconds = 0.0
         assert operator(numbers(5), deferrable=True).execute(context) == doubled(5)
 
-    def test_xcoms(self, run_batch, context, mode, emulator):
+    def test_batch_pushes_id_counts_and_workflow_url(self, run_batch, context, mode, emulator):
         run_batch(operator(numbers(5, seconds=0.3), **mode))
         xcoms = context["ti"].xcoms
         assert set(xcoms) == {"batch_id", "batch_counts", "workflow_url"}
@@ -242,7 +242,7 @@ class TestOutputs:
         assert xcoms["batch_counts"] == {"total": 5, "completed": 5}
         assert xcoms["workflow_url"].endswith("/w/double")
 
-    def test_do_xcom_push_false_keeps_the_worker_until_all_runs_are_started(self, run_batch, context, mode, emulator):
+    def test_do_xcom_push_false_starts_runs_on_the_worker(self, run_batch, context, mode, emulator):
         assert run_batch(operator(numbers(8), do_xcom_push=False, max_active_runs=3, **mode)) == doubled(8)
         assert context["ti"].xcoms == {}
         assert context["deferrals"] == []
@@ -275,7 +275,7 @@ class TestFailures:
         assert "no number" in results[1]["error"]
         assert "partial_results" not in context["ti"].xcoms
 
-    def test_message_names_the_first_failures(self, run_batch):
+    def test_error_lists_the_first_failures(self, run_batch):
         with pytest.raises(SimBatchError, match=r"30 of 30 inputs .*and 20 more\. A retry"):
             run_batch(operator([{"n": -1}] * 30))
 
@@ -316,7 +316,7 @@ class TestRejections:
         assert isinstance(caught.value, AirflowFailException)
         assert not [request for request in emulator.requests if request.method == "POST"]
 
-    def test_control_fields_of_the_legacy_api(self, run_batch, connection, emulator):
+    def test_legacy_api_rejects_control_fields(self, run_batch, connection, emulator):
         connection(extra={"api_version": "legacy"})
         with pytest.raises(SimInputError, match=r"inputs\[1\].*control fields"):
             run_batch(operator([{"n": 1}, {"stream": True}]))
@@ -325,19 +325,17 @@ class TestRejections:
     @pytest.mark.parametrize(
         ("workflow_id", "error"), [("nowhere", SimNotFoundError), ("undeployed", SimWorkflowNotDeployedError)]
     )
-    def test_same_rejection_of_all_inputs_is_one_non_retryable_error(
-        self, run_batch, emulator, mode, workflow_id, error
-    ):
+    def test_rejection_of_all_inputs_is_one_permanent_error(self, run_batch, emulator, mode, workflow_id, error):
         with pytest.raises(error):
             run_batch(operator(numbers(50), workflow_id=workflow_id, **mode))
         assert len([request for request in emulator.requests if request.method == "POST"]) == 1
 
-    def test_wrong_key_is_one_error(self, run_batch, connection, mode):
+    def test_wrong_key_raises_one_authentication_error(self, run_batch, connection, mode):
         connection(password="sk-sim-wrong")
         with pytest.raises(SimAuthenticationError):
             run_batch(operator(numbers(5), **mode))
 
-    def test_skip_undeployed(self, run_batch, emulator, mode):
+    def test_skip_undeployed_skips_inputs_of_undeployed_workflows(self, run_batch, emulator, mode):
         inputs = [
             {"workflow_id": "undeployed" if number % 2 else "double", "input": {"n": number}} for number in range(6)
         ]
@@ -367,14 +365,14 @@ class TestRejections:
 
 
 class TestTriggerer:
-    def test_starts_remaining_inputs(self, run_batch, emulator, context):
+    def test_triggerer_starts_remaining_inputs(self, run_batch, emulator, context):
         assert run_batch(operator(numbers(16, seconds=0.3), deferrable=True, max_active_runs=4)) == doubled(16)
         [(deferral, event)] = context["deferrals"]
         assert deferral.trigger.serialize()[1]["state"]["statuses"] == "a*4 u*12"
         assert event["state"]["statuses"] == "c*16"
         assert started(emulator) == Counter(range(16))
 
-    def test_arguments_contain_neither_inputs_nor_key(self, context, emulator):
+    def test_trigger_arguments_contain_neither_inputs_nor_key(self, context, emulator):
         emulator.state.limits.concurrent_runs = 2
         with pytest.raises(TaskDeferred) as deferral:
             operator([{"n": number, "name": "Erika Mustermann"} for number in range(50)], deferrable=True).execute(
@@ -387,12 +385,12 @@ class TestTriggerer:
         assert len(told) < 3000
         assert "Mustermann" in context["ti"].xcoms[INPUTS_KEY.format(0)]
 
-    def test_inputs_are_read_in_parts(self, run_batch, emulator, context, monkeypatch):
+    def test_triggerer_reads_inputs_in_chunks(self, run_batch, emulator, context, monkeypatch):
         monkeypatch.setattr("airflow_provider_sim.batch.chunks.CHUNK_BYTES", 50)
         assert run_batch(operator(numbers(30), deferrable=True, max_active_runs=5)) == doubled(30)
         assert len(context["deferrals"][0][0].trigger.worker_state["firsts"]) > 5
 
-    def test_uses_the_concurrency_limit_that_the_worker_found(self, context, emulator):
+    def test_trigger_uses_the_concurrency_limit_of_the_worker(self, context, emulator):
         emulator.state.limits.concurrent_runs = 5
         with pytest.raises(TaskDeferred) as deferral:
             operator(numbers(20, seconds=60.0), deferrable=True, max_active_runs=7).execute(context)
@@ -400,7 +398,7 @@ class TestTriggerer:
         assert (trigger.worker_state["known_limit"], trigger.run_options.max_active_runs) == (5, 7)
 
     @pytest.mark.parametrize("api_version", ["v2", "legacy"])
-    def test_another_triggerer_resumes(self, context, emulator, doubles, connection, api_version, monkeypatch):
+    def test_another_triggerer_resumes_a_batch(self, context, emulator, doubles, connection, api_version, monkeypatch):
         connection(extra={"api_version": api_version})
         monkeypatch.setattr("airflow_provider_sim._compat._state_of", lambda ti: "deferred")
         with pytest.raises(TaskDeferred) as deferral:
@@ -419,7 +417,7 @@ class TestTriggerer:
         assert started(emulator) == Counter(range(16))
 
     def test_two_triggers_start_no_run_twice(self, context, emulator):
-        """A triggerer that was taken for dead, and the one that has its triggers now."""
+        """A triggerer that Airflow considers dead, and the one that took over its triggers."""
         with pytest.raises(TaskDeferred) as deferral:
             operator(numbers(16, seconds=0.3), deferrable=True, max_active_runs=4).execute(context)
         events = []
@@ -477,7 +475,7 @@ class TestTriggerer:
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # dead workers close nothing
 class TestDurability:
-    """A try that dies is followed by one that goes on."""
+    """A retry after a crash continues the batch."""
 
     def die(self, context, emulator, doubles, after, monkeypatch, **arguments):
         """One try whose worker dies once so many runs were started."""
@@ -501,7 +499,7 @@ class TestDurability:
 
     @pytest.mark.parametrize("api_version", ["v2", "legacy"])
     @pytest.mark.parametrize("after", [pytest.param(number, marks=pytest.mark.slow) for number in (1, 2, 20)] + [9])
-    def test_every_input_runs_once(
+    def test_every_input_runs_once_after_a_crash(
         self, run_batch, context, emulator, doubles, monkeypatch, mode, api_version, after, connection
     ):
         connection(extra={"api_version": api_version})
@@ -531,13 +529,13 @@ class TestDurability:
         context["dag_run"].start_date = datetime(2026, 1, 1, 0, 0, 3, 141592, tzinfo=UTC)
 
     @pytest.mark.usefixtures("no_store")
-    def test_without_a_store_by_derived_ids(self, run_batch, context, emulator, doubles, monkeypatch, mode):
+    def test_retry_without_a_store_derives_run_ids(self, run_batch, context, emulator, doubles, monkeypatch, mode):
         self.die(context, emulator, doubles, 9, monkeypatch, **mode)
         assert run_batch(operator(numbers(20), **mode)) == doubled(20)
         assert started(emulator) == Counter(range(20))
 
-    def test_fields_are_checked_once_for_each_workflow_and_batch(self, context, emulator):
-        """What has changed in the draft since is no reason to lose the runs of an earlier try."""
+    def test_input_fields_are_checked_once_per_workflow_and_batch(self, context, emulator):
+        """A draft that changed between tries doesn't discard the runs of the earlier try."""
         inputs = {"n": "number"}
         names = ["one", "other"]
         for name in names:
@@ -564,7 +562,7 @@ class TestDurability:
         assert len(task.execute(next_try(context))) == 6
         assert len(checks()) - len(first) <= 1, "only the workspace for the link is asked for again"
 
-    def test_retry_reads_only_the_files_that_it_sends(self, context, emulator, tmp_path):
+    def test_retry_reads_only_files_of_restarted_inputs(self, context, emulator, tmp_path):
         failing = {1, 2}
 
         @emulator.workflow("double", duration=0.05)
@@ -587,21 +585,21 @@ class TestDurability:
         assert started(emulator) == Counter({0: 1, 1: 2, 2: 1})
 
     @pytest.mark.usefixtures("no_store")
-    def test_without_a_store_a_cleared_task_starts_a_new_batch(self, run_batch, context, emulator):
+    def test_cleared_task_without_a_store_starts_a_new_batch(self, run_batch, context, emulator):
         run_batch(operator(numbers(3)))
         context.update(next_try(context, cleared=True))
         run_batch(operator(numbers(3)))
         assert started(emulator).total() == 6
 
     @pytest.mark.usefixtures("no_store")
-    def test_without_a_store_the_same_try_executed_again_starts_its_own_batch(self, run_batch, emulator, mode):
+    def test_same_try_without_a_store_starts_its_own_batch(self, run_batch, emulator, mode):
         for _ in range(2):
             assert run_batch(operator(numbers(3), **mode)) == doubled(3)
         assert started(emulator).total() == 6
 
     @pytest.mark.usefixtures("no_store")
     @pytest.mark.parametrize("start", ["another", "none"])
-    def test_without_a_store_a_dag_run_of_the_same_name_has_its_own_batch(self, run_batch, context, emulator, start):
+    def test_recreated_dag_run_without_a_store_starts_another_batch(self, run_batch, context, emulator, start):
         run_batch(operator(numbers(3)))
         another = context["dag_run"].start_date + timedelta(microseconds=1)
         context["dag_run"].start_date = another if start == "another" else None
@@ -615,9 +613,7 @@ class TestDurability:
         assert started(emulator).total() == 6
         assert context["task_state_store"] == {}
 
-    def test_cleared_task_cancels_its_old_runs_and_starts_a_new_batch(
-        self, run_batch, context, emulator, doubles, monkeypatch
-    ):
+    def test_cleared_task_cancels_old_runs_and_starts_again(self, run_batch, context, emulator, doubles, monkeypatch):
         self.die(context, emulator, doubles, 10, monkeypatch)
         doubles.seconds = 60.0
         context.update(next_try(context, cleared=True))
@@ -629,7 +625,7 @@ class TestDurability:
         assert {run.status for run in emulator.runs if run.run_id in ids} <= {"cancelled", "completed"}
         assert "cancelled" in {run.status for run in emulator.runs if run.run_id in ids}
 
-    def test_other_inputs_are_another_batch(self, run_batch, context, emulator, doubles, monkeypatch):
+    def test_changed_inputs_start_another_batch(self, run_batch, context, emulator, doubles, monkeypatch):
         self.die(context, emulator, doubles, 10, monkeypatch)
         inputs = [{"n": number + 100} for number in range(20)]
         assert run_batch(operator(inputs)) == [{"n": 2 * (number + 100)} for number in range(20)]
@@ -644,7 +640,7 @@ class TestDurability:
 
 @pytest.mark.sim_emulator(profile="v0.6.40")
 class TestServersThatChooseRunIds:
-    def test_the_task_keeps_its_worker(self, run_batch, context, emulator, mode):
+    def test_batch_stays_on_the_worker(self, run_batch, context, emulator, mode):
         assert run_batch(operator(numbers(12), **mode)) == doubled(12)
         assert context["deferrals"] == []
 
@@ -657,7 +653,7 @@ class TestServersThatChooseRunIds:
 
 
 class TestTimeouts:
-    def test_runs_are_cancelled_and_partial_results_stored(self, run_batch, context, emulator, mode):
+    def test_timeout_cancels_runs_and_stores_partial_results(self, run_batch, context, emulator, mode):
         inputs = [{"n": number, "seconds": 0.0 if number < 3 else 60.0} for number in range(6)]
         with pytest.raises(SimRunTimeoutError, match=r"3 of 6 runs were still.*3 completed runs"):
             run_batch(operator(inputs, timeout=1.2, **mode))
@@ -665,19 +661,19 @@ class TestTimeouts:
         partial = [entry["status"] for entry in context["ti"].xcoms["partial_results"]]
         assert partial == ["completed"] * 3 + ["cancelled"] * 3
 
-    def test_cancel_on_kill_false_leaves_runs_running(self, run_batch, emulator, mode):
+    def test_timeout_without_cancel_on_kill_leaves_runs_running(self, run_batch, emulator, mode):
         with pytest.raises(SimRunTimeoutError):
             run_batch(operator(numbers(3, seconds=60.0), timeout=0.5, cancel_on_kill=False, **mode))
         assert [run.status for run in emulator.runs] == ["running"] * 3
 
-    def test_execution_timeout(self, run_batch, emulator, mode):
+    def test_execution_timeout_cancels_runs(self, run_batch, emulator, mode):
         task = operator(numbers(3, seconds=60.0), execution_timeout=timedelta(seconds=1.0), **mode)
         with pytest.raises(SimRunTimeoutError):
             run_batch(task)
         assert [run.status for run in emulator.runs] == ["cancelled"] * 3
 
     @pytest.mark.parametrize("status", ["timeout", "error"])
-    def test_runs_that_finished_before_the_worker_resumed_count(self, context, emulator, doubles, status):
+    def test_runs_finished_after_the_event_are_returned(self, context, emulator, doubles, status):
         doubles.seconds = 60.0
         with pytest.raises(TaskDeferred) as deferral:
             operator(numbers(5), deferrable=True).execute(context)
@@ -717,8 +713,8 @@ class TestTimeouts:
         assert [run.status for run in emulator.runs] == ["cancelled"] * 5
 
 
-class TestKilled:
-    def test_worker_cancels_its_runs(self, context, emulator, doubles):
+class TestOnKill:
+    def test_kill_of_the_worker_cancels_its_runs(self, context, emulator, doubles):
         doubles.seconds = 60.0
         task = operator(numbers(30))
         emulator.on_start("double", lambda run: len(emulator.runs) == 20 and kill(task))
@@ -727,7 +723,7 @@ class TestKilled:
         assert 20 <= len(emulator.runs) <= 20 + rate_limits.MAX_STARTING
         assert {run.status for run in emulator.runs} == {"cancelled"}
 
-    def test_cancel_on_kill_false(self, context, emulator, doubles):
+    def test_kill_without_cancel_on_kill_cancels_no_runs(self, context, emulator, doubles):
         task = operator(numbers(5), cancel_on_kill=False)
         doubles.seconds = 60.0
 
@@ -787,17 +783,17 @@ def kill(task):
 class TestPauses:
     INPUTS = ({"n": 1}, {"n": -2}, {"n": 3})
 
-    def test_fail(self, run_batch, mode):
+    def test_on_paused_fail_fails_the_batch(self, run_batch, mode):
         with pytest.raises(SimBatchError, match=r"1 of 3 inputs .*inputs\[1\] \(paused, .*waits for a person"):
             run_batch(operator(self.INPUTS, on_paused="fail", **mode))
 
-    def test_return(self, run_batch, mode, emulator):
+    def test_on_paused_return_reports_the_approval_url(self, run_batch, mode, emulator):
         outputs = run_batch(operator(self.INPUTS, on_paused="return", **mode))
         assert outputs[1]["status"] == "paused"
         assert outputs[1]["approval_url"].endswith(f"/resume/double/{outputs[1]['run_id']}")
         assert outputs[2] == {"n": 6}
 
-    def test_wait(self, run_batch, mode, emulator):
+    def test_on_paused_wait_returns_the_output_after_the_answer(self, run_batch, mode, emulator):
         def answer(request):
             for run in emulator.runs:
                 if run.status == "paused":
@@ -808,7 +804,7 @@ class TestPauses:
 
 
 class TestLargeResults:
-    def test_large_outputs_store(self, run_batch, mode, tmp_path):
+    def test_large_outputs_store_writes_a_file(self, run_batch, mode, tmp_path):
         task = operator(
             numbers(25), max_output_bytes=150, large_outputs="store", output_files_dir=tmp_path.as_uri(), **mode
         )
@@ -818,7 +814,7 @@ class TestLargeResults:
         lines = Path(result["output_path"].removeprefix("file://")).read_text().splitlines()
         assert [json.loads(line) for line in lines] == doubled(25)
 
-    def test_large_outputs_fail(self, run_batch, context, emulator):
+    def test_large_outputs_fail_raises_output_error(self, run_batch, context, emulator):
         with pytest.raises(SimOutputError, match=r"larger .* than max_output_bytes.*of 25 fit"):
             run_batch(operator(numbers(25), max_output_bytes=150))
 
@@ -855,7 +851,7 @@ class TestLargeResults:
 
 
 class TestLogs:
-    def test_one_line_per_state_change_of_the_batch_and_none_per_run(self, run_batch, caplog, mode):
+    def test_batch_logs_no_line_per_run(self, run_batch, caplog, mode):
         caplog.set_level(logging.INFO)
         run_batch(operator(numbers(30), **mode))
         lines = [record.message for record in caplog.records if record.name.startswith("airflow_provider_sim")]

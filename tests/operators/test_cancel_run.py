@@ -35,7 +35,7 @@ def operator(run_id, **arguments):
 
 
 @pytest.mark.usefixtures("api_version")
-def test_the_run_is_cancelled(run_task, start, emulator):
+def test_operator_cancels_the_run(run_task, start, emulator):
     run_id = start(seconds=60)
     result = run_task(operator(run_id))
     assert (result["run_id"], result["status"]) == (run_id, "cancelled")
@@ -61,7 +61,7 @@ def test_run_that_is_not_cancelled_fails_the_task(run_task, start, emulator, mon
         run_task(operator(run_id, timeout=0.1))
 
 
-def test_it_needn_t_wait(run_task, start):
+def test_wait_for_completion_false_returns_without_waiting(run_task, start):
     assert run_task(operator(start(seconds=60), wait_for_completion=False))["status"] in ("cancelled", "running")
 
 
@@ -70,14 +70,14 @@ def test_unknown_run_fails_the_task(run_task):
         run_task(operator("no-such-run", retry_args={"max_retries": 0}))
 
 
-def test_what_can_t_be_a_run_s_id_is_refused(run_task, emulator):
+def test_invalid_run_id_is_rejected_before_any_request(run_task, emulator):
     with pytest.raises(SimInputError):
         run_task(operator("a run"))
     assert not emulator.requests
 
 
 @pytest.mark.sim_emulator(profile="v0.5.44")
-def test_a_server_without_the_route_is_too_old(run_task, start, emulator):
+def test_missing_cancel_route_raises_unsupported_error(run_task, start, emulator):
     emulator.fault("server_error", match="cancel", times=None, status=404, page=True)
     with pytest.raises(SimUnsupportedError, match=r"Sim v0\.5\.44 or later is required"):
         run_task(operator(start(seconds=60)))

@@ -43,21 +43,21 @@ def looks(emulator) -> int:
     return sum(request.path.endswith("/deployment") for request in emulator.requests)
 
 
-def test_a_draft_is_deployed(change, workflow):
+def test_draft_is_deployed_with_name_and_description(change, workflow):
     result = change(version_name="first", description="for the tests")
     assert (result["workflow_id"], result["is_deployed"], result["version"]) == ("undeployed", True, 1)
     assert workflow.deployed
     assert workflow.notes[1] == {"name": "first", "description": "for the tests"}
 
 
-def test_it_waits_until_the_version_is_live(change, workflow, emulator):
+def test_deploy_waits_until_the_version_is_live(change, workflow, emulator):
     change()
     workflow.activation = 0.05
     assert change()["version"] == 2
     assert looks(emulator) >= 1
 
 
-def test_it_needn_t_wait(change, workflow, emulator):
+def test_wait_for_completion_false_returns_without_polling(change, workflow, emulator):
     change()
     workflow.activation = 60
     result = change(wait_for_completion=False)
@@ -65,7 +65,7 @@ def test_it_needn_t_wait(change, workflow, emulator):
     assert looks(emulator) == 0
 
 
-def test_a_deployment_that_fails_fails_the_task_with_sim_s_words(change, workflow):
+def test_failed_deployment_fails_the_task_with_sim_s_message(change, workflow):
     change()
     workflow.activation_error = "a webhook could not be registered"
     with pytest.raises(
@@ -74,13 +74,13 @@ def test_a_deployment_that_fails_fails_the_task_with_sim_s_words(change, workflo
         change()
 
 
-def test_one_that_is_not_live_in_time_fails_it_too(change, workflow):
+def test_deployment_that_times_out_fails_the_task(change, workflow):
     workflow.activation = 60
     with pytest.raises(SimDeploymentError, match=r"did not finish within the timeout.*No version is live"):
         change(timeout=0.05)
 
 
-def test_undeployed(change, workflow):
+def test_undeploy_removes_the_live_version(change, workflow):
     change()
     assert change(action="undeploy") == {
         "workflow_id": "undeployed",
@@ -92,7 +92,7 @@ def test_undeployed(change, workflow):
 
 
 @pytest.mark.parametrize(("version", "live"), [(None, 2), ("1", 1), (2, 2)])
-def test_rolled_back(change, workflow, version, live):
+def test_rollback_activates_the_chosen_or_previous_version(change, workflow, version, live):
     for _ in range(3):
         change()
     assert change(action="rollback", version=version)["version"] == live
@@ -100,7 +100,7 @@ def test_rolled_back(change, workflow, version, live):
     assert change()["version"] == 4
 
 
-def test_to_a_version_that_is_not_there(change):
+def test_rollback_to_an_unknown_version_fails(change):
     with pytest.raises(SimNotFoundError, match="version"):
         change(action="rollback", version=7)
 
@@ -130,13 +130,13 @@ def test_server_without_v2_is_unsupported(change, connection):
         ({"workflow_id": ""}, "workflow"),
     ],
 )
-def test_arguments_that_make_no_sense_are_refused_before_anything_is_sent(change, emulator, arguments, says):
+def test_invalid_arguments_are_rejected_before_any_request(change, emulator, arguments, says):
     with pytest.raises(SimInputError, match=says):
         change(**arguments)
     assert not emulator.requests
 
 
-def test_the_asyncio_client_does_the_same(emulator):
+def test_async_client_deploys_rolls_back_and_undeploys(emulator):
     async def talk():
         async with AsyncSimClient(emulator.api_key, base_url=emulator.url) as client:
             await client.deploy_workflow("undeployed", name="a")

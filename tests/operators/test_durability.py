@@ -1,4 +1,4 @@
-"""A run is never lost, never doubled, never left running: tries that die, are repeated, cleared and killed."""
+"""No run is lost, started twice or left running when tries crash, retry, are cleared or killed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ MODES = WAITING | {"not waiting": {"wait_for_completion": False}}
 
 
 class Killed(BaseException):
-    """What SIGKILL does to a worker, as far as the code goes: nothing runs after it."""
+    """Stands for SIGKILL of a worker: no code handles it."""
 
 
 @pytest.fixture(params=MODES, ids=[mode.replace(" ", "-") for mode in MODES])
@@ -90,8 +90,8 @@ def die_and_try_again(context, monkeypatch, *, cleared=False):
     context.update(next_try(context, cleared=cleared))
 
 
-class TestWrittenDownFirst:
-    def test_in_every_mode_before_the_server_has_heard_of_the_run(self, emulator, context, run_task, mode, slow):
+class TestPersistence:
+    def test_run_id_is_persisted_before_the_run_starts(self, emulator, context, run_task, mode, slow):
         slow.seconds = 0.05
         at_start = []
         emulator.on_start("slow_one", lambda run: at_start.append(dict(context["task_state_store"][STATE_KEY])))
@@ -100,7 +100,7 @@ class TestWrittenDownFirst:
         assert entry["run_id"] == emulator.runs[0].run_id
         assert entry["workflow_id"] == "slow_one"
 
-    def test_new_id_after_a_rejection_is_persisted(self, emulator, context, run_task, monkeypatch, slow):
+    def test_new_run_id_after_a_rejection_is_persisted(self, emulator, context, run_task, monkeypatch, slow):
         slow.seconds = 0.0
         emulator.state.limits.concurrent_runs = 0
         at_start = []
@@ -116,8 +116,8 @@ class TestWrittenDownFirst:
         assert emulator.api_key not in json.dumps(context["task_state_store"])
 
 
-class TestTheNextTry:
-    def test_active_run_is_reattached(self, emulator, context, run_task, monkeypatch, slow, mode):
+class TestRetry:
+    def test_retry_reattaches_to_an_active_run(self, emulator, context, run_task, monkeypatch, slow, mode):
         die_and_try_again(context, monkeypatch)
         emulator.on_request(lambda request: setattr(slow, "seconds", 0.0))
         result = run_task(operator(**mode))
@@ -125,7 +125,7 @@ class TestTheNextTry:
         assert result == (run.run_id if "wait_for_completion" in mode else {"done": True})
         assert context["ti"].xcoms["run_id"] == run.run_id
 
-    def test_takes_the_output_of_a_run_that_has_completed(self, emulator, context, run_task, monkeypatch, slow, mode):
+    def test_retry_returns_the_output_of_a_completed_run(self, emulator, context, run_task, monkeypatch, slow, mode):
         die_waiting(context, monkeypatch)
         slow.seconds = 0.0
         context.update(next_try(context))
@@ -134,7 +134,7 @@ class TestTheNextTry:
         assert len(emulator.runs) == 1
 
     @pytest.mark.parametrize("end", ["failed", "cancelled"])
-    def test_starts_another_after_one_that_did_not(self, emulator, context, run_task, monkeypatch, slow, end):
+    def test_retry_starts_another_run_after_a_failed_one(self, emulator, context, run_task, monkeypatch, slow, end):
         die_waiting(context, monkeypatch)
         emulator.runs[0].cancel() if end == "cancelled" else emulator.runs[0].sweep()
         slow.seconds = 0.0
@@ -142,7 +142,7 @@ class TestTheNextTry:
         assert run_task(operator(async_execution=True)) == {"done": True}
         assert [run.status for run in emulator.runs] == [end, "completed"]
 
-    def test_sends_an_id_that_the_server_never_heard_of(self, emulator, context, run_task, slow):
+    def test_retry_sends_a_persisted_run_id_unknown_to_sim(self, emulator, context, run_task, slow):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("airflow_provider_sim.client.sync_client.SimClient.execute_with_retry", killed_after_the_id)
             with pytest.raises(Killed):
@@ -154,7 +154,7 @@ class TestTheNextTry:
         assert run_task(operator()) == {"done": True}
         assert [run.run_id for run in emulator.runs] == [noted]
 
-    def test_starts_nothing_where_it_cannot_find_out(self, emulator, context, monkeypatch, slow, connection):
+    def test_retry_starts_no_run_if_the_poll_fails(self, emulator, context, monkeypatch, slow, connection):
         die_and_try_again(context, monkeypatch)
         emulator.state.limits.admission_gate = 0  # executions alone pass it
         task = operator(retry_args={"max_retries": 0})
@@ -166,12 +166,12 @@ class TestTheNextTry:
             task.execute(context)
         assert len(emulator.runs) == 1
 
-    def test_of_another_workflow_starts_its_own(self, emulator, context, run_task, monkeypatch, slow):
+    def test_retry_with_another_workflow_starts_its_own_run(self, emulator, context, run_task, monkeypatch, slow):
         die_and_try_again(context, monkeypatch)
         run_task(operator(workflow_id="echo_plain"))
         assert [run.workflow_id for run in emulator.runs] == ["slow_one", "echo_plain"]
 
-    def test_not_durable_starts_its_own_run(self, emulator, context, run_task, monkeypatch, slow):
+    def test_durable_false_starts_a_run_in_each_try(self, emulator, context, run_task, monkeypatch, slow):
         die_waiting(context, monkeypatch, durable=False)
         slow.seconds = 0.0
         context.update(next_try(context))
@@ -179,7 +179,7 @@ class TestTheNextTry:
         assert len(emulator.runs) == 2
         assert context["task_state_store"] == {}
 
-    def test_sync_run_that_died_with_its_connection_starts_again(
+    def test_retry_restarts_a_sync_run_cancelled_by_the_disconnect(
         self, emulator, context, run_task, monkeypatch, slow, caplog
     ):
         die_and_try_again(context, monkeypatch)
@@ -199,23 +199,23 @@ def killed_after_the_id(self, *_, run_id, **__):
     raise Killed
 
 
-class TestCleared:
-    def test_a_completed_task_runs_afresh(self, emulator, context, run_task, slow, mode):
+class TestClearedTask:
+    def test_cleared_task_starts_another_run_after_completion(self, emulator, context, run_task, slow, mode):
         slow.seconds = 0.0
         run_task(operator(**mode))
         context.update(next_try(context, cleared=True))
         run_task(operator(**mode))
         assert len(emulator.runs) == 2
 
-    def test_active_run_is_cancelled_first(self, emulator, context, run_task, monkeypatch, slow):
-        """Where the triggerer that should have done it was dead, too."""
+    def test_cleared_task_cancels_the_active_run_first(self, emulator, context, run_task, monkeypatch, slow):
+        """The triggerer, which would have cancelled it, is dead, too."""
         die_and_try_again(context, monkeypatch, cleared=True)
         emulator.on_start("slow_one", lambda run: setattr(slow, "seconds", 0.0))
         run_task(operator(async_execution=True))
         assert [run.status for run in emulator.runs] == ["cancelled", "completed"]
 
     @pytest.mark.parametrize("options", [{"cancel_on_kill": False}, {"wait_for_completion": False}], ids=str)
-    def test_run_continues_if_cancel_on_kill_is_false(self, emulator, context, monkeypatch, slow, options):
+    def test_cleared_task_keeps_the_run_without_cancel_on_kill(self, emulator, context, monkeypatch, slow, options):
         die_and_try_again(context, monkeypatch, cleared=True)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(polling, "wait_for_run", lambda *_: (_ for _ in ()).throw(Killed))
@@ -224,7 +224,7 @@ class TestCleared:
         assert [run.status for run in emulator.runs] == ["running", "running"]
 
     @pytest.mark.parametrize("changed", ["max_tries", "clear_number"])
-    def test_a_change_of_retries_or_the_clearing_of_another_task_is_none(
+    def test_changed_retries_or_another_cleared_task_keep_the_run(
         self, emulator, context, run_task, monkeypatch, slow, changed
     ):
         die_waiting(context, monkeypatch)
@@ -246,20 +246,20 @@ class TestBeforeAirflow33:
         del context["task_state_store"]
         context["dag_run"].start_date = datetime(2026, 1, 1, 0, 0, 3, 141592, tzinfo=UTC)
 
-    def test_a_retry_reattaches_to_an_active_run(self, emulator, context, run_task, monkeypatch, slow):
+    def test_retry_reattaches_to_an_active_run(self, emulator, context, run_task, monkeypatch, slow):
         die_and_try_again(context, monkeypatch)
         emulator.on_request(lambda request: setattr(slow, "seconds", 0.0))
         assert run_task(operator(async_execution=True)) == {"done": True}
         assert len(emulator.runs) == 1
 
-    def test_a_retry_returns_the_output_of_a_completed_run(self, emulator, context, run_task, monkeypatch, slow):
+    def test_retry_returns_the_output_of_a_completed_run(self, emulator, context, run_task, monkeypatch, slow):
         die_waiting(context, monkeypatch)
         slow.seconds = 0.0
         context.update(next_try(context))
         assert run_task(operator(async_execution=True)) == {"done": True}
         assert len(emulator.runs) == 1
 
-    def test_a_retry_starts_another_run_after_a_failed_one(self, emulator, context, run_task, monkeypatch, slow):
+    def test_retry_starts_another_run_after_a_cancelled_one(self, emulator, context, run_task, monkeypatch, slow):
         die_waiting(context, monkeypatch)
         emulator.runs[0].cancel()
         slow.seconds = 0.0
@@ -267,22 +267,22 @@ class TestBeforeAirflow33:
         assert run_task(operator(async_execution=True)) == {"done": True}
         assert [run.status for run in emulator.runs] == ["cancelled", "completed"]
 
-    def test_a_cleared_task_starts_another_run(self, emulator, context, run_task, slow, mode):
+    def test_cleared_task_starts_another_run(self, emulator, context, run_task, slow, mode):
         slow.seconds = 0.0
         run_task(operator(**mode))
         context.update(next_try(context, cleared=True))
         run_task(operator(**mode))
         assert len(emulator.runs) == 2
 
-    def test_the_third_try_finds_the_run_of_the_first(self, emulator, context, run_task, monkeypatch, slow):
+    def test_third_try_reattaches_to_the_run_of_the_first(self, emulator, context, run_task, monkeypatch, slow):
         for _ in range(2):
             die_and_try_again(context, monkeypatch)
         end_when_found(emulator, slow)
         assert run_task(operator(async_execution=True)) == {"done": True}
         assert len(emulator.runs) == 1, "the second try re-attached and used none of its own IDs"
 
-    def test_a_retry_sends_the_id_of_an_earlier_try_that_sim_does_not_know(self, emulator, context, run_task, slow):
-        """The start that the earlier try has sent may still arrive."""
+    def test_retry_sends_the_run_id_of_an_earlier_try(self, emulator, context, run_task, slow):
+        """The start request of the earlier try may still arrive."""
         for number in (1, 2):
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(SimClient, "execute_with_retry", killed_after_the_id)
@@ -295,7 +295,7 @@ class TestBeforeAirflow33:
         run_task(operator())
         assert [run.run_id for run in emulator.runs] == [first]
 
-    def test_a_start_that_arrives_late_is_found(self, emulator, context, run_task, slow):
+    def test_retry_finds_a_start_request_that_arrives_late(self, emulator, context, run_task, slow):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(SimClient, "execute_with_retry", killed_after_the_id)
             with pytest.raises(Killed):
@@ -314,7 +314,7 @@ class TestBeforeAirflow33:
         assert run_task(operator()) == {"done": True}
         assert len(emulator.runs) == 1
 
-    def test_a_rejected_id_without_a_trace_hides_no_run(self, emulator, context, run_task, monkeypatch, slow):
+    def test_retry_finds_the_run_after_a_503_without_trace(self, emulator, context, run_task, monkeypatch, slow):
         emulator.fault("server_error", status=503, match="execute")
         no_sleep(monkeypatch)
         die_and_try_again(context, monkeypatch)
@@ -323,7 +323,7 @@ class TestBeforeAirflow33:
         assert len(emulator.runs) == 1
 
     @pytest.mark.parametrize("reattached", [False, True])
-    def test_a_deferral_timeout_cancels_the_run_of_this_try(self, emulator, context, monkeypatch, slow, reattached):
+    def test_deferral_timeout_cancels_the_run_of_this_try(self, emulator, context, monkeypatch, slow, reattached):
         die_waiting(context, monkeypatch)
         if not reattached:
             emulator.runs[0].cancel()
@@ -336,7 +336,7 @@ class TestBeforeAirflow33:
         assert {run.status for run in emulator.runs} == {"cancelled"}
         assert len(emulator.runs) == (1 if reattached else 2)
 
-    def test_rejected_ids_are_skipped(self, emulator, context, run_task, monkeypatch, slow):
+    def test_retry_skips_rejected_run_ids(self, emulator, context, run_task, monkeypatch, slow):
         emulator.state.limits.concurrent_runs = 0
         lift = emulator.state.request_listeners.append
         lift(lambda request: request.status == 429 and setattr(emulator.state.limits, "concurrent_runs", None))
@@ -348,21 +348,21 @@ class TestBeforeAirflow33:
         assert run_task(operator(async_execution=True)) == {"done": True}
         assert len(emulator.runs) == 2
 
-    def test_other_task_instances_have_other_ids(self, emulator, context, run_task, slow):
+    def test_mapped_task_instances_have_different_run_ids(self, emulator, context, run_task, slow):
         slow.seconds = 0.0
         for number in range(3):
             context["ti"].map_index = number
             run_task(operator())
         assert len({run.run_id for run in emulator.runs}) == 3
 
-    def test_the_same_try_executed_again_starts_its_own_run(self, emulator, context, run_task, slow, mode):
+    def test_same_try_executed_again_starts_its_own_run(self, emulator, context, run_task, slow, mode):
         """``airflow tasks test`` on a DAG run of the scheduler."""
         slow.seconds = 0.0
         for _ in range(2):
             run_task(operator(**mode))
         assert len(emulator.runs) == 2
 
-    def test_run_of_a_lost_response_is_found(self, emulator, context, run_task, monkeypatch, slow):
+    def test_run_is_found_after_a_lost_response(self, emulator, context, run_task, monkeypatch, slow):
         slow.seconds = 0.0
         no_sleep(monkeypatch)
         emulator.fault("drop_after_accept", match="execute")
@@ -370,8 +370,8 @@ class TestBeforeAirflow33:
         assert len(emulator.runs) == 1
 
     @pytest.mark.parametrize("start", ["another", "none", "logical_date", "run_after"])
-    def test_a_dag_run_of_the_same_name_has_other_ids(self, emulator, context, run_task, slow, mode, start):
-        """On another Airflow, or created again; also where its start doesn't tell it from others."""
+    def test_recreated_dag_run_starts_its_own_run(self, emulator, context, run_task, slow, mode, start):
+        """On another Airflow, or created again, even with the same start date or none."""
         slow.seconds = 0.0
         run_task(operator(**mode))
         run_task(operator(**mode)) if start != "another" else None
@@ -391,10 +391,8 @@ def end_when_found(emulator, slow):
 
 
 @pytest.mark.sim_emulator(profile="v0.6.40")
-class TestServersThatChooseIdsThemselves:
-    def test_the_next_try_finds_the_run_by_what_the_server_called_it(
-        self, emulator, context, run_task, monkeypatch, slow, caplog
-    ):
+class TestServersThatChooseRunIds:
+    def test_retry_reattaches_by_the_run_id_of_the_server(self, emulator, context, run_task, monkeypatch, slow, caplog):
         die_and_try_again(context, monkeypatch)
         emulator.on_request(lambda request: setattr(slow, "seconds", 0.0))
         assert run_task(operator(async_execution=True)) == {"done": True}
@@ -411,7 +409,7 @@ class TestServersThatChooseIdsThemselves:
                 operator(async_execution=True).execute(context)
         assert context["task_state_store"][STATE_KEY]["run_id"] == emulator.runs[0].run_id
 
-    def test_a_stream_that_is_cut_off_does_not_fail_the_task_for_good(self, emulator, context, slow):
+    def test_interrupted_stream_is_retryable(self, emulator, context, slow):
         slow.seconds = 0.0
         emulator.fault("cut_stream", frames=0)
         with pytest.raises((SimStreamError, SimConnectionError)) as caught:
@@ -424,8 +422,8 @@ class TestServersThatChooseIdsThemselves:
         assert "chose the run ID itself" in caplog.text
 
 
-class TestKilled:
-    def test_a_waiting_worker_cancels_its_run(self, emulator, context, slow):
+class TestOnKill:
+    def test_kill_of_a_waiting_worker_cancels_its_run(self, emulator, context, slow):
         task = operator(async_execution=True)
         emulator.on_request(lambda request: request.method == "GET" and emulator.runs and kill(task))
         with pytest.raises(SimRunCancelledError):
@@ -433,7 +431,7 @@ class TestKilled:
         assert [run.status for run in emulator.runs] == ["cancelled"]
 
     @pytest.mark.parametrize("options", [{}, {"stream": True}, {"async_execution": True}], ids=str)
-    def test_kill_before_the_response(self, emulator, context, slow, options):
+    def test_kill_before_the_response_cancels_the_run(self, emulator, context, slow, options):
         task = operator(**options)
         emulator.on_start("slow_one", lambda run: kill(task))
         with pytest.raises(Exception, match=r"cancel|killed"):
@@ -441,8 +439,8 @@ class TestKilled:
         assert [run.status for run in emulator.runs] == ["cancelled"]
 
     @pytest.mark.parametrize("options", [{"stream": True}, {"async_execution": True}], ids=str)
-    def test_kill_before_the_start_is_handled(self, emulator, context, monkeypatch, slow, options):
-        """What on_kill asks Sim to cancel isn't there yet; Airflow lets the worker go on for some seconds."""
+    def test_kill_during_the_start_request_cancels_the_run(self, emulator, context, monkeypatch, slow, options):
+        """The run doesn't exist yet when on_kill cancels it; Airflow lets the worker continue for some seconds."""
         no_sleep(monkeypatch)
         task = operator(**options)
         in_the_midst(emulator.hold("execute"), task.on_kill)
@@ -451,8 +449,8 @@ class TestKilled:
         assert [run.status for run in emulator.runs] == ["cancelled"]
 
     @pytest.mark.parametrize("moment", ["xcom_push", "get_workflow"])
-    def test_nothing_is_started_that_was_not_sent_yet(self, emulator, context, monkeypatch, slow, moment):
-        """Airflow calls on_kill between two steps of the task, which then goes on."""
+    def test_kill_before_the_start_request_starts_no_run(self, emulator, context, monkeypatch, slow, moment):
+        """Airflow calls on_kill between two steps of the task, which then continues."""
         no_sleep(monkeypatch)
         task = operator(async_execution=True)
         place = type(context["ti"]) if moment == "xcom_push" else SimClient
@@ -465,7 +463,7 @@ class TestKilled:
     @pytest.mark.parametrize(
         "fault", [{"name": "drop_before_accept"}, {"name": "server_error", "status": 502}], ids=str
     )
-    def test_nothing_is_sent_a_second_time(self, emulator, context, monkeypatch, slow, fault):
+    def test_kill_stops_retries_of_the_start_request(self, emulator, context, monkeypatch, slow, fault):
         task = operator(async_execution=True)
         emulator.fault(match="execute", **fault)
         no_sleep(monkeypatch, task.on_kill)
@@ -473,7 +471,7 @@ class TestKilled:
             task.execute(context)
         assert emulator.runs == []
 
-    def test_nor_where_the_server_could_not_be_reached(self, context, monkeypatch, connection):
+    def test_kill_stops_retries_to_an_unreachable_server(self, context, monkeypatch, connection):
         task = operator(async_execution=True)
         connection(host=f"http://127.0.0.1:{closed_port()}", extra={"workspace_id": "w"})
         no_sleep(monkeypatch, task.on_kill)
@@ -492,14 +490,14 @@ class TestKilled:
             task.execute(context)
         assert [run.status for run in emulator.runs] == ["cancelled"]
 
-    def test_it_is_left_alone_where_the_author_wants_that(self, emulator, context, monkeypatch, slow):
+    def test_kill_without_cancel_on_kill_leaves_the_run_running(self, emulator, context, monkeypatch, slow):
         task = operator(async_execution=True, cancel_on_kill=False)
         monkeypatch.setattr(polling, "wait_for_run", lambda *_: task.on_kill() or (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
             task.execute(context)
         assert [run.status for run in emulator.runs] == ["running"]
 
-    def test_no_other_attempt_is_made(self, emulator, context, monkeypatch, slow):
+    def test_kill_stops_retries_after_a_concurrency_rejection(self, emulator, context, monkeypatch, slow):
         emulator.state.limits.concurrent_runs = 0
         task = operator(async_execution=True)
         no_sleep(monkeypatch, task.on_kill)
@@ -574,7 +572,7 @@ async def stopped(trigger):
         await waiting
 
 
-class TestTriggerKilled:
+class TestTriggerOnKill:
     @pytest.fixture
     def trigger(self, emulator, context, slow):
         with pytest.raises(TaskDeferred) as deferral:
@@ -582,17 +580,17 @@ class TestTriggerKilled:
         return deferral.value.trigger
 
     @pytest.mark.parametrize("state", [None, "scheduled", "failed", "success"])
-    def test_a_user_s_clearing_or_marking_cancels_the_run(self, emulator, trigger, monkeypatch, state):
+    def test_clearing_or_marking_the_task_cancels_the_run(self, emulator, trigger, monkeypatch, state):
         monkeypatch.setattr("airflow_provider_sim._compat._state_of", lambda ti: state)
         asyncio.run(trigger.on_kill())
         assert [run.status for run in emulator.runs] == ["cancelled"]
 
-    def test_a_triggerer_that_hung_leaves_what_another_one_waits_for(self, emulator, trigger, monkeypatch):
+    def test_trigger_of_a_deferred_task_leaves_the_run_running(self, emulator, trigger, monkeypatch):
         monkeypatch.setattr("airflow_provider_sim._compat._state_of", lambda ti: "deferred")
         asyncio.run(trigger.on_kill())
         assert [run.status for run in emulator.runs] == ["running"]
 
-    def test_unknown_task_state_counts_as_a_kill(self, emulator, trigger):
+    def test_unknown_task_state_cancels_the_run(self, emulator, trigger):
         trigger.task_instance = None
         asyncio.run(trigger.on_kill())
         assert [run.status for run in emulator.runs] == ["cancelled"]
@@ -618,7 +616,7 @@ class TestTriggerKilled:
         asyncio.run(impatient())
         assert [run.status for run in emulator.runs] == ["cancelled"]
 
-    def test_a_stopping_triggerer_does_not(self, emulator, trigger):
+    def test_stopping_triggerer_leaves_the_run_running(self, emulator, trigger):
         asyncio.run(stopped(trigger))
         assert [run.status for run in emulator.runs] == ["running"]
 
@@ -630,7 +628,7 @@ class TestTriggerKilled:
         asyncio.run(stopped(trigger))
         assert [run.status for run in emulator.runs] == [status]
 
-    def test_a_sensor_s_trigger_never_cancels(self, emulator, context, slow):
+    def test_trigger_of_a_sensor_leaves_the_run_running(self, emulator, context, slow):
         run_id = operator(wait_for_completion=False).execute(context)
         with pytest.raises(TaskDeferred) as deferral:
             SimJobSensor(task_id="s", workflow_id="slow_one", run_id=run_id, deferrable=True).execute(context)
@@ -638,7 +636,7 @@ class TestTriggerKilled:
         assert [run.status for run in emulator.runs] == ["running"]
 
 
-class TestForgottenBySim:
+class TestLostRuns:
     @pytest.fixture(autouse=True)
     def _no_grace(self, monkeypatch, emulator, slow):
         monkeypatch.setattr("airflow_provider_sim.polling.poll_state.NOT_FOUND_GRACE", 0.0)
@@ -648,9 +646,7 @@ class TestForgottenBySim:
         emulator.state.queue_delay = 0.0
 
     @pytest.mark.parametrize("options", [{"async_execution": True}, {"deferrable": True}], ids=str)
-    def test_a_run_that_a_restart_lost_in_the_queue_is_sent_again_by_the_next_try(
-        self, emulator, context, run_task, monkeypatch, options
-    ):
+    def test_retry_resends_a_queued_run_lost_by_a_restart(self, emulator, context, run_task, monkeypatch, options):
         def forget():
             emulator.restart()
             emulator.state.queue_delay = 0.0
@@ -673,39 +669,39 @@ class TestForgottenBySim:
         assert run_task(operator(**options)) == {"done": True}
         assert [run.run_id for run in emulator.runs] == [lost.value.run_id]
 
-    def test_run_lost_between_trigger_and_worker(self, emulator, context):
+    def test_run_lost_between_trigger_and_worker_raises_run_error(self, emulator, context):
         event = {"status": "completed", "workflow_id": "slow_one", "run_id": "gone", "job_id": None}
         with pytest.raises(SimRunError, match="Could not get the status of run 'gone'"):
             operator(deferrable=True).execute_complete(context, event)
 
 
-class TestDeadlines:
+class TestTimeouts:
     @pytest.mark.parametrize("options", [{"async_execution": True}, {"deferrable": True}], ids=str)
     @pytest.mark.parametrize("limit", ["timeout", "execution_timeout"])
-    def test_a_run_that_outlasts_them_is_cancelled(self, emulator, run_task, slow, options, limit):
+    def test_run_is_cancelled_at_timeout_and_execution_timeout(self, emulator, run_task, slow, options, limit):
         with pytest.raises(SimRunTimeoutError):
             run_task(operator(**options, **{limit: timedelta(seconds=0.3)}))
         assert [run.status for run in emulator.runs] == ["cancelled"]
 
-    def test_run_continues_without_cancel_on_kill(self, emulator, run_task, slow):
+    def test_timeout_without_cancel_on_kill_leaves_the_run_running(self, emulator, run_task, slow):
         with pytest.raises(SimRunTimeoutError):
             run_task(operator(async_execution=True, timeout=0.2, cancel_on_kill=False))
         assert [run.status for run in emulator.runs] == ["running"]
 
-    def test_execution_timeout_counts_from_the_start_of_the_try_in_the_triggerer(self, context, slow):
+    def test_trigger_deadline_counts_from_the_start_of_the_try(self, context, slow):
         context["ti"].start_date -= timedelta(minutes=10)
         with pytest.raises(TaskDeferred) as deferral:
             operator(deferrable=True, execution_timeout=timedelta(minutes=15)).execute(context)
         left = deferral.value.trigger.run_options.deadline - context["ti"].start_date.timestamp()
         assert left == pytest.approx(15 * 60)
 
-    def test_a_held_open_run_is_not_waited_for_longer(self, emulator, run_task, slow):
+    def test_timeout_cancels_a_sync_run(self, emulator, run_task, slow):
         with pytest.raises(SimRunTimeoutError):
             run_task(operator(timeout=1.0))
         assert [run.status for run in emulator.runs] == ["cancelled"]
 
     @pytest.mark.parametrize("ended", [True, False])
-    def test_last_poll_precedes_the_execution_timeout(self, emulator, context, monkeypatch, slow, ended):
+    def test_execution_timeout_polls_once_more(self, emulator, context, monkeypatch, slow, ended):
         def alarm(*_):
             slow.seconds = 0.0 if ended else 60.0
             raise AirflowTaskTimeout("too long")
@@ -721,7 +717,7 @@ class TestDeadlines:
         assert [run.status for run in emulator.runs] == ["cancelled"]
 
     @pytest.mark.parametrize("ended", [True, False])
-    def test_run_of_a_timed_out_deferral_is_polled_and_cancelled(self, emulator, context, slow, ended):
+    def test_deferral_timeout_polls_once_and_cancels_the_run(self, emulator, context, slow, ended):
         task = operator(deferrable=True)
         with pytest.raises(TaskDeferred):
             task.execute(context)
@@ -734,9 +730,7 @@ class TestDeadlines:
             operator(deferrable=True).resume_execution(**resume)
         assert [run.status for run in emulator.runs] == ["cancelled"]
 
-    def test_airflow_s_own_alarm_while_a_late_run_is_cancelled_leaves_nothing_behind(
-        self, emulator, context, monkeypatch, slow
-    ):
+    def test_airflow_timeout_during_cancellation_still_cancels_the_run(self, emulator, context, monkeypatch, slow):
         with pytest.raises(TaskDeferred) as deferral:
             operator(deferrable=True).execute(context)
         ids = deferral.value.trigger.serialize()[1]
@@ -753,7 +747,7 @@ class TestDeadlines:
         task.on_kill()  # what Airflow does next
         assert [run.status for run in emulator.runs] == ["cancelled"]
 
-    def test_without_xcoms_the_run_is_found_in_the_task_s_state(self, emulator, context, slow):
+    def test_deferral_timeout_without_xcoms_reads_the_task_state(self, emulator, context, slow):
         with pytest.raises(TaskDeferred):
             operator(deferrable=True, do_xcom_push=False).execute(context)
         resume = {"next_method": "__fail__", "next_kwargs": {"error": "Trigger timeout"}, "context": context}
@@ -763,7 +757,9 @@ class TestDeadlines:
 
     @pytest.mark.parametrize(("options", "status"), [({}, "running"), ({"cancel_on_timeout": True}, "cancelled")])
     @pytest.mark.parametrize("by_airflow", [True, False])
-    def test_a_sensor_cancels_if_asked(self, emulator, context, monkeypatch, slow, options, status, by_airflow):
+    def test_sensor_cancels_the_run_only_with_cancel_on_timeout(
+        self, emulator, context, monkeypatch, slow, options, status, by_airflow
+    ):
         run_id = operator(wait_for_completion=False).execute(context)
         sensor = SimJobSensor(
             task_id="s", workflow_id="slow_one", run_id=run_id, deferrable=True, timeout=0.1, **options
@@ -780,7 +776,7 @@ class TestDeadlines:
 
 
 class TestLogs:
-    def test_reattaching_to_a_run_is_logged(self, emulator, context, run_task, monkeypatch, slow, caplog):
+    def test_reattachment_is_logged(self, emulator, context, run_task, monkeypatch, slow, caplog):
         caplog.set_level(logging.INFO)
         die_waiting(context, monkeypatch)
         slow.seconds = 0.0

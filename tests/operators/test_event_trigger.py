@@ -16,8 +16,8 @@ watchers = needs_airflow("3.0", "asset watchers")
 
 
 @watchers
-def test_without_shared_streams_it_runs_alone(client, emulator, monkeypatch):
-    """As Airflow before 3.3 has it."""
+def test_trigger_without_shared_streams_delivers_runs(client, emulator, monkeypatch):
+    """As before Airflow 3.3."""
     monkeypatch.setattr("airflow_provider_sim.polling.finished_runs.EVENT_GAP", 0.1)
 
     def has_begun():
@@ -55,13 +55,13 @@ def test_without_shared_streams_it_runs_alone(client, emulator, monkeypatch):
         ({"poll_interval": float("inf")}, "poll_interval"),
     ],
 )
-def test_bad_arguments_are_refused_when_the_dag_is_parsed(arguments, words):
+def test_invalid_arguments_are_rejected_at_parse_time(arguments, words):
     with pytest.raises(SimInputError, match=words):
         trigger(**arguments)
 
 
 @watchers
-def test_serialization_is_complete():
+def test_trigger_survives_serialization():
     given = trigger(workflow_ids="w", statuses="failed", triggers="api", sim_conn_id="s")
     path, arguments = given.serialize()
     assert path == "airflow_provider_sim.triggers.events.SimRunEventTrigger"

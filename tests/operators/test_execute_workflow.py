@@ -55,13 +55,13 @@ class TestOutputs:
         assert run_task(operator(workflow_id=adds, input={"a": 1, "b": 2}, **mode)) == {"sum": 3}
 
     @pytest.mark.usefixtures("api_version")
-    def test_every_mode_starts_one_run_under_the_id_it_announced(self, run_task, adds, mode, emulator, context):
+    def test_every_mode_starts_one_run_with_the_pushed_id(self, run_task, adds, mode, emulator, context):
         run_task(operator(workflow_id=adds, input={"a": 1, "b": 2}, **mode))
         assert [run.run_id for run in emulator.runs] == [context["ti"].xcoms["run_id"]]
 
     @pytest.mark.usefixtures("api_version")
     @pytest.mark.parametrize("options", [{}, {"async_execution": True}], ids=["held-open", "asynchronous"])
-    def test_a_response_block_s_answer_has_one_shape(self, run_task, options):
+    def test_response_block_output_is_equal_in_both_modes(self, run_task, options):
         output = run_task(operator(workflow_id="echo", input={"message": "hi"}, **options))
         assert output["data"]["echo"]["message"] == "hi"
         assert output["status"] == 200
@@ -77,11 +77,11 @@ class TestOutputs:
         [({"a": 1}, {"a": 1}), ([1, 2], {"input": [1, 2]}), ('{"a": 1}', {"a": 1}), (7, {"input": 7}), (None, {})],
     )
     @pytest.mark.usefixtures("api_version")
-    def test_any_json_is_an_input(self, run_task, emulator, given, arrives):
+    def test_input_accepts_any_json_value(self, run_task, emulator, given, arrives):
         run_task(operator(workflow_id="no_input_format", input=given))
         assert emulator.runs[-1].input == arrives
 
-    def test_a_long_output_arrives_whole_in_every_mode(self, run_task, mode, emulator):
+    def test_every_mode_returns_long_outputs_unredacted(self, run_task, mode, emulator):
         secret = {"text": "x" * 200_000, "access_token": "t", "password": "p", "ünï": "çödé"}
 
         @emulator.workflow("long", duration=0.05)
@@ -100,7 +100,7 @@ class TestOutputs:
         assert output == {"password": "[REDACTED]"}
         assert "display copy" in caplog.text
 
-    def test_streamed_text_is_in_the_log_and_in_the_output(self, run_task, caplog):
+    def test_streamed_text_is_logged_and_returned(self, run_task, caplog):
         caplog.set_level(logging.INFO)
         output = run_task(
             operator(
@@ -113,27 +113,27 @@ class TestOutputs:
         [text] = [value for value in output.values() if isinstance(value, str)]
         assert text.split()[0] in caplog.text
 
-    def test_stream_keeps_its_worker_where_airflow_defers_by_default(self, run_task, monkeypatch, capfd, caplog):
+    def test_stream_ignores_deferrable(self, run_task, monkeypatch, capfd, caplog):
         caplog.set_level(logging.INFO)
         monkeypatch.setattr("airflow_provider_sim.operators.sim.DEFERRABLE", True)
         run_task(operator(workflow_id="streaming", input={"message": "x"}, stream=True, deferrable=True))
         assert "deferrable is ignored" in "".join(capfd.readouterr())
 
 
-class TestBadEnds:
+class TestFailures:
     @pytest.mark.usefixtures("api_version")
-    def test_a_failed_run_fails_the_task_with_sim_s_words(self, run_task, mode):
+    def test_failed_run_fails_the_task_with_sim_s_message(self, run_task, mode):
         with pytest.raises(SimRunFailedError, match=r"(?i)boom") as caught:
             run_task(operator(workflow_id="failing", input={"message": "x"}, **mode))
         assert not isinstance(caught.value, AirflowFailException), "a failed run may be run again"
 
-    def test_a_failed_run_names_the_block(self, run_task):
+    def test_error_of_a_failed_run_names_the_block(self, run_task):
         with pytest.raises(SimRunFailedError, match="block 'Boom'"):
             run_task(operator(workflow_id="failing"))
 
     @pytest.mark.parametrize("options", [{"async_execution": True}, {"deferrable": True}], ids=["worker", "triggerer"])
     @pytest.mark.usefixtures("api_version")
-    def test_a_cancelled_run_fails_the_task(self, run_task, emulator, options):
+    def test_cancelled_run_fails_the_task(self, run_task, emulator, options):
         @emulator.workflow("doomed", duration=60)
         def doomed(input):
             return {}
@@ -143,12 +143,12 @@ class TestBadEnds:
             run_task(operator(workflow_id="doomed", **options))
 
     @pytest.mark.parametrize("options", [{"async_execution": True}, {"deferrable": True}], ids=["worker", "triggerer"])
-    def test_the_timeout_ends_the_waiting(self, run_task, options):
+    def test_timeout_raises_run_timeout_error(self, run_task, options):
         task = operator(workflow_id="slow", input={"seconds": 60}, timeout=timedelta(seconds=0.2), **options)
         with pytest.raises(SimRunTimeoutError, match="did not finish within the timeout"):
             run_task(task)
 
-    def test_the_server_s_own_timeout_is_a_failure(self, run_task):
+    def test_run_timeout_of_the_server_fails_the_task(self, run_task):
         task = operator(workflow_id="slow", input={"seconds": 60}, async_execution=True, run_timeout=1)
         with pytest.raises(SimRunFailedError, match="timed out"):
             run_task(task)
@@ -156,12 +156,12 @@ class TestBadEnds:
 
 class TestPauses:
     @pytest.mark.usefixtures("api_version")
-    def test_fail(self, run_task, mode):
+    def test_on_paused_fail_raises_with_the_approval_url(self, run_task, mode):
         with pytest.raises(SimRunPausedError, match="Answer it at http"):
             run_task(operator(workflow_id="paused", input={"message": "x"}, on_paused="fail", **mode))
 
     @pytest.mark.usefixtures("api_version")
-    def test_return_reports_where_to_answer(self, run_task, mode, emulator):
+    def test_on_paused_return_reports_the_approval_url(self, run_task, mode, emulator):
         report = run_task(operator(workflow_id="paused", input={"message": "x"}, on_paused="return", **mode))
         [run] = emulator.runs
         assert report["status"] == "paused"
@@ -169,7 +169,7 @@ class TestPauses:
         assert report["approval_url"] == f"{emulator.url}/resume/paused/{run.run_id}"
 
     @pytest.mark.parametrize("options", WAITING.values(), ids=[mode.replace(" ", "-") for mode in WAITING])
-    def test_wait_lasts_until_a_person_has_answered(self, run_task, emulator, options, monkeypatch, caplog):
+    def test_on_paused_wait_returns_the_output_after_the_answer(self, run_task, emulator, options, monkeypatch, caplog):
         from airflow_provider_sim import polling
 
         def answer(self, run, on_response=polling.RunPollState.on_response):
@@ -184,7 +184,7 @@ class TestPauses:
         assert f"until a person answers it at {where}" in caplog.text
 
 
-class TestRefusals:
+class TestRejections:
     """What no retry can mend fails at once: AirflowFailException, and nothing started."""
 
     @pytest.mark.parametrize(
@@ -207,13 +207,13 @@ class TestRefusals:
             pytest.param({"sim_conn_id": "nowhere"}, SimConfigurationError, "connections add nowhere", id="no conn"),
         ],
     )
-    def test_error_explains_what_to_do_and_nothing_starts(self, run_task, emulator, arguments, error, message):
+    def test_permanent_error_explains_the_fix_and_starts_no_run(self, run_task, emulator, arguments, error, message):
         with pytest.raises(error, match=message) as caught:
             run_task(operator(**{"workflow_id": "echo_plain", **arguments}))
         assert isinstance(caught.value, AirflowFailException)
         assert emulator.runs == []
 
-    def test_a_wrong_key(self, run_task, connection, emulator):
+    def test_wrong_key_fails_without_retries(self, run_task, connection, emulator):
         connection(password="sk-sim-wrong")
         with pytest.raises(SimAuthenticationError, match="doesn't accept the API key") as caught:
             run_task(operator(workflow_id="echo_plain"))
@@ -229,7 +229,7 @@ class TestXComs:
         assert xcoms["run_url"] == f"{emulator.url}/workspace/{space}/logs?executionId={xcoms['run_id']}"
 
     @pytest.mark.parametrize(("workflow_id", "status"), [("echo_plain", "completed"), ("failing", "failed")])
-    def test_how_the_run_went_and_what_it_cost(self, run_task, context, caplog, workflow_id, status):
+    def test_run_details_contain_status_times_and_cost(self, run_task, context, caplog, workflow_id, status):
         caplog.set_level(logging.INFO)
         with pytest.raises(SimRunFailedError) if status == "failed" else nullcontext():
             run_task(operator(workflow_id=workflow_id, async_execution=True))
@@ -241,7 +241,7 @@ class TestXComs:
         assert f"is {status} after " in caplog.text
         assert f"s, for US$ {details['cost_usd']:.4f}." in caplog.text
 
-    def test_a_workspace_in_the_connection_saves_the_question(self, run_task, context, connection, emulator):
+    def test_workspace_in_the_connection_saves_a_request(self, run_task, context, connection, emulator):
         connection(extra={"workspace_id": "ws-9"})
         run_task(operator(workflow_id="echo_plain", check_input="off"))
         assert "/workspace/ws-9/" in context["ti"].xcoms["run_url"]
@@ -258,7 +258,7 @@ class TestXComs:
 
 
 class TestDeferral:
-    def test_the_trigger_is_plain_json_without_the_key(self, context, emulator):
+    def test_trigger_arguments_contain_no_key(self, context, emulator):
         with pytest.raises(TaskDeferred) as deferral:
             operator(workflow_id="slow", input={"seconds": 60}, deferrable=True, timeout=100).execute(context)
         _, arguments = deferral.value.trigger.serialize()
@@ -277,7 +277,7 @@ class TestDeferral:
         ],
         ids=["none", "empty", "no ids", "another workflow", "unknown status"],
     )
-    def test_an_event_that_is_not_ours_is_an_error(self, context, event):
+    def test_invalid_event_raises_an_error(self, context, event):
         from airflow_provider_sim.exceptions import SimError
 
         with pytest.raises(SimError, match="event"):
@@ -301,7 +301,7 @@ class TestDeferral:
         assert not [seen for seen in emulator.requests if seen.path.endswith("/cancel")]
 
 
-def test_kill_of_a_deferred_task_logs_a_missing_cancel_route(context, capfd, emulator):
+def test_kill_of_a_deferred_task_logs_failed_cancellation(context, capfd, emulator):
     emulator.fault("server_error", match="cancel", times=None, status=404, page=True)
     with pytest.raises(TaskDeferred) as deferral:
         operator(workflow_id="slow", input={"seconds": 60}, deferrable=True).execute(context)

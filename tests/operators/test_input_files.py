@@ -54,7 +54,7 @@ PDF = {"name": "report.pdf", "type": "application/pdf", "size": 6}
 
 @pytest.mark.usefixtures("api_version")
 @pytest.mark.parametrize("stream", [False, True], ids=["held open", "streamed"])
-def test_a_path_arrives_as_a_file(run_task, report, stream):
+def test_path_is_sent_as_a_file(run_task, report, stream):
     output = run_task(operator(report, input={"files": report, "note": "/etc/passwd"}, stream=stream))
     assert output == {"files": [PDF], "note": "/etc/passwd"}
 
@@ -85,28 +85,28 @@ def test_a_path_arrives_as_a_file(run_task, report, stream):
         ),
     ],
 )
-def test_whatever_is_meant_as_a_file(run_task, report, make, arrives):
+def test_every_kind_of_file_is_sent(run_task, report, make, arrives):
     task = operator(None)
     task.input = {"files": make(report)}
     assert run_task(task)["files"] == arrives
 
 
-def test_its_object_is_sim_s():
+def test_file_is_encoded_in_sim_s_format():
     file = FilesOfRequest("w").add("files", "a.txt", "text/plain", b"hi")
     assert file == {"type": "file", "data": "data:text/plain;base64,aGk=", "name": "a.txt", "mime": "text/plain"}
 
 
-def test_a_string_is_never_read(run_task, report, emulator):
+def test_string_is_never_read_as_a_path(run_task, report, emulator):
     run_task(operator(None, workflow_id="no_input_format", input={"files": str(report)}))
     assert emulator.runs[0].input == {"files": str(report)}
 
 
-def test_an_input_that_is_a_file_arrives_as_the_field_input(run_task, report, emulator):
+def test_file_as_input_is_sent_as_the_field_input(run_task, report, emulator):
     emulator.workflow("reads_input", inputs={"input": "file[]"})(lambda given: given["input"][0]["name"])
     assert run_task(operator(None, workflow_id="reads_input", input=report)) == "report.pdf"
 
 
-def test_a_file_s_source_and_name_are_templates():
+def test_source_and_name_of_a_file_are_templates():
     with DAG("a_dag", schedule=None) as dag:
         task = operator([SimFile("/in/{{ x }}.pdf", name="{{ x }}")], task_id="rendered")
     task.render_template_fields({"x": "monday", "dag": dag})
@@ -114,7 +114,7 @@ def test_a_file_s_source_and_name_are_templates():
     assert (file.source, file.name) == ("/in/monday.pdf", "monday")
 
 
-class TestRefusals:
+class TestRejections:
     def refused(self, run_task, emulator, task, match):
         with pytest.raises(SimInputError, match=match) as caught:
             run_task(task)
@@ -125,41 +125,41 @@ class TestRefusals:
     def test_asynchronous_run_rejects_files(self, run_task, emulator, report, mode):
         self.refused(run_task, emulator, operator(report, **mode), r"files in 'files'.*stream=True.*URL as text")
 
-    def test_nor_those_that_the_author_wrote_as_sim_takes_them(self, run_task, emulator):
+    def test_asynchronous_run_rejects_files_in_sim_s_format(self, run_task, emulator):
         by_hand = {"type": "url", "data": "https://example.com/a.pdf", "name": "a.pdf"}
         self.refused(run_task, emulator, operator([by_hand], async_execution=True), "files in 'files'")
 
-    def test_unless_the_author_asks_for_it(self, run_task, emulator, report):
+    def test_unconverted_files_send_sends_files_to_asynchronous_runs(self, run_task, emulator, report):
         task = operator(
             report, workflow_id="no_input_format", input={"f": report}, deferrable=True, unconverted_files="send"
         )
         run_task(task)
         assert emulator.runs[0].input["f"]["data"] == "data:application/pdf;base64,JVBERi0x"
 
-    def test_a_stream_is_held_open(self, run_task, report):
+    def test_streamed_run_accepts_files(self, run_task, report):
         task = operator(report, input={"files": report, "note": ""}, stream=True)
         assert run_task(task)["files"] == [PDF]
 
-    def test_a_nested_file(self, run_task, emulator, report):
+    def test_nested_file_is_rejected(self, run_task, emulator, report):
         task = operator(None, input={"case": {"papers": [report]}})
         self.refused(run_task, emulator, task, r"at case\.papers\[0\] of the input.*only in the Start block's fields")
 
-    def test_a_file_over_20_mib(self, run_task, emulator, tmp_path):
+    def test_file_over_20_mib_is_rejected(self, run_task, emulator, tmp_path):
         path = tmp_path / "big"
         with path.open("wb") as file:
             file.truncate(20 * 1024 * 1024 + 1)
         self.refused(run_task, emulator, operator(path), "'big' in the field 'files' is larger than 20 MiB")
 
-    def test_files_over_10_mib_in_one_request(self, run_task, emulator):
+    def test_files_over_10_mib_per_request_are_rejected(self, run_task, emulator):
         four = bytes(4 * 1024 * 1024)
         self.refused(run_task, emulator, operator([four, four]), r"are 10\.7 MiB as base64; .* 10 MiB, which is 7\.5")
 
     @pytest.mark.parametrize(("path", "says"), [("nowhere.pdf", "FileNotFoundError"), (".", "IsADirectoryError")])
-    def test_a_file_that_can_t_be_read(self, run_task, emulator, tmp_path, path, says):
+    def test_unreadable_file_is_rejected(self, run_task, emulator, tmp_path, path, says):
         self.refused(run_task, emulator, operator(tmp_path / path), says)
 
 
-def test_a_storage_s_own_trouble_is_for_a_retry(run_task):
+def test_storage_error_is_retryable(run_task):
     class Flaky:
         name = "x"
 
@@ -172,7 +172,7 @@ def test_a_storage_s_own_trouble_is_for_a_retry(run_task):
         run_task(task)
 
 
-def test_what_the_ui_shows_of_a_file_holds_no_bytes():
+def test_str_of_a_file_contains_no_bytes():
     assert str(SimFile(b"secret", name="a.txt")) == "SimFile('a.txt')"
     assert str(SimFile(Path("/in/b.txt"))) == "SimFile('b.txt')"
     json.dumps(str(SimFile(b"")))

@@ -79,13 +79,13 @@ def test_soft_fail_skips_at_the_timeout(run_task, start):
         run_task(sensor(workflow_id="slow", run_id=run_id, timeout=0.1, soft_fail=True))
 
 
-def test_on_paused_fail(run_task, start, deferrable):
+def test_on_paused_fail_fails_the_sensor(run_task, start, deferrable):
     run_id = start("paused", {"message": "x"})
     with pytest.raises(AirflowFailException, match="waits for a person"):
         run_task(sensor(workflow_id="paused", run_id=run_id, on_paused="fail", deferrable=deferrable))
 
 
-def test_on_paused_return(run_task, start, deferrable):
+def test_on_paused_return_reports_the_approval_url(run_task, start, deferrable):
     run_id = start("paused", {"message": "x"})
     report = run_task(sensor(workflow_id="paused", run_id=run_id, on_paused="return", deferrable=deferrable))
     assert report["approval_url"].endswith(f"/resume/paused/{run_id}")
@@ -130,7 +130,7 @@ def test_deferral_timeout_polls_once_more(context, emulator, start, ended):
     ],
 )
 @pytest.mark.usefixtures("run_task")
-def test_cancel_on_timeout(context, emulator, start, way, soft_fail):
+def test_cancel_on_timeout_cancels_the_run(context, emulator, start, way, soft_fail):
     run_id = start("slow", {"seconds": 60})
     context["ti"] = Rescheduled(datetime.now(tz=UTC) - timedelta(seconds=1))
     task = sensor(workflow_id="slow", run_id=run_id, timeout=0.1, cancel_on_timeout=True, soft_fail=soft_fail, **way)
@@ -170,7 +170,7 @@ def test_deferral_timeout_is_later_than_the_trigger_deadline(context, start):
 
 
 @pytest.mark.sim_emulator(profile="v0.5.44")
-def test_job_id_of_the_legacy_api(run_task, start, deferrable):
+def test_sensor_accepts_a_job_id_of_the_legacy_api(run_task, start, deferrable):
     job_id = start("slow", {"seconds": 0.2, "message": "hi"})
     assert "hi" in str(run_task(sensor(workflow_id="slow", run_id=job_id, deferrable=deferrable)))
 
@@ -226,7 +226,7 @@ class TestAdaptiveInterval:
         ],
     )
     @pytest.mark.usefixtures("connection")
-    def test_intervals(self, context, start, arguments, age, interval):
+    def test_poke_interval_adapts_to_the_age_of_the_run(self, context, start, arguments, age, interval):
         run_id = start("slow", {"seconds": 1000})
         task = self.sensor(run_id=run_id, **arguments)
         task._deadline = None
@@ -237,7 +237,7 @@ class TestAdaptiveInterval:
             assert least <= task._get_next_poke_interval(None, lambda: 0.0, 1) <= most
 
     @pytest.mark.usefixtures("connection")
-    def test_the_trigger_s_is_adaptive_too(self, context, start):
+    def test_trigger_adapts_its_interval_without_poke_interval(self, context, start):
         run_id = start("slow", {"seconds": 1000})
         for arguments, expected in (({}, None), ({"poke_interval": 7}, 7)):
             with pytest.raises(TaskDeferred) as deferral:

@@ -1,4 +1,4 @@
-"""What OpenLineage is told of runs; without its provider, nothing of it is loaded."""
+"""OpenLineage facets of runs; without its provider, no OpenLineage module is imported."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def task(**arguments):
 
 
 @pytest.mark.parametrize("options", [{}, {"async_execution": True, "poll_interval": 0.01}], ids=["held open", "async"])
-def test_the_workflow_is_the_job_and_the_run_the_run(run_task, extract, emulator, options):
+def test_facets_describe_workflow_and_completed_run(run_task, extract, emulator, options):
     operator = task(**options)
     job, run = extract(operator, "extract")
     assert (job["simWorkflow"].workflowId, run) == ("echo_plain", {})
@@ -45,7 +45,7 @@ def test_the_workflow_is_the_job_and_the_run_the_run(run_task, extract, emulator
     assert job["simWorkflow"].url.startswith(emulator.url)
 
 
-def test_a_run_that_failed(run_task, extract, emulator):
+def test_facets_describe_a_failed_run(run_task, extract, emulator):
     operator = task(workflow_id="failing", input={"message": "x"})
     with pytest.raises(SimRunFailedError):
         run_task(operator)
@@ -62,13 +62,13 @@ def test_sensor_emits_its_run(run_task, extract):
     assert run["simRun"].runId == run_id
 
 
-def test_without_a_run(extract):
+def test_facets_are_empty_without_a_run(extract):
     _, run = extract(task(), "extract_on_failure")
     assert run == {}
 
 
 @pytest.mark.slow
-def test_nothing_of_it_is_loaded_by_running_a_task(emulator):
+def test_task_does_not_import_openlineage(emulator):
     code = """
 import sys
 from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator

@@ -1,4 +1,4 @@
-"""Tasks that are mapped have Airflow's own defaults, as those that aren't."""
+"""Mapped tasks have the same defaults as Airflow's own operators."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def defaults(operator):
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
-def test_the_defaults_are_airflow_s(operator):
+def test_mapped_task_has_airflow_s_defaults(operator):
     base = BaseSensorOperator if issubclass(operator, BaseSensorOperator) else BaseOperator
     expected, found = defaults(base), defaults(operator)
     assert {name: found.get(name, "missing") for name in expected} == expected

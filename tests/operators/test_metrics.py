@@ -31,7 +31,7 @@ def task(**arguments):
     return SimExecuteWorkflowOperator(task_id="t", workflow_id="no_input_format", input={"text": "hi"}, **arguments)
 
 
-def test_runs_in_each_mode(connection, run_task, stats, mode):
+def test_every_mode_counts_started_and_finished_runs(connection, run_task, stats, mode):
     connection()
     run_task(task(**mode))
     counters = stats.counters
@@ -39,14 +39,14 @@ def test_runs_in_each_mode(connection, run_task, stats, mode):
     assert ("sim.run.event_delay" in stats.timers) == ("deferrable" in mode)
 
 
-def test_failed_run(connection, run_task, stats):
+def test_failed_run_is_counted(connection, run_task, stats):
     connection()
     with pytest.raises(Exception, match="failed"):
         run_task(SimExecuteWorkflowOperator(task_id="t", workflow_id="failing", input={}))
     assert stats.counters["sim.run.finished.failed"] == 1
 
 
-def test_reattached_run(connection, context, run_task, stats):
+def test_reattached_run_is_counted(connection, context, run_task, stats):
     connection()
     first = run_task(task(async_execution=True))
     context["ti"].try_number += 1
@@ -54,7 +54,7 @@ def test_reattached_run(connection, context, run_task, stats):
     assert (stats.counters["sim.run.started"], stats.counters["sim.run.reattached"]) == (1, 1)
 
 
-def test_cancelled_run_and_polls_of_a_worker(connection, run_task, stats, client):
+def test_cancelled_run_and_polls_are_counted(connection, run_task, stats, client):
     connection()
     run_id = client.execute_workflow("slow", {}, async_execution=True).run_id
     run_task(SimCancelRunOperator(task_id="c", workflow_id="slow", run_id=run_id))
@@ -66,7 +66,7 @@ def test_cancelled_run_and_polls_of_a_worker(connection, run_task, stats, client
 
 
 @pytest.mark.parametrize("deferrable", [False, True])
-def test_batch(connection, run_task, stats, xcoms, deferrable):
+def test_batch_counts_each_run(connection, run_task, stats, xcoms, deferrable):
     connection()
     inputs = [{"text": str(number)} for number in range(5)]
     run_task(
@@ -75,14 +75,14 @@ def test_batch(connection, run_task, stats, xcoms, deferrable):
     assert stats.counters["sim.run.started"] == stats.counters["sim.run.finished.completed"] == 5
 
 
-def test_retry_after_a_rate_limit(connection, emulator, run_task, stats):
+def test_rate_limit_wait_is_timed(connection, emulator, run_task, stats):
     connection()
     with emulator.fault("rate_limit", match="execute", kind="gate", retry_after="0.01"):
         run_task(task(retry_args={"initial_delay": 0.01}))
     assert len(stats.timers["sim.rate_limit.wait"]) == 1
 
 
-def test_waits_are_sent_when_they_end_and_at_least_every_minute(stats):
+def test_wait_timer_reports_at_the_end_and_every_minute(stats):
     times = iter([0, 1, 4, 5, 10, 10 + LONGEST_WAIT, 12 + LONGEST_WAIT, 20, 20.1])
     timer = WaitTimer(lambda: next(times))
     for is_waiting in (False, True, False, False, True, True, False, True, False):
@@ -129,7 +129,7 @@ for deferrable in (False, True):
 
 
 @pytest.mark.slow
-def test_statsd_receives_the_metrics_of_a_sync_and_a_deferrable_run(connection):
+def test_statsd_receives_sync_and_deferrable_metrics(connection):
     connection()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
         server.bind(("127.0.0.1", 0))

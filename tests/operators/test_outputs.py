@@ -1,4 +1,4 @@
-"""The output is the output: what a workflow returns is what the task returns, or the task says otherwise."""
+"""A task returns the exact output of its workflow, or reports that it can't."""
 
 from __future__ import annotations
 
@@ -55,7 +55,9 @@ def operator(**arguments):
 class TestFidelity:
     @pytest.mark.parametrize("api_version", ["v2", "legacy"])
     @pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
-    def test_what_went_in_comes_out(self, run_task, context, connection, returns, api_version, mode, value):
+    def test_every_mode_returns_the_exact_output(
+        self, run_task, context, connection, returns, api_version, mode, value
+    ):
         connection(extra={"api_version": api_version})
         returns(value)
         assert run_task(operator(**mode)) == value
@@ -63,8 +65,8 @@ class TestFidelity:
 
     @pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
     @pytest.mark.parametrize("options", [{"async_execution": True}, {"deferrable": True}], ids=str)
-    def test_output_is_marked_as_a_copy(self, run_task, context, emulator, returns, options, value):
-        """Once the queue has forgotten the run, its display copy is all that is left."""
+    def test_display_copy_is_marked_in_an_xcom(self, run_task, context, emulator, returns, options, value):
+        """After Sim deletes the job, only the display copy of its output is left."""
         returns(value)
         emulator.state.keep_jobs = False
         run_task(operator(**options))
@@ -79,13 +81,13 @@ class TestFidelity:
     def test_log_limits_the_number_of_places(self):
         assert len(display_marks([{"token": "[REDACTED]"}] * 1000)) == 10
 
-    def test_the_sensor_returns_the_same(self, run_task, context, returns):
+    def test_sensor_returns_the_exact_output(self, run_task, context, returns):
         returns(VALUES["names that Sim hides"])
         run_id = operator(wait_for_completion=False).execute(context)
         sensor = SimJobSensor(task_id="s", workflow_id="returns", run_id=run_id, poke_interval=0.02, deferrable=True)
         assert run_task(sensor) == VALUES["names that Sim hides"]
 
-    def test_not_a_number_fails_the_task(self, run_task, connection):
+    def test_nan_in_the_output_fails_the_task(self, run_task, connection):
         body = b'{"data": {"runId": "r", "workflowId": "w", "status": "completed", "output": {"x": NaN}}}'
         with canned(Answer(200, body, {"content-type": "application/json"})) as server:
             connection(host=server.url)
@@ -94,7 +96,7 @@ class TestFidelity:
 
 
 class TestSelectedOutputs:
-    def test_blocks_raw_outputs_by_their_ids(self, run_task, emulator, returns, mode):
+    def test_selected_outputs_returns_raw_block_outputs_by_id(self, run_task, emulator, returns, mode):
         if "stream" in mode:
             mode = {"async_execution": True, "wait_for_completion": True}
         returns({"password": "p", "more": {"text": "x" * 20_000}})
@@ -102,13 +104,13 @@ class TestSelectedOutputs:
         output = run_task(operator(selected_outputs=[f"{block}.password", f"{block}.more.text"], **mode))
         assert output == {f"{block}.password": "p", f"{block}.more.text": "x" * 20_000}
 
-    def test_a_block_that_is_not_there_is_an_error(self, run_task, returns):
+    def test_unknown_block_in_selected_outputs_is_an_error(self, run_task, returns):
         returns({})
         other = "00000000-0000-4000-8000-000000000000"
         with pytest.raises(SimOutputError, match=f"has no block output {other}"):
             run_task(operator(selected_outputs=[other]))
 
-    def test_names_are_refused_before_anything_is_sent(self, run_task, emulator, returns):
+    def test_block_names_in_selected_outputs_are_rejected(self, run_task, emulator, returns):
         returns({})
         with pytest.raises(SimInputError, match="block names select nothing"):
             run_task(operator(selected_outputs=["Last.content"]))
@@ -125,7 +127,7 @@ HELLO = {"base64": base64.b64encode(b"hello").decode()}
 
 
 class TestFiles:
-    def test_are_saved_in_a_folder_of_the_run(self, run_task, context, returns, mode, tmp_path):
+    def test_files_are_saved_in_a_folder_per_run(self, run_task, context, returns, mode, tmp_path):
         returns({"report": file("a.txt", **HELLO), "more": [file("b.txt", **HELLO), {"text": "kept"}]})
         output = run_task(operator(output_files_dir=f"file://{tmp_path}", **mode))
         folder = tmp_path / context["ti"].xcoms["run_id"]
@@ -134,11 +136,11 @@ class TestFiles:
         assert "base64" not in output["report"]
         assert output["more"][1] == {"text": "kept"}
 
-    def test_without_a_folder_they_stay_in_the_output(self, run_task, returns):
+    def test_files_stay_in_the_output_without_output_files_dir(self, run_task, returns):
         returns({"report": file("a.txt", **HELLO)})
         assert run_task(operator())["report"]["base64"] == HELLO["base64"]
 
-    def test_are_fetched_from_their_address_without_the_key(self, run_task, returns, tmp_path, emulator):
+    def test_file_download_sends_no_api_key(self, run_task, returns, tmp_path, emulator):
         with canned(Answer(200, b"by address", {"content-type": "text/plain"})) as storage:
             returns({"report": file("a.txt", url=f"{storage.url}/bucket/a.txt?signature=secret")})
             output = run_task(operator(output_files_dir=str(tmp_path)))
@@ -148,7 +150,7 @@ class TestFiles:
         assert (tmp_path / output["report"]["path"].rpartition("file://")[2]).read_bytes() == b"by address"
 
     @pytest.mark.parametrize("status", [403, 404, 302])
-    def test_one_that_cannot_be_fetched_fails_with_what_to_do(self, run_task, returns, tmp_path, status):
+    def test_failed_file_download_explains_the_fix(self, run_task, returns, tmp_path, status):
         with canned(Answer(status, b"", {"location": "http://127.0.0.1:1/"})) as storage:
             returns({"report": file("a.txt", url=f"{storage.url}/bucket/a.txt?signature=secret")})
             with pytest.raises(SimOutputError, match=r"'a\.txt'.*five minutes.*sync run") as caught:
@@ -156,18 +158,18 @@ class TestFiles:
         assert isinstance(caught.value, AirflowFailException)
         assert "secret" not in str(caught.value)
 
-    def test_on_a_server_with_local_storage_the_bytes_must_be_in_the_output(self, run_task, returns, tmp_path):
+    def test_file_without_bytes_on_local_storage_fails(self, run_task, returns, tmp_path):
         returns({"report": file("a.txt")})
         with pytest.raises(SimOutputError, match="for logged-in users only"):
             run_task(operator(output_files_dir=str(tmp_path)))
 
     @pytest.mark.parametrize("change", [{"url": "", "base64": "[TRUNCATED]"}, {"base64": "no base64!"}], ids=str)
-    def test_without_bytes_or_address(self, run_task, returns, tmp_path, change):
+    def test_file_without_valid_bytes_or_url_fails(self, run_task, returns, tmp_path, change):
         returns({"report": file("a.txt", **change)})
         with pytest.raises(SimOutputError, match="Could not save the file"):
             run_task(operator(output_files_dir=str(tmp_path)))
 
-    def test_a_folder_that_cannot_be_written(self, run_task, returns, tmp_path):
+    def test_unwritable_folder_fails_the_task(self, run_task, returns, tmp_path):
         (tmp_path / "taken").write_text("a file")
         returns({"report": file("a.txt", **HELLO)})
         with pytest.raises(SimOutputError, match=r"Could not write 'a\.txt'"):
@@ -185,23 +187,23 @@ class TestFiles:
             ("output.json", "output-2.json"),
         ],
     )
-    def test_names_lead_nowhere_else_and_are_used_once(self, wanted, name):
+    def test_unused_name_drops_folders_and_duplicates(self, wanted, name):
         assert unused_name({"output.json", "a.txt"}, wanted) == name
 
-    def test_other_objects_are_no_files(self, run_task, returns, tmp_path):
+    def test_objects_without_a_storage_key_are_unchanged(self, run_task, returns, tmp_path):
         value = {"name": "a.txt", "url": "https://example.org/a.txt", "size": 5}
         returns({"link": value})
         assert run_task(operator(output_files_dir=str(tmp_path))) == {"link": value}
 
 
 class TestLargeOutputs:
-    def test_fail_with_what_to_do(self, run_task, returns, mode):
+    def test_large_outputs_fail_explains_the_fix(self, run_task, returns, mode):
         returns({"text": "x" * 2000})
         with pytest.raises(SimOutputError, match=r"2,011 bytes.*large_outputs='store'") as caught:
             run_task(operator(max_output_bytes=1000, **mode))
         assert isinstance(caught.value, AirflowFailException)
 
-    def test_large_outputs_are_stored(self, run_task, returns, mode, tmp_path):
+    def test_large_outputs_store_writes_a_file(self, run_task, returns, mode, tmp_path):
         value = {"text": "ü" * 2000}
         returns(value)
         output = run_task(
@@ -213,12 +215,12 @@ class TestLargeOutputs:
         assert json.loads(content) == value
         assert output["size"] == len(content)
 
-    def test_small_ones_are_not(self, run_task, returns, tmp_path):
+    def test_small_output_is_not_stored(self, run_task, returns, tmp_path):
         returns({"a": 1})
         assert run_task(operator(large_outputs="store", output_files_dir=str(tmp_path))) == {"a": 1}
         assert list(tmp_path.iterdir()) == []
 
-    def test_a_retry_takes_the_same_output_again(self, run_task, context, emulator, returns):
+    def test_retry_returns_the_same_output_after_a_size_error(self, run_task, context, emulator, returns):
         returns({"text": "x" * 2000})
         with contextlib.suppress(SimOutputError):
             run_task(operator(max_output_bytes=1000))

@@ -42,14 +42,14 @@ def sent(emulator) -> list[str]:
         pytest.param({"deferrable": True}, [START, POLL, OUTPUT], id="deferrable"),
     ],
 )
-def test_operator(run_task, emulator, options, expected):
+def test_operator_sends_the_expected_requests_in_each_mode(run_task, emulator, options, expected):
     task = {"task_id": "t", "workflow_id": "brief", "input": {}, "poll_interval": 0.4, **options}
     run_task(SimExecuteWorkflowOperator(check_input="off", **task))
     assert sent(emulator) == expected
 
 
 @pytest.mark.usefixtures("brief")
-def test_check_of_the_input_costs_one_request(run_task, emulator):
+def test_check_input_costs_one_request(run_task, emulator):
     run_task(SimExecuteWorkflowOperator(task_id="t", workflow_id="brief", input={}))
     assert sent(emulator) == [WORKFLOW, START]
 
@@ -68,7 +68,7 @@ def test_links_need_no_request_after_the_check(run_task, emulator, connection):
         pytest.param({"deferrable": True}, [START, POLL, POLL, OUTPUT], id="deferrable"),
     ],
 )
-def test_sensor(run_task, emulator, options, expected):
+def test_sensor_sends_the_expected_requests(run_task, emulator, options, expected):
     """The sensor polls at once, since the run may have finished long ago."""
     start = SimExecuteWorkflowOperator(
         task_id="start", workflow_id="brief", input={}, wait_for_completion=False, check_input="off"

@@ -1,4 +1,4 @@
-"""SimResumeRunOperator against the emulator: an answer is taken once, whatever becomes of the request or the worker."""
+"""SimResumeRunOperator against the emulator: Sim accepts one answer, even if a request or the worker fails."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def operator(run_id, **arguments):
 
 @pytest.mark.usefixtures("api_version")
 @pytest.mark.parametrize("how", [{"async_execution": True}, {"async_execution": False}], ids=["async", "held open"])
-def test_the_answer_is_taken_and_the_sensor_sees_the_end(run_task, ask, emulator, context, how):
+def test_answer_resumes_the_run_and_the_sensor_completes(run_task, ask, emulator, context, how):
     report = ask(**how)
     assert (report["question"], report["fields"]) == (
         "Approve the plan?",
@@ -73,13 +73,13 @@ def test_sensor_waits_for_the_resumed_run(run_task, ask, emulator):
 
 
 @pytest.mark.usefixtures("api_version")
-def test_a_pause_that_is_named(run_task, ask):
+def test_context_id_selects_the_pause(run_task, ask):
     report = ask()
     assert run_task(operator(report["run_id"], context_id=report["context_id"]))["status"] == "completed"
 
 
 @pytest.mark.usefixtures("api_version")
-def test_a_run_that_does_not_wait_yet_is_waited_for(run_task, ask, emulator):
+def test_operator_waits_until_the_run_pauses(run_task, ask, emulator):
     body = emulator.state.workflows["paused"].body
     emulator.workflow("later", duration=0.3, inputs={"message": "string"})(lambda given: body(given))
     run_id = ask("later", wait_for_completion=False)
@@ -87,7 +87,7 @@ def test_a_run_that_does_not_wait_yet_is_waited_for(run_task, ask, emulator):
 
 
 @pytest.mark.usefixtures("api_version")
-def test_but_not_for_ever(run_task, ask):
+def test_run_that_never_pauses_times_out(run_task, ask):
     run_id = ask("slow", wait_for_completion=False)
     with pytest.raises(SimRunTimeoutError, match=r"not paused at any pause point .* status is running"):
         run_task(operator(run_id, workflow_id="slow", timeout=0.05))
@@ -95,7 +95,7 @@ def test_but_not_for_ever(run_task, ask):
 
 @pytest.mark.usefixtures("api_version")
 @pytest.mark.parametrize("named", [False, True])
-def test_what_somebody_else_has_answered_fails_without_retries(run_task, ask, emulator, named):
+def test_pause_answered_by_another_user_fails(run_task, ask, emulator, named):
     report = ask()
     emulator.resume(report["run_id"], {"approved": False})
     with pytest.raises(SimPauseAnsweredError, match="accepts no answer"):
@@ -104,7 +104,7 @@ def test_what_somebody_else_has_answered_fails_without_retries(run_task, ask, em
 
 
 @pytest.mark.usefixtures("api_version")
-def test_somebody_else_is_quicker_by_a_moment(run_task, ask, emulator):
+def test_concurrent_answer_of_another_user_fails_the_task(run_task, ask, emulator):
     report = ask()
     emulator.state.resume_delay = 60
     emulator.on_request(
@@ -126,7 +126,7 @@ def test_somebody_else_is_quicker_by_a_moment(run_task, ask, emulator):
         pytest.param("server_error", 2, id="lost on its way"),
     ],
 )
-def test_an_answer_is_sent_again_only_where_sim_has_not_taken_it(run_task, ask, emulator, fault, sent):
+def test_answer_is_resent_only_if_sim_rejected_it(run_task, ask, emulator, fault, sent):
     run_id = ask()["run_id"]
     with emulator.fault(fault, match="resume") as order:
         assert run_task(operator(run_id))["status"] == "completed"
@@ -136,8 +136,8 @@ def test_an_answer_is_sent_again_only_where_sim_has_not_taken_it(run_task, ask, 
 
 @pytest.mark.usefixtures("api_version")
 @pytest.mark.parametrize("named", [False, True])
-def test_a_retry_knows_what_was_answered(run_task, ask, emulator, context, named):
-    """The worker died after the answer was taken."""
+def test_retry_after_an_accepted_answer_succeeds(run_task, ask, emulator, context, named):
+    """The worker died after Sim had accepted the answer."""
     report = ask()
     run_id = report["run_id"]
     task = {"context_id": report["context_id"] if named else None}
@@ -148,7 +148,7 @@ def test_a_retry_knows_what_was_answered(run_task, ask, emulator, context, named
 
 
 @pytest.mark.usefixtures("api_version")
-def test_a_retry_answers_what_the_earlier_try_could_not(run_task, ask, emulator, context):
+def test_retry_answers_after_a_server_error(run_task, ask, emulator, context):
     run_id = ask()["run_id"]
     with emulator.fault("server_error", match="resume", times=None), pytest.raises(SimServerError):
         run_task(operator(run_id, timeout=0.05, retry_args={"max_retries": 0}))
@@ -156,7 +156,7 @@ def test_a_retry_answers_what_the_earlier_try_could_not(run_task, ask, emulator,
     assert run_task(operator(run_id))["status"] == "completed"
 
 
-def test_a_cleared_task_does_not_take_another_s_answer_for_its_own(run_task, ask, context):
+def test_cleared_task_does_not_claim_an_earlier_answer(run_task, ask, context):
     run_id = ask()["run_id"]
     run_task(operator(run_id))
     context["dag_run"].clear_number += 1
@@ -165,8 +165,8 @@ def test_a_cleared_task_does_not_take_another_s_answer_for_its_own(run_task, ask
         run_task(operator(run_id))
 
 
-def test_a_retry_knows_it_although_another_task_was_cleared_meanwhile(run_task, ask, context):
-    """That raises the DAG run's number alone."""
+def test_retry_succeeds_although_another_task_was_cleared(run_task, ask, context):
+    """Clearing another task raises only the clear number of the DAG run."""
     report = ask()
     run_task(operator(report["run_id"]))
     context["dag_run"].clear_number += 1
@@ -176,26 +176,26 @@ def test_a_retry_knows_it_although_another_task_was_cleared_meanwhile(run_task, 
 
 @pytest.mark.usefixtures("api_version")
 class TestBeforeAirflow33:
-    """Nothing is kept over the tries."""
+    """Without a task state store, no state outlives a try."""
 
     @pytest.fixture(autouse=True)
     def second_try(self, context):
         del context["task_state_store"]
         context["ti"].try_number = 2
 
-    def test_a_retry_takes_a_named_pause_that_was_answered_for_its_own(self, run_task, ask, emulator):
+    def test_retry_claims_an_answered_pause_given_by_context_id(self, run_task, ask, emulator):
         report = ask()
         emulator.resume(report["run_id"], YES)
         run_task(operator(report["run_id"], context_id=report["context_id"]))
 
-    def test_a_retry_answers_a_named_pause_that_is_open(self, run_task, ask):
+    def test_retry_answers_an_open_pause_given_by_context_id(self, run_task, ask):
         report = ask()
         assert run_task(operator(report["run_id"], context_id=report["context_id"]))["status"] == "completed"
 
-    def test_a_retry_answers_a_run_that_was_never_answered(self, run_task, ask):
+    def test_retry_answers_a_run_without_earlier_answers(self, run_task, ask):
         assert run_task(operator(ask()["run_id"]))["status"] == "completed"
 
-    def test_a_retry_does_not_guess(self, run_task, ask, emulator):
+    def test_retry_without_context_id_does_not_claim_an_answer(self, run_task, ask, emulator):
         run_id = ask()["run_id"]
         emulator.resume(run_id, YES)
         with pytest.raises(SimInputError, match="Name the pause by context_id"):
@@ -219,7 +219,7 @@ def test_several_open_pauses_are_listed(run_task, connection):
         assert not [seen for seen in server.requests if seen.method == "POST"]
 
 
-def test_no_such_run(run_task):
+def test_unknown_run_fails_the_task(run_task):
     with pytest.raises(SimRunNotFoundError):
         run_task(operator("nowhere", retry_args={"max_retries": 0}))
 
@@ -232,13 +232,13 @@ def test_no_such_run(run_task):
         ({"poll_interval": 0}, "poll_interval"),
     ],
 )
-def test_bad_arguments_are_refused_before_anything_is_asked(run_task, emulator, arguments, words):
+def test_invalid_arguments_are_rejected_before_any_request(run_task, emulator, arguments, words):
     with pytest.raises(SimInputError, match=words):
         run_task(operator(**{"run_id": "r"} | arguments))
     assert not emulator.requests
 
 
-def test_an_answer_that_is_no_json_is_refused(run_task, ask):
+def test_answer_that_is_not_json_is_rejected(run_task, ask):
     with pytest.raises(SimInputError, match="JSON"):
         run_task(operator(ask()["run_id"], input={"approved": {1}}))
 
@@ -249,12 +249,12 @@ def test_automatic_pause_is_not_answered(run_task, ask):
         run_task(operator(run_id, workflow_id="waiting", timeout=0.05))
 
 
-def test_answered_is_a_conflict():
+def test_pause_answered_error_is_a_conflict_error():
     assert issubclass(SimPauseAnsweredError, SimConflictError)
 
 
-def test_two_at_once(ask, emulator, context):
-    """Only one answer is taken, and only one task says that it was its own."""
+def test_only_one_of_two_concurrent_answers_succeeds(ask, emulator, context):
+    """Sim accepts one answer, and only the task that sent it succeeds."""
     run_id = ask()["run_id"]
     outcomes = []
     execute = inspect.unwrap(SimResumeRunOperator.execute)  # what Airflow 2 wraps it in knows the first thread only

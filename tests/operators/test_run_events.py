@@ -125,7 +125,7 @@ def asked(emulator):
     return sum("/logs" in seen.path for seen in emulator.requests)
 
 
-def test_event_for_each_finished_run_with_its_status(client, emulator):
+def test_each_finished_run_is_delivered_with_its_status(client, emulator):
     airflow = Airflow()
 
     async def main():
@@ -154,7 +154,7 @@ def test_event_for_each_finished_run_with_its_status(client, emulator):
     assert failed["status"] == "failed"
 
 
-def test_active_and_paused_runs_are_followed_to_their_end(client, emulator):
+def test_active_and_paused_runs_are_delivered_when_they_finish(client, emulator):
     airflow = Airflow()
 
     async def main():
@@ -171,7 +171,7 @@ def test_active_and_paused_runs_are_followed_to_their_end(client, emulator):
     assert len(airflow.runs()) == 2
 
 
-def test_filters(client, emulator):
+def test_statuses_and_triggers_filter_the_runs(client, emulator):
     everything, failures, schedules = Airflow(), Airflow(), Airflow()
     of_both = {"workflow_ids": ["echo_plain", "failing"]}
 
@@ -199,7 +199,7 @@ def test_filters(client, emulator):
 
 
 def test_all_triggers_of_a_connection_share_their_requests(client, emulator):
-    """Also with several intervals."""
+    """Even with different poll intervals."""
     airflows = [Airflow() for _ in range(10)]
 
     async def main():
@@ -226,7 +226,7 @@ def test_all_triggers_of_a_connection_share_their_requests(client, emulator):
 
 
 def test_changed_connection_applies_from_the_next_poll(client, emulator, monkeypatch):
-    """And takes nobody along who shares its stream."""
+    """Triggers of other connections keep their server."""
     monkeypatch.setenv("AIRFLOW_CONN_SIM_TOO", emulator.connection())
     stays, goes = Airflow(), Airflow()
 
@@ -292,7 +292,7 @@ def test_no_run_is_missed_over_twenty_kills(client, emulator):
     assert set(airflow.runs()) == set(runs)
 
 
-def test_failures_are_counted_and_not_fatal(client, emulator, caplog, connection, monkeypatch):
+def test_trigger_survives_failed_polls(client, emulator, caplog, connection, monkeypatch):
     monkeypatch.setattr(finished_runs, "LONGEST_PAUSE", 0.3)
     airflow = Airflow()
     caplog.set_level(logging.WARNING)
@@ -348,8 +348,8 @@ def test_triggers_of_one_asset_keep_their_cursors_apart():
     assert len({one.cursor_key for one in same}) == 1
 
 
-def test_two_triggers_of_one_asset(client, emulator):
-    """Their cursors are in the same state."""
+def test_two_triggers_of_one_asset_deliver_all_runs(client, emulator):
+    """Both cursors are in the same asset state."""
     airflow = Airflow()
 
     async def main():

@@ -37,18 +37,18 @@ def greet(calls):
 @pytest.mark.parametrize(
     "options", [{}, {"async_execution": True}, {"deferrable": True}], ids=["held open", "asynchronous", "deferrable"]
 )
-def test_the_function_s_result_is_the_input_and_the_workflow_s_output_the_task_s(greet, run_task, emulator, options):
+def test_function_result_is_sent_as_the_input(greet, run_task, emulator, options):
     output = run_task(greet("Ada", **options))
     assert output == {"result": {"input": {"greeting": "Hello Ada!"}}, "stdout": ""}
     assert [run.input for run in emulator.runs] == [{"greeting": "Hello Ada!"}]
 
 
-def test_the_function_gets_the_context_variables_that_it_names(greet, run_task, context, calls):
+def test_function_receives_the_context_variables_it_names(greet, run_task, context, calls):
     run_task(greet("Ada"))
     assert calls == [("Ada", context["ti"])]
 
 
-def test_it_is_called_once_where_the_task_defers(greet, run_task, calls):
+def test_function_is_called_once_if_the_task_defers(greet, run_task, calls):
     run_task(greet("Ada", deferrable=True))
     assert len(calls) == 1
 
@@ -58,7 +58,7 @@ def test_template_syntax_in_the_input_is_not_rendered(greet, run_task, emulator)
     assert emulator.runs[0].input == {"greeting": "Hello {{ ds }}!"}
 
 
-def test_later_try_reattaches_to_the_run(greet, run_task, context, emulator):
+def test_retry_reattaches_to_the_run(greet, run_task, context, emulator):
     with pytest.raises(TaskDeferred):
         greet("Ada", workflow_id="slow", deferrable=True).execute(context)
     context["ti"].try_number = 2
@@ -68,7 +68,7 @@ def test_later_try_reattaches_to_the_run(greet, run_task, context, emulator):
     assert len(emulator.runs) == 1
 
 
-def test_an_input_that_is_no_json_is_refused(run_task, emulator):
+def test_input_that_is_not_json_is_rejected(run_task, emulator):
     @sim_workflow_task(workflow_id="echo")
     def odd():
         return {"message": object()}
@@ -80,7 +80,7 @@ def test_an_input_that_is_no_json_is_refused(run_task, emulator):
     assert not emulator.runs
 
 
-def test_it_is_a_task_of_the_operator_s_kind(greet):
+def test_decorator_creates_an_execute_workflow_operator(greet):
     node = greet("Ada", durable=False, on_paused="fail")
     assert isinstance(node, SimExecuteWorkflowOperator)
     assert (node.durable, node.on_paused) == (False, "fail")
@@ -89,7 +89,7 @@ def test_it_is_a_task_of_the_operator_s_kind(greet):
     assert node.operator_name == "@task.sim_workflow"
 
 
-def test_it_is_found_under_task():
+def test_decorator_is_registered_as_task_sim_workflow():
     @task.sim_workflow(workflow_id="echo")
     def ask():
         return {}
@@ -112,7 +112,7 @@ def test_return_annotation_does_not_describe_the_output(run_task, emulator):
         assert ask_for_many().operator.multiple_outputs is True
 
 
-def test_it_is_mapped(run_task, emulator):
+def test_decorated_task_can_be_mapped(run_task, emulator):
     @sim_workflow_task(workflow_id="no_input_format")
     def greet(name, punctuation):
         return {"text": f"Hello {name}{punctuation}"}
@@ -125,7 +125,7 @@ def test_it_is_mapped(run_task, emulator):
     assert emulator.runs[0].input == {"text": "Hello Grace?"}
 
 
-def test_an_input_beside_the_function_is_refused_at_parsing():
+def test_input_argument_of_the_decorator_is_rejected():
     @sim_workflow_task(workflow_id="echo", input={})
     def ask():
         return {}

@@ -199,7 +199,7 @@ def words(who, came):
 
 
 @pytest.mark.parametrize(("what", "who", "way"), list(cells()))
-def test_a_cell(play, make_task, emulator, what, who, way):
+def test_each_table_cell_matches_the_outcome(play, make_task, emulator, what, who, way):
     fate, row = FATES[what], TABLE[what]
     fate.arrange(emulator)
     task = make_task(who, fate, WAYS[who][way], known=row["run"] != NOTHING)
@@ -211,5 +211,5 @@ def test_a_cell(play, make_task, emulator, what, who, way):
     assert [run.status for run in emulator.runs] == [row["run"]] * (row["run"] != NOTHING)
 
 
-def test_every_row_is_played():
+def test_every_table_row_is_tested():
     assert list(TABLE) == list(FATES)

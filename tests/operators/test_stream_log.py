@@ -86,31 +86,31 @@ def test_reset_discards_the_text(read, lines):
     assert lines() == ["A draft", "Block b-1 discarded its text and starts again.", "The text."]
 
 
-def test_reset_of_a_block_without_text(read, lines):
+def test_reset_of_a_block_without_text_is_logged(read, lines):
     output = read({"event": "chunk_reset", "blockId": "b-1"}, END, selected_outputs=["Agent.content"])
     assert (output, lines()) == ({"rest": 1}, ["Block b-1 discarded its text and starts again."])
 
 
-class TestTooLargeTexts:
+class TestLargeText:
     """Selected text beyond ``max_output_bytes``."""
 
     SELECTED = {"selected_outputs": ["Agent.content"], "max_output_bytes": 20}
     FRAMES = [*[chunk("Ä\n")] * 10, chunk('"', "b-2"), chunk("\\", "b-2"), END]
 
-    def test_stream_fails_at_the_limit(self, read, lines):
+    def test_stream_fails_at_max_output_bytes(self, read, lines):
         with pytest.raises(SimOutputError, match=r"max_output_bytes \(20\)") as caught:
             read(*self.FRAMES, **self.SELECTED)
         assert caught.value.run_id
         assert lines() == ["Ä"] * 5, "the sixth chunk exceeds 20 bytes as JSON"
 
-    def test_output_is_stored(self, read, tmp_path):
+    def test_large_text_is_stored(self, read, tmp_path):
         stored = read(*self.FRAMES, **self.SELECTED, output_files_dir=tmp_path.as_uri(), large_outputs="store")
         assert stored["size"] == 72
         written = ObjectStoragePath(stored["output_path"]).read_bytes()
         assert len(written) == 72
         assert json.loads(written) == {"b-1": "Ä\n" * 10, "b-2": '"\\', "rest": 1}
 
-    def test_stored_text_is_limited_too(self, read, monkeypatch, tmp_path):
+    def test_stored_text_is_limited(self, read, monkeypatch, tmp_path):
         monkeypatch.setattr("airflow_provider_sim.task.stream_log._MAX_STORED_BYTES", 30)
         with pytest.raises(SimOutputError, match="max_output_bytes"):
             read(*self.FRAMES, **self.SELECTED, output_files_dir=tmp_path.as_uri(), large_outputs="store")
@@ -151,10 +151,10 @@ def test_text_of_a_failed_run_is_logged(read, lines):
     assert lines() == ["So far."]
 
 
-class TestBrokenOff:
+class TestInterruptedStream:
     """A stream without its end."""
 
-    def test_output_of_the_run_is_returned(self, read):
+    def test_interrupted_stream_returns_the_output_of_the_run(self, read):
         run = {"runId": "r", "workflowId": "wf-1", "status": "completed", "output": {"whole": True}}
         assert read(chunk("Once"), run=Answer(200, {"data": run})) == {"whole": True}
 

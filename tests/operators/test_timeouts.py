@@ -63,7 +63,7 @@ def run(context):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_run_that_completes_before_the_cancel_request(make, run, emulator, monkeypatch, mode):
+def test_run_that_completes_before_the_cancel_request_succeeds(make, run, emulator, monkeypatch, mode):
     def stop_too_late(*args, **kwargs):
         emulator.clock.advance(3600)
         return stop(*args, **kwargs)
@@ -76,14 +76,14 @@ def test_run_that_completes_before_the_cancel_request(make, run, emulator, monke
 
 
 @pytest.mark.parametrize("mode", ["deferrable", "deferrable sensor"])
-def test_run_that_completes_after_the_trigger_s_event(make, run, emulator, mode):
+def test_run_that_completes_after_the_timeout_event_succeeds(make, run, emulator, mode):
     assert run(make(mode), meanwhile=lambda: emulator.clock.advance(3600)) == OUTPUT
     assert not [seen for seen in emulator.requests if seen.path.endswith("/cancel")]
 
 
 @pytest.mark.usefixtures("xcoms")
 @pytest.mark.parametrize("status", ["timeout", "error"])
-def test_batch_that_completes_after_the_trigger_s_event(context, emulator, status):
+def test_batch_that_completes_after_the_trigger_event_succeeds(context, emulator, status):
     task = SimExecuteWorkflowBatchOperator(
         task_id="t", workflow_id="long", inputs=[{}, {}], deferrable=True, poll_interval=0.05, timeout=0.3
     )
@@ -94,7 +94,7 @@ def test_batch_that_completes_after_the_trigger_s_event(context, emulator, statu
     assert task.resume_execution(deferral.value.method_name, {"event": event}, context) == [OUTPUT, OUTPUT]
 
 
-def test_run_that_completes_after_the_last_regular_poll(make, run, emulator, monkeypatch):
+def test_run_that_completes_after_the_last_poll_succeeds(make, run, emulator, monkeypatch):
     def too_late(*args):
         emulator.clock.advance(3600)
         return timeout_error(*args)
@@ -105,7 +105,7 @@ def test_run_that_completes_after_the_last_regular_poll(make, run, emulator, mon
 
 
 @pytest.mark.parametrize("mode", ["poke", "async"])
-def test_run_that_completes_before_airflow_s_alarm(make, run, emulator, monkeypatch, mode):
+def test_run_that_completes_before_airflow_s_timeout_succeeds(make, run, emulator, monkeypatch, mode):
     def alarm(*_):
         emulator.clock.advance(3600)
         raise AirflowTaskTimeout("too long")
@@ -114,7 +114,7 @@ def test_run_that_completes_before_airflow_s_alarm(make, run, emulator, monkeypa
     assert run(make(mode, timeout=60)) == OUTPUT
 
 
-def test_execution_timeout_of_a_sensor_leaves_the_run_alone(make, run, emulator):
+def test_sensor_execution_timeout_leaves_the_run_running(make, run, emulator):
     task = make("deferrable sensor", timeout=600, execution_timeout=timedelta(seconds=0.3), cancel_on_timeout=True)
     with pytest.raises(AirflowTaskTimeout, match=r"execution_timeout of 0:00:00\.3"):
         run(task)

@@ -29,7 +29,7 @@ def judge(run_task):
     return run
 
 
-def test_dollars_and_credits(judge, used):
+def test_usage_contains_dollars_and_credits(judge, used):
     used(25)
     usage = judge()
     assert usage["percent_used"] == 25
@@ -55,7 +55,7 @@ def test_server_without_v2_reports_dollars_only(judge, used, connection):
 
 
 @pytest.mark.parametrize(("warn_at", "level"), [(25, "warning"), (26, "info")])
-def test_it_warns(judge, used, capfd, warn_at, level):
+def test_warn_at_logs_a_warning(judge, used, capfd, warn_at, level):
     used(25)
     judge(warn_at=warn_at)
     [said] = [line for line in "".join(capfd.readouterr()).splitlines() if "usage limit is used" in line]
@@ -63,7 +63,7 @@ def test_it_warns(judge, used, capfd, warn_at, level):
     assert "$0.25 of $1.00, 50 of 200 credits" in said
 
 
-def test_it_skips(judge, used, context):
+def test_skip_at_skips_the_task(judge, used, context):
     used(80)
     judge(skip_at=81)
     with pytest.raises(AirflowSkipException, match=r"80\.0 %.*skipped from 80 %"):
@@ -79,7 +79,7 @@ def test_fail_at_is_retryable_and_checked_before_skip_at(judge, used):
     assert caught.value.code == "USAGE_LIMIT_EXCEEDED"
 
 
-def test_an_account_over_its_limit_has_no_room(judge, used):
+def test_account_over_its_limit_fails_at_100_percent(judge, used):
     used(120)
     with pytest.raises(SimError, match="account status 'limit_exceeded'"):
         judge(fail_at=100)
@@ -87,13 +87,13 @@ def test_an_account_over_its_limit_has_no_room(judge, used):
 
 @pytest.mark.parametrize("name", ["warn_at", "skip_at", "fail_at"])
 @pytest.mark.parametrize("value", ["lots", "0", -5, True, "nan"])
-def test_what_is_no_percentage_is_refused_before_anything_is_asked(judge, emulator, name, value):
+def test_invalid_percentage_is_rejected_before_any_request(judge, emulator, name, value):
     with pytest.raises(SimInputError, match=f"{name} is .*percent of the usage limit"):
         judge(**{name: value})
     assert not emulator.requests
 
 
-def test_percentages_may_come_from_templates(judge, used):
+def test_percentages_accept_rendered_strings(judge, used):
     used(80)
     with pytest.raises(AirflowSkipException):
         judge(skip_at="80")

@@ -90,7 +90,7 @@ def sensor(run_id, **arguments):
 
 class TestEndFromTrigger:
     @ends
-    def test_trigger_of_the_operator_pushes_the_xcoms_of_a_worker(self, context, adds, pushed):
+    def test_operator_trigger_pushes_the_xcoms_of_a_worker(self, context, adds, pushed):
         event = event_of(deferred(operator(), context))
         assert isinstance(event, TaskSuccessEvent)
         details = pushed.pop("run_details")
@@ -98,7 +98,7 @@ class TestEndFromTrigger:
         assert (details["workflow_id"], details["status"], details["cost_usd"]) == ("adds", "completed", 0.005)
 
     @ends
-    def test_trigger_of_the_sensor_pushes_the_output(self, context, start, pushed):
+    def test_sensor_trigger_pushes_the_output(self, context, start, pushed):
         event = event_of(deferred(sensor(start(), end_from_trigger=True), context))
         assert isinstance(event, TaskSuccessEvent)
         assert pushed["return_value"] == {"sum": 3, "password": "p"}
@@ -191,7 +191,7 @@ class TestStartFromTrigger:
         event = event_of(self.trigger(task, TaskInstance()))
         assert task.execute_complete(context, event.payload) == {"sum": 3, "password": "p"}
 
-    def test_timeout_counts_from_the_start_of_the_task_in_every_triggerer(self, start, emulator):
+    def test_timeout_counts_from_the_start_of_the_task(self, start, emulator):
         emulator.workflow("adds", duration=60)(lambda given: {})
         ti = TaskInstance()
         ti.start_date = datetime.now(tz=UTC) - timedelta(seconds=100)
@@ -210,7 +210,7 @@ class TestStartFromTrigger:
         assert task.start_trigger_args.trigger_kwargs["run_id"] == f"{{{{ {pull} }}}}"
         assert task.upstream_task_ids == {"start"}
 
-    def test_sensor_defers_if_the_triggerer_cannot_pull_the_run_id(self):
+    def test_sensor_defers_if_triggerer_cannot_pull_the_run_id(self):
         with DAG("d", schedule=None):
             starts = SimExecuteWorkflowOperator.partial(task_id="start", workflow_id="w").expand(input=[1, 2])
             for number, run_id in enumerate([starts.output, "{{ ti.xcom_pull('start') }}"]):
@@ -228,13 +228,13 @@ class TestStartFromTrigger:
         ],
         ids=str,
     )
-    def test_sensor_defers_if_the_triggerer_cannot_pull_an_argument(self, given):
+    def test_sensor_defers_if_triggerer_cannot_pull_an_argument(self, given):
         with pytest.warns(UserWarning, match="map_indexes=-1.*defers from there"):
             task = sensor("r", start_from_trigger=True, end_from_trigger=True, **given)
         assert task.start_from_trigger is False
 
     def test_triggerer_renders_all_template_fields(self, tmp_path):
-        """As Airflow does it: from a serialized DAG, whose task tells the trigger what to render."""
+        """As in Airflow: from a serialized DAG, whose task has the template fields."""
         from airflow.serialization.decoders import smart_decode_trigger_kwargs
         from airflow.serialization.serialized_objects import DagSerialization
 
