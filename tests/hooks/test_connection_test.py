@@ -1,4 +1,4 @@
-"""The Test button: what it says tells apart what is wrong."""
+"""The Test button: each kind of failure has its own message."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def test(monkeypatch):
     return press
 
 
-def test_fine(test, emulator):
+def test_successful_test_names_server_api_and_workspace(test, emulator):
     fine, words = test(emulator.url, emulator.api_key)
     assert (fine, words) == (True, f"Connected to {emulator.url} (v2 API, workspaces: Emulated, free plan).")
     assert emulator.runs == [], "nothing was started"
 
 
-def test_failure_names_what_to_change(test, emulator):
+def test_failed_test_names_the_field_to_change(test, emulator):
     with bad_connections(emulator) as cases:
         for case in cases:
             forget_servers()
@@ -51,49 +51,49 @@ def test_failure_names_what_to_change(test, emulator):
         if not found.v2_on
     ],
 )
-def test_fine_on_a_server_without_v2(test, emulator, profile):
+def test_server_without_v2_passes_the_test(test, emulator, profile):
     fine, words = test(emulator.url, emulator.api_key)
     assert fine
     assert "legacy API; v2 is switched off or missing" in words
 
 
 @pytest.mark.parametrize("profile", [pytest.param(n, marks=pytest.mark.sim_emulator(profile=n)) for n in PROFILES])
-def test_wrong_key(test, emulator, profile):
+def test_wrong_key_fails_the_test(test, emulator, profile):
     fine, words = test(emulator.url)
     assert not fine
     assert "Put a current key" in words
 
 
 @pytest.mark.sim_emulator(profile="v0.8-legacy")
-def test_v2_off(test, emulator):
+def test_v2_connection_fails_if_v2_is_off(test, emulator):
     fine, words = test(emulator.url, emulator.api_key, api_version="v2")
     assert not fine
     assert "v2 API is switched off" in words
     assert "V2_API=true" in words
 
 
-def test_unreachable(test):
+def test_unreachable_server_fails_the_test(test):
     fine, words = test(f"http://127.0.0.1:{closed_port()}")
     assert not fine
     assert "can't be reached" in words
 
 
 @pytest.mark.parametrize("status", [200, 404])
-def test_not_a_sim_server(test, status):
+def test_other_web_server_fails_the_test(test, status):
     with canned(Answer(status, b"<!DOCTYPE html><title>Welcome</title>", {"content-type": "text/html"})) as server:
         fine, words = test(server.url)
     assert not fine
     assert words.endswith("The base URL is the URL of Sim's start page, such as https://www.sim.ai, without /api.")
 
 
-def test_redirect(test):
+def test_redirect_names_the_new_base_url(test):
     with canned(Answer(301, b"", {"location": "https://www.sim.ai/api/v2/workspaces"})) as server:
         fine, words = test(server.url)
     assert not fine
     assert "Set the connection's base URL (host) to https://www.sim.ai;" in words
 
 
-def test_a_sick_server(test):
+def test_http_503_fails_without_retries(test):
     with canned(Answer(503, b"<html>Service Unavailable</html>", {"content-type": "text/html"})) as server:
         fine, words = test(server.url)
     assert not fine
@@ -108,14 +108,14 @@ def test_a_sick_server(test):
         pytest.param(Answer(400, b"<title>400 The plain HTTP request was sent to HTTPS port</title>"), id="says so"),
     ],
 )
-def test_perhaps_https(test, answer):
+def test_http_to_an_https_port_suggests_https(test, answer):
     with canned(answer) as server:
         fine, words = test(server.url)
     assert not fine
     assert words.endswith("If it uses https, start the base URL with https://.")
 
 
-def test_no_key(test):
+def test_missing_key_fails_the_test(test):
     fine, words = test("http://127.0.0.1:1", password="")
     assert not fine
     assert "no API key" in words

@@ -65,11 +65,11 @@ def settings_of(hook: SimHook):
         pytest.param({"port": 443}, "https://www.sim.ai", id="a standard port alone"),
     ],
 )
-def test_host_is_the_base_url(connect, fields, base_url):
+def test_host_port_and_schema_make_the_base_url(connect, fields, base_url):
     assert connect(**fields).get_conn().base_url == base_url
 
 
-def test_a_connection_uri_round_trips_into_the_same_settings(monkeypatch):
+def test_connection_uri_keeps_all_settings(monkeypatch):
     given = Connection(
         conn_id="sim_default",
         conn_type="sim",
@@ -109,7 +109,7 @@ def test_extras_reach_the_client(connect):
     assert hook.workspace_id == "ws-1"
 
 
-def test_a_form_saved_empty_changes_nothing(connect):
+def test_empty_extras_keep_the_defaults(connect):
     names = ("workspace_id", "api_version", "timeout", "verify", "max_retries", "max_delay")
 
     settings = settings_of(connect(extra=dict.fromkeys(names)))
@@ -117,7 +117,7 @@ def test_a_form_saved_empty_changes_nothing(connect):
     assert settings == settings_of(connect())
 
 
-def test_retry_args_go_before_the_connection(connect):
+def test_retry_args_override_the_connection(connect):
     connect(extra={"max_retries": 7, "max_delay": 9})
 
     retry = settings_of(SimHook(retry_args={"max_retries": 1})).retry
@@ -125,7 +125,7 @@ def test_retry_args_go_before_the_connection(connect):
     assert (retry.max_retries, retry.max_delay) == (1, 9)
 
 
-def test_environment_fills_what_the_connection_leaves_empty(connect, monkeypatch):
+def test_environment_fills_empty_connection_fields(connect, monkeypatch):
     monkeypatch.setenv("SIM_API_KEY", "sk-sim-from-environment")
     monkeypatch.setenv("SIM_BASE_URL", "http://sim.internal:3000")
 
@@ -134,7 +134,7 @@ def test_environment_fills_what_the_connection_leaves_empty(connect, monkeypatch
     assert (settings.api_key, settings.base_url) == ("sk-sim-from-environment", "http://sim.internal:3000")
 
 
-def test_the_connection_goes_before_the_environment(connect, monkeypatch):
+def test_connection_overrides_the_environment(connect, monkeypatch):
     monkeypatch.setenv("SIM_API_KEY", "sk-sim-from-environment")
     monkeypatch.setenv("SIM_BASE_URL", "http://sim.internal:3000")
 
@@ -164,13 +164,13 @@ def test_the_connection_goes_before_the_environment(connect, monkeypatch):
         pytest.param({"extra": {"verify": 5}}, "setting verify 5", id="verify no path"),
     ],
 )
-def test_what_cannot_work_is_refused_with_its_name(connect, fields, message):
+def test_invalid_connection_error_names_the_setting(connect, fields, message):
     with pytest.raises(SimConfigurationError, match=f"^Connection 'sim_default' .*{message}") as caught:
         connect(**fields).get_conn()
     assert KEY not in str(caught.value)
 
 
-def test_retry_args_of_another_kind_are_refused(connect):
+def test_unknown_retry_args_are_rejected(connect):
     connect()
     with pytest.raises(SimConfigurationError, match="retry_args"):
         SimHook(retry_args={"tries": 3}).get_conn()
@@ -181,7 +181,7 @@ def test_unknown_connection_explains_how_to_add_one():
         SimHook("sim_nowhere").get_conn()
 
 
-def test_unknown_connection_on_an_event_loop():
+def test_unknown_connection_fails_on_an_event_loop():
     async def enter() -> None:
         await SimHook("sim_nowhere").get_async_settings()
 
@@ -193,7 +193,7 @@ def test_unknown_connection_on_an_event_loop():
 
 
 @pytest.mark.parametrize("fields", [{"conn_type": "http"}, {"password": ""}], ids=["another type", "no key"])
-def test_invalid_connection_on_an_event_loop(connect, fields):
+def test_invalid_connection_fails_on_an_event_loop(connect, fields):
     async def enter() -> None:
         await connect(**fields).get_async_settings()
 
@@ -201,7 +201,7 @@ def test_invalid_connection_on_an_event_loop(connect, fields):
         asyncio.run(enter())
 
 
-def test_one_client_until_closed(connect):
+def test_hook_reuses_its_client_until_closed(connect):
     hook = connect()
     first = hook.get_conn()
     assert hook.get_conn() is first
@@ -209,7 +209,7 @@ def test_one_client_until_closed(connect):
     assert hook.get_conn() is not first
 
 
-def test_verify_as_text(connect):
+def test_verify_accepts_text(connect):
     assert [settings_of(connect(extra={"verify": word})).verify for word in ("true", "No", "/ca")] == [
         True,
         False,
@@ -217,13 +217,13 @@ def test_verify_as_text(connect):
     ]
 
 
-def test_the_form_of_older_airflows_shows_the_same_labels():
+def test_ui_field_behaviour_relabels_host_and_password():
     behaviour = SimHook.get_ui_field_behaviour()
     assert behaviour["relabeling"] == {"host": "Base URL", "password": "API key"}
     assert "schema" in behaviour["hidden_fields"]
 
 
-def test_whitespace_around_the_key_is_removed_and_the_rest_masked(connect):
+def test_key_is_stripped_and_masked(connect):
     from airflow.providers.common.compat import sdk
 
     with patch.object(sdk, "mask_secret", create=True) as mask:
@@ -231,7 +231,7 @@ def test_whitespace_around_the_key_is_removed_and_the_rest_masked(connect):
     mask.assert_called_once_with(KEY)
 
 
-def test_errors_of_the_server_name_the_connection(connect):
+def test_connection_errors_name_the_airflow_connection(connect):
     hook = connect("sim_prod", host=f"http://127.0.0.1:{closed_port()}", extra={"max_retries": 0})
     with hook, pytest.raises(SimConnectionError, match=r"\[connection 'sim_prod'\]$"):
         hook.get_conn().get_workflow("w")
@@ -244,7 +244,7 @@ def test_errors_of_the_server_name_the_connection(connect):
         asyncio.run(ask())
 
 
-def test_errors_of_the_server_name_the_connection_beside_the_status(connect, emulator):
+def test_http_errors_name_status_and_airflow_connection(connect, emulator):
     with connect(host=emulator.url, password="sk-sim-another") as hook, pytest.raises(SimAuthenticationError) as caught:
         hook.get_conn().get_workflow("w")
     assert re.search(r"\[HTTP 401, request \w+, connection 'sim_default'\]$", str(caught.value))
