@@ -1,4 +1,4 @@
-"""A callback that starts a workflow, and that nothing makes fail."""
+"""A callback that starts a workflow and never raises."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_input_describes_the_task(agent, emulator, context):
 
 
 @awaitable
-def test_on_an_event_loop(agent, context):
+def test_notifier_can_be_awaited(agent, context):
     async def main() -> None:
         await SimNotifier(workflow_id="agent", context=context)
 
@@ -81,7 +81,7 @@ def test_fields_are_rendered_for_each_callback(agent, context):
     assert [given["state"] for given in agent()] == ["load no such column", "another no such column"]
 
 
-def test_of_a_dag(agent, context):
+def test_dag_callback_sends_dag_run_and_reason(agent, context):
     SimNotifier(workflow_id="agent")({"dag": context["dag"], "run_id": "manual__1", "reason": "task_failure"})
     [told] = agent()
     assert {name: value for name, value in told.items() if value} == {
@@ -91,7 +91,7 @@ def test_of_a_dag(agent, context):
     }
 
 
-def test_of_a_deadline(agent):
+def test_deadline_callback_sends_the_missed_deadline(agent):
     dag_run = {"dag_id": "loads", "dag_run_id": "manual__1", "state": "running"}
     SimNotifier(workflow_id="agent")(
         {"dag_run": dag_run, "deadline": {"id": "0", "deadline_time": "2026-11-27T06:00Z"}}
@@ -103,14 +103,14 @@ def test_of_a_deadline(agent):
     }
 
 
-def test_a_long_exception_is_cut(agent, context):
+def test_long_exception_is_truncated(agent, context):
     SimNotifier(workflow_id="agent")({**context, "exception": "x" * 2 * MAX_EXCEPTION_LENGTH})
     [told] = agent()
     assert len(told["exception"]) == MAX_EXCEPTION_LENGTH
 
 
 @awaitable
-def test_of_nothing(agent):
+def test_empty_context_sends_empty_fields(agent):
     SimNotifier(workflow_id="agent")({})
     [told] = agent()
     assert not any(told.values())
@@ -126,7 +126,7 @@ def test_of_nothing(agent):
     ],
 )
 @pytest.mark.parametrize("awaited", [False, pytest.param(True, marks=awaitable)])
-def test_it_never_fails_the_callback(agent, context, caplog, arguments, words, awaited):
+def test_errors_are_logged_and_never_raised(agent, context, caplog, arguments, words, awaited):
     caplog.set_level(logging.WARNING)
 
     async def wait() -> None:
@@ -148,12 +148,12 @@ def test_workflow_starts_once_even_if_the_response_is_lost(agent, emulator, cont
     assert (order.hits, len(agent())) == (1, 1)
 
 
-def test_a_server_that_does_not_answer_is_not_waited_for(agent, emulator, context, caplog):
+def test_notifier_gives_up_at_its_timeout(agent, emulator, context, caplog):
     with emulator.hold("execute", times=None):
         SimNotifier(workflow_id="agent", timeout=0.05)(context)
     assert "was not started" in caplog.text
     assert agent() == []
 
 
-def test_the_alias():
+def test_sim_notification_is_an_alias_of_the_class():
     assert sim_notification is notifications.SimNotifier
