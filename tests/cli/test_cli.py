@@ -58,7 +58,7 @@ def told(text: str) -> str:
 
 @pytest.mark.sim_emulator(plan="free")
 @pytest.mark.parametrize(("command", "expected"), EXAMPLES, ids=[command for command, _ in EXAMPLES])
-def test_the_page(sim, command, expected):
+def test_docs_examples_match_the_output(sim, command, expected):
     words, _, filtered = command.partition(" | ")
     airflow, name, *arguments = shlex.split(words)
     assert (airflow, name) == ("airflow", "sim")
@@ -67,7 +67,7 @@ def test_the_page(sim, command, expected):
     assert told(printed) == told(expected)
 
 
-def test_the_page_has_every_command_and_option():
+def test_docs_list_every_command_and_option():
     commands = re.findall(r"^\| `(\w+)[^`]*` \| ", TEXT, re.MULTILINE)
     assert commands == [command.name for command in COMMANDS]
     rows = re.findall(r"^\| (`--.*?) \| (.*?) \|", TEXT, re.MULTILINE)
@@ -81,7 +81,7 @@ def test_the_page_has_every_command_and_option():
     assert shown == there
 
 
-def test_the_page_has_every_exit_code():
+def test_docs_list_every_exit_code():
     codes = re.findall(r"^\| (\d+) \|", TEXT, re.MULTILINE)
     assert [int(code) for code in codes] == sorted([*ExitCode, 2])
 
@@ -103,40 +103,40 @@ def test_run_reads_a_file_and_prints_the_status(sim, emulator, tmp_path):
 
 
 @pytest.mark.parametrize("given", ["{", "@/nowhere/at/all"])
-def test_input_that_is_no_json_starts_nothing(sim, emulator, given):
+def test_input_that_is_not_json_starts_no_run(sim, emulator, given):
     ran = sim("run", "echo", "--json", "--input", given)
     assert (ran.code, parsed(ran)["error"]["code"]) == (ExitCode.ERROR, "INVALID_INPUT")
     assert "can't be read as JSON" in ran.err
     assert emulator.runs == []
 
 
-def test_text_is_printed_as_it_comes(sim):
+def test_stream_prints_the_selected_text(sim):
     ran = sim("run", "streaming", "--input", '{"message": "hi"}', "--stream", "--select", "Agent.content")
     assert ran.code == 0
     assert ran.out.startswith("You wrote: hi.\n")
 
 
-def test_json_holds_the_streamed_output(sim, emulator):
+def test_json_contains_the_streamed_output(sim, emulator):
     ran = sim("run", "streaming", "--input", '{"message": "hi"}', "--stream", "--select", "Agent.content", "--json")
     block = emulator.state.workflows["streaming"].block_id
     assert ran.code == 0
     assert parsed(ran)["output"][block].startswith("You wrote: hi.")
 
 
-def test_a_selector_without_output_fails(sim):
+def test_selector_without_output_fails(sim):
     ran = sim("run", "streaming", "--input", '{"message": "hi"}', "--stream", "--select", "Agnet.content", "--json")
     assert (ran.code, parsed(ran)["error"]["code"]) == (ExitCode.ERROR, "OUTPUT_ERROR")
     assert "Agnet.content" in ran.err
 
 
-def test_a_run_that_is_not_over_in_time_is_cancelled(sim, emulator):
+def test_timeout_cancels_the_run(sim, emulator):
     ran = sim("run", "slow", "--async", "--timeout", "0.05", "--poll-interval", "0.01")
     assert ran.code == ExitCode.ERROR
     assert "did not finish within the timeout" in ran.err
     assert [run.status for run in emulator.runs] == ["cancelled"]
 
 
-def test_status_and_cancel(sim, emulator):
+def test_status_and_cancel_report_the_run_state(sim, emulator):
     run_id = sim("run", "slow", "--no-wait").out.strip()
     assert parsed(sim("status", "slow", run_id, "--json"))["status"] == "running"
     ran = sim("cancel", "slow", run_id, "--json")
@@ -148,20 +148,20 @@ def test_status_and_cancel(sim, emulator):
     assert '"result"' in sim("status", "echo_plain", done).out
 
 
-def test_cancel_prints_plain_words(sim, emulator):
+def test_cancel_prints_the_final_status(sim, emulator):
     run_id = sim("run", "slow", "--no-wait").out.strip()
     assert sim("cancel", "slow", run_id).out == f"Run {run_id} is cancelled.\n"
     done = parsed(sim("run", "echo_plain", "--json"))["run_id"]
     assert sim("cancel", "echo_plain", done).out == f"Run {done} was completed before it could be cancelled.\n"
 
 
-def test_run_that_waits_for_a_person(sim):
+def test_run_waiting_for_a_person_exits_as_paused(sim):
     ran = sim("run", "paused", "--json")
     status = sim("status", "paused", parsed(ran)["run_id"], "--json")
     assert (ran.code, status.code, parsed(status)["status"]) == (ExitCode.PAUSED, ExitCode.PAUSED, "paused")
 
 
-def test_run_whose_pause_ends_automatically(sim):
+def test_status_of_an_automatic_pause_exits_with_success(sim):
     run_id = parsed(sim("run", "waiting", "--no-wait", "--json"))["run_id"]
     status = sim("status", "waiting", run_id, "--json")
     assert (status.code, parsed(status)["status"]) == (ExitCode.SUCCESS, "paused"), "still in progress"
@@ -171,14 +171,14 @@ def test_run_whose_pause_ends_automatically(sim):
     ("workflow_id", "page"),
     [("failing", "/workspace?redirect_workflow=failing"), ("paused", "/resume/paused/{run_id}")],
 )
-def test_a_run_that_needs_attention_is_shown_with_its_link(sim, emulator, workflow_id, page):
+def test_failed_and_paused_runs_show_their_link(sim, emulator, workflow_id, page):
     ran = parsed(sim("run", workflow_id, "--json"))
     link = emulator.url + page.format(run_id=ran["run_id"])
     assert ran["url"] == link
     assert f"Link      {link}" in sim("status", workflow_id, ran["run_id"]).out
 
 
-def test_the_environment_goes_before_the_default_connection_and_after_a_named_one(sim, emulator, monkeypatch):
+def test_environment_overrides_the_default_but_no_named_connection(sim, emulator, monkeypatch):
     monkeypatch.setenv("SIM_API_KEY", emulator.api_key)
     monkeypatch.setenv("SIM_BASE_URL", f"http://127.0.0.1:{closed_port()}")
     monkeypatch.setattr("airflow_provider_sim.client.sync_client.SimClient._sleep", staticmethod(lambda seconds: None))
@@ -224,8 +224,8 @@ def test_ctrl_c_cancels_the_run(emulator):
 
 @pytest.mark.slow
 @needs_airflow("3.2", "commands of providers")
-def test_airflow_has_the_commands(emulator, tmp_path):
-    """With Airflow's own log, which must not get between a script and its JSON."""
+def test_airflow_registers_the_sim_commands(emulator, tmp_path):
+    """Airflow's own log must not mix with the JSON on stdout."""
     environment = {**os.environ, "AIRFLOW_HOME": str(tmp_path), "AIRFLOW__CORE__LOAD_EXAMPLES": "False"}
     command = [sys.executable, "-m", "airflow", "sim", "check", "--json"]
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -234,8 +234,8 @@ def test_airflow_has_the_commands(emulator, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_connection_that_was_added_in_airflow(emulator, tmp_path):
-    """It is in Airflow's database, and nowhere else."""
+def test_check_reads_connections_from_airflow_s_database(emulator, tmp_path):
+    """The connection is only in Airflow's database."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "SIM_"))}
     environment |= {"AIRFLOW_HOME": str(tmp_path), "AIRFLOW__CORE__LOAD_EXAMPLES": "False"}
 
@@ -252,7 +252,7 @@ def test_a_connection_that_was_added_in_airflow(emulator, tmp_path):
         assert json.loads(airflow(*program, "check", "--json"))["base_url"] == emulator.url
 
 
-def test_what_airflow_reads_imports_nothing_heavy():
+def test_cli_definition_imports_no_heavy_modules():
     code = """
 import sys
 import time
