@@ -53,7 +53,7 @@ def test_table_lists_every_error_class_and_its_retries(page):
     assert all(issubclass(kind, AirflowException) for kind in CLASSES.values())
 
 
-def test_cases(page):
+def test_cases_match_the_page_and_the_server(page):
     """One test, because running the cases takes seconds, and a worker of xdist would run them for each test."""
     groups = run_cases()
     if AIRFLOW.major >= 3:

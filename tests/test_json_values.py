@@ -1,4 +1,4 @@
-"""Which JSON values Airflow can store, and where the others are."""
+"""JSON values that Airflow can store, and the places of those that it can't."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def nested(levels, inner=None):
         ("\ude00\ud83d", "\ufffd\ufffd"),
     ],
 )
-def test_well_formed_joins_and_replaces_halves(text, expected):
+def test_well_formed_joins_and_replaces_surrogates(text, expected):
     assert well_formed(text) == expected
     assert printable(f"{text}\0") == f"{expected}\ufffd"
 
@@ -44,12 +44,12 @@ def test_well_formed_joins_and_replaces_halves(text, expected):
         ({"\ud83d": [{"b": 10**20}]}, {"\ufffd": [{"b": 1e20}]}),
     ],
 )
-def test_storable_converts(value, expected):
+def test_storable_converts_large_numbers_and_lone_surrogates(value, expected):
     assert storable(value) == expected
 
 
 @pytest.mark.parametrize("value", [{"a": [1, 0.5, "x", {"__type": "a"}]}, 2**64 - 1, -(2**63), nested(MAX_DEPTH)])
-def test_storable_returns_the_value_itself_where_nothing_changes(value):
+def test_storable_returns_an_unchanged_value_itself(value):
     assert storable(value) is value
 
 
@@ -68,13 +68,13 @@ def test_storable_returns_the_value_itself_where_nothing_changes(value):
         (nested(MAX_DEPTH + 1), "output[0][0][0][0][0][0]…[0][0][0][0][0][0]"),
     ],
 )
-def test_storable_names_the_place_of_what_cannot_be_stored(value, place):
+def test_storable_names_the_place_of_an_unstorable_value(value, place):
     with pytest.raises(UnstorableValueError) as caught:
         storable(value)
     assert place_of(caught.value.path, "output") == place
 
 
-def test_a_value_that_contains_itself_is_beyond_any_depth():
+def test_recursive_value_is_beyond_any_depth():
     endless: list = []
     endless += [endless, endless]
     assert beyond_depth(endless, 50) is not None

@@ -1,4 +1,4 @@
-"""The buttons on a task's page lead to Sim's own pages."""
+"""The links on a task's page open Sim's pages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from airflow_provider_sim.links import sim as links
     ],
 )
 @pytest.mark.parametrize(("stored", "shown"), [("https://sim.example.com/x", "https://sim.example.com/x"), (None, "")])
-def test_a_link_is_what_the_task_pushed(monkeypatch, link, key, stored, shown):
+def test_link_returns_the_pushed_xcom(monkeypatch, link, key, stored, shown):
     asked = []
 
     def get_value(**named: object) -> object:
@@ -32,7 +32,7 @@ def test_a_link_is_what_the_task_pushed(monkeypatch, link, key, stored, shown):
     assert asked == [{"key": key, "ti_key": "the key"}]
 
 
-def test_pages_of_sim():
+def test_urls_work_with_and_without_a_workspace():
     base = "https://www.sim.ai"
     assert run_url(base, "w", "r 1", "space").startswith("https://www.sim.ai/")
     for page in (run_url(base, "w", "r", "space"), workflow_url(base, "w", "space")):
@@ -43,7 +43,7 @@ def test_pages_of_sim():
         assert "None" not in page
 
 
-def test_every_id_in_an_address_is_quoted():
+def test_ids_in_urls_are_quoted():
     base = "https://sim.example.com"
     assert run_url(base, "w/1", "r&1", "s/1") == f"{base}/workspace/s%2F1/logs?executionId=r%261"
     assert run_url(base, "w&1", "r", None) == workflow_url(base, "w&1", None)
@@ -53,7 +53,7 @@ def test_every_id_in_an_address_is_quoted():
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["workspace known", "workspace unknown"])
-def test_they_lead_to_pages_of_the_emulator(emulator, known):
+def test_links_open_pages_of_the_emulator(emulator, known):
     headers, body = {"X-API-Key": emulator.api_key}, {"input": {"message": "x"}}
     run_id = requests.post(
         f"{emulator.url}/api/v2/workflows/paused/execute", json=body, headers=headers, timeout=10

@@ -1,4 +1,4 @@
-"""What Airflow reads of the package at every start and at every parsing of a DAG file."""
+"""The parts of the package that Airflow loads at every start and every parsing of a DAG file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from airflow_provider_sim.get_provider_info import get_provider_info
 from tests.versions import AIRFLOW, needs_airflow
 
 
-def test_version_is_the_distribution_s():
+def test_version_equals_the_distribution_version():
     assert importlib.metadata.version("airflow-provider-sim") == __version__
 
 
@@ -30,7 +30,7 @@ def test_provider_info_satisfies_airflow_s_own_schema():
     jsonschema.validate(get_provider_info(), schema)
 
 
-def test_the_entry_point_loads_with_every_import_blocked():
+def test_entry_point_loads_with_other_imports_blocked():
     code = """
 import sys
 class Block:
@@ -63,14 +63,14 @@ def test_every_module_can_be_imported(module):
     importlib.import_module(module)
 
 
-def test_every_named_module_is_there():
+def test_modules_of_provider_info_exist():
     info = get_provider_info()
     for entry in [entry for key in ("hooks", "operators", "sensors", "triggers") for entry in info[key]]:
         for module in entry["python-modules"]:
             assert find_spec(module)
 
 
-def test_every_named_class_is_there():
+def test_classes_of_provider_info_exist():
     info = get_provider_info()
     decorators = [entry["class-name"] for entry in info["task-decorators"]]
     others = [*info["notifications"], *info["cli"], info["connection-types"][0]["hook-class-name"]]
@@ -80,7 +80,7 @@ def test_every_named_class_is_there():
 
 
 @pytest.mark.slow
-def test_parsing_a_dag_loads_no_http_library_that_airflow_has_not_loaded():
+def test_dag_parsing_loads_no_http_library():
     code = """
 import importlib, sys
 from airflow.providers.common.compat.sdk import BaseOperator, BaseSensorOperator, BaseHook, conf, dag, task
