@@ -86,7 +86,7 @@ statuses = st.sampled_from(
 
 @settings(max_examples=1500, deadline=None)
 @given(st.sampled_from(sorted(CALLS)), statuses, headers, bodies)
-def test_answers(name, status, headers, body):
+def test_any_response_parses_or_raises_sim_error(name, status, headers, body):
     call = CALLS[name]()
     with contextlib.suppress(SimError, legacy.AmbiguousResponseError):  # a start finds out what the latter means
         call.read(Response(status, headers, body))
@@ -94,7 +94,7 @@ def test_answers(name, status, headers, body):
 
 @settings(max_examples=300, deadline=None)
 @given(headers)
-def test_headers(headers):
+def test_any_rate_limit_headers_are_accepted(headers):
     response = Response(200, headers, b"")
     wait = retry_after(response)
     assert wait is None or wait >= 0
@@ -106,7 +106,7 @@ frames = values.map(lambda value: b"data: " + json.dumps(value).encode() + b"\n\
 
 @settings(max_examples=500, deadline=None)
 @given(st.lists(frames | st.binary(max_size=30), max_size=8), st.integers(1, 50))
-def test_streams(pieces, step):
+def test_any_stream_bytes_parse_or_raise_sim_error(pieces, step):
     raw = b"".join(pieces)
     reader = StreamReader(workflow_id="w", run_id="r")
     with contextlib.suppress(SimError):
@@ -117,7 +117,7 @@ def test_streams(pieces, step):
 
 @settings(max_examples=300, deadline=None)
 @given(values)
-def test_inputs(value):
+def test_any_input_becomes_json_or_sim_error(value):
     for dialect in (v2, legacy):
         try:
             call = dialect.execute("w", value, run_id="r")

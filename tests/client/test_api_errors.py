@@ -140,7 +140,7 @@ ROWS = {
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_an_execution_that_was_not_started(connect, row):
+def test_rejected_start_raises_and_retries_as_listed(connect, row):
     version, asynchronous, answer, kind, facts, attempts, renewed = ROWS[row]
     with canned(*NO_RUNS, ("/execute", answer)) as server:
         client = connect(server.url, api_version=version)
@@ -165,7 +165,7 @@ def test_an_execution_that_was_not_started(connect, row):
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_execute_workflow_itself_tries_once(connect, row):
+def test_execute_workflow_sends_one_start_request(connect, row):
     version, asynchronous, answer, kind, *_ = ROWS[row]
     with canned(answer) as server:
         client = connect(server.url, api_version=version)
@@ -175,7 +175,7 @@ def test_execute_workflow_itself_tries_once(connect, row):
     assert [got.method for got in server.requests].count("POST") == 1
 
 
-def test_sim_s_words_and_the_request_id_are_in_the_message(connect):
+def test_error_message_contains_server_message_and_request_id(connect):
     answer = v2(403, "FORBIDDEN", "Only on Tuesdays", None, x_request_id="abc12345")
     with canned(answer) as server, pytest.raises(SimPermanentError) as caught:
         connect(server.url, api_version="v2").execute_workflow("wf-1")
@@ -201,13 +201,13 @@ def test_sim_s_words_and_the_request_id_are_in_the_message(connect):
         ("v2 proxy gave up", "a web page: Sim may be down or overloaded.*unknown whether run '.+' was started"),
     ],
 )
-def test_message_names_the_limit_and_the_wait(connect, row, words):
+def test_rate_limit_message_names_limit_and_wait(connect, row, words):
     version, asynchronous, answer, kind, *_ = ROWS[row]
     with canned(answer) as server, pytest.raises(kind, match=words):
         connect(server.url, api_version=version).execute_workflow("wf-1", async_execution=asynchronous)
 
 
-def test_v1_s_bucket_is_one_of_requests(connect):
+def test_v1_rate_limit_is_a_request_limit(connect):
     told = {"error": "Rate limit exceeded", "message": "API rate limit exceeded", "retryAfter": 1_790_000_000_000}
     with canned(Answer(429, told, {"retry-after": "9"})) as server:
         client = connect(server.url, api_version="legacy")
@@ -216,13 +216,13 @@ def test_v1_s_bucket_is_one_of_requests(connect):
     assert (caught.value.detail_code, caught.value.retry_after, caught.value.run_id_spent) == (None, 9.0, False)
 
 
-def test_validation_issues_are_in_the_message(connect):
+def test_error_message_contains_validation_issues(connect):
     with canned(ROWS["v2 wrong field"][2]) as server, pytest.raises(SimInputError) as caught:
         connect(server.url, api_version="v2").execute_workflow("wf-1")
     assert "input: expected record, received string" in str(caught.value)
 
 
-def test_a_retry_that_succeeds_gives_the_result(connect):
+def test_successful_retry_returns_the_result(connect):
     done = {"data": {"runId": "r", "workflowId": "wf-1", "status": "completed", "output": {"a": 1}, "error": None}}
     with canned(ROWS["v2 gate"][2], Answer(200, done)) as server:
         client = connect(server.url, api_version="v2")
@@ -230,7 +230,7 @@ def test_a_retry_that_succeeds_gives_the_result(connect):
     assert len(client.sleeps) == 1
 
 
-def test_an_own_run_id_that_a_refusal_used_up_is_not_tried_again(connect):
+def test_fixed_run_id_is_not_retried_after_rejection(connect):
     with canned(ROWS["v2 concurrency"][2]) as server:
         client = connect(server.url, api_version="v2")
         with pytest.raises(SimRateLimitError):
@@ -238,7 +238,7 @@ def test_an_own_run_id_that_a_refusal_used_up_is_not_tried_again(connect):
     assert [got.run_id for got in server.requests] == ["mine"]
 
 
-def test_a_retry_after_beyond_the_limit_is_not_waited_for(connect):
+def test_too_long_retry_after_is_not_waited_for(connect):
     with canned(v2(429, "RATE_LIMITED", "API rate limit exceeded", retry_after="3600")) as server:
         client = connect(server.url, api_version="v2")
         with pytest.raises(SimRateLimitError) as caught:
@@ -247,7 +247,7 @@ def test_a_retry_after_beyond_the_limit_is_not_waited_for(connect):
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504])
-def test_reading_is_repeated_where_executing_is_not(connect, status):
+def test_read_request_is_retried_after_server_error(connect, status):
     run = {"data": {"runId": "r", "workflowId": "w", "status": "running"}}
     with canned(Answer(status, b"oops"), Answer(status, b"oops"), Answer(200, run)) as server:
         client = connect(server.url, api_version="v2")

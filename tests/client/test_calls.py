@@ -576,13 +576,13 @@ DEMANDING = sorted(ROWS.keys() - ANY_JSON_WILL_DO)
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_the_request(name):
+def test_each_call_builds_the_expected_request(name):
     make, request, _, _ = ROWS[name]
     assert make().request == request
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_what_a_full_answer_means(name):
+def test_each_call_parses_a_full_response(name):
     make, _, body, meaning = ROWS[name]
     status = 202 if "asynchronously" in name else 500 if name == "legacy stream" else 200
     assert make().read(answer(body, status)) == meaning
@@ -614,7 +614,7 @@ def test_rejection_names_the_request(name):
 
 
 @pytest.mark.parametrize("name", ["v2 runs", "v2 logs", "v2 workspaces"])
-def test_a_list_with_an_entry_of_something_else(name):
+def test_list_with_an_invalid_entry_is_rejected(name):
     make, request, body, _ = ROWS[name]
     with pytest.raises(SimResponseError, match=rf"Could not {request.subject}: .*\[HTTP 200\]"):
         make().read(answer({"data": [*body["data"], {"of": "something else"}]}))
@@ -628,12 +628,12 @@ def test_missing_route_is_named_without_the_query(name):
         make().read(Response(404, {"content-type": "text/html"}, b"<html>"))
 
 
-def test_a_cancel_that_comes_too_late():
+def test_cancel_409_means_run_is_already_over():
     refused = legacy.cancel_run("w", "r").read(answer({"error": "Execution is over"}, 409))
     assert refused == Cancellation(run_id="r", accepted=False, reason="already_over")
 
 
 @pytest.mark.parametrize("dialect", [v2, legacy])
-def test_another_run_id(dialect):
+def test_with_run_id_replaces_the_run_id(dialect):
     call = dialect.execute("w", {"a": 1}, run_id="r")
     assert call.with_run_id("s").request == dialect.execute("w", {"a": 1}, run_id="s").request

@@ -41,14 +41,14 @@ def sim(profile, emulator) -> SimEmulator:
 
 @pytest.fixture
 def client(sim, connect):
-    """A client of the server, that has to find out what it is."""
+    """A client that detects the server's API version."""
     return connect(sim.url, key=sim.api_key)
 
 
-class TestEverywhere:
-    """What a DAG author may rely on, whatever the server."""
+class TestEveryServer:
+    """Behavior that is the same on every server version."""
 
-    def test_held_open(self, client, sim):
+    def test_sync_run_returns_its_output(self, client, sim):
         result = client.execute_workflow("echo_plain", {"message": "hi", "count": 3})
         assert isinstance(result, WorkflowExecutionResult)
         assert result.status is RunStatus.COMPLETED
@@ -56,17 +56,17 @@ class TestEverywhere:
         assert (result.metadata["runId"], result.metadata["duration"]) == (result.run_id, result.duration_ms)
         assert len(sim.runs) == 1
 
-    def test_response_block_has_the_same_shape(self, client):
+    def test_response_block_output_has_status_and_data(self, client):
         output = client.execute_workflow("echo", {"message": "hi"}).output
         assert (output["status"], output["data"]["ok"]) == (200, True)
 
-    def test_a_failing_run(self, client, sim):
+    def test_failing_run_returns_failed_with_error(self, client, sim):
         result = client.execute_workflow("failing", {"message": "x"})
         assert result.status is RunStatus.FAILED
         assert "boom: x" in result.error.message
         assert len(sim.runs) == 1
 
-    def test_asynchronously(self, client, sim):
+    def test_async_run_result_can_be_read(self, client, sim):
         receipt = client.execute_workflow("echo_plain", {"message": "hi"}, async_execution=True)
         assert isinstance(receipt, AsyncExecutionResult)
         run = client.get_workflow_run("echo_plain", receipt.run_id, job_id=receipt.job_id)
@@ -75,7 +75,7 @@ class TestEverywhere:
         assert result.output["result"]["message"] == "hi"
         assert client.get_workflow_run("echo_plain", f"workflow-execution:{sim.runs[0].run_id}").status == "completed"
 
-    def test_active_run(self, client, sim):
+    def test_async_run_is_queued_then_running_then_completed(self, client, sim):
         sim.state.queue_delay = 60
         receipt = client.execute_workflow("slow", {"seconds": 60}, async_execution=True)
         seen = []
@@ -84,7 +84,7 @@ class TestEverywhere:
             sim.clock.advance(61)
         assert seen == [RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.COMPLETED]
 
-    def test_streamed(self, client):
+    def test_streamed_run_yields_chunks_then_end(self, client):
         stream = client.execute_workflow(
             "streaming", {"message": "sea"}, stream=True, selected_outputs=["Agent.content"]
         )
@@ -94,7 +94,7 @@ class TestEverywhere:
         assert all(isinstance(chunk, StreamChunk) for chunk in chunks)
         assert "".join(chunk.text for chunk in chunks).startswith("You wrote: sea.")
 
-    def test_a_block_s_output(self, client, sim, profile):
+    def test_get_output_returns_a_block_output(self, client, sim, profile):
         run = client.execute_workflow("echo_plain", {"message": "hi"})
         message = f"{sim.state.workflows['echo_plain'].block_id}.result.message"
         if not PROFILES[profile].executions:
@@ -105,19 +105,19 @@ class TestEverywhere:
         with pytest.raises(SimOutputError, match="has no block output nothing"):
             client.get_output(run, ["nothing"])
 
-    def test_deployment(self, client):
+    def test_workflow_status_reports_deployment(self, client):
         assert client.get_workflow_status("echo").is_deployed is True
         assert client.validate_workflow("echo") is True
         assert client.validate_workflow("undeployed") is False
         assert client.validate_workflow("nowhere") is False
 
-    def test_usage(self, client, sim):
+    def test_usage_limits_report_cost_and_limit(self, client, sim):
         sim.state.limits.usage, sim.state.limits.usage_limit = 2.5, 10.0
         limits = client.get_usage_limits()
         assert (limits.current_period_cost_usd, limits.limit_usd, limits.percent_used) == (2.5, 10.0, 25.0)
         assert limits.sync.remaining > 0
 
-    def test_refusals(self, client, sim):
+    def test_rejected_starts_raise_matching_errors(self, client, sim):
         with pytest.raises(SimWorkflowNotDeployedError, match="press Deploy"):
             client.execute_workflow("undeployed")
         with pytest.raises(SimNotFoundError, match="nowhere"):
@@ -126,7 +126,7 @@ class TestEverywhere:
         with pytest.raises(SimUsageLimitError, match=r"\$2\.00 used of \$1\.00"):
             client.execute_workflow("echo")
 
-    def test_a_full_bucket_later_lets_the_run_through(self, client, sim):
+    def test_rate_limited_start_succeeds_after_a_minute(self, client, sim):
         sim.state.limits.sync_per_minute = 1
         sim.state.limits.clear()
         for _ in range(2):
@@ -136,7 +136,7 @@ class TestEverywhere:
         sim.clock.advance(60)
         assert client.execute_with_retry("echo").status is RunStatus.COMPLETED
 
-    def test_job_status(self, client):
+    def test_job_status_returns_output_or_not_found(self, client):
         receipt = client.execute_workflow("echo_plain", {"message": "hi"}, async_execution=True)
         assert receipt.success
         job = client.get_job_status(receipt.task_id)
@@ -145,26 +145,26 @@ class TestEverywhere:
             client.get_job_status("workflow-execution:nowhere")
 
 
-class TestWhatOldServersLack:
-    """Each is a clear error."""
+class TestOldServers:
+    """A missing feature is a clear error."""
 
     @pytest.mark.parametrize("profile", [name for name in EVERYWHERE if name.id not in ON_V2], indirect=True)
-    def test_lists(self, client):
+    def test_listing_runs_requires_v2(self, client):
         with pytest.raises(SimUnsupportedError, match="v2 API"):
             client.list_workflow_runs("slow")
 
 
 class TestNewServers:
-    """What came with later versions."""
+    """Features of later server versions."""
 
-    def test_cancel(self, client, sim):
+    def test_cancel_ends_an_active_run(self, client, sim):
         receipt = client.execute_workflow("slow", {"seconds": 60}, async_execution=True)
         assert client.cancel_workflow_run("slow", receipt.run_id).accepted is True
         assert client.get_workflow_run("slow", receipt.run_id, job_id=receipt.job_id).status is RunStatus.CANCELLED
         client.cancel_workflow_run("slow", receipt.run_id)
 
     @pytest.mark.parametrize("profile", [name for name in EVERYWHERE if PROFILES[name.id].run_ids], indirect=True)
-    def test_run_ids_are_one_shot(self, client, sim):
+    def test_used_run_id_is_rejected(self, client, sim):
         first = client.execute_workflow("slow", {"seconds": 60}, async_execution=True, run_id="mine-1")
         assert first.run_id == "mine-1"
         with pytest.raises(SimRunIdConflictError, match=r"mine-1.*no run was started"):
@@ -178,7 +178,7 @@ class TestNewServers:
         assert [run.run_id for run in sim.runs] == ["mine-1", "burnt"]
 
     @pytest.mark.parametrize("profile", [name for name in EVERYWHERE if PROFILES[name.id].executions], indirect=True)
-    def test_pauses(self, client, sim):
+    def test_paused_run_is_resumed_by_context_id(self, client, sim):
         run_id = client.execute_workflow("paused", {"message": "x"}, async_execution=True).run_id
         run = client.get_workflow_run("paused", run_id)
         assert (run.status, run.paused.kind) == (RunStatus.PAUSED, "human")
@@ -195,7 +195,7 @@ class TestNewServers:
         assert client.get_workflow_result("paused", run_id).output["result"]["approved"] is True
 
     @pytest.mark.parametrize("profile", [name for name in EVERYWHERE if name.id in ON_V2], indirect=True)
-    def test_lists(self, client, sim):
+    def test_runs_and_logs_are_listed_in_pages(self, client, sim):
         for number in range(5):
             client.execute_workflow("echo", {"count": number})
             sim.clock.advance(1)  # moments are told in milliseconds, and two runs could share one
@@ -214,7 +214,7 @@ class TestNewServers:
         assert client.list_workspaces().items[0].workspace_id == sim.workspace_id
 
     @pytest.mark.parametrize("profile", [name for name in EVERYWHERE if name.id in ON_V2], indirect=True)
-    def test_polled_outputs_are_display_copies_once_the_queue_has_forgotten(self, client, sim):
+    def test_result_is_a_display_copy_after_job_expires(self, client, sim):
         run_id = client.execute_workflow("secrets", {"count": 20_000}, async_execution=True).run_id
         assert client.get_workflow_result("secrets", run_id).output["result"]["password"] == "p-1"
         sim.clock.advance(25 * 3600)
@@ -224,7 +224,7 @@ class TestNewServers:
         assert "truncated 5000 chars" in copy.output["result"]["text"]
 
     @pytest.mark.parametrize("profile", [name for name in EVERYWHERE if PROFILES[name.id].v2], indirect=True)
-    def test_workflows(self, client, sim):
+    def test_workflow_reads_match_the_workflow_list(self, client, sim):
         workflow = client.get_workflow("echo")
         assert (workflow.workspace_id, workflow.is_deployed) == (sim.workspace_id, True)
         assert {declared.name for declared in workflow.inputs} == {"message", "count", "payload"}
@@ -237,7 +237,7 @@ class TestNewServers:
             assert set(listed) == set(sim.state.workflows)
 
     @pytest.mark.parametrize("profile", [name for name in EVERYWHERE if PROFILES[name.id].run_ids], indirect=True)
-    def test_the_server_s_own_limit(self, client, sim):
+    def test_run_timeout_fails_the_run(self, client, sim):
         receipt = client.execute_workflow("slow", {"seconds": 60}, async_execution=True, run_timeout=5)
         sim.clock.advance(6)
         run = client.get_workflow_run("slow", receipt.run_id, job_id=receipt.job_id)
@@ -245,7 +245,7 @@ class TestNewServers:
         assert run.error.message == "Execution timed out after 5 seconds"
 
 
-def test_every_public_method_is_on_both_clients():
+def test_both_clients_have_the_same_public_methods():
     from airflow_provider_sim.client.async_client import AsyncSimClient
     from airflow_provider_sim.client.sync_client import SimClient
 

@@ -86,7 +86,7 @@ DIRECT = {
           for name, (host, env) in DIRECT.items()),
     ],
 )  # fmt: skip
-def test_proxy_or_not(connect, monkeypatch, proxy, server, host, env, proxied):
+def test_proxy_variables_decide_which_hosts_are_proxied(connect, monkeypatch, proxy, server, host, env, proxied):
     port, address = urlsplit(server.url).port, proxy.url.removeprefix("http://")
     for name, value in env.items():
         monkeypatch.setenv(name, value.format(proxy=proxy.url, address=address, port=port))
@@ -100,7 +100,7 @@ def test_proxy_or_not(connect, monkeypatch, proxy, server, host, env, proxied):
 
 
 @pytest.mark.parametrize("through_tls", [False, True], ids=["http proxy", "https proxy"])
-def test_https_through_a_proxy(connect, monkeypatch, tmp_path, tls_server, through_tls):
+def test_https_request_tunnels_through_an_authenticated_proxy(connect, monkeypatch, tmp_path, tls_server, through_tls):
     """The proxy's own certificate is verified with the same CA bundle."""
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "both.pem"))
     context = authority(tmp_path / "proxy.pem")
@@ -112,7 +112,7 @@ def test_https_through_a_proxy(connect, monkeypatch, tmp_path, tls_server, throu
     assert [text.rpartition(" ")[2] for text in proxy.credentials] == ["dXNlcjpwQHNz"]
 
 
-def test_files_take_the_proxy_of_their_own_server(connect, monkeypatch, proxy, server):
+def test_file_download_uses_the_proxy_for_its_host(connect, monkeypatch, proxy, server):
     monkeypatch.setenv("http_proxy", proxy.url)
     monkeypatch.setenv("no_proxy", "sim.test")
     port = urlsplit(server.url).port
@@ -131,7 +131,7 @@ def test_files_take_the_proxy_of_their_own_server(connect, monkeypatch, proxy, s
         ("http://", "not a URL"),
     ],
 )
-def test_a_proxy_that_cannot_be_used(connect, monkeypatch, proxy_url, message):
+def test_unusable_proxy_url_is_a_configuration_error(connect, monkeypatch, proxy_url, message):
     monkeypatch.setenv("all_proxy", proxy_url)
     monkeypatch.setattr("airflow_provider_sim.client.transport.find_spec", lambda name: None)
     client = connect("http://sim.test")
@@ -143,7 +143,7 @@ def test_a_proxy_that_cannot_be_used(connect, monkeypatch, proxy_url, message):
         list(client.pieces("http://files.test/a"))
 
 
-def test_a_proxy_that_does_not_answer(connect, monkeypatch):
+def test_unreachable_proxy_is_a_connection_error(connect, monkeypatch):
     monkeypatch.setenv("all_proxy", f"http://user:secret@127.0.0.1:{closed_port()}")
     with pytest.raises(SimConnectionError, match="network and proxy") as caught:
         connect("http://sim.test", retry=NO_RETRY).get_usage_limits()
@@ -151,14 +151,14 @@ def test_a_proxy_that_does_not_answer(connect, monkeypatch):
     assert "secret" not in str(caught.value)
 
 
-def test_socks_where_the_package_is_installed(monkeypatch):
+def test_socks_proxy_is_used_if_package_is_installed(monkeypatch):
     monkeypatch.setenv("all_proxy", "socks5h://127.0.0.1:1080")
     monkeypatch.setattr("airflow_provider_sim.client.transport.find_spec", lambda name: object())
     assert proxy_for("http://sim.test", socks_package="socks") == "socks5h://127.0.0.1:1080"
 
 
 @pytest.mark.parametrize("name", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"])
-def test_ca_bundle_of_the_environment(connect, monkeypatch, tmp_path, tls_server, name):
+def test_ca_bundle_variable_is_trusted(connect, monkeypatch, tmp_path, tls_server, name):
     with pytest.raises(SimConnectionError, match="doesn't trust"):
         connect(tls_server.url).get_usage_limits()
     monkeypatch.setenv(name, str(tmp_path / "ca.pem"))
@@ -169,7 +169,7 @@ def test_ca_bundle_of_the_environment(connect, monkeypatch, tmp_path, tls_server
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl names the files of such a folder")
 @pytest.mark.parametrize("name", ["REQUESTS_CA_BUNDLE", "SSL_CERT_DIR"])
-def test_ca_folder_of_the_environment(connect, monkeypatch, tmp_path, tls_server, name):
+def test_ca_folder_variable_is_trusted(connect, monkeypatch, tmp_path, tls_server, name):
     folder = tmp_path / "certs"
     folder.mkdir()
     command = ["openssl", "x509", "-subject_hash", "-noout", "-in", str(tmp_path / "ca.pem")]
@@ -180,7 +180,7 @@ def test_ca_folder_of_the_environment(connect, monkeypatch, tmp_path, tls_server
 
 
 @pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
-def test_precedence_of_ca_bundles(connect, monkeypatch, tmp_path, tls_server):
+def test_ca_bundle_precedence(connect, monkeypatch, tmp_path, tls_server):
     """The connection, then the variables of requests, then those of OpenSSL."""
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", certifi.where())
@@ -191,7 +191,7 @@ def test_precedence_of_ca_bundles(connect, monkeypatch, tmp_path, tls_server):
 
 
 @pytest.mark.parametrize("variable", [None, "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR"])
-def test_a_ca_bundle_that_does_not_exist(connect, monkeypatch, tls_server, variable):
+def test_missing_ca_bundle_is_a_configuration_error(connect, monkeypatch, tls_server, variable):
     path = "/nowhere/ca.pem"
     if variable:
         monkeypatch.setenv(variable, path)

@@ -15,7 +15,7 @@ from airflow_provider_sim.client.flows import Flows
 PACKAGE = Path(airflow_provider_sim.__file__).parent
 
 
-def test_typed_and_lazy_names_come_from_the_same_modules():
+def test_typed_and_lazy_imports_use_the_same_modules():
     typed = {
         node.module.removeprefix("airflow_provider_sim.client.")
         for node in ast.walk(ast.parse(inspect.getsource(client)))
@@ -25,7 +25,7 @@ def test_typed_and_lazy_names_come_from_the_same_modules():
     assert all(hasattr(client, name) for name in dir(client))
 
 
-def test_nothing_outside_imports_below_the_face():
+def test_other_packages_import_only_the_client_package():
     below = [
         (path.relative_to(PACKAGE).as_posix(), node.module)
         for path in PACKAGE.rglob("*.py")
@@ -37,7 +37,7 @@ def test_nothing_outside_imports_below_the_face():
 
 
 @pytest.mark.parametrize("cls", [client.SimClient, client.AsyncSimClient])
-def test_methods_have_the_signatures_and_docstrings_of_their_flows(cls):
+def test_client_methods_copy_signature_and_docstring_from_flows(cls):
     method, flow = cls.get_workflow_run, Flows.get_workflow_run
     assert method.__doc__ == flow.__doc__
     assert inspect.signature(method).parameters == inspect.signature(flow).parameters

@@ -25,7 +25,7 @@ STORED = {"id": "f", "name": "a.txt", "key": "k/a.txt", "context": "execution", 
 
 
 class TestDownloads:
-    def test_the_bytes_come_without_the_key_being_sent(self, connect):
+    def test_download_does_not_send_the_api_key(self, connect):
         content = bytes(range(256)) * 1024
         with canned(Answer(200, content)) as server:
             assert b"".join(connect(server.url).pieces(f"{server.url}/files/a.bin?signature=s")) == content
@@ -33,12 +33,12 @@ class TestDownloads:
         assert (got.method, got.path) == ("GET", "/files/a.bin?signature=s")
         assert KEY not in str(got)
 
-    def test_a_path_is_one_of_the_server(self, connect):
+    def test_path_is_downloaded_from_the_sim_server(self, connect):
         with canned(Answer(200, b"hi")) as server:
             assert list(connect(server.url).pieces("/api/files/a.txt")) == [b"hi"]
         assert server.requests[0].path == "/api/files/a.txt"
 
-    def test_pieces_are_there_before_the_last_has_come(self, connect):
+    def test_download_yields_pieces_before_the_response_ends(self, connect):
         """A large file isn't read into memory first."""
         half = bytes(200_000)
         with held(b"HTTP/1.1 200 OK\r\ncontent-length: 400000\r\n\r\n" + half, half) as (url, go_on):
@@ -49,7 +49,7 @@ class TestDownloads:
             assert first + sum(map(len, pieces)) == 400_000
 
     @pytest.mark.parametrize("status", [302, 403, 404])
-    def test_an_address_that_is_not_open_any_more(self, connect, status):
+    def test_expired_file_url_is_an_error(self, connect, status):
         elsewhere = Answer(status, b"no", {"location": "http://127.0.0.1:1/"})
         with canned(elsewhere) as server, pytest.raises(SimResponseError) as caught:
             list(connect(server.url).pieces(f"{server.url}/files/a.txt?signature=secret"))
@@ -60,24 +60,24 @@ class TestDownloads:
         assert "secret" not in str(caught.value)
         assert len(server.requests) == 1
 
-    def test_a_server_that_is_silent(self, connect):
+    def test_silent_server_times_out(self, connect):
         with (
             canned(Answer(200, b"late", delay=1.0)) as server,
             pytest.raises(SimTimeoutError, match=r"within 0\.3 s"),
         ):
             list(connect(server.url, timeout=0.3).pieces(f"{server.url}/files/a.txt"))
 
-    def test_a_connection_that_breaks(self, connect):
+    def test_broken_connection_is_a_connection_error(self, connect):
         with canned(Answer(200, bytes(1000), cut=500)) as server, pytest.raises(SimConnectionError):
             list(connect(server.url).pieces(f"{server.url}/files/a.txt"))
 
     @pytest.mark.parametrize("url", ["ftp://host/a", "a.txt", "http:///a", "file:///etc/passwd"])
-    def test_what_is_no_address(self, url):
+    def test_invalid_file_url_is_an_input_error(self, url):
         with pytest.raises(SimInputError, match="is not the URL of a file") as caught:
             file_request(url, "http://sim")
         assert caught.value.outcome is Outcome.NEVER_SENT
 
-    def test_the_question(self):
+    def test_file_request_resolves_the_path_and_hides_the_query(self):
         request, address = file_request("/api/files/a.txt?signature=s", "https://sim")
         assert (request.method, request.path, address) == (
             "GET",
@@ -87,8 +87,8 @@ class TestDownloads:
         assert request.subject == "download the file at https://sim/api/files/a.txt"
 
 
-class TestOfRequests:
-    def test_as_sim_takes_it(self):
+class TestFilesOfRequest:
+    def test_file_is_encoded_as_a_sim_file_object(self):
         files = FilesOfRequest("w")
         assert files.add("letters", "a.txt", "text/plain", b"hi") == {
             "type": "file",
@@ -113,12 +113,12 @@ class TestOfRequests:
             ("file", False),
         ],
     )
-    def test_what_stands_in_the_input_as_one_counts(self, value, counts):
+    def test_record_counts_only_sim_file_objects(self, value, counts):
         files = FilesOfRequest("w")
         files.record("letters", value)
         assert files.fields == ["letters"] * counts
 
-    def test_one_that_is_too_large(self):
+    def test_too_large_file_is_an_input_error(self):
         files = FilesOfRequest("w")
         files.most = 2**20
         files.add("letters", "fits.txt", "text/plain", bytes(2**20))
@@ -131,7 +131,7 @@ class TestOfRequests:
         assert (caught.value.code, caught.value.workflow_id) == ("PAYLOAD_TOO_LARGE", "w")
         assert caught.value.outcome is Outcome.NEVER_SENT
 
-    def test_too_many_together(self):
+    def test_too_large_total_of_files_is_an_input_error(self):
         files = FilesOfRequest("w")
         for name in "ab":
             files.add("x", name, "text/plain", bytes(MAX_FILE_BYTES // 8))
@@ -140,9 +140,9 @@ class TestOfRequests:
             files.add("x", "c", "text/plain", bytes(MAX_FILE_BYTES // 8))
 
 
-class TestOfOutputs:
+class TestFilesOfOutput:
     @pytest.mark.parametrize(("content", "given"), [("aGk=", "aGk="), ("[TRUNCATED]", None), (None, None)])
-    def test_are_found_wherever_they_are(self, content, given):
+    def test_map_files_replaces_nested_files(self, content, given):
         value = {**STORED, "base64": content}
         found = []
         changed = map_files({"a": [1, {"b": value}], "c": None}, lambda file: found.append(file) or file.name)
@@ -150,6 +150,6 @@ class TestOfOutputs:
         assert found == [OutputFile("a.txt", given, "/api/files/a.txt", value)]
 
     @pytest.mark.parametrize("lacks", ["name", "key", "context", "size"])
-    def test_what_is_none_stays(self, lacks):
+    def test_map_files_ignores_incomplete_file_objects(self, lacks):
         value = {name: part for name, part in STORED.items() if name != lacks}
         assert map_files(value, lambda file: pytest.fail("no file")) == value

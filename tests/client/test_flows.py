@@ -37,14 +37,14 @@ NO_JOB = Answer(404, {"error": "Task not found", "code": "TASK_NOT_FOUND"})
 
 
 def asked(server) -> list[str]:
-    """The paths asked for, in short."""
+    """The paths of the requests, in short form."""
     return [got.path.removeprefix("/api/").partition("?")[0] for got in server.requests]
 
 
 class TestApiVersion:
-    """``auto`` finds out once per process and server."""
+    """``auto`` detects the API version once per process, server and key."""
 
-    def test_v2_where_there_is_one(self, connect):
+    def test_auto_uses_v2_if_available(self, connect):
         with canned(V2_DONE) as server:
             client = connect(server.url)
             assert client.speaks_v2 is None
@@ -53,7 +53,7 @@ class TestApiVersion:
             client.execute_workflow("w")
         assert asked(server) == ["v2/workflows/w/execute"] * 2
 
-    def test_legacy_where_v2_is_switched_off(self, connect):
+    def test_auto_uses_legacy_if_v2_is_off(self, connect):
         with canned(("/api/v2/", V2_OFF), ("/api/workflows", LEGACY_DONE)) as server:
             assert connect(server.url).execute_workflow("w").output == 1
             client = connect(server.url)
@@ -61,14 +61,14 @@ class TestApiVersion:
             client.execute_workflow("w")
         assert asked(server) == ["v2/workflows/w/execute", "workflows/w/execute", "workflows/w/execute"]
 
-    def test_legacy_on_a_server_without_v2(self, connect):
+    def test_auto_uses_legacy_after_two_404_pages(self, connect):
         with canned(("/api/v2/", NO_PAGE), ("/api/workflows", LEGACY_DONE)) as server:
             client = connect(server.url)
             assert [client.execute_workflow("w").output for _ in range(3)] == [1, 1, 1]
             assert client.speaks_v2 is False
         assert asked(server) == [*["v2/workflows/w/execute", "workflows/w/execute"] * 2, "workflows/w/execute"]
 
-    def test_a_single_404_page_of_a_proxy_does_not_prove_that_v2_is_missing(self, connect):
+    def test_single_404_page_does_not_rule_out_v2(self, connect):
         with canned(NO_PAGE, LEGACY_DONE, V2_DONE, NO_PAGE, V2_DONE) as server:
             client = connect(server.url)
             assert client.execute_workflow("w").output == 1
@@ -81,7 +81,7 @@ class TestApiVersion:
             client.execute_workflow("w")
         assert asked(server) == [f"{api}workflows/w/execute" for api in ("v2/", "", "v2/", "v2/", "v2/")]
 
-    def test_a_missing_v2_is_tried_again_after_some_minutes(self, connect, monkeypatch):
+    def test_missing_v2_is_rechecked_after_some_minutes(self, connect, monkeypatch):
         with canned(V2_OFF, LEGACY_DONE, LEGACY_DONE, V2_DONE) as server:
             client = connect(server.url)
             client.execute_workflow("w")
@@ -92,8 +92,8 @@ class TestApiVersion:
             assert client.speaks_v2 is True
         assert asked(server) == [f"{api}workflows/w/execute" for api in ("v2/", "", "", "v2/")]
 
-    def test_the_run_id_that_was_chosen_last_is_the_one_that_is_sent(self, connect):
-        """v2 may be switched off between a refusal that has used an id up and the attempt under the next one."""
+    def test_legacy_fallback_sends_the_latest_run_id(self, connect):
+        """v2 may be switched off between a rejection that has used a run ID and the retry with the next one."""
         chosen: list[str] = []
 
         def ids():
@@ -108,27 +108,27 @@ class TestApiVersion:
         assert [got.run_id for got in server.requests] == ["one", "two", "two"]
         assert chosen == ["one", "two"], "what was written down last is what runs"
 
-    def test_facts_are_requested_for_each_key(self, connect):
-        """Sim switches v2 on by user."""
+    def test_api_version_is_detected_per_key(self, connect):
+        """Sim enables v2 per user."""
         with canned(("/api/v2/", V2_OFF), ("/api/workflows", LEGACY_DONE)) as server:
             connect(server.url, key="sk-one").execute_workflow("w")
             connect(server.url, key="sk-two").execute_workflow("w")
         assert asked(server).count("v2/workflows/w/execute") == 2
 
-    def test_forgotten_facts_are_requested_again(self, connect):
+    def test_api_version_is_detected_again_after_forget_servers(self, connect):
         with canned(("/api/v2/", V2_OFF), ("/api/workflows", LEGACY_DONE)) as server:
             connect(server.url).execute_workflow("w")
             forget_servers()
             connect(server.url).execute_workflow("w")
         assert asked(server).count("v2/workflows/w/execute") == 2
 
-    def test_a_switched_off_v2_is_no_missing_workflow(self, connect):
+    def test_v2_off_is_not_reported_as_missing_workflow(self, connect):
         with canned(V2_OFF) as server:
             with pytest.raises(SimV2OffError, match=r"switched off.*V2_API=true"):
                 connect(server.url, api_version="v2").execute_workflow("w")
             assert asked(server) == ["v2/workflows/w/execute"]
 
-    def test_a_missing_workflow_proves_v2(self, connect):
+    def test_workflow_not_found_on_v2_confirms_v2(self, connect):
         with canned(UNKNOWN_TO_V2) as server:
             client = connect(server.url)
             with pytest.raises(SimNotFoundError, match="'w'"):
@@ -136,13 +136,13 @@ class TestApiVersion:
             assert client.speaks_v2 is True
         assert asked(server) == ["v2/workflows/w/execute"], "not asked again on the other API"
 
-    def test_a_missing_workflow_on_a_server_without_v2(self, connect):
+    def test_workflow_not_found_on_legacy_server(self, connect):
         answers = [("/api/v2/", V2_OFF), ("/api/workflows", UNKNOWN_TO_LEGACY)]
         with canned(*answers) as server, pytest.raises(SimNotFoundError) as caught:
             connect(server.url).execute_workflow("w")
         assert caught.value.code == "WORKFLOW_NOT_FOUND"
 
-    def test_no_sim_server_at_all(self, connect):
+    def test_server_without_sim_is_a_route_error(self, connect):
         with canned(NO_PAGE) as server:
             client = connect(server.url)
             with pytest.raises(SimRouteMissingError, match="name another site"):
@@ -150,7 +150,7 @@ class TestApiVersion:
             assert client.speaks_v2 is None, "that says nothing of a server"
 
     @pytest.mark.parametrize("version", ["v2", "legacy"])
-    def test_a_chosen_version_is_not_questioned(self, connect, version):
+    def test_configured_api_version_is_not_detected(self, connect, version):
         answer = V2_DONE if version == "v2" else LEGACY_DONE
         with canned(answer) as server:
             connect(server.url, api_version=version).execute_workflow("w")
@@ -158,28 +158,28 @@ class TestApiVersion:
 
 
 class TestRunsOfOldServers:
-    """A run's own status route came with v0.6.81; before there are jobs alone."""
+    """Servers before v0.6.81 have no status route for runs, only jobs."""
 
-    def test_jobs_where_runs_have_no_route(self, connect):
+    def test_run_is_read_from_its_job_without_run_route(self, connect):
         with canned(("/executions/", NO_PAGE), ("/jobs/", JOB)) as server:
             client = connect(server.url, api_version="legacy")
             assert [client.get_workflow_run("w", "r").status for _ in range(3)] == ["running"] * 3
         route, job = "workflows/w/executions/r", "jobs/workflow-execution:r"
         assert asked(server) == [route, job, route, job, job], "a single 404 page may be a proxy's"
 
-    def test_a_job_id_names_its_job(self, connect):
+    def test_job_id_selects_the_job(self, connect):
         with canned(("/executions/", NO_PAGE), ("/jobs/", JOB)) as server:
             client = connect(server.url, api_version="legacy")
             client.get_workflow_run("w", "r", job_id="run_from_another_queue")
         assert asked(server)[-1] == "jobs/run_from_another_queue"
 
-    def test_an_id_that_only_the_queue_knows(self, connect):
+    def test_id_known_only_to_the_queue_is_found(self, connect):
         unknown = Answer(404, {"error": "Execution not found"})
         with canned(("/executions/", unknown), ("workflow-execution:", NO_JOB), ("/jobs/task_1", JOB)) as server:
             assert connect(server.url, api_version="legacy").get_workflow_run("w", "task_1").status == "running"
         assert asked(server)[-1] == "jobs/task_1"
 
-    def test_unknown_id(self, connect):
+    def test_unknown_run_id_raises_not_found(self, connect):
         unknown = Answer(404, {"error": "Execution not found"})
         with (
             canned(("/executions/", unknown), ("/jobs/", NO_JOB)) as server,
@@ -188,14 +188,14 @@ class TestRunsOfOldServers:
             connect(server.url, api_version="legacy").get_workflow_run("w", "r")
         assert "older than" not in str(caught.value)
 
-    def test_id_unknown_to_the_queue_of_an_old_server(self, connect):
+    def test_unknown_run_id_on_old_server_names_its_version(self, connect):
         answers = [("/executions/", NO_PAGE), ("/jobs/", NO_JOB)]
         with canned(*answers) as server, pytest.raises(SimRunNotFoundError, match=r"older than v0\.6\.81") as caught:
             connect(server.url, api_version="legacy").get_workflow_run("w", "r")
         error = caught.value
         assert (error.workflow_id, error.run_id, error.status, error.outcome) == ("w", "r", 404, Outcome.REFUSED)
 
-    def test_blocks_that_a_run_has_no_output_of(self, connect):
+    def test_get_output_rejects_blocks_without_output(self, connect):
         told = Answer(200, {"data": {"runId": "r", "status": "completed", "blockOutputs": {"b": 1}}})
         run = WorkflowRun(run_id="r", workflow_id="w", status=RunStatus.COMPLETED)
         with canned(told) as server:
@@ -209,7 +209,7 @@ class TestRunsOfOldServers:
         )
         assert (caught.value.run_id, caught.value.outcome) == ("r", Outcome.RAN)
 
-    def test_no_cancel_before_v0_5_44(self, connect):
+    def test_cancel_requires_v0_5_44(self, connect):
         with canned(NO_PAGE) as server, pytest.raises(SimUnsupportedError, match=r"v0\.5\.44 or later") as caught:
             connect(server.url, api_version="legacy").cancel_workflow_run("w", "r")
         assert caught.value.run_id == "r"
@@ -227,7 +227,7 @@ class TestRunsOfOldServers:
             ("get_billing_status", [], "read the billing status"),
         ],
     )
-    def test_what_takes_v2(self, connect, method, of, words):
+    def test_v2_only_methods_are_rejected_on_legacy(self, connect, method, of, words):
         with canned(V2_OFF) as server, pytest.raises(SimUnsupportedError) as caught:
             getattr(connect(server.url), method)(*of)
         assert str(caught.value) == (
@@ -238,24 +238,24 @@ class TestRunsOfOldServers:
 
 
 class TestResults:
-    """A finished run's output: raw where the queue still has it, else Sim's display copy."""
+    """A finished run's output: raw if the queue still has it, else Sim's display copy."""
 
     SHOWN = Answer(200, {"data": {"runId": "r", "workflowId": "w", "status": "completed", "output": "cut"}})
 
-    def test_the_raw_output_goes_first(self, connect):
+    def test_raw_output_of_the_job_is_preferred(self, connect):
         job = Answer(200, {"taskId": "j", "status": "completed", "output": {"success": True, "output": "whole"}})
         with canned(("/jobs/", job), self.SHOWN) as server:
             assert connect(server.url, api_version="v2").get_workflow_result("w", "r").output == "whole"
 
     @pytest.mark.parametrize("job", [NO_JOB, NO_PAGE, Answer(500, b"oops"), Answer(403, {"error": "Access denied"})])
-    def test_the_display_copy_where_the_queue_has_none(self, connect, job):
+    def test_display_copy_is_returned_without_job_output(self, connect, job):
         with canned(("/jobs/", job), self.SHOWN) as server:
             run = connect(server.url, api_version="v2").get_workflow_result("w", "r")
         assert (run.output, run.output_is_display_copy) == ("cut", True)
 
 
 class TestResponseBlocks:
-    """On the legacy API a workflow's Response block may answer with any status and any body."""
+    """On the legacy API, a workflow's Response block may respond with any status and body."""
 
     def execute(self, connect, status: Answer, code: int = 500, body: object = None):
         answer = Answer(code, {"error": "author says slow down"} if body is None else body)
@@ -263,35 +263,35 @@ class TestResponseBlocks:
             return connect(server.url, api_version="legacy").execute_workflow("w", run_id="mine")
 
     @pytest.mark.parametrize("code", [400, 401, 404, 429, 500, 503])
-    def test_a_run_that_completed_has_answered(self, connect, code):
+    def test_completed_run_returns_its_response_block_output(self, connect, code):
         completed = Answer(200, {"executionId": "mine", "status": "completed"})
         result = self.execute(connect, completed, code)
         assert (result.status, result.run_id) == ("completed", "mine")
         assert result.output["status"] == code
         assert result.output["data"] == {"error": "author says slow down"}
 
-    def test_a_run_that_failed_has_failed(self, connect):
+    def test_failed_run_returns_its_error(self, connect):
         failed = Answer(200, {"executionId": "mine", "status": "failed", "error": "boom"})
         result = self.execute(connect, failed)
         assert (result.status, result.output, result.error.message) == ("failed", None, "boom")
 
-    def test_no_run_means_refused(self, connect):
+    def test_missing_run_raises_the_rejection(self, connect):
         with pytest.raises(SimServerError) as caught:
             self.execute(connect, Answer(404, {"error": "Execution not found"}))
         assert "author says slow down" in str(caught.value)
 
-    def test_where_it_cant_be_found_out_nothing_is_started_again(self, connect):
+    def test_failed_lookup_raises_with_unknown_outcome(self, connect):
         with pytest.raises(SimServerError) as caught:
             self.execute(connect, Answer(403, {"error": "Access denied"}))
         assert caught.value.outcome is Outcome.UNKNOWN
 
-    def test_a_proxy_s_page_is_no_result(self, connect):
+    def test_proxy_error_page_is_not_a_result(self, connect):
         with pytest.raises(SimServerError, match="may be down or overloaded"):
             self.execute(connect, Answer(404, {"error": "Execution not found"}), 502, b"<html>Bad Gateway</html>")
 
 
 class TestArguments:
-    """What can't work is said before anything is sent."""
+    """Invalid arguments are rejected before a request is sent."""
 
     @pytest.mark.parametrize(
         ("options", "words"),
@@ -308,7 +308,7 @@ class TestArguments:
             ({"run_id": ""}, "there is no run"),
         ],
     )
-    def test_executions(self, connect, options, words):
+    def test_invalid_execution_options_are_rejected(self, connect, options, words):
         with canned(V2_DONE) as server:
             with pytest.raises(SimInputError, match=words) as caught:
                 connect(server.url).execute_workflow("w", **options)
@@ -316,7 +316,7 @@ class TestArguments:
         assert caught.value.outcome is Outcome.NEVER_SENT
 
     @pytest.mark.parametrize("workflow_id", ["", "  ", None, 7, "..", ".", " w", "w\n", "w\x00"])
-    def test_workflow_ids(self, connect, workflow_id):
+    def test_invalid_workflow_ids_are_rejected(self, connect, workflow_id):
         with canned(V2_DONE) as server:
             with pytest.raises(SimInputError, match="workflow_id") as caught:
                 connect(server.url).execute_workflow(workflow_id)
@@ -368,7 +368,7 @@ class TestArguments:
             ),
         ],
     )
-    def test_message_of_each_status(self, check, message):
+    def test_input_error_messages(self, check, message):
         with pytest.raises(SimInputError) as caught:
             check()
         assert str(caught.value).replace("compliant: nan.", "compliant.") == message
@@ -376,10 +376,10 @@ class TestArguments:
         assert caught.value.workflow_id == ("w" if "workflow 'w'" in message else None)
 
     @pytest.mark.parametrize("run_timeout", [1, 604_800])
-    def test_the_least_and_the_most_that_a_run_may_take(self, run_timeout):
+    def test_run_timeout_limits_are_accepted(self, run_timeout):
         check_options(False, None, True, run_timeout)
 
-    def test_as_much_json_as_sim_takes(self):
+    def test_json_body_accepts_up_to_the_size_limit(self):
         most = http.MAX_BODY_BYTES - len('{"a":""}')
         assert len(http.json_body({"a": "x" * most}, workflow_id="w")) == http.MAX_BODY_BYTES
         with pytest.raises(SimInputError):
@@ -391,19 +391,19 @@ class TestArguments:
         ids=["object", "nan", "infinity", "tuple key", "half a character", "set"],
     )
     @pytest.mark.parametrize("version", ["v2", "legacy"])
-    def test_input_that_is_no_json(self, connect, value, version):
+    def test_input_that_is_not_json_is_rejected(self, connect, value, version):
         with canned(V2_DONE) as server:
             with pytest.raises(SimInputError, match="can't be written as JSON"):
                 connect(server.url, api_version=version).execute_workflow("w", value)
             assert server.requests == []
 
-    def test_input_that_refers_to_itself(self, connect):
+    def test_circular_input_is_rejected(self, connect):
         value: dict = {}
         value["again"] = value
         with canned(V2_DONE) as server, pytest.raises(SimInputError, match="can't be written as JSON"):
             connect(server.url).execute_workflow("w", value)
 
-    def test_input_over_10_mib(self, connect):
+    def test_input_over_10_mib_is_rejected(self, connect):
         with canned(V2_DONE) as server:
             client = connect(server.url, api_version="v2")
             with pytest.raises(SimInputError, match=r"10\.\d MiB as JSON; Sim accepts up to 10") as caught:
@@ -432,7 +432,7 @@ PATIENT_LISTS = {"list_workflow_runs": ["w"], "list_logs": ["space"]}
         *(("v2", method, of) for method, of in (PATIENT_READS | PATIENT_LISTS).items()),
     ],
 )
-def test_the_caller_s_own_patience_goes_before_the_client_s(connect, api_version, method, of):
+def test_retry_argument_overrides_the_client_policy(connect, api_version, method, of):
     with canned(BUSY) as server:
         client = connect(server.url, api_version=api_version)
         with pytest.raises(SimServerError):
@@ -444,13 +444,13 @@ def test_the_caller_s_own_patience_goes_before_the_client_s(connect, api_version
 
 
 class TestStopToken:
-    def test_sends_nothing_when_set_before(self, connect):
+    def test_stop_token_set_before_prevents_the_start(self, connect):
         with canned(V2_DONE) as server:
             with pytest.raises(StartStoppedError):
                 connect(server.url, api_version="v2").execute_with_retry("w", stop=StopToken(stopped=True))
             assert server.requests == []
 
-    def test_sends_no_retry_when_set_while_waiting(self, connect):
+    def test_stop_token_set_while_waiting_prevents_the_retry(self, connect):
         token = StopToken()
 
         def stop(seconds: float) -> None:
@@ -463,8 +463,8 @@ class TestStopToken:
             assert len(server.requests) == 1
 
 
-class TestStopping:
-    """Cancelling a run, and one look at what came of it."""
+class TestStopWorkflowRun:
+    """Cancelling a run, then reading its status once."""
 
     CANCELLED = Answer(200, {"executionId": "r", "success": True, "reason": "recorded"})
 
@@ -473,22 +473,22 @@ class TestStopping:
             client = connect(server.url, api_version="legacy")
             return client.stop_workflow_run("w", "r", job_id="j"), server, client
 
-    def test_how_the_run_is_then(self, connect):
+    def test_stop_returns_the_status_after_cancel(self, connect):
         stopped, server, _ = self.stop(connect, RUN)
         assert (stopped.accepted, stopped.reason, stopped.status) == (True, "recorded", "running")
         assert asked(server) == ["workflows/w/executions/r/cancel", "workflows/w/executions/r"]
 
-    def test_failed_lookup_is_not_repeated(self, connect):
+    def test_failed_status_lookup_is_not_retried(self, connect):
         stopped, server, client = self.stop(connect, Answer(503, {"error": "Service temporarily at capacity"}))
         assert (stopped.accepted, stopped.status) == (True, None)
         assert (len(server.requests), client.sleeps) == (2, [])
 
-    def test_by_its_job_where_runs_have_no_route(self, connect):
+    def test_status_is_read_from_the_job_without_run_route(self, connect):
         with canned(("/cancel", self.CANCELLED), ("/executions/", NO_PAGE), ("/jobs/j", JOB)) as server:
             stopped = connect(server.url, api_version="legacy").stop_workflow_run("w", "r", job_id="j")
         assert (stopped.status, asked(server)[-1]) == ("running", "jobs/j")
 
-    def test_a_start_that_is_still_on_its_way_is_waited_for(self, connect):
+    def test_cancel_is_retried_until_the_run_exists(self, connect):
         unknown = Answer(404, {"error": "Execution not found"})
         with canned(("/cancel", unknown), ("/cancel", self.CANCELLED), RUN) as server:
             client = connect(server.url, api_version="legacy")
@@ -497,14 +497,14 @@ class TestStopping:
 
 
 class TestPausePoints:
-    """Where a server can't list them, the run itself tells the one at which it waits."""
+    """If a server can't list pause points, the run contains the one at which it waits."""
 
     def points(self, connect, **run: object):
         told = Answer(200, {"executionId": "r", "workflowId": "w", **run})
         with canned(("/resume/", NO_PAGE), told) as server:
             return connect(server.url, api_version="legacy").get_paused_run("w", "r")
 
-    def test_run_id_of_the_response(self, connect):
+    def test_paused_run_has_one_pause_point(self, connect):
         paused = {"contextId": "c", "pauseKind": "human", "blockedOnBlockId": "b"}
         point = PausePoint(context_id="c", kind="human", block_id="b")
         assert self.points(connect, status="paused", paused=paused) == PausedRun(run_id="r", points=(point,))
@@ -517,11 +517,11 @@ class TestPausePoints:
             pytest.param({"status": "paused", "paused": {"pauseKind": "human"}}, id="no point is told"),
         ],
     )
-    def test_none(self, connect, run):
+    def test_run_without_a_pause_has_no_pause_points(self, connect, run):
         assert self.points(connect, **run) == PausedRun(run_id="r")
 
 
-def test_validate_workflow_is_false_where_that_cant_be_found_out(connect):
+def test_validate_workflow_is_false_after_an_error(connect):
     for answer in (UNKNOWN_TO_LEGACY, Answer(500, b"oops"), Answer(200, {"isDeployed": False})):
         with canned(answer) as server:
             assert connect(server.url).validate_workflow("w") is False
@@ -529,7 +529,7 @@ def test_validate_workflow_is_false_where_that_cant_be_found_out(connect):
         assert connect(server.url).validate_workflow("w") is True
 
 
-def test_rate_limit_info_is_of_the_last_response_with_one(connect):
+def test_rate_limit_info_is_from_the_last_response_with_it(connect):
     told = {"x-ratelimit-limit": "60", "x-ratelimit-remaining": "59", "x-ratelimit-reset": "2026-01-01T00:00:10.500Z"}
     odd = {"x-ratelimit-limit": "many", "x-ratelimit-remaining": "", "x-ratelimit-reset": "soon"}
     old = {"x-ratelimit-limit": "60", "x-ratelimit-reset": "1767225610"}
@@ -547,7 +547,7 @@ def test_rate_limit_info_is_of_the_last_response_with_one(connect):
         assert client.get_rate_limit_info().reset == 1767225610.0
 
 
-def test_key_and_server_can_be_changed(connect):
+def test_set_api_key_and_set_base_url(connect):
     with canned(V2_DONE) as first, canned(V2_DONE) as second:
         client = connect(first.url, api_version="v2")
         client.execute_workflow("w")
@@ -559,7 +559,7 @@ def test_key_and_server_can_be_changed(connect):
     assert client.base_url == second.url
 
 
-def test_proxy_of_the_environment_by_server(connect, monkeypatch):
+def test_no_proxy_applies_after_set_base_url(connect, monkeypatch):
     with canned(V2_DONE) as proxy, canned(V2_DONE) as near:
         monkeypatch.setenv("HTTP_PROXY", proxy.url)
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
@@ -571,7 +571,7 @@ def test_proxy_of_the_environment_by_server(connect, monkeypatch):
     assert [got.path for got in near.requests] == ["/api/v2/workflows/w/execute"]
 
 
-def test_only_the_key_identifies_the_client(connect, monkeypatch, tmp_path):
+def test_client_sends_no_cookies_or_netrc_credentials(connect, monkeypatch, tmp_path):
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login me password secret\n")
     monkeypatch.setenv("NETRC", str(netrc))
@@ -584,6 +584,6 @@ def test_only_the_key_identifies_the_client(connect, monkeypatch, tmp_path):
         assert got.headers["user-agent"].startswith("airflow-provider-sim/")
 
 
-def test_permission_error_differs_from_not_found(connect):
+def test_job_403_is_a_permission_error(connect):
     with canned(Answer(403, {"error": "Access denied"})) as server, pytest.raises(SimPermissionError):
         connect(server.url).get_job_status("j")

@@ -49,6 +49,6 @@ def test_invalid_ids_are_rejected(check, value, key_phrase):
         "/w/wf-9",
     ],
 )
-def test_pasted_address_names_its_last_part(address):
+def test_pasted_workflow_url_error_suggests_the_id(address):
     with pytest.raises(SimInputError, match=r"only the last part of the address: 'wf-9'"):
         check_workflow_id(address)

@@ -19,7 +19,7 @@ def client(emulator, connect):
     return face
 
 
-def test_a_refusal_for_too_many_is_raised_where_the_caller_goes_slower_then(client, emulator):
+def test_rate_limit_is_raised_if_retry_on_rate_limit_is_off(client, emulator):
     emulator.state.limits.concurrent_runs = 0
     with pytest.raises(SimRateLimitError):
         client.execute_with_retry(
@@ -29,14 +29,14 @@ def test_a_refusal_for_too_many_is_raised_where_the_caller_goes_slower_then(clie
     assert [run.run_id for run in emulator.runs] == ["run-1"]
 
 
-def test_other_rejections_are_retried_after_their_wait(client, emulator):
+def test_server_error_is_retried_if_retry_on_rate_limit_is_off(client, emulator):
     with emulator.fault("server_error", status=503, match="execute"):
         receipt = client.execute_with_retry("echo_plain", async_execution=True, retry_on_rate_limit=False)
     assert client.sleeps
     assert [run.run_id for run in emulator.runs] == [receipt.run_id]
 
 
-def test_cancelling_goes_by_the_old_api_where_v2_s_requests_are_used_up(client, emulator):
+def test_cancel_uses_legacy_if_v2_is_rate_limited(client, emulator):
     receipt = client.execute_workflow("slow", {"seconds": 60}, async_execution=True)
     emulator.state.limits.endpoint_per_minute = 0
     emulator.state.limits.clear()
@@ -44,13 +44,13 @@ def test_cancelling_goes_by_the_old_api_where_v2_s_requests_are_used_up(client, 
     assert emulator.runs[0].status == "cancelled"
 
 
-def test_a_failure_is_read_in_the_queue_which_no_bucket_counts(client):
+def test_result_of_a_failed_run_has_its_error(client):
     receipt = client.execute_workflow("failing", {"message": "x"}, async_execution=True)
     result = client.get_workflow_result("failing", receipt.run_id)
     assert (result.status, "boom: x" in result.error.message) == (RunStatus.FAILED, True)
 
 
-def test_an_input_is_checked_without_a_request(client, emulator):
+def test_check_input_sends_no_request(client, emulator):
     seen = len(emulator.requests)
     client.check_input("echo_plain", {"message": "hi"})
     with pytest.raises(SimInputError, match="JSON"):
@@ -59,13 +59,13 @@ def test_an_input_is_checked_without_a_request(client, emulator):
 
 
 @pytest.mark.parametrize("api_version", ["v2", "legacy"])
-def test_an_input_is_checked_as_its_api_takes_it(emulator, connect, api_version):
+def test_check_input_rejects_control_fields_on_legacy_only(emulator, connect, api_version):
     client = connect(emulator.url, key=emulator.api_key, api_version=api_version)
     with pytest.raises(SimInputError, match="control fields") if api_version == "legacy" else nullcontext():
         client.check_input("echo_plain", {"stream": True})
 
 
-def test_usage_with_and_without_fields_of_v2(emulator, connect):
+def test_get_usage_has_billing_on_v2_only(emulator, connect):
     limits, billing = connect(emulator.url, key=emulator.api_key, api_version="v2").get_usage()
     assert billing.plan == limits.plan
     limits, billing = connect(emulator.url, key=emulator.api_key, api_version="legacy").get_usage()
@@ -73,7 +73,7 @@ def test_usage_with_and_without_fields_of_v2(emulator, connect):
 
 
 @pytest.mark.parametrize(("api_version", "metered"), [("v2", True), ("legacy", False)])
-def test_what_a_start_spends(emulator, connect, api_version, metered):
+def test_start_bucket_and_start_limit_by_api_version(emulator, connect, api_version, metered):
     client = connect(emulator.url, key=emulator.api_key, api_version=api_version)
     usage = client.get_usage_limits()
     assert (client.start_bucket is not None) is metered

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(not RECORDED, reason=WHERE_MISSING)
 
 
 def call_of(recording: Recording) -> Call[Any]:
-    """The client's call for this endpoint; where it has none, the dialect's envelope alone."""
+    """The client's call for this endpoint; if it has none, only the dialect's envelope."""
     path = unquote(recording.path.partition("?")[0]).rstrip("/")
     parts = path.split("/")
     dialect: Any = v2 if path.startswith("/api/v2/") else legacy
@@ -80,7 +80,7 @@ def call_of(recording: Recording) -> Call[Any]:
 
 
 def read(recording: Recording) -> str:
-    """What the dialects make of a recorded answer, in one line."""
+    """How the dialects read a recorded response, in one line."""
     call = call_of(recording)
     response = Response(recording.status, recording.headers, b"" if recording.raw == b"null" else recording.raw)
     try:
@@ -134,9 +134,9 @@ def _told(value: Any) -> str:
 
 
 @pytest.mark.parametrize("recording", RECORDED, ids=lambda recording: recording.name)
-def test_becomes_the_right_model_or_error(recording):
+def test_recorded_response_is_read_as_expected(recording):
     assert read(recording) == READINGS[recording.name]
 
 
-def test_no_recording_is_left_out():
+def test_every_recording_has_an_expected_reading():
     assert {recording.name for recording in RECORDED} == READINGS.keys()

@@ -59,13 +59,13 @@ RUN = "11111111-2222-4333-8444-555555555555"
         pytest.param({"success": True, "async": True, "executionId": RUN}, RUN, JOB, id="executionId"),
     ],
 )  # fmt: skip
-def test_legacy_receipts(body, run_id, job_id):
+def test_legacy_receipt_ids(body, run_id, job_id):
     receipt = legacy.execute("w", {}, run_id="sent", async_execution=True, run_timeout=None).read(answer(body, 202))
     assert isinstance(receipt, AsyncExecutionResult)
     assert (receipt.run_id, receipt.job_id, receipt.status) == (run_id, job_id, RunStatus.QUEUED)
 
 
-def test_v2_receipt():
+def test_v2_receipt_has_the_run_id():
     told = {"runId": RUN, "statusUrl": "http://inside:3000/api/v2/elsewhere"}
     receipt = v2.execute("w", {}, run_id=RUN, async_execution=True, run_timeout=None).read(answer({"data": told}, 202))
     assert receipt.run_id == RUN
@@ -86,7 +86,7 @@ FINISHED = {"success": True, "output": {"a": 1}, "metadata": {"duration": 12}}
         pytest.param(STREAM, answer(FINISHED), None, id="v0.3.10-ignores-stream"),
     ],
 )
-def test_a_server_before_v0_5_44_is_a_non_retryable_error(call, response, run_id):
+def test_server_before_v0_5_44_is_a_non_retryable_error(call, response, run_id):
     with pytest.raises(SimUnsupportedError, match=r"Sim v0\.5\.44 or later is required") as caught:
         call.read(response)
     error = caught.value
@@ -94,21 +94,21 @@ def test_a_server_before_v0_5_44_is_a_non_retryable_error(call, response, run_id
     assert isinstance(error, SimPermanentError)
 
 
-def test_a_server_before_v0_5_44_has_no_route_to_cancel_a_run():
+def test_cancel_without_a_route_requires_v0_5_44():
     page = Response(404, {"content-type": "text/html"}, b"<html>404</html>")
     with pytest.raises(SimUnsupportedError, match=r"Sim v0\.5\.44 or later is required") as caught:
         legacy.cancel_run("w", "r").read(page)
     assert (caught.value.outcome, caught.value.status) == (Outcome.REFUSED, 404)
 
 
-def test_a_run_that_fails_before_its_stream_begins():
+def test_run_that_fails_before_streaming_is_failed():
     result = STREAM.read(answer({"success": False, "error": "boom", "output": {}}, 500))
     assert (result.status, result.error.message) == (RunStatus.FAILED, "boom")
 
 
 @pytest.mark.parametrize("body", [{}, {"success": True}, [], "queued", None, {"jobId": 7}])
 @pytest.mark.parametrize("status", [200, 202])
-def test_a_receipt_without_any_id_is_refused(body, status):
+def test_receipt_without_an_id_is_rejected(body, status):
     with pytest.raises(SimResponseError):
         ASYNC.read(answer(body, status))
 
@@ -162,8 +162,8 @@ PAUSE = {"data": {"operation": "human", "_resume": {"contextId": "c-1"}}, "statu
         pytest.param({"pausedBlocks": [], "pauseCount": 2}, None, None, id="several"),
     ],
 )
-def test_pause_in_a_successful_response(output, kind, context):
-    """The legacy API says success, and its jobs say completed."""
+def test_pause_in_a_successful_legacy_response(output, kind, context):
+    """The legacy API reports success, and its jobs report completed."""
     held_open = legacy.execute("w", {}, run_id="r").read(answer({"success": True, "output": output}))
     entry = {"success": True, "output": output}
     job = legacy.get_job(JOB).read(answer({"taskId": JOB, "status": "completed", "output": entry}))
@@ -182,7 +182,7 @@ def test_pause_in_a_successful_response(output, kind, context):
         (None, "completed"),
     ],
 )
-def test_what_a_completed_job_really_was(entry, status):
+def test_completed_job_has_the_status_of_its_output(entry, status):
     job = legacy.get_job(JOB).read(answer({"taskId": JOB, "status": "completed", "output": entry}))
     assert job.status == status
     assert job.output == (entry["output"] if entry and "success" in entry else entry)
@@ -197,7 +197,7 @@ def test_what_a_completed_job_really_was(entry, status):
         ({}, "without an error message"),
     ],
 )
-def test_the_error_of_a_failed_run_in_all_shapes(error, message):
+def test_error_of_a_failed_run_in_each_format(error, message):
     data = {"runId": "r", "status": "failed", "error": error}
     assert message in v2.get_run("w", "r").read(answer({"data": data})).error.message
     job = {"taskId": JOB, "status": "failed", "error": error}
@@ -214,7 +214,7 @@ def test_the_error_of_a_failed_run_in_all_shapes(error, message):
         pytest.param(429, {"success": False, "error": "model key throttled"}, "failed", id="throttled inside"),
     ],
 )
-def test_held_open_legacy_results(status, body, expected):
+def test_legacy_sync_results(status, body, expected):
     result = legacy.execute("w", {}, run_id="mine").read(answer(body, status))
     assert (result.status, result.run_id) == (expected, "mine")
     assert (result.error is not None) is (expected == "failed")
@@ -223,7 +223,7 @@ def test_held_open_legacy_results(status, body, expected):
 
 
 @pytest.mark.parametrize("body", [{"echo": 1}, [1, 2], "text", None, 7, {"success": "yes"}])
-def test_a_response_block_s_answer_is_the_output(body):
+def test_response_block_body_is_the_output(body):
     result = legacy.execute("w", {}, run_id="r").read(answer(body, 201))
     assert result.status is RunStatus.COMPLETED
     assert result.output == {"data": body, "status": 201, "headers": {"Content-Type": "application/json"}}
@@ -246,7 +246,7 @@ FINAL = '{"event":"final","data":{"success":true,"output":{"a":"ä"}}}'
 
 @pytest.mark.parametrize("sentinel", ["[DONE]", '"[DONE]"'])
 @pytest.mark.parametrize("pieces", [1, 2, 3, 7, 1000])
-def test_a_stream_in_pieces_of_any_size(sentinel, pieces):
+def test_stream_is_parsed_in_pieces_of_any_size(sentinel, pieces):
     chunk, end = events_of('{"blockId":"b","chunk":"Größe 🎈"}', FINAL, sentinel, pieces=pieces)
     assert chunk == StreamChunk("b", "Größe 🎈")
     assert end.result.output == {"a": "ä"}
@@ -279,7 +279,7 @@ def test_stream_events(frame, event):
         ('{"event":"error","error":"boom"}', "failed", "boom"),
     ],
 )
-def test_ends_of_a_stream(frame, status, error):
+def test_stream_end_status_and_error(frame, status, error):
     (end,) = events_of(frame)
     assert isinstance(end, StreamEnd)
     assert end.result.status == status
@@ -302,31 +302,31 @@ def test_stream_end_has_the_fields_of_a_sync_response():
     ]
 
 
-def test_an_error_that_ends_a_stream_names_its_block():
+def test_stream_error_names_its_block():
     (end,) = events_of('{"event":"error","blockId":"b","error":{"message":"boom","code":"C"}}')
     assert end.result.error == RunError("boom", "C", block_id="b")
 
 
-def test_lines_that_end_as_on_windows():
+def test_stream_accepts_crlf_line_ends():
     frames = ['{"blockId":"b","chunk":"x"}', '{"blockId":"b","chunk":"y"}', FINAL]
     reader = StreamReader(workflow_id="w", run_id="r")
     events = reader.feed("".join(f"data: {frame}\r\n\r\n" for frame in frames).encode())
     assert events == events_of(*frames)
 
 
-def test_comments_and_other_fields_of_a_stream_are_passed_over():
+def test_stream_ignores_comments_and_other_fields():
     reader = StreamReader(workflow_id="w", run_id=None)
     events = reader.feed(f": ping\r\nevent: x\r\nid: 1\r\n\r\ndata: {FINAL}\r\n\r\n".encode())
     assert [type(event) for event in events] == [StreamEnd]
 
 
 @pytest.mark.parametrize("frame", ["[1]", "nonsense", "{", "7"])
-def test_a_frame_that_cant_be_read(frame):
+def test_unreadable_stream_frame_is_an_error(frame):
     with pytest.raises(SimStreamError, match="'w'"):
         events_of(frame)
 
 
-def test_an_endless_line_doesnt_fill_the_memory(monkeypatch):
+def test_too_large_stream_frame_is_an_error(monkeypatch):
     monkeypatch.setattr("airflow_provider_sim.client.stream.MAX_FRAME_BYTES", 1000)
     reader = StreamReader(workflow_id="w", run_id="r")
     reader.feed(b"x" * 1000)
@@ -348,19 +348,19 @@ def test_an_endless_line_doesnt_fill_the_memory(monkeypatch):
         ({}, {}, {"input": {}}),
     ],
 )
-def test_input_as_each_dialect_takes_it(value, on_legacy, on_v2):
+def test_input_format_of_each_api_version(value, on_legacy, on_v2):
     assert json.loads(legacy.execute("w", value, run_id=None).request.body) == on_legacy
     assert json.loads(v2.execute("w", value, run_id=None).request.body) == on_v2
 
 
 @pytest.mark.parametrize("name", sorted(legacy.CONTROL_FIELDS))
-def test_names_that_the_legacy_api_would_obey_are_refused_there(name):
+def test_legacy_rejects_control_fields_in_the_input(name):
     with pytest.raises(SimError, match=f"field.*{name}.*v2"):
         legacy.execute("w", {name: True}, run_id=None)
     assert json.loads(v2.execute("w", {name: True}, run_id=None).request.body) == {"input": {name: True}}
 
 
-def test_asynchronous_executions():
+def test_async_execution_requests():
     on_legacy = legacy.execute("w", {"a": 1}, run_id="r", async_execution=True, run_timeout=60).request
     assert on_legacy.headers["X-Execution-Mode"] == "async"
     assert on_legacy.headers["X-Execution-Timeout-Seconds"] == "60"
@@ -372,7 +372,7 @@ def test_asynchronous_executions():
     assert "X-Execution-Mode" not in legacy.execute("w", {}, run_id="r").request.headers
 
 
-def test_streamed_executions():
+def test_streamed_execution_requests():
     on_legacy = legacy.execute("w", {"a": 1}, run_id="r", stream=True, selected_outputs=["Agent.content"]).request
     assert json.loads(on_legacy.body) == {"a": 1, "stream": True, "selectedOutputs": ["Agent.content"]}
     on_v2 = v2.execute("w", {"a": 1}, run_id="r", stream=True, selected_outputs=["Agent.content"]).request
@@ -386,7 +386,7 @@ def test_paths_are_encoded_and_unset_queries_left_out():
     assert asked.endswith("?includeOutput=true&selectedOutputs=b-1.x%2Cb-2")
 
 
-def test_a_workspace_s_log():
+def test_list_logs_query():
     asked = v2.list_logs(
         "space",
         workflow_ids=["w-1", "w-2"],
@@ -414,7 +414,7 @@ def test_a_workspace_s_log():
         pytest.param(503, {"retry-after": "5"}, "logs.list", id="nothing but a wait"),
     ],
 )
-def test_bucket_of_a_response(status, headers, bucket):
+def test_rate_limit_bucket_of_a_response(status, headers, bucket):
     assert rate_limit_info(Response(status, headers, b""), bucket="logs.list").bucket == bucket
 
 
@@ -427,7 +427,7 @@ def test_bucket_of_a_response(status, headers, bucket):
         (None, None),
     ],
 )
-def test_start_time(started_at, began):
+def test_start_time_is_parsed_from_started_at(started_at, began):
     assert WorkflowRun(run_id="r", status=RunStatus.RUNNING, started_at=started_at).start_time == began
 
 
@@ -443,11 +443,11 @@ def test_start_time(started_at, began):
         (RunError("boom", code="C", block_name="Agent"), "boom in block 'Agent' (C)"),
     ],
 )
-def test_a_run_s_error_in_one_line(error, words):
+def test_run_error_as_text(error, words):
     assert str(error) == words
 
 
-def test_the_details_of_a_run():
+def test_run_details():
     run = WorkflowRun(
         run_id="r",
         status=RunStatus.FAILED,
@@ -486,7 +486,7 @@ RUN_TOLD = "Run 'r' of workflow 'w'"
         (RunStatus.FAILED, RunError("boom", "C"), f"{RUN_TOLD} failed: boom (C). Its log in Sim shows each block."),
     ],
 )
-def test_how_a_bad_end_is_raised(status, error, message):
+def test_raise_for_status_raises_failed_and_cancelled_runs(status, error, message):
     run = WorkflowRun(run_id="r", status=status, workflow_id="w", error=error)
     with pytest.raises(SimRunCancelledError if status == "cancelled" else SimRunFailedError) as caught:
         run.raise_for_status()
@@ -497,7 +497,7 @@ def test_how_a_bad_end_is_raised(status, error, message):
 
 
 @pytest.mark.parametrize("status", sorted(set(RunStatus) - {RunStatus.CANCELLED, RunStatus.FAILED}))
-def test_no_other_status_is_raised(status):
+def test_raise_for_status_ignores_other_statuses(status):
     WorkflowRun(run_id="r", status=status).raise_for_status()
 
 
@@ -526,7 +526,7 @@ def test_no_other_status_is_raised(status):
         ),
     ],
 )
-def test_what_a_cancelling_achieved(accepted, reason, status, words):
+def test_cancellation_as_text(accepted, reason, status, words):
     assert str(Cancellation(run_id="r", accepted=accepted, reason=reason, status=status)) == words
 
 
@@ -541,11 +541,11 @@ def test_what_a_cancelling_achieved(accepted, reason, status, words):
         (RunStatus.COMPLETED, None, False),
     ],
 )
-def test_a_run_that_died_with_its_connection(status, error, died):
+def test_run_that_ended_with_its_connection_is_recognized(status, error, died):
     assert died_with_its_connection(WorkflowRun(run_id="r", status=status, error=error)) is died
 
 
-def test_where_a_display_copy_was_cut():
+def test_display_marks_name_the_truncated_and_redacted_paths():
     output = {
         "items": [{"token": "[REDACTED]", "text": "whole"}, "long... [truncated 17 chars]"],
         "file": {"base64": "[TRUNCATED]"},

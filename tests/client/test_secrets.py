@@ -34,7 +34,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("name", [*ROWS, *FAULTS, "refused connection"])
-def test_no_log_and_no_error_holds_the_key(connect, caplog, capfd, name):
+def test_logs_and_errors_do_not_contain_the_key(connect, caplog, capfd, name):
     caplog.set_level(logging.DEBUG)
     answer = FAULTS.get(name) or (ROWS[name][2] if name in ROWS else Answer())
     with canned(answer) as server:
@@ -54,7 +54,7 @@ def test_no_log_and_no_error_holds_the_key(connect, caplog, capfd, name):
 
 
 def local_variables(error):
-    """What a report of a crash may show: the variables of all functions that the error and its causes came through."""
+    """Local variables of all functions in the tracebacks of an error and its causes, as in a crash report."""
     current = error
     while current is not None:
         for frame, _ in traceback.walk_tb(current.__traceback__):
@@ -63,8 +63,8 @@ def local_variables(error):
         current = current.__cause__ or current.__context__
 
 
-def test_an_interrupted_request_shows_no_key_in_its_variables():
-    """As when Airflow's time-out of a task goes off while the answer is waited for."""
+def test_traceback_variables_of_interrupted_request_hide_the_key():
+    """As when Airflow's execution_timeout ends a task that waits for a response."""
 
     def interrupt(*_):
         raise KeyboardInterrupt
@@ -83,14 +83,14 @@ def test_an_interrupted_request_shows_no_key_in_its_variables():
     assert all(KEY not in text for text in shown)
 
 
-def test_settings_hide_it_from_every_view():
+def test_settings_repr_hides_the_key():
     settings = ClientSettings(KEY)
     for view in (repr(settings), str(settings), f"{settings}", repr([settings]), repr(copy.copy(settings))):
         assert KEY not in view
 
 
-def test_errors_survive_pickling_with_their_facts():
-    """Airflow hands errors between processes."""
+def test_errors_keep_their_attributes_when_pickled():
+    """Airflow passes errors between processes."""
     error = SimError("It broke.", code="X", status=500, run_id="r", workflow_id="w", retry_after=3.0)
     other = pickle.loads(pickle.dumps(error))
     assert str(other) == "It broke."

@@ -44,7 +44,7 @@ KEY = "sk-sim-a-key-that-nobody-may-see"
         ({"verify": None}, "CA bundle"),
     ],
 )
-def test_settings_that_cant_work(settings, words):
+def test_invalid_settings_are_rejected(settings, words):
     with pytest.raises(SimConfigurationError, match=words) as caught:
         ClientSettings(**{"api_key": KEY, **settings})
     assert KEY not in str(caught.value)
@@ -65,7 +65,7 @@ def test_whitespace_around_the_key_is_removed():
         ("http://[::1]:3000", "http://[::1]:3000"),
     ],
 )
-def test_base_urls_are_tidied(given, kept):
+def test_base_url_is_normalized(given, kept):
     assert ClientSettings(KEY, given).base_url == kept
 
 
@@ -81,12 +81,12 @@ def test_base_urls_are_tidied(given, kept):
         ("max_elapsed", True),
     ],
 )
-def test_retry_settings_that_cant_work(name, value):
+def test_invalid_retry_settings_are_rejected(name, value):
     with pytest.raises(SimConfigurationError, match=name):
         RetryPolicy(**{name: value})
 
 
-def test_the_delay_grows_to_its_limit_and_varies_by_a_quarter():
+def test_retry_delay_doubles_to_its_limit_with_jitter():
     policy, error = RetryPolicy(), SimConnectionError("x")
     assert [policy.delay(error, n, chance=lambda: 0.5) for n in range(1, 8)] == [1, 2, 4, 8, 16, 30, 30]
     assert policy.delay(error, 1, chance=lambda: 0.0) == 0.75
@@ -94,7 +94,7 @@ def test_the_delay_grows_to_its_limit_and_varies_by_a_quarter():
     assert policy.delay(error, 10_000, chance=lambda: 0.5) == 30
 
 
-def test_the_delay_is_longer_where_the_reason_is_known_to_last():
+def test_retry_delay_starts_at_the_default_wait():
     policy = RetryPolicy()
     full = SimRateLimitError("x", default_wait=20.0)
     assert [policy.delay(full, n, chance=lambda: 0.5) for n in (1, 2, 3)] == [20, 30, 30]
@@ -102,13 +102,13 @@ def test_the_delay_is_longer_where_the_reason_is_known_to_last():
     assert RetryPolicy(max_delay=2.0).delay(full, 1, chance=lambda: 0.5) == 2, "as the author wants it"
 
 
-def test_what_sim_asks_for_goes_first_and_is_never_undercut():
+def test_retry_delay_is_at_least_retry_after():
     policy, error = RetryPolicy(max_delay=2), SimRateLimitError("x", retry_after=42)
     assert policy.delay(error, 1, chance=lambda: 0.0) == 42
     assert policy.delay(error, 1, chance=lambda: 1.0) == 42 * 1.25
 
 
-def test_the_defaults_are_the_sdk_s():
+def test_retry_defaults_equal_the_sdk_defaults():
     policy = RetryPolicy()
     assert (policy.max_retries, policy.initial_delay, policy.max_delay) == (3, 1.0, 30.0)
     assert (policy.backoff_multiplier, policy.jitter) == (2.0, 0.25)

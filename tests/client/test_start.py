@@ -24,7 +24,7 @@ RETRIES = 2
 
 
 class V2:
-    """How v2 says it."""
+    """Responses of the v2 API."""
 
     version = "v2"
     run_path = "/runs/"
@@ -54,7 +54,7 @@ class V2:
 
 
 class Legacy:
-    """How the legacy API says it."""
+    """Responses of the legacy API."""
 
     version = "legacy"
     run_path = "/executions/"
@@ -86,36 +86,36 @@ LOST = {
 
 @pytest.fixture(params=[V2, Legacy], ids=["v2", "legacy"])
 def api(request):
-    """Each dialect in turn."""
+    """Each API version in turn."""
     return request.param
 
 
 @pytest.fixture(params=LOST)
 def lost(request, api):
-    """Each way of losing an answer."""
+    """Each way of losing a response."""
     return LOST[request.param] or api.broke
 
 
 @pytest.fixture
 def lost_held_open(api, lost):
-    """The same for a held-open start: there a legacy JSON 500 may be the workflow's own Response block."""
+    """The same for a sync start: there a legacy JSON 500 may be the workflow's own Response block."""
     if api is Legacy and lost is Legacy.broke:
         return Answer(500, b"Internal Server Error")
     return lost
 
 
 def starts(server: CannedServer) -> list[str | None]:
-    """The run ids of all attempts to start."""
+    """The run IDs of all start requests."""
     return [got.run_id for got in server.requests if got.method == "POST"]
 
 
 def submit(connect, server, api, *, asynchronous: bool = True, **options: Any) -> Any:
-    """Start a workflow by a new client; the client is the result's second half."""
+    """Start a workflow with a new client; return the result and the client."""
     client = connect(server.url, api_version=api.version)
     return client.execute_with_retry("w", async_execution=asynchronous, max_retries=RETRIES, **options), client
 
 
-class TestAnswerLost:
+class TestLostResponse:
     @pytest.mark.parametrize("status", ["queued", "running", "paused", "completed", "failed", "cancelled", "redacting"])
     def test_existing_run_is_reattached(self, connect, api, lost, status, caplog):
         with canned(NO_JOB, (api.run_path, api.run(status)), ("/execute", lost)) as server:
@@ -126,7 +126,7 @@ class TestAnswerLost:
         assert f"exists and is {status}" in caplog.text
 
     @pytest.mark.parametrize("status", ["running", "completed", "failed", "cancelled"])
-    def test_held_open_it_is_the_result_so_far(self, connect, api, lost_held_open, status):
+    def test_sync_start_returns_the_existing_run(self, connect, api, lost_held_open, status):
         error = "Boom: no" if status == "failed" else None
         with canned(NO_JOB, (api.run_path, api.run(status, error)), ("/execute", lost_held_open)) as server:
             taken, _ = submit(connect, server, api, asynchronous=False)
@@ -136,7 +136,7 @@ class TestAnswerLost:
             assert taken.output == {"a": 1}
         assert len(starts(server)) == 1
 
-    def test_a_run_that_is_not_there_is_started_under_the_same_id(self, connect, lost):
+    def test_missing_run_is_started_with_the_same_id(self, connect, lost):
         with canned(NO_JOB, (V2.run_path, V2.unknown_run), ("/execute", lost), ("/execute", V2.accepted)) as server:
             submit(connect, server, V2)
         first, second = starts(server)
@@ -152,7 +152,7 @@ class TestAnswerLost:
         assert len(starts(server)) == 1 + RETRIES
         assert len(set(starts(server))) == 1
 
-    def test_a_server_that_may_choose_its_own_ids_is_not_asked_twice(self, connect, lost):
+    def test_start_is_not_retried_if_server_may_choose_ids(self, connect, lost):
         with (
             canned(NO_JOB, (Legacy.run_path, Legacy.unknown_run), ("/execute", lost)) as server,
             pytest.raises((SimConnectionError, SimServerError)),
@@ -160,7 +160,7 @@ class TestAnswerLost:
             submit(connect, server, Legacy)
         assert len(starts(server)) == 1
 
-    def test_one_that_takes_ours_is(self, connect, lost):
+    def test_legacy_start_is_retried_if_server_keeps_ids(self, connect, lost):
         answers = [("/execute", answer) for answer in (Legacy.accepted, lost, Legacy.accepted)]
         with canned(NO_JOB, (Legacy.run_path, Legacy.unknown_run), *answers) as server:
             client = connect(server.url, api_version="legacy")
@@ -168,7 +168,7 @@ class TestAnswerLost:
                 client.execute_with_retry("w", async_execution=True, run_id="mine")
         assert starts(server) == ["mine"] * 3
 
-    def test_a_run_that_cant_be_seen_is_not_started_again(self, connect, api, lost):
+    def test_start_is_not_retried_after_failed_lookup(self, connect, api, lost):
         with (
             canned(NO_JOB, (api.run_path, Answer(500, b"")), ("/execute", lost)) as server,
             pytest.raises((SimConnectionError, SimServerError), match="Could not start"),
@@ -176,14 +176,14 @@ class TestAnswerLost:
             submit(connect, server, api)
         assert len(starts(server)) == 1
 
-    def test_failed_lookup_is_repeated(self, connect, api, lost):
+    def test_failed_lookup_is_retried(self, connect, api, lost):
         looks = [(api.run_path, answer) for answer in (Answer(500, b""), Answer(silent=True), api.run("running"))]
         with canned(NO_JOB, *looks, ("/execute", lost)) as server:
             taken, _ = submit(connect, server, api)
         assert taken.status is RunStatus.RUNNING
         assert len(starts(server)) == 1
 
-    def test_a_run_known_a_moment_later_is_found(self, connect, lost):
+    def test_run_visible_after_a_moment_is_reattached(self, connect, lost):
         looks = [(V2.run_path, answer) for answer in (V2.unknown_run, V2.run("running"))]
         with canned(NO_JOB, *looks, ("/execute", lost)) as server:
             taken, client = submit(connect, server, V2)
@@ -191,7 +191,7 @@ class TestAnswerLost:
         assert len(client.sleeps) == 1
         assert len(starts(server)) == 1
 
-    def test_a_stream_that_was_never_begun_ends_with_the_run(self, connect, api, lost_held_open):
+    def test_lost_stream_ends_with_the_run_result(self, connect, api, lost_held_open):
         with canned(NO_JOB, (api.run_path, api.run("completed")), ("/execute", lost_held_open)) as server:
             client = connect(server.url, api_version=api.version)
             [end] = client.events(client.execute_with_retry("w", stream=True, max_retries=RETRIES))
@@ -214,7 +214,7 @@ class TestAmbiguousQueue:
         assert first != second, "Sim keeps the claim on an id whose fate it doesn't know"
         assert 45 <= sum(client.sleeps) <= 60
 
-    def test_what_was_waited_before_does_not_shorten_that_minute(self, connect, api):
+    def test_earlier_waits_do_not_shorten_the_minute(self, connect, api):
         busy = replace(api.busy, headers={"retry-after": "50"})
         answers = [("/execute", answer) for answer in (busy, api.ambiguous, api.ambiguous, api.accepted)]
         with canned(NO_JOB, (api.run_path, api.unknown_run), *answers) as server:
@@ -222,7 +222,7 @@ class TestAmbiguousQueue:
         assert len(set(starts(server))) == 4
         assert sum(client.sleeps) >= 50 + 2 * 45
 
-    def test_a_deadline_within_that_minute_leaves_it_open(self, connect, api):
+    def test_deadline_within_the_minute_raises_without_restart(self, connect, api):
         answers = [("/execute", api.ambiguous), ("/execute", api.accepted)]
         with (
             canned(NO_JOB, (api.run_path, api.unknown_run), *answers) as server,
@@ -231,14 +231,14 @@ class TestAmbiguousQueue:
             submit(connect, server, api, deadline=time.time() + 5)
         assert len(starts(server)) == 1
 
-    def test_a_server_that_chooses_ids_itself_names_the_run(self, connect):
+    def test_run_id_chosen_by_the_server_is_used(self, connect):
         ambiguous = replace(Legacy.ambiguous, body={**Legacy.ambiguous.body, "executionId": "its-own"})
         with canned(("/its-own", Legacy.run("queued")), NO_JOB, ("/execute", ambiguous)) as server:
             submit(connect, server, Legacy)
         assert len(starts(server)) == 1
 
 
-class TestIdUsedBefore:
+class TestRunIdConflict:
     @pytest.mark.parametrize("status", ["running", "completed", "failed"])
     def test_own_run_is_reattached(self, connect, api, status):
         answer = api.run(status, "Boom: no" if status == "failed" else None)
@@ -251,15 +251,15 @@ class TestIdUsedBefore:
         "words",
         ["Rate limit exceeded. Please try again later.", "Too many concurrent executions", "Usage limit exceeded: $2"],
     )
-    def test_a_refusal_s_trace_is_no_run(self, connect, api, words):
+    def test_rejected_start_with_that_id_is_started_again(self, connect, api, words):
         answers = [("/execute", api.id_used), ("/execute", api.accepted)]
         with canned(NO_JOB, (api.run_path, api.run("failed", words)), *answers) as server:
             submit(connect, server, api)
         first, second = starts(server)
         assert first != second
 
-    def test_a_run_that_is_not_there_at_once_is_waited_for(self, connect, api):
-        """Sim takes the id before the queue shows the run."""
+    def test_run_not_yet_visible_is_waited_for(self, connect, api):
+        """Sim reserves the run ID before the queue shows the run."""
         looks = [(api.run_path, answer) for answer in [api.unknown_run] * 6 + [api.run("running")]]
         with canned(NO_JOB, *looks, ("/execute", api.id_used)) as server:
             taken, client = submit(connect, server, api)
@@ -267,7 +267,7 @@ class TestIdUsedBefore:
         assert len(starts(server)) == 1
         assert 20 <= sum(client.sleeps) <= 60
 
-    def test_a_deadline_before_it_can_be_there_leaves_it_open(self, connect, api):
+    def test_deadline_before_the_run_is_visible_raises_conflict(self, connect, api):
         answers = [("/execute", api.id_used), ("/execute", api.accepted)]
         with (
             canned(NO_JOB, (api.run_path, api.unknown_run), *answers) as server,
@@ -276,7 +276,7 @@ class TestIdUsedBefore:
             submit(connect, server, api, deadline=time.time() + 5)
         assert len(starts(server)) == 1
 
-    def test_an_id_of_the_caller_s_own_is_not_exchanged(self, connect, api):
+    def test_fixed_run_id_is_not_replaced(self, connect, api):
         with (
             canned(NO_JOB, (api.run_path, api.unknown_run), ("/execute", api.id_used)) as server,
             pytest.raises(SimRunIdConflictError),
@@ -285,21 +285,21 @@ class TestIdUsedBefore:
         assert starts(server) == ["mine"]
 
 
-class TestRefused:
-    def test_the_next_attempt_has_a_new_id_from_the_caller(self, connect, api):
+class TestRejectedStart:
+    def test_each_retry_takes_a_new_run_id(self, connect, api):
         ids = iter(["one", "two", "three"])
         answers = [("/execute", api.busy), ("/execute", api.busy), ("/execute", api.accepted)]
         with canned(*answers) as server:
             submit(connect, server, api, run_id=ids)
         assert starts(server) == ["one", "two", "three"]
 
-    def test_a_legacy_401_may_be_an_outage_of_its_store_of_keys(self, connect):
+    def test_legacy_401_is_retried(self, connect):
         outage = Answer(401, {"error": "Invalid API key"})
         with canned(("/execute", outage), ("/execute", outage), ("/execute", Legacy.accepted)) as server:
             submit(connect, server, Legacy)
         assert len(starts(server)) == 3
 
-    def test_a_v2_401_is_a_wrong_key(self, connect):
+    def test_v2_401_is_not_retried(self, connect):
         with (
             canned(Answer(401, {"error": {"code": "UNAUTHORIZED", "message": "Invalid API key"}})) as server,
             pytest.raises(SimAuthenticationError),
@@ -308,13 +308,13 @@ class TestRefused:
         assert len(server.requests) == 1
 
 
-class TestTime:
-    def test_no_attempt_after_the_deadline(self, connect, api):
+class TestDeadline:
+    def test_no_retry_after_the_deadline(self, connect, api):
         with canned(("/execute", api.busy)) as server, pytest.raises(SimRateLimitError):
             submit(connect, server, api, deadline=time.time() - 1)
         assert len(starts(server)) == 1
 
-    def test_nothing_is_sent_again_after_it_either(self, connect, lost):
+    def test_lost_start_is_not_resent_after_the_deadline(self, connect, lost):
         with (
             canned(NO_JOB, (V2.run_path, V2.unknown_run), ("/execute", lost), ("/execute", V2.accepted)) as server,
             pytest.raises((SimConnectionError, SimServerError)),
@@ -322,8 +322,8 @@ class TestTime:
             submit(connect, server, V2, deadline=time.time() - 1)
         assert len(starts(server)) == 1
 
-    def test_a_held_open_answer_is_not_waited_for_longer(self, connect, api):
-        """Of the second attempt, too, whatever the first one left of the time."""
+    def test_sync_response_is_awaited_until_the_deadline(self, connect, api):
+        """This holds for the second attempt, too."""
         time_is_up = {"timeout": 20, "deadline": time.time() + 0.5, "initial_delay": 0.01}
         answers = [("/execute", api.down), ("/execute", replace(api.finished, delay=20))]
         with canned(NO_JOB, (api.run_path, api.run("running")), *answers) as server:
@@ -331,7 +331,7 @@ class TestTime:
         assert taken.status is RunStatus.RUNNING
         assert len(starts(server)) == 2
 
-    def test_one_patience_for_all_questions_together(self, connect):
+    def test_max_elapsed_limits_all_waits_together(self, connect):
         with canned(NO_JOB, (V2.run_path, Answer(500, b"")), ("/execute", V2.busy), ("/execute", V2.broke)) as server:
             client = connect(server.url, api_version="v2", retry=patience(max_elapsed=7, initial_delay=4, jitter=0))
             with pytest.raises(SimServerError):
@@ -339,14 +339,14 @@ class TestTime:
         assert sum(client.sleeps) <= 7
         assert len(client.sleeps) == 1, "Sim's 5 s, which leaves no 4 s for another look"
 
-    def test_every_wait_is_in_the_log_with_its_reason(self, connect, api, caplog):
+    def test_retry_wait_and_reason_are_logged(self, connect, api, caplog):
         caplog.set_level(logging.WARNING)
         with canned(("/execute", api.busy), ("/execute", api.accepted)) as server:
             submit(connect, server, api)
         assert "concurrent runs is reached" in caplog.text
         assert "Retrying in" in caplog.text
 
-    def test_a_retry_after_date_is_waited_for(self, connect):
+    def test_retry_after_date_is_waited_for(self, connect):
         later = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 30))
         busy = Answer(429, {"error": {"code": "RATE_LIMITED", "message": "x"}}, {"retry-after": later})
         with canned(("/execute", busy), ("/execute", V2.accepted)) as server:

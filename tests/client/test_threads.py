@@ -18,7 +18,7 @@ THREADS = 8
 
 @pytest.fixture
 def used_by(monkeypatch):
-    """By HTTP session, the threads that have sent requests on it."""
+    """The threads that have sent requests on each HTTP session."""
     used: dict[requests.Session, Counter[int]] = {}
     send = requests.Session.send
 
@@ -30,7 +30,7 @@ def used_by(monkeypatch):
     return used
 
 
-def test_each_thread_has_a_session_of_its_own(emulator, used_by):
+def test_each_thread_has_its_own_session(emulator, used_by):
     barrier = threading.Barrier(THREADS)
 
     def call(number: int) -> list[str]:
@@ -45,7 +45,7 @@ def test_each_thread_has_a_session_of_its_own(emulator, used_by):
     assert all(len(threads) == 1 and threads.total() == 5 for threads in used_by.values())
 
 
-def test_a_thread_s_session_ends_with_it_or_with_the_client(emulator, used_by):
+def test_session_is_freed_with_its_thread_or_client(emulator, used_by):
     with SimClient(emulator.api_key, emulator.url) as client:
         thread = threading.Thread(target=client.get_usage_limits)
         thread.start()

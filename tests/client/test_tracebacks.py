@@ -47,14 +47,14 @@ def failing(request):
 FLOW = ["client/start:_start"]
 
 
-def test_sync_client(failing):
+def test_sync_client_traceback_is_short(failing):
     url, api_version = failing
     with SimClient("key", url, api_version=api_version) as client, pytest.raises(SimError) as caught:
         client.execute_workflow("w")
     assert frames(caught.value) == ["client/sync_client:method", "client/sync_client:_perform", *FLOW]
 
 
-def test_async_client(failing):
+def test_async_client_traceback_is_short(failing):
     url, api_version = failing
 
     async def execute() -> None:
@@ -66,7 +66,7 @@ def test_async_client(failing):
     assert frames(caught.value) == ["client/async_client:method", *FLOW]
 
 
-def test_operator(failing, monkeypatch):
+def test_operator_traceback_is_short(failing, monkeypatch):
     url, api_version = failing
     extra = json.dumps({"api_version": api_version, "max_retries": 0})
     connection = {"conn_type": "sim", "host": url, "password": "key", "extra": extra}

@@ -36,7 +36,7 @@ def until(condition):
     return condition()
 
 
-def test_closed_port(connect):
+def test_closed_port_is_a_retryable_connection_error(connect):
     url = f"http://127.0.0.1:{closed_port()}"
     client = connect(url, api_version="v2")
     with pytest.raises(SimConnectionError, match="can't be reached") as caught:
@@ -46,7 +46,7 @@ def test_closed_port(connect):
     assert len(client.sleeps) == 2, "nothing was sent: it may be tried again"
 
 
-def test_no_such_host(connect):
+def test_unknown_host_is_a_connection_error(connect):
     client = connect("http://sim.invalid", api_version="v2")
     with pytest.raises(SimConnectionError, match=r"sim\.invalid can't be reached") as caught:
         client.get_workflow_run("wf-1", "r")
@@ -60,7 +60,7 @@ def test_no_such_host(connect):
         pytest.param(Answer(200, b'{"data": {"runId": "r"}}', cut=9), id="in mid-answer"),
     ],
 )
-def test_the_server_hangs_up(connect, answer):
+def test_start_is_not_retried_after_broken_connection(connect, answer):
     with canned(answer) as server:
         client = connect(server.url, api_version="v2")
         with pytest.raises(SimConnectionError, match=r"Could not start.*broke before the whole response") as caught:
@@ -70,7 +70,7 @@ def test_the_server_hangs_up(connect, answer):
     assert len(starts) == 1, "it may have been started, and that can't be found out: never a second time"
 
 
-def test_the_server_hangs_up_on_a_question_that_does_no_harm(connect):
+def test_read_request_is_retried_after_broken_connection(connect):
     with canned(Answer(silent=True), DONE) as server:
         assert connect(server.url, api_version="v2").get_workflow_run("wf-1", "r").output == {"a": 1}
     assert len(server.requests) == 2
@@ -79,7 +79,7 @@ def test_the_server_hangs_up_on_a_question_that_does_no_harm(connect):
 TOO_LATE = Answer(delay=1.0)
 
 
-def test_no_answer_in_time(connect):
+def test_sync_start_times_out(connect):
     with canned(("/execute", TOO_LATE), *[("/usage-limits", TOO_LATE)] * 2, Answer()) as server:
         client = connect(server.url, api_version="v2")
         with pytest.raises(SimTimeoutError, match=r"within 0\.4 s.*cancels a sync run.*deferrable") as caught:
@@ -92,7 +92,7 @@ def test_no_answer_in_time(connect):
     assert [got.method for got in server.requests] == ["POST", *["GET"] * 3, *["GET"] * 2], "the run is asked for"
 
 
-def test_no_receipt_in_time(connect):
+def test_async_start_times_out(connect):
     with canned(TOO_LATE) as server:
         client = connect(server.url, api_version="v2", timeout=0.4)
         with pytest.raises(SimTimeoutError, match="Sim may be overloaded"):
@@ -110,7 +110,7 @@ def test_no_receipt_in_time(connect):
         pytest.param(Answer(200, b"\xff\xfe{}"), "not JSON", id="no text"),
     ],
 )
-def test_an_answer_that_cant_be_read(connect, answer, words):
+def test_unreadable_response_is_a_response_error(connect, answer, words):
     with canned(answer) as server:
         client = connect(server.url, api_version="v2")
         with pytest.raises(SimResponseError, match=words) as caught:
@@ -119,7 +119,7 @@ def test_an_answer_that_cant_be_read(connect, answer, words):
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_a_redirect_is_refused_and_names_the_target(connect, status):
+def test_redirect_is_rejected_and_names_the_target(connect, status):
     with canned(DONE) as elsewhere:
         target = f"{elsewhere.url}/api/v2/workflows/wf-1/execute"
         with canned(Answer(status, b"", {"location": f"{target}?token=t"})) as server:
@@ -135,7 +135,7 @@ def test_a_redirect_is_refused_and_names_the_target(connect, status):
     )
 
 
-def test_a_redirect_without_a_target(connect):
+def test_redirect_without_a_location(connect):
     with canned(Answer(302)) as server, pytest.raises(SimRedirectError) as caught:
         connect(server.url, api_version="v2").get_workflow_run("wf-1", "r")
     assert str(caught.value) == (
@@ -152,7 +152,7 @@ def stream(body: bytes, **how: object) -> Answer:
     return Answer(200, body, {"content-type": "text/event-stream"}, **how)
 
 
-def test_a_stream_that_stops_without_its_end(connect):
+def test_stream_without_an_end_is_a_stream_error(connect):
     with canned(stream(b'data: {"blockId":"b","chunk":"Once"}\n\ndata: "[DONE]"\n\n')) as server:
         client = connect(server.url, api_version="v2")
         events = client.events(client.execute_workflow("wf-1", stream=True, run_id="mine"))
@@ -163,7 +163,7 @@ def test_a_stream_that_stops_without_its_end(connect):
     assert (caught.value.workflow_id, caught.value.run_id) == ("wf-1", "mine")
 
 
-def test_a_stream_that_breaks(connect):
+def test_broken_stream_is_a_connection_error(connect):
     whole = b'data: {"blockId":"b","chunk":"Once"}\n\n' + b"x" * 100
     with canned(stream(whole, cut=60)) as server:
         client = connect(server.url, api_version="v2")
@@ -173,8 +173,8 @@ def test_a_stream_that_breaks(connect):
     assert caught.value.outcome is Outcome.RAN
 
 
-def test_a_stream_that_stalls(connect):
-    """It is waited for each piece as long as for an answer."""
+def test_stalled_stream_times_out(connect):
+    """The timeout applies to each piece of the stream."""
     head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
     frame = b'data: {"blockId":"b","chunk":"Once"}\n\n'
     with held(head + b"%x\r\n%b\r\n" % (len(frame), frame)) as (url, _):
@@ -199,7 +199,7 @@ def test_timeout_ends_a_stream_that_keeps_sending(connect):
         assert until(lambda: run.status == "cancelled")
 
 
-def test_a_stream_of_something_else(connect):
+def test_stream_that_is_not_json_is_a_stream_error(connect):
     with canned(stream(b"data: hello\n\n")) as server:
         client = connect(server.url, api_version="v2")
         with pytest.raises(SimStreamError, match="not JSON"):
@@ -211,7 +211,7 @@ def test_a_stream_of_something_else(connect):
 
 @pytest.fixture
 def certificate(tmp_path) -> Path:
-    """Where the server's certificate lies."""
+    """Path of the server's certificate."""
     return tmp_path / "server.pem"
 
 
@@ -242,20 +242,20 @@ def test_ca_bundle_of_the_environment_is_trusted(connect, tls_server, certificat
     assert connect(tls_server.url, api_version="v2").execute_workflow("wf-1").output == {"a": 1}
 
 
-def test_a_ca_bundle_that_isnt_there(connect, tls_server):
+def test_missing_ca_bundle_is_an_error(connect, tls_server):
     client = connect(tls_server.url, api_version="v2", verify="/nowhere/ca.pem")
     with pytest.raises(Exception, match=r"/nowhere/ca\.pem") as caught:
         client.execute_workflow("wf-1")
     assert type(caught.value).__name__ in ("SimConfigurationError", "SimConnectionError")
 
 
-def test_http_where_https_is_spoken(connect, tls_server):
+def test_http_request_to_https_server_is_a_connection_error(connect, tls_server):
     client = connect(tls_server.url.replace("https", "http"), api_version="v2")
     with pytest.raises(SimConnectionError):
         client.execute_workflow("wf-1")
 
 
-def test_https_where_http_is_spoken(connect):
+def test_https_request_to_http_server_suggests_http(connect):
     with canned(DONE) as server:
         client = connect(server.url.replace("http", "https"), api_version="v2", timeout=0.4)
         with pytest.raises(SimConnectionError, match=r"\(host\) with http://") as caught:
@@ -276,7 +276,7 @@ def test_endless_response_is_cut_off(connect, monkeypatch, packed):
 
 
 def chained(error: Exception, *, cause: Exception | None = None, context: Exception | None = None) -> Exception:
-    """An error that came of others, each with the frames that it was raised in."""
+    """An error with a cause and a context, each with its own traceback."""
     try:
         raise error
     except (OSError, ValueError) as raised:
@@ -284,7 +284,7 @@ def chained(error: Exception, *, cause: Exception | None = None, context: Except
         return raised
 
 
-def test_no_error_below_keeps_its_frames():
+def test_without_frames_clears_tracebacks_of_chained_errors():
     deep = [chained(ValueError(name)) for name in "abcd"]
     cause = chained(OSError("cause"), cause=deep[0], context=deep[1])
     context = chained(OSError("context"), cause=deep[2], context=deep[3])
@@ -310,11 +310,11 @@ def test_no_error_below_keeps_its_frames():
         pytest.param(OSError("x" * 301), "x" * 300, id="not for ever"),
     ],
 )
-def test_the_innermost_reason(error, words):
+def test_innermost_reason(error, words):
     assert transport.innermost_reason(error) == words
 
 
-def test_the_innermost_reason_of_errors_that_came_of_each_other():
+def test_innermost_reason_of_circular_causes():
     first, second = OSError("first"), OSError("second")
     first.__cause__, second.__cause__ = second, first
     assert transport.innermost_reason(first) in ("first", "second")
