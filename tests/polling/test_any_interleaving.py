@@ -46,7 +46,7 @@ class Life:
 
 @dataclass(frozen=True)
 class Fault:
-    """Requests to some paths that go wrong for a while."""
+    """Requests to some paths that fail for a while."""
 
     path: str
     kind: int | str
@@ -76,7 +76,7 @@ faults = st.builds(
 
 
 def strike(scene: Scene, ordered: list[Fault]) -> None:
-    """Have the faults happen."""
+    """Apply the faults."""
     answer = scene.sim._answer
 
     async def answer_or_not(request: httpx.Request) -> httpx.Response:
@@ -150,7 +150,7 @@ async def live(scene: Scene, name: str, life: Life, within: float) -> None:
     30,
     0.0,
 )
-def test_each_end_is_reported_once_and_rightly(all_lives, ordered, plan, others, ahead):
+def test_each_run_end_is_reported_once_and_correctly(all_lives, ordered, plan, others, ahead):
 
     async def main() -> None:
         scene = Scene(plan=plan)
@@ -173,7 +173,7 @@ def test_each_end_is_reported_once_and_rightly(all_lives, ordered, plan, others,
     ),
     st.integers(0, 40),
 )
-def test_without_faults_within_two_intervals(all_lives, others):
+def test_run_end_is_reported_within_two_intervals_without_faults(all_lives, others):
 
     async def main() -> None:
         scene = Scene()

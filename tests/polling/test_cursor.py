@@ -24,7 +24,7 @@ def stored(cursor: Cursor) -> Cursor:
 
 
 @pytest.mark.parametrize("began", [1010.0, None])
-def test_a_delivered_run_is_not_opened_again(began):
+def test_delivered_run_is_not_opened_again(began):
     cursor = Cursor(since=1000.0)
     finished = run("r", began)
     cursor.saw(finished)
@@ -35,7 +35,7 @@ def test_a_delivered_run_is_not_opened_again(began):
     assert cursor.open == []
 
 
-def test_an_open_run_stays_open_in_storage():
+def test_open_run_stays_open_in_storage():
     cursor = Cursor(since=1000.0)
     cursor.saw(run("r", 1010.0))
     assert stored(cursor) == cursor
@@ -62,7 +62,7 @@ STEPS = st.sampled_from(["poll", "send", "kill", "save"])
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), STEPS), max_size=60))
-def test_each_run_is_delivered_whatever_happens_in_between(steps):
+def test_each_run_is_delivered_despite_kills(steps):
     """Ten runs, started a second apart; a kill loses what was not saved."""
     runs = [run(f"r{number}", 2000.0 + number) for number in range(10)]
     cursor = Cursor(since=1990.0)

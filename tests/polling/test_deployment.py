@@ -63,11 +63,11 @@ def slept(monkeypatch) -> list[float]:
         pytest.param(deployed(None, 3, "active"), False, id="not reported as deployed"),
     ],
 )
-def test_is_live(deployment, live):
+def test_is_live_by_deployment_state(deployment, live):
     assert is_live(deployment) is live
 
 
-def test_polls_until_it_is_live_or_the_deadline(slept, caplog):
+def test_polls_until_live_with_last_poll_at_deadline(slept, caplog):
     caplog.set_level(logging.INFO, "airflow_provider_sim.polling.deployment")
     client = Client(deployed(2, 3, "preparing"), deployed(2, 3), deployed(3, 3, "active"))
     found = wait_for_deployment(client, deployed(2, 3, "queued"), poll_interval=10, deadline=1025)
@@ -76,13 +76,13 @@ def test_polls_until_it_is_live_or_the_deadline(slept, caplog):
     assert "deployment of workflow w is queued" in caplog.text
 
 
-def test_a_live_deployment_is_not_polled(slept):
+def test_live_deployment_is_not_polled(slept):
     client = Client(deployed(3))
     assert wait_for_deployment(client, deployed(3), poll_interval=10, deadline=0) == deployed(3)
     assert (slept, client.requests) == ([], [])
 
 
-def test_a_failed_poll_is_repeated(slept):
+def test_failed_poll_is_repeated(slept):
     client = Client(SimServerError("down"), deployed(3))
     assert wait_for_deployment(client, deployed(None), poll_interval=10, deadline=1100) == deployed(3)
     assert slept == [10, 10]
@@ -95,7 +95,7 @@ def test_a_failed_poll_is_repeated(slept):
         (deployed(None), "workflow 'w' .* 'not deployed'.* No version is live"),
     ],
 )
-def test_an_error_at_the_deadline(slept, deployment, message):
+def test_deadline_raises_a_deployment_error(slept, deployment, message):
     with pytest.raises(SimDeploymentError, match=message) as caught:
         wait_for_deployment(Client(deployment), deployment, poll_interval=10, deadline=1010)
     assert (caught.value.workflow_id, caught.value.outcome, slept) == ("w", Outcome.UNKNOWN, [10])
@@ -110,7 +110,7 @@ def test_an_error_at_the_deadline(slept, deployment, message):
         (deployed(2, 3, "cancelled"), "version 3 of workflow 'w' failed: 'cancelled'."),
     ],
 )
-def test_a_failed_activation_is_raised_at_once(slept, deployment, message):
+def test_failed_activation_is_raised_at_once(slept, deployment, message):
     with pytest.raises(SimDeploymentError, match=message) as caught:
         wait_for_deployment(Client(deployment), deployment, poll_interval=10, deadline=1100)
     assert (caught.value.outcome, slept) == (Outcome.REFUSED, [])

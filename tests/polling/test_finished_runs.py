@@ -131,13 +131,13 @@ def _virtual(monkeypatch):
 
 @pytest.fixture
 def log(caplog):
-    """What the stream has logged."""
+    """Messages that the stream has logged."""
     caplog.set_level(logging.WARNING, "airflow_provider_sim.polling.finished_runs")
     return lambda: [record.getMessage() for record in caplog.records if record.name == finished_runs.__name__]
 
 
 class TestDelivery:
-    def test_of_what_finishes_from_now_on_and_nothing_before(self, play):
+    def test_delivers_runs_that_finish_after_the_start(self, play):
         async def script(scene):
             stage = Stage(scene)
             scene.sim.start(FLOW, "ended", 5, ago=30)
@@ -172,7 +172,7 @@ class TestDelivery:
         )
         assert asked == Counter(list(LISTED_STATUSES)), "once each, and only for a workflow without a cursor"
 
-    def test_in_the_order_of_their_starts_with_all_pages(self, play):
+    def test_delivers_all_pages_in_start_order(self, play):
         async def script(scene):
             stage = Stage(scene)
             ear = stage.listen(interval=50.0)
@@ -189,7 +189,7 @@ class TestDelivery:
 
         play(script)
 
-    def test_all_pages_of_active_runs(self, play):
+    def test_first_poll_reads_all_pages_of_active_runs(self, play):
         async def script(scene):
             stage = Stage(scene)
             for number in range(RUNS_PAGE + 5):
@@ -201,7 +201,7 @@ class TestDelivery:
 
         play(script)
 
-    def test_of_runs_that_finish_together_in_one_event(self, play):
+    def test_runs_that_finish_together_share_an_event(self, play):
         """Airflow queues a DAG once for all events that are stored before it creates the DAG run."""
 
         async def script(scene):
@@ -218,7 +218,7 @@ class TestDelivery:
 
         play(script)
 
-    def test_in_events_that_are_some_time_apart(self, play):
+    def test_events_are_some_time_apart(self, play):
         async def script(scene):
             stage = Stage(scene)
             ear = stage.listen(interval=2.0)
@@ -235,7 +235,7 @@ class TestDelivery:
 
         play(script)
 
-    def test_in_events_of_a_limited_size(self, play):
+    def test_event_size_is_limited(self, play):
         async def script(scene):
             stage = Stage(scene)
             ear = stage.listen()
@@ -248,7 +248,7 @@ class TestDelivery:
 
         play(script)
 
-    def test_waits_until_the_last_event_is_stored(self, play):
+    def test_next_event_waits_until_the_last_is_stored(self, play):
         async def script(scene):
             stage = Stage(scene, confirms=False)
             ear = stage.listen()
@@ -265,7 +265,7 @@ class TestDelivery:
 
         play(script)
 
-    def test_to_each_listener_its_own_runs(self, play):
+    def test_each_listener_gets_its_own_runs(self, play):
         async def script(scene):
             stage = Stage(scene, confirms=False)
             both, one = stage.listen(FLOW, OTHER), stage.listen(OTHER)
@@ -281,7 +281,7 @@ class TestDelivery:
 
         play(script)
 
-    def test_is_not_confirmed_for_a_listener_that_has_left(self, play):
+    def test_event_is_not_confirmed_for_a_removed_listener(self, play):
         async def script(scene):
             stage = Stage(scene, confirms=False)
             stays, leaves = stage.listen(), stage.listen()
@@ -295,7 +295,7 @@ class TestDelivery:
 
         play(script)
 
-    def test_is_repeated_after_a_restart_where_it_was_not_confirmed(self, play):
+    def test_unconfirmed_run_is_delivered_again_after_restart(self, play):
         async def script(scene):
             stage = Stage(scene, confirms=False)
             ear = stage.listen()
@@ -314,7 +314,7 @@ class TestDelivery:
 
 
 class TestPolls:
-    def test_as_often_as_the_most_impatient_wants_and_no_longer(self, play):
+    def test_polls_at_the_shortest_listener_interval(self, play):
         async def script(scene):
             stage = Stage(scene)
             stage.listen(interval=30.0)
@@ -346,7 +346,7 @@ class TestPolls:
 
         play(script)
 
-    def test_what_they_ask(self, play):
+    def test_poll_queries_the_workspace_log(self, play):
         async def script(scene):
             stage = Stage(scene)
             stage.listen(FLOW, OTHER)
@@ -363,7 +363,7 @@ class TestPolls:
             "limit": [str(LOGS_PAGE)],
         }
 
-    def test_one_for_all_from_the_earliest_position_on(self, play):
+    def test_listeners_share_polls_from_the_earliest_cursor(self, play):
         async def script(scene):
             stage = Stage(scene)
             scene.sim.start(FLOW, "a", 1, ago=500)
@@ -379,7 +379,7 @@ class TestPolls:
 
 
 class TestWorkspaces:
-    def test_are_asked_for_once_where_the_connection_names_none(self, play):
+    def test_workspace_is_requested_once_per_workflow(self, play):
         async def script(scene):
             stage = Stage(scene, workspace_id=None)
             stage.listen(FLOW, OTHER)
@@ -392,7 +392,7 @@ class TestWorkspaces:
 
         play(script)
 
-    def test_are_not_asked_for_where_it_does(self, play):
+    def test_connection_workspace_is_not_requested(self, play):
         async def script(scene):
             stage = Stage(scene)
             stage.listen()
@@ -402,7 +402,7 @@ class TestWorkspaces:
         assert not [path for _, path, _ in play(script).sim.requests if path.endswith(FLOW)]
 
     @pytest.mark.parametrize("workspace_id", [None, "space"])
-    def test_a_missing_workflow_does_not_stop_the_others(self, play, log, workspace_id):
+    def test_missing_workflow_does_not_stop_other_workflows(self, play, log, workspace_id):
         async def script(scene):
             stage = Stage(scene, workspace_id=workspace_id)
             stage.listen("absent")
@@ -422,8 +422,8 @@ class TestWorkspaces:
 
     @pytest.mark.parametrize("status", [400, 403, 500])
     @pytest.mark.parametrize("part", ["/workflows/bad", "/logs?workspaceId=another"])
-    def test_an_error_of_one_workflow_does_not_stop_the_others(self, play, log, status, part):
-        """And when it is resolved, runs that finished meanwhile are delivered."""
+    def test_workflow_error_does_not_stop_other_workflows(self, play, log, status, part):
+        """Once it is resolved, runs that finished meanwhile are delivered."""
 
         async def script(scene):
             stage = Stage(scene, workspace_id=None)
@@ -481,7 +481,7 @@ class TestFailures:
         play(script)
         assert [line.partition("again in ")[2] for line in log()] == ["20 s (failures in a row: 1)."] * 2
 
-    def test_of_impatient_ones_are_a_second_apart_at_least(self, play):
+    def test_failed_polls_back_off_from_at_least_a_second(self, play):
         async def script(scene):
             stage = Stage(scene)
             stage.listen(interval=0.1, cursors=since(now()))
@@ -508,7 +508,7 @@ class TestFailures:
 
         play(script)
 
-    def test_what_is_no_answer_of_sim_s_is_in_the_log_with_its_trace(self, play, log, caplog):
+    def test_unexpected_error_is_logged_with_traceback(self, play, log, caplog):
         async def script(scene):
             stage = Stage(scene)
             stage.poller = ValueError("no such connection")
@@ -523,7 +523,7 @@ class TestFailures:
 
         play(script)
 
-    def test_who_comes_is_heard_at_once(self, play):
+    def test_new_listener_is_polled_for_at_once(self, play):
         async def script(scene):
             stage = Stage(scene)
             stage.listen(cursors=since(now()))
@@ -537,7 +537,7 @@ class TestFailures:
 
         play(script)
 
-    def test_a_run_that_is_gone_is_given_up(self, play, log, monkeypatch):
+    def test_missing_run_is_dropped(self, play, log, monkeypatch):
         monkeypatch.setattr(poll_state, "NOT_FOUND_GRACE", -1.0)
 
         async def script(scene):
@@ -559,7 +559,7 @@ class TestFailures:
         assert "gone" in line
         assert line.endswith("Its end is not delivered.")
 
-    def test_run_that_cannot_be_polled_is_followed_again(self, play, log):
+    def test_run_that_cannot_be_polled_is_retried(self, play, log):
         async def script(scene):
             stage = Stage(scene)
             scene.sim.start(FLOW, "a", 30, ago=10)
@@ -575,7 +575,7 @@ class TestFailures:
 
 
 class TestStorage:
-    def test_after_each_poll_and_each_confirmation(self, play):
+    def test_cursor_is_stored_after_each_poll_and_confirmation(self, play):
         async def script(scene):
             stage = Stage(scene)
             ear = stage.listen()
@@ -594,7 +594,7 @@ class TestStorage:
 
         play(script)
 
-    def test_is_retried_at_the_next_poll(self, play, log):
+    def test_failed_storage_is_retried_at_the_next_poll(self, play, log):
         async def script(scene):
             stage = Stage(scene)
             ears = stage.listen(), stage.listen(OTHER)
@@ -608,7 +608,7 @@ class TestStorage:
         assert log() == ["Could not store which runs were delivered: the database is away"]
 
 
-class TestTheEnd:
+class TestShutdown:
     def test_followed_runs_are_dropped_with_the_last_listener(self, play):
         async def script(scene):
             stage = Stage(scene)
@@ -622,7 +622,7 @@ class TestTheEnd:
 
         play(script)
 
-    def test_a_new_reader_gets_what_was_not_confirmed(self, play):
+    def test_new_reader_gets_unconfirmed_runs(self, play):
         async def script(scene):
             stage = Stage(scene, confirms=False)
             stage.listen()

@@ -89,7 +89,7 @@ def sent(emulator):
     return [seen for seen in emulator.requests if seen.method == "POST" and "resume" in seen.path]
 
 
-def test_the_pause_point_is_persisted_before_the_answer_is_sent(client, asked, emulator):
+def test_pause_point_is_persisted_before_the_answer_is_sent(client, asked, emulator):
     run_id, context_id = asked
     before = []
     answering = Answering(run_id, before=lambda: before.append(len(sent(emulator))))
@@ -107,7 +107,7 @@ def test_waits_until_the_run_is_paused(client, emulator):
     assert answering.sleeps == [pytest.approx(INTERVAL, rel=0.11)] * 2
 
 
-def test_a_run_that_is_not_paused_before_the_deadline(client, emulator):
+def test_run_not_paused_before_the_deadline_times_out(client, emulator):
     run_id = client.execute_workflow("slow", {"seconds": 600}, async_execution=True).run_id
     answering = Answering(run_id, workflow_id="slow", context_id="c-7", seconds=0)
     with pytest.raises(SimRunTimeoutError, match=r"not paused at c-7 .* status is running") as caught:
@@ -117,13 +117,13 @@ def test_a_run_that_is_not_paused_before_the_deadline(client, emulator):
     assert (answering.persisted, answering.sleeps) == ([], [])
 
 
-def test_a_run_that_is_paused_at_another_point(client, asked):
+def test_run_paused_at_another_point_times_out(client, asked):
     run_id, context_id = asked
     with pytest.raises(SimRunTimeoutError, match=rf"not paused at c-7 .* is paused at {context_id}\."):
         Answering(run_id, context_id="c-7", seconds=0).send(client)
 
 
-def test_a_finished_run_accepts_no_answer(client, asked, emulator):
+def test_finished_run_accepts_no_answer(client, asked, emulator):
     run_id, _ = asked
     emulator.resume(run_id, {"approved": False})
     with pytest.raises(SimPauseAnsweredError, match=f"completed.* {emulator.url}/resume/paused/{run_id}") as caught:
@@ -131,14 +131,14 @@ def test_a_finished_run_accepts_no_answer(client, asked, emulator):
     assert (caught.value.workflow_id, caught.value.run_id) == ("paused", run_id)
 
 
-def test_an_answered_pause_of_an_active_run(client, asked, emulator):
+def test_answered_pause_of_an_active_run_is_an_error(client, asked, emulator):
     run_id, context_id = asked
     emulator.state.runs[run_id].resume({"approved": False}, after=3600)
     with pytest.raises(SimPauseAnsweredError, match=f"pause {context_id} was answered"):
         Answering(run_id, context_id=context_id).send(client)
 
 
-def test_a_lost_response_to_an_accepted_answer(client, asked, emulator, messages):
+def test_lost_response_to_an_accepted_answer_is_a_success(client, asked, emulator, messages):
     run_id, context_id = asked
     with emulator.fault("drop_after_accept", match="resume"):
         assert Answering(run_id).send(client) == context_id
@@ -147,7 +147,7 @@ def test_a_lost_response_to_an_accepted_answer(client, asked, emulator, messages
     assert line.endswith("The pause is answered nevertheless.")
 
 
-def test_a_lost_answer_is_sent_again(client, asked, emulator, messages):
+def test_failed_answer_is_sent_again(client, asked, emulator, messages):
     run_id, context_id = asked
     answering = Answering(run_id)
     with emulator.fault("server_error", match="resume", times=2):
@@ -157,7 +157,7 @@ def test_a_lost_answer_is_sent_again(client, asked, emulator, messages):
     assert all(line.endswith("The pause is still open. Sending the answer again.") for line in messages())
 
 
-def test_until_the_deadline(client, asked, emulator):
+def test_failed_answer_is_not_resent_after_the_deadline(client, asked, emulator):
     run_id, _ = asked
     answering = Answering(run_id, seconds=0)
     with emulator.fault("server_error", match="resume", times=None), pytest.raises(SimServerError):
@@ -165,7 +165,7 @@ def test_until_the_deadline(client, asked, emulator):
     assert (len(sent(emulator)), answering.sleeps) == (1, [])
 
 
-def test_an_invalid_answer_is_not_sent_again(client, asked, emulator):
+def test_invalid_answer_is_not_sent_again(client, asked, emulator):
     run_id, _ = asked
     answering = Answering(run_id, input={"approved": {1}})
     with pytest.raises(SimInputError, match="JSON"):
@@ -173,7 +173,7 @@ def test_an_invalid_answer_is_not_sent_again(client, asked, emulator):
     assert answering.sleeps == []
 
 
-def test_another_answer_just_before_ours(client, asked, emulator):
+def test_answer_that_comes_second_is_rejected(client, asked, emulator):
     run_id, context_id = asked
     answering = Answering(run_id, before=lambda: emulator.state.runs[run_id].resume({"approved": False}, after=3600))
     with pytest.raises(SimPauseAnsweredError, match=f"pause {context_id} was answered") as caught:
@@ -183,7 +183,7 @@ def test_another_answer_just_before_ours(client, asked, emulator):
 
 
 class TestEarlierTry:
-    def test_accepted(self, client, asked, emulator, messages):
+    def test_answer_accepted_in_an_earlier_try_is_not_resent(self, client, asked, emulator, messages):
         run_id, context_id = asked
         emulator.resume(run_id, YES)
         answering = Answering(run_id, previous=context_id)
@@ -191,13 +191,13 @@ class TestEarlierTry:
         assert (answering.persisted, sent(emulator)) == ([], [])
         assert messages() == [f"Pause {context_id} of run {run_id} was answered by an earlier try."]
 
-    def test_not_accepted(self, client, asked, emulator):
+    def test_answer_not_accepted_in_an_earlier_try_is_sent(self, client, asked, emulator):
         run_id, context_id = asked
         answering = Answering(run_id, previous=context_id)
         assert answering.send(client) == context_id
         assert (answering.persisted, len(sent(emulator))) == ([context_id], 1)
 
-    def test_accepted_during_this_try(self, client, asked, emulator, messages):
+    def test_earlier_answer_accepted_during_this_try_is_a_success(self, client, asked, emulator, messages):
         """Sim rejects this try's answer, since it has just accepted the earlier one."""
         run_id, context_id = asked
         answering = Answering(run_id, previous=context_id, before=lambda: emulator.resume(run_id, YES))
@@ -206,7 +206,7 @@ class TestEarlierTry:
         assert line.endswith("The pause is answered nevertheless.")
 
 
-def test_an_answered_pause_and_another_open_one():
+def test_answered_pause_is_recognized_beside_an_open_one():
     points = [
         {"contextId": "c-0", "resumeStatus": "resumed", "response": {"data": {}}},
         {"contextId": "c-1", "resumeStatus": "paused", "response": {"data": {}}},
@@ -222,7 +222,7 @@ def test_an_answered_pause_and_another_open_one():
             Answering("r", workflow_id="w", context_id="c-0").send(client)
 
 
-def test_an_ambiguous_answer_lists_the_open_pauses():
+def test_ambiguous_answer_error_lists_the_open_pauses():
     def point(context_id, question):
         shown = {"responseStructure": [{"name": "question", "value": question}]} if question else {}
         return {"contextId": context_id, "resumeStatus": "paused", "response": {"data": shown}}

@@ -73,7 +73,7 @@ class TestListOrRead:
             pytest.param([90, 6 * HOUR, 100], ["list 3 in space from 21601"], id="however old"),
         ],
     )
-    def test_by_number_of_runs(self, ages, sent):
+    def test_list_or_read_by_number_of_runs(self, ages, sent):
         assert requests([started(ago) for ago in ages]) == sent
 
     def test_each_workspace_has_its_own_list(self):
@@ -93,7 +93,7 @@ class TestListOrRead:
         due = [started(100, read_at=NOW), started(90), started(80)]
         assert requests(due) == ["read run-100", "list 2 in space from 91"]
 
-    def test_a_list_continues_where_the_last_page_ended(self):
+    def test_list_continues_where_the_last_page_ended(self):
         assert requests([started(None, listed_to=NOW - 5), started(None, listed_to=NOW - 5)]) == [
             "list 2 in space from 5"
         ]
@@ -111,17 +111,17 @@ class TestWorkspaces:
         due = [started(100), started(90), started(80, "v")]
         assert requests(due, by_workflow={}) == ["find w for 2", "find v for 1"]
 
-    def test_not_for_a_single_run(self):
+    def test_workspace_is_not_requested_for_a_single_run(self):
         assert requests([started(100)], by_workflow={}) == ["read run-100"]
 
-    def test_as_many_as_the_rate_limit_allows(self):
+    def test_workspace_requests_respect_the_rate_limit(self):
         due = [started(100), started(80, "v")]
         limits = Limits({WORKFLOW_BUCKET: 1}, delay=inf)
         assert requests(due, limits=limits, by_workflow={}) == ["find w for 1"]
 
 
 class TestReads:
-    def test_the_longest_waiting_first_in_intervals(self):
+    def test_most_overdue_run_by_intervals_is_read_first(self):
         due = [
             started(1, interval=60.0, due=NOW - 30, misses=2),
             started(2, interval=10.0, due=NOW - 10, misses=2),
@@ -129,32 +129,32 @@ class TestReads:
         ]
         assert requests(due) == ["read run-2", "read run-1", "read run-3"]
 
-    def test_as_many_as_the_rate_limit_and_max_reads_allow(self):
+    def test_reads_respect_rate_limit_and_max_reads(self):
         due = [started(ago, misses=2) for ago in range(10)]
         assert len(requests(due, limits=Limits({RUN_BUCKET: 3}))) == 3
         assert len(requests(due, max_reads=4)) == 4
 
 
 class TestRateLimits:
-    def test_runs_are_read_if_there_is_no_room_for_a_list_for_long(self):
+    def test_runs_are_read_if_lists_are_rate_limited(self):
         due = [started(100), started(90)]
         assert requests(due, limits=Limits({LOGS_BUCKET: 0})) == ["read run-100", "read run-90"]
 
     @pytest.mark.parametrize("wait", [2.0, inf], ids=["soon", "after the response to another request"])
-    def test_a_list_is_awaited_up_to_half_an_interval(self, wait):
+    def test_list_is_awaited_up_to_half_an_interval(self, wait):
         limits = Limits({LOGS_BUCKET: 0}, delay=wait)
         assert requests([started(100), started(90)], limits=limits) == []
         late = [started(100, due=NOW - 6), started(90, interval=60.0, due=NOW - 6)]
         assert requests(late, limits=limits) == ["read run-100"]
 
-    def test_a_single_run_is_listed_if_there_is_no_room_for_a_read(self):
+    def test_single_run_is_listed_if_reads_are_rate_limited(self):
         assert requests([started(100)], limits=Limits({RUN_BUCKET: 0})) == ["list 1 in space from 101"]
 
 
 class TestApiVersions:
-    def test_before_the_first_response_one_run_is_read(self):
+    def test_one_run_is_read_before_the_first_response(self):
         assert requests([started(100), started(90)], v2=None) == ["read run-100"]
 
-    def test_without_v2_there_are_no_lists(self):
+    def test_runs_are_not_listed_without_v2(self):
         limits = Limits({RUN_BUCKET: 0})
         assert requests([started(100), started(90)], v2=False, limits=limits) == ["read run-100", "read run-90"]

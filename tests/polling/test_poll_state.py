@@ -90,7 +90,7 @@ def test_polls_until_a_terminal_state(wait, clock, end):
         pytest.param("time", "return", True, id="a timer, return"),
     ],
 )
-def test_pauses(wait, clock, kind, on_paused, awaited):
+def test_pause_is_awaited_or_ends_polling(wait, clock, kind, on_paused, awaited):
     ended = wait(state_of(clock, on_paused=on_paused), run("paused", Pause(kind=kind)), run("completed"))
     assert ended.status == ("completed" if awaited else "paused")
 
@@ -101,13 +101,13 @@ def test_failed_polls_are_repeated(wait, clock):
     assert wait(state_of(clock, max_failed_polls=2), *responses).status == "completed"
 
 
-def test_too_many_consecutive_failed_polls(wait, clock):
+def test_too_many_consecutive_failed_polls_raise(wait, clock):
     with pytest.raises(SimServerError):
         wait(state_of(clock, max_failed_polls=3), SimServerError("Sim is down."))
     assert len(clock.slept) == 3
 
 
-def test_a_non_retryable_error_is_raised_at_once(wait, clock):
+def test_non_retryable_error_is_raised_at_once(wait, clock):
     with pytest.raises(SimAuthenticationError):
         wait(state_of(clock), SimAuthenticationError("wrong key"))
     assert clock.slept == []
@@ -120,17 +120,17 @@ def test_retry_after_delays_the_next_poll_once(wait, clock):
     assert 10 <= clock.slept[1] <= 11
 
 
-def test_a_new_run_may_not_be_found_yet(wait, clock):
+def test_new_run_may_not_be_found_yet(wait, clock):
     assert wait(state_of(clock), SimRunNotFoundError("none"), run("completed")).status == "completed"
 
 
-def test_an_old_run_that_is_not_found_is_an_error(wait, clock):
+def test_missing_run_is_an_error_after_the_grace_period(wait, clock):
     with pytest.raises(SimRunNotFoundError):
         wait(state_of(clock), SimRunNotFoundError("none"))
     assert NOT_FOUND_GRACE <= sum(clock.slept) <= NOT_FOUND_GRACE + 11
 
 
-def test_the_last_poll_is_at_the_deadline(wait, clock):
+def test_last_poll_is_at_the_deadline(wait, clock):
     deadline = clock() + 25
     with pytest.raises(SimRunTimeoutError, match=r"Run 'r' of workflow 'w' .* \(last status: running\)"):
         wait(state_of(clock, deadline=deadline), run("running"))
@@ -138,13 +138,13 @@ def test_the_last_poll_is_at_the_deadline(wait, clock):
 
 
 @pytest.mark.parametrize("last", ["running", None])
-def test_a_timeout_error_contains_the_last_status(last):
+def test_timeout_error_contains_the_last_status(last):
     error = timeout_error("w", "r", last)
     assert ("last status" in str(error)) is (last is not None)
     assert (error.workflow_id, error.run_id, error.outcome) == ("w", "r", Outcome.RAN)
 
 
-def test_a_run_that_is_finished_at_the_last_poll_is_returned(wait, clock):
+def test_run_finished_at_the_last_poll_is_returned(wait, clock):
     clock.now += 100
     assert wait(state_of(clock, deadline=clock() - 50), run("completed")).status == "completed"
 
@@ -158,7 +158,7 @@ def test_a_run_that_is_finished_at_the_last_poll_is_returned(wait, clock):
         pytest.param(-20, 0, id="passed"),
     ],
 )
-def test_the_first_poll_of_a_trigger(clock, left, first):
+def test_first_poll_delay_of_a_trigger(clock, left, first):
     deadline = None if left is None else clock() + left
     assert state_of(clock, deadline=deadline).first_delay() == first
 
@@ -167,7 +167,7 @@ class TestAdaptiveInterval:
     @pytest.mark.parametrize(
         ("age", "interval"), [(0, 1), (5, 1), (10, 1), (50, 5), (300, 30), (86_400, 30), (-100, 1)]
     )
-    def test_a_tenth_of_the_age(self, clock, age, interval):
+    def test_interval_is_a_tenth_of_the_age(self, clock, age, interval):
         assert state_of(clock, poll_interval=None, started=clock() - age).interval == interval
 
     @pytest.mark.parametrize(("age", "interval"), [(0, 21.5), (19, 2.5), (20, 2), (30, 3)])
@@ -184,27 +184,27 @@ class TestAdaptiveInterval:
         assert state_of(clock, poll_interval=None, started=due - age).aligned(due) == aligned
         assert state_of(clock, poll_interval=7, started=due - age).aligned(due) == due
 
-    def test_a_number_is_honored(self, clock):
+    def test_configured_poll_interval_is_used(self, clock):
         assert state_of(clock, poll_interval=7, started=clock() - 500).interval == 7
 
-    def test_the_polls_of_a_run(self, wait, clock):
+    def test_poll_intervals_grow_during_a_run(self, wait, clock):
         wait(state_of(clock, poll_interval=None), *[run("running")] * 29, run("completed"))
         assert 1 <= clock.slept[0] <= 1.1
         assert 5 <= clock.slept[-1] <= 8
         assert 55 <= sum(clock.slept) <= 80, "29 polls in about a minute"
 
-    def test_the_age_is_the_run_s(self, clock):
+    def test_age_counts_from_the_run_start(self, clock):
         state = state_of(clock, poll_interval=None)
         state.on_response(replace(run("running"), started_at=iso(clock() - 200)))
         assert state.interval == pytest.approx(20)
 
-    def test_a_given_start_is_used_instead(self, clock):
-        """As for a cancellation, which is awaited from its request on."""
+    def test_given_start_replaces_the_run_start(self, clock):
+        """As for a cancellation, which is awaited from its request."""
         state = state_of(clock, poll_interval=None, started=clock())
         state.on_response(replace(run("running"), started_at=iso(clock() - 200)))
         assert state.interval == 1
 
-    def test_a_queued_run_is_polled_soon_after_its_start(self, clock):
+    def test_interval_restarts_when_a_queued_run_starts(self, clock):
         state = state_of(clock, poll_interval=None)
         state.on_response(run("queued"))
         clock.now += 200
@@ -218,7 +218,7 @@ class TestAdaptiveInterval:
         assert 180 <= sum(clock.slept) <= 240
 
 
-def test_a_worker_s_adaptive_polls_follow_the_rate_limits(wait, clock, monkeypatch):
+def test_adaptive_polls_on_a_worker_follow_rate_limits(wait, clock, monkeypatch):
     class Limited(Client):
         def get_workflow_run(self, *args: object, **options: object) -> WorkflowRun:
             info = RateLimitInfo(bucket=RUN_BUCKET, limit=60, remaining=20, reset=clock() + 40)

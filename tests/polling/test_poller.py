@@ -40,7 +40,7 @@ def deploy(scene, count=5, **how):
 
 
 def statuses(scene):
-    """By run id, the status or the error's class that its waiting ended in."""
+    """The status or error class that each wait ended with, by run ID."""
     return {
         run_id: getattr(outcome, "status", None) if not isinstance(outcome, Exception) else type(outcome)
         for run_id, outcome in scene.outcomes.items()
@@ -56,8 +56,8 @@ def messages(caplog):
     ]
 
 
-class TestEnds:
-    def test_each_run_s_own(self, play):
+class TestRunEnds:
+    def test_each_run_ends_with_its_own_status(self, play):
         async def script(scene):
             scene.sim.deploy(FLOW)
             starts = [
@@ -78,7 +78,7 @@ class TestEnds:
         }
         assert max(scene.delays.values()) < 10.1
 
-    def test_two_wait_for_one_run(self, play):
+    def test_several_waits_share_one_run(self, play):
         async def script(scene):
             [started] = deploy(scene, 1)
 
@@ -92,7 +92,7 @@ class TestEnds:
 
         play(script)
 
-    def test_more_runs_at_one_moment_than_a_page_holds(self, play):
+    def test_simultaneous_starts_beyond_a_page_are_found(self, play):
         async def script(scene):
             scene.sim.deploy(FLOW)
             scene.sim.crowd([FLOW], 3000, lambda number: 5)
@@ -103,7 +103,7 @@ class TestEnds:
         assert max(scene.delays.values()) < 20
         assert scene.sim.sent() < 60
 
-    def test_a_job_s_id(self, play):
+    def test_job_ids_are_polled_as_runs(self, play):
         async def script(scene):
             starts = deploy(scene, 5)
             watches = [
@@ -122,14 +122,14 @@ class TestPages:
     def _small_pages(self, monkeypatch):
         monkeypatch.setattr(poller_module, "LOGS_PAGE", 3)
 
-    def test_a_list_ends_if_more_runs_started_at_once_than_a_page_contains(self, play):
+    def test_list_ends_if_simultaneous_starts_exceed_a_page(self, play):
         async def script(scene):
             await together(*(scene.wait(started, interval=60) for started in deploy(scene, 30)))
 
         scene = play(script)
         assert (scene.sim.sent("/logs?"), scene.sim.sent("/runs/")) == (2, 1 + 27)
 
-    def test_a_list_ends_if_its_pages_contain_none_of_the_runs(self, play):
+    def test_list_ends_if_pages_contain_no_polled_run(self, play):
         async def script(scene):
             scene.sim.deploy(FLOW)
             scene.sim.crowd([FLOW], 60, lambda number: number / 4)
@@ -139,7 +139,7 @@ class TestPages:
         scene = play(script)
         assert (scene.sim.sent("/logs?"), scene.sim.sent("/runs/")) == (1, 3)
 
-    def test_a_list_ends_at_the_rate_limit_and_continues_later(self, play):
+    def test_list_stops_at_rate_limit_and_continues_later(self, play):
         async def script(scene):
             scene.sim.deploy(FLOW)
             starts = [scene.sim.start(FLOW, f"run-{number}", 300, ago=number) for number in range(60)]
@@ -151,7 +151,7 @@ class TestPages:
 
 
 class TestQueues:
-    def test_queued_runs_are_in_no_list(self, play):
+    def test_queued_runs_are_read_now_and_then(self, play):
         async def script(scene):
             starts = deploy(scene, 20, queued=300)
             await together(*(scene.wait(started) for started in starts))
@@ -161,7 +161,7 @@ class TestQueues:
         assert max(scene.delays.values()) < 10.1
         assert 20 * 4 <= scene.sim.sent("/runs/") <= 20 * 5, "read now and then, for whoever is cancelled in the queue"
 
-    def test_cancelled_in_the_queue(self, play):
+    def test_run_cancelled_in_the_queue_is_reported(self, play):
         async def script(scene):
             starts = deploy(scene, 3, queued=3000)
             waits = [asyncio.ensure_future(scene.wait(started)) for started in starts]
@@ -175,8 +175,8 @@ class TestQueues:
         assert statuses(scene) == {"run-0": RunStatus.CANCELLED}
         assert scene.delays["run-0"] <= 130
 
-    def test_an_id_that_no_run_has(self, play):
-        """As after a refused start; the others are watched all the same."""
+    def test_unknown_run_id_does_not_affect_other_runs(self, play):
+        """As after a rejected start; the other runs are polled as usual."""
 
         async def script(scene):
             starts = deploy(scene, 5)
@@ -191,8 +191,8 @@ class TestQueues:
 class TestPauses:
     @pytest.mark.parametrize("others", [0, 5])
     @pytest.mark.parametrize("on_paused", ["fail", "return"])
-    def test_for_a_person(self, play, others, on_paused):
-        """Logs call it pending; only a read contains that it is paused, and by what."""
+    def test_pause_for_a_person_ends_the_wait(self, play, others, on_paused):
+        """Logs report it as pending; only a read shows the pause and its kind."""
 
         async def script(scene):
             starts = deploy(scene, others)
@@ -206,7 +206,7 @@ class TestPauses:
         run = scene.outcomes["paused"]
         assert (run.status, run.paused.kind) == (RunStatus.PAUSED, "human")
 
-    def test_waited_for_until_it_is_answered(self, play):
+    def test_paused_run_is_polled_until_answered(self, play):
         async def script(scene):
             starts = [*deploy(scene), scene.sim.start(FLOW, "paused", 15, end="paused")]
             waits = asyncio.ensure_future(together(*(scene.wait(started) for started in starts)))
@@ -234,7 +234,7 @@ class TestPauses:
         assert statuses(scene)["paused"] is RunStatus.COMPLETED
         assert scene.sim.sent("/runs/paused") == 1
 
-    def test_a_timer_s_pause_is_waited_for(self, play):
+    def test_timed_pause_is_awaited(self, play):
         async def script(scene):
             starts = deploy(scene)
             timed = scene.sim.start(FLOW, "timed", 15, end="paused", pause=100)
@@ -244,7 +244,7 @@ class TestPauses:
 
 
 class TestFaults:
-    def test_a_list_that_fails_now_and_then(self, play):
+    def test_list_failures_below_the_limit_are_tolerated(self, play):
         async def script(scene):
             starts = deploy(scene)
             scene.sim.refuse("/logs?", status=500, times=2)
@@ -253,7 +253,7 @@ class TestFaults:
         scene = play(script)
         assert set(statuses(scene).values()) == {RunStatus.COMPLETED}
 
-    def test_a_list_that_fails_counts_for_each_run_that_it_concerns(self, play):
+    def test_failed_list_counts_for_each_of_its_runs(self, play):
         async def script(scene):
             starts = deploy(scene)
             scene.sim.refuse("/logs?", status=500, times=1)
@@ -268,7 +268,7 @@ class TestFaults:
             "run-4": SimServerError,
         }
 
-    def test_a_failed_poll_counts_only_for_runs_without_a_response(self, play, monkeypatch):
+    def test_failed_poll_counts_only_for_runs_without_a_response(self, play, monkeypatch):
         monkeypatch.setattr(poller_module, "LOGS_PAGE", 3)
 
         async def script(scene):
@@ -290,8 +290,8 @@ class TestFaults:
             "late-1": SimServerError,
         }
 
-    def test_a_paused_run_in_a_list_resets_the_failure_count(self, play):
-        """A log contains no more than that the run is pending."""
+    def test_paused_run_in_a_list_resets_the_failure_count(self, play):
+        """A log only reports the run as pending."""
 
         async def script(scene):
             scene.sim.deploy(FLOW)
@@ -321,7 +321,7 @@ class TestFaults:
         assert set(statuses(scene).values()) == {RunStatus.COMPLETED}
         assert scene.sim.sent("/logs?") <= 15, "tried again each minute"
 
-    def test_a_list_that_fails_once_is_asked_again_and_nothing_read_instead(self, play):
+    def test_list_that_fails_once_is_retried_without_reads(self, play):
         async def script(scene):
             starts = deploy(scene)
             scene.sim.refuse("/logs?", status=500, times=1)
@@ -331,7 +331,7 @@ class TestFaults:
         assert set(statuses(scene).values()) == {RunStatus.COMPLETED}
         assert scene.sim.sent("/runs/", "order=desc") == 1, "only the first request, which detects the API version"
 
-    def test_a_list_that_can_t_be_reached_is_not_closed(self, play):
+    def test_unreachable_list_is_retried(self, play):
         async def script(scene):
             scene.sim.deploy(FLOW)
             starts = [scene.sim.start(FLOW, f"run-{number}", 100) for number in range(3)]
@@ -362,7 +362,7 @@ class TestFaults:
             f"Run run-{number} is not in the log of its workspace; it is read from now on." for number in range(3)
         ]
 
-    def test_a_log_that_misses_runs_once_is_still_used(self, play, messages):
+    def test_log_that_misses_runs_once_is_still_used(self, play, messages):
         async def script(scene):
             scene.sim.deploy(FLOW)
             turns = itertools.cycle([None, NOTHING_LOGGED])
@@ -382,7 +382,7 @@ class TestFaults:
             pytest.param({}, 10, id="an interval, where none is named"),
         ],
     )
-    def test_a_refusal_for_too_many_requests_is_waited_out(self, play, headers, seconds):
+    def test_rate_limited_list_waits_for_its_retry_after(self, play, headers, seconds):
         async def script(scene):
             starts = deploy(scene)
             refused: list[float] = []
@@ -413,7 +413,7 @@ class TestFaults:
         assert set(statuses(scene).values()) == {RunStatus.COMPLETED}
         assert scene.sim.sent("/logs?") == 1
 
-    def test_a_run_that_can_t_be_read_harms_no_other(self, play):
+    def test_unreadable_run_does_not_affect_other_runs(self, play):
         async def script(scene):
             scene.sim.deploy(FLOW, "broken")
             starts = [scene.sim.start(FLOW, "run-0", 300), scene.sim.start(FLOW, "run-1", 300)]
@@ -442,7 +442,7 @@ class TestFaults:
         started_at = 0.0
         assert set(statuses(play(timed)).values()) == {SimAuthenticationError}
 
-    def test_refusals_for_too_many_requests_cost_time_only(self, play):
+    def test_rate_limits_do_not_count_as_failed_polls(self, play):
         async def script(scene):
             starts = deploy(scene)
             scene.sim.refuse("/api", status=429, times=20)
@@ -450,7 +450,7 @@ class TestFaults:
 
         assert set(statuses(play(script)).values()) == {RunStatus.COMPLETED}
 
-    def test_a_request_that_hangs_holds_nothing_else_up(self, play):
+    def test_hanging_request_does_not_delay_other_runs(self, play):
         async def script(scene):
             scene.sim.deploy(FLOW, "hangs")
             answer = scene.sim._answer
@@ -468,7 +468,7 @@ class TestFaults:
         scene = play(script)
         assert max(delay for run_id, delay in scene.delays.items() if run_id != "hangs") < 20
 
-    def test_v2_is_switched_off_meanwhile(self, play):
+    def test_polling_continues_after_v2_is_switched_off(self, play):
         async def script(scene):
             starts = deploy(scene)
             waits = asyncio.ensure_future(together(*(scene.wait(started) for started in starts)))
@@ -479,7 +479,7 @@ class TestFaults:
         scene = play(script)
         assert set(statuses(scene).values()) == {RunStatus.COMPLETED}
 
-    def test_an_unexpected_error_in_a_response_handler_is_raised(self, play, monkeypatch, caplog):
+    def test_unexpected_error_in_a_response_handler_is_raised(self, play, monkeypatch, caplog):
         def on_response(self, run):
             raise ZeroDivisionError
 
@@ -493,7 +493,7 @@ class TestFaults:
 
 
 class TestWorkspaces:
-    def test_the_connection_s_workspace_saves_a_request(self, play):
+    def test_connection_workspace_saves_a_request(self, play):
         async def script(scene):
             await together(*(scene.wait(started, workspace_id="space") for started in deploy(scene)))
 
@@ -502,7 +502,7 @@ class TestWorkspaces:
         assert scene.sim.sent("/workflows/flow") == 1, "the first request, which detects the API version"
 
     @pytest.mark.parametrize("wrong", ["nowhere", "99999999-2222-4333-8444-555555555555"])
-    def test_a_wrong_workspace_of_a_connection_is_corrected(self, play, wrong):
+    def test_wrong_connection_workspace_is_corrected(self, play, wrong):
         async def script(scene):
             await together(*(scene.wait(started, workspace_id=wrong) for started in deploy(scene)))
 
@@ -511,7 +511,7 @@ class TestWorkspaces:
         assert max(scene.delays.values()) < 10.1
         assert scene.sim.sent("workspaceId=space") >= 2
 
-    def test_a_workspace_without_the_runs_is_corrected_at_the_first_miss(self, play, messages):
+    def test_workspace_without_the_runs_is_corrected_after_first_miss(self, play, messages):
         async def script(scene):
             scene.sim.deploy(FLOW)
             starts = [scene.sim.start(FLOW, f"run-{number}", 300) for number in range(3)]
@@ -555,7 +555,7 @@ class TestDeadlines:
         assert isinstance(scene.outcomes["run-1"], SimRunTimeoutError)
         assert "last status: running" in str(scene.outcomes["run-1"])
 
-    def test_a_queued_run_is_read_at_the_deadline(self, play):
+    def test_queued_run_is_read_at_the_deadline(self, play):
         async def script(scene):
             starts = deploy(scene, 3, queued=3000)
             await together(*(scene.wait(started, deadline=now() + 95) for started in starts))
@@ -570,7 +570,7 @@ class TestDeadlines:
         scene = play(timed)
         assert "last status: queued" in str(scene.outcomes["run-0"])
 
-    def test_a_rate_limited_poll_at_the_deadline_is_late(self, play):
+    def test_rate_limited_poll_at_the_deadline_is_late(self, play):
         async def script(scene):
             scene.sim.deploy(FLOW)
             starts = [scene.sim.start(FLOW, f"run-{number}", 1000) for number in range(3)]
@@ -581,8 +581,8 @@ class TestDeadlines:
         assert set(statuses(play(script)).values()) == {SimRunTimeoutError}
 
 
-class TestComingAndGoing:
-    def test_who_leaves_takes_only_their_own_run_along(self, play):
+class TestLifecycle:
+    def test_cancelled_wait_does_not_affect_other_runs(self, play):
         async def script(scene):
             starts = deploy(scene)
             waits = [asyncio.ensure_future(scene.wait(started)) for started in starts]
@@ -593,7 +593,7 @@ class TestComingAndGoing:
         scene = play(script)
         assert statuses(scene).keys() == {f"run-{number}" for number in range(1, 5)}
 
-    def test_connections_are_kept_for_who_comes_next_and_closed_at_last(self, play):
+    def test_client_stays_open_between_runs_and_closes_when_idle(self, play):
         async def script(scene):
             scene.sim.deploy(FLOW)
             closed = []
@@ -614,7 +614,7 @@ class TestComingAndGoing:
 
         play(script)
 
-    def test_the_loop_s_end_closes_everything(self, play):
+    def test_client_is_closed_when_the_loop_ends(self, play):
         async def script(scene):
             closing = []
 
@@ -629,7 +629,7 @@ class TestComingAndGoing:
 
         assert play(script).closing
 
-    def test_each_run_s_lines_go_to_whoever_waits_for_it(self, play, caplog):
+    def test_run_messages_are_logged_in_the_waiting_context(self, play, caplog):
         caplog.set_level(logging.INFO, "airflow_provider_sim")
         task = contextvars.ContextVar("task", default="no caller")
         lines = []
@@ -661,7 +661,7 @@ class TestComingAndGoing:
             ]
         assert [name for name, line in lines if "one by one" in line] == ["no caller"], "a message about all runs"
 
-    def test_one_for_each_loop_and_settings(self):
+    def test_one_poller_per_loop_and_settings(self):
         async def main():
             one = poller_for(ClientSettings("key", "http://sim", timeout=5))
             assert poller_for(ClientSettings("key", "http://sim", timeout=5)) is one
@@ -671,7 +671,7 @@ class TestComingAndGoing:
 
         assert asyncio.run(main()) is not asyncio.run(main())
 
-    def test_connections_with_the_same_key_share_rate_limits_but_not_their_settings(self):
+    def test_same_key_shares_rate_limits_but_not_settings(self):
         async def main():
             short, long = (poller_for(ClientSettings("key", "http://sim", timeout=seconds)) for seconds in (5, 50))
             other = poller_for(ClientSettings("another", "http://sim"))
@@ -683,7 +683,7 @@ class TestComingAndGoing:
 
         asyncio.run(main())
 
-    def test_an_idle_poller_and_its_rate_limits_are_dropped(self, monkeypatch):
+    def test_idle_poller_and_rate_limits_are_freed(self, monkeypatch):
         monkeypatch.setattr(poller_module, "KEPT_OPEN", 0.01)
         key = "sk-sim-of-a-connection-that-was-removed"
 
@@ -698,10 +698,10 @@ class TestComingAndGoing:
         assert [reference() for reference in references] == [None, None]
 
 
-class TestAsking:
-    """Requests of callers, which spend what the polls leave."""
+class TestAsk:
+    """Requests of callers, which use what the polls leave of the rate limits."""
 
-    def test_as_many_as_the_plan_takes_and_none_that_is_refused(self, play):
+    def test_requests_respect_the_plan_without_a_429(self, play):
         async def script(scene):
             deploy(scene)
             for _ in range(45):
@@ -720,7 +720,7 @@ class TestAsking:
             pytest.param(500, SimServerError, 0, 1, id="any other error, for no time"),
         ],
     )
-    def test_a_refusal_closes_the_bucket(self, play, status, error, least, most):
+    def test_rejected_request_closes_the_bucket(self, play, status, error, least, most):
         async def script(scene):
             deploy(scene)
             scene.sim.refuse("/logs?", status=status, times=1)
@@ -731,7 +731,7 @@ class TestAsking:
         first, second = (when for when, _, _ in play(script).sim.requests)
         assert least <= second - first <= most
 
-    def test_rate_limited_requests_hold_up_no_others(self, play):
+    def test_rate_limited_requests_do_not_delay_others(self, play):
         """A request waits for its own rate limit only, whether it is known before or by a 429 in between."""
 
         async def script(scene):

@@ -72,13 +72,13 @@ class TestRequestBucket:
             pytest.param(-1, 20, 0, 20.01, id="overdrawn"),
         ],
     )
-    def test_the_line_above_which_requests_are_sent(self, clock, left, seconds_to_reset, room, wait):
+    def test_available_requests_follow_the_bucket_level(self, clock, left, seconds_to_reset, room, wait):
         limit = RequestBucket(clock)
         limit.on_response(response(left, reset=seconds_to_reset))
         assert limit.room().available == room
         assert limit.room().delay == pytest.approx(wait, abs=0.01)
 
-    def test_a_bucket_without_refills(self, clock):
+    def test_bucket_without_refills(self, clock):
         limit = RequestBucket(clock)
         limit.on_response(response(0, limit=0, reset=20))
         assert (limit.room().available, limit.room().delay) == (0, pytest.approx(20.01))
@@ -100,7 +100,7 @@ class TestRequestBucket:
         limit.in_flight = 9
         assert (limit.room().available, limit.room().delay) == (0, inf), "a response must arrive first"
 
-    def test_the_first_request_is_alone(self, clock):
+    def test_first_request_is_sent_alone(self, clock):
         limit = RequestBucket(clock)
         assert limit.room().available == 1
         limit.on_request()
@@ -108,13 +108,13 @@ class TestRequestBucket:
         clock.advance(RESPONSE_TIMEOUT)
         assert limit.room().available == 1, "the first one counts as lost"
 
-    def test_a_stale_level_is_refreshed_by_one_request(self, clock):
+    def test_stale_level_is_refreshed_by_one_request(self, clock):
         limit = RequestBucket(clock)
         limit.on_response(response(60))
         clock.advance(STALE_AFTER + 1)
         assert limit.room().available == 1
 
-    def test_responses_out_of_order(self, clock):
+    def test_responses_may_arrive_out_of_order(self, clock):
         limit = RequestBucket(clock)
         limit.on_response(response(34))
         limit.on_response(response(50))
@@ -123,14 +123,14 @@ class TestRequestBucket:
         limit.on_response(response(50, reset=80))
         assert limit.room().available == 10, "another minute"
 
-    def test_the_refill_needn_t_be_response(self, clock):
+    def test_refill_is_assumed_without_a_response(self, clock):
         limit = RequestBucket(clock)
         limit.on_response(response(1, reset=10))
         assert limit.room().available == 0
         clock.advance(10)
         assert limit.room().available == 1, "31 left, of which 30 are this minute's"
 
-    def test_retry_after_has_priority(self, clock):
+    def test_retry_after_overrides_the_bucket_level(self, clock):
         limit = RequestBucket(clock)
         limit.on_response(response(60, retry_after=42))
         assert (limit.room().available, limit.room().delay) == (0, 42)
@@ -138,7 +138,7 @@ class TestRequestBucket:
         limit.on_response(response(60, reset=102))
         assert limit.room().available == 15
 
-    def test_requests_without_a_bucket(self, clock):
+    def test_unmetered_requests_wait_for_retry_after_only(self, clock):
         limit = RequestBucket(clock, metered=False)
         assert limit.room().available > 1000
         limit.on_response(RateLimitInfo(retry_after=5))
@@ -168,7 +168,7 @@ class TestRequestBucket:
 
 
 class TestAddressLimit:
-    def test_a_burst_and_a_rate(self, clock):
+    def test_address_limit_has_a_burst_and_a_rate(self, clock):
         address = AddressLimit(clock, 0.5)
         assert address.room().available == 150
         for _ in range(150):
@@ -177,7 +177,7 @@ class TestAddressLimit:
         clock.advance(12)
         assert address.room().available == 30
 
-    def test_after_a_429_requests_are_sent_at_the_rate_and_not_in_a_burst(self, clock):
+    def test_no_burst_after_a_429(self, clock):
         address = AddressLimit(clock, 0.5)
         address.on_rejected(60)
         address.on_rejected(None)
@@ -187,7 +187,7 @@ class TestAddressLimit:
         clock.advance(12)
         assert address.room().available == 30
 
-    def test_requests_of_all_buckets_but_starts_share_it(self, clock):
+    def test_all_v2_buckets_share_the_address_limit(self, clock):
         address = AddressLimit(clock, 0.5)
         limits, others = RateLimits(clock, address), RateLimits(clock, address)
         for _ in range(150):
@@ -196,7 +196,7 @@ class TestAddressLimit:
         assert others.room("b").available == 0
         assert others.room(None).available > 0, "the legacy API has no address limit"
 
-    def test_a_429_of_the_address_closes_all_buckets(self, clock):
+    def test_address_429_closes_all_buckets(self, clock):
         limits = RateLimits(clock, AddressLimit(clock, 0.5))
         limits.on_response(RateLimitInfo(bucket="a", limit=60, remaining=0, reset=START + 30, retry_after=30))
         assert (limits.room("a").available, limits.room("b").available) == (0, 1)
@@ -218,7 +218,7 @@ class TestServerClock:
             pytest.param([-1000, 60], 0, id="local clock set"),
         ],
     )
-    def test_estimate_by_refills(self, clock, resets, ahead):
+    def test_server_time_is_estimated_from_refills(self, clock, resets, ahead):
         server = ServerClock(clock)
         for reset in resets:
             server.on_reset(START + reset)
@@ -226,7 +226,7 @@ class TestServerClock:
 
 
 class TestRateLimitsFor:
-    def test_shared_by_key_on_one_loop_while_used(self):
+    def test_rate_limits_are_shared_by_key_per_loop(self):
         settings = ClientSettings("k", "http://one", timeout=5)
 
         async def limits():
@@ -238,7 +238,7 @@ class TestRateLimitsFor:
         assert first is not other
         assert asyncio.run(limits())[0] is not first
 
-    def test_keys_share_the_limits_of_an_address(self):
+    def test_keys_share_the_address_limit(self):
         async def available():
             first, other, elsewhere = (
                 rate_limits_for(ClientSettings(key, f"http://{host}"))
@@ -291,7 +291,7 @@ class TestConcurrentRuns:
         start_runs(throttle, 100)
         assert throttle.room() == (MAX_STARTING, 0)
 
-    def test_the_operators_limit(self, throttle):
+    def test_operator_limit_caps_active_runs(self, throttle):
         throttle.maximum = 3
         start_runs(throttle, 3)
         assert throttle.room() == (0, inf)
@@ -300,19 +300,19 @@ class TestConcurrentRuns:
         assert throttle.room() == (1, 0)
         assert throttle.reason() is None
 
-    def test_a_rejection_sets_the_limit_to_the_active_runs(self, reached):
+    def test_rejection_sets_limit_to_active_runs(self, reached):
         assert (reached.known, reached.room().available) == (10, 0)
         assert "10 active" in reached.reason()
         reached.active -= 1
         assert reached.room() == (1, 0)
 
-    def test_a_start_accepted_after_a_rejection_raises_the_limit(self, reached):
+    def test_start_accepted_after_a_rejection_raises_the_limit(self, reached):
         with reached.start(), reached.start():
             reached.on_concurrency_limit(5.0)
             reached.on_accepted()
         assert reached.known == 11
 
-    def test_some_time_after_a_rejection_it_grows_run_by_run(self, reached, clock):
+    def test_limit_grows_run_by_run_after_a_pause(self, reached, clock):
         assert reached.room() == (0, GROWTH_PAUSE)
         clock.advance(GROWTH_PAUSE - 1)
         assert reached.room().available == 0
@@ -325,14 +325,14 @@ class TestConcurrentRuns:
         assert reached.active == reached.known == 30
 
     @pytest.mark.parametrize(("retry_after", "delay"), [(None, RETRY_PAUSE), (5.0, RETRY_PAUSE), (90.0, 90)])
-    def test_a_rejection_without_active_runs_delays_the_next_start(self, throttle, clock, retry_after, delay):
+    def test_rejection_without_active_runs_delays_the_next_start(self, throttle, clock, retry_after, delay):
         with throttle.start():
             throttle.on_concurrency_limit(retry_after)
         assert (throttle.known, throttle.room()) == (0, (0, delay))
         clock.advance(delay)
         assert throttle.room() == (1, 0)
 
-    def test_a_known_limit_is_used_at_once(self, throttle):
+    def test_known_limit_is_used_at_once(self, throttle):
         throttle.known = 10
         start_runs(throttle, 8)
         with throttle.start():
@@ -356,7 +356,7 @@ class TestExecutions:
         start_runs(throttle, 100)
         return throttle
 
-    def test_the_report_minus_a_reserve(self, throttle, clock):
+    def test_usage_report_minus_a_reserve_is_available(self, throttle, clock):
         assert throttle.report_is_stale
         throttle.on_report(usage(11, reset=clock() + 40))
         assert throttle.room().available == 6
@@ -367,7 +367,7 @@ class TestExecutions:
         assert throttle.report_is_stale
         assert throttle.room() == (0, inf), "the report must be read first"
 
-    def test_without_a_report_only_a_rejection_delays_starts(self, throttle):
+    def test_only_a_rejection_delays_starts_without_usage_report(self, throttle):
         throttle.on_report(None)
         assert throttle.room() == (MAX_STARTING, 0)
         throttle.on_execution_limit(None)
@@ -376,11 +376,11 @@ class TestExecutions:
         assert throttle.room() == (0, 42.0)
 
     @pytest.mark.parametrize("reset", [None, 0.0, 1e10])
-    def test_the_delay_is_at_most_a_minute_whatever_the_reset(self, throttle, reset):
+    def test_delay_is_at_most_a_minute(self, throttle, reset):
         throttle.on_report(usage(0, reset=reset))
         assert 0 < throttle.room().delay <= 60
 
-    def test_a_server_without_limits(self, throttle):
+    def test_server_without_limits_does_not_delay_starts(self, throttle):
         throttle.on_report(usage(999_999, 999_999))
         assert throttle.room() == (MAX_STARTING, 0)
 
@@ -390,12 +390,12 @@ class TestStartRequests:
     def throttle(self, clock):
         return StartThrottle(clock, RateLimits(clock), lambda: "workflows.execute")
 
-    def test_the_first_start_is_alone(self, throttle):
+    def test_first_start_is_sent_alone(self, throttle):
         assert throttle.room() == (1, 0)
         with throttle.start():
             assert (throttle.room().available, throttle.reason()) == (0, None)
 
-    def test_the_bucket_is_never_emptied(self, clock, throttle):
+    def test_starts_leave_a_reserve_in_the_bucket(self, clock, throttle):
         headers = {"bucket": "workflows.execute", "limit": 60, "reset": clock() + 60}
         with throttle.start():
             throttle.limits.on_response(RateLimitInfo(remaining=31, **headers))
@@ -406,7 +406,7 @@ class TestStartRequests:
         assert 0 < throttle.room().delay < 60
         assert "rate-limited" in throttle.reason()
 
-    def test_a_pause(self, throttle):
+    def test_pause_delays_the_next_start(self, throttle):
         throttle.pause(20)
         assert throttle.room() == (0, 20)
         assert "paused" in throttle.reason()
@@ -441,18 +441,18 @@ class TestWorkerPace:
         assert sum(polls) >= min(20, 30 * seconds / 60 / 2)
         assert max(polls) <= 3 * min(polls)
 
-    def test_a_single_worker_is_not_slowed_down(self, clock):
+    def test_single_worker_is_not_slowed_down(self, clock):
         [polls] = poll_from_workers(clock, 1, 60)
         assert polls >= 20
 
-    def test_other_buckets_and_a_server_without_limits(self, clock):
+    def test_other_buckets_and_unlimited_servers_cause_no_delay(self, clock):
         pace = WorkerPace(clock)
         pace.on_response(response(0))
         assert pace.delay() == 0.0
         pace.on_response(RateLimitInfo(bucket=RUN_BUCKET, limit=999_999, remaining=999_990, reset=clock() + 60))
         assert pace.delay() < 0.01
 
-    def test_a_spent_bucket_is_awaited(self, clock):
+    def test_low_bucket_delays_until_its_reset(self, clock):
         pace = WorkerPace(clock)
         pace.on_response(RateLimitInfo(bucket=RUN_BUCKET, limit=60, remaining=5, reset=clock() + 42))
         assert pace.delay() == 42

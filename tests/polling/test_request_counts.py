@@ -13,7 +13,7 @@ FLOWS = [f"flow-{number}" for number in range(10)]
 
 
 @pytest.mark.slow
-def test_a_thousand_runs_for_five_minutes(play):
+def test_thousand_runs_share_few_requests(play):
     """One poller for each run would send 60,000 requests."""
 
     async def script(scene):
@@ -42,7 +42,7 @@ def test_a_thousand_runs_for_five_minutes(play):
         pytest.param(lambda number: 300 * number / 20_000, id="in the last five minutes"),
     ],
 )
-def test_twenty_thousand_other_runs_and_one_of_six_hours(play, ago):
+def test_old_run_among_twenty_thousand_others(play, ago):
     """All belong to the same ten workflows, so that no filter excludes them."""
 
     async def script(scene):
@@ -88,7 +88,7 @@ def test_one_run_takes_one_read_per_interval(play):
     assert scene.sim.sent("/flow/runs/run") == 6
 
 
-def test_intervals_of_all_lengths_share_their_requests(play):
+def test_different_intervals_share_requests(play):
     """Polls of short intervals answer for the others; no run is polled less often than its interval."""
 
     async def script(scene):
@@ -102,7 +102,7 @@ def test_intervals_of_all_lengths_share_their_requests(play):
     assert scene.sim.sent() <= 2 + 30
 
 
-def test_intervals_are_honored_without_lists(play):
+def test_intervals_are_kept_without_lists(play):
     async def script(scene):
         scene.sim.deploy("often", "seldom")
         scene.sim.refuse("/logs?")
@@ -125,8 +125,8 @@ def test_intervals_are_honored_without_lists(play):
         pytest.param(None, 2000, id="self-hosted", marks=pytest.mark.slow),
     ],
 )
-def test_full_concurrency_of_every_plan(play, plan, runs):
-    """No 429, and each end seen within two intervals, while workers read their runs, too."""
+def test_full_concurrency_of_every_plan_without_429(play, plan, runs):
+    """No 429, and each end is seen within two intervals while workers read their runs, too."""
 
     async def script(scene):
         scene.sim.deploy(*FLOWS)
@@ -151,7 +151,7 @@ def test_full_concurrency_of_every_plan(play, plan, runs):
     assert max(scene.delays.values()) <= 20
 
 
-def test_a_restarted_triggerer_finds_its_runs_in_few_lists(play):
+def test_restarted_triggerer_finds_its_runs_in_few_lists(play):
     """A thousand runs of unknown age, and a hundred unrelated ones."""
 
     async def script(scene):
@@ -171,7 +171,7 @@ def test_a_restarted_triggerer_finds_its_runs_in_few_lists(play):
 
 
 @pytest.mark.slow
-def test_without_v2_each_run_is_read_with_few_requests_in_flight(play):
+def test_runs_are_read_with_few_concurrent_requests_without_v2(play):
     async def script(scene):
         scene.sim.deploy(*FLOWS)
         in_flight = most = 0
@@ -228,7 +228,7 @@ def test_several_processes_with_one_key_cause_no_429(play, processes):
     ],
 )
 @pytest.mark.parametrize("seconds", [5, pytest.param(90, marks=pytest.mark.slow)])
-def test_adaptive_intervals(play, plan, runs, seconds):
+def test_adaptive_intervals_of_many_runs(play, plan, runs, seconds):
     """Each end is seen within a tenth of the run's age, as far as the plan allows, and without a 429."""
 
     async def script(scene):
@@ -258,7 +258,7 @@ def test_adaptive_intervals_of_one_run(play):
     assert scene.delays["run"] < 6.5
 
 
-def test_ten_runs_of_a_known_duration(play):
+def test_runs_of_known_duration_are_not_polled_early(play):
     """After the first run, nothing is requested before the others can be finished."""
     sent = []
 
