@@ -12,12 +12,12 @@ from airflow_provider_sim.emulator import SimEmulator
 
 
 def control(sim: SimEmulator, method: str, path: str, **more: Any) -> requests.Response:
-    """Call a control endpoint; it asks for no key."""
+    """Call a control endpoint, which requires no key."""
     return requests.request(method, f"{sim.url}/__emulator__/{path}", timeout=30, **more)
 
 
 def execute(sim: SimEmulator, run_id: str = "r") -> int:
-    """Start a run; return the answer's status."""
+    """Start a run; return the response's status."""
     url = f"{sim.url}/api/v2/workflows/echo/execute"
     headers = {"X-API-Key": sim.api_key, "X-Run-Id": run_id}
     body = {"async": True, "input": {"message": "hü"}}
@@ -25,9 +25,9 @@ def execute(sim: SimEmulator, run_id: str = "r") -> int:
 
 
 class TestFaults:
-    """Ordered, listed, taken back."""
+    """Faults are added, listed and removed."""
 
-    def test_add_fault(self, emulator):
+    def test_added_fault_is_listed_and_applied(self, emulator):
         body = {"fault": "server_error", "status": 502, "match": "execute", "times": 2, "after": 1}
         ordered = control(emulator, "POST", "faults", json=body)
         assert ordered.status_code == 200
@@ -51,14 +51,14 @@ class TestFaults:
         listed = control(emulator, "GET", "faults").json()["faults"]
         assert listed == [{**told, "hits": 2, "finished": True}]
 
-    def test_fault_without_limit(self, emulator):
+    def test_fault_without_limit_applies_until_removed(self, emulator):
         control(emulator, "POST", "faults", json={"fault": "auth_outage", "times": None, "match": {"surface": "v2"}})
         assert [execute(emulator) for _ in range(3)] == [503] * 3
         assert control(emulator, "DELETE", "faults").json() == {"removed": 1}
         assert execute(emulator) == 202
         assert control(emulator, "GET", "faults").json() == {"faults": []}
 
-    def test_remove_fault(self, emulator):
+    def test_removed_fault_no_longer_applies(self, emulator):
         numbers = [
             control(emulator, "POST", "faults", json={"fault": name, "times": None}).json()["id"]
             for name in ("auth_outage", "redirect")
@@ -86,7 +86,7 @@ class TestFaults:
 class TestRecords:
     """Runs and requests, for assertions in another process."""
 
-    def test_runs(self, emulator):
+    def test_runs_endpoint_lists_runs(self, emulator):
         execute(emulator)
         [run] = control(emulator, "GET", "runs").json()["runs"]
         assert (run.pop("created_at"), run.pop("ended_at")) == (run_time := emulator_time(emulator), run_time)
@@ -99,7 +99,7 @@ class TestRecords:
             "refused": None,
         }
 
-    def test_requests(self, emulator):
+    def test_requests_endpoint_lists_requests_and_faults(self, emulator):
         control(emulator, "POST", "faults", json={"fault": "drop_after_accept"})
         with pytest.raises(requests.ConnectionError):
             execute(emulator)
@@ -123,16 +123,16 @@ class TestRecords:
 
 
 def emulator_time(sim: SimEmulator) -> str:
-    """When the first run was created."""
+    """Creation time of the first run."""
     from airflow_provider_sim.emulator.clock import iso
 
     return str(iso(sim.runs[0].created_at))
 
 
 class TestClockAndReset:
-    """The clock, and reset."""
+    """The clock and reset endpoints."""
 
-    def test_advance_clock(self, emulator):
+    def test_clock_endpoint_advances_the_clock(self, emulator):
         before = emulator.clock.now()
         told = control(emulator, "POST", "clock", json={"advance": 3600.5}).json()["now"]
         assert emulator.clock.now() >= before + 3600.5
@@ -142,7 +142,7 @@ class TestClockAndReset:
     def test_invalid_clock_values_are_rejected(self, emulator, body):
         assert control(emulator, "POST", "clock", json=body).status_code == 400
 
-    def test_reset(self, emulator):
+    def test_reset_removes_runs_and_faults(self, emulator):
         execute(emulator)
         control(emulator, "POST", "faults", json={"fault": "auth_outage"})
         assert control(emulator, "POST", "reset").json() == {}
@@ -151,7 +151,7 @@ class TestClockAndReset:
         assert control(emulator, "GET", "faults").json() == {"faults": []}
 
     @pytest.mark.parametrize(("method", "path"), [("GET", "clock"), ("DELETE", "runs"), ("GET", "nowhere")])
-    def test_unknown_control_path(self, emulator, method, path):
+    def test_unknown_control_path_is_a_404(self, emulator, method, path):
         answer = control(emulator, method, path)
         assert answer.status_code == 404
         assert answer.json()["error"].startswith(

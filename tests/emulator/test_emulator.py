@@ -36,7 +36,7 @@ def post_legacy(sim: SimEmulator, workflow_id: str, body: object = None, **heade
 
 
 def get(sim: SimEmulator, path: str, key: str | None = None) -> requests.Response:
-    """Ask for something."""
+    """Send a GET request."""
     return requests.get(sim.url + path, headers={"X-API-Key": key or sim.api_key}, timeout=10)
 
 
@@ -46,7 +46,7 @@ def error_of(answer: requests.Response) -> tuple[int, str, str]:
     return answer.status_code, error["code"], error["message"]
 
 
-class TestResponsesOfARealServer:
+class TestRealServerResponses:
     """Observed on a real Sim server, without a recording to replay."""
 
     @pytest.mark.parametrize(
@@ -56,14 +56,14 @@ class TestResponsesOfARealServer:
             (1000, "too_big", "limit cannot exceed 100", {"maximum": 100}),
         ],
     )
-    def test_limit_out_of_range(self, emulator, limit, code, message, bound):
+    def test_limit_out_of_range_is_rejected(self, emulator, limit, code, message, bound):
         answer = get(emulator, f"/api/v2/workflows/echo/runs?limit={limit}")
         assert error_of(answer) == (400, "BAD_REQUEST", message)
         issue = {"code": code, "path": ["limit"], "message": message, "origin": "number", "inclusive": True, **bound}
         assert answer.json()["error"]["details"] == [issue]
 
     @pytest.mark.parametrize("path", ["workflows/echo/runs?limit=1", "logs?workspaceId={0}&limit=1"])
-    def test_cursor_of_another_order(self, emulator, path):
+    def test_cursor_of_another_order_is_rejected(self, emulator, path):
         path = "/api/v2/" + path.format(emulator.workspace_id)
         for _ in range(2):
             post(emulator, "echo")
@@ -80,11 +80,11 @@ class TestResponsesOfARealServer:
     @pytest.mark.parametrize(
         "option", [{"selectedOutputs": ["Echo.result"]}, {"includeThinking": True}, {"includeFileBase64": False}]
     )
-    def test_async_run_with_output_options(self, emulator, option):
+    def test_async_run_with_output_options_is_rejected(self, emulator, option):
         message = "Async execution does not support streaming or output-shaping options"
         assert error_of(post(emulator, "echo", {"async": True, **option})) == (400, "BAD_REQUEST", message)
 
-    def test_request_body_above_10_mib(self, emulator):
+    def test_request_body_above_10_mib_is_rejected(self, emulator):
         answer = post(emulator, "echo", {"input": {"message": "x" * 10_485_800}})
         assert error_of(answer) == (413, "PAYLOAD_TOO_LARGE", "Request body is too large")
 
@@ -119,7 +119,7 @@ class TestResponsesOfARealServer:
         output = post(emulator, "typed", {"input": {"other": 1}}).json()["data"]["output"]
         assert output == {"s": "", "n": 0, "o": {}, "d": ""}
 
-    def test_unpaired_surrogate(self, emulator):
+    def test_unpaired_surrogate_is_escaped_in_json(self, emulator):
         """Sim's JSON escapes it, in an answer and in a stream whose chunks split an emoji."""
 
         @emulator.workflow("split", block="Agent", chunks=lambda given: ["\ud83d", "\ude00"])
@@ -133,7 +133,7 @@ class TestResponsesOfARealServer:
 
 
 class TestPlans:
-    """Buckets of twice the rate, refilled by steps of a minute."""
+    """Buckets of twice the rate, refilled once a minute."""
 
     @pytest.mark.parametrize("name", PLANS)
     def test_execution_rate_limit(self, name):
@@ -193,19 +193,19 @@ class TestPlans:
         assert (refused.status_code, refused.json()["code"]) == (429, "ADMISSION_GATE_CAPACITY")
 
     @pytest.mark.sim_emulator(plan="free")
-    def test_usage_limit(self, emulator):
+    def test_runs_add_to_the_usage_cost(self, emulator):
         for _ in range(3):
             post(emulator, "echo")
         usage = get(emulator, "/api/users/me/usage-limits").json()["usage"]
         assert usage == {"currentPeriodCost": pytest.approx(0.015), "limit": 1.0, "plan": "free"}
 
-    def test_unknown_plan(self):
+    def test_unknown_plan_is_rejected(self):
         with pytest.raises(ValueError, match="free, pro, team, enterprise"):
             SimEmulator(plan="gold")
 
 
 class TestRuns:
-    """What a run's caller sees and does."""
+    """Runs as their callers see them."""
 
     def test_disconnect_cancels_a_sync_run(self, emulator):
         noticed = threading.Event()
@@ -277,7 +277,7 @@ class TestRuns:
 
 
 class TestLists:
-    """Runs in the order of their starts, a page at a time."""
+    """Runs in start order, one page at a time."""
 
     def ids(self, sim: SimEmulator, **query: object) -> tuple[list[str], str | None]:
         """The run ids of a page of the log, and the next page's cursor."""
@@ -332,7 +332,7 @@ class TestLists:
 
 
 class TestKeys:
-    """Two users, two workspaces."""
+    """API keys of two users and two workspaces."""
 
     def test_access_of_each_key(self, emulator):
         path = "/api/v2/workflows/echo"
@@ -349,7 +349,7 @@ class TestKeys:
 
 
 class TestCustomWorkflows:
-    """Functions, and files."""
+    """Workflows defined by functions and files."""
 
     def test_workflow_functions(self, emulator):
         @emulator.workflow("double")
@@ -373,7 +373,7 @@ class TestCustomWorkflows:
         assert post_legacy(emulator, "respond", {"n": "7"}).json() == {"n": 7}
         assert post(emulator, "ask").json()["data"]["status"] == "paused"
 
-    def test_listeners(self, emulator):
+    def test_listeners_see_starts_and_requests(self, emulator):
         seen = []
         emulator.on_start("echo", lambda run: seen.append(run.run_id))
         emulator.on_request(lambda request: seen.append(request.status))
@@ -392,7 +392,7 @@ class TestCustomWorkflows:
 
 
 class TestServer:
-    """Starting, stopping, being absent."""
+    """Starting and stopping the server, and missing dependencies."""
 
     def test_stopped_server_refuses_connections(self):
         with SimEmulator() as sim:
@@ -404,7 +404,7 @@ class TestServer:
     def test_server_listens_on_localhost(self, emulator):
         assert emulator.url.startswith("http://127.0.0.1:")
 
-    def test_unknown_profile(self):
+    def test_unknown_profile_is_rejected(self):
         with pytest.raises(ValueError, match=r"v0\.5\.44.*v0\.8"):
             SimEmulator(profile="v9")
 
@@ -455,14 +455,14 @@ class TestCommandLine:
         assert empty == "\n"
         assert process.returncode == 0
 
-    def test_port_in_use(self):
+    def test_port_in_use_is_an_error(self):
         with socket.create_server(("127.0.0.1", 0)) as taken:
             process = self.start("--port", str(taken.getsockname()[1]))
             _, err = process.communicate(timeout=20)
         assert process.returncode == 1
         assert err.startswith("Can't start: ")
 
-    def test_unknown_profile_option(self, capsys):
+    def test_unknown_profile_option_is_rejected(self, capsys):
         with pytest.raises(SystemExit) as error:
             main(["--profile", "v9"])
         assert error.value.code == 2

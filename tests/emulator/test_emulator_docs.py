@@ -26,14 +26,14 @@ BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
 
 
 def table(heading: str) -> list[list[str]]:
-    """The rows of the table whose head begins so, without the code marks."""
+    """The rows of the table whose header begins with this text."""
     found = re.search(rf"^\| {re.escape(heading)} \|.*\n\|[ -|]*\n((?:\|.*\n)+)", TEXT, re.MULTILINE)
     assert found, f"there is no table of {heading}"
     return [re.split(r"\s*\|\s*", line)[1:-1] for line in found[1].splitlines()]
 
 
 def names(cell: str) -> list[str]:
-    """What stands between code marks."""
+    """The texts between code marks."""
     return re.findall(r"`([^`]+)`", cell)
 
 

@@ -27,7 +27,7 @@ CUT = (requests.ConnectionError, requests.exceptions.ChunkedEncodingError)
 
 
 class V2:
-    """The newer API, in the few words that these tests need."""
+    """Requests and responses of the v2 API."""
 
     name = "v2"
     workflows, runs = "/v2/workflows", "runs"
@@ -71,12 +71,12 @@ class V2:
         return answer.json()["error"]["message"]
 
     def told(self, answer: requests.Response) -> dict[str, Any]:
-        """What the answer tells, out of its envelope."""
+        """The response's data without its envelope."""
         return answer.json()["data"]
 
 
 class Legacy(V2):
-    """The older one."""
+    """Requests and responses of the legacy API."""
 
     name = "legacy"
     workflows, runs = "/workflows", "executions"
@@ -103,7 +103,7 @@ def dialect(request, emulator) -> Dialect:
 
 @pytest.fixture(autouse=True)
 def _no_noise(monkeypatch):
-    """Whatever goes wrong on order is no mistake of the server's: it logs none."""
+    """Ordered faults are no errors of the server, so it logs none."""
     logged: list[logging.LogRecord] = []
     monkeypatch.setattr(logging.getLogger("uvicorn.error"), "handle", logged.append)
     yield
@@ -118,7 +118,7 @@ def elsewhere() -> Iterator[Callable[..., Future[Any]]]:
 
 
 class Moments:
-    """Waiting for what a server does in its own thread, without guessing how long it takes."""
+    """Waits for the server's thread without fixed sleeps."""
 
     def __init__(self, sim: SimEmulator) -> None:
         self._condition = threading.Condition()
@@ -131,7 +131,7 @@ class Moments:
             self._condition.notify_all()
 
     def until(self, true: Callable[[], bool]) -> None:
-        """Wait until something is so."""
+        """Wait until a condition is true."""
         with self._condition:
             for _ in range(3000):
                 if true():
@@ -140,7 +140,7 @@ class Moments:
         raise AssertionError("it never comes to be so")
 
     def go_by(self, answer: Future[Any], *, at_least: float) -> None:
-        """Move the emulator's clock on until there is an answer, and see that it took so many of its seconds."""
+        """Advance the emulator's clock until there is a response, and check how many seconds it took."""
         clock = self._sim.clock
         began = clock.now()
         self.until(lambda: answer.done() or bool(clock.advance(at_least / 20)))
@@ -153,7 +153,7 @@ def moments(emulator) -> Moments:
 
 
 class TestDrops:
-    """The connection is cut without an answer."""
+    """The connection is closed without a response."""
 
     @pytest.mark.parametrize("reset", [False, True])
     def test_drop_before_accept_starts_no_run(self, emulator, dialect, reset):
@@ -209,19 +209,19 @@ class TestDrops:
 
 
 def everything(connection: socket.socket) -> bytes:
-    """What comes until the other side closes."""
+    """The bytes received until the server closes the connection."""
     return b"".join(iter(lambda: connection.recv(65536), b""))
 
 
 def http_body(connection: socket.socket) -> bytes:
-    """The body of the next answer."""
+    """The body of the next response."""
     with connection.makefile("rb") as reader:
         head = dict(line.rstrip().split(b": ", 1) for line in itertools.takewhile(bytes.strip, reader) if b": " in line)
         return reader.read(int(head[b"content-length"]))
 
 
 def by_hand(sim: SimEmulator, line: str, body: object = None) -> socket.socket:
-    """Send a request over a socket of one's own."""
+    """Send a request over a plain socket."""
     content = b"" if body is None else json.dumps(body).encode()
     head = f"{line} HTTP/1.1\r\nHost: sim\r\nX-API-Key: {sim.api_key}\r\nContent-Length: {len(content)}\r\n\r\n"
     host, port = sim.url.removeprefix("http://").split(":")
@@ -231,7 +231,7 @@ def by_hand(sim: SimEmulator, line: str, body: object = None) -> socket.socket:
 
 
 class TestHolds:
-    """Requests that wait inside the server."""
+    """Requests that are held inside the server."""
 
     def test_hold_before_accept(self, emulator, dialect, elsewhere):
         hold = emulator.hold("execute")
@@ -260,7 +260,7 @@ class TestHolds:
         assert answer.result().status_code == 200
 
     @pytest.mark.parametrize(("when", "runs"), [("before", []), ("accepted", ["cancelled"])])
-    def test_client_disconnect(self, emulator, moments, when, runs):
+    def test_client_disconnect_ends_the_held_request(self, emulator, moments, when, runs):
         hold = emulator.hold("execute", when=when)
         with by_hand(emulator, "POST /api/workflows/slow/execute", {"seconds": 600}):
             hold.wait_until_held()
@@ -269,7 +269,7 @@ class TestHolds:
         moments.until(lambda: [seen.status for seen in emulator.requests] == [None])
 
     @pytest.mark.parametrize("when", ["before", "accepted"])
-    def test_client_disconnect_behind_a_proxy(self, emulator, moments, when):
+    def test_client_disconnect_behind_a_proxy_is_not_noticed(self, emulator, moments, when):
         hold = emulator.hold("execute", when=when, proxied=True)
         with by_hand(emulator, "POST /api/workflows/slow/execute", {"seconds": 600}):
             hold.wait_until_held()
@@ -312,12 +312,12 @@ def plain_server(monkeypatch):
         yield sim
 
 
-class TestOnAnASGIServer:
-    """The same cuts, by uvicorn's other parser and Python's own loop."""
+class TestPlainServer:
+    """The same faults with uvicorn's h11 parser and the asyncio loop."""
 
     @pytest.mark.parametrize("reset", [False, True])
     @pytest.mark.parametrize("fault", ["drop_before_accept", "drop_after_accept"])
-    def test_truncated_responses(self, plain_server, fault, reset):
+    def test_drop_sends_no_bytes(self, plain_server, fault, reset):
         plain_server.fault(fault, reset=reset)
         with by_hand(plain_server, "POST /api/workflows/slow/execute", {"seconds": 60}) as connection:
             if reset:
@@ -332,12 +332,12 @@ class TestOnAnASGIServer:
             head, _, half = everything(connection).partition(b"\r\n\r\n")
         assert len(half) == int(re.search(rb"content-length: (\d+)", head)[1]) // 2
 
-    def test_a_stream(self, plain_server):
+    def test_cut_stream_ends_after_its_head(self, plain_server):
         plain_server.fault("cut_stream", frames=0)
         with by_hand(plain_server, "POST /api/workflows/echo/execute", {"stream": True}) as connection:
             assert everything(connection).endswith(b"\r\n\r\n")
 
-    def test_client_disconnect(self, plain_server):
+    def test_client_disconnect_ends_the_held_request(self, plain_server):
         hold = plain_server.hold(when="accepted")
         with by_hand(plain_server, "POST /api/workflows/slow/execute", {"seconds": 60, "message": "x" * 1_000_000}):
             hold.wait_until_held()
@@ -345,7 +345,7 @@ class TestOnAnASGIServer:
 
 
 class TestTruncatedResponses:
-    """The head and half of the body, then nothing."""
+    """The response ends after its head and half of its body."""
 
     def test_truncated_response_fails_in_the_client(self, emulator, dialect):
         emulator.fault("half_answer")
@@ -373,7 +373,7 @@ class TestTruncatedResponses:
 
 
 class TestDelays:
-    """Time goes by, of the emulator's clock."""
+    """Delays in seconds of the emulator's clock."""
 
     @pytest.mark.parametrize(("when", "runs"), [("before", 0), ("accepted", 1), ("done", 1)])
     def test_delay_at_each_stage(self, emulator, dialect, elsewhere, moments, when, runs):
@@ -395,7 +395,7 @@ class TestDelays:
 
 
 class TestServerErrors:
-    """Answers of 500 and more."""
+    """Responses with status 500 and above."""
 
     @pytest.mark.parametrize(
         ("status", "code", "words"),
@@ -445,7 +445,7 @@ class TestServerErrors:
 
 
 class TestRedirects:
-    """Somewhere else."""
+    """Redirects to another URL."""
 
     @pytest.mark.parametrize(
         ("settings", "location"),
@@ -455,7 +455,7 @@ class TestRedirects:
             ({"location": "https://elsewhere.example/login"}, "https://elsewhere.example/login"),
         ],
     )
-    def test_redirect_location(self, emulator, dialect, settings, location):
+    def test_redirect_status_and_location(self, emulator, dialect, settings, location):
         emulator.fault("redirect", **settings)
         answer = dialect.execute("echo")
         assert answer.status_code == settings.get("status", 301)
@@ -476,7 +476,7 @@ LIMITS = {
 
 
 class TestLimits:
-    """Bursts of 429, of every kind that there is."""
+    """429 responses of every kind."""
 
     @pytest.mark.parametrize(("name", "kind"), LIMITS)
     def test_429_responses(self, emulator, name, kind):
@@ -530,7 +530,7 @@ class TestLimits:
 
 
 class TestAuthOutages:
-    """The store of the keys is away."""
+    """The store of API keys is unavailable."""
 
     def test_outage_for_some_requests(self, emulator):
         emulator.fault("auth_outage", times=2)
@@ -562,7 +562,7 @@ class TestAuthOutages:
 
 
 class TestLostRuns:
-    """What isn't seen in the answer to the start."""
+    """Lost, stuck and restarted runs, and lost cancellations."""
 
     @pytest.mark.parametrize("started", [True, False])
     def test_ambiguous_enqueue(self, emulator, dialect, started):
@@ -585,7 +585,7 @@ class TestLostRuns:
         assert order.hits == 0
 
     @pytest.mark.parametrize("mode", ["async", "sync", "stream"])
-    def test_stuck_run(self, emulator, dialect, elsewhere, moments, mode):
+    def test_stuck_run_stays_running_until_cancelled(self, emulator, dialect, elsewhere, moments, mode):
         emulator.fault("stuck_run")
         answer = elsewhere(dialect.execute, "echo", mode=mode)
         moments.until(lambda: bool(emulator.runs))
@@ -626,7 +626,7 @@ class TestLostRuns:
         assert dialect.look(run_id="queued").status_code == 404
         assert dialect.execute("echo", run_id="queued").status_code == 202, "nothing is left of it, not even its id"
 
-    def test_restart_method(self, emulator, dialect):
+    def test_restart_closes_connections_and_listens_again(self, emulator, dialect):
         with requests.Session() as session, by_hand(emulator, "GET /api/nowhere") as idle:
             http_body(idle)
             emulator.restart()
@@ -670,13 +670,13 @@ class TestLostRuns:
 
 
 def emulator_lists(sim: SimEmulator) -> list[str]:
-    """The runs that the workspace's log shows."""
+    """IDs of the runs in the workspace's log."""
     answer = V2(sim).call("GET", f"/v2/logs?workspaceId={sim.workspace_id}")
     return [item["runId"] for item in answer.json()["data"]]
 
 
 class TestStreams:
-    """Slow ones, and ones that are cut off."""
+    """Slow and truncated streams."""
 
     AGENT = {"body": {"selectedOutputs": ["Agent.content"]}, "mode": "stream"}
 
@@ -717,7 +717,7 @@ class TestStreams:
 
 
 class TestMatching:
-    """Which requests an order is for."""
+    """Which requests a fault applies to."""
 
     @pytest.mark.parametrize(
         ("match", "struck"),
@@ -768,7 +768,7 @@ class TestMatching:
             assert dialect.look().status_code == 500
         assert dialect.look().status_code == 404
 
-    def test_several_faults(self, emulator, dialect):
+    def test_several_faults_apply_to_one_request(self, emulator, dialect):
         first = emulator.fault("stuck_run")
         second = emulator.fault("drop_after_accept")
         with pytest.raises(CUT):
@@ -812,7 +812,7 @@ MISTAKES = [
 
 
 class TestInvalidFaults:
-    """An order that makes no sense is refused, not ignored."""
+    """Invalid faults are rejected, not ignored."""
 
     @pytest.mark.parametrize(("order", "words"), MISTAKES)
     def test_invalid_fault_method_call(self, emulator, order, words):

@@ -35,7 +35,7 @@ def write(pytester):
     return write
 
 
-def test_examples_of_the_page():
+def test_page_has_the_expected_example_files():
     assert sorted(FILES) == ["dags/letters.py", "tests/conftest.py", "tests/test_letters.py", "tests/test_servers.py"]
 
 
@@ -134,7 +134,7 @@ def test_examples_with_a_dag(pytester, write, monkeypatch):
     pytester.runpytest_subprocess("tests").assert_outcomes(passed=6)
 
 
-def test_unknown_attribute_of_the_package():
+def test_unknown_package_attribute_is_an_error():
     from airflow_provider_sim import emulator
 
     assert emulator.SimEmulator is SimEmulator
