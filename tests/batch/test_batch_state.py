@@ -28,13 +28,13 @@ def test_run_length_encoding_is_lossless(words):
 
 
 class TestSize:
-    def test_a_typical_batch(self):
+    def test_typical_batch_state_is_small(self):
         state = BatchState(BATCH, ["w"] * 10_000)
         for index in range(10_000):
             state.set_status(index, ItemStatus.FAILED if index % 2500 == 7 else ItemStatus.COMPLETED)
         assert len(json.dumps(state.to_dict())) < 250
 
-    def test_the_largest_state_fits_into_a_task_state_value(self):
+    def test_largest_state_fits_into_a_task_state_value(self):
         state = BatchState(BATCH, ["w"] * 10_000)
         for index in range(10_000):
             state.set_status(index, ItemStatus.REFUSED if index % 2 else ItemStatus.COMPLETED)
@@ -56,7 +56,7 @@ class TestSize:
 
 class TestIds:
     @given(st.integers(1, 20_000), st.data())
-    def test_a_run_id_contains_input_and_attempt(self, total, data):
+    def test_run_id_contains_input_and_attempt(self, total, data):
         state = BatchState(new_run_id(), ["w"] * total)
         index = data.draw(st.integers(0, total - 1))
         for _ in range(data.draw(st.integers(0, 3))):
@@ -65,7 +65,7 @@ class TestIds:
         assert state.parse_run_id(run_id) == (index, state.attempts[index])
 
     @given(st.text(max_size=20))
-    def test_other_ids(self, text):
+    def test_only_own_run_ids_are_parsed(self, text):
         state = BatchState(BATCH, ["w"] * 3)
         if found := state.parse_run_id(f"{BATCH}-{text}"):
             index, attempt = found
@@ -74,10 +74,10 @@ class TestIds:
             assert state.run_id(index) == f"{BATCH}-{text}".removesuffix(".1")
         assert state.parse_run_id(text) is None
 
-    def test_an_index_beyond_the_last_input(self):
+    def test_run_id_beyond_the_last_input_is_not_parsed(self):
         assert BatchState(BATCH, ["w"] * 3).parse_run_id(f"{BATCH}-3") is None
 
-    def test_ids_of_the_server_until_the_next_attempt(self):
+    def test_server_ids_are_used_until_the_next_attempt(self):
         state = BatchState(BATCH, ["w"] * 3)
         state.server_ids[1] = "of the server", "job-7"
         assert (state.run_id(1), state.job_id(1)) == ("of the server", "job-7")
@@ -98,7 +98,7 @@ class TestIds:
         {"batch_id": BATCH, "statuses": "c", "attempts": "1", "reason_of": []},
     ],
 )
-def test_invalid_json(value):
+def test_invalid_state_is_rejected(value):
     with pytest.raises(ValueError, match="not the state of a batch"):
         BatchState.from_dict(value, ["w"])
 

@@ -34,7 +34,7 @@ def start_requests(wanted):
 
 
 def few_executions():
-    """A hundred inputs, and a plan that has twenty executions a minute for them."""
+    """A hundred inputs, and a plan with twenty executions a minute."""
     scene = BatchScene(100, 1.0, plan="enterprise")
     scene.sim.state.limits.async_per_minute = 20
     scene.sim.state.limits.clear()
@@ -87,7 +87,7 @@ class TestLimits:
 
         run(main())
 
-    def test_fewer_executions_than_requests(self, stats):
+    def test_execution_limit_below_request_limit_is_respected(self, stats):
         async def main():
             scene = few_executions()
             await scene.run()
@@ -100,7 +100,7 @@ class TestLimits:
         assert seconds / 2 < sum(stats.timers["sim.rate_limit.wait"]) < seconds
         assert stats.counters["sim.run.started"] == stats.counters["sim.run.finished.completed"] == 100
 
-    def test_without_a_usage_report(self):
+    def test_batch_finishes_without_a_usage_report(self):
         async def main():
             scene = few_executions()
             scene.sim.refuse("usage-limits", status=500)
@@ -110,7 +110,7 @@ class TestLimits:
 
         run(main())
 
-    def test_max_active_runs(self, stats):
+    def test_max_active_runs_caps_concurrent_runs(self, stats):
         async def main():
             scene = BatchScene(40, 20)
             await scene.run(maximum=7)
@@ -121,7 +121,7 @@ class TestLimits:
 
         run(main())
 
-    def test_other_runs_of_the_account(self):
+    def test_batch_finishes_beside_other_runs_of_the_account(self):
         async def main():
             scene = BatchScene(200, 30, plan="free")
             for number in range(8):
@@ -134,7 +134,7 @@ class TestLimits:
 
         run(main())
 
-    def test_several_batches_of_one_account(self):
+    def test_several_batches_share_one_account(self):
         async def main():
             scenes = [BatchScene(60, 10, plan="free")]
             first = scenes[0]
@@ -150,7 +150,7 @@ class TestLimits:
         run(main())
 
     @pytest.mark.slow
-    def test_ten_thousand(self):
+    def test_ten_thousand_inputs_need_few_other_requests(self):
         async def main():
             scene = BatchScene(10_000, 0.0, profile="v0.8")
             await scene.run()
@@ -161,7 +161,7 @@ class TestLimits:
 
         run(main())
 
-    def test_a_known_concurrency_limit(self):
+    def test_known_concurrency_limit_avoids_rejections(self):
         async def main():
             scene = BatchScene(40, 30, plan="free")
             await scene.run(known=10)
@@ -171,7 +171,7 @@ class TestLimits:
 
 
 class TestPersistence:
-    def test_an_attempt_is_persisted_before_it_is_sent(self):
+    def test_attempt_is_persisted_before_it_is_sent(self):
         async def main():
             scene = BatchScene(60, 30, plan="free")
             at_start = []
@@ -193,7 +193,7 @@ class TestPersistence:
 
 class TestStartAvailable:
     @pytest.mark.slow
-    def test_up_to_the_concurrency_limit(self):
+    def test_start_available_stops_at_the_concurrency_limit(self):
         async def main():
             scene = BatchScene(100, 600, plan="free")
             engine = scene.engine()
@@ -206,7 +206,7 @@ class TestStartAvailable:
 
         run(main())
 
-    def test_all_without_a_limit(self):
+    def test_start_available_starts_all_without_a_limit(self):
         async def main():
             scene = BatchScene(100, 600)
             await scene.engine().start_available()
@@ -217,7 +217,7 @@ class TestStartAvailable:
     @pytest.mark.parametrize(
         "plan", ["free", *(pytest.param(plan, marks=pytest.mark.slow) for plan in ("pro", "team", "enterprise")), None]
     )
-    def test_it_ends_after_a_few_seconds(self, plan):
+    def test_start_available_ends_after_a_few_seconds(self, plan):
         async def main():
             earlier = BatchScene(400, 1, plan=plan)
             await earlier.engine(deadline=now() + 30).start_available()
@@ -254,7 +254,7 @@ class TestStartAvailable:
 
 class TestFaults:
     @pytest.mark.slow
-    def test_a_short_outage(self):
+    def test_batch_survives_a_short_outage(self):
         async def main():
             scene = BatchScene(300, 20, plan="pro")
             until = now() + 240
@@ -265,7 +265,7 @@ class TestFaults:
 
         run(main())
 
-    def test_a_long_outage_fails_the_batch(self):
+    def test_long_outage_fails_the_batch(self):
         async def main():
             scene = BatchScene(300, 20, plan="pro")
 
@@ -304,7 +304,7 @@ class TestFaults:
 
         run(main())
 
-    def test_a_lost_response_fails_the_input_if_the_server_chooses_ids(self):
+    def test_lost_response_fails_the_input_if_server_chooses_ids(self):
         async def main():
             scene = BatchScene(10, 5, profile="v0.6.40")
             scene.lose = start_requests(lambda number: number == 5)
@@ -314,7 +314,7 @@ class TestFaults:
 
         run(main())
 
-    def test_a_run_that_is_not_found_fails_its_input(self):
+    def test_run_that_is_not_found_fails_its_input(self):
         async def main():
             scene = BatchScene(3, 50)
             engine = scene.engine()
@@ -328,7 +328,7 @@ class TestFaults:
 
 
 class TestNonRetryableErrors:
-    def test_an_invalid_input_fails_alone(self):
+    def test_invalid_input_fails_alone(self):
         async def main():
             scene = BatchScene(5, 1)
             scene.sim.fault = lambda request: (
@@ -343,7 +343,7 @@ class TestNonRetryableErrors:
 
         run(main())
 
-    def test_a_missing_workflow_fails_its_inputs(self):
+    def test_missing_workflow_fails_its_inputs(self):
         async def main():
             scene = BatchScene(100, 1, workflow_of=lambda index: "nowhere" if index % 2 else "w")
             engine = await scene.run()
@@ -354,7 +354,7 @@ class TestNonRetryableErrors:
         run(main())
 
     @pytest.mark.parametrize("skip", [True, False])
-    def test_an_undeployed_workflow_fails_or_skips_its_inputs(self, skip):
+    def test_undeployed_workflow_fails_or_skips_its_inputs(self, skip):
         async def main():
             scene = BatchScene(20, 1, workflow_of=lambda index: "undeployed" if index % 2 else "w")
             engine = await scene.run(skip_undeployed=skip)
@@ -363,7 +363,7 @@ class TestNonRetryableErrors:
 
         run(main())
 
-    def test_the_usage_limit_stops_starting(self):
+    def test_usage_limit_stops_starting(self):
         async def main():
             scene = BatchScene(40, 30, plan="pro")
             scene.sim.state.limits.usage_limit = 0.1
@@ -375,7 +375,7 @@ class TestNonRetryableErrors:
 
         run(main())
 
-    def test_an_invalid_key_is_sent_once(self):
+    def test_invalid_key_is_sent_once(self):
         async def main():
             scene = BatchScene(40, 30)
             scene.client.set_api_key("sk-sim-wrong")
@@ -388,7 +388,7 @@ class TestNonRetryableErrors:
 
 
 class TestDeadline:
-    def test_it_ends_the_batch(self):
+    def test_deadline_ends_the_batch(self):
         async def main():
             scene = BatchScene(100, 90, plan="free")
             with pytest.raises(SimRunTimeoutError, match="10 of 100 runs were still running, and 70 not started"):
@@ -398,7 +398,7 @@ class TestDeadline:
 
         run(main())
 
-    def test_the_last_poll_is_at_the_deadline(self):
+    def test_last_poll_is_at_the_deadline(self):
         async def main():
             scene = BatchScene(5, 95)
             await scene.run(deadline=now() + 100, poll_interval=60)
@@ -406,7 +406,7 @@ class TestDeadline:
 
         run(main())
 
-    def test_hanging_requests_are_abandoned(self):
+    def test_hanging_requests_are_abandoned_at_the_deadline(self):
         async def main():
             scene = BatchScene(5, 30)
 
@@ -430,7 +430,7 @@ class TestDeadline:
 
 class TestPauses:
     @pytest.mark.parametrize("on_paused", ["fail", "return"])
-    def test_they_end_polling_if_wanted(self, on_paused):
+    def test_pause_ends_polling_if_not_awaited(self, on_paused):
         async def main():
             scene = BatchScene(20, 5, how=lambda index: {"end": "paused"} if index % 10 == 3 else {})
             await scene.run(on_paused=on_paused)
@@ -455,7 +455,7 @@ class TestPauses:
 
 
 class TestCrashes:
-    """A process dies at any moment; another goes on with the persisted state, or with the id alone."""
+    """A process dies at any moment; another continues with the persisted state or only the batch ID."""
 
     @staticmethod
     async def die_and_go_on(
@@ -504,7 +504,7 @@ class TestCrashes:
 
     @pytest.mark.parametrize("knows", ["the ID", "the persisted state", "all"])
     @pytest.mark.parametrize("profile", ["v0.8", "v0.8-legacy"])
-    def test_failed_runs_are_repeated_by_the_next_try_only(self, knows, profile):
+    def test_failed_runs_are_rerun_by_the_next_try_only(self, knows, profile):
         async def main(rerun):
             scene = BatchScene(30, 5, profile=profile, how=lambda index: {"end": "failed"} if index in (3, 4) else {})
             await self.die_and_go_on(scene, [500.0], knows=knows, rerun=rerun)
@@ -533,7 +533,7 @@ class TestCrashes:
 
         run(main())
 
-    def test_without_lists_reconciliation_ends_after_the_started_runs(self):
+    def test_reconciliation_ends_after_started_runs_without_lists(self):
         async def main():
             scene = BatchScene(1000, 600, profile="v0.8-legacy")
             engine = scene.engine(maximum=100)

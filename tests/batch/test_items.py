@@ -14,7 +14,7 @@ from airflow_provider_sim.task.input import SimFile
 
 
 class LazySequence:
-    """As Airflow hands on the outputs of mapped tasks."""
+    """A sequence like the one Airflow passes for outputs of mapped tasks."""
 
     def __init__(self, *values):
         self._values = values
@@ -53,7 +53,7 @@ def test_pairs_name_their_workflows():
     assert items.inputs == ({"input": 0}, {"input": 1}, {"input": 2})
 
 
-def test_a_pair_without_an_input_has_no_fields():
+def test_pair_without_an_input_has_no_fields():
     assert read_items([{"workflow_id": "a"}], None).inputs == ({},)
 
 
@@ -73,7 +73,7 @@ def test_a_pair_without_an_input_has_no_fields():
         ([{"workflow_id": None}], None, r"inputs\[0\] is invalid.*workflow_id is None"),
     ],
 )
-def test_what_can_not_be_run_is_named(given, workflow_id, message):
+def test_invalid_inputs_are_rejected(given, workflow_id, message):
     with pytest.raises(SimInputError, match=message) as caught:
         read_items(given, workflow_id)
     assert caught.value.outcome is Outcome.NEVER_SENT
@@ -89,7 +89,7 @@ def test_what_can_not_be_run_is_named(given, workflow_id, message):
     ],
     ids=["no JSON", "no number", "too large", "a control field"],
 )
-def test_what_sim_would_not_take_is_named(value, api_version, message):
+def test_input_rejected_by_the_api_is_named(value, api_version, message):
     client = SimClient("sk-sim-x", "http://127.0.0.1:9", api_version=api_version)
     items = read_items([{"a": 1}, None, value], "wf")
     with pytest.raises(SimInputError, match=message) as caught:
@@ -97,7 +97,7 @@ def test_what_sim_would_not_take_is_named(value, api_version, message):
     assert caught.value.workflow_id == "wf"
 
 
-def test_a_control_field_of_the_old_api_is_no_matter_for_the_new_one():
+def test_legacy_control_field_is_accepted_on_v2():
     client = SimClient("sk-sim-x", "http://127.0.0.1:9", api_version="v2")
     read_items([{"stream": True}], "wf").ready(0, unconverted_files="fail", check_input=client.check_input)
 
@@ -106,24 +106,24 @@ class TestFiles:
     def ready(self, items, index, unconverted_files):
         return items.ready(index, unconverted_files=unconverted_files, check_input=lambda workflow_id, value: None)
 
-    def test_are_rejected_as_sim_converts_none_of_them(self, tmp_path):
+    def test_unconverted_files_are_rejected(self, tmp_path):
         path = tmp_path / "a.txt"
         path.write_text("hello")
         with pytest.raises(SimInputError, match=r"inputs\[1\].*has files in 'report'"):
             self.ready(read_items([{"report": 1}, {"report": path}], "wf"), 1, "fail")
 
-    def test_are_sent_as_base64(self):
+    def test_files_are_sent_as_base64(self):
         items = read_items([{"report": b"hello"}, None, 7], "wf")
         assert self.ready(items, 0, "send")["report"]["data"].endswith("aGVsbG8=")
         assert [self.ready(items, index, "send") for index in (1, 2)] == [{}, {"input": 7}]
 
-    def test_that_is_missing_is_named(self, tmp_path):
+    def test_missing_file_is_named(self, tmp_path):
         with pytest.raises(SimInputError, match=r"inputs\[0\] is invalid: The file 'gone' of the input can't be read"):
             self.ready(read_items([{"report": tmp_path / "gone"}], "wf"), 0, "send")
 
 
 class TestDigest:
-    def test_is_of_the_inputs_their_order_and_their_workflows(self):
+    def test_digest_covers_inputs_order_and_workflows(self):
         same = read_items([{"a": 1, "b": 2}, 3], "wf").digest()
         assert read_items(json.loads('[{"b": 2, "a": 1}, 3]'), "wf").digest() == same
         pairs = [{"workflow_id": "wf", "input": {"a": 1, "b": 2}}, {"workflow_id": "wf", "input": 3}]
@@ -131,7 +131,7 @@ class TestDigest:
         others = [([3, {"a": 1, "b": 2}], "wf"), ([{"a": 1, "b": 2}, 3], "other"), ([{"a": 1, "b": 2}], "wf")]
         assert len({read_items(*other).digest() for other in others} | {same}) == 4
 
-    def test_of_files_needs_no_file(self, tmp_path):
+    def test_digest_of_files_needs_no_file(self, tmp_path):
         def digest(*inputs):
             return read_items(inputs, "wf").digest()
 
@@ -142,6 +142,6 @@ class TestDigest:
             assert len({digest({"f": file}) for file in several}) == len(several) - 1  # a path or its text: one file
 
     @pytest.mark.parametrize("value", [{1, 2}, {"a": 1, 2: 3}, {"at": timedelta(1)}], ids=repr)
-    def test_of_what_is_not_json_is_an_error(self, value):
+    def test_digest_of_non_json_input_is_an_error(self, value):
         with pytest.raises(SimInputError, match=r"inputs\[1\] is invalid.*written as JSON"):
             read_items([None, {"x": value}], "wf").digest()
