@@ -32,7 +32,7 @@ class Watched(simstudio.SimStudioClient):
 
 
 def step(name: str, do: Callable[[], Any]) -> Any:
-    """Keep what a step gives, or the error that it raises."""
+    """Record a step's result or error."""
     try:
         result = do()
     except simstudio.SimStudioError as error:
@@ -43,7 +43,7 @@ def step(name: str, do: Callable[[], Any]) -> Any:
 
 
 def main() -> None:
-    """Go through them all."""
+    """Call all methods."""
     url, key = sys.argv[1:]
     client = Watched("sk-wrong", "http://127.0.0.1:1/")
     client.set_base_url(url + "/")

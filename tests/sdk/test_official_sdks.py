@@ -21,7 +21,7 @@ ENVIRONMENT = dict(os.environ)
 
 
 def drive(version: str, profile: str, folder: Path) -> tuple[dict, SimEmulator]:
-    """Install an SDK and let it go through all its methods."""
+    """Install an SDK and call all its methods."""
     python = folder / version / "bin" / "python"
     subprocess.run([UV, "venv", "--quiet", "--python", sys.executable, folder / version], check=True, env=ENVIRONMENT)
     lock = HERE / f"requirements-{version}.txt"
@@ -51,27 +51,27 @@ def drive(version: str, profile: str, folder: Path) -> tuple[dict, SimEmulator]:
 
 @pytest.fixture(scope="module")
 def old(tmp_path_factory):
-    """What 0.1.2 made of a server with v2 switched off."""
+    """Results of SDK 0.1.2 on a server with v2 switched off."""
     return drive("0.1.2", "v0.8-legacy", tmp_path_factory.mktemp("sdk"))
 
 
 @pytest.fixture(scope="module")
 def new(tmp_path_factory):
-    """What 0.2.1 made of today's server."""
+    """Results of SDK 0.2.1 on a current server."""
     return drive("0.2.1", "v0.8", tmp_path_factory.mktemp("sdk"))
 
 
 @pytest.fixture(params=["old", "new"])
 def told(request):
-    """Each of them."""
+    """Results of each SDK."""
     return request.getfixturevalue(request.param)[0]
 
 
-def test_every_public_method_was_called(told):
+def test_every_public_sdk_method_is_called(told):
     assert told["not called"] == []
 
 
-def test_results(told):
+def test_sync_results_and_input_formats(told):
     assert told["sync"]["success"] is True
     assert told["sync"]["output"]["result"] == {"message": "hi", "count": 3, "payload": {}}
     assert told["text input"]["output"]["result"] == {"input": {"input": "text"}}
@@ -80,7 +80,7 @@ def test_results(told):
     assert told["sync method"]["success"] is True
 
 
-def test_errors(told):
+def test_error_codes_and_statuses(told):
     facts = {name: (told[name]["code"], told[name]["status"]) for name in ("wrong key", "undeployed", "unknown")}
     assert [status for _, status in facts.values()] == [401, 403, 404]
     assert told["client timeout"]["code"] == "TIMEOUT"
@@ -88,7 +88,7 @@ def test_errors(told):
     assert told["status unknown"]["status"] == 404
 
 
-def test_jobs_and_deployment(told):
+def test_job_deployment_and_usage_responses(told):
     assert told["job"]["status"] == "completed"
     assert told["job"]["output"]["output"]["result"]["message"] == "hi"
     assert told["status"]["is_deployed"] is True
@@ -96,12 +96,12 @@ def test_jobs_and_deployment(told):
     assert told["usage"]["usage"]["plan"] == "free"
 
 
-def test_retries_after_a_full_bucket(told):
+def test_rate_limited_start_is_retried(told):
     assert told["limited"]["output"] == {"ran": True}
     assert len(told["slept"]) == 1
 
 
-def test_the_old_one(old):
+def test_old_sdk_uses_the_legacy_api(old):
     told, sim = old
     assert (told["async"]["success"], told["async"]["output"]) == (True, None), "it does not know such receipts"
     assert "boom: x" in told["failing"]["error"]
@@ -109,7 +109,7 @@ def test_the_old_one(old):
     assert all("/api/v2/" not in request.path for request in sim.requests)
 
 
-def test_the_new_one(new):
+def test_new_sdk_uses_the_v2_api(new):
     told, sim = new
     run_id = told["async"]["run_id"]
     assert told["async"]["status_url"] == f"{sim.url}/api/v2/workflows/echo_plain/runs/{run_id}"
