@@ -48,13 +48,13 @@ CELERY = pytest.param("celery", marks=pytest.mark.nightly)
 
 @pytest.fixture(scope="module", params=[pytest.param("standalone", marks=pytest.mark.nightly), "local", CELERY])
 def deployment(request) -> str:
-    """The name of a way to deploy Airflow."""
+    """The name of an Airflow deployment."""
     return request.param
 
 
 @pytest.fixture(scope="module")
 def examples(deployment, tmp_path_factory) -> Iterator[Examples]:
-    """An Airflow on which all of it has run."""
+    """An Airflow on which all DAGs have run."""
     folder = tmp_path_factory.mktemp(deployment)
     dags = folder / "dags"
     for source in (EXAMPLE_DAGS, Path(__file__).parent / "dags_bad_ends"):
@@ -69,11 +69,11 @@ def examples(deployment, tmp_path_factory) -> Iterator[Examples]:
         yield examples
 
 
-def test_task_states(examples):
+def test_example_tasks_end_in_the_expected_states(examples):
     assert without_bad_ends(examples.states) == expected.STATES
 
 
-def test_task_outputs(examples):
+def test_example_tasks_return_the_expected_outputs(examples):
     assert expected.stable(without_bad_ends(examples.outputs)) == expected.outputs(examples.sim)
 
 
@@ -164,7 +164,7 @@ def test_search_finds_a_planted_key(examples):
 
 
 def without_bad_ends(by_name):
-    """Only the examples, of all tasks."""
+    """Values of the example DAGs only."""
     return {name: value for name, value in by_name.items() if not name.startswith("sim_bad_ends.")}
 
 

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.airflow
 
 @pytest.fixture(scope="module")
 def runs(request, new_home) -> Iterator[dict[str, Future[Ran]]]:
-    """All examples, in one process for each of the server versions that are asked for."""
+    """All example DAGs, in one process per server version."""
 
     def run(name: str) -> Ran:
         with SimEmulator(profile=name, api_key=KEY) as sim:
@@ -41,21 +41,21 @@ NEWEST = "v0.8"
     params=[name if name == NEWEST else pytest.param(name, marks=pytest.mark.nightly) for name in PROFILES],
 )
 def ran(request, runs) -> Ran:
-    """What one of them did."""
+    """Result of one example DAG."""
     return runs[request.param].result()
 
 
 @pytest.fixture
 def profile(ran):
-    """What the server can do."""
+    """The server's profile."""
     return ran.sim.state.profile
 
 
-def test_task_states(ran, profile):
+def test_example_tasks_end_in_the_expected_states(ran, profile):
     assert {name: report.state for name, report in ran.reports.items()} == expected.states(profile)
 
 
-def test_task_outputs(ran, profile):
+def test_example_tasks_return_the_expected_outputs(ran, profile):
     returned = {name: report.output for name, report in ran.reports.items()}
     assert expected.stable(returned) == expected.outputs(ran.sim)
     assert "boom: this one fails" in returned["batch.several"][1]["error"]
@@ -71,7 +71,7 @@ def test_one_run_per_task_and_retry(ran, profile):
 
 
 def test_run_id_xcoms(ran, profile):
-    """All of them where the server takes the id that we choose; before, those that it tells by itself."""
+    """All pushed run IDs are in Sim if the server accepts ours; on older servers, only those of asynchronous runs."""
     asynchronous = {
         "approval.ask",
         "approval.resume",

@@ -53,14 +53,14 @@ class Outcome:
 
 
 class Stage:
-    """An Airflow and a Sim server, and how to play a case on them."""
+    """An Airflow and a Sim server that run cases."""
 
     def __init__(self, airflow: RealAirflow, sim: SimEmulator) -> None:
         self._airflow = airflow
         self._sim = sim
 
     def play(self, event: str, place: str, cancel: bool) -> Outcome:
-        """Start a task, let the event happen to it, and look at its runs until the task has ended."""
+        """Start a task, cause the event, and read its runs until the task has ended."""
         ends = threading.Event()
         name = self.begin(event, place, cancel, ends)
         self.do(event, name)
@@ -100,7 +100,7 @@ class Stage:
         return name
 
     def do(self, event: str, name: str) -> None:
-        """What a user's click does; the timeouts come by themselves."""
+        """Act as a user in the UI; timeouts need no action."""
         ti = self._airflow.task_instance(name, "run")
         if event == "clear":
             self._airflow.clear(ti)
@@ -108,7 +108,7 @@ class Stage:
             self._airflow.mark(ti, event.removeprefix("mark "))
 
     def move(self) -> dict[bool, dict[str, Outcome]]:
-        """Let two deferred tasks lose their triggerer in each way, and look at their runs each time."""
+        """Take the triggerer from two deferred tasks in each way, and read their runs each time."""
         ends = threading.Event()
         names = {cancel: self.begin("moved", "deferred", cancel, ends) for cancel in (True, False)}
         fates: dict[str, dict[bool, list[str]]] = {}
@@ -126,7 +126,7 @@ class Stage:
         }
 
     def _lose_triggerer(self, event: str, names: list[str]) -> None:
-        """Take the triggerer away and wait until another one looks at the runs."""
+        """Stop the triggerer and wait until another one polls the runs."""
         (victim,) = self._airflow.triggerers
         take_away = {
             "triggerer restarted": self._airflow.stop_triggerer,
@@ -148,7 +148,7 @@ class Stage:
             self._await_looks(name)
 
     def _await_looks(self, name: str) -> None:
-        """Wait until the trigger has looked at the run, by itself or in a list."""
+        """Wait until the trigger has polled the run, alone or in a list."""
         seen = len(self._sim.requests)
 
         def looks() -> list[str]:

@@ -32,7 +32,7 @@ DAG_IDS = [dag_id for group in GROUPS for dag_id in group]
 
 @pytest.fixture(scope="module")
 def ran(new_home) -> Ran:
-    """All of them, each group in its own process; the home is that of the sensors."""
+    """All DAGs, each group in its own process; the home is that of the sensors."""
     with SimEmulator(api_key=KEY) as sim, ThreadPoolExecutor(AT_ONCE) as pool:
         groups = [pool.submit(run_in, new_home(f"modes-{ids[0]}"), sim, "--dags", str(DAGS), *ids) for ids in GROUPS]
         ran = [group.result() for group in groups]

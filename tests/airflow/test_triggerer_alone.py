@@ -85,7 +85,7 @@ WAITING = ("pokes", "defers", "starts_in_triggerer", "worker", "operator")
 
 @pytest.fixture(scope="module")
 def on_workers(airflow):
-    """The DAG run whose tasks only workers can end."""
+    """The DAG run whose tasks only workers can finish."""
     airflow.trigger("on_workers", run_id="on_workers")
     airflow.wait_until(lambda: is_over(airflow, "on_workers"), 240, "the DAG run's end")
 
@@ -111,7 +111,7 @@ def links(airflow):
 
 @pytest.mark.usefixtures("on_workers")
 class TestOnWorkers:
-    """``end_from_trigger`` where Airflow does more for a successful task than a trigger can."""
+    """``end_from_trigger`` for tasks that only a worker can finish."""
 
     def test_all_tasks_succeed(self, airflow):
         states = {ti.task_id: ti.state for ti in airflow.task_instances("on_workers")}
@@ -137,7 +137,7 @@ class TestOnWorkers:
         mapped = [ti for ti in airflow.task_instances("on_workers") if ti.task_id == task_id]
         assert sorted(ti.map_index for ti in mapped) == [0, 1, 2]
 
-    def test_argument_that_pulls_xcoms(self, airflow):
+    def test_task_with_an_xcom_argument_starts_on_a_worker(self, airflow):
         [row] = airflow.query("SELECT pid FROM task_instance WHERE run_id = 'on_workers' AND task_id = 'pulls_xcom'")
         assert row.pid is not None, "started on a worker"
 
