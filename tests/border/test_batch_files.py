@@ -40,7 +40,7 @@ with DAG("retried", schedule=None, default_args={"retries": 1, "retry_delay": ti
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder with files, of which each name that ends in a number is an input's."""
+    """A folder with files; names that end in a number belong to inputs."""
     folder = tmp_path / "files"
     folder.mkdir()
     for kind in ("gone", "over", "worker", "deferred"):
@@ -57,7 +57,7 @@ def reads(tmp_path):
 
 @pytest.fixture
 def removing(sim, folder):
-    """A workflow that removes the file that it was given: it is needed no more."""
+    """A workflow that removes its input file, which is no longer needed."""
 
     @sim.workflow("removing", duration=1)
     def remove(given):
@@ -66,7 +66,7 @@ def removing(sim, folder):
 
 
 @pytest.mark.usefixtures("removing")
-def test_a_resumed_batch_reads_no_file(dag_test, sim, folder, reads):
+def test_resumed_batch_reads_no_file(dag_test, sim, folder, reads):
     sim.workflow("late", duration=3)(lambda given: given)
     result = dag_test(f"FOLDER, READS = {str(folder)!r}, {str(reads)!r}\n{SOURCE}", "deferred")
     assert set(result.states_of("deferred").values()) == {"success"}, result.log[-20_000:]
@@ -79,7 +79,7 @@ def test_a_resumed_batch_reads_no_file(dag_test, sim, folder, reads):
 
 
 @needs_airflow("3.3", "before, dag.test() has no identity that a retry could find the batch by")
-def test_a_retry_reads_the_files_of_the_runs_that_it_starts(dag_test, sim, folder, reads):
+def test_retry_reads_only_files_of_the_runs_it_starts(dag_test, sim, folder, reads):
     failed = Counter()
 
     @sim.workflow("failing", duration=1)

@@ -59,7 +59,7 @@ print("ENDED", json.dumps(ended), flush=True)
     Version("3") <= AIRFLOW < Version("3.3"),
     reason="airflow tasks test of Airflow 3.0 to 3.2 starts an API server for each task and does not wait for it",
 )
-def test_every_mode_is_tested_and_rendered(new_home, tmp_path, sim):
+def test_airflow_commands_test_and_render_every_mode(new_home, tmp_path, sim):
     sim.workflow("brief", duration=0.5, inputs={"at": "string"})(lambda given: {"at": given.get("at")})
     with SimClient(sim.api_key, base_url=sim.url) as client:
         client.execute_workflow("brief", {}, async_execution=True, run_id="known")

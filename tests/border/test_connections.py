@@ -44,8 +44,8 @@ def run_python(source: str, env: dict[str, str]) -> str:
     return done.stdout.splitlines()[-1]
 
 
-def test_uri_forms_and_their_round_trip(tmp_path):
-    """Each URI as it is, and as Airflow writes the connection that it has read."""
+def test_connection_uri_forms_and_their_round_trip(tmp_path):
+    """Each URI as given, and as Airflow writes the connection back."""
     printed = run_python(
         """
         import json, os, sys
@@ -78,7 +78,7 @@ def test_uri_forms_and_their_round_trip(tmp_path):
         assert len(found) > 1
 
 
-def test_extra_must_be_an_object(tmp_path):
+def test_connection_extra_must_be_an_object(tmp_path):
     printed = run_python(
         """
         import os

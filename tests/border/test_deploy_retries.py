@@ -16,7 +16,7 @@ with DAG("d", schedule=None, default_args={"retries": 8, "retry_delay": timedelt
 """
 
 
-def test_a_retry_requests_no_second_deployment(dag_test, sim):
+def test_retry_requests_no_second_deployment(dag_test, sim):
     for name in ("slow_to_deploy", "slow_to_roll_back"):
         sim.workflow(name)(lambda given: given)
         workflow = sim.state.workflows[name]

@@ -121,7 +121,7 @@ def test_soft_fail_and_never_fail_skip_in_each_mode(results, dag_id):
     assert "no such table" in result.log
 
 
-def test_unknown_run_and_missing_run_id_are_the_same_error_in_each_mode(results, emulator):
+def test_each_mode_raises_the_same_run_id_errors(results, emulator):
     result = results["unknown"]
     assert set(result.states_of("unknown").values()) == {"failed"}, "not up_for_retry"
     no_id = set(re.findall(r"SimInputError: (run_id is .*)", result.log))
@@ -134,7 +134,7 @@ def test_unknown_run_and_missing_run_id_are_the_same_error_in_each_mode(results,
     assert not polls
 
 
-def test_timeout_is_the_same_error_deferred_and_poked(results, emulator):
+def test_timeout_is_the_same_in_poke_and_deferrable_mode(results, emulator):
     result = results["timeouts"]
     assert result.states_of("timeouts") == {
         "start": "success",

@@ -67,7 +67,7 @@ DAG = """
 """
 
 
-def test_outputs(dag_test, sim, tmp_path):
+def test_outputs_are_stored_in_xcom_or_rejected(dag_test, sim, tmp_path):
     values = {**UNSTORABLE, **{name: sent for name, (sent, _) in CHANGED.items()}, "plain": {"a": 1}}
     for name, value in values.items():
         sim.workflow(name)(lambda given, value=value: value)
