@@ -1,4 +1,4 @@
-"""Metrics about runs and requests, sent by Airflow's ``Stats`` to StatsD or OpenTelemetry; ``docs/metrics.md``."""
+"""Metrics about runs and requests, sent by Airflow's ``Stats``; listed in ``docs/reference/metrics.md``."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Benchmarks: cost of the provider compared with alternatives, as tables.
 
 ``python -m benchmarks`` (or ``make bench``) runs all, ``python -m benchmarks imports`` (``make bench Q=imports``) the
-modules whose names have this prefix, and ``--markdown`` writes the tables to ``docs/benchmarks.md``.
+modules whose names have this prefix, and ``--markdown`` writes the tables to ``docs/design/benchmarks.md``.
 
 A module of this package is a benchmark if it has
 

@@ -19,7 +19,7 @@ from rich.console import Console
 import benchmarks
 from benchmarks.table import Table, as_markdown, machine
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "design" / "benchmarks.md"
 
 
 def all_benchmarks() -> dict[str, ModuleType]:

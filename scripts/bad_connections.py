@@ -1,7 +1,7 @@
 """Invalid connections, each with a server that responds accordingly.
 
 The tests of :meth:`SimHook.test_connection`, the browser tests of Airflow's connection form, and the tables of
-``docs/errors.md`` use them.
+``docs/reference/errors.md`` use them.
 """
 
 from __future__ import annotations

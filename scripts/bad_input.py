@@ -1,8 +1,8 @@
 """Errors of invalid input and failing servers, from real runs.
 
 ``python -m scripts.bad_input`` runs each case against the emulator or a server with canned responses, mostly through
-the operator, and prints the resulting error. ``--markdown`` prints the tables of ``docs/errors.md``, ``--update``
-writes them there.
+the operator, and prints the resulting error. ``--markdown`` prints the tables of ``docs/reference/errors.md``,
+``--update`` writes them there.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from scripts.local_airflow import REPO
 from tests.canned_server import Answer, CannedServer, canned, closed_port
 from tests.certificates import self_signed
 
-DOCS = REPO / "docs" / "errors.md"
+DOCS = REPO / "docs" / "reference" / "errors.md"
 BEGIN, END = "<!-- python -m scripts.bad_input --markdown -->", "<!-- end -->"
 KEY = "sk-sim-emulator-personal-key"
 
@@ -564,7 +564,7 @@ def _stable(message: str) -> str:
 
 
 def markdown(groups: Iterable[tuple[str, list[CaseResult]]]) -> str:
-    """Return the tables of ``docs/errors.md``."""
+    """Return the tables of ``docs/reference/errors.md``."""
     lines = []
     for group, results in groups:
         lines += ["", f"### {group}", "", "| case | error | request | retried by | message |", "| --- " * 5 + "|"]
@@ -584,8 +584,8 @@ def _cell(message: str) -> str:
 def main() -> int:
     """Print the cases."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--markdown", action="store_true", help="print the tables of docs/errors.md")
-    parser.add_argument("--update", action="store_true", help="write the tables to docs/errors.md")
+    parser.add_argument("--markdown", action="store_true", help="print the tables of docs/reference/errors.md")
+    parser.add_argument("--update", action="store_true", help="write the tables to docs/reference/errors.md")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as home:
         os.environ |= {"AIRFLOW_HOME": home, "AIRFLOW__LOGGING__LOGGING_LEVEL": "CRITICAL"}

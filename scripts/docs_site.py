@@ -1,55 +1,72 @@
-"""MkDocs hook that adds pages from files outside ``docs``.
+"""MkDocs hook that adds the changelog and the contributor guide, and adapts links and docstrings.
 
-README, changelog and CONTRIBUTING become pages, and the example DAGs become one page.
+The address of the repository is the ``Source`` URL in ``pyproject.toml``.
 """
 
 from __future__ import annotations
 
-import ast
+import os
 import re
+import tomllib
 from pathlib import Path
+from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parent.parent
-PAGES = {"index.md": "README.md", "changelog.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.md"}
-_EXAMPLES = "examples.md"
+PAGES = {"reference/changelog.md": "CHANGELOG.md", "design/contributing.md": "CONTRIBUTING.md"}
+"""Pages that are files outside ``docs``."""
+
+
+def repository() -> str | None:
+    """Return the address of the repository, or None if ``pyproject.toml`` doesn't contain it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    url: str | None = project.get("urls", {}).get("Source")
+    return url
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Link the site to the repository."""
+    config.repo_url = repository()
+    return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages."""
+    """Add the pages that are files outside ``docs``."""
     for page, source in PAGES.items():
-        files.append(File.generated(config, page, content=_moved((ROOT / source).read_text())))
-    files.append(File.generated(config, _EXAMPLES, content=_examples()))
+        files.append(File.generated(config, page, content=(ROOT / source).read_text()))
     return files
 
 
-def on_page_markdown(markdown: str, **_: object) -> str:
-    """Link to the quoted examples instead of their files."""
-    return re.sub(r"\]\((?:\.\./)?example_dags/(\w+)\.py\)", rf"]({_EXAMPLES}#\1)", markdown)
+def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
+    """Adapt relative links: to pages of the site, or to files in the repository."""
+    uri = page.file.src_uri
+    return linked(markdown, source=PAGES.get(uri, f"docs/{uri}"), page=uri)
 
 
-def on_page_content(html: str, **_: object) -> str:
+def on_page_content(html: str, **_: Any) -> str:
     """Replace roles in docstrings with the names that they refer to."""
     return re.sub(r":(?:py:)?\w+:<code>[~.]*(?:[\w.]+\.)?(\w+)</code>", r"<code>\1</code>", html)
 
 
-def _moved(text: str) -> str:
-    """Adapt the links of a top-level file to its place in ``docs``."""
-    names = {source: page for page, source in PAGES.items()} | {"example_dags": _EXAMPLES}
-    for name, page in names.items():
-        text = text.replace(f"]({name})", f"]({page})")
-    return text.replace("](docs/", "](").replace("](LICENSE)", "](https://www.apache.org/licenses/LICENSE-2.0)")
+def linked(markdown: str, *, source: str, page: str) -> str:
+    """Return a page with links that work on the site.
 
+    :param source: path of the page's file in the repository.
+    :param page: its path on the site.
+    """
+    pages = {file: uri for uri, file in PAGES.items()}
 
-def _examples() -> str:
-    parts = [
-        "# Examples\n",
-        "All examples run against the emulator: `make demo`, or `make demo-ui` for Airflow's UI.\n",
-    ]
-    for path in sorted((ROOT / "example_dags").glob("*.py")):
-        text = path.read_text()
-        words = ast.get_docstring(ast.parse(text)) or ""
-        parts += [f"## {path.stem}\n", f"{words}\n", f"```python\n{text}```\n"]
-    return "\n".join(parts)
+    def link(match: re.Match[str]) -> str:
+        target, _, anchor = match[1].partition("#")
+        if not target or ":" in target:
+            return match[0]
+        path = os.path.normpath(os.path.join(os.path.dirname(source), target))
+        uri = pages.get(path, path.removeprefix("docs/") if path.startswith("docs/") else None)
+        if uri is None:
+            return f"]({repository() or '.'}/blob/main/{path})"
+        return f"]({os.path.relpath(uri, os.path.dirname(page))}{'#' if anchor else ''}{anchor})"
+
+    return re.sub(r"\]\(([^()\s]+)\)", link, markdown)

@@ -12,8 +12,8 @@ import pytest
 from tests.versions import needs_airflow
 
 REPO = Path(__file__).parents[1]
-PAGES = [REPO / "README.md", *sorted((REPO / "docs").glob("*.md"))]
-RUN_ELSEWHERE = {"emulator.md", "testing.md"}
+PAGES = [REPO / "README.md", *sorted((REPO / "docs").rglob("*.md"))]
+RUN_ELSEWHERE = {"emulator.md", "test-dags.md"}
 CODE = {
     page.name: code
     for page in PAGES

@@ -1,4 +1,4 @@
-"""``docs/errors.md``: complete, and equal to the output of ``scripts.bad_input``."""
+"""``docs/reference/errors.md``: complete, and equal to the output of ``scripts.bad_input``."""
 
 from __future__ import annotations
 

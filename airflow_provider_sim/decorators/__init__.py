@@ -1,1 +1,1 @@
-"""See ``docs/architecture.md`` for what this room is for."""
+"""See ``docs/design/architecture.md`` for what this room is for."""

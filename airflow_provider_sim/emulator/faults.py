@@ -1,4 +1,4 @@
-"""The faults by name; ``docs/emulator.md`` describes them and their parameters."""
+"""The faults by name; ``docs/reference/emulator.md`` describes them and their parameters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""pytest plugin with the fixture ``sim_emulator``; ``docs/testing.md`` describes it.
+"""pytest plugin with the fixture ``sim_emulator``; ``docs/guides/test-dags.md`` describes it.
 
 Add it to your ``conftest.py``: ``pytest_plugins = ["airflow_provider_sim.emulator.pytest_plugin"]``.
 """

@@ -141,7 +141,7 @@ class SimEmulator:
     def fault(
         self, name: str, *, match: Match | str | None = None, times: int | None = 1, after: int = 0, **parameters: Any
     ) -> FaultRule:
-        """Apply a fault to the next requests; ``docs/emulator.md`` lists the faults.
+        """Apply a fault to the next requests; ``docs/reference/emulator.md`` lists the faults.
 
         :param match: the affected requests: an operation such as ``execute``, or a :class:`Match`; None for all.
         :param times: how many of them; None for all.

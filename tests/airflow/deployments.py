@@ -33,7 +33,7 @@ DEPLOYMENTS: dict[str, dict[str, Any]] = {
 """Arguments of :class:`RealAirflow`. The first is the default of ``airflow standalone``."""
 DISTURBED = ["local", "celery"]
 RETRIES = {"AIRFLOW__CORE__DEFAULT_TASK_RETRIES": "2", "AIRFLOW__CORE__DEFAULT_TASK_RETRY_DELAY": "1"}
-"""For tasks whose workers are killed, and for races in deferred ones (see ``docs/durability.md``)."""
+"""For tasks whose workers are killed, and for races in deferred ones (see ``docs/concepts/durability.md``)."""
 
 ON_WORKERS = {"batch.several", "deploy.trial", "taskflow.outline", "usage.digest"}
 """Tasks that wait on a worker; the first polls, the others have an open connection."""

@@ -1,4 +1,4 @@
-"""The commands, mostly in this process; and ``docs/cli.md``, whose lines they print."""
+"""The commands, mostly in this process; and ``docs/reference/cli.md``, whose lines they print."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from airflow_provider_sim.cli.definition import COMMANDS, parser
 from tests.canned_server import closed_port
 from tests.versions import AIRFLOW, needs_airflow
 
-TEXT = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
+TEXT = (Path(__file__).parents[2] / "docs" / "reference" / "cli.md").read_text()
 [SHOWN] = re.findall(r"^```console\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
 EXAMPLES = [example.split("\n", 1) for example in re.split(r"^\$ ", SHOWN, flags=re.MULTILINE) if example]
 

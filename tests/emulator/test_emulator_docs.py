@@ -1,4 +1,4 @@
-"""``docs/emulator.md`` is run: its examples one after the other, its tables against what there is."""
+"""``docs/reference/emulator.md`` is run: its examples one after the other, its tables against what there is."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from airflow_provider_sim.emulator.profiles import PROFILES
 from airflow_provider_sim.emulator.workflows import Workflow
 
 REPO = Path(__file__).parents[2]
-TEXT = (REPO / "docs" / "emulator.md").read_text()
+TEXT = (REPO / "docs" / "reference" / "emulator.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
 
 
@@ -48,7 +48,7 @@ def test_examples_run():
         for kind, code in BLOCKS:
             if kind == "python":
                 line = TEXT[: TEXT.index(code)].count("\n")
-                exec(compile("\n" * line + code, str(REPO / "docs" / "emulator.md"), "exec"), shared)
+                exec(compile("\n" * line + code, str(REPO / "docs" / "reference" / "emulator.md"), "exec"), shared)
     finally:
         started = shared.get("sim")
         if isinstance(started, SimEmulator):

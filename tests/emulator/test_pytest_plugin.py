@@ -1,4 +1,4 @@
-"""The pytest plugin in a separate pytest process, and the examples of ``docs/testing.md``."""
+"""The pytest plugin in a separate pytest process, and the examples of ``docs/guides/test-dags.md``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from airflow_provider_sim.emulator import SimEmulator
 from airflow_provider_sim.emulator.server import DEFAULT_API_KEY
 from scripts import local_airflow
 
-TEXT = (Path(__file__).parents[2] / "docs" / "testing.md").read_text()
+TEXT = (Path(__file__).parents[2] / "docs" / "guides" / "test-dags.md").read_text()
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
 FILES = {re.match(r"# (\S+\.py)\n", code)[1]: code for code in BLOCKS}
 

@@ -1,4 +1,4 @@
-"""Metrics: those of tasks, the names in ``docs/metrics.md``, and one test with Airflow's own StatsD client."""
+"""Metrics: those of tasks, the names in the docs, and one test with Airflow's own StatsD client."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_failing_stats_fail_no_task(connection, run_task, monkeypatch):
 
 
 def test_docs_list_all_metrics():
-    page = (REPO / "docs" / "metrics.md").read_text()
+    page = (REPO / "docs" / "reference" / "metrics.md").read_text()
     table = [line.strip("|").split("|") for line in page.splitlines() if line.startswith("| `sim.")]
     rows = {name.strip(): tag for name, _, tag, _, _ in table}
     assert set(rows) == {f"`{metric.value}`" for metric in Metric}

@@ -1,4 +1,4 @@
-"""Every cell of the table in ``docs/states.md``, in every mode."""
+"""Every cell of the table in ``docs/reference/task-outcomes.md``, in every mode."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from airflow_provider_sim.triggers import sim as triggers
 from tests.operators.conftest import WAITING, rebuilt
 from tests.versions import AIRFLOW
 
-PAGE = (Path(__file__).parents[2] / "docs" / "states.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "task-outcomes.md").read_text()
 _, _, *ROWS = [
     [cell.strip() for cell in line.strip("|").split(" | ")] for line in PAGE.splitlines() if line.startswith("|")
 ]

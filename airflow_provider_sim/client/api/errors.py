@@ -90,7 +90,7 @@ def error_from_body(
     issues: Sequence[Any],
     wait: float | None = None,
 ) -> exceptions.SimError:
-    """Return the error for an error response; ``docs/errors.md`` lists them all.
+    """Return the error for an error response; ``docs/reference/errors.md`` lists them all.
 
     :param message: Sim's sentence.
     :param detail: its machine-readable reason, if any.
