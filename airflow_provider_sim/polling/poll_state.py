@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import InitVar, dataclass, field
 from functools import lru_cache
 from math import inf, log2
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from airflow_provider_sim.arguments import OnPaused
 from airflow_provider_sim.client import NO_RETRY, RunStatus, WorkflowRun, approval_url
@@ -33,9 +33,17 @@ T = TypeVar("T")
 
 AGE_SHARE = 0.1  # of a run's age: the adaptive interval between polls
 SHORTEST_INTERVAL, LONGEST_INTERVAL = 1.0, 30.0  # seconds, of the adaptive interval
+SHARING_RUNS = 10  # above which a poll that answers for all of them may come sooner than each run's own
 MAX_FAILED_POLLS = 10  # in a row, without failing the task
 NOT_FOUND_GRACE = 60.0  # seconds during which Sim may not find a run that was just started
 _JITTER = 0.1
+
+
+class Sharing(NamedTuple):
+    """How many runs each poll answers for, and the shortest seconds between such polls."""
+
+    runs: float = 1
+    shortest: float = SHORTEST_INTERVAL
 
 
 @dataclass(eq=False, kw_only=True)
@@ -48,6 +56,7 @@ class PollState(Generic[T]):
     max_failed_polls: int = MAX_FAILED_POLLS  # in a row
     clock: Callable[[], float] = lambda: time.time()
     pace: WorkerPace | None = field(default=None, init=False)  # bounds adaptive polls by the rate limits
+    sharing: Sharing = field(default=Sharing(), init=False)  # shortens adaptive intervals
     log_level: int = field(default=logging.INFO, init=False)
     last_response: T | None = field(default=None, init=False)
     _failed_polls: int = field(default=0, init=False)
@@ -64,7 +73,7 @@ class PollState(Generic[T]):
         if self.poll_interval is not None:
             return self.poll_interval
         age = 0.0 if self.started is None else max(0.0, self.clock() - self.started)
-        growing = max(_adaptive(age), 2.0 ** min(self._failed_polls, 5))
+        growing = max(self._adaptive(age), 2.0 ** min(self._failed_polls, 5))
         if age < (expected := self.expected_duration):
             growing = max(growing, expected - age + self._step(expected))
         return max(min(growing, LONGEST_INTERVAL), 0.0 if self.pace is None else self.pace.delay())
@@ -81,7 +90,13 @@ class PollState(Generic[T]):
 
         A shorter step after an expected duration: most runs end then, and none has been polled before.
         """
-        return 2.0 ** int(log2(_adaptive(age))) * (0.75 if self.expected_duration else 1.0)
+        return 2.0 ** int(log2(self._adaptive(age))) * (0.75 if self.expected_duration else 1.0)
+
+    def _adaptive(self, age: float) -> float:
+        """Return a share of the age; of many runs, some finish in any such time, and one poll answers for all."""
+        own = min(max(age * AGE_SHARE, SHORTEST_INTERVAL), LONGEST_INTERVAL)
+        runs, shortest = self.sharing
+        return min(own, max(own * SHARING_RUNS / max(runs, SHARING_RUNS), shortest))
 
     def is_finished(self, response: T) -> bool:
         """Return whether polling ends with a response."""
@@ -199,10 +214,6 @@ class RunPollState(PollState[WorkflowRun]):
             log.log(self.log_level, "Run %s is not found yet. Polling again.", self.run_id)
         else:
             super().on_error(error)
-
-
-def _adaptive(age: float) -> float:
-    return min(max(age * AGE_SHARE, SHORTEST_INTERVAL), LONGEST_INTERVAL)
 
 
 @lru_cache(maxsize=1000)

@@ -43,7 +43,7 @@ from airflow_provider_sim.exceptions import (
 )
 from airflow_provider_sim.metrics import WaitTimer
 from airflow_provider_sim.polling.planner import Planner, PolledRun, Request, Workspaces
-from airflow_provider_sim.polling.poll_state import RunPollState
+from airflow_provider_sim.polling.poll_state import SHORTEST_INTERVAL, RunPollState, Sharing
 from airflow_provider_sim.polling.rate_limits import RateLimits, in_use, rate_limits_for
 
 T = TypeVar("T")
@@ -57,6 +57,7 @@ SOON = 1.0  # seconds until the first poll of a run; runs that are added in this
 NEAR = 0.5  # share of its interval by which a poll may come early to share a list
 DAY = 86_400.0  # seconds
 WORTH_LISTING = 10  # missing runs, for which one more list is cheaper than reading each
+LISTED_PER_SECOND = 200  # runs, at most, by adaptive polls
 LATE_ROWS = 10.0  # seconds by which a log may contain a run later than the run's start
 LONGEST_READ_PAUSE = 120.0  # seconds between reads of a run that is queued or paused, which lists don't contain
 
@@ -197,6 +198,7 @@ class RunPoller:
     def _schedule(self, run: PolledRun) -> None:
         """Set the time of the next poll; at the deadline, read the run once more, or raise the timeout."""
         run.listed_to = -inf
+        run.state.sharing = self._sharing(run)
         try:
             run.interval = max(run.state.next_delay(jitter=0.0), _BETWEEN_PASSES)
         except SimRunTimeoutError as error:
@@ -205,6 +207,15 @@ class RunPoller:
                 return
             run.read_at = self._clock()
         run.due = max(run.state.aligned(self._clock() + run.interval), self._clock() + _BETWEEN_PASSES)
+
+    def _sharing(self, run: PolledRun) -> Sharing:
+        """Return how many runs share the lists of a run's workspace; others of the key keep most of the rate limit."""
+        if not self._client.speaks_v2 or self._workspaces.of(run) is None:
+            return Sharing()
+        runs = len(self._waiting) / max(1, len(set(self._workspaces.by_workflow.values())))
+        return Sharing(
+            runs, max(SHORTEST_INTERVAL, runs / LISTED_PER_SECOND, 4 * self._limits.bucket(LOGS_BUCKET).interval)
+        )
 
     def _finish(self, run: PolledRun, outcome: WorkflowRun | Exception) -> None:
         future = self._waiting.pop(run, None)

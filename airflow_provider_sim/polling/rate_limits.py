@@ -137,6 +137,11 @@ class RequestBucket(Limit):
         self._refill, self._reset = info.limit / 2, info.reset
         self._updated_at = self.clock()
 
+    @property
+    def interval(self) -> float:
+        """Seconds in which one request is refilled; 0 if unknown."""
+        return RATE_WINDOW / self._refill if self._refill else 0.0
+
     def _room(self) -> Room:
         if not self.metered:
             return super()._room()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import statistics
 
 import pytest
 
@@ -245,6 +246,21 @@ def test_adaptive_intervals_of_many_runs(play, plan, runs, seconds):
     assert len(scene.delays) == runs
     assert max(scene.delays.values()) <= 2.5 + seconds / 10
     assert scene.sim.sent() < (110 if seconds == 5 else 180)
+
+
+@pytest.mark.parametrize(("plan", "median"), [(None, 1.0), ("team", 1.0), ("free", 6.0)])
+def test_many_runs_are_polled_more_often_than_each_alone(play, plan, median):
+    """A run of three minutes alone is polled every 16 s; 200 share a list every second, or as the plan allows."""
+
+    async def script(scene):
+        scene.sim.deploy("flow")
+        starts = [scene.sim.start("flow", f"run-{number}", 90 + number * 0.8) for number in range(200)]
+        await together(*(scene.wait(started, interval=None) for started in starts))
+
+    scene = play(script, plan=plan)
+    assert scene.sim.refused == 0
+    assert statistics.median(scene.delays.values()) < median
+    assert scene.sim.sent() <= 205, "about one for each run"
 
 
 def test_adaptive_intervals_of_one_run(play):
