@@ -251,7 +251,8 @@ class SimExecuteWorkflowOperator(OpenLineageMixin, SimWorkflowOperatorBase):
                 return wait_for_run(client, state)
         from airflow_provider_sim.triggers.sim import SimRunTrigger
 
-        options = replace(self._options, started=state.started)
+        workspace_id = self.hook.workspace_of(self.workflow_id) if self.do_xcom_push else None  # known from the links
+        options = replace(self._options, started=state.started, workspace_id=workspace_id)
         return self.defer(
             trigger=SimRunTrigger(self.workflow_id, state.run_id, state.job_id, options),
             method_name="execute_complete",

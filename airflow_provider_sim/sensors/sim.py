@@ -194,7 +194,8 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
         if run is None and self.deferrable:
             from airflow_provider_sim.triggers.sim import SimRunTrigger
 
-            options = self._new_options(deadline=self._deadline, started=self._state.started)
+            workspace_id = self.hook.workspace_of(self.workflow_id) if self.do_xcom_push else None
+            options = self._new_options(deadline=self._deadline, started=self._state.started, workspace_id=workspace_id)
             self.defer(
                 trigger=SimRunTrigger(self.workflow_id, self.run_id, options=options),
                 method_name="execute_complete",

@@ -89,7 +89,8 @@ class SimRunTrigger(SimTriggerBase):
             except Exception as error:
                 self.log.warning("The links could not be pushed: %s", error)
         poller = poller_for(settings)
-        run = await poller.wait(state, look_soon=self._starts_here, workspace_id=hook.workspace_id)
+        workspace_id = options.workspace_id or hook.workspace_id
+        run = await poller.wait(state, look_soon=self._starts_here, workspace_id=workspace_id)
         if run.status.is_terminal and run.end_time is not None:
             self._run_ended_at = run.end_time + time.time() - poller.server_now()
         success = None
