@@ -7,7 +7,7 @@ from airflow.sdk import DAG, task
 from airflow_provider_sim.operators.batch import SimExecuteWorkflowBatchOperator
 from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
 
-RUN = {"task_id": "run", "workflow_id": "brief", "poll_interval": 5}
+RUN = {"task_id": "run", "workflow_id": "brief"}
 WAYS = {
     "batch_deferred": (SimExecuteWorkflowBatchOperator, {"deferrable": True}),
     "batch_worker": (SimExecuteWorkflowBatchOperator, {}),

@@ -38,7 +38,7 @@ class KnownEndTrigger(BaseTrigger):
 
 
 class KnownEndOperator(BaseOperator):
-    """Starts a run with one request, and defers until it must be finished."""
+    """Defers until a run must be finished, which it starts with one request unless the end is given."""
 
     template_fields = ("input",)
 
@@ -47,7 +47,10 @@ class KnownEndOperator(BaseOperator):
         self.input = input
 
     def execute(self, context: Any) -> None:
-        """Start the run and defer."""
+        """Start the run, if any, and defer."""
+        if "ends_at" in self.input:
+            self.defer(trigger=KnownEndTrigger(float(self.input["ends_at"])), method_name="finish")
+
         import requests
 
         requests.post(
@@ -70,6 +73,9 @@ def after():
 
 with DAG("known_end", schedule=None):
     KnownEndOperator(task_id="wait", input=INPUT) >> after()
+
+with DAG("known_end_sensor", schedule=None):
+    KnownEndOperator(task_id="wait", input={"ends_at": "{{ dag_run.conf['ends_at'] }}"}) >> after()
 
 for name, options in {
     "defaults": {},

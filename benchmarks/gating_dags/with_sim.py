@@ -20,14 +20,12 @@ for name, options in {
 }.items():
     with DAG(name, schedule=None):
         run_id = "{{ dag_run.conf['sim_run_id'] }}"
-        SimJobSensor(task_id="wait", workflow_id="gated", run_id=run_id, poke_interval=5, **options) >> after()
+        SimJobSensor(task_id="wait", workflow_id="gated", run_id=run_id, **options) >> after()
 
 for name, options in {"operator": {}, "operator_end_from_trigger": {"end_from_trigger": True}}.items():
     with DAG(name, schedule=None):
         given = {"number": "{{ dag_run.conf['number'] }}", "ends_at": "{{ dag_run.conf['ends_at'] }}"}
         (
-            SimExecuteWorkflowOperator(
-                task_id="wait", workflow_id="gated", input=given, deferrable=True, poll_interval=5, **options
-            )
+            SimExecuteWorkflowOperator(task_id="wait", workflow_id="gated", input=given, deferrable=True, **options)
             >> after()
         )
