@@ -22,10 +22,10 @@ from airflow_provider_sim.exceptions import (
     SimRunTimeoutError,
 )
 from airflow_provider_sim.metrics import Metric
-from airflow_provider_sim.polling.rate_limits import WorkerPace
 
 if TYPE_CHECKING:
     from airflow_provider_sim.client import SimClient
+    from airflow_provider_sim.polling.rate_limits import WorkerPace
 
 log = logging.getLogger(__name__)
 
@@ -259,6 +259,8 @@ def poll_until_finished(poll: Callable[[], T], state: PollState[T]) -> T:
 def share_limit(client: SimClient, state: PollState[T]) -> None:
     """Let the rate limits bound adaptive polls of a worker; others, which it doesn't know, spend them, too."""
     if state.poll_interval is None:
+        from airflow_provider_sim.polling.rate_limits import WorkerPace
+
         state.pace = WorkerPace(state.clock)
         client.on_rate_limit = state.pace.on_response
 

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_sim._compat import TRIGGERS_GET_ON_KILL, is_deferred
-from airflow_provider_sim.client import AsyncSimClient, RetryPolicy
+from airflow_provider_sim.client import RetryPolicy
 from airflow_provider_sim.exceptions import SimError, SimPermanentError, SimRunTimeoutError
 from airflow_provider_sim.hooks.sim import SimHook
 from airflow_provider_sim.metrics import Metric
 from airflow_provider_sim.task.run_options import RunOptions
 
 if TYPE_CHECKING:
-    from airflow_provider_sim.client import Cancellation
+    from airflow_provider_sim.client import AsyncSimClient, Cancellation
 
 FIRST_POLL_AFTER = 3.0  # seconds without an event: the scheduler may not know of the deferral, and would fail the task
 CANCEL_RETRY = RetryPolicy(max_retries=5, initial_delay=0.5, max_delay=2.0, max_elapsed=10.0)
@@ -111,6 +111,8 @@ class SimTriggerBase(BaseTrigger):
             if not assume_killed:
                 raise
             self.log.warning("Could not read the task's state; assuming that it was killed: %s", error)
+        from airflow_provider_sim.client import AsyncSimClient
+
         try:
             settings = await self._hook().get_async_settings()
             async with AsyncSimClient.from_settings(replace(settings, retry=CANCEL_RETRY)) as client:

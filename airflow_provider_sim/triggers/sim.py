@@ -14,7 +14,6 @@ from airflow_provider_sim.client import RunStatus, SimClient
 from airflow_provider_sim.links.sim import link_xcoms
 from airflow_provider_sim.metrics import Metric
 from airflow_provider_sim.polling import RunPollState
-from airflow_provider_sim.polling.poller import poller_for
 from airflow_provider_sim.task.deadlines import task_started_at
 from airflow_provider_sim.triggers.base import SimTriggerBase
 
@@ -66,6 +65,8 @@ class SimRunTrigger(SimTriggerBase):
 
     async def _wait(self) -> TriggerEvent:
         """Wait for the run; all triggers of this process share the requests."""
+        from airflow_provider_sim.polling.poller import poller_for  # a worker that defers doesn't need it
+
         options, hook = self.run_options, self._hook()
         settings = await hook.get_async_settings()
         deadline = options.deadline
