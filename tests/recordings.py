@@ -61,3 +61,8 @@ def _read(path: Path) -> Recording:
 def recordings() -> list[Recording]:
     """All of them; none where the folder is missing."""
     return [_read(path) for path in sorted(FOLDER.glob("*.json"))]
+
+
+def file_recordings() -> list[Recording]:
+    """Those of the files API, from the folder beside."""
+    return [_read(path) for path in sorted(FOLDER.with_name("recordings-files").glob("*.json"))]

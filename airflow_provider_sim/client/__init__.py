@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from airflow_provider_sim.client.api.http import *
     from airflow_provider_sim.client.api.resources import *
     from airflow_provider_sim.client.api.v2 import *
+    from airflow_provider_sim.client.api.workspace_files import *
     from airflow_provider_sim.client.async_client import *
     from airflow_provider_sim.client.checks import *
     from airflow_provider_sim.client.models import *
@@ -31,6 +32,7 @@ _NAMES = {
         "EXECUTE_BUCKET LISTED_STATUSES LOGS_BUCKET LOGS_PAGE RUNS_BUCKET RUNS_PAGE RUN_BUCKET STARTED_BY_API "
         "WORKFLOW_BUCKET named_workflows"
     ),
+    "api.workspace_files": "MAX_UPLOAD_BYTES check_folder",
     "async_client": "AsyncSimClient limited",
     "checks": (
         "MAX_RUN_TIMEOUT RETRY_MINIMUMS SYNC_TIMEOUT check_block_ids check_run_id check_workflow_id is_retry_setting "
@@ -39,7 +41,7 @@ _NAMES = {
     "models": (
         "AsyncExecutionResult BillingStatus Cancellation Deployment Page PausePoint RateLimit "
         "RateLimitInfo RunOutput RunStatus UsageLimits Workflow WorkflowExecutionResult WorkflowRun "
-        "Workspace"
+        "Workspace WorkspaceFile"
     ),
     "retry": "NO_RETRY RetryPolicy StartStoppedError StopToken new_run_id",
     "settings": "ClientSettings DEFAULT_BASE_URL DEFAULT_TIMEOUT approval_url run_url workflow_url",

@@ -18,14 +18,17 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import httpx
 
+from airflow_provider_sim.client.api import workspace_files
 from airflow_provider_sim.client.api.files import check_file_status, file_request
 from airflow_provider_sim.client.api.http import Call, Request, Response
+from airflow_provider_sim.client.api.workspace_files import Transfer
 from airflow_provider_sim.client.base import BaseClient
 from airflow_provider_sim.client.models import AsyncExecutionResult, WorkflowExecutionResult
 from airflow_provider_sim.client.retry import RequestOptions
 from airflow_provider_sim.client.start import Execute, StartFlows
 from airflow_provider_sim.client.stream import StreamEvent
 from airflow_provider_sim.client.transport import Reason, ca_bundle, proxy_for
+from airflow_provider_sim.client.upload_source import Part
 from airflow_provider_sim.exceptions import SimConfigurationError
 
 _P = ParamSpec("_P")
@@ -114,6 +117,10 @@ class AsyncSimClient(BaseClient, AbstractAsyncContextManager["AsyncSimClient"]):
     get_usage_limits = _async(StartFlows.get_usage_limits)
     get_billing_status = _async(StartFlows.get_billing_status)
     get_usage = _async(StartFlows.get_usage)
+    upload_file = _async(StartFlows.upload_file)
+    find_file = _async(StartFlows.find_file)
+    list_files = _async(StartFlows.list_files)
+    delete_file = _async(StartFlows.delete_file)
 
     async def download_file(self, url: str) -> AsyncIterator[bytes]:
         """As :meth:`.SimClient.download_file`."""
@@ -128,6 +135,10 @@ class AsyncSimClient(BaseClient, AbstractAsyncContextManager["AsyncSimClient"]):
         except self._transport_errors as error:
             raise self._error_for(request, timeout, error, address.partition("?")[0]) from error
 
+    def download_workspace_file(self, workspace_id: str, file_id: str) -> AsyncIterator[bytes]:
+        """As :meth:`.SimClient.download_workspace_file`."""
+        return self.body_of(workspace_files.download(workspace_id, file_id))
+
     async def close(self) -> None:
         """Close all connections; a client that is used again opens new ones."""
         pools, self._pools = self._pools, {}
@@ -141,6 +152,25 @@ class AsyncSimClient(BaseClient, AbstractAsyncContextManager["AsyncSimClient"]):
 
     def open_stream(self, events: AsyncIterator[StreamEvent], opened: Any = None) -> AsyncWorkflowStream:
         return AsyncWorkflowStream(events, AsyncExitStack().aclose if opened is None else opened.aclose)
+
+    async def in_thread(self, do: Callable[..., _T], *args: Any) -> _T:
+        return await asyncio.to_thread(do, *args)
+
+    async def _put(self, transfer: Transfer, part: Part, seconds: float) -> Response:
+        async def chunks() -> AsyncIterator[bytes]:
+            blocking = iter(part)
+            while chunk := await asyncio.to_thread(next, blocking, b""):
+                yield chunk
+
+        arguments = await asyncio.to_thread(_transport, transfer.url, self.settings.verify)
+        timeout = httpx.Timeout(seconds, connect=self.settings.timeout)
+        headers = {**transfer.headers, "Content-Length": str(len(part))}
+        async with (
+            httpx.AsyncClient(**arguments, timeout=timeout) as http,
+            http.stream("PUT", transfer.url, content=chunks(), headers=headers) as response,
+        ):
+            body = await anext(response.aiter_bytes(_MAX_BYTES_ON_LOOP), b"")
+            return Response(response.status_code, {name.lower(): text for name, text in response.headers.items()}, body)
 
     async def _exchange(self, request: Request, options: RequestOptions) -> Any:
         async with self._slots:

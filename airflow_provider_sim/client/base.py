@@ -15,12 +15,14 @@ from airflow_provider_sim import __version__, exceptions
 from airflow_provider_sim.client import transport
 from airflow_provider_sim.client.api import legacy, v2
 from airflow_provider_sim.client.api.http import Call, Request, Response, error_of, rate_limit_info
+from airflow_provider_sim.client.api.workspace_files import Transfer
 from airflow_provider_sim.client.checks import SYNC_TIMEOUT
 from airflow_provider_sim.client.models import RateLimit, RateLimitInfo, UsageLimits
 from airflow_provider_sim.client.retry import RequestOptions, RetryPolicy
 from airflow_provider_sim.client.server_facts import ServerFacts, facts_about
 from airflow_provider_sim.client.settings import DEFAULT_BASE_URL, DEFAULT_TIMEOUT, ClientSettings
 from airflow_provider_sim.client.stream import StreamEvent, StreamReader
+from airflow_provider_sim.client.upload_source import Part
 
 T = TypeVar("T")
 
@@ -152,12 +154,20 @@ class BaseClient(ABC):
             await waiting
 
     @abstractmethod
+    async def in_thread(self, do: Callable[..., T], *args: Any) -> T:
+        """Call a blocking function, without blocking an event loop."""
+
+    @abstractmethod
     def open_stream(self, events: AsyncIterator[StreamEvent], opened: Any = None) -> Any:
         """Return a streamed execution, which closes the response in ``opened``, if any."""
 
     @abstractmethod
     async def _open(self, request: Request, connect_seconds: float, seconds: float) -> Any:
         """Send a request, and return the HTTP library's response without its body."""
+
+    @abstractmethod
+    async def _put(self, transfer: Transfer, part: Part, seconds: float) -> Response:
+        """Send a part of a file's content, without the API key, and return the response."""
 
     @abstractmethod
     def _chunks(self, opened: Any, ends: float | None = None) -> AsyncIterator[bytes]:
@@ -186,15 +196,46 @@ class BaseClient(ABC):
         ends = time.monotonic() + seconds
         try:
             opened = await self._open(request, min(seconds, self.settings.timeout), seconds)
-            head = Response(opened.status_code, {name.lower(): value for name, value in opened.headers.items()}, b"")
-            if info := rate_limit_info(head, bucket=request.bucket):
-                self._rate_limit = info
-                if self.on_rate_limit is not None:
-                    self.on_rate_limit(info)
+            head = self._head(request, opened)
             if options.stream and head.status == 200 and "event-stream" in head.headers.get("content-type", ""):
                 return self.open_stream(self._events(opened, request, seconds, ends), opened)
             try:
                 return await self._whole_response(request, head, opened)
+            finally:
+                await self._close(opened)
+        except self._transport_errors as error:
+            raise self._error_for(request, seconds, error) from transport.without_frames(error)
+
+    def _head(self, request: Request, opened: Any) -> Response:
+        """Return a response's status and headers, and note its rate-limit information."""
+        head = Response(opened.status_code, {name.lower(): value for name, value in opened.headers.items()}, b"")
+        if info := rate_limit_info(head, bucket=request.bucket):
+            self._rate_limit = info
+            if self.on_rate_limit is not None:
+                self.on_rate_limit(info)
+        return head
+
+    async def put(self, request: Request, transfer: Transfer, part: Part, seconds: float) -> Response:
+        """Send a part of a file's content to the storage, which may be another server.
+
+        :param request: for messages.
+        """
+        try:
+            return await self._put(transfer, part, seconds)
+        except self._transport_errors as error:
+            raise self._error_for(request, seconds, error, transfer.origin) from transport.without_frames(error)
+
+    async def body_of(self, call: Call[None]) -> AsyncIterator[bytes]:
+        """Yield the body of a response with status 200; the call reads any other."""
+        request, seconds = call.request, self.settings.timeout
+        try:
+            opened = await self._open(request, seconds, seconds)
+            try:
+                head = self._head(request, opened)
+                if head.status != 200:
+                    call.read(await self._whole_response(request, head, opened))
+                async for chunk in self._chunks(opened):
+                    yield chunk
             finally:
                 await self._close(opened)
         except self._transport_errors as error:
@@ -247,6 +288,7 @@ class BaseClient(ABC):
         if self.settings.connection is not None and isinstance(error, _CONNECTION_ERRORS):
             connection = f"connection {self.settings.connection!r}"
             message = str(error)
-            message = f"{message[:-1]}, {connection}]" if message.endswith("]") else f"{message} [{connection}]"
+            if connection not in message:
+                message = f"{message[:-1]}, {connection}]" if message.endswith("]") else f"{message} [{connection}]"
             error.args = (message,)
         return error

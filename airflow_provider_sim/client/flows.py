@@ -427,7 +427,10 @@ class _Attempts:
             raise StartStoppedError
         if self._is_run_id_spent and run_ids is not None and run_ids.can_renew:
             self._call = self._call.with_run_id(run_ids.renew())  # not before: every chosen ID is sent
-        return await self._flows.client.send(self._call, options)
+        result = await self._flows.client.send(self._call, options)
+        if options.then is not None:
+            await options.then(result)
+        return result
 
     def may_retry(self, state: RetryCallState) -> bool:
         """Decide by what the server did; :mod:`.retry` has the table."""

@@ -455,6 +455,33 @@ class PausedRun:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WorkspaceFile:
+    """A file of a workspace.
+
+    :param size: bytes.
+    :param key: its key in Sim's storage.
+    :param uploaded_at: ISO 8601 UTC.
+    """
+
+    file_id: str
+    name: str
+    size: int
+    content_type: str
+    key: str
+    folder_path: str = "/"
+    uploaded_at: str | None = None
+
+    def reference(self, name: str | None = None) -> dict[str, Any]:
+        """Return the value by which a run takes it, for the list of a ``file[]`` field.
+
+        :param name: the file's name in the run; default: its name in the workspace.
+        """
+        url = f"/api/files/serve/{self.key}?context=workspace"
+        content = {"size": self.size, "type": self.content_type, "key": self.key}
+        return {"id": self.file_id, "name": name or self.name, "url": url, **content}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Page(Generic[_T]):
     """One page of a list.
 

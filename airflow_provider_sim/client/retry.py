@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import random
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 from airflow_provider_sim.client.checks import RETRY_MINIMUMS, is_retry_setting
 from airflow_provider_sim.exceptions import SimConfigurationError, SimError, SimInputError
@@ -122,6 +123,7 @@ class RequestOptions:
 
     :param retry_on: further errors to retry on, besides the retryable ones.
     :param run_ids: of a start; without them, no attempt has another run ID.
+    :param then: called with an attempt's result; if it raises an error, the attempt has failed.
     """
 
     retry: RetryPolicy | None = None
@@ -131,6 +133,7 @@ class RequestOptions:
     timeout: float | None = None
     stream: bool = False
     deadline: float | None = None
+    then: Callable[[Any], Awaitable[None]] | None = None
 
 
 DEFAULT_OPTIONS = RequestOptions()

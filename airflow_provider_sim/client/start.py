@@ -14,6 +14,7 @@ from airflow_provider_sim.client.api import legacy
 from airflow_provider_sim.client.api.errors import AMBIGUOUS_ENQUEUE, is_rejection
 from airflow_provider_sim.client.api.http import Call
 from airflow_provider_sim.client.checks import MAX_RUN_TIMEOUT, selectors_of
+from airflow_provider_sim.client.file_flows import FileFlows
 from airflow_provider_sim.client.flows import Flows
 from airflow_provider_sim.client.models import AsyncExecutionResult, RunStatus, WorkflowExecutionResult, WorkflowRun
 from airflow_provider_sim.client.retry import NO_RETRY, RequestOptions, RetryPolicy, RunId, RunIds, StopToken
@@ -60,8 +61,8 @@ class Execute(Protocol[_Result, _Receipt, _Stream]):
     def __call__(self, workflow_id: str, input: Any = ..., **options: Any) -> _Result | _Receipt | _Stream: ...
 
 
-class StartFlows(Flows):
-    """The flows that start a run, and those of :class:`Flows`."""
+class StartFlows(FileFlows):
+    """The flows that start a run, and those of :class:`.FileFlows` and :class:`.Flows`."""
 
     def execute_workflow(self, /, workflow_id: str, input: Any = None, **options: Any) -> Coroutine[Any, Any, Any]:
         """Run a deployed workflow, without retries.

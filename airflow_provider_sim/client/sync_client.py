@@ -14,14 +14,17 @@ from weakref import WeakSet
 import requests
 from requests.exceptions import ConnectTimeout, InvalidProxyURL, InvalidURL, ProxyError, SSLError
 
+from airflow_provider_sim.client.api import workspace_files
 from airflow_provider_sim.client.api.files import check_file_status, file_request
-from airflow_provider_sim.client.api.http import Request
+from airflow_provider_sim.client.api.http import Request, Response
+from airflow_provider_sim.client.api.workspace_files import Transfer
 from airflow_provider_sim.client.base import BaseClient
 from airflow_provider_sim.client.models import AsyncExecutionResult, WorkflowExecutionResult
 from airflow_provider_sim.client.settings import ClientSettings
 from airflow_provider_sim.client.start import Execute, StartFlows
 from airflow_provider_sim.client.stream import StreamEvent
 from airflow_provider_sim.client.transport import Reason, ca_bundle, innermost_reason, proxy_for
+from airflow_provider_sim.client.upload_source import Part
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -61,6 +64,13 @@ def _perform(flow: Awaitable[_T]) -> _T:
         result: _T = end.value
         return result
     raise AssertionError("a flow of the sync client was suspended")
+
+
+def _each(values: AsyncIterator[_T]) -> Iterator[_T]:
+    """Yield the values of an asynchronous iterator that never suspends."""
+    with contextlib.suppress(StopAsyncIteration):
+        while True:
+            yield _perform(anext(values))
 
 
 def _sync(
@@ -117,6 +127,10 @@ class SimClient(BaseClient, contextlib.AbstractContextManager["SimClient"]):
     get_usage_limits = _sync(StartFlows.get_usage_limits)
     get_billing_status = _sync(StartFlows.get_billing_status)
     get_usage = _sync(StartFlows.get_usage)
+    upload_file = _sync(StartFlows.upload_file)
+    find_file = _sync(StartFlows.find_file)
+    list_files = _sync(StartFlows.list_files)
+    delete_file = _sync(StartFlows.delete_file)
 
     def download_file(self, url: str) -> Iterator[bytes]:
         """Download a file of an output; the API key isn't sent.
@@ -136,6 +150,13 @@ class SimClient(BaseClient, contextlib.AbstractContextManager["SimClient"]):
         except OSError as error:
             raise self._error_for(request, timeout, error, address.partition("?")[0]) from error
 
+    def download_workspace_file(self, workspace_id: str, file_id: str) -> Iterator[bytes]:
+        """Download a workspace's file. Requires the v2 API.
+
+        :raises SimError: the download failed; raised at the first chunk.
+        """
+        return _each(self.body_of(workspace_files.download(workspace_id, file_id)))
+
     def close(self) -> None:
         """Close the HTTP sessions of all threads; a client that is used again opens new ones."""
         with self._lock:
@@ -149,12 +170,26 @@ class SimClient(BaseClient, contextlib.AbstractContextManager["SimClient"]):
     _transport_errors = (OSError,)  # those of requests, and from reading the CA bundle
 
     def open_stream(self, events: AsyncIterator[StreamEvent], opened: Any = None) -> WorkflowStream:
-        def each() -> Iterator[StreamEvent]:
-            with contextlib.suppress(StopAsyncIteration):
-                while True:
-                    yield _perform(anext(events))
+        return WorkflowStream(_each(events)) if opened is None else WorkflowStream(_each(events), opened.close)
 
-        return WorkflowStream(each()) if opened is None else WorkflowStream(each(), opened.close)
+    async def in_thread(self, do: Callable[..., _T], *args: Any) -> _T:
+        return do(*args)
+
+    async def _put(self, transfer: Transfer, part: Part, seconds: float) -> Response:
+        timeout = (self.settings.timeout, seconds)
+        with (
+            _new_session(transfer.url, self.settings.verify) as session,
+            session.put(
+                transfer.url,
+                data=part,
+                headers=transfer.headers,
+                timeout=timeout,
+                allow_redirects=False,
+                stream=True,
+            ) as response,
+        ):
+            body = next(response.iter_content(_CHUNK_BYTES), b"")
+            return Response(response.status_code, {name.lower(): text for name, text in response.headers.items()}, body)
 
     def _session(self) -> requests.Session:
         """The session of the current thread: ``requests.Session`` isn't thread-safe."""

@@ -13,13 +13,15 @@ from urllib.parse import unquote
 
 import pytest
 
-from airflow_provider_sim.client.api import legacy, v2
+from airflow_provider_sim.client.api import legacy, v2, workspace_files
 from airflow_provider_sim.client.api.http import Call, Response
+from airflow_provider_sim.client.api.workspace_files import NewFile, Transfer, UploadSession
 from airflow_provider_sim.client.stream import StreamReader
 from airflow_provider_sim.exceptions import SimError
-from tests.recordings import WHERE_MISSING, Recording, recordings
+from tests.recordings import WHERE_MISSING, Recording, file_recordings, recordings
 
-RECORDED = recordings()
+RECORDED = [recording for recording in recordings() + file_recordings() if recording.name != "v2_files_download"]
+"""The excluded one is a file's content."""
 READINGS = dict(line.split("\t", 1) for line in (Path(__file__).parent / "readings.tsv").read_text().splitlines())
 
 pytestmark = pytest.mark.skipif(not RECORDED, reason=WHERE_MISSING)
@@ -34,6 +36,8 @@ def call_of(recording: Recording) -> Call[Any]:
     run_id = recording.sent_headers.get("x-run-id") or recording.sent_headers.get("x-execution-id") or "sent"
     run_id = run_id if run_id.isprintable() and " " not in run_id and len(run_id) <= 128 else "sent"
     asynchronous = b'"async": true' in (recording.sent_body or b"")
+    if path.startswith(("/api/v2/files", "/api/v2/uploads")):
+        return file_call_of(recording, parts)
     match (recording.method, parts[-1], parts[-2]):
         case ("POST", "execute", _):
             if recording.sent_headers.get("x-execution-mode") == "async" or asynchronous:
@@ -79,6 +83,32 @@ def call_of(recording: Recording) -> Call[Any]:
     )
 
 
+def file_call_of(recording: Recording, parts: list[str]) -> Call[Any]:
+    """The client's call for an endpoint of the files API."""
+    file = NewFile("space", "a.txt")
+    session = UploadSession(file, "upload", "token", None)
+    match (recording.method, parts[3:]):
+        case ("POST", ["files"]):
+            return workspace_files.create(file, b"hello")
+        case ("GET", ["files"]):
+            return workspace_files.list_files("space")
+        case ("POST", ["files", "uploads"]):
+            return workspace_files.create_session(file, 100)
+        case ("POST", ["files", "uploads", _, "complete"]):
+            return workspace_files.complete(session)
+        case ("DELETE", ["files", "uploads", _]):
+            return workspace_files.abort(session)
+        case ("DELETE", ["files", file_id]):
+            return workspace_files.delete("space", file_id)
+        case ("PUT", ["uploads", _]):
+            request = Transfer("http://storage/upload?signed", {}).request("a.txt")
+            return Call(request, workspace_files.check_transferred, workspace_files.check_transferred)
+        case ("GET", ["files", file_id]):
+            return workspace_files.download("space", file_id)
+    path = recording.path.removeprefix("/api/")
+    return v2._call(lambda request, data: data, recording.method, path, "do something that the client doesn't offer")
+
+
 def read(recording: Recording) -> str:
     """How the dialects read a recorded response, in one line."""
     call = call_of(recording)
@@ -120,7 +150,7 @@ def _told(value: Any) -> str:
     if facts.get("paused"):
         pause = facts["paused"]
         told.append(f"paused by {pause.kind}{'' if pause.context_id else ', no context'}")
-    for name in ("accepted", "reason", "is_deployed", "version"):
+    for name in ("accepted", "reason", "is_deployed", "version", "size", "content_type"):
         if facts.get(name) is not None:
             told.append(f"{name} {facts[name]}")
     for name in ("job_id", "cost_usd", "next_cursor", "workspace_id", "plan"):

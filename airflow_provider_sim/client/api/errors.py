@@ -48,6 +48,17 @@ _ADVICE: dict[type[exceptions.SimError], str] = {
     exceptions.SimInputError: "Sim rejects the request; correct the task's input or arguments",
     exceptions.SimServerError: "Sim failed to process the request; its server log may contain the reason",
 }
+_FILE_ADVICE = {
+    "File already exists": "the folder has a file of this name. Choose another name, or delete that file",
+    "File not found": "the file doesn't exist, was deleted, or the key may not see it",
+    "Target folder not found": "the folder doesn't exist, and an upload doesn't create it. Create it in Sim, or"
+    " correct folder_path",
+    "Workspace not found": "the workspace doesn't exist, or the key may not access it. Correct the workspace's ID or"
+    " the connection's API key",
+}
+"""By Sim's sentence."""
+_FILE_CODES = {"File already exists": "FILE_EXISTS", "File not found": "FILE_NOT_FOUND"}
+_STORAGE_FULL = "the storage of the workspace's plan is full. Delete files in Sim, or upgrade the plan"
 _ADVICE_403 = {
     "PERSONAL_API_KEYS_DISABLED": "this workspace accepts no personal API keys; put a workspace key into the"
     " connection",
@@ -103,6 +114,8 @@ def error_from_body(
     match response.status:
         case 401:
             kind = exceptions.SimAuthenticationError
+        case 402 | 413 if "storage" in message.lower():
+            kind, advice = exceptions.SimUsageLimitError, _STORAGE_FULL
         case 402:
             kind, more = exceptions.SimUsageLimitError, {"run_id_spent": True}
         case 403 if detail == "WORKFLOW_NOT_DEPLOYED" or message == "Workflow is not deployed":
@@ -113,7 +126,7 @@ def error_from_body(
             kind = exceptions.SimRunNotFoundError
         case 404:
             kind = exceptions.SimNotFoundError
-            more = {"code": "WORKFLOW_NOT_FOUND" if message == "Workflow not found" else None}
+            more = {"code": "WORKFLOW_NOT_FOUND" if message == "Workflow not found" else _FILE_CODES.get(message)}
         case 405:
             kind = exceptions.SimUnsupportedError
         case 409 if detail in _RUN_ID_CONFLICTS:
@@ -121,7 +134,7 @@ def error_from_body(
             used = f"the run ID {request.run_id!r} was used before; no run was started"
             advice = f"{used}. Check that run, or choose another ID"
         case 409 | 423:
-            kind = exceptions.SimConflictError
+            kind, more = exceptions.SimConflictError, {"code": _FILE_CODES.get(message)}
         case 413:
             kind, more = exceptions.SimInputError, {"code": "PAYLOAD_TOO_LARGE"}
             advice = f"the request is larger than Sim accepts (10 MiB). {_SEND_A_URL}"
@@ -149,7 +162,7 @@ def error_from_body(
     wait = wait if from_header is None else from_header
     asked = f", and asks to wait {math.ceil(wait)} s" if wait else ""
     quoted = message.rstrip(".") + _issues(issues, message)
-    what = f"{advice or _ADVICE[kind]}. Sim says {quoted[:2000]!r}{asked}"
+    what = f"{advice or _FILE_ADVICE.get(message) or _ADVICE[kind]}. Sim says {quoted[:2000]!r}{asked}"
     more = {"outcome": exceptions.Outcome.REFUSED, "detail_code": detail, "retry_after": wait} | more
     return error_of(kind, request, response, what, **more)
 

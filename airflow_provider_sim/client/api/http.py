@@ -253,7 +253,8 @@ def error_of(
     elif outcome is Outcome.UNKNOWN and request.path.endswith("/execute"):
         message += f" It is unknown whether {run} was started; check Sim's logs before starting another."
     elif outcome is Outcome.UNKNOWN and not request.idempotent:
-        message += f" It is unknown whether it had an effect; check {run} in Sim before retrying."
+        what = run if request.workflow_id else "the workspace's files"
+        message += f" It is unknown whether it had an effect; check {what} in Sim before retrying."
     attributes = {"workflow_id": request.workflow_id, "run_id": request.run_id} | attributes
     if response is not None:
         request_id = response.headers.get("x-request-id")

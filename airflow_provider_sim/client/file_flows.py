@@ -1,0 +1,207 @@
+"""Flows of v2's files API: upload, find, list and delete the files of a workspace."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import time
+from collections.abc import AsyncIterator
+from typing import Unpack
+
+from airflow_provider_sim.client import models
+from airflow_provider_sim.client.api import workspace_files
+from airflow_provider_sim.client.api.http import MAX_BODY_BYTES
+from airflow_provider_sim.client.api.workspace_files import NewFile, Transfer, UploadSession
+from airflow_provider_sim.client.flows import Flows
+from airflow_provider_sim.client.retry import NO_RETRY, RequestOptions, RetryPolicy
+from airflow_provider_sim.client.upload_source import Content, Part, Source
+from airflow_provider_sim.exceptions import Outcome, SimConflictError, SimError, SimInputError, SimNotFoundError
+
+log = logging.getLogger(__name__)
+
+TRANSFER_TIMEOUT = 300.0
+"""Seconds to wait for the response to a request with a file's content, or for Sim to register it."""
+
+_ABORT_TIMEOUT = 10.0
+_CLOCK_TOLERANCE = 600.0
+"""Seconds by which Sim's clock may be behind this machine's."""
+
+
+class FileFlows(Flows):
+    """The flows of the files API, and those of :class:`Flows`."""
+
+    async def upload_file(
+        self,
+        workspace_id: str,
+        name: str,
+        content: Content,
+        *,
+        content_type: str | None = None,
+        folder_path: str | None = None,
+        retry: RetryPolicy | None = None,
+    ) -> models.WorkspaceFile:
+        """Upload a file to a workspace, at most once. Requires the v2 API.
+
+        Up to 50 MiB are sent in one request. Larger files are streamed in an upload session, of which nothing is left
+        after an error: three requests, or more if the server's storage takes the file in parts.
+
+        :param name: of the file; no other file of the folder has it.
+        :param content: bytes, a path object (``pathlib.Path``, ``ObjectStoragePath``), or an open binary file, which is
+            read from its position and stays open. Up to 5 GiB.
+        :param content_type: MIME type; default: by the name's extension.
+        :param folder_path: an existing folder, such as ``/reports``; default: the workspace's root folder.
+        :param retry: default: the client's policy.
+        :raises SimConflictError: the folder has a file of this name; the code is ``FILE_EXISTS``.
+        :raises SimInputError: an argument is invalid, or the content can't be read or is too large.
+        :raises SimNotFoundError: the folder or the workspace doesn't exist.
+        :raises SimUsageLimitError: the storage is full.
+        """
+        file = NewFile(workspace_id, name, content_type, folder_path)
+        source = await self.client.in_thread(Source, content)
+        try:
+            if source.size <= workspace_files.MAX_INLINE_BYTES:
+                try:
+                    return await self._upload_inline(file, source, retry)
+                except SimInputError as error:
+                    # A proxy's limit is often lower than Sim's, and some truncate the body.
+                    is_truncated = error.status == 400 and source.size > MAX_BODY_BYTES * 3 // 4
+                    if error.status != 413 and not is_truncated:
+                        raise
+                    log.warning("%s Uploading it in a session.", error)
+            return await self._upload_in_session(file, source, retry)
+        finally:
+            await self.client.in_thread(source.close)
+
+    async def _upload_inline(self, file: NewFile, source: Source, retry: RetryPolicy | None) -> models.WorkspaceFile:
+        """Create the file with one request; if its response is lost, look for the file before the next attempt."""
+        policy, since = retry or self.client.settings.retry, time.time()
+        call = await self.client.in_thread(lambda: workspace_files.create(file, source.read()))
+        options, is_lost = RequestOptions(retry, timeout=TRANSFER_TIMEOUT), False
+        for attempt in itertools.count(1):
+            try:
+                return await self._only_v2(call, options)
+            except SimConflictError as error:
+                if is_lost and (found := await self._find_upload(file, source.size, since, error, retry)):
+                    return found
+                raise
+            except SimError as error:
+                if error.outcome is not Outcome.UNKNOWN:
+                    raise
+                is_lost, lost = True, error
+                log.warning("%s Checking for the file.", error)
+            delay = policy.delay(lost, attempt)
+            if attempt <= policy.max_retries:
+                await self.client.sleep(delay)
+                self.elapsed += delay
+            if found := await self._find_upload(file, source.size, since, lost, retry):
+                return found
+            if attempt > policy.max_retries or self.elapsed > policy.max_elapsed:
+                raise lost
+        raise AssertionError
+
+    async def _upload_in_session(
+        self, file: NewFile, source: Source, retry: RetryPolicy | None
+    ) -> models.WorkspaceFile:
+        since = time.time()
+
+        async def transfer(session: UploadSession) -> None:
+            async with self._aborting(session):
+                await self._transfer(session, source)
+
+        options = RequestOptions(retry, timeout=TRANSFER_TIMEOUT)
+        # Each attempt has a session of its own: a transfer's URL may have expired, or storage may be half written.
+        session = await self._only_v2(
+            workspace_files.create_session(file, source.size), RequestOptions(retry, then=transfer)
+        )
+        async with self._aborting(session):
+            try:
+                return await self.request(workspace_files.complete(session), options)
+            except SimError as error:
+                if error.is_retryable and (found := await self._find_upload(file, source.size, since, error, retry)):
+                    return found
+                raise
+
+    async def _transfer(self, session: UploadSession, source: Source) -> None:
+        if session.transfer is not None:
+            await self._put(session, session.transfer, source.part(0, source.size))
+            return
+        offsets = range(0, source.size, session.part_size)
+        for first in range(0, len(offsets), workspace_files.PARTS_PER_REQUEST):
+            some = offsets[first : first + workspace_files.PARTS_PER_REQUEST]
+            numbers = range(first + 1, first + 1 + len(some))
+            transfers = await self.request(workspace_files.part_urls(session, numbers), RequestOptions(NO_RETRY))
+            for offset, to in zip(some, transfers, strict=True):
+                await self._put(session, to, source.part(offset, min(session.part_size, source.size - offset)))
+
+    async def _put(self, session: UploadSession, transfer: Transfer, part: Part) -> None:
+        request = transfer.request(session.file.name)
+        response = await self.client.put(request, transfer, part, TRANSFER_TIMEOUT)
+        workspace_files.check_transferred(request, response)
+
+    @contextlib.asynccontextmanager
+    async def _aborting(self, session: UploadSession) -> AsyncIterator[None]:
+        """Abort the session if the block raises an exception, also if the task is cancelled or killed."""
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(SimError):
+                await self.request(workspace_files.abort(session), RequestOptions(NO_RETRY, timeout=_ABORT_TIMEOUT))
+            raise
+
+    async def _find_upload(
+        self, file: NewFile, size: int, since: float, error: SimError, retry: RetryPolicy | None
+    ) -> models.WorkspaceFile | None:
+        """Return the file that an upload without a response has created, if any; raise ``error`` if that is unknown."""
+        try:
+            found = await self.find_file(file.workspace_id, file.name, folder_path=file.folder_path, retry=retry)
+        except SimError as unreadable:
+            raise error from unreadable
+        if found is None or found.size != size:
+            return None
+        uploaded = models.epoch(found.uploaded_at)
+        return found if uploaded is None or uploaded >= since - _CLOCK_TOLERANCE else None
+
+    async def find_file(
+        self, workspace_id: str, name: str, *, folder_path: str | None = None, retry: RetryPolicy | None = None
+    ) -> models.WorkspaceFile | None:
+        """Return the file of this name in a folder; None if there is none. Requires the v2 API.
+
+        :param folder_path: default: the workspace's root folder.
+        :param retry: default: the client's policy.
+        """
+        folder = workspace_files.check_folder(folder_path)
+        filters: workspace_files.FileFilters = {"search": name[:100], "limit": workspace_files.FILES_PAGE}
+        filters["folder_path"] = None if folder == "/" else folder
+        while True:
+            page = await self.list_files(workspace_id, retry=retry, **filters)
+            for file in page.items:
+                if file.name == name and file.folder_path == folder:
+                    return file
+            if page.next_cursor is None:
+                return None
+            filters["cursor"] = page.next_cursor
+
+    async def list_files(
+        self, workspace_id: str, *, retry: RetryPolicy | None = None, **filters: Unpack[workspace_files.FileFilters]
+    ) -> models.Page[models.WorkspaceFile]:
+        """List one page of a workspace's files, without deleted ones. Requires the v2 API.
+
+        :param retry: default: the client's policy.
+        :param filters: ``folder_path``, ``search`` (a part of the name), ``sort_by`` (uploadedAt, name, size,
+            updatedAt), ``sort_order`` (asc, desc), ``limit`` (1 to 1000), ``cursor``.
+        """
+        return await self._only_v2(workspace_files.list_files(workspace_id, **filters), RequestOptions(retry))
+
+    async def delete_file(self, workspace_id: str, file_id: str, *, retry: RetryPolicy | None = None) -> None:
+        """Delete a file, unless it is deleted already. Requires the v2 API.
+
+        Runs that have not read the file can't read it afterwards, so delete it when they have finished.
+
+        :param retry: default: the client's policy.
+        """
+        try:
+            await self._only_v2(workspace_files.delete(workspace_id, file_id), RequestOptions(retry))
+        except SimNotFoundError as error:
+            if error.code != "FILE_NOT_FOUND":
+                raise
