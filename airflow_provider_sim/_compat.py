@@ -23,6 +23,7 @@ AIRFLOW_V_3_0_PLUS = Version("3.0") <= _VERSION
 AIRFLOW_V_3_2_PLUS = Version("3.2") <= _VERSION
 AIRFLOW_V_3_3_PLUS = Version("3.3") <= _VERSION
 TRIGGERS_REPLACE_WORKERS = AIRFLOW_V_3_3_PLUS  # they render the arguments of tasks that start there, and push XComs
+NULL_XCOMS = _VERSION.release[:2] != (3, 0)  # Airflow 3.0's API rejects them with a validation error
 TRIGGERS_GET_ON_KILL = AIRFLOW_V_3_3_PLUS  # when a user has cleared or marked the task
 
 

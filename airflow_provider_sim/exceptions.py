@@ -180,7 +180,7 @@ class SimStreamError(SimError, code="STREAM_ERROR"):
 
 
 class SimOutputError(SimPermanentError, code="OUTPUT_ERROR"):
-    """The run completed, but its output can't be returned: it is too large, or one of its files can't be saved."""
+    """The run completed, but its output can't be returned: it is too large, or a file or field can't be saved."""
 
 
 class SimDeploymentError(SimError, code="DEPLOYMENT_ERROR"):

@@ -22,10 +22,10 @@ def example_sim_mapped():
     ).expand(input=tickets())
 
     @task
-    def report(outputs: list[dict]) -> str:
-        return ", ".join(output["result"]["message"] for output in outputs)
+    def report(messages: list[str]) -> str:
+        return ", ".join(messages)
 
-    report(reviews.output)
+    report(reviews.output.map(lambda output: output["result"]["message"]))  # one field of each output
 
 
 # [END mapped]

@@ -8,19 +8,21 @@ from airflow.providers.common.compat.sdk import dag, task  # for Airflow 3 only:
 # [START taskflow]
 @dag(dag_id="example_sim_taskflow", schedule=None, catchup=False, tags=["sim"])
 def example_sim_taskflow():
-    @task.sim_workflow(workflow_id="echo_plain")
+    @task.sim_workflow(workflow_id="echo_plain", multiple_outputs=True)
     def outline(topic: str, run_id: str | None = None) -> dict:
         return {"message": f"An outline on {topic}", "payload": {"asked_by": run_id}}
 
     @task
-    def chapters(outlined: dict) -> list[str]:
-        return [f"{outlined['result']['message']}, chapter {number}" for number in (1, 2)]
+    def chapters(result: dict) -> list[str]:
+        return [f"{result['message']}, chapter {number}" for number in (1, 2)]
 
     @task.sim_workflow(workflow_id="echo_plain", deferrable=True, poll_interval=5)
     def write(title: str, tone: str) -> dict:
         return {"message": title, "payload": {"tone": tone}}
 
-    write.partial(tone="plain").expand(title=chapters(outline("the sea")))
+    outlined = outline("the sea")
+    # multiple_outputs makes each field of the output an XCom, too; only a task's whole output can be expanded.
+    write.partial(tone="plain").expand(title=chapters(outlined["result"]))
 
 
 # [END taskflow]

@@ -57,14 +57,15 @@ def sim_workflow_task(
     """Turn a function into a task that runs a workflow with its return value, and returns the workflow's output.
 
     :param python_callable: the function.
-    :param multiple_outputs: push each key of the output as a separate XCom, too. Not inferred from the function's
+    :param multiple_outputs: push each field of the output as an XCom as well. Not inferred from the function's
         annotations, which describe the input.
     :param kwargs: the arguments of :class:`~airflow_provider_sim.operators.sim.SimExecuteWorkflowOperator` except
         ``input``, and those of every task.
     :raises SimInputError: an argument is invalid.
     """
     # A mapped task is instantiated at run time only.
-    _SimWorkflowDecoratedOperator.check(kwargs, templated=_SimWorkflowDecoratedOperator.template_fields)
+    checked = {**kwargs, "multiple_outputs": multiple_outputs}
+    _SimWorkflowDecoratedOperator.check(checked, templated=_SimWorkflowDecoratedOperator.template_fields)
     return task_decorator_factory(
         python_callable=python_callable,
         multiple_outputs=bool(multiple_outputs),

@@ -58,8 +58,9 @@ class SimExecuteWorkflowBatchOperator(SimWorkflowOperatorBase):
     :param timeout: seconds or timedelta to wait for all runs; default: 7 days. ``execution_timeout``, counted from the
         try's start, applies as well, also in the triggerer. The runs are then cancelled, unless ``cancel_on_kill`` is
         False.
-    :param on_paused: if a run waits for a person: ``wait``, ``fail``, or ``return`` a report with ``context_id`` and
-        ``approval_url`` as its output. Pauses that end automatically are always waited for.
+    :param on_paused: if a run waits for a person: ``wait``, ``fail``, or ``return`` a
+        :class:`~airflow_provider_sim.task.pause_report.PauseReport` as its output. Pauses that end automatically are
+        always waited for.
     :param retry_args: as for :class:`~airflow_provider_sim.operators.sim.SimExecuteWorkflowOperator`.
     :param check_input: as for ``SimExecuteWorkflowOperator``; one request for each workflow.
     :param unconverted_files: Sim doesn't convert files in the inputs of async runs: ``fail`` before anything is sent,
@@ -103,6 +104,12 @@ class SimExecuteWorkflowBatchOperator(SimWorkflowOperatorBase):
         self.skip_undeployed = skip_undeployed
         self._batch: TaskBatch | None = None
         self._check_constants()
+
+    @staticmethod
+    def contradiction(given: Mapping[str, Any]) -> str | None:
+        if given.get("multiple_outputs"):
+            return "multiple_outputs is for one output, and a batch returns a list; map a task over its output instead"
+        return arguments.missing_output_folder(given)
 
     def execute(self, context: Context) -> Any:
         """Start the batch, or resume an earlier try's, wait for it, and return its results."""

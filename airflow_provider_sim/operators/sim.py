@@ -17,6 +17,7 @@ from airflow_provider_sim.links.sim import SimApprovalLink, SimRunLink
 from airflow_provider_sim.operators.base import DEFERRABLE, OpenLineageMixin, SimWorkflowOperatorBase
 from airflow_provider_sim.task.deadlines import deadline, deferral_timeout
 from airflow_provider_sim.task.input import check_fields, copy_files, input_fields
+from airflow_provider_sim.task.pause_report import PauseReport as PauseReport
 from airflow_provider_sim.task.run_options import RunOptions
 from airflow_provider_sim.triggers.workerless import can_end_in_trigger, log_end_on_worker
 
@@ -66,8 +67,9 @@ class SimExecuteWorkflowOperator(OpenLineageMixin, SimWorkflowOperatorBase):
     :param run_timeout: seconds or timedelta after which the server stops an async run, 1 s to 7 days.
     :param timeout: seconds or timedelta to wait for the run, including the last poll; default: one hour for a sync run,
         7 days otherwise. ``execution_timeout``, counted from the try's start, applies as well, also in the triggerer.
-    :param on_paused: if the run waits for a person: ``wait``, ``fail``, or ``return`` a report with ``context_id`` and
-        ``approval_url``. Pauses that end automatically are always waited for.
+    :param on_paused: if the run waits for a person: ``wait``, ``fail``, or ``return`` a
+        :class:`~airflow_provider_sim.task.pause_report.PauseReport`. Pauses that end automatically are always waited
+        for.
     :param check_input: compare the input with the fields that the workflow's draft declares, before a run starts:
         ``warn`` in the log, ``fail`` the task, or ``off``. Sim drops undeclared fields and fills in missing ones. With
         ``warn`` the check takes one request and is skipped if that fails; with ``fail``, the request is retried, and
@@ -86,6 +88,9 @@ class SimExecuteWorkflowOperator(OpenLineageMixin, SimWorkflowOperatorBase):
         reserves): ``fail``, or ``store`` it in ``output_files_dir`` and return ``output_path`` and ``size``.
     :param end_from_trigger: with ``deferrable``, end in the triggerer when the run has completed, without a second
         worker process (Airflow 3.3 and later). After any other outcome a worker ends the task and logs the reason.
+    :param multiple_outputs: push each field of the output, or of the report of a pause, as an XCom as well, for
+        ``task.output["field"]``; a worker then ends the task. The task fails if the output isn't an object, or if a
+        field is named like one of the XComs above.
     :raises SimError: see :mod:`airflow_provider_sim.exceptions`.
     """
 
@@ -191,6 +196,9 @@ class SimExecuteWorkflowOperator(OpenLineageMixin, SimWorkflowOperatorBase):
         given_async = given.get("async_execution", "unknown")
         is_sync = given_async is False or (given_async is None and (stream or not given.get("deferrable", True)))
         conflicts = {
+            "multiple_outputs needs wait_for_completion=True: a run ID has no fields": (
+                given.get("multiple_outputs") and not waits
+            ),
             "stream needs wait_for_completion=True: a stream is held open until the run finishes": stream and not waits,
             "stream and async_execution can't be combined: a stream is held open": stream and given_async is True,
             "stream and deferrable can't be combined: a stream is held open": stream and deferrable,

@@ -73,8 +73,9 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
     :param timeout: seconds or timedelta to wait; after a last poll, the sensor times out, and the run continues.
         ``execution_timeout``, counted from the try's start, applies as well, also in the triggerer; a retry then waits
         again.
-    :param on_paused: if the run waits for a person: ``wait``, ``fail``, or ``return`` a report with ``context_id`` and
-        ``approval_url``. Pauses that end automatically are always waited for.
+    :param on_paused: if the run waits for a person: ``wait``, ``fail``, or ``return`` a
+        :class:`~airflow_provider_sim.task.pause_report.PauseReport`. Pauses that end automatically are always waited
+        for.
     :param retry_args: retry settings for idempotent requests, which override the connection's.
     :param cancel_on_timeout: cancel the run when ``timeout`` has passed. The sensor cancels it in no other case.
     :param selected_outputs: return the outputs of these blocks instead: block IDs, with or without a path. (templated)
@@ -88,6 +89,7 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
         A worker ends the task after any other outcome, and if the task has features that only a worker supports:
         ``outlets``, ``multiple_outputs``, ``on_success_callback``, ``post_execute``, and tasks mapped over the
         output.
+    :param multiple_outputs: push each field of the output as an XCom as well, as for ``SimExecuteWorkflowOperator``.
     """
 
     template_fields: Sequence[str] = ("workflow_id", "run_id", "sim_conn_id", "selected_outputs", "output_files_dir")

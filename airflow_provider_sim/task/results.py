@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import logging
+import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from airflow_provider_sim._compat import NULL_XCOMS
 from airflow_provider_sim.arguments import OnPaused
 from airflow_provider_sim.client import RunStatus, WorkflowRun, approval_url, display_marks
 from airflow_provider_sim.exceptions import (
     Outcome,
     SimError,
+    SimOutputError,
     SimRunCancelledError,
     SimRunError,
     SimRunFailedError,
     SimRunPausedError,
 )
 from airflow_provider_sim.json_values import printable
-from airflow_provider_sim.links.sim import RUN_URL_KEY
+from airflow_provider_sim.links.sim import APPROVAL_URL_KEY, RUN_URL_KEY
 from airflow_provider_sim.metrics import Metric
 from airflow_provider_sim.task.output import OutputDelivery
 
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_sim.client import PausePoint, RunOutput, SimClient
     from airflow_provider_sim.task.output import Fetch
+    from airflow_provider_sim.task.pause_report import PauseReport
     from airflow_provider_sim.task.run_options import RunOptions
 
 log = logging.getLogger(__name__)
@@ -34,6 +38,10 @@ log = logging.getLogger(__name__)
 # XCom keys
 DISPLAY_COPY_KEY = "output_is_display_copy"  # True if Sim has truncated and redacted the output, else not pushed
 DETAILS_KEY = "run_details"  # IDs, status, times and cost of the run, as far as Sim reports them
+_OWN_KEYS = {"return_value", "run_id", "job_id", RUN_URL_KEY, APPROVAL_URL_KEY, DISPLAY_COPY_KEY, DETAILS_KEY}
+
+# Airflow 3 puts keys into the path of a URL without quoting them, so that "a?b" would be stored as "a".
+_is_xcom_key = re.compile(r"(?!\.{1,2}$)[^/?#%\\\x00-\x1f\x7f]{1,512}").fullmatch
 
 
 def task_result(context: Context, client: SimClient, run: WorkflowRun, options: RunOptions) -> Any:
@@ -56,7 +64,32 @@ def task_result(context: Context, client: SimClient, run: WorkflowRun, options: 
         raise
     if options.do_xcom_push and output.is_display_copy:
         ti.xcom_push(key=DISPLAY_COPY_KEY, value=True)
-    return delivered(run, output, options, fetch=client.download_file)
+    result = delivered(run, output, options, fetch=client.download_file)
+    if options.multiple_outputs and options.do_xcom_push:
+        _check_fields(result, run)
+    return result
+
+
+def _check_fields(result: Any, run: WorkflowRun) -> None:
+    """Raise if Airflow can't push each field of the result as an XCom, as ``multiple_outputs`` requests."""
+    if not isinstance(result, dict):
+        problem = f"is not an object but a {type(result).__name__}, which has no fields"
+    elif replaced := _OWN_KEYS.intersection(result):
+        problem = f"has fields named like XComs of the task: {', '.join(sorted(replaced))}"
+    elif wrong := [key for key in result if not _is_xcom_key(key)]:
+        problem = f"has the field {wrong[0]!r}, which can't be the key of an XCom"
+    elif not NULL_XCOMS and None in result.values():
+        problem = "has a field that is null, which Airflow 3.0 can't store as an XCom"
+    else:
+        return
+    raise SimOutputError(
+        f"The output of run {run.run_id!r} of workflow {run.workflow_id!r} {problem}, so multiple_outputs=True can't"
+        " push its fields. Omit multiple_outputs, or change the workflow's output. The run itself completed; clearing"
+        " the task starts a new run.",
+        workflow_id=run.workflow_id,
+        run_id=run.run_id,
+        outcome=Outcome.RAN,
+    )
 
 
 def delivered(run: WorkflowRun, output: RunOutput, options: RunOptions, *, fetch: Fetch) -> Any:
@@ -73,7 +106,7 @@ def delivered(run: WorkflowRun, output: RunOutput, options: RunOptions, *, fetch
     return OutputDelivery(options, workflow_id, run_id, fetch).deliver(output.value)
 
 
-def paused_result(client: SimClient, run: WorkflowRun, on_paused: OnPaused) -> dict[str, Any]:
+def paused_result(client: SimClient, run: WorkflowRun, on_paused: OnPaused) -> PauseReport:
     """Return the report of a paused run, with its approval URL and question; raise if ``on_paused`` is ``fail``."""
     workflow_id, run_id = run.workflow_id or "", run.run_id or ""
     url = approval_url(client.base_url, workflow_id, run_id)
@@ -95,7 +128,7 @@ def paused_result(client: SimClient, run: WorkflowRun, on_paused: OnPaused) -> d
         log.info("Could not read the pause of run %s: %s", run_id, error)
     point = points[0] if len(points) == 1 else None
     return {
-        "status": RunStatus.PAUSED.value,
+        "status": "paused",
         "run_id": run_id,
         "context_id": point.context_id if point else context_id,
         "question": printable(point.question) if point and point.question else None,

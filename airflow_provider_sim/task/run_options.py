@@ -51,6 +51,7 @@ class RunOptions:
     max_output_bytes: int = DEFAULT_MAX_OUTPUT_BYTES
     large_outputs: LargeOutputs = "fail"
     do_xcom_push: bool = True
+    multiple_outputs: bool = False
     end_from_trigger: bool = False
 
     @classmethod

@@ -60,6 +60,8 @@ WRONG = [
     (RUN, {"async_execution": False, "deferrable": True}),
     (RUN, {"stream": True, "async_execution": True}),
     (RUN, {"stream": True, "deferrable": True}),
+    (RUN, {"multiple_outputs": True, "wait_for_completion": False}),
+    (BATCH, {"multiple_outputs": True}),
     (BATCH, {"on_error": "hope"}),
     *((BATCH, {"max_active_runs": value}) for value in (0, True, "5", 1.5)),
     (DEPLOY, {"action": "deplyo"}),
@@ -144,9 +146,12 @@ def test_partial_defers_checks_that_depend_on_expanded_arguments():
     RUN.partial(task_id="v", workflow_id="w", large_outputs="store").expand(output_files_dir=["a"])
 
 
-def test_decorator_checks_its_arguments_at_parse_time():
-    with pytest.raises(SimInputError, match="poll_interval"):
-        sim_workflow_task(dict, workflow_id="w", poll_interval="10")
+@pytest.mark.parametrize(
+    "wrong", [{"poll_interval": "10"}, {"multiple_outputs": True, "wait_for_completion": False}], ids=str
+)
+def test_decorator_checks_its_arguments_at_parse_time(wrong):
+    with pytest.raises(SimInputError, match=next(iter(wrong))):
+        sim_workflow_task(dict, workflow_id="w", **wrong)
 
 
 @pytest.mark.parametrize("wrong", [{"workflow_id": ""}, {"timeout": 0}], ids=str)

@@ -229,6 +229,47 @@ class TestLargeOutputs:
         assert len(emulator.runs) == 1
 
 
+class TestMultipleOutputs:
+    """Airflow pushes the fields: tests/border/test_multiple_outputs.py."""
+
+    @pytest.mark.parametrize(
+        ("value", "problem"),
+        [
+            ("text alone", "not an object but a str"),
+            ([{"a": 1}], "not an object but a list"),
+            (
+                {"a": 1, "run_url": "https://elsewhere.example", "job_id": 7},
+                "named like XComs of the task: job_id, run_url",
+            ),
+            ({"return_value": 1}, "return_value"),
+            *(
+                ({key: 1}, "can't be the key of an XCom")
+                for key in ("", ".", "..", "../t", "a?b", "a#b", "%41", "k" * 513)
+            ),
+        ],
+        ids=str,
+    )
+    def test_output_whose_fields_cannot_be_xcoms_fails_the_task(self, run_task, returns, value, problem):
+        returns(value)
+        with pytest.raises(SimOutputError, match=problem) as caught:
+            run_task(operator(multiple_outputs=True))
+        assert isinstance(caught.value, AirflowFailException)
+        assert run_task(operator(multiple_outputs=True, do_xcom_push=False, durable=False)) == value
+
+    def test_fields_are_checked_in_every_mode_and_by_the_sensor(self, run_task, context, returns, mode):
+        returns([1])
+        with pytest.raises(SimOutputError, match="not an object"):
+            run_task(operator(multiple_outputs=True, **mode))
+        how = {"run_id": context["ti"].xcoms["run_id"], "poke_interval": 0.02, "deferrable": "deferrable" in mode}
+        with pytest.raises(SimOutputError, match="not an object"):
+            run_task(SimJobSensor(task_id="s", workflow_id="returns", multiple_outputs=True, **how))
+
+    @pytest.mark.parametrize("value", [{}, {"a b": 1, "ünï": None, "a.b": {"c": []}}], ids=str)
+    def test_other_fields_are_accepted(self, run_task, returns, mode, value):
+        returns(value)
+        assert run_task(operator(multiple_outputs=True, **mode)) == value
+
+
 @pytest.fixture(autouse=True)
 def _information(caplog):
     caplog.set_level(logging.INFO)
