@@ -39,7 +39,7 @@ class FaultMiddleware:
         context = RequestContext(scope, receive, send, state, self._connections)
         try:
             if state.fault_rules:
-                context.info = request_info(scope, await context.read_body(), API)
+                context.info = request_info(scope, b"" if context.is_transfer else await context.read_body(), API)
                 if not context.finished:
                     context.faults = state.fault_rules.apply(context.info)
             await context.handle(self._app)

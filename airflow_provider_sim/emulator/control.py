@@ -90,6 +90,12 @@ async def list_runs(request: Request) -> dict[str, Any]:
     }
 
 
+@_route("files", "GET")
+async def list_files(request: Request) -> dict[str, Any]:
+    shown = ("file_id", "workspace_id", "folder_path", "name", "size", "content_type", "key", "sha256")
+    return {"files": [{name: getattr(file, name) for name in shown} for file in state_of(request).files.existing]}
+
+
 @_route("requests", "GET")
 async def list_requests(request: Request) -> dict[str, Any]:
     recorded = state_of(request).requests

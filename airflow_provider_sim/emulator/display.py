@@ -13,6 +13,7 @@ MAX_DEPTH = 50
 MAX_VALUE_BYTES = 8 * 1024 * 1024
 
 _SECRET_ENDINGS = ("token", "secret", "password", "credential", "apikey", "api_key")
+_FILE_FIELDS = {"id", "name", "url", "size", "type", "key"}
 _SECRET_NAMES = frozenset({"auth", "authorization", "bearer", "private", "passphrase"})
 
 
@@ -28,7 +29,9 @@ def display_copy(value: Any, *, depth: int = 0) -> Any:
     if isinstance(value, list):
         return [display_copy(item, depth=depth + 1) for item in value]
     if isinstance(value, dict):
-        return {key: _shown(key, item, depth) for key, item in value.items()}
+        # Seen of files that an input refers to; files that a run has made have a context.
+        hidden = {"key"} if value.keys() >= _FILE_FIELDS and "context" not in value else ()
+        return {key: _shown(key, item, depth) for key, item in value.items() if key not in hidden}
     return value
 
 

@@ -15,7 +15,8 @@ from airflow_provider_sim.emulator.request_context import APIS, MODES, Fault, Re
 OPERATIONS = (
     *("execute", "run", "job", "cancel", "resume", "pauses", "runs", "logs", "log", "workflows", "workflow", "import"),
     *("delete", "status", "deployment", "deploy", "undeploy", "rollback", "versions", "workspaces", "billing"),
-    *("usage_limits", "resume_poll"),
+    *("usage_limits", "resume_poll", "create_file", "files", "file", "download_file", "delete_file"),
+    *("create_upload", "transfer", "complete_upload", "abort_upload"),
 )
 """The names of the routes; a route of another API with the same function has the same name."""
 

@@ -30,6 +30,8 @@ MODES = ("sync", "async", "stream")
 POLL_INTERVAL = 0.02
 """Seconds between checks of a condition that a test may change from another thread."""
 JOB_PREFIX = "workflow-execution:"
+MAX_RECORDED_BYTES = 10 * 1024 * 1024
+"""Of a larger body, the rest is not recorded."""
 _DISCONNECT: Message = {"type": "http.disconnect"}
 
 
@@ -172,6 +174,8 @@ class RequestContext:
         self._receive, self._send = receive, send
         self._body: list[bytes] = []
         self._buffered: deque[Message] = deque()
+        self._body_bytes = 0
+        self._has_more_body = True
         self._accepted = False
         self._recorded = False
 
@@ -180,6 +184,11 @@ class RequestContext:
         """Return the context of a request."""
         context: RequestContext = request.scope["sim.context"]
         return context
+
+    @property
+    def is_transfer(self) -> bool:
+        """Whether the body is a file's content, of any size, which is not read before the server reads it."""
+        return bool(self.scope["method"] == "PUT")
 
     async def read_body(self) -> bytes:
         """Read the body before the server reads it."""
@@ -240,6 +249,8 @@ class RequestContext:
 
     async def respond(self, response: Response) -> None:
         """Respond in place of the server."""
+        while self._has_more_body:  # a caller that is still sending might not see the response
+            await self._receive_message()
         await response(self.scope, self.receive, self.send_unchanged)
         self.finished = True
 
@@ -285,7 +296,10 @@ class RequestContext:
 
     async def _receive_message(self) -> Message:
         message = await self._receive()
-        self._body.append(message.get("body", b""))
+        self._has_more_body = message.get("more_body", False)
+        if self._body_bytes <= MAX_RECORDED_BYTES:
+            self._body.append(message.get("body", b""))
+            self._body_bytes += len(self._body[-1])
         return message
 
     def _record(self, status: int | None) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from airflow_provider_sim.emulator.clock import iso
 from airflow_provider_sim.emulator.display import with_large_values_referred
+from airflow_provider_sim.emulator.files import Files
 from airflow_provider_sim.emulator.workflows import (
     BlockError,
     Pausing,
@@ -36,6 +37,7 @@ class Run:
     :param stuck: its server process died: it does not finish unless it is cleaned up or cancelled.
     :param refused: the message with which the start was refused; such a run does not execute but uses its run ID up.
     :param failing: the error with which it fails, whatever its workflow does.
+    :param files: the workspaces' files, of which it reads those of ``workspace_id``.
     :param hidden_polls: how many polls do not find it, and ``hidden_seconds``: for how long at least.
     """
 
@@ -56,6 +58,8 @@ class Run:
     failing: BlockError | None = None
     hidden_polls: int = 0
     hidden_seconds: float = 0.0
+    files: Files | None = None
+    workspace_id: str = ""
     swept_at: float | None = None
     cancelled_at: float | None = None
     resumed_at: float | None = None
@@ -88,10 +92,17 @@ class Run:
         if not self._decided:
             self._decided = True
             try:
-                self._outcome = self.failing or self.workflow.body(self.input)
+                self._outcome = self.failing or self.workflow.body(self._input_with_files())
             except BlockError as error:
                 self._outcome = error
         return self._outcome
+
+    def _input_with_files(self) -> dict[str, Any]:
+        """Return the input as the blocks see it: a file that was deleted before the end is a reference only."""
+        if self.files is None:
+            return self.input
+        fields = [name for name, kind in (self.workflow.inputs or {}).items() if kind == "file[]"]
+        return self.files.filled(self.input, fields, self.workspace_id, self.first_leg_ends_at)
 
     @property
     def status(self) -> str:

@@ -17,6 +17,7 @@ from airflow_provider_sim.emulator.clock import Clock
 from airflow_provider_sim.emulator.connections import Connections
 from airflow_provider_sim.emulator.fault_rules import FaultRule, Hold, Match
 from airflow_provider_sim.emulator.faults import create_fault
+from airflow_provider_sim.emulator.files import StoredFile
 from airflow_provider_sim.emulator.limits import Limits
 from airflow_provider_sim.emulator.profiles import PROFILES
 from airflow_provider_sim.emulator.request_context import RecordedRequest, Stage
@@ -71,7 +72,7 @@ class SimEmulator:
         self.other_workspace_key = self.state.keys.other_workspace.value
 
     def reset(self) -> None:
-        """Reset to the initial state: remove runs, requests, settings and the workflows of tests; keep the address."""
+        """Reset to the initial state, without the runs, files, requests, settings and workflows of a test."""
         address = ""
         if self._application is not None:
             address = self.state.base_url
@@ -97,6 +98,11 @@ class SimEmulator:
     def runs(self) -> list[Run]:
         """All runs, in the order of their starts."""
         return list(self.state.runs.values())
+
+    @property
+    def files(self) -> list[StoredFile]:
+        """The workspaces' files that are not deleted, in the order of their creation."""
+        return self.state.files.existing
 
     def runs_of(self, workflow_id: str) -> list[Run]:
         return [run for run in self.runs if run.workflow_id == workflow_id]
@@ -187,7 +193,7 @@ class SimEmulator:
         self.state.runs[run_id].resume(answer)
 
     def clear(self) -> None:
-        """Remove runs, requests and fault rules; workflows and settings stay."""
+        """Remove runs, files, requests and fault rules; workflows and settings stay."""
         self.state.clear()
 
     def start(self) -> Self:

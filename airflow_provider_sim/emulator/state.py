@@ -12,6 +12,7 @@ from typing import Any
 from airflow_provider_sim.emulator.builtin import builtin_workflows
 from airflow_provider_sim.emulator.clock import Clock
 from airflow_provider_sim.emulator.fault_rules import FaultRules
+from airflow_provider_sim.emulator.files import Files
 from airflow_provider_sim.emulator.limits import Bucket, Limits
 from airflow_provider_sim.emulator.profiles import Profile
 from airflow_provider_sim.emulator.request_context import RecordedRequest, ServerErrors
@@ -92,6 +93,7 @@ class State:
     requests: deque[RecordedRequest] = field(default_factory=lambda: deque(maxlen=100_000))
     start_listeners: list[Callable[[Run], None]] = field(default_factory=list)
     request_listeners: list[Callable[[RecordedRequest], None]] = field(default_factory=list)
+    files: Files = field(default_factory=Files)
     _active: dict[str, Run] = field(default_factory=dict)
     _by_start: list[Run] = field(default_factory=list)
 
@@ -201,6 +203,8 @@ class State:
             timeout=min(limit, timeout) if timeout else limit,
             stuck=errors.stuck,
             failing=errors.failing,
+            files=self.files,
+            workspace_id=self.workspace_id,
             hidden_polls=errors.hidden_polls,
             hidden_seconds=errors.hidden_seconds,
         )
@@ -268,8 +272,8 @@ class State:
             listener(request)
 
     def clear(self) -> None:
-        """Remove runs, requests, listeners and fault rules, and refill the buckets; workflows and settings stay."""
-        for collection in (self.runs, self._by_start, self._active, self.requests):
+        """Remove runs, files, requests, listeners and faults, and refill the buckets; workflows and settings stay."""
+        for collection in (self.runs, self._by_start, self._active, self.requests, self.files.all):
             collection.clear()
         self.start_listeners.clear()
         self.request_listeners.clear()

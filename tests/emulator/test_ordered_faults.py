@@ -801,7 +801,7 @@ MISTAKES = [
     ({"name": "server_error", "page": 1}, "server_error: page is a truth value, not 1"),
     ({"name": "redirect", "status": 200}, "200 is not a redirect status"),
     ({"name": "rate_limit", "kind": "luck"}, "unknown kind 'luck'; choose from execution, "),
-    ({"name": "stuck_run", "match": "excute"}, "match: unknown operation 'excute'; choose from billing, "),
+    ({"name": "stuck_run", "match": "excute"}, "match: unknown operation 'excute'; choose from abort_upload, "),
     ({"name": "stuck_run", "match": {"wokflow_id": "x"}}, "match has no wokflow_id; it has operation, surface, "),
     ({"name": "stuck_run", "match": {"surface": "v3"}}, "match: unknown surface 'v3'; choose from legacy, v1, v2"),
     ({"name": "stuck_run", "match": {"run_id": 3}}, "match: run_id is a text, not 3"),

@@ -89,10 +89,10 @@ def rate_headers(bucket: Bucket) -> dict[str, str]:
     }
 
 
-async def read_body(request: Request, too_large: str) -> bytes:
-    """Return the request's body, or raise an error with this message if it is larger than 10 MiB."""
+async def read_body(request: Request, too_large: str, maximum: int = MAX_BODY_BYTES) -> bytes:
+    """Return the request's body, or raise an error with this message if it is larger than ``maximum`` bytes."""
     declared = request.headers.get("content-length", "0")
-    if declared.isdigit() and int(declared) > MAX_BODY_BYTES:
+    if declared.isdigit() and int(declared) > maximum:
         raise ApiError(413, too_large)
     return await request.body()
 

@@ -14,6 +14,7 @@ from starlette.routing import Route
 from airflow_provider_sim.emulator.clock import iso
 from airflow_provider_sim.emulator.limits import Bucket
 from airflow_provider_sim.emulator.routes.wire import (
+    MAX_BODY_BYTES,
     ApiError,
     errors_of,
     find_key,
@@ -36,6 +37,7 @@ CODES = {
     404: "NOT_FOUND",
     409: "CONFLICT",
     413: "PAYLOAD_TOO_LARGE",
+    415: "UNSUPPORTED_MEDIA_TYPE",
     429: "RATE_LIMITED",
     499: "CLIENT_CLOSED_REQUEST",
     500: "INTERNAL_ERROR",
@@ -206,9 +208,9 @@ def check_run_id(run_id: str, name: str) -> None:
         raise out_of_range([name], "Run ID too long", origin="string", maximum=128)
 
 
-async def json_object(request: Request, *, optional: bool = False) -> dict[str, Any]:
+async def json_object(request: Request, *, optional: bool = False, maximum: int = MAX_BODY_BYTES) -> dict[str, Any]:
     """Return the body, which must be a JSON object; ``{}`` for an empty body that is ``optional``."""
-    raw = await read_body(request, "Request body is too large")
+    raw = await read_body(request, "Request body is too large", maximum)
     if optional and not raw:
         return {}
     try:

@@ -187,13 +187,14 @@ async def billing_status(call: Call) -> Response:
     """Get plan and credits; a workspace key receives no credits."""
     limits, personal = call.state.limits, call.key.kind == "personal"
     limit = round(200 * limits.usage_limit) if limits.billing else 200_000
-    used = round(200 * limits.usage)
+    used, stored, most = round(200 * limits.usage), call.state.files.used, call.state.files.storage_limit
+    storage = {"usedBytes": stored, "limitBytes": most, "percentUsed": 100 * stored // most}
     data = {
         "workspaceId": call.query.get("workspaceId"),
         "period": {"start": "1970-01-01T00:00:00.000Z", "end": "9999-12-31T00:00:00.000Z"},
         "plan": limits.plan.name,
         "status": "limit_exceeded" if limits.usage > limits.usage_limit else "active",
         "credits": {"used": used, "limit": limit, "remaining": limit - used} if personal else None,
-        "storage": {"usedBytes": 0, "limitBytes": 5_368_709_120, "percentUsed": 0} if personal else None,
+        "storage": storage if personal else None,
     }
     return json_response(200, {"data": data})
