@@ -58,7 +58,13 @@ class Face:
 
     def pieces(self, url: str) -> Iterator[bytes]:
         """A file's bytes, as they come."""
-        pieces = self.client.download_file(url)
+        yield from self._pieces(self.client.download_file(url))
+
+    def pieces_of_file(self, workspace_id: str, file_id: str) -> Iterator[bytes]:
+        """The bytes of a workspace's file, as they come."""
+        yield from self._pieces(self.client.download_workspace_file(workspace_id, file_id))
+
+    def _pieces(self, pieces: Any) -> Iterator[bytes]:
         if self._runner is None:
             yield from pieces
             return
