@@ -238,8 +238,11 @@ class BaseClient(ABC):
                     yield chunk
             finally:
                 await self._close(opened)
+        except exceptions.SimError as error:
+            raise self.with_connection(error)  # noqa: B904 - the same error
         except self._transport_errors as error:
-            raise self._error_for(request, seconds, error) from transport.without_frames(error)
+            failure = self._error_for(request, seconds, error)
+            raise self.with_connection(failure) from transport.without_frames(error)
 
     async def _whole_response(self, request: Request, head: Response, opened: Any) -> Response:
         chunks, size = [], 0

@@ -110,7 +110,7 @@ class FileFlows(Flows):
                 await self._transfer(session, source)
 
         options = RequestOptions(retry, timeout=TRANSFER_TIMEOUT)
-        # Each attempt has a session of its own: a transfer's URL may have expired, or storage may be half written.
+        # Each attempt creates a session: the URL of the previous transfer may have expired.
         session = await self._only_v2(
             workspace_files.create_session(file, source.size), RequestOptions(retry, then=transfer)
         )
@@ -170,7 +170,7 @@ class FileFlows(Flows):
         :param folder_path: default: the workspace's root folder.
         :param retry: default: the client's policy.
         """
-        folder = workspace_files.check_folder(folder_path)
+        folder = NewFile(workspace_id, name, folder_path=folder_path).folder_path
         filters: workspace_files.FileFilters = {"search": name[:100], "limit": workspace_files.FILES_PAGE}
         filters["folder_path"] = None if folder == "/" else folder
         while True:

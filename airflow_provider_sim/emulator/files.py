@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import re
 import shutil
@@ -64,12 +65,16 @@ class Files:
     """
 
     def __init__(self) -> None:
-        self._directory = Path(tempfile.mkdtemp(prefix="sim-emulator-"))
-        weakref.finalize(self, shutil.rmtree, self._directory, ignore_errors=True)
         self.folders = {"/"}
         self.storage_limit = 5 * 1024**3
         self.upload_url: str | None = None
         self.all: list[StoredFile] = []
+
+    @functools.cached_property
+    def _directory(self) -> Path:
+        path = Path(tempfile.mkdtemp(prefix="sim-emulator-"))
+        weakref.finalize(self, shutil.rmtree, path, ignore_errors=True)
+        return path
 
     @property
     def existing(self) -> list[StoredFile]:

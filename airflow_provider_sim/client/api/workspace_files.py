@@ -233,6 +233,6 @@ def check_transferred(request: Request, response: Response) -> None:
         message = fields.text(fields.mapping(read_json(request, response), "error"), "message")
     except SimResponseError:
         message = None
-    what = "the storage rejects it" + (f". It says {message[:2000]!r}" if message else "")
+    what = "the storage rejects it" + (f". Its message: {message[:2000]!r}" if message else "")
     is_temporary = response.status >= 500 or response.status in (408, 429)
     raise error_of(SimServerError, request, response, what, max_retries=None if is_temporary else 1)

@@ -56,18 +56,9 @@ def _check_name(call: Call, workspace_id: str, folder_path: str, name: str) -> N
 
 
 def _show(file: StoredFile) -> dict[str, Any]:
-    return {
-        "id": file.file_id,
-        "name": file.name,
-        "size": file.size,
-        "type": file.content_type,
-        "key": file.key,
-        "folderPath": file.folder_path,
-        "uploadedByEmail": "dag.author@example.com",
-        "uploadedAt": iso(file.uploaded_at),
-        "updatedAt": iso(file.uploaded_at),
-        "deletedAt": iso(file.deleted_at),
-    }
+    place = {"key": file.key, "folderPath": file.folder_path, "uploadedByEmail": "dag.author@example.com"}
+    times = {"uploadedAt": iso(file.uploaded_at), "updatedAt": iso(file.uploaded_at), "deletedAt": iso(file.deleted_at)}
+    return {"id": file.file_id, "name": file.name, "size": file.size, "type": file.content_type, **place, **times}
 
 
 @route("create_file", "POST", "/files", "files.create")
@@ -104,8 +95,7 @@ async def list_files(call: Call) -> Response:
     if cursor is not None:
         ids = [base64.b64encode(file.file_id.encode()).decode() for file in found]
         if cursor not in ids:
-            message = "cursor is not a valid pagination cursor. Restart pagination without a cursor."
-            raise ApiError(400, message)
+            raise ApiError(400, "cursor is not a valid pagination cursor. Restart pagination without a cursor.")
         found = found[ids.index(cursor) + 1 :]
     next_cursor = base64.b64encode(found[limit - 1].file_id.encode()).decode() if len(found) > limit else None
     return json_response(200, {"data": list(map(_show, found[:limit])), "nextCursor": next_cursor})
@@ -149,27 +139,18 @@ async def create_upload(call: Call) -> Response:
         message = f"Too big: expected number to be <={MAX_UPLOAD_BYTES}"
         raise middleware.out_of_range(["size"], message, maximum=MAX_UPLOAD_BYTES)
     file = _add_file(call, body, size)
-    transfer = {
-        "method": "put",
-        "url": f"{call.state.files.upload_url or call.state.base_url}/api/v2/uploads/{file.session_id}",
-        "headers": {"Content-Type": file.content_type, "upload-token": file.token},
-        "expiresAt": _show_session(file)["expiresAt"],
-    }
-    data = {"session": _show_session(file), "uploadToken": file.token, "transfer": transfer}
-    return json_response(201, {"data": data})
+    session = _show_session(file)
+    url = f"{call.state.files.upload_url or call.state.base_url}/api/v2/uploads/{file.session_id}"
+    headers = {"Content-Type": file.content_type, "upload-token": file.token}
+    transfer = {"method": "put", "url": url, "headers": headers, "expiresAt": session["expiresAt"]}
+    return json_response(201, {"data": {"session": session, "uploadToken": file.token, "transfer": transfer}})
 
 
 def _show_session(file: StoredFile) -> dict[str, Any]:
-    return {
-        "id": file.session_id,
-        "status": file.status,
-        "name": file.name,
-        "contentType": file.content_type,
-        "size": file.size,
-        "expiresAt": iso(file.uploaded_at + 24 * 3600),
-        "error": None,
-        "file": _show(file) if file.status == "completed" else None,
-    }
+    created = _show(file) if file.status == "completed" else None
+    content = {"name": file.name, "contentType": file.content_type, "size": file.size}
+    end = {"expiresAt": iso(file.uploaded_at + 24 * 3600), "error": None, "file": created}
+    return {"id": file.session_id, "status": file.status, **content, **end}
 
 
 def _upload(request: Request) -> StoredFile:
