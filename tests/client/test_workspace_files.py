@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from airflow_provider_sim.client.api import workspace_files
+from airflow_provider_sim.client.async_client import AsyncSimClient
 from airflow_provider_sim.client.retry import NO_RETRY
 from airflow_provider_sim.emulator import SimEmulator
 from airflow_provider_sim.exceptions import (
@@ -349,6 +351,40 @@ def test_truncated_content_aborts_the_upload(client, emulator, small_limit, tmp_
         client.upload_file(emulator.workspace_id, "a.bin", path)
     shortened.join()
     assert emulator.state.files.all[0].status == "aborted"
+
+
+class Killed(BaseException):
+    """As of a signal handler that ends the task."""
+
+
+class Kills(io.BytesIO):
+    """A file that kills its reader after a first read."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        if self.tell() > 0:
+            raise Killed
+        return super().read(size)
+
+
+def test_kill_aborts_the_upload(client, emulator, small_limit):
+    with pytest.raises(Killed):
+        client.upload_file(emulator.workspace_id, "a.bin", Kills(LARGE))
+    assert [upload.status for upload in emulator.state.files.all] == ["aborted"]
+
+
+@pytest.mark.parametrize("operation", ["transfer", "complete_upload"])
+def test_cancelled_task_aborts_the_upload(emulator, small_limit, operation):
+    async def cancel() -> None:
+        async with AsyncSimClient(emulator.api_key, emulator.url) as client:
+            upload = asyncio.create_task(client.upload_file(emulator.workspace_id, "a.bin", LARGE))
+            await asyncio.to_thread(hold.wait_until_held)
+            upload.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await upload
+
+    with emulator.hold(operation) as hold:
+        asyncio.run(cancel())
+    assert [upload.status for upload in emulator.state.files.all] == ["aborted"]
 
 
 MEASURED = """

@@ -93,3 +93,21 @@ def test_response_equals_the_recorded_one(recording, emulator):
     check(recording, answer)
     if '"base64": "aGVsbG8="' in json.dumps(recording.body):
         assert '"base64": "aGVsbG8="' in answer.text
+
+
+@pytest.mark.parametrize("deleted_after", [5, 15])
+def test_run_reads_files_that_exist_until_its_end(emulator, deleted_after):
+    emulator.workflow("slow_echo", inputs={"files": "file[]"}, duration=10)(lambda given: given["files"])
+    file = _add(emulator, "a.txt", 5, "text/plain", status="completed")
+    file.path.write_bytes(b"hello")
+    headers = {"X-API-Key": emulator.api_key, "X-Execution-Mode": "async"}
+    url, given = f"{emulator.url}/api/workflows/slow_echo/execute", {"files": [{"key": file.key}]}
+    requests.post(url, json=given, headers=headers, timeout=5).raise_for_status()
+    [shown] = requests.get(f"{emulator.url}/__emulator__/files", timeout=5).json()["files"]
+    assert (shown["name"], shown["size"], shown["key"]) == ("a.txt", 5, file.key)
+    emulator.clock.advance(deleted_after)
+    file.deleted_at = emulator.clock.now()
+    emulator.clock.advance(10)
+    assert emulator.runs[0].status == "completed"
+    assert emulator.runs[0].outcome[0].get("base64") == (None if deleted_after < 10 else "aGVsbG8=")
+    assert emulator.files == []
