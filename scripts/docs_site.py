@@ -1,5 +1,6 @@
-"""MkDocs hook that adds the changelog and the contributor guide, and adapts links and docstrings.
+"""MkDocs hook that adds the changelog and the contributor guide, quotes files, and adapts links and docstrings.
 
+In a code block, the comment ``# quote: PATH`` is replaced with that file of the repository.
 The address of the repository is the ``Source`` URL in ``pyproject.toml``.
 """
 
@@ -41,7 +42,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
-    """Adapt relative links: to pages of the site, or to files in the repository."""
+    """Insert quoted files, and adapt relative links: to pages of the site, or to files in the repository."""
+    markdown = re.sub(r"^# quote: (\S+)\n", lambda match: (ROOT / match[1]).read_text(), markdown, flags=re.MULTILINE)
     uri = page.file.src_uri
     return linked(markdown, source=PAGES.get(uri, f"docs/{uri}"), page=uri)
 

@@ -16,6 +16,10 @@ def _plain(value: Any) -> dict[str, Any]:
     return {"result": value, "stdout": ""}
 
 
+def _greet(given: dict[str, Any]) -> dict[str, Any]:
+    return {"content": f"Hello, {given['name']}!", "model": "emulated", "tokens": {"total": 3}}
+
+
 def _respond(key: str, status: int = 200, headers: Mapping[str, str] | None = None, **more: Any) -> Any:
     return lambda given: ResponseBlock({key: given, **more}, status, headers or {}, _plain(given))
 
@@ -61,6 +65,7 @@ def builtin_workflows() -> Iterator[Workflow]:
     def declared(name: str, body: Any, description: str, **options: Any) -> Workflow:
         return Workflow(name, body, description=description, **{"inputs": _DECLARED, **options})
 
+    yield declared("hello", _greet, "an agent that greets", inputs={"name": "string"}, block="Agent")
     yield declared("echo", _respond("echo", ok=True), "answers with its input", block="Echo")
     yield declared("echo_plain", _plain, "returns its input", block="Echo")
     yield declared(
