@@ -7,7 +7,6 @@ import itertools
 import logging
 import time
 from collections.abc import AsyncIterator
-from typing import Unpack
 
 from airflow_provider_sim.client import models
 from airflow_provider_sim.client.api import workspace_files
@@ -46,6 +45,7 @@ class FileFlows(Flows):
         Up to 50 MiB are sent in one request. Larger files are streamed in an upload session, of which nothing is left
         after an error: three requests, or more if the server's storage takes the file in parts.
 
+        :param workspace_id: ID of the workspace.
         :param name: of the file; no other file of the folder has it.
         :param content: bytes, a path object (``pathlib.Path``, ``ObjectStoragePath``), or an open binary file, which is
             read from its position and stays open. Up to 5 GiB.
@@ -167,37 +167,57 @@ class FileFlows(Flows):
     ) -> models.WorkspaceFile | None:
         """Return the file of this name in a folder; None if there is none. Requires the v2 API.
 
+        :param workspace_id: ID of the workspace.
+        :param name: the file's whole name.
         :param folder_path: default: the workspace's root folder.
         :param retry: default: the client's policy.
         """
-        folder = NewFile(workspace_id, name, folder_path=folder_path).folder_path
-        filters: workspace_files.FileFilters = {"search": name[:100], "limit": workspace_files.FILES_PAGE}
-        filters["folder_path"] = None if folder == "/" else folder
+        folder, cursor = NewFile(workspace_id, name, folder_path=folder_path).folder_path, None
         while True:
-            page = await self.list_files(workspace_id, retry=retry, **filters)
+            page = await self.list_files(
+                workspace_id,
+                folder_path=None if folder == "/" else folder,
+                search=name[:100],
+                limit=workspace_files.FILES_PAGE,
+                cursor=cursor,
+                retry=retry,
+            )
             for file in page.items:
                 if file.name == name and file.folder_path == folder:
                     return file
-            if page.next_cursor is None:
+            if (cursor := page.next_cursor) is None:
                 return None
-            filters["cursor"] = page.next_cursor
 
     async def list_files(
-        self, workspace_id: str, *, retry: RetryPolicy | None = None, **filters: Unpack[workspace_files.FileFilters]
+        self,
+        workspace_id: str,
+        *,
+        folder_path: str | None = None,
+        search: str | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+        retry: RetryPolicy | None = None,
     ) -> models.Page[models.WorkspaceFile]:
         """List one page of a workspace's files, without deleted ones. Requires the v2 API.
 
+        :param workspace_id: ID of the workspace.
+        :param folder_path: only files of this folder, such as ``/reports``.
+        :param search: only files whose name contains this text, in upper or lower case.
+        :param limit: files per page, 1 to 1000; default: 100.
+        :param cursor: ``next_cursor`` of the previous page, with the same filters; default: the first page.
         :param retry: default: the client's policy.
-        :param filters: ``folder_path``, ``search`` (a part of the name), ``sort_by`` (uploadedAt, name, size,
-            updatedAt), ``sort_order`` (asc, desc), ``limit`` (1 to 1000), ``cursor``.
         """
-        return await self._only_v2(workspace_files.list_files(workspace_id, **filters), RequestOptions(retry))
+        query = {"search": search, "limit": limit, "cursor": cursor}
+        call = workspace_files.list_files(workspace_id, folder_path=folder_path, **query)
+        return await self._only_v2(call, RequestOptions(retry))
 
     async def delete_file(self, workspace_id: str, file_id: str, *, retry: RetryPolicy | None = None) -> None:
         """Delete a file, unless it is deleted already. Requires the v2 API.
 
         Runs that have not read the file can't read it afterwards, so delete it when they have finished.
 
+        :param workspace_id: ID of the workspace.
+        :param file_id: ID of the file.
         :param retry: default: the client's policy.
         """
         try:

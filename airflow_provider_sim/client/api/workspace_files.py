@@ -7,7 +7,7 @@ import json
 import mimetypes
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypedDict, Unpack
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 from airflow_provider_sim.client import models
@@ -26,15 +26,6 @@ FILES_PAGE = 1000
 """Maximum entries of one request and of one response."""
 
 _FILES = "v2/files"
-
-
-class FileFilters(TypedDict, total=False):
-    folder_path: str | None
-    search: str | None
-    sort_by: str | None
-    sort_order: str | None
-    limit: int | None
-    cursor: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,10 +169,11 @@ def _session_call(read: Any, method: str, session: UploadSession, action: str = 
     return v2._call(read, method, path, subject, query=query, headers=headers, bucket=bucket, **attributes)
 
 
-def list_files(workspace_id: str, **filters: Unpack[FileFilters]) -> Call[models.Page[models.WorkspaceFile]]:
-    if (folder := filters.get("folder_path")) is not None:
-        check_folder(folder)
-    query = {"workspace_id": check_id("workspace_id", workspace_id), **filters}
+def list_files(
+    workspace_id: str, *, folder_path: str | None = None, **filters: Any
+) -> Call[models.Page[models.WorkspaceFile]]:
+    folder = None if folder_path is None else check_folder(folder_path)
+    query = {"workspace_id": check_id("workspace_id", workspace_id), "folder_path": folder, **filters}
     subject = f"list the files of workspace {workspace_id!r}"
     return v2._page_call(_read_file, "GET", _FILES, subject, query=query, bucket="files.list")
 
