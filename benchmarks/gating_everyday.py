@@ -17,7 +17,7 @@ from scripts.real_airflow import RealAirflow
 REAL_AIRFLOW = True
 FLOOR = Way("a trigger that knows the end of the run", "known_end", starts_it=True)
 IN_TRIGGER = Way("the same with end_from_trigger", "everyday_ends_in_trigger", starts_it=True)
-SDK = Way("@task that polls with simstudio-sdk every 5 s", "everyday_sdk", starts_it=True)
+SDK = Way("@task that polls with simstudio-sdk every 5 s", "sdk", starts_it=True)
 WAYS = (
     FLOOR,
     Way("SimExecuteWorkflowOperator, deferrable", "everyday_defaults", starts_it=True),
