@@ -92,7 +92,7 @@ audit: $(STAMP) ## Known vulnerabilities of the locked packages
 check: lint types test ## Checks that a commit must pass
 
 docs: $(STAMP) ## The documentation as a site, into site/
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 build: $(STAMP) ## Wheel and sdist into dist/
 	@rm -rf dist

@@ -36,7 +36,16 @@ def write(pytester):
 
 
 def test_page_has_the_expected_example_files():
-    assert sorted(FILES) == ["dags/letters.py", "tests/conftest.py", "tests/test_letters.py", "tests/test_servers.py"]
+    assert sorted(FILES) == [
+        "dags/finished_runs.py",
+        "dags/letters.py",
+        "dags/payments.py",
+        "tests/conftest.py",
+        "tests/test_finished_runs.py",
+        "tests/test_letters.py",
+        "tests/test_payments.py",
+        "tests/test_servers.py",
+    ]
 
 
 def test_attributes_in_the_table_exist(emulator):
@@ -131,7 +140,7 @@ def test_examples_with_a_dag(pytester, write, monkeypatch):
     for name, value in own.items():
         monkeypatch.setenv(name, value)
     assert pytester.run(sys.executable, "-m", "airflow", "db", "migrate").ret == 0
-    pytester.runpytest_subprocess("tests").assert_outcomes(passed=6)
+    pytester.runpytest_subprocess("tests").assert_outcomes(passed=10)
 
 
 def test_unknown_package_attribute_is_an_error():
