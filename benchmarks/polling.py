@@ -60,7 +60,7 @@ async def poll_alone(client: AsyncSimClient, state: RunPollState) -> WorkflowRun
     """Poll a run without sharing requests."""
     while True:
         try:
-            run = await client.get_workflow_run(state.workflow_id, state.run_id, retry=NO_RETRY)
+            run = await client.with_retry(NO_RETRY).get_workflow_run(state.workflow_id, state.run_id)
         except SimError as error:
             state.on_error(error)
         else:

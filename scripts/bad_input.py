@@ -302,7 +302,7 @@ def resume_twice(env: Environment) -> None:
     env.call("execute_workflow", "paused", {"message": "this"}, async_execution=True, run_id="my-run-1")
     context_id = sim.runs[0].context_id
     for _ in range(2):
-        env.call("resume_workflow_run", "paused", "my-run-1", context_id=context_id, input={"approved": True})
+        env.call("resume_workflow_run", "paused", "my-run-1", context_id=context_id, input_data={"approved": True})
 
 
 def resume_after_answer(env: Environment) -> None:

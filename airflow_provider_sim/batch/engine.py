@@ -223,7 +223,7 @@ class BatchEngine:
         workflow_id = self.state.workflows[index]
         value = await self.input_of(index)
         try:
-            started = await self.client.execute_with_retry(
+            started = await self.client.start_workflow_run(
                 workflow_id,
                 value,
                 async_execution=True,

@@ -17,7 +17,6 @@ from airflow_provider_sim.client import (
     LOGS_PAGE,
     STARTED_BY_API,
     AsyncSimClient,
-    RetryPolicy,
     RunStatus,
     is_rejection,
     named_workflows,
@@ -140,7 +139,7 @@ class Reconciler:
         self.state.set_status(index, ItemStatus[status.name] if status.is_terminal else ItemStatus.ACTIVE)
 
 
-async def cancel_all(client: AsyncSimClient, state: BatchState, *, retry: RetryPolicy) -> str | None:
+async def cancel_all(client: AsyncSimClient, state: BatchState) -> str | None:
     """Cancel all active runs; return the result for a log line, None if none is active."""
     active = state.indices(ItemStatus.ACTIVE, ItemStatus.SENT)[::-1]  # the first ones have probably finished
     if not active:
@@ -148,7 +147,7 @@ async def cancel_all(client: AsyncSimClient, state: BatchState, *, retry: RetryP
 
     async def cancel(index: int) -> SimError | None:
         try:
-            await client.cancel_workflow_run(state.workflows[index], state.run_id(index), retry=retry)
+            await client.cancel_workflow_run(state.workflows[index], state.run_id(index))
         except SimError as error:
             return error
         return None

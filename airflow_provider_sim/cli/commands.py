@@ -155,7 +155,7 @@ def _start(
     elif arguments.stream:
         options |= {"stream": True, "selected_outputs": arguments.select}
     started: WorkflowRun | AsyncExecutionResult | WorkflowStream
-    started = client.execute_with_retry(arguments.workflow_id, input, **options)
+    started = client.start_workflow_run(arguments.workflow_id, input, **options)
     return _read_stream(arguments, started) if isinstance(started, WorkflowStream) else started
 
 

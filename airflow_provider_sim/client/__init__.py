@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from airflow_provider_sim.client.api.workspace_files import *
     from airflow_provider_sim.client.async_client import *
     from airflow_provider_sim.client.checks import *
+    from airflow_provider_sim.client.methods import *
     from airflow_provider_sim.client.models import *
     from airflow_provider_sim.client.retry import *
     from airflow_provider_sim.client.settings import *
@@ -38,6 +39,7 @@ _NAMES = {
         "MAX_RUN_TIMEOUT RETRY_MINIMUMS SYNC_TIMEOUT check_block_ids check_run_id check_workflow_id is_retry_setting "
         "selectors_of"
     ),
+    "methods": "SyncMethods",
     "models": (
         "AsyncExecutionResult BillingStatus Cancellation Deployment Page PausePoint RateLimit "
         "RateLimitInfo RunOutput RunStatus UsageLimits Workflow WorkflowExecutionResult WorkflowRun "

@@ -11,10 +11,10 @@ import functools
 import os
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+from typing import Any, Self, TypeVar
 
 import httpx
 
@@ -23,15 +23,13 @@ from airflow_provider_sim.client.api.files import check_file_status, file_reques
 from airflow_provider_sim.client.api.http import Call, Request, Response
 from airflow_provider_sim.client.api.workspace_files import Transfer
 from airflow_provider_sim.client.base import BaseClient
-from airflow_provider_sim.client.models import AsyncExecutionResult, WorkflowExecutionResult
+from airflow_provider_sim.client.methods import AsyncMethods
 from airflow_provider_sim.client.retry import RequestOptions
-from airflow_provider_sim.client.start import Execute, StartFlows
 from airflow_provider_sim.client.stream import StreamEvent
 from airflow_provider_sim.client.transport import Reason, ca_bundle, proxy_for
 from airflow_provider_sim.client.upload_source import Part
 from airflow_provider_sim.exceptions import SimConfigurationError
 
-_P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 _NEVER_SENT = (
@@ -64,22 +62,7 @@ class AsyncWorkflowStream(AbstractAsyncContextManager["AsyncWorkflowStream"]):
         await self.close()
 
 
-_Execute = Execute[Awaitable[WorkflowExecutionResult], Awaitable[AsyncExecutionResult], Awaitable[AsyncWorkflowStream]]
-
-
-def _async(
-    flow: Callable[Concatenate[StartFlows, _P], Coroutine[Any, Any, _T]],
-) -> Callable[Concatenate[AsyncSimClient, _P], Coroutine[Any, Any, _T]]:
-    """Return the client method that performs a flow."""
-
-    @functools.wraps(flow)
-    async def method(self: AsyncSimClient, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        return await flow(StartFlows(self), *args, **kwargs)
-
-    return method
-
-
-class AsyncSimClient(BaseClient, AbstractAsyncContextManager["AsyncSimClient"]):
+class AsyncSimClient(AsyncMethods, BaseClient, AbstractAsyncContextManager["AsyncSimClient"]):
     """Asyncio client for Sim's API. An instance has one connection pool per base URL, for one event loop.
 
     See :class:`~.base.BaseClient` for its arguments.
@@ -93,34 +76,8 @@ class AsyncSimClient(BaseClient, AbstractAsyncContextManager["AsyncSimClient"]):
         super().__init__(*args, **kwargs)
         self._pools: dict[str, httpx.AsyncClient] = {}
 
-    execute_workflow: _Execute = cast(Any, _async(StartFlows.execute_workflow))
-    execute_with_retry: _Execute = cast(Any, _async(StartFlows.execute_with_retry))
-    get_workflow_run = _async(StartFlows.get_workflow_run)
-    get_workflow_result = _async(StartFlows.get_workflow_result)
-    get_output = _async(StartFlows.get_output)
-    list_workflow_runs = _async(StartFlows.list_workflow_runs)
-    list_logs = _async(StartFlows.list_logs)
-    cancel_workflow_run = _async(StartFlows.cancel_workflow_run)
-    stop_workflow_run = _async(StartFlows.stop_workflow_run)
-    get_paused_run = _async(StartFlows.get_paused_run)
-    resume_workflow_run = _async(StartFlows.resume_workflow_run)
-    get_job_status = _async(StartFlows.get_job_status)
-    get_workflow_status = _async(StartFlows.get_workflow_status)
-    validate_workflow = _async(StartFlows.validate_workflow)
-    get_workflow = _async(StartFlows.get_workflow)
-    list_workflows = _async(StartFlows.list_workflows)
-    get_deployment = _async(StartFlows.get_deployment)
-    deploy_workflow = _async(StartFlows.deploy_workflow)
-    undeploy_workflow = _async(StartFlows.undeploy_workflow)
-    rollback_workflow = _async(StartFlows.rollback_workflow)
-    list_workspaces = _async(StartFlows.list_workspaces)
-    get_usage_limits = _async(StartFlows.get_usage_limits)
-    get_billing_status = _async(StartFlows.get_billing_status)
-    get_usage = _async(StartFlows.get_usage)
-    upload_file = _async(StartFlows.upload_file)
-    find_file = _async(StartFlows.find_file)
-    list_files = _async(StartFlows.list_files)
-    delete_file = _async(StartFlows.delete_file)
+    def _client(self) -> Self:
+        return self
 
     async def download_file(self, url: str) -> AsyncIterator[bytes]:
         """As :meth:`.SimClient.download_file`."""

@@ -5,6 +5,7 @@ Everything that waits is a coroutine. In the sync client, no coroutine suspends:
 
 from __future__ import annotations
 
+import copy
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -128,6 +129,12 @@ class BaseClient(ABC):
         """
         api: Any = legacy if self.speaks_v2 is False else v2
         api.execute(workflow_id, input)
+
+    def with_retry(self, retry: RetryPolicy) -> Self:
+        """Return a copy with another retry policy; it uses this client's connections, and isn't closed."""
+        other = copy.copy(self)
+        other.settings = replace(self.settings, retry=retry)
+        return other
 
     def set_api_key(self, api_key: str) -> None:
         """Use another key from now on."""

@@ -13,7 +13,7 @@ from airflow_provider_sim.client.api import workspace_files
 from airflow_provider_sim.client.api.http import MAX_BODY_BYTES
 from airflow_provider_sim.client.api.workspace_files import NewFile, Transfer, UploadSession
 from airflow_provider_sim.client.flows import Flows
-from airflow_provider_sim.client.retry import NO_RETRY, RequestOptions, RetryPolicy
+from airflow_provider_sim.client.retry import NO_RETRY, RequestOptions
 from airflow_provider_sim.client.upload_source import Content, Part, Source
 from airflow_provider_sim.exceptions import Outcome, SimConflictError, SimError, SimInputError, SimNotFoundError
 
@@ -38,7 +38,6 @@ class FileFlows(Flows):
         *,
         content_type: str | None = None,
         folder_path: str | None = None,
-        retry: RetryPolicy | None = None,
     ) -> models.WorkspaceFile:
         """Upload a file to a workspace, at most once. Requires the v2 API.
 
@@ -51,7 +50,6 @@ class FileFlows(Flows):
             read from its position and stays open. Up to 5 GiB.
         :param content_type: MIME type; default: by the name's extension.
         :param folder_path: an existing folder, such as ``/reports``; default: the workspace's root folder.
-        :param retry: default: the client's policy.
         :raises SimConflictError: the folder has a file of this name; the code is ``FILE_EXISTS``.
         :raises SimInputError: an argument is invalid, or the content can't be read or is too large.
         :raises SimNotFoundError: the folder or the workspace doesn't exist.
@@ -62,27 +60,27 @@ class FileFlows(Flows):
         try:
             if source.size <= workspace_files.MAX_INLINE_BYTES:
                 try:
-                    return await self._upload_inline(file, source, retry)
+                    return await self._upload_inline(file, source)
                 except SimInputError as error:
                     # A proxy's limit is often lower than Sim's, and some truncate the body.
                     is_truncated = error.status == 400 and source.size > MAX_BODY_BYTES * 3 // 4
                     if error.status != 413 and not is_truncated:
                         raise
                     log.warning("%s Uploading it in a session.", error)
-            return await self._upload_in_session(file, source, retry)
+            return await self._upload_in_session(file, source)
         finally:
             await self.client.in_thread(source.close)
 
-    async def _upload_inline(self, file: NewFile, source: Source, retry: RetryPolicy | None) -> models.WorkspaceFile:
+    async def _upload_inline(self, file: NewFile, source: Source) -> models.WorkspaceFile:
         """Create the file with one request; if its response is lost, look for the file before the next attempt."""
-        policy, since = retry or self.client.settings.retry, time.time()
+        policy, since = self.client.settings.retry, time.time()
         call = await self.client.in_thread(lambda: workspace_files.create(file, source.read()))
-        options, is_lost = RequestOptions(retry, timeout=TRANSFER_TIMEOUT), False
+        options, is_lost = RequestOptions(timeout=TRANSFER_TIMEOUT), False
         for attempt in itertools.count(1):
             try:
                 return await self._only_v2(call, options)
             except SimConflictError as error:
-                if is_lost and (found := await self._find_upload(file, source.size, since, error, retry)):
+                if is_lost and (found := await self._find_upload(file, source.size, since, error)):
                     return found
                 raise
             except SimError as error:
@@ -94,31 +92,27 @@ class FileFlows(Flows):
             if attempt <= policy.max_retries:
                 await self.client.sleep(delay)
                 self.elapsed += delay
-            if found := await self._find_upload(file, source.size, since, lost, retry):
+            if found := await self._find_upload(file, source.size, since, lost):
                 return found
             if attempt > policy.max_retries or self.elapsed > policy.max_elapsed:
                 raise lost
         raise AssertionError
 
-    async def _upload_in_session(
-        self, file: NewFile, source: Source, retry: RetryPolicy | None
-    ) -> models.WorkspaceFile:
+    async def _upload_in_session(self, file: NewFile, source: Source) -> models.WorkspaceFile:
         since = time.time()
 
         async def transfer(session: UploadSession) -> None:
             async with self._aborting(session):
                 await self._transfer(session, source)
 
-        options = RequestOptions(retry, timeout=TRANSFER_TIMEOUT)
+        options = RequestOptions(timeout=TRANSFER_TIMEOUT)
         # Each attempt creates a session: the URL of the previous transfer may have expired.
-        session = await self._only_v2(
-            workspace_files.create_session(file, source.size), RequestOptions(retry, then=transfer)
-        )
+        session = await self._only_v2(workspace_files.create_session(file, source.size), RequestOptions(then=transfer))
         async with self._aborting(session):
             try:
                 return await self.request(workspace_files.complete(session), options)
             except SimError as error:
-                if error.is_retryable and (found := await self._find_upload(file, source.size, since, error, retry)):
+                if error.is_retryable and (found := await self._find_upload(file, source.size, since, error)):
                     return found
                 raise
 
@@ -150,11 +144,11 @@ class FileFlows(Flows):
             raise
 
     async def _find_upload(
-        self, file: NewFile, size: int, since: float, error: SimError, retry: RetryPolicy | None
+        self, file: NewFile, size: int, since: float, error: SimError
     ) -> models.WorkspaceFile | None:
         """Return the file that an upload without a response has created, if any; raise ``error`` if that is unknown."""
         try:
-            found = await self.find_file(file.workspace_id, file.name, folder_path=file.folder_path, retry=retry)
+            found = await self.find_file(file.workspace_id, file.name, folder_path=file.folder_path)
         except SimError as unreadable:
             raise error from unreadable
         if found is None or found.size != size:
@@ -163,14 +157,13 @@ class FileFlows(Flows):
         return found if uploaded is None or uploaded >= since - _CLOCK_TOLERANCE else None
 
     async def find_file(
-        self, workspace_id: str, name: str, *, folder_path: str | None = None, retry: RetryPolicy | None = None
+        self, workspace_id: str, name: str, *, folder_path: str | None = None
     ) -> models.WorkspaceFile | None:
         """Return the file of this name in a folder; None if there is none. Requires the v2 API.
 
         :param workspace_id: ID of the workspace.
         :param name: the file's whole name.
         :param folder_path: default: the workspace's root folder.
-        :param retry: default: the client's policy.
         """
         folder, cursor = NewFile(workspace_id, name, folder_path=folder_path).folder_path, None
         while True:
@@ -180,7 +173,6 @@ class FileFlows(Flows):
                 search=name[:100],
                 limit=workspace_files.FILES_PAGE,
                 cursor=cursor,
-                retry=retry,
             )
             for file in page.items:
                 if file.name == name and file.folder_path == folder:
@@ -196,7 +188,6 @@ class FileFlows(Flows):
         search: str | None = None,
         limit: int | None = None,
         cursor: str | None = None,
-        retry: RetryPolicy | None = None,
     ) -> models.Page[models.WorkspaceFile]:
         """List one page of a workspace's files, without deleted ones. Requires the v2 API.
 
@@ -205,23 +196,21 @@ class FileFlows(Flows):
         :param search: only files whose name contains this text, in upper or lower case.
         :param limit: files per page, 1 to 1000; default: 100.
         :param cursor: ``next_cursor`` of the previous page, with the same filters; default: the first page.
-        :param retry: default: the client's policy.
         """
         query = {"search": search, "limit": limit, "cursor": cursor}
         call = workspace_files.list_files(workspace_id, folder_path=folder_path, **query)
-        return await self._only_v2(call, RequestOptions(retry))
+        return await self._only_v2(call)
 
-    async def delete_file(self, workspace_id: str, file_id: str, *, retry: RetryPolicy | None = None) -> None:
+    async def delete_file(self, workspace_id: str, file_id: str) -> None:
         """Delete a file, unless it is deleted already. Requires the v2 API.
 
         Runs that have not read the file can't read it afterwards, so delete it when they have finished.
 
         :param workspace_id: ID of the workspace.
         :param file_id: ID of the file.
-        :param retry: default: the client's policy.
         """
         try:
-            await self._only_v2(workspace_files.delete(workspace_id, file_id), RequestOptions(retry))
+            await self._only_v2(workspace_files.delete(workspace_id, file_id))
         except SimNotFoundError as error:
             if error.code != "FILE_NOT_FOUND":
                 raise

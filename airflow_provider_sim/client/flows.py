@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NoReturn, TypeVar, Unpack
+from typing import Any, NoReturn, TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState
 
@@ -20,10 +20,12 @@ from airflow_provider_sim.client.api.http import Call
 from airflow_provider_sim.client.base import BaseClient
 from airflow_provider_sim.client.checks import selectors_of
 from airflow_provider_sim.client.models import JOB_PREFIX
-from airflow_provider_sim.client.retry import DEFAULT_OPTIONS, NO_RETRY, RequestOptions, RetryPolicy, StartStoppedError
+from airflow_provider_sim.client.retry import DEFAULT_OPTIONS, NO_RETRY, RequestOptions, StartStoppedError
 from airflow_provider_sim.exceptions import (
     Outcome,
+    SimConflictError,
     SimError,
+    SimInputError,
     SimNotFoundError,
     SimOutputError,
     SimPermissionError,
@@ -57,24 +59,25 @@ class Flows:
         run_id: str,
         *,
         include_output: bool = False,
-        selected_outputs: Sequence[str] | None = None,
+        selected_outputs: list[str] | None = None,
         job_id: str | None = None,
-        retry: RetryPolicy | None = None,
     ) -> models.WorkflowRun:
-        """Get a run, however it was started.
+        """Get a run, however it was started: its status, error, pause, times and cost.
 
-        :param run_id: the run's ID; on old servers a job's ID, too.
-        :param include_output: with the output of a completed run, as a display copy.
-        :param selected_outputs: block IDs, optionally with a path, whose outputs to add.
-        :param job_id: the run's queue entry, if its receipt has one; required on servers before v0.6.81 if its ID isn't
-            derived from the run's.
-        :param retry: default: the client's policy.
+        :param workflow_id: ID of the workflow.
+        :param run_id: ID of the run; on old servers that of a job, too.
+        :param include_output: whether to add the output of a completed run, as Sim's display copy, in which long texts
+            are truncated; :meth:`get_output` returns the raw output.
+        :param selected_outputs: block IDs, optionally with a path (``block-id.field``), whose outputs to add as
+            ``block_outputs``.
+        :param job_id: ID of the run's queue entry, if its receipt has one; required on servers before v0.6.81 if it
+            isn't derived from the run's.
         :raises SimRunNotFoundError: the run doesn't exist.
         """
         return await self.read_run(
             workflow_id,
             run_id,
-            RequestOptions(retry=retry),
+            DEFAULT_OPTIONS,
             job_id=job_id,
             include_output=include_output,
             selected_outputs=selectors_of(selected_outputs),
@@ -128,7 +131,12 @@ class Flows:
     async def get_workflow_result(
         self, workflow_id: str, run_id: str, *, job_id: str | None = None
     ) -> models.WorkflowRun:
-        """Get a completed run with its output: the raw one if the server still has it, else the display copy."""
+        """Get a completed run with its output: the raw one if the server still has it, else the display copy.
+
+        :param workflow_id: ID of the workflow.
+        :param run_id: ID of the run.
+        :param job_id: as for :meth:`get_workflow_run`.
+        """
         candidate = job_id or f"{JOB_PREFIX}{run_id.removeprefix(JOB_PREFIX)}"
         try:  # the queue entry spends no rate limit, so it is read for failed runs, too
             job = await self.request(legacy.get_job(candidate, workflow_id=workflow_id), RequestOptions(retry=NO_RETRY))
@@ -139,67 +147,122 @@ class Flows:
         return await self.get_workflow_run(workflow_id, run_id, include_output=True, job_id=job_id)
 
     async def get_output(
-        self, run: models.WorkflowRun, selected_outputs: Sequence[str] | None = None
-    ) -> models.RunOutput:
-        """Get the output of a finished run: the raw output if Sim still has it.
+        self, workflow_id: str, run_id: str, *, selected_outputs: list[str] | None = None, job_id: str | None = None
+    ) -> Any:
+        """Get the output of a completed run, however it was started.
 
-        :param selected_outputs: block IDs, optionally with a path, whose outputs to get instead, as a dict.
+        For a day after the run, it is the raw output; later, Sim only has a display copy, in which strings over 15,000
+        characters are truncated and values under names such as ``password`` are redacted; a warning is logged.
+
+        :param workflow_id: ID of the workflow.
+        :param run_id: ID of the run.
+        :param selected_outputs: block IDs, optionally with a path (``block-id.field``), whose outputs to get instead,
+            as a dict by selector.
+        :param job_id: as for :meth:`get_workflow_run`.
+        :raises SimConflictError: the run has not finished.
         :raises SimRunFailedError: the run failed.
         :raises SimRunCancelledError: the run was cancelled.
+        :raises SimRunNotFoundError: the run doesn't exist.
         :raises SimOutputError: a selector has no output.
+        """
+        if selectors := selectors_of(selected_outputs):
+            run = await self.get_workflow_run(workflow_id, run_id, selected_outputs=selectors, job_id=job_id)
+        else:
+            run = await self.get_workflow_result(workflow_id, run_id, job_id=job_id)
+        run.raise_for_status()
+        if run.status is not models.RunStatus.COMPLETED:
+            raise run.error_as(SimConflictError, f"is {run.status} and has no output before it is completed.")
+        if selectors:
+            return _selected(run, selectors)
+        if run.output_is_display_copy:
+            log.warning("The output of run %s is Sim's display copy; Sim no longer has the raw output.", run_id)
+        return run.output
+
+    async def get_run_output(
+        self, run: models.WorkflowRun, selected_outputs: str | Sequence[str] | None = None
+    ) -> models.RunOutput:
+        """Get the output of a run that was read: its own if that is raw, else as :meth:`get_output`.
+
+        :param run: the finished run.
+        :param selected_outputs: as for :meth:`get_output`.
+        :raises SimError: as :meth:`get_output`.
         """
         run.raise_for_status()
         workflow_id, run_id = run.workflow_id or "", run.run_id or ""
         if selectors := selectors_of(selected_outputs):
             read = await self.get_workflow_run(workflow_id, run_id, selected_outputs=selectors)
-            outputs = read.block_outputs or {}
-            if missing := [name for name in selectors if name not in outputs]:  # Sim doesn't report them
-                raise run.error_as(
-                    SimOutputError,
-                    f"has no block output {', '.join(missing)}. Without stream=True, selected_outputs requires block"
-                    " IDs, optionally with a path (block-id.field), not block names.",
-                )
-            return models.RunOutput(value={name: outputs[name] for name in selectors})
+            return models.RunOutput(value=_selected(read, selectors))
         if not isinstance(run, models.WorkflowExecutionResult) and (run.output is None or run.output_is_display_copy):
             run = await self.get_workflow_result(workflow_id, run_id)
             run.raise_for_status()
         return models.RunOutput(value=run.output, is_display_copy=run.output_is_display_copy)
 
     async def list_workflow_runs(
-        self, workflow_id: str, *, retry: RetryPolicy | None = None, **filters: Unpack[v2.RunFilters]
+        self,
+        workflow_id: str,
+        *,
+        status: str | None = None,
+        trigger: str | None = None,
+        start_date: str | float | None = None,
+        end_date: str | float | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+        order: str | None = None,
     ) -> models.Page[models.WorkflowRun]:
         """List one page of a workflow's runs; queued runs are not listed. Requires the v2 API.
 
-        :param retry: default: the client's policy.
-        :param filters: ``status`` (pending, running, completed, failed, cancelled, paused), ``trigger``,
-            ``start_date`` and ``end_date`` (ISO 8601 with Z, or seconds since the epoch), ``limit`` (1 to 100),
-            ``cursor``, ``order`` (desc, asc).
+        :param workflow_id: ID of the workflow.
+        :param status: only these runs: ``pending``, ``running``, ``paused``, ``completed``, ``failed`` or
+            ``cancelled``.
+        :param trigger: only runs that were started this way, such as ``api``, ``schedule`` or ``manual``.
+        :param start_date: only runs started since then: ISO 8601 with Z, or seconds since the epoch.
+        :param end_date: only runs started until then, as ``start_date``.
+        :param limit: runs per page, 1 to 100; default: 50.
+        :param cursor: ``next_cursor`` of the previous page, with the same filters; default: the first page.
+        :param order: by start: ``desc`` (default) or ``asc``.
         :raises SimUnsupportedError: the server has no v2 API, as for all methods that require it.
         """
-        return await self._only_v2(v2.list_runs(workflow_id, **filters), RequestOptions(retry=retry))
+        filters = {"status": status, "trigger": trigger, "start_date": start_date, "end_date": end_date}
+        return await self._only_v2(v2.list_runs(workflow_id, **filters, limit=limit, cursor=cursor, order=order))
 
     async def list_logs(
-        self, workspace_id: str, *, retry: RetryPolicy | None = None, **filters: Unpack[v2.LogFilters]
+        self,
+        workspace_id: str | None = None,
+        *,
+        workflow_ids: list[str] | None = None,
+        triggers: list[str] | None = None,
+        start_date: str | float | None = None,
+        end_date: str | float | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+        order: str | None = None,
     ) -> models.Page[models.WorkflowRun]:
         """List one page of a workspace's runs; queued runs are not listed. Requires the v2 API.
 
         A run that waits for a person is ``pending`` here; :meth:`get_workflow_run` returns ``paused``.
 
-        :param retry: default: the client's policy.
-        :param filters: ``workflow_ids`` and ``triggers`` (iterables), ``start_date`` and ``end_date`` (ISO 8601 with Z,
-            or seconds since the epoch; both of a run's start), ``limit`` (1 to 1000), ``cursor``, ``order``.
+        :param workspace_id: ID of the workspace; default: the connection's, else the only one of the key.
+        :param workflow_ids: only runs of these workflows.
+        :param triggers: only runs that were started these ways, such as ``api``, ``schedule`` or ``manual``.
+        :param start_date: only runs started since then: ISO 8601 with Z, or seconds since the epoch.
+        :param end_date: only runs started until then, as ``start_date``.
+        :param limit: runs per page, 1 to 1000; default: 100.
+        :param cursor: ``next_cursor`` of the previous page, with the same filters; default: the first page.
+        :param order: by start: ``desc`` (default) or ``asc``.
+        :raises SimInputError: the key can access several workspaces, and neither names one.
         """
-        return await self._only_v2(v2.list_logs(workspace_id, **filters), RequestOptions(retry=retry))
+        filters = {"workflow_ids": workflow_ids, "triggers": triggers, "start_date": start_date, "end_date": end_date}
+        workspace_id = workspace_id or await self._default_workspace()
+        return await self._only_v2(v2.list_logs(workspace_id, **filters, limit=limit, cursor=cursor, order=order))
 
-    async def cancel_workflow_run(
-        self, workflow_id: str, run_id: str, *, retry: RetryPolicy | None = None
-    ) -> models.Cancellation:
+    async def cancel_workflow_run(self, workflow_id: str, run_id: str) -> models.Cancellation:
         """Request the cancellation of a run; only its status shows whether it was cancelled.
 
-        :param retry: default: the client's policy.
-        :raises SimUnsupportedError: the server is older than v0.5.44.
+        :param workflow_id: ID of the workflow.
+        :param run_id: ID of the run.
+        :raises SimRunNotFoundError: the run doesn't exist.
         """
-        return await self._cancel(workflow_id, run_id, RequestOptions(retry=retry))
+        return await self._cancel(workflow_id, run_id, DEFAULT_OPTIONS)
 
     async def _cancel(self, workflow_id: str, run_id: str, options: RequestOptions) -> models.Cancellation:
         try:
@@ -215,19 +278,20 @@ class Flows:
         return cancellation
 
     async def stop_workflow_run(
-        self, workflow_id: str, run_id: str, *, job_id: str | None = None, retry: RetryPolicy | None = None
+        self, workflow_id: str, run_id: str, *, job_id: str | None = None
     ) -> models.Cancellation:
         """Cancel a run, also one whose start may be in flight, and get its status.
 
+        The retry policy also limits how long to look for the run.
+
+        :param workflow_id: ID of the workflow.
+        :param run_id: ID of the run.
         :param job_id: as for :meth:`get_workflow_run`.
-        :param retry: default: the client's policy; also limits how long to look for the run.
         :raises SimRunNotFoundError: the run doesn't exist.
-        :raises SimUnsupportedError: the server is older than v0.5.44.
         """
-        options = RequestOptions(retry=retry, retry_on=(SimRunNotFoundError,))
-        cancellation = await self._cancel(workflow_id, run_id, options)
+        cancellation = await self._cancel(workflow_id, run_id, RequestOptions(retry_on=(SimRunNotFoundError,)))
         try:
-            run = await self.get_workflow_run(workflow_id, run_id, job_id=job_id, retry=NO_RETRY)
+            run = await self.read_run(workflow_id, run_id, RequestOptions(NO_RETRY), job_id=job_id)
         except SimError:
             return cancellation
         return replace(cancellation, status=run.status)
@@ -237,6 +301,8 @@ class Flows:
 
         If the server, or the key, can't list them: the one at which the run waits now, without these.
 
+        :param workflow_id: ID of the workflow.
+        :param run_id: ID of the run.
         :raises SimRunNotFoundError: the run doesn't exist.
         """
         try:
@@ -250,52 +316,91 @@ class Flows:
         return models.PausedRun(run_id=run_id, points=(point,))
 
     async def resume_workflow_run(
-        self, workflow_id: str, run_id: str, *, context_id: str, input: Any = None
+        self, workflow_id: str, run_id: str, *, context_id: str, input_data: Any = None
     ) -> models.RunStatus:
         """Answer a human pause, and return the run's status; the run keeps its ID.
 
-        :param context_id: the pause point, from the run's ``paused.context_id``.
-        :param input: the answer, as the pause block's fields.
+        :param workflow_id: ID of the workflow.
+        :param run_id: ID of the paused run.
+        :param context_id: ID of the pause point, from the run's ``paused.context_id``.
+        :param input_data: the answer: the pause block's fields as an object.
         :raises SimConflictError: the pause was answered already.
         """
-        return await self.either_api(lambda api: api.resume_run(workflow_id, run_id, context_id, input))
+        return await self.either_api(lambda api: api.resume_run(workflow_id, run_id, context_id, input_data))
 
     async def get_job_status(self, job_id: str) -> models.WorkflowRun:
-        """Get a run by its queue entry, which Sim keeps for a day after the run's end.
+        """Get an async run by its queue entry, which Sim keeps for a day after the run's end, with its raw output.
 
         The status is the run's: the queue entry of a cancelled or paused run is ``completed``.
+
+        :param job_id: ``task_id`` of the run's receipt.
+        :raises SimRunNotFoundError: there is no such entry, or not any more.
         """
         return await self.request(legacy.get_job(job_id))
 
     async def get_workflow_status(self, workflow_id: str) -> models.Deployment:
-        """Get whether a workflow is deployed."""
+        """Get whether a workflow is deployed, since when, and whether its draft has changed since.
+
+        :param workflow_id: ID of the workflow.
+        :raises SimNotFoundError: the workflow doesn't exist, or the key may not see it.
+        """
         return await self.request(legacy.get_workflow_status(workflow_id))
 
     async def validate_workflow(self, workflow_id: str) -> bool:
-        """Return whether a workflow can be run; False also if that can't be found out."""
+        """Return whether a workflow is deployed and can be run; False also if that can't be found out.
+
+        :param workflow_id: ID of the workflow.
+        """
         try:
             return (await self.get_workflow_status(workflow_id)).is_deployed
         except SimError:
             return False
 
-    async def get_workflow(self, workflow_id: str, *, retry: RetryPolicy | None = None) -> models.Workflow:
-        """Get a workflow's name, workspace and declared inputs.
+    async def get_workflow(self, workflow_id: str) -> models.Workflow:
+        """Get a workflow's name, workspace, and the names and types of its declared inputs.
 
-        :param retry: default: the client's policy.
+        :param workflow_id: ID of the workflow.
+        :raises SimNotFoundError: the workflow doesn't exist, or the key may not see it.
         """
-        return await self.either_api(lambda api: api.get_workflow(workflow_id), RequestOptions(retry=retry))
+        return await self.either_api(lambda api: api.get_workflow(workflow_id))
 
     async def list_workflows(
-        self, workspace_id: str, **filters: Unpack[v2.WorkflowFilters]
+        self,
+        workspace_id: str | None = None,
+        *,
+        deployed_only: bool = False,
+        limit: int | None = None,
+        cursor: str | None = None,
     ) -> models.Page[models.Workflow]:
         """List one page of a workspace's workflows, without their inputs. Requires the v2 API.
 
-        :param filters: ``deployed_only`` (leave out workflows that are not deployed), ``limit``, ``cursor``.
+        :param workspace_id: ID of the workspace; default: the connection's, else the only one of the key.
+        :param deployed_only: whether to leave out workflows that are not deployed.
+        :param limit: workflows per page, 1 to 100; default: 50.
+        :param cursor: ``next_cursor`` of the previous page; default: the first page.
+        :raises SimInputError: the key can access several workspaces, and neither names one.
         """
-        return await self._only_v2(v2.list_workflows(workspace_id, **filters))
+        workspace_id = workspace_id or await self._default_workspace()
+        query = {"deployed_only": deployed_only, "limit": limit, "cursor": cursor}
+        return await self._only_v2(v2.list_workflows(workspace_id, **query))
+
+    async def _default_workspace(self) -> str:
+        if (of_connection := self.client.settings.workspace_id) is not None:
+            return of_connection
+        spaces = (await self.list_workspaces()).items
+        if len(spaces) == 1:
+            return spaces[0].workspace_id
+        names = ", ".join(f"{space.workspace_id} ({space.name})" for space in spaces)
+        raise SimInputError(
+            f"The API key can access {len(spaces)} workspaces: {names}. Pass a workspace_id, or set the connection's"
+            " extra workspace_id."
+        )
 
     async def get_deployment(self, workflow_id: str) -> models.Deployment:
-        """Get a workflow's live version and its latest deployment attempt. Requires the v2 API."""
+        """Get a workflow's live version and its latest deployment attempt. Requires the v2 API.
+
+        :param workflow_id: ID of the workflow.
+        """
         return await self._only_v2(v2.deployment(workflow_id))
 
     async def deploy_workflow(
@@ -303,19 +408,26 @@ class Flows:
     ) -> models.Deployment:
         """Deploy a workflow's draft as a new version; Sim does it in the background. Requires the v2 API.
 
-        :param name: of the version, up to 100 characters.
-        :param description: of the version.
+        :meth:`get_deployment` shows when it is live.
+
+        :param workflow_id: ID of the workflow.
+        :param name: name of the version, up to 100 characters.
+        :param description: description of the version.
         :raises SimPermissionError: the key is not a workspace admin's personal key.
         """
         return await self._only_v2(v2.deployment(workflow_id, "deploy", name=name, description=description))
 
     async def undeploy_workflow(self, workflow_id: str) -> models.Deployment:
-        """Undeploy a workflow. Requires the v2 API, and the same key as :meth:`deploy_workflow`."""
+        """Undeploy a workflow. Requires the v2 API, and the same key as :meth:`deploy_workflow`.
+
+        :param workflow_id: ID of the workflow.
+        """
         return await self._only_v2(v2.deployment(workflow_id, "undeploy"))
 
     async def rollback_workflow(self, workflow_id: str, version: int | None = None) -> models.Deployment:
         """Deploy an earlier version. Requires the v2 API, and the same key as :meth:`deploy_workflow`.
 
+        :param workflow_id: ID of the workflow.
         :param version: its number; default: the one before the live one.
         """
         return await self._only_v2(v2.deployment(workflow_id, "rollback", version=version))
@@ -325,7 +437,7 @@ class Flows:
         return await self._only_v2(v2.list_workspaces())
 
     async def get_usage_limits(self) -> models.UsageLimits:
-        """Get limits and usage of the key's owner; of a workspace key, those of its creator."""
+        """Get rate limits, cost in US dollars and plan of the key's owner; of a workspace key, of its creator."""
         return await self.request(legacy.get_usage_limits())
 
     async def get_billing_status(self) -> models.BillingStatus:
@@ -409,6 +521,18 @@ class Flows:
             return result
         except SimError as error:
             raise self.client.with_connection(error).with_traceback(None) from error.__cause__
+
+
+def _selected(run: models.WorkflowRun, selectors: Sequence[str]) -> dict[str, Any]:
+    """Return the outputs of a run's blocks by their selectors."""
+    outputs = run.block_outputs or {}
+    if missing := [name for name in selectors if name not in outputs]:  # Sim doesn't report them
+        raise run.error_as(
+            SimOutputError,
+            f"has no block output {', '.join(missing)}. Without stream=True, selected_outputs requires block IDs,"
+            " optionally with a path (block-id.field), not block names.",
+        )
+    return {name: outputs[name] for name in selectors}
 
 
 class _Attempts:

@@ -28,6 +28,7 @@ class ClientSettings:
     """Settings of both clients: the arguments of :class:`~.base.BaseClient`, and the connection.
 
     :param connection: ID of the Airflow connection that the settings come from; errors name it.
+    :param workspace_id: the connection's workspace, the default of methods that list what is in one.
     :raises SimConfigurationError: a setting is invalid.
     """
 
@@ -38,6 +39,7 @@ class ClientSettings:
     verify: bool | str = True
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     connection: str | None = None
+    workspace_id: str | None = None
 
     def __post_init__(self) -> None:
         try:

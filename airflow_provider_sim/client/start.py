@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Container, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Container, Sequence
 from dataclasses import fields, replace
 from typing import Any, Literal, Protocol, TypeVar, overload
 
@@ -36,12 +36,9 @@ FIND_RUN_RETRIES = RetryPolicy(max_retries=1000, initial_delay=1.0, max_delay=10
 _FIND_RUN_ELAPSED = FIND_RUN_RETRIES.max_elapsed - FIND_RUN_RETRIES.max_delay * (1 + FIND_RUN_RETRIES.jitter)
 
 
-_RETRY_OPTIONS = ("max_retries", "initial_delay", "max_delay", "backoff_multiplier", "retry_on_rate_limit")
-
 _Result = TypeVar("_Result", covariant=True)
 _Receipt = TypeVar("_Receipt", covariant=True)
 _Stream = TypeVar("_Stream", covariant=True)
-_Off = Literal[False] | None
 
 
 class Execute(Protocol[_Result, _Receipt, _Stream]):
@@ -49,98 +46,209 @@ class Execute(Protocol[_Result, _Receipt, _Stream]):
 
     @overload
     def __call__(
-        self, workflow_id: str, input: Any = ..., *, async_execution: Literal[True], **options: Any
+        self, workflow_id: str, input_data: Any = ..., *, async_execution: Literal[True], **options: Any
     ) -> _Receipt: ...
     @overload
-    def __call__(self, workflow_id: str, input: Any = ..., *, stream: Literal[True], **options: Any) -> _Stream: ...
+    def __call__(
+        self, workflow_id: str, input_data: Any = ..., *, stream: Literal[True], **options: Any
+    ) -> _Stream: ...
     @overload
     def __call__(
-        self, workflow_id: str, input: Any = ..., *, async_execution: _Off = ..., stream: _Off = ..., **options: Any
+        self,
+        workflow_id: str,
+        input_data: Any = ...,
+        *,
+        async_execution: Literal[False] = ...,
+        stream: Literal[False] = ...,
+        **options: Any,
     ) -> _Result: ...
     @overload
-    def __call__(self, workflow_id: str, input: Any = ..., **options: Any) -> _Result | _Receipt | _Stream: ...
+    def __call__(self, workflow_id: str, input_data: Any = ..., **options: Any) -> _Result | _Receipt | _Stream: ...
 
 
 class StartFlows(FileFlows):
     """The flows that start a run, and those of :class:`.FileFlows` and :class:`.Flows`."""
 
-    def execute_workflow(self, /, workflow_id: str, input: Any = None, **options: Any) -> Coroutine[Any, Any, Any]:
-        """Run a deployed workflow, without retries.
+    async def execute_workflow(
+        self,
+        workflow_id: str,
+        input_data: Any = None,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109
+        stream: bool = False,
+        selected_outputs: list[str] | None = None,
+        async_execution: bool = False,
+        run_id: str | None = None,
+        run_timeout: int | None = None,
+    ) -> Any:
+        """Run a deployed workflow with one request, and return its result: status, output, error, duration and cost.
 
-        Returns a :class:`~.models.WorkflowExecutionResult`; with ``stream``, a :class:`~.sync_client.WorkflowStream`;
-        with ``async_execution``, an :class:`~.models.AsyncExecutionResult`.
+        A run that failed or was cancelled is a result, too: check ``success``. There are no retries, so an error of the
+        connection leaves open whether the workflow runs; :meth:`execute_with_retry` finds out.
 
-        :param workflow_id: the workflow.
-        :param input: the Start block's fields as a dict; any other value arrives as the field ``input``.
-        :param timeout: seconds to wait for the response; default: 3600 for sync and streamed executions.
-        :param stream: return the output as it arrives.
-        :param selected_outputs: with ``stream``, the block outputs to stream: ``Block name.path``.
-        :param async_execution: queue the run and return a receipt.
-        :param run_id: the run's ID, 1 to 128 of ``A-Za-z0-9._:-``; default: a random one.
-        :param run_timeout: with ``async_execution``, seconds after which the server stops the run.
-        :raises SimError: see :mod:`airflow_provider_sim.exceptions`. A run that failed or was cancelled is a result.
+        :param workflow_id: ID of the workflow: the last part of its URL in Sim's editor.
+        :param input_data: the workflow's input: an object with the fields that its Start block declares. Any other
+            value arrives as the field ``input``.
+        :param timeout: seconds to wait for the response; default: 3600, or the connection's timeout if
+            ``async_execution``.
+        :param stream: whether to return the output as it arrives, as an iterator of events.
+        :param selected_outputs: the block outputs to stream, as ``Block name.path``; requires ``stream``.
+        :param async_execution: whether to queue the run and return its receipt at once, with ``run_id`` and
+            ``task_id``.
+        :param run_id: ID of the new run: 1 to 128 letters, digits, dots, underscores, colons and hyphens; default: a
+            random one.
+        :param run_timeout: seconds after which Sim stops the run, up to 604800; requires ``async_execution``.
+        :returns: a :class:`~.models.WorkflowExecutionResult`; with ``stream``, a :class:`~.sync_client.WorkflowStream`;
+            with ``async_execution``, an :class:`~.models.AsyncExecutionResult`.
+        :raises SimError: the workflow could not be started, or its result not be read. ``code`` has the reason, such as
+            ``UNAUTHORIZED``, ``NOT_FOUND``, ``WORKFLOW_NOT_DEPLOYED``, ``INVALID_INPUT``, ``RATE_LIMIT_EXCEEDED``,
+            ``USAGE_LIMIT_EXCEEDED`` or ``TIMEOUT``; see :mod:`airflow_provider_sim.exceptions`.
         """
-        return self._start(workflow_id, input, None, **options)
+        return await self._start(
+            workflow_id,
+            input_data,
+            NO_RETRY,
+            RunIds(run_id),
+            timeout=timeout,
+            stream=stream,
+            selected_outputs=selected_outputs,
+            async_execution=async_execution,
+            run_timeout=run_timeout,
+        )
 
-    def execute_with_retry(self, /, workflow_id: str, input: Any = None, **options: Any) -> Coroutine[Any, Any, Any]:
-        """Run a deployed workflow once, with retries that can't start it twice.
+    async def execute_with_retry(
+        self,
+        workflow_id: str,
+        input_data: Any = None,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109
+        stream: bool = False,
+        selected_outputs: list[str] | None = None,
+        async_execution: bool = False,
+        run_id: str | None = None,
+        run_timeout: int | None = None,
+        max_retries: int | None = None,
+        initial_delay: float | None = None,
+        max_delay: float | None = None,
+        backoff_multiplier: float | None = None,
+    ) -> Any:
+        """Run a deployed workflow once, with retries that can't start it twice, and return its result.
 
-        If a response is lost, the client looks for the run and re-attaches to it: the result may then be of a run that
-        is still active, for which :meth:`get_workflow_run` polls.
+        Rejected starts are retried after Sim's ``Retry-After``, or after a growing delay. If a response is lost, the
+        client looks for the run and re-attaches to it: the result may then be of a run that is still active, for which
+        :meth:`get_workflow_run` polls.
 
-        :param max_retries: retries after the first attempt; default of this and the next three: the client's policy.
-        :param initial_delay: seconds before the first retry, unless Sim sends a Retry-After.
+        :param workflow_id: ID of the workflow: the last part of its URL in Sim's editor.
+        :param input_data: the workflow's input: an object with the fields that its Start block declares. Any other
+            value arrives as the field ``input``.
+        :param timeout: seconds to wait for each response; default: 3600, or the connection's timeout if
+            ``async_execution``.
+        :param stream: whether to return the output as it arrives, as an iterator of events.
+        :param selected_outputs: the block outputs to stream, as ``Block name.path``; requires ``stream``.
+        :param async_execution: whether to queue the run and return its receipt at once, with ``run_id`` and
+            ``task_id``.
+        :param run_id: ID of the new run, as for :meth:`execute_workflow`; a retry can't replace it. Default: random
+            ones.
+        :param run_timeout: seconds after which Sim stops the run, up to 604800; requires ``async_execution``.
+        :param max_retries: retries after the first attempt; default of this and the next three: the connection's.
+        :param initial_delay: seconds before the first retry, unless Sim sends ``Retry-After``.
         :param max_delay: upper limit of the growing delay in seconds.
-        :param backoff_multiplier: factor by which the delay grows.
-        :param retry_on_rate_limit: False raises rate-limit errors at once.
-        :param options: as for :meth:`execute_workflow`, and: ``run_id`` may be an endless iterator of IDs, of which
-            each attempt that needs a new one takes the next, just before it is sent; ``deadline``, seconds since the
-            epoch after which no retry starts; ``stop``, a :class:`~.retry.StopToken` that keeps further
-            attempts from being sent; ``unsent_ids``, IDs that were not used before this call, so if Sim rejects one of
-            them as used, it belongs to another run.
-        :raises SimError: the last attempt's error.
+        :param backoff_multiplier: factor by which the delay grows with each retry, at least 1.
+        :returns: as :meth:`execute_workflow`.
+        :raises SimError: the last attempt's error, as of :meth:`execute_workflow`.
+        """
+        retry = {"max_retries": max_retries, "initial_delay": initial_delay, "max_delay": max_delay}
+        return await self._start(
+            workflow_id,
+            input_data,
+            self.client.settings.retry.adjusted(**retry, backoff_multiplier=backoff_multiplier),
+            RunIds(run_id),
+            timeout=timeout,
+            stream=stream,
+            selected_outputs=selected_outputs,
+            async_execution=async_execution,
+            run_timeout=run_timeout,
+            unsent_ids=(),
+        )
+
+    async def start_workflow_run(
+        self,
+        workflow_id: str,
+        input_data: Any = None,
+        *,
+        run_id: RunId | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109
+        stream: bool = False,
+        selected_outputs: Sequence[str] | None = None,
+        async_execution: bool = False,
+        run_timeout: int | None = None,
+        deadline: float | None = None,
+        stop: StopToken | None = None,
+        unsent_ids: Container[str] = (),
+        retry_on_rate_limit: bool | None = None,
+    ) -> Any:
+        """Start a run as :meth:`execute_with_retry` does, for callers that persist its ID or can be killed.
+
+        The parameters that aren't listed are those of :meth:`execute_workflow`.
+
+        :param run_id: an ID, or an endless iterator of IDs, of which each attempt that needs a new one takes the next,
+            just before it is sent.
+        :param deadline: seconds since the epoch after which no retry starts.
+        :param stop: keeps further attempts from being sent.
+        :param unsent_ids: IDs that were not used before this call, so if Sim rejects one of them as used, it belongs to
+            another run.
+        :param retry_on_rate_limit: False raises rate-limit errors at once; default: the client's policy.
         :raises StartStoppedError: ``stop`` was set.
         """
-        policy = self.client.settings.retry.adjusted(**{name: options.pop(name, None) for name in _RETRY_OPTIONS})
-        return self._start(workflow_id, input, policy, **options)
+        return await self._start(
+            workflow_id,
+            input_data,
+            self.client.settings.retry.adjusted(retry_on_rate_limit=retry_on_rate_limit),
+            RunIds(run_id),
+            timeout=timeout,
+            stream=stream,
+            selected_outputs=selected_outputs,
+            async_execution=async_execution,
+            run_timeout=run_timeout,
+            deadline=deadline,
+            stop=stop,
+            unsent_ids=unsent_ids,
+        )
 
     async def _start(
         self,
         workflow_id: str,
-        input: Any,
-        retry: RetryPolicy | None,
+        input_data: Any,
+        retry: RetryPolicy,
+        ids: RunIds,
         *,
-        timeout: float | None = None,  # noqa: ASYNC109
-        stream: bool | None = None,
+        stream: bool,
+        timeout: float | None,  # noqa: ASYNC109
         selected_outputs: Sequence[str] | None = None,
-        async_execution: bool | None = None,
-        run_id: RunId | None = None,
+        async_execution: bool = False,
         run_timeout: int | None = None,
         deadline: float | None = None,
         stop: StopToken | None = None,
         unsent_ids: Container[str] | None = None,
     ) -> Any:
-        """Start a workflow; without ``retry``, send one request, and don't look for the run if it is unanswered."""
+        """Start a workflow; without ``unsent_ids``, don't look for the run if a request is unanswered."""
+        options = RequestOptions(retry, run_ids=ids, stop=stop, timeout=timeout, stream=bool(stream), deadline=deadline)
         selectors = selectors_of(selected_outputs)
-        check_options(bool(stream), selectors, bool(async_execution), run_timeout)
-        ids = RunIds(run_id)
-        options = RequestOptions(
-            retry or NO_RETRY, run_ids=ids, stop=stop, timeout=timeout, stream=bool(stream), deadline=deadline
-        )
+        check_options(options.stream, selectors, bool(async_execution), run_timeout)
 
         def call(api: Any) -> Any:
-            mode = {"async_execution": bool(async_execution), "stream": bool(stream)}
+            mode = {"async_execution": bool(async_execution), "stream": options.stream}
             settings = {"run_timeout": run_timeout, "selected_outputs": selectors}
-            return api.execute(workflow_id, input, run_id=ids.current, **mode, **settings)
+            return api.execute(workflow_id, input_data, run_id=ids.current, **mode, **settings)
 
         unanswered: set[str | None] = set()
 
         async def must_start_again(state: RetryCallState) -> bool:
             """Look for the run after an unknown outcome; a run that was found becomes the attempt's result."""
             error = state.outcome.exception() if state.outcome else None
-            if retry is None or not isinstance(error, SimError) or not _may_have_started(error):
+            if unsent_ids is None or not isinstance(error, SimError) or not _may_have_started(error):
                 return False
-            if _is_foreign(error, unanswered, unsent_ids or ()):
+            if _is_foreign(error, unanswered, unsent_ids):
                 if ids.can_renew:
                     ids.renew()
                     log.warning("Run ID %s belongs to another run: starting run %s.", error.run_id, ids.current)
@@ -172,7 +280,7 @@ class StartFlows(FileFlows):
         except SimError as error:
             raise error.with_traceback(None) from error.__cause__
         Metric.RUN_STARTED.incr()
-        if stream and isinstance(started, WorkflowExecutionResult):
+        if options.stream and isinstance(started, WorkflowExecutionResult):
             return self.client.open_stream(_only(StreamEnd(started, streamed=False)))
         return started
 

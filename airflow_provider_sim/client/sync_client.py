@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from http.cookiejar import DefaultCookiePolicy
-from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+from typing import Any, Self, TypeVar
 from weakref import WeakSet
 
 import requests
@@ -19,14 +18,12 @@ from airflow_provider_sim.client.api.files import check_file_status, file_reques
 from airflow_provider_sim.client.api.http import Request, Response
 from airflow_provider_sim.client.api.workspace_files import Transfer
 from airflow_provider_sim.client.base import BaseClient
-from airflow_provider_sim.client.models import AsyncExecutionResult, WorkflowExecutionResult
+from airflow_provider_sim.client.methods import SyncMethods, perform
 from airflow_provider_sim.client.settings import ClientSettings
-from airflow_provider_sim.client.start import Execute, StartFlows
 from airflow_provider_sim.client.stream import StreamEvent
 from airflow_provider_sim.client.transport import Reason, ca_bundle, innermost_reason, proxy_for
 from airflow_provider_sim.client.upload_source import Part
 
-_P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 _NEVER_SENT = (ConnectTimeout, SSLError, ProxyError, InvalidURL, InvalidProxyURL)
@@ -53,39 +50,14 @@ class WorkflowStream(contextlib.AbstractContextManager["WorkflowStream"]):
         self.close()
 
 
-_Execute = Execute[WorkflowExecutionResult, AsyncExecutionResult, WorkflowStream]
-
-
-def _perform(flow: Awaitable[_T]) -> _T:
-    """Return the result of a flow that never suspends, as all of a sync client."""
-    try:
-        flow.__await__().send(None)
-    except StopIteration as end:
-        result: _T = end.value
-        return result
-    raise AssertionError("a flow of the sync client was suspended")
-
-
 def _each(values: AsyncIterator[_T]) -> Iterator[_T]:
     """Yield the values of an asynchronous iterator that never suspends."""
     with contextlib.suppress(StopAsyncIteration):
         while True:
-            yield _perform(anext(values))
+            yield perform(anext(values))
 
 
-def _sync(
-    flow: Callable[Concatenate[StartFlows, _P], Coroutine[Any, Any, _T]],
-) -> Callable[Concatenate[SimClient, _P], _T]:
-    """Return the client method that performs a flow."""
-
-    @functools.wraps(flow)
-    def method(self: SimClient, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        return _perform(flow(StartFlows(self), *args, **kwargs))
-
-    return method
-
-
-class SimClient(BaseClient, contextlib.AbstractContextManager["SimClient"]):
+class SimClient(SyncMethods, BaseClient, contextlib.AbstractContextManager["SimClient"]):
     """Sync client for Sim's API. Thread-safe: each thread has its own HTTP session.
 
     See :class:`~.base.BaseClient` for its arguments.
@@ -99,38 +71,12 @@ class SimClient(BaseClient, contextlib.AbstractContextManager["SimClient"]):
         self._lock = threading.Lock()
         super().__init__(*args, **kwargs)
 
+    def _client(self) -> Self:
+        return self
+
     def _use(self, settings: ClientSettings) -> None:
         super()._use(settings)
         self.close()
-
-    execute_workflow: _Execute = cast(Any, _sync(StartFlows.execute_workflow))
-    execute_with_retry: _Execute = cast(Any, _sync(StartFlows.execute_with_retry))
-    get_workflow_run = _sync(StartFlows.get_workflow_run)
-    get_workflow_result = _sync(StartFlows.get_workflow_result)
-    get_output = _sync(StartFlows.get_output)
-    list_workflow_runs = _sync(StartFlows.list_workflow_runs)
-    list_logs = _sync(StartFlows.list_logs)
-    cancel_workflow_run = _sync(StartFlows.cancel_workflow_run)
-    stop_workflow_run = _sync(StartFlows.stop_workflow_run)
-    get_paused_run = _sync(StartFlows.get_paused_run)
-    resume_workflow_run = _sync(StartFlows.resume_workflow_run)
-    get_job_status = _sync(StartFlows.get_job_status)
-    get_workflow_status = _sync(StartFlows.get_workflow_status)
-    validate_workflow = _sync(StartFlows.validate_workflow)
-    get_workflow = _sync(StartFlows.get_workflow)
-    list_workflows = _sync(StartFlows.list_workflows)
-    get_deployment = _sync(StartFlows.get_deployment)
-    deploy_workflow = _sync(StartFlows.deploy_workflow)
-    undeploy_workflow = _sync(StartFlows.undeploy_workflow)
-    rollback_workflow = _sync(StartFlows.rollback_workflow)
-    list_workspaces = _sync(StartFlows.list_workspaces)
-    get_usage_limits = _sync(StartFlows.get_usage_limits)
-    get_billing_status = _sync(StartFlows.get_billing_status)
-    get_usage = _sync(StartFlows.get_usage)
-    upload_file = _sync(StartFlows.upload_file)
-    find_file = _sync(StartFlows.find_file)
-    list_files = _sync(StartFlows.list_files)
-    delete_file = _sync(StartFlows.delete_file)
 
     def download_file(self, url: str) -> Iterator[bytes]:
         """Download a file of an output; the API key isn't sent.

@@ -27,7 +27,7 @@ from airflow_provider_sim.get_provider_info import CONNECTION_FIELDS, UI_FIELD_B
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Connection
 
-    from airflow_provider_sim.client import ClientSettings, RetryPolicy, SimClient, Workflow
+    from airflow_provider_sim.client import ClientSettings, RateLimitInfo, RetryPolicy, SimClient, Workflow
 
 _NUMBERS = ("timeout", "max_retries", "initial_delay", "max_delay", "backoff_multiplier")
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -36,8 +36,8 @@ _STANDARD_PORTS = {"http": 80, "https": 443}
 _TEST_TIMEOUT = 10.0  # seconds; the connection test runs in the API server and must not block it
 
 
-class SimHook(BaseHook):
-    """Creates clients for the Sim server of a connection.
+class SimHook(sim_client.SyncMethods, BaseHook):
+    """Sim's API, for the server and the key of a connection.
 
     The connection's host is the base URL (default ``https://www.sim.ai``) and its password the API key; if they are
     empty, the environment variables ``SIM_BASE_URL`` and ``SIM_API_KEY`` of the worker are used. Its extras are
@@ -63,15 +63,17 @@ class SimHook(BaseHook):
         self.retry_args = dict(retry_args or {})
         self.workspace_id: str | None = None
         """The connection's workspace; None before the connection is read."""
-        self._client: SimClient | None = None
+        self._conn: SimClient | None = None
         self._client_settings: ClientSettings | None = None
         self._workflows: dict[str, Workflow | None] = {}
 
     def get_conn(self) -> SimClient:
         """Return the hook's client; the same one until :meth:`close`."""
-        if self._client is None:
-            self._client = sim_client.SimClient.from_settings(self.get_settings())
-        return self._client
+        if self._conn is None:
+            self._conn = sim_client.SimClient.from_settings(self.get_settings())
+        return self._conn
+
+    _client = get_conn
 
     def new_client(self, *, timeout: float, retry: RetryPolicy) -> SimClient:
         """Return a separate client, for use while the hook's is performing a request; close it after use.
@@ -99,6 +101,10 @@ class SimHook(BaseHook):
             connection = await get_async_connection(self.sim_conn_id)
         return self._settings(connection)
 
+    def get_rate_limit_info(self) -> RateLimitInfo | None:
+        """Return the rate-limit information of the latest response that had some; None before. Sends nothing."""
+        return self.get_conn().get_rate_limit_info()
+
     def workspace_of(self, workflow_id: str) -> str | None:
         """Return a workflow's workspace, for links: the connection's, or the workflow's own; None where unknown."""
         self.get_settings()
@@ -116,7 +122,9 @@ class SimHook(BaseHook):
         known = self._workflows.get(workflow_id)
         if workflow_id not in self._workflows or (required and known is None):
             try:
-                known = self.get_conn().get_workflow(workflow_id, retry=None if required else sim_client.NO_RETRY)
+                client = self.get_conn()
+                client = client if required else client.with_retry(sim_client.NO_RETRY)
+                known = client.get_workflow(workflow_id)
             except SimError as error:
                 if required and not isinstance(error, SimUnsupportedError):
                     raise
@@ -126,9 +134,9 @@ class SimHook(BaseHook):
 
     def close(self) -> None:
         """Close the client's HTTP session."""
-        if self._client is not None:
-            self._client.close()
-            self._client = None
+        if self._conn is not None:
+            self._conn.close()
+            self._conn = None
 
     def __enter__(self) -> Self:
         return self
@@ -200,6 +208,7 @@ class SimHook(BaseHook):
             verify=_BOOLEANS.get(verify.strip().lower(), verify.strip()) if isinstance(verify, str) else verify,
             retry=retry,
             connection=self.sim_conn_id,
+            workspace_id=self.workspace_id,
         )
 
     def _extra(self, connection: Connection) -> dict[str, Any]:

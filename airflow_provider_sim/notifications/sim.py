@@ -80,7 +80,7 @@ class SimNotifier(BaseNotifier):
     def notify(self, context: Context) -> None:
         """Start the workflow."""
         with SimHook(self.sim_conn_id) as hook, hook.new_client(timeout=self.timeout, retry=_RETRY) as client:
-            self._log_start(client.execute_with_retry(**self._request(context)))
+            self._log_start(client.start_workflow_run(**self._request(context)))
 
     async def async_notify(self, context: Context) -> None:
         """Start the workflow, on an event loop."""
@@ -89,12 +89,12 @@ class SimNotifier(BaseNotifier):
         settings = await SimHook(self.sim_conn_id).get_async_settings()
         settings = replace(settings, timeout=min(self.timeout, settings.timeout), retry=_RETRY)
         async with AsyncSimClient.from_settings(settings) as client:
-            self._log_start(await client.execute_with_retry(**self._request(context)))
+            self._log_start(await client.start_workflow_run(**self._request(context)))
 
     def _request(self, context: Mapping[str, Any]) -> dict[str, Any]:
         return {
             "workflow_id": self.workflow_id,
-            "input": {**_default_input(context), **self.input},
+            "input_data": {**_default_input(context), **self.input},
             "async_execution": True,
             "timeout": self.timeout,
             "deadline": time.time() + self.timeout,

@@ -124,7 +124,7 @@ class SimResumeRunOperator(SimClientOperator):
         )
         context_id, status = answer.send(client), None
         with suppress(SimError):
-            status = client.get_workflow_run(self.workflow_id, self.run_id, retry=NO_RETRY).status.value
+            status = client.with_retry(NO_RETRY).get_workflow_run(self.workflow_id, self.run_id).status.value
         self.log.info("Pause %s of run %s is answered; the run is %s.", context_id, self.run_id, status or "unknown")
         return {"run_id": self.run_id, "context_id": context_id, "status": status}
 

@@ -13,7 +13,6 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import islice
 from math import inf
 from typing import TYPE_CHECKING, Any
@@ -277,8 +276,10 @@ class FinishedRunStream:
         if workflow_id not in self._workspaces:
             Metric.POLL_REQUESTS.incr(kind="workspace")
             try:
-                read = partial(AsyncSimClient.get_workflow, workflow_id=workflow_id, retry=NO_RETRY)
-                self._workspaces[workflow_id] = (await poller.ask(WORKFLOW_BUCKET, read)).workspace_id
+                workflow = await poller.ask(
+                    WORKFLOW_BUCKET, lambda client: client.with_retry(NO_RETRY).get_workflow(workflow_id)
+                )
+                self._workspaces[workflow_id] = workflow.workspace_id
             except SimError as error:
                 self._errors[f"workflow {workflow_id!r}"] = error
         return self._workspaces.get(workflow_id)
@@ -359,7 +360,7 @@ async def _runs_of(
 ) -> AsyncIterator[WorkflowRun]:
     while True:
         Metric.POLL_REQUESTS.incr(kind="list")
-        page = await poller.ask(bucket, lambda client: method(client, subject, retry=NO_RETRY, **filters))
+        page = await poller.ask(bucket, lambda client: method(client.with_retry(NO_RETRY), subject, **filters))
         for run in page.items:
             yield run
         if page.next_cursor is None:

@@ -63,7 +63,7 @@ class PauseAnswer(PollState[_Pauses]):
         may_be_ours = self.previous is not None
         while True:
             try:
-                client.resume_workflow_run(self.workflow_id, self.run_id, context_id=point, input=self.input)
+                client.resume_workflow_run(self.workflow_id, self.run_id, context_id=point, input_data=self.input)
                 return point
             except SimConflictError as error:  # answered, or Sim has not stored yet what it needs to resume
                 failure: SimError = error
@@ -97,7 +97,7 @@ class PauseAnswer(PollState[_Pauses]):
         return pauses._replace(context_id=found[0].context_id if found else None)
 
     def _read(self, client: SimClient) -> _Pauses:
-        status = client.get_workflow_run(self.workflow_id, self.run_id, retry=NO_RETRY).status
+        status = client.with_retry(NO_RETRY).get_workflow_run(self.workflow_id, self.run_id).status
         if status.is_terminal:
             return _Pauses(status, ())
         return _Pauses(status, client.get_paused_run(self.workflow_id, self.run_id).points)

@@ -270,7 +270,8 @@ def wait_for_run(client: SimClient, state: RunPollState) -> WorkflowRun:
 
     def read() -> WorkflowRun:
         Metric.POLL_REQUESTS.incr(kind="read")
-        return client.get_workflow_run(state.workflow_id, state.run_id, job_id=state.job_id, retry=NO_RETRY)
+        return once.get_workflow_run(state.workflow_id, state.run_id, job_id=state.job_id)
 
     share_limit(client, state)
+    once = client.with_retry(NO_RETRY)
     return poll_until_finished(read, state)

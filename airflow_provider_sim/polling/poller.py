@@ -260,7 +260,7 @@ class RunPoller:
 
     async def _find_workspace(self, workflow_id: str) -> None:
         with self._limits.request(WORKFLOW_BUCKET, poll="workspace"):
-            workflow = await self._client.get_workflow(workflow_id, retry=NO_RETRY)
+            workflow = await self._client.with_retry(NO_RETRY).get_workflow(workflow_id)
         if workflow.workspace_id is None:
             self._close(workflow_id)
         else:
@@ -274,14 +274,13 @@ class RunPoller:
         while missing:
             asked_at, end = self.server_now(), max(run.latest for run in missing)
             with self._limits.request(LOGS_BUCKET, poll="list"):
-                page = await self._client.list_logs(
+                page = await self._client.with_retry(NO_RETRY).list_logs(
                     request.workspace_id,
                     workflow_ids=workflow_ids,
                     start_date=missing[0].earliest,
                     end_date=end if end < inf else None,
                     order="asc",
                     limit=LOGS_PAGE,
-                    retry=NO_RETRY,
                 )
             del self._list_failures[request.workspace_id]
             found = await self._on_page(page)
@@ -306,7 +305,7 @@ class RunPoller:
         """Read one run; plan the next read if lists don't contain what it waits for."""
         ids = run.state.workflow_id, run.state.run_id
         with self._limits.request(bucket, poll="read"):
-            response = await self._client.get_workflow_run(*ids, job_id=run.state.job_id, retry=NO_RETRY)
+            response = await self._client.with_retry(NO_RETRY).get_workflow_run(*ids, job_id=run.state.job_id)
         run.read_at = inf
         run.run_id = response.run_id or run.run_id  # the caller's ID may be a job ID
         run.update_start(response)

@@ -216,7 +216,8 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
         while True:
             Metric.POLL_REQUESTS.incr(kind="read")
             try:
-                run = self.hook.get_conn().get_workflow_run(self.workflow_id, self.run_id, retry=NO_RETRY)
+                client = self.hook.get_conn().with_retry(NO_RETRY)
+                run = client.get_workflow_run(self.workflow_id, self.run_id)
                 return run if self._state.on_response(run) else None
             except SimError as error:
                 self._state.on_error(error)

@@ -212,7 +212,7 @@ class TaskBatch:
         """Cancel the active runs of a batch that was cleared, or whose inputs have changed."""
         try:
             await self._reconciler(client, state).update()
-            if result := await cancel_all(client, state, retry=SHUTDOWN_RETRY):
+            if result := await cancel_all(client.with_retry(SHUTDOWN_RETRY), state):
                 log.info("Batch %s: the task was cleared or changed. %s", state.batch_id, result)
         except SimError as error:
             log.warning("Batch %s could not be cancelled and may continue: %s", state.batch_id, error)
@@ -423,7 +423,7 @@ class TaskBatch:
         log.info("Cancelling %d runs of batch %s: %s.", active, self.state.batch_id, reason)
 
         async def cancel(client: AsyncSimClient) -> None:
-            log.info("%s", await cancel_all(client, self.state, retry=SHUTDOWN_RETRY))
+            log.info("%s", await cancel_all(client, self.state))
 
         # In another thread: this one may be running its event loop.
         settings = {"timeout": min(SHUTDOWN_TIMEOUT, self._settings.timeout), "retry": SHUTDOWN_RETRY}

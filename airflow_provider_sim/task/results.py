@@ -57,7 +57,7 @@ def task_result(context: Context, client: SimClient, run: WorkflowRun, options: 
     if run.status is RunStatus.PAUSED:
         return paused_result(client, run, options.on_paused)
     try:
-        output = client.get_output(run, None if options.stream else options.selected_outputs)
+        output = client.get_run_output(run, None if options.stream else options.selected_outputs)
     except (SimRunFailedError, SimRunCancelledError) as error:
         if url := ti.xcom_pull(task_ids=ti.task_id, key=RUN_URL_KEY, map_indexes=ti.map_index):
             error.args = (f"{error} {url}",)

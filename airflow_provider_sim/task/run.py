@@ -162,13 +162,13 @@ class TaskRun:
             input, self.workflow_id, is_async=options.is_async, unconverted_files=options.unconverted_files
         )
         try:
-            started: WorkflowRun | AsyncExecutionResult | WorkflowStream = client.execute_with_retry(
+            started: WorkflowRun | AsyncExecutionResult | WorkflowStream = client.start_workflow_run(
                 self.workflow_id,
                 fields,
                 timeout=None if options.is_async else max(1.0, deadline - time.time()),
-                stream=options.stream or None,
-                selected_outputs=(options.selected_outputs or None) if options.stream else None,
-                async_execution=options.is_async or None,
+                stream=options.stream,
+                selected_outputs=options.selected_outputs if options.stream else None,
+                async_execution=options.is_async,
                 run_id=self._run_ids(),
                 run_timeout=options.run_timeout,
                 deadline=deadline,

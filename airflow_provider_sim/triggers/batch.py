@@ -14,7 +14,7 @@ from airflow_provider_sim.batch.engine import BatchEngine
 from airflow_provider_sim.batch.reconcile import Reconciler, cancel_all
 from airflow_provider_sim.batch.state import BatchState, decode_workflows
 from airflow_provider_sim.client import AsyncSimClient
-from airflow_provider_sim.triggers.base import CANCEL_RETRY, SimTriggerBase
+from airflow_provider_sim.triggers.base import SimTriggerBase
 
 if TYPE_CHECKING:
     from airflow_provider_sim.task.run_options import RunOptions
@@ -84,7 +84,7 @@ class SimBatchTrigger(SimTriggerBase):
         return self._event("finished" if state.is_finished else "sampled")
 
     async def _cancel_runs(self, client: AsyncSimClient) -> str | None:
-        return await cancel_all(client, self._state, retry=CANCEL_RETRY)
+        return await cancel_all(client, self._state)
 
     def _event(self, status: str, **more: Any) -> TriggerEvent:
         return TriggerEvent(

@@ -113,7 +113,7 @@ class SimRunTrigger(SimTriggerBase):
             return None
         try:
             options = self.run_options
-            output = await client.get_output(run, options.selected_outputs)
+            output = await client.get_run_output(run, options.selected_outputs)
             fetch = SimClient.from_settings(client.settings).download_file
             result = await asyncio.to_thread(delivered, run, output, options, fetch=fetch)
             if options.do_xcom_push:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_sim.client.async_client import AsyncSimClient
+from airflow_provider_sim.client.retry import RetryPolicy
 from airflow_provider_sim.client.sync_client import SimClient
 
 KEY = "sk-sim-a-key-that-nobody-may-see"
@@ -80,6 +81,12 @@ class Face:
                     return
         finally:
             self._runner.run(close())
+
+    def with_retry(self, retry: RetryPolicy) -> Face:
+        """This face with another retry policy."""
+        other = Face.__new__(Face)
+        vars(other).update(vars(self) | {"client": self.client.with_retry(retry)})
+        return other
 
     def close(self) -> None:
         """Close the client, and its event loop."""

@@ -212,7 +212,7 @@ def test_v1_rate_limit_is_a_request_limit(connect):
     with canned(Answer(429, told, {"retry-after": "9"})) as server:
         client = connect(server.url, api_version="legacy")
         with pytest.raises(SimRateLimitError, match=r"poll less often.*asks to wait 9 s") as caught:
-            client.get_workflow("wf-1", retry=NO_RETRY)
+            client.with_retry(NO_RETRY).get_workflow("wf-1")
     assert (caught.value.detail_code, caught.value.retry_after, caught.value.run_id_spent) == (None, 9.0, False)
 
 

@@ -99,11 +99,11 @@ class TestEveryServer:
         message = f"{sim.state.workflows['echo_plain'].block_id}.result.message"
         if not PROFILES[profile].executions:
             with pytest.raises(SimRunNotFoundError, match=r"older than v0\.6\.81"):
-                client.get_output(run, [message])
+                client.get_run_output(run, [message])
             return
-        assert client.get_output(run, [message]).value == {message: "hi"}
+        assert client.get_run_output(run, [message]).value == {message: "hi"}
         with pytest.raises(SimOutputError, match="has no block output nothing"):
-            client.get_output(run, ["nothing"])
+            client.get_run_output(run, ["nothing"])
 
     def test_workflow_status_reports_deployment(self, client):
         assert client.get_workflow_status("echo").is_deployed is True
@@ -186,7 +186,7 @@ class TestNewServers:
             client.resume_workflow_run("paused", run_id, context_id="another")
         sim.state.resume_delay = 30
         answer = client.resume_workflow_run(
-            "paused", run_id, context_id=run.paused.context_id, input={"approved": True}
+            "paused", run_id, context_id=run.paused.context_id, input_data={"approved": True}
         )
         assert answer is RunStatus.QUEUED
         resuming = client.get_workflow_run("paused", run_id)

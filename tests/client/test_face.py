@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
 import airflow_provider_sim
 from airflow_provider_sim import client
-from airflow_provider_sim.client.flows import Flows
+from airflow_provider_sim.client.methods import SyncMethods
+from airflow_provider_sim.client.start import StartFlows
+from airflow_provider_sim.hooks.sim import SimHook
 
 PACKAGE = Path(airflow_provider_sim.__file__).parent
 
@@ -36,10 +40,31 @@ def test_other_packages_import_only_the_client_package():
     assert below == []
 
 
-@pytest.mark.parametrize("cls", [client.SimClient, client.AsyncSimClient])
-def test_client_methods_copy_signature_and_docstring_from_flows(cls):
-    method, flow = cls.get_workflow_run, Flows.get_workflow_run
-    assert method.__doc__ == flow.__doc__
-    assert inspect.signature(method).parameters == inspect.signature(flow).parameters
-    assert inspect.signature(method).return_annotation == "models.WorkflowRun"
-    assert inspect.iscoroutinefunction(method) is (cls is client.AsyncSimClient)
+@pytest.mark.parametrize("cls", [client.SimClient, client.AsyncSimClient, SimHook])
+def test_methods_have_signature_types_and_docstring_of_their_flows(cls):
+    flows = {name: flow for name, flow in inspect.getmembers(StartFlows, inspect.isfunction) if hasattr(cls, name)}
+    methods = {name: getattr(cls, name) for name in flows if not name.startswith("_") and name != "close"}
+    assert methods.keys() >= {"execute_workflow", "execute_with_retry", "get_workflow_run", "get_output"}
+    for name, method in methods.items():
+        assert method.__doc__ == flows[name].__doc__
+        assert inspect.signature(method) == inspect.signature(flows[name])
+        assert get_type_hints(method) == get_type_hints(flows[name])
+        assert inspect.iscoroutinefunction(method) is (cls is client.AsyncSimClient)
+
+
+def test_hook_has_every_method_of_the_client():
+    names = vars(client.SimClient).keys() | vars(SyncMethods).keys()
+    assert {name for name in names if not name.startswith("_") and not hasattr(SimHook, name)} == {
+        "download_file",
+        "download_workspace_file",
+        "in_thread",
+        "open_stream",
+    }
+
+
+def test_docstrings_describe_every_parameter():
+    """Agents choose arguments by them."""
+    for name, flow in inspect.getmembers(StartFlows, inspect.isfunction):
+        if hasattr(SimHook, name) and not name.startswith("_") and name != "start_workflow_run":
+            described = re.findall(r":param (\w+):", flow.__doc__)
+            assert described == list(inspect.signature(flow).parameters)[1:], name

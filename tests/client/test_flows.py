@@ -104,7 +104,7 @@ class TestApiVersion:
         details = {"code": "EXECUTION_CONCURRENCY_LIMIT"}
         full = Answer(429, {"error": {"code": "RATE_LIMITED", "message": "Too many", "details": details}})
         with canned(("/api/v2/", full), ("/api/v2/", V2_OFF), ("/api/workflows", LEGACY_DONE)) as server:
-            connect(server.url).execute_with_retry("w", run_id=ids())
+            connect(server.url).start_workflow_run("w", run_id=ids())
         assert [got.run_id for got in server.requests] == ["one", "two", "two"]
         assert chosen == ["one", "two"], "what was written down last is what runs"
 
@@ -200,9 +200,9 @@ class TestRunsOfOldServers:
         run = WorkflowRun(run_id="r", workflow_id="w", status=RunStatus.COMPLETED)
         with canned(told) as server:
             client = connect(server.url, api_version="v2")
-            assert client.get_output(run, ["b"]) == RunOutput(value={"b": 1})
+            assert client.get_run_output(run, ["b"]) == RunOutput(value={"b": 1})
             with pytest.raises(SimOutputError) as caught:
-                client.get_output(run, ["b", "c", "d"])
+                client.get_run_output(run, ["b", "c", "d"])
         assert str(caught.value) == (
             "Run 'r' of workflow 'w' has no block output c, d. Without stream=True, selected_outputs requires block"
             " IDs, optionally with a path (block-id.field), not block names."
@@ -436,7 +436,7 @@ def test_retry_argument_overrides_the_client_policy(connect, api_version, method
     with canned(BUSY) as server:
         client = connect(server.url, api_version=api_version)
         with pytest.raises(SimServerError):
-            getattr(client, method)(*of, retry=NO_RETRY)
+            getattr(client.with_retry(NO_RETRY), method)(*of)
         assert (len(set(asked(server))), client.sleeps) == (len(server.requests), [])
         with pytest.raises(SimServerError):
             getattr(client, method)(*of)
@@ -447,7 +447,7 @@ class TestStopToken:
     def test_stop_token_set_before_prevents_the_start(self, connect):
         with canned(V2_DONE) as server:
             with pytest.raises(StartStoppedError):
-                connect(server.url, api_version="v2").execute_with_retry("w", stop=StopToken(stopped=True))
+                connect(server.url, api_version="v2").start_workflow_run("w", stop=StopToken(stopped=True))
             assert server.requests == []
 
     def test_stop_token_set_while_waiting_prevents_the_retry(self, connect):
@@ -459,7 +459,7 @@ class TestStopToken:
         with canned(BUSY, V2_DONE) as server:
             client = connect(server.url, api_version="v2", meanwhile=stop)
             with pytest.raises(StartStoppedError):
-                client.execute_with_retry("w", stop=token)
+                client.start_workflow_run("w", stop=token)
             assert len(server.requests) == 1
 
 

@@ -22,7 +22,7 @@ def client(emulator, connect):
 def test_rate_limit_is_raised_if_retry_on_rate_limit_is_off(client, emulator):
     emulator.state.limits.concurrent_runs = 0
     with pytest.raises(SimRateLimitError):
-        client.execute_with_retry(
+        client.start_workflow_run(
             "echo_plain", async_execution=True, retry_on_rate_limit=False, run_id=map("run-{}".format, count(1))
         )
     assert client.sleeps == []
@@ -31,7 +31,7 @@ def test_rate_limit_is_raised_if_retry_on_rate_limit_is_off(client, emulator):
 
 def test_server_error_is_retried_if_retry_on_rate_limit_is_off(client, emulator):
     with emulator.fault("server_error", status=503, match="execute"):
-        receipt = client.execute_with_retry("echo_plain", async_execution=True, retry_on_rate_limit=False)
+        receipt = client.start_workflow_run("echo_plain", async_execution=True, retry_on_rate_limit=False)
     assert client.sleeps
     assert [run.run_id for run in emulator.runs] == [receipt.run_id]
 

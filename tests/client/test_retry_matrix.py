@@ -536,7 +536,7 @@ def test_number_of_started_runs(connect, sim, caplog, row, server, mode):
     ids = (name for name in itertools.chain(["taken"], map("id-{}".format, itertools.count())))
 
     try:
-        got = client.execute_with_retry(row.workflow, LONG, run_id=ids, **MODES[mode], **row.options)
+        got = client.start_workflow_run(row.workflow, LONG, run_id=ids, **MODES[mode], **row.options)
         if mode == "stream":
             *_, end = client.events(got)
             got = end.result

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_sim.client.models import AsyncExecutionResult, RunStatus, WorkflowExecutionResult
+from airflow_provider_sim.client.retry import RetryPolicy
 from airflow_provider_sim.exceptions import (
     Outcome,
     SimAuthenticationError,
@@ -109,10 +110,10 @@ def starts(server: CannedServer) -> list[str | None]:
     return [got.run_id for got in server.requests if got.method == "POST"]
 
 
-def submit(connect, server, api, *, asynchronous: bool = True, **options: Any) -> Any:
+def submit(connect, server, api, *, asynchronous: bool = True, delay: float = 1.0, **options: Any) -> Any:
     """Start a workflow with a new client; return the result and the client."""
-    client = connect(server.url, api_version=api.version)
-    return client.execute_with_retry("w", async_execution=asynchronous, max_retries=RETRIES, **options), client
+    client = connect(server.url, api_version=api.version, retry=RetryPolicy(max_retries=RETRIES, initial_delay=delay))
+    return client.start_workflow_run("w", async_execution=asynchronous, **options), client
 
 
 class TestLostResponse:
@@ -324,7 +325,7 @@ class TestDeadline:
 
     def test_sync_response_is_awaited_until_the_deadline(self, connect, api):
         """This holds for the second attempt, too."""
-        time_is_up = {"timeout": 20, "deadline": time.time() + 0.5, "initial_delay": 0.01}
+        time_is_up = {"timeout": 20, "deadline": time.time() + 0.5, "delay": 0.01}
         answers = [("/execute", api.down), ("/execute", replace(api.finished, delay=20))]
         with canned(NO_JOB, (api.run_path, api.run("running")), *answers) as server:
             taken, _ = submit(connect, server, api, asynchronous=False, **time_is_up)
@@ -355,6 +356,4 @@ class TestDeadline:
 
 
 def patience(**settings: float) -> Any:
-    from airflow_provider_sim.client.retry import RetryPolicy
-
     return RetryPolicy(**settings)

@@ -44,14 +44,14 @@ def failing(request):
         yield server.url, api_version
 
 
-FLOW = ["client/start:_start"]
+FLOW = ["client/start:execute_workflow", "client/start:_start"]
 
 
 def test_sync_client_traceback_is_short(failing):
     url, api_version = failing
     with SimClient("key", url, api_version=api_version) as client, pytest.raises(SimError) as caught:
         client.execute_workflow("w")
-    assert frames(caught.value) == ["client/sync_client:method", "client/sync_client:_perform", *FLOW]
+    assert frames(caught.value) == ["client/methods:method", "client/methods:perform", *FLOW]
 
 
 def test_async_client_traceback_is_short(failing):
@@ -63,7 +63,7 @@ def test_async_client_traceback_is_short(failing):
 
     with pytest.raises(SimError) as caught:
         asyncio.run(execute())
-    assert frames(caught.value) == ["client/async_client:method", *FLOW]
+    assert frames(caught.value) == ["client/methods:method", *FLOW]
 
 
 def test_operator_traceback_is_short(failing, monkeypatch):
@@ -77,4 +77,4 @@ def test_operator_traceback_is_short(failing, monkeypatch):
     names = frames(caught.value)
     assert len(names) <= MAX_FRAMES
     assert names[0] == "operators/sim:execute"
-    assert names[-2:] == ["client/sync_client:_perform", *FLOW]
+    assert names[-3:] == ["client/methods:perform", "client/start:start_workflow_run", "client/start:_start"]

@@ -192,11 +192,11 @@ def test_without_retries_a_created_file_is_returned_and_nothing_else_left(
     emulator.fault(LOST[lost][0], match=operation)
     content = b"hello" if operation == "create_file" else LARGE
     if lost == "after" and operation in ("create_file", "complete_upload"):
-        client.upload_file(emulator.workspace_id, "a.bin", content, retry=NO_RETRY)
+        client.with_retry(NO_RETRY).upload_file(emulator.workspace_id, "a.bin", content)
         assert len(emulator.files) == 1
         return
     with pytest.raises(SimError):
-        client.upload_file(emulator.workspace_id, "a.bin", content, retry=NO_RETRY)
+        client.with_retry(NO_RETRY).upload_file(emulator.workspace_id, "a.bin", content)
     assert emulator.files == []
     if operation != "create_upload":  # its session is unknown to the client, and expires
         assert "uploading" not in [upload.status for upload in emulator.state.files.all]

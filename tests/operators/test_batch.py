@@ -511,7 +511,7 @@ class TestDurability:
     def test_retry_after_a_crash_before_the_first_start(self, run_batch, context, emulator, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(
-                "airflow_provider_sim.client.async_client.AsyncSimClient.execute_with_retry",
+                "airflow_provider_sim.client.async_client.AsyncSimClient.start_workflow_run",
                 lambda *_, **__: (_ for _ in ()).throw(Killed),
             )
             with pytest.raises(Killed):

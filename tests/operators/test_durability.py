@@ -144,7 +144,7 @@ class TestRetry:
 
     def test_retry_sends_a_persisted_run_id_unknown_to_sim(self, emulator, context, run_task, slow):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("airflow_provider_sim.client.sync_client.SimClient.execute_with_retry", killed_after_the_id)
+            patch.setattr("airflow_provider_sim.client.sync_client.SimClient.start_workflow_run", killed_after_the_id)
             with pytest.raises(Killed):
                 operator().execute(context)
         noted = context["task_state_store"][STATE_KEY]["run_id"]
@@ -285,7 +285,7 @@ class TestBeforeAirflow33:
         """The start request of the earlier try may still arrive."""
         for number in (1, 2):
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(SimClient, "execute_with_retry", killed_after_the_id)
+                patch.setattr(SimClient, "start_workflow_run", killed_after_the_id)
                 with pytest.raises(Killed):
                     operator().execute(context)
             if number == 1:
@@ -297,7 +297,7 @@ class TestBeforeAirflow33:
 
     def test_retry_finds_a_start_request_that_arrives_late(self, emulator, context, run_task, slow):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(SimClient, "execute_with_retry", killed_after_the_id)
+            patch.setattr(SimClient, "start_workflow_run", killed_after_the_id)
             with pytest.raises(Killed):
                 operator().execute(context)
         sent = context["ti"].xcoms["run_id"]

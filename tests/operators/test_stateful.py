@@ -36,7 +36,8 @@ from hypothesis.stateful import (
 
 from airflow_provider_sim import polling
 from airflow_provider_sim.client.api.http import Request
-from airflow_provider_sim.client.sync_client import SimClient, WorkflowStream, _perform
+from airflow_provider_sim.client.methods import perform
+from airflow_provider_sim.client.sync_client import SimClient, WorkflowStream
 from airflow_provider_sim.emulator import BlockError, SimEmulator
 from airflow_provider_sim.exceptions import SimError
 from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
@@ -296,7 +297,7 @@ class Tasks(RuleBasedStateMachine):
                 return original(client, run_watch)
 
         with pytest.MonkeyPatch.context() as patch:
-            original, exchange = SimClient._exchange, mortal(lambda *args: _perform(original(*args)))
+            original, exchange = SimClient._exchange, mortal(lambda *args: perform(original(*args)))
 
             async def mortal_exchange(*args: Any) -> Any:
                 return exchange(*args)

@@ -775,7 +775,7 @@ class TestAsk:
 
 
 def list_log(client):
-    return client.list_logs("space", limit=10, retry=NO_RETRY)
+    return client.with_retry(NO_RETRY).list_logs("space", limit=10)
 
 
 async def settings_of(client):

@@ -29,7 +29,7 @@ def parse_run(request: Request, data: Any) -> models.WorkflowRun:
     output, error = data.get("output", data.get("finalOutput")), data.get("error")
     return models.WorkflowRun(
         run_id=fields.required(fields.text(data, "runId") or fields.text(data, "executionId")),
-        workflow_id=fields.text(data, "workflowId"),
+        workflow_id=fields.text(data, "workflowId") or request.workflow_id,
         status=status,
         server_status=server_status,
         output=output,

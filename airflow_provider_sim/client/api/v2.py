@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypedDict, TypeVar, Unpack
+from typing import Any, TypeVar
 
 from airflow_provider_sim.client import models
 from airflow_provider_sim.client.api import errors, fields, resources
@@ -40,32 +40,6 @@ _DEPLOYMENT_ACTIONS = {
 
 LISTED_STATUSES = frozenset({models.RunStatus.RUNNING, models.RunStatus.PENDING, models.RunStatus.PAUSED})
 """Statuses of unfinished runs by which a workflow's runs can be listed; ``queued`` is not among them."""
-
-
-class PageFilters(TypedDict, total=False):
-    """Filters of all lists of runs. Dates are ISO 8601 with Z, or seconds since the epoch."""
-
-    start_date: str | float | None
-    end_date: str | float | None
-    limit: int | None
-    cursor: str | None
-    order: str | None
-
-
-class RunFilters(PageFilters, total=False):
-    status: str | None
-    trigger: str | None
-
-
-class LogFilters(PageFilters, total=False):
-    workflow_ids: Iterable[str] | None
-    triggers: Iterable[str] | None
-
-
-class WorkflowFilters(TypedDict, total=False):
-    deployed_only: bool
-    limit: int | None
-    cursor: str | None
 
 
 def execute(
@@ -109,12 +83,12 @@ def get_run(
     return _call(resources.parse_run, "GET", _RUN, "read {run}", *ids, query=query, bucket=RUN_BUCKET)
 
 
-def list_runs(workflow_id: str, **filters: Unpack[RunFilters]) -> Call[models.Page[models.WorkflowRun]]:
+def list_runs(workflow_id: str, **filters: Any) -> Call[models.Page[models.WorkflowRun]]:
     path, subject = f"{_WORKFLOW}/runs", "list the runs of {workflow}"
     return _page_call(resources.parse_run, "GET", path, subject, workflow_id, query=filters, bucket=RUNS_BUCKET)
 
 
-def list_logs(workspace_id: str, **filters: Unpack[LogFilters]) -> Call[models.Page[models.WorkflowRun]]:
+def list_logs(workspace_id: str, **filters: Any) -> Call[models.Page[models.WorkflowRun]]:
     query = {
         "workspace_id": workspace_id,
         **filters,
@@ -171,7 +145,7 @@ def get_billing_status() -> Call[models.BillingStatus]:
     return _call(_read_billing, "GET", "v2/billing/status", "read the billing status", bucket="billing.status")
 
 
-def list_workflows(workspace_id: str, **filters: Unpack[WorkflowFilters]) -> Call[models.Page[models.Workflow]]:
+def list_workflows(workspace_id: str, **filters: Any) -> Call[models.Page[models.Workflow]]:
     query = {"workspace_id": workspace_id, **filters}
     return _page_call(
         resources.workflow_of, "GET", "v2/workflows", "list the workflows", query=query, bucket="workflows.list"
