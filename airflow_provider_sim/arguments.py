@@ -25,7 +25,6 @@ from airflow_provider_sim.task.deadlines import seconds
 OnPaused = Literal["wait", "fail", "return"]  # what to do when a run waits for a person
 
 LargeOutputs = Literal["fail", "store"]
-UnconvertedFiles = Literal["fail", "send"]
 CheckInput = Literal["warn", "fail", "off"]  # how to treat an input that doesn't match the declared fields
 
 OnError = Literal["fail", "collect"]

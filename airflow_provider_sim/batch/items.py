@@ -4,54 +4,40 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from airflow_provider_sim.client import check_workflow_id
 from airflow_provider_sim.exceptions import SimInputError
-from airflow_provider_sim.task.input import SimFile, input_fields, is_file, prepare_input
+from airflow_provider_sim.task.input import FILES_IN_BATCH, has_files, input_fields, input_files
 
 
 @dataclass(frozen=True, slots=True)
 class Items:
-    """The inputs of a batch: the workflow of each, and its fields, a dict of JSON values which may contain files."""
+    """The inputs of a batch: the workflow of each, and its fields, a dict of JSON values."""
 
     workflows: tuple[str, ...]
     inputs: tuple[dict[str, Any], ...]
 
-    def ready(self, index: int, unconverted_files: str, check_input: Callable[[str, Any], None]) -> Any:
-        """Return an input as Sim accepts it, with its files read; ``check_input`` is the client's."""
-        workflow_id = self.workflows[index]
-        with _numbered(index, workflow_id):
-            value = prepare_input(self.inputs[index], workflow_id, is_async=True, unconverted_files=unconverted_files)
-            check_input(workflow_id, value)
-        return value
+    def ready(self, index: int, check_input: Callable[[str, Any], None]) -> Any:
+        """Return an input, which Sim accepts; ``check_input`` is the client's."""
+        with _numbered(index, self.workflows[index]):
+            check_input(self.workflows[index], self.inputs[index])
+        return self.inputs[index]
 
     def digest(self) -> str:
-        """Hash the inputs in their order; files by their names, since a later try may not need to read them."""
+        """Hash the inputs in their order."""
         digest = hashlib.sha256()
         for index, pair in enumerate(zip(self.workflows, self.inputs, strict=True)):
             with _numbered(index):
                 try:
-                    text = json.dumps(pair, sort_keys=True, default=_file_name)
+                    text = json.dumps(pair, sort_keys=True)
                 except (TypeError, ValueError, RecursionError) as error:
                     raise SimInputError(f"it can't be written as JSON: {error}") from error
             digest.update(text.encode("utf-8", "surrogatepass"))
         return digest.hexdigest()[:32]
-
-
-def _file_name(value: Any) -> Any:
-    """Represent a file in an input by its path, or its content if it has no path."""
-    if not is_file(value):
-        raise TypeError(f"{type(value).__name__} is not a JSON type")
-    if isinstance(value, SimFile):
-        return [value.source, value.name, value.mime]
-    if isinstance(value, bytes | bytearray | memoryview):
-        return hashlib.sha256(value).hexdigest()
-    return str(value) if isinstance(value, os.PathLike) else str(getattr(value, "name", type(value).__name__))
 
 
 def read_items(given: Any, workflow_id: str | None) -> Items:
@@ -90,7 +76,11 @@ def _pair(index: int, value: Any, workflow_id: str | None) -> tuple[str, dict[st
                     " else. To run all of them with one workflow, name it in the operator's workflow_id."
                 )
             workflow_id, value = check_workflow_id(value["workflow_id"]), value.get("input")
-        return workflow_id, input_fields(value, workflow_id=workflow_id)
+        fields = input_fields(value, workflow_id=workflow_id)
+        if has_files(fields):
+            raise SimInputError(f"{FILES_IN_BATCH}.")
+        input_files(fields, workflow_id, ExitStack(), is_async=True)
+        return workflow_id, fields
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow.providers.common.compat.sdk import BaseOperator, conf
 
 from airflow_provider_sim import arguments
-from airflow_provider_sim.arguments import CheckInput, LargeOutputs, OnPaused, Rule, UnconvertedFiles
+from airflow_provider_sim.arguments import CheckInput, LargeOutputs, OnPaused, Rule
 from airflow_provider_sim.exceptions import SimError
 from airflow_provider_sim.hooks.sim import SimHook
 from airflow_provider_sim.task.deadlines import after_deferral, seconds
@@ -173,7 +173,6 @@ class SimWorkflowOperatorBase(SimOperator):
         "run_timeout": arguments.optional(arguments.run_timeout),
         "on_paused": arguments.one_of(OnPaused),
         "check_input": arguments.one_of(CheckInput),
-        "unconverted_files": arguments.one_of(UnconvertedFiles),
         "large_outputs": arguments.one_of(LargeOutputs),
         "max_output_bytes": arguments.optional(arguments.positive_int),
     }
@@ -187,7 +186,6 @@ class SimWorkflowOperatorBase(SimOperator):
         timeout: float | timedelta | None = None,
         on_paused: OnPaused = "wait",
         check_input: CheckInput = "warn",
-        unconverted_files: UnconvertedFiles = "fail",
         durable: bool = True,
         cancel_on_kill: bool = True,
         output_files_dir: str | PathLike[str] | None = None,
@@ -202,7 +200,6 @@ class SimWorkflowOperatorBase(SimOperator):
         self.timeout = timeout
         self.on_paused = on_paused
         self.check_input = check_input
-        self.unconverted_files = unconverted_files
         self.durable = durable
         self.cancel_on_kill = cancel_on_kill
         self.output_files_dir = output_files_dir

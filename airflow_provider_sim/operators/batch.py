@@ -13,7 +13,7 @@ from airflow_provider_sim.exceptions import SimError
 from airflow_provider_sim.links.sim import SimWorkflowLink
 from airflow_provider_sim.operators.base import SimWorkflowOperatorBase
 from airflow_provider_sim.task.deadlines import deadline, deferral_timeout
-from airflow_provider_sim.task.input import copy_files
+from airflow_provider_sim.task.input import FILES_IN_BATCH, copy_files, has_files
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -42,7 +42,8 @@ class SimExecuteWorkflowBatchOperator(SimWorkflowOperatorBase):
 
     :param inputs: a list with the fields of the workflow's Start block, a dict (or the JSON text of an object) for each
         run; a number, a boolean or a list is sent as the field ``input``. Also an XCom, the outputs of mapped tasks, or
-        JSON text. (templated)
+        JSON text. Files aren't uploaded; pass references: ``[file.reference()]`` of a file from
+        ``SimHook.upload_file``. (templated)
     :param workflow_id: the workflow of all inputs; without it, each of ``inputs`` is a dict of ``workflow_id`` and
         ``input``. (templated)
     :param sim_conn_id: the Airflow connection of type Sim. (templated)
@@ -63,8 +64,6 @@ class SimExecuteWorkflowBatchOperator(SimWorkflowOperatorBase):
         always waited for.
     :param retry_args: as for :class:`~airflow_provider_sim.operators.sim.SimExecuteWorkflowOperator`.
     :param check_input: as for ``SimExecuteWorkflowOperator``; one request for each workflow.
-    :param unconverted_files: Sim doesn't convert files in the inputs of async runs: ``fail`` before anything is sent,
-        or ``send`` them as objects with base64 text.
     :param durable: False starts a new batch in each try.
     :param cancel_on_kill: cancel the runs when the task is killed, cleared, marked or timed out.
     :param output_files_dir: a folder for ``ObjectStoragePath``, such as ``s3://conn@bucket/folder``, where the outputs'
@@ -109,7 +108,7 @@ class SimExecuteWorkflowBatchOperator(SimWorkflowOperatorBase):
     def contradiction(given: Mapping[str, Any]) -> str | None:
         if given.get("multiple_outputs"):
             return "multiple_outputs is for one output, and a batch returns a list; map a task over its output instead"
-        return arguments.missing_output_folder(given)
+        return FILES_IN_BATCH if has_files(given.get("inputs")) else arguments.missing_output_folder(given)
 
     def execute(self, context: Context) -> Any:
         """Start the batch, or resume an earlier try's, wait for it, and return its results."""

@@ -16,7 +16,7 @@ from airflow_provider_sim.exceptions import SimRunTimeoutError
 from airflow_provider_sim.links.sim import SimApprovalLink, SimRunLink
 from airflow_provider_sim.operators.base import DEFERRABLE, OpenLineageMixin, SimWorkflowOperatorBase
 from airflow_provider_sim.task.deadlines import deadline, deferral_timeout
-from airflow_provider_sim.task.input import check_fields, copy_files, input_fields
+from airflow_provider_sim.task.input import UPLOAD_WITHOUT_WAITING, check_fields, copy_files, has_files, input_fields
 from airflow_provider_sim.task.pause_report import PauseReport as PauseReport
 from airflow_provider_sim.task.run_options import RunOptions
 from airflow_provider_sim.triggers.workerless import can_end_in_trigger, log_end_on_worker
@@ -51,7 +51,9 @@ class SimExecuteWorkflowOperator(OpenLineageMixin, SimWorkflowOperatorBase):
         boolean or a list is sent as the field ``input``. The outputs of mapped tasks become lists. A path object
         (``pathlib.Path``, ``ObjectStoragePath``), bytes, an open file or a
         :class:`~airflow_provider_sim.task.input.SimFile` in a field, or in a field's list, is sent as a file, for
-        fields of type ``file[]``: up to 20 MiB each and 7.5 MiB in all. (templated)
+        fields of type ``file[]``. In a sync run, files of up to 7.5 MiB in all are part of the request. In other runs,
+        and if they are larger, they are uploaded to the workflow's workspace (v2 API), up to 5 GiB each, and deleted
+        when the run has finished. (templated)
     :param sim_conn_id: the Airflow connection of type Sim. (templated)
     :param async_execution: queue the run in Sim. Implied by ``deferrable=True`` and ``wait_for_completion=False``.
     :param wait_for_completion: False starts an async run and returns its run ID, for
@@ -76,8 +78,7 @@ class SimExecuteWorkflowOperator(OpenLineageMixin, SimWorkflowOperatorBase):
         its error fails the task. Servers that don't report fields aren't checked.
     :param retry_args: retry settings for idempotent requests, which override the connection's: ``max_retries``,
         ``initial_delay``, ``max_delay`` (seconds), ``backoff_multiplier``.
-    :param unconverted_files: files in the input of an async run, for which Sim doesn't convert them: ``fail`` before
-        anything is sent, or ``send`` them as objects with base64 text.
+    :param keep_uploads: don't delete the input's uploaded files. Required for files with ``wait_for_completion=False``.
     :param durable: False starts a new run in each try.
     :param cancel_on_kill: cancel the run when the task is killed, cleared, marked or timed out.
     :param output_files_dir: a folder, as a path object or a URL for ``ObjectStoragePath``, such as
@@ -111,6 +112,7 @@ class SimExecuteWorkflowOperator(OpenLineageMixin, SimWorkflowOperatorBase):
         wait_for_completion: bool = True,
         stream: bool = False,
         selected_outputs: str | Sequence[str] | None = None,
+        keep_uploads: bool = False,
         end_from_trigger: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -121,6 +123,7 @@ class SimExecuteWorkflowOperator(OpenLineageMixin, SimWorkflowOperatorBase):
         self.wait_for_completion = wait_for_completion
         self.stream = stream
         self.selected_outputs = selected_outputs
+        self.keep_uploads = keep_uploads
         self.end_from_trigger = end_from_trigger
         self._run: TaskRun | None = None
         self._options: RunOptions
@@ -156,7 +159,7 @@ class SimExecuteWorkflowOperator(OpenLineageMixin, SimWorkflowOperatorBase):
         received = read_run_event(event, workflow_id=self.workflow_id)
         with self.hook as hook:
             client = hook.get_conn()
-            run = self._new_run(context, run_id=received.run_id, job_id=received.job_id)
+            run = self._new_run(context, run_id=received.run_id, job_id=received.job_id, uploads=received.uploads)
             if received.status == "timeout":
                 return self._result_at_timeout(context, client, run)
             with run.retry_if_not_found():
@@ -195,10 +198,12 @@ class SimExecuteWorkflowOperator(OpenLineageMixin, SimWorkflowOperatorBase):
         deferrable = given.get("deferrable") and not DEFERRABLE  # not if it is Airflow's configured default
         given_async = given.get("async_execution", "unknown")
         is_sync = given_async is False or (given_async is None and (stream or not given.get("deferrable", True)))
+        keeps = given.get("keep_uploads", True)
         conflicts = {
             "multiple_outputs needs wait_for_completion=True: a run ID has no fields": (
                 given.get("multiple_outputs") and not waits
             ),
+            UPLOAD_WITHOUT_WAITING: not waits and not keeps and has_files(given.get("input")),
             "stream needs wait_for_completion=True: a stream is held open until the run finishes": stream and not waits,
             "stream and async_execution can't be combined: a stream is held open": stream and given_async is True,
             "stream and deferrable can't be combined: a stream is held open": stream and deferrable,
@@ -216,7 +221,7 @@ class SimExecuteWorkflowOperator(OpenLineageMixin, SimWorkflowOperatorBase):
             return not self.wait_for_completion or (self.deferrable and not self.stream)
         return self.async_execution
 
-    def _new_run(self, context: Context, **ids: str | None) -> TaskRun:
+    def _new_run(self, context: Context, **known: Any) -> TaskRun:
         from airflow_provider_sim.task.run import TaskRun
 
         default_timeout = MAX_RUN_TIMEOUT if self._is_async else SYNC_TIMEOUT
@@ -226,7 +231,8 @@ class SimExecuteWorkflowOperator(OpenLineageMixin, SimWorkflowOperatorBase):
             deadline=deadline(context, self.timeout, self.execution_timeout, otherwise=default_timeout),
             end_from_trigger=can_end_in_trigger(self),
         )
-        self._run = TaskRun(context, self.hook, self.workflow_id, self._options, **ids)
+        has = has_files(self.input)
+        self._run = TaskRun(context, self.hook, self.workflow_id, self._options, has_files=has, **known)
         return self._run
 
     def _start(self, client: SimClient, run: TaskRun) -> AsyncExecutionResult | WorkflowRun:
@@ -260,7 +266,8 @@ class SimExecuteWorkflowOperator(OpenLineageMixin, SimWorkflowOperatorBase):
         from airflow_provider_sim.triggers.sim import SimRunTrigger
 
         workspace_id = self.hook.workspace_of(self.workflow_id) if self.do_xcom_push else None  # known from the links
-        options = replace(self._options, started=state.started, workspace_id=workspace_id)
+        uploads = run.deferred_uploads()
+        options = replace(self._options, started=state.started, workspace_id=workspace_id, uploads=uploads)
         return self.defer(
             trigger=SimRunTrigger(self.workflow_id, state.run_id, state.job_id, options),
             method_name="execute_complete",
@@ -283,7 +290,11 @@ class SimExecuteWorkflowOperator(OpenLineageMixin, SimWorkflowOperatorBase):
 
         self._set_lineage(client, run)
         selectors = selectors_of(self.selected_outputs)
-        streamed = self._run is not None and self._run.streamed
-        if self.stream and selectors and run.status is RunStatus.COMPLETED and not streamed:
-            raise selection_lost(run, selectors)
-        return task_result(context, client, run, self._options)
+        task_run = self._run
+        assert task_run is not None
+        try:
+            if self.stream and selectors and run.status is RunStatus.COMPLETED and not task_run.streamed:
+                raise selection_lost(run, selectors)
+            return task_result(context, client, run, self._options)
+        finally:
+            task_run.settle_uploads(client, run)

@@ -221,7 +221,7 @@ class TaskBatch:
         """Return an input as Sim accepts it; its files are read once."""
         if index not in self._inputs:
             check_input = self._hook.get_conn().check_input
-            self._inputs[index] = self._items.ready(index, self._options.unconverted_files, check_input)
+            self._inputs[index] = self._items.ready(index, check_input)
         return self._inputs[index]
 
     def _reconciler(self, client: AsyncSimClient, state: BatchState, *, rerun: bool = False) -> Reconciler:

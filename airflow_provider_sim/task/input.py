@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import mimetypes
+import os
+import tempfile
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import closing, nullcontext
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -16,10 +18,20 @@ from airflow_provider_sim.exceptions import SimInputError
 from airflow_provider_sim.json_values import MAX_DEPTH, beyond_depth, nodes, place_of
 
 if TYPE_CHECKING:
-    from airflow_provider_sim.client import FilesOfRequest
     from airflow_provider_sim.hooks.sim import SimHook
 
 log = logging.getLogger(__name__)
+
+UPLOAD_WITHOUT_WAITING = (
+    "files in the input need keep_uploads=True with wait_for_completion=False: no task deletes the uploads when the run"
+    " has finished"
+)
+FILES_IN_BATCH = (
+    "files in the inputs of a batch aren't uploaded. Upload each file once, with SimHook.upload_file, and pass"
+    " [file.reference()] in the inputs"
+)
+
+_CHUNK = 256 * 1024
 
 
 @dataclass
@@ -43,43 +55,106 @@ class SimFile:
         return f"SimFile({self.name or _name_of(self.source)!r})"
 
 
-def prepare_input(value: Any, workflow_id: str, *, is_async: bool, unconverted_files: str) -> dict[str, Any]:
-    """Return an input as Sim accepts it: the Start block's fields, as JSON, with files read and encoded.
+@dataclass(eq=False)
+class InputFile:
+    """A file of an input.
+
+    :param content: bytes, a path object, or an open binary file at its start.
+    :param size: bytes.
+    """
+
+    name: str
+    mime: str
+    content: Any
+    size: int
+
+    def inline(self) -> dict[str, Any]:
+        """Return the file with its content, as Sim accepts it in sync runs."""
+        from airflow_provider_sim.client import inline_file
+
+        content = self.content
+        if hasattr(content, "read"):
+            content = content.read()
+        elif not isinstance(content, bytes):
+            with content.open("rb") as file:
+                content = file.read()
+        return inline_file(self.name, self.mime, content)
+
+
+def prepare_input(
+    value: Any,
+    workflow_id: str,
+    *,
+    is_async: bool,
+    check: Callable[[str, Any], None],
+    upload: Callable[[list[InputFile]], list[dict[str, Any]]],
+) -> dict[str, Any]:
+    """Return an input as Sim accepts it: the Start block's fields, as JSON, with files inline or by reference.
 
     Only path objects, open files, bytes and :class:`SimFile` are read as files, never a string that contains a path.
 
     :param value: as for :func:`input_fields`.
-    :param is_async: Sim converts no files then.
-    :param unconverted_files: ``send`` them anyway, or ``fail``.
+    :param is_async: Sim converts no inline files then.
+    :param check: raises SimInputError for an input that can't be sent, without sending anything.
+    :param upload: uploads files that can't be sent inline, and returns references to them.
     :raises SimInputError: the input, or a file in it, can't be sent.
     """
-    from airflow_provider_sim.client import FilesOfRequest
+    from airflow_provider_sim.client import fits_in_request
 
-    files = FilesOfRequest(workflow_id)
-    ready = {
-        name: [_ready(name, one, files) for one in item] if isinstance(item, list) else _ready(name, item, files)
-        for name, item in input_fields(value, workflow_id=workflow_id).items()
-    }
-    if files.fields and is_async and unconverted_files == "fail":
-        raise files.error(
-            f"The input has files in {', '.join(map(repr, files.fields))}, and Sim converts files in sync runs only; an"
-            " async run would get them as base64 text. Use a sync run (neither async_execution nor deferrable, and"
-            " wait_for_completion) or stream=True; or send a URL as text, for the workflow to download."
-            " unconverted_files='send' sends the files unconverted"
-        )
-    return ready
+    given = input_fields(value, workflow_id=workflow_id)
+    fields = {name: [item] if is_file(item) else item for name, item in given.items()}
+
+    def with_files(values: Iterable[Any]) -> dict[str, Any]:
+        rest = iter(values)
+        return {
+            name: [next(rest) if is_file(part) else part for part in item] if isinstance(item, list) else item
+            for name, item in fields.items()
+        }
+
+    with ExitStack() as opened:
+        files = input_files(fields, workflow_id, opened, is_async=is_async)
+        if not files:
+            return fields
+        if not is_async and fits_in_request(file.size for file in files):
+            prepared = with_files(file.inline() for file in files)
+            try:
+                check(workflow_id, prepared)
+                return prepared
+            except SimInputError as error:
+                if error.code != "PAYLOAD_TOO_LARGE":
+                    raise
+        check(workflow_id, with_files({} for _ in files))
+        return with_files(upload(files))
 
 
-def _ready(field: str, value: Any, files: FilesOfRequest) -> Any:
-    if not is_file(value):
-        files.record(field, value)
-        for item, path, _ in nodes(value):
-            if is_file(item):
-                raise files.error(
-                    f"There is a file at {place_of(path, str(field))} of the input. Sim accepts files only in the Start"
-                    " block's fields of type file[], not inside objects: pass it in a separate field"
+def input_files(fields: Mapping[str, Any], workflow_id: str, opened: ExitStack, *, is_async: bool) -> list[InputFile]:
+    """Return the files in an input's fields, which must be readable, and where Sim accepts them.
+
+    :param opened: gets the files that were opened.
+    """
+    from airflow_provider_sim.client import is_inline_file
+
+    files, problem = [], None
+    for field, item in fields.items():
+        for part in item if isinstance(item, list) else [item]:
+            if is_file(part):
+                files.append(_input_file(part, workflow_id, opened))
+            elif is_async and is_inline_file(part):
+                problem = (
+                    f"is a file in Sim's format at {field!r} of the input, which Sim converts in sync runs only. Pass a"
+                    " path object or bytes, which the task uploads, or a URL as text, for the workflow to download."
                 )
-        return value
+            elif nested := next((path for value, path, _ in nodes(part) if is_file(value)), None):
+                problem = (
+                    f"is a file at {place_of(nested, str(field))} of the input. Sim accepts files only in the Start"
+                    " block's fields of type file[], not inside objects: pass it in a separate field."
+                )
+            if problem:
+                raise SimInputError(f"There {problem}", workflow_id=workflow_id)
+    return files
+
+
+def _input_file(value: Any, workflow_id: str, opened: ExitStack) -> InputFile:
     file = value if isinstance(value, SimFile) else SimFile(value)
     source = file.source
     if isinstance(source, str):
@@ -88,7 +163,12 @@ def _ready(field: str, value: Any, files: FilesOfRequest) -> Any:
         source = ObjectStoragePath(source)
     name = file.name or _name_of(source)
     mime = file.mime or mimetypes.guess_type(name)[0] or "application/octet-stream"
-    return files.add(field, name, mime, _content(source, name, files))
+    try:
+        return InputFile(name, mime, *_sized(source, opened))
+    except (FileNotFoundError, IsADirectoryError, PermissionError, ValueError) as error:
+        raise SimInputError(
+            f"The file {name!r} of the input can't be read ({type(error).__name__}: {error}).", workflow_id=workflow_id
+        ) from error
 
 
 def _name_of(source: Any) -> str:
@@ -96,17 +176,26 @@ def _name_of(source: Any) -> str:
     return PurePath(named).name if isinstance(named, str) and PurePath(named).name else "file"
 
 
-def _content(source: Any, name: str, files: FilesOfRequest) -> bytes:
-    """Return a file's bytes, at most one more than Sim accepts."""
+def _sized(source: Any, opened: ExitStack) -> tuple[Any, int]:
+    """Return a file's content and its size; what is open, or has no size, is copied to disk."""
     if isinstance(source, bytes | bytearray | memoryview):
-        return bytes(source)
-    try:
-        opened = source.open("rb") if _is_path(source) and not hasattr(source, "read") else source
-        with closing(opened) if hasattr(opened, "close") else nullcontext():
-            content = opened.read(files.most + 1)
-    except (FileNotFoundError, IsADirectoryError, PermissionError, ValueError) as error:
-        raise files.error(f"The file {name!r} of the input can't be read ({type(error).__name__}: {error})") from error
-    return content.encode() if isinstance(content, str) else bytes(content)
+        return bytes(source), memoryview(source).nbytes
+    is_path = _is_path(source) and not hasattr(source, "read")
+    file = source.open("rb") if is_path else source
+    with closing(file) if hasattr(file, "close") else nullcontext():
+        if is_path and file.seekable():
+            return source, file.seek(0, os.SEEK_END)
+        copy = opened.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
+        while chunk := file.read(_CHUNK):
+            copy.write(chunk.encode() if isinstance(chunk, str) else chunk)
+    size = copy.tell()
+    copy.seek(0)
+    return copy, size
+
+
+def has_files(value: Any) -> bool:
+    """Whether there is a file anywhere in a value."""
+    return any(is_file(item) for item, _, _ in nodes(value))
 
 
 def is_file(value: Any) -> bool:

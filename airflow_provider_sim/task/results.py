@@ -147,6 +147,7 @@ class RunEvent(NamedTuple):
     job_id: str | None = None
     message: str | None = None
     completed_run: WorkflowRun | None = None  # without its output
+    uploads: dict[str, Any] | None = None
 
 
 def read_run_event(event: Mapping[str, Any] | None, *, workflow_id: str) -> RunEvent:
@@ -169,7 +170,7 @@ def read_run_event(event: Mapping[str, Any] | None, *, workflow_id: str) -> RunE
     if status == "completed" and isinstance(details := given.get("details"), dict):
         completed_run = WorkflowRun.from_details({**details, "workflow_id": workflow_id, "run_id": run_id})
     job_id = job_id if isinstance(job_id, str) else None
-    return RunEvent(str(status), str(run_id), job_id, message and str(message), completed_run)
+    return RunEvent(str(status), str(run_id), job_id, message and str(message), completed_run, given.get("uploads"))
 
 
 def unreachable_error(workflow_id: str, run_id: str, why: object) -> SimRunError:

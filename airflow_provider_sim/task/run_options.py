@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from datetime import timedelta
 from typing import Any, Self
 
-from airflow_provider_sim.arguments import CheckInput, LargeOutputs, OnError, OnPaused, UnconvertedFiles
+from airflow_provider_sim.arguments import CheckInput, LargeOutputs, OnError, OnPaused
 from airflow_provider_sim.exceptions import SimError
 
 DEFAULT_MAX_OUTPUT_BYTES = 16 * 1024 * 1024  # each read of the XCom transfers them
@@ -25,6 +25,8 @@ class RunOptions:
     :param timeout_from_start: seconds from the task's start, instead of ``deadline``, for a task that starts in the
         triggerer.
     :param run_timeout: seconds after which the server stops a run.
+    :param uploads: what the trigger deletes when the run has finished: the dict of an
+        :class:`~airflow_provider_sim.task.uploads.Uploads`.
     :param end_from_trigger: the trigger ends the task when the run has completed.
     """
 
@@ -43,7 +45,8 @@ class RunOptions:
     max_active_runs: int | None = None
     skip_undeployed: bool = False
     check_input: CheckInput = "warn"
-    unconverted_files: UnconvertedFiles = "fail"
+    keep_uploads: bool = False
+    uploads: dict[str, Any] | None = None
     durable: bool = True
     cancel_on_kill: bool = False
     selected_outputs: str | list[str] | None = None

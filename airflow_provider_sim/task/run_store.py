@@ -1,4 +1,4 @@
-"""Write-ahead store for a task's run IDs, used to recover after a worker crash.
+"""Write-ahead store for a task's run IDs and uploads, used to recover after a worker crash.
 
 Sim accepts each run ID once. A task chooses an ID, records it, and sends the start; a retry asks Sim for that ID before
 it starts anything. Airflow 3.3 and later keep a task's state across retries, which contains the ID. On earlier ones,
@@ -10,12 +10,13 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_sim.batch.state import BatchState, decode_workflows, encode_workflows
 from airflow_provider_sim.client import MAX_RUN_TIMEOUT, new_run_id
+from airflow_provider_sim.task.uploads import Uploads
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -122,10 +123,11 @@ class PreviousRun:
 
 
 class RunStore(_Store):
-    """Store of one run's ID.
+    """Store of one run's ID and its uploads.
 
     :param durable: False records nothing: each try starts its own run.
     :param server: the base URL; an ID means nothing to another server.
+    :ivar uploads: of the run, as far as known.
     :ivar unsent_ids: derived IDs that this try is the first to send, unless it is ``airflow tasks test``, which must
         not return the scheduled task's output.
     """
@@ -134,6 +136,13 @@ class RunStore(_Store):
         super().__init__(context, durable)
         self._entry = StateEntry(self._state, context, STATE_KEY, workflow_id=workflow_id, server=server)
         self.unsent_ids: list[str] = []
+        self.uploads: Uploads | None = None
+        self._ids: dict[str, str | None] = {}
+
+    @property
+    def upload_token(self) -> str:
+        """What the names of uploads start with: the same in all tries if it can be derived, else a new one."""
+        return self._derived_id("uploads") if self._identity else new_run_id()
 
     def new_run_id(self) -> str:
         """Choose an ID and record it."""
@@ -146,19 +155,38 @@ class RunStore(_Store):
 
     def record(self, run_id: str, job_id: str | None) -> None:
         """Record the ID that the server has chosen for a run, or its queue entry."""
-        self._entry.write(run_id=run_id, job_id=job_id)
+        self._ids = {"run_id": run_id, "job_id": job_id}
+        self.record_uploads()
 
-    def previous_runs(self, *, of_this_try: bool = False) -> Iterator[PreviousRun]:
-        """Yield runs that earlier tries may have started, the latest first.
+    def record_uploads(self) -> None:
+        """Record the uploads beside the IDs."""
+        self._entry.write(**self._ids, **({"uploads": asdict(self.uploads)} if self.uploads else {}))
 
-        :param of_this_try: yield those first that this try may have started before it was deferred.
+    def previous_runs(
+        self, workspace_id: Callable[[], str | None], *, of_this_try: bool = False
+    ) -> tuple[list[PreviousRun], bool]:
+        """Return runs that earlier tries may have started, the latest first, and whether the task was cleared since.
+
+        Sets :attr:`uploads` to what earlier tries may have uploaded.
+
+        :param workspace_id: returns the workspace of derived uploads; None if there can't be any.
+        :param of_this_try: with those first that this try may have started before it was deferred.
         """
         entry, cleared = self._entry.read()
+        runs = []
         if isinstance(entry.get("run_id"), str):
-            yield PreviousRun(entry["run_id"], job_id=entry.get("job_id"), cleared=cleared)
-        for try_number in range(self._try_number - (not of_this_try), 0, -1) if self._identity else ():
+            runs.append(PreviousRun(entry["run_id"], job_id=entry.get("job_id"), cleared=cleared))
+        if isinstance(entry.get("uploads"), dict):
+            self.uploads = Uploads(**entry["uploads"])
+        if not cleared:
+            self._ids = {name: entry[name] for name in ("run_id", "job_id") if name in entry}
+        tries = range(self._try_number - (not of_this_try), 0, -1) if self._identity else ()
+        if tries and (workspace := workspace_id()):
+            self.uploads = Uploads(workspace, self.upload_token)
+        for try_number in tries:
             for number in range(1, _IDS_PER_TRY + 1):
-                yield PreviousRun(self._derived_id(try_number, number), derived=True, resend=number == 1)
+                runs.append(PreviousRun(self._derived_id(try_number, number), derived=True, resend=number == 1))
+        return runs, cleared
 
 
 class BatchStore(_Store):

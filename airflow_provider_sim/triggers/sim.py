@@ -15,13 +15,14 @@ from airflow_provider_sim.links.sim import link_xcoms
 from airflow_provider_sim.metrics import Metric
 from airflow_provider_sim.polling import RunPollState
 from airflow_provider_sim.task.deadlines import task_started_at
+from airflow_provider_sim.task.uploads import Uploads, delete_uploads
 from airflow_provider_sim.triggers.base import SimTriggerBase
 
 if TYPE_CHECKING:
     import jinja2
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_sim.client import AsyncSimClient, Cancellation, WorkflowRun
+    from airflow_provider_sim.client import AsyncSimClient, Cancellation, ClientSettings, WorkflowRun
     from airflow_provider_sim.task.run_options import RunOptions
 
 
@@ -124,11 +125,24 @@ class SimRunTrigger(SimTriggerBase):
             self.log.warning("The trigger could not end the task, so a worker does: %s", error)
             return None
         Metric.RUN_FINISHED.incr(status=run.status.value)
+        await self._delete_uploads(client)
         return TaskSuccessEvent()
 
     async def _cancel_runs(self, client: AsyncSimClient) -> Cancellation:
-        return await client.stop_workflow_run(self.workflow_id, self.run_id, job_id=self.job_id)
+        cancelled = await client.stop_workflow_run(self.workflow_id, self.run_id, job_id=self.job_id)
+        await self._delete_uploads(client)
+        return cancelled
+
+    async def _delete_uploads(self, client: AsyncSimClient) -> None:
+        if uploads := self.run_options.uploads:
+            await asyncio.to_thread(_delete, client.settings, Uploads(**uploads))
 
     def _event(self, status: str, **more: Any) -> TriggerEvent:
         ids = {"workflow_id": self.workflow_id, "run_id": self.run_id, "job_id": self.job_id}
-        return TriggerEvent({"status": status, **ids, **more})
+        uploads = {"uploads": self.run_options.uploads} if self.run_options.uploads else {}
+        return TriggerEvent({"status": status, **ids, **uploads, **more})
+
+
+def _delete(settings: ClientSettings, uploads: Uploads) -> None:
+    with SimClient.from_settings(settings) as client:
+        delete_uploads(client, uploads)

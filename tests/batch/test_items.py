@@ -93,33 +93,31 @@ def test_input_rejected_by_the_api_is_named(value, api_version, message):
     client = SimClient("sk-sim-x", "http://127.0.0.1:9", api_version=api_version)
     items = read_items([{"a": 1}, None, value], "wf")
     with pytest.raises(SimInputError, match=message) as caught:
-        items.ready(2, unconverted_files="fail", check_input=client.check_input)
+        items.ready(2, check_input=client.check_input)
     assert caught.value.workflow_id == "wf"
 
 
 def test_legacy_control_field_is_accepted_on_v2():
     client = SimClient("sk-sim-x", "http://127.0.0.1:9", api_version="v2")
-    read_items([{"stream": True}], "wf").ready(0, unconverted_files="fail", check_input=client.check_input)
+    read_items([{"stream": True}], "wf").ready(0, check_input=client.check_input)
 
 
-class TestFiles:
-    def ready(self, items, index, unconverted_files):
-        return items.ready(index, unconverted_files=unconverted_files, check_input=lambda workflow_id, value: None)
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (b"hello", r"inputs\[1\].*SimHook.upload_file"),
+        ({"of": [SimFile(b"hello")]}, r"inputs\[1\].*SimHook.upload_file"),
+        ([{"type": "file", "data": "data:,", "name": "a"}], r"inputs\[1\].*in sync runs only"),
+    ],
+)
+def test_files_are_rejected(value, message):
+    with pytest.raises(SimInputError, match=message):
+        read_items(iter([{"report": 1}, {"report": value}]), "wf")
 
-    def test_unconverted_files_are_rejected(self, tmp_path):
-        path = tmp_path / "a.txt"
-        path.write_text("hello")
-        with pytest.raises(SimInputError, match=r"inputs\[1\].*has files in 'report'"):
-            self.ready(read_items([{"report": 1}, {"report": path}], "wf"), 1, "fail")
 
-    def test_files_are_sent_as_base64(self):
-        items = read_items([{"report": b"hello"}, None, 7], "wf")
-        assert self.ready(items, 0, "send")["report"]["data"].endswith("aGVsbG8=")
-        assert [self.ready(items, index, "send") for index in (1, 2)] == [{}, {"input": 7}]
-
-    def test_missing_file_is_named(self, tmp_path):
-        with pytest.raises(SimInputError, match=r"inputs\[0\] is invalid: The file 'gone' of the input can't be read"):
-            self.ready(read_items([{"report": tmp_path / "gone"}], "wf"), 0, "send")
+def test_reference_to_a_file_passes():
+    reference = {"id": "wf_1", "name": "a", "url": "/api/files/serve/k?context=workspace", "size": 1, "key": "k"}
+    assert read_items([{"report": [reference]}], "wf").inputs == ({"report": [reference]},)
 
 
 class TestDigest:
@@ -130,16 +128,6 @@ class TestDigest:
         assert read_items(pairs, None).digest() == same
         others = [([3, {"a": 1, "b": 2}], "wf"), ([{"a": 1, "b": 2}, 3], "other"), ([{"a": 1, "b": 2}], "wf")]
         assert len({read_items(*other).digest() for other in others} | {same}) == 4
-
-    def test_digest_of_files_needs_no_file(self, tmp_path):
-        def digest(*inputs):
-            return read_items(inputs, "wf").digest()
-
-        gone, other = tmp_path / "gone", tmp_path / "other"
-        assert digest({"f": gone}) == digest({"f": tmp_path / "gone"})
-        with (tmp_path / "open").open("wb") as open_file:
-            several = [gone, other, SimFile(gone), SimFile(gone, "x"), SimFile(str(gone)), b"a", b"b", open_file]
-            assert len({digest({"f": file}) for file in several}) == len(several) - 1  # a path or its text: one file
 
     @pytest.mark.parametrize("value", [{1, 2}, {"a": 1, 2: 3}, {"at": timedelta(1)}], ids=repr)
     def test_digest_of_non_json_input_is_an_error(self, value):

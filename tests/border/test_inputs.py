@@ -87,10 +87,10 @@ FILES = """
             return {"papers": paper}
 
         decorated.partial(paper=SimFile(path)).expand(n=[1, 2])
-        Batch.partial(
-            task_id="batch", workflow_id="files", inputs=[{"papers": [SimFile(path)]}], unconverted_files="send",
+        Op.partial(
+            task_id="deferred", workflow_id="files", input={"papers": [SimFile(path)]}, deferrable=True,
             poll_interval=0.5,
-        ).expand(max_active_runs=[1, 1])
+        ).expand(timeout=[60, 60])
 """
 
 
@@ -167,6 +167,7 @@ def test_inputs_reach_the_workflow_or_fail_with_a_reason(dag_test, sim, tmp_path
         "alone": ["alone"],
         "decorated[0]": ["f0.txt"],
         "decorated[1]": ["f1.txt"],
-        "batch[0]": [["f0.txt"]],
-        "batch[1]": [["f1.txt"]],
+        "deferred[0]": ["f0.txt"],
+        "deferred[1]": ["f1.txt"],
     }
+    assert sim.files == []

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from airflow_provider_sim.client.api.files import (
-    MAX_FILE_BYTES,
-    FilesOfRequest,
     OutputFile,
     file_request,
+    fits_in_request,
+    is_inline_file,
     map_files,
 )
 from airflow_provider_sim.exceptions import (
@@ -88,18 +88,6 @@ class TestDownloads:
 
 
 class TestFilesOfRequest:
-    def test_file_is_encoded_as_a_sim_file_object(self):
-        files = FilesOfRequest("w")
-        assert files.add("letters", "a.txt", "text/plain", b"hi") == {
-            "type": "file",
-            "data": "data:text/plain;base64,aGk=",
-            "name": "a.txt",
-            "mime": "text/plain",
-        }
-        files.add("letters", "b.txt", "text/plain", b"ho")
-        files.add("pictures", "c.png", "image/png", b"")
-        assert files.fields == ["letters", "pictures"], "each once"
-
     @pytest.mark.parametrize(
         ("value", "counts"),
         [
@@ -113,31 +101,12 @@ class TestFilesOfRequest:
             ("file", False),
         ],
     )
-    def test_record_counts_only_sim_file_objects(self, value, counts):
-        files = FilesOfRequest("w")
-        files.record("letters", value)
-        assert files.fields == ["letters"] * counts
+    def test_inline_file_is_a_sim_file_object(self, value, counts):
+        assert is_inline_file(value) == counts
 
-    def test_too_large_file_is_an_input_error(self):
-        files = FilesOfRequest("w")
-        files.most = 2**20
-        files.add("letters", "fits.txt", "text/plain", bytes(2**20))
-        with pytest.raises(SimInputError) as caught:
-            files.add("letters", "a.txt", "text/plain", bytes(2**20 + 1))
-        assert str(caught.value).startswith(
-            "The file 'a.txt' in the field 'letters' is larger than 1 MiB, the limit of Sim. Put it where the"
-            " workflow can fetch it and send its URL."
-        )
-        assert (caught.value.code, caught.value.workflow_id) == ("PAYLOAD_TOO_LARGE", "w")
-        assert caught.value.outcome is Outcome.NEVER_SENT
-
-    def test_too_large_total_of_files_is_an_input_error(self):
-        files = FilesOfRequest("w")
-        for name in "ab":
-            files.add("x", name, "text/plain", bytes(MAX_FILE_BYTES // 8))
-        words = r"With the file 'c' in the field 'x', the input's files are 1\d\.\d MiB"
-        with pytest.raises(SimInputError, match=words):
-            files.add("x", "c", "text/plain", bytes(MAX_FILE_BYTES // 8))
+    @pytest.mark.parametrize(("sizes", "fit"), [([], True), ([7 * 2**20, 2**19], True), ([7 * 2**20, 2**19, 1], False)])
+    def test_files_of_7_5_mib_fit_in_a_request(self, sizes, fit):
+        assert fits_in_request(sizes) == fit
 
 
 class TestFilesOfOutput:

@@ -45,7 +45,7 @@ WRONG = [
     *((of, {"on_paused": value}) for of in OUTPUTS for value in ("hope", None, "Wait", ["wait"])),
     *((of, {"large_outputs": value}) for of in OUTPUTS for value in ("hide", True)),
     *((of, {"max_output_bytes": value}) for of in OUTPUTS for value in (0, 1.5, True, "1k")),
-    *((of, {name: "sent"}) for of in (RUN, BATCH) for name in ("unconverted_files", "check_input")),
+    *((of, {"check_input": "sent"}) for of in (RUN, BATCH)),
     *((of, {"selected_outputs": value}) for of in (RUN, SENSOR) for value in ("", "['A.b']", [""], [7])),
     (SENSOR, {"selected_outputs": ["Agent 1.content"]}),
     (SENSOR, {"selected_outputs": "Agent 1.content"}),
@@ -62,6 +62,7 @@ WRONG = [
     (RUN, {"stream": True, "deferrable": True}),
     (RUN, {"multiple_outputs": True, "wait_for_completion": False}),
     (BATCH, {"multiple_outputs": True}),
+    (BATCH, {"inputs": [{"papers": [b"x"]}]}),
     (BATCH, {"on_error": "hope"}),
     *((BATCH, {"max_active_runs": value}) for value in (0, True, "5", 1.5)),
     (DEPLOY, {"action": "deplyo"}),
@@ -70,6 +71,7 @@ WRONG = [
     (DEPLOY, {"version_name": "x", "action": "undeploy"}),
 ]
 WRONG_WITH_DEFAULTS = [
+    (RUN, {"input": {"papers": [b"x"]}, "wait_for_completion": False}),
     *((of, {"large_outputs": "store"}) for of in OUTPUTS),
     (RUN, {"selected_outputs": ["Agent 1.content"]}),
     (RUN, {"selected_outputs": "Agent 1.content"}),

@@ -562,28 +562,6 @@ class TestDurability:
         assert len(task.execute(next_try(context))) == 6
         assert len(checks()) - len(first) <= 1, "only the workspace for the link is asked for again"
 
-    def test_retry_reads_only_files_of_restarted_inputs(self, context, emulator, tmp_path):
-        failing = {1, 2}
-
-        @emulator.workflow("double", duration=0.05)
-        def double(given):
-            if given["n"] in failing:
-                raise BlockError("no", block="Double")
-            return {}
-
-        files = [tmp_path / str(number) for number in range(3)]
-        for file in files:
-            file.write_bytes(b"x")
-        task = operator([{"n": number, "f": file} for number, file in enumerate(files)], unconverted_files="send")
-        with pytest.raises(SimBatchError, match="2 of 3 inputs"):
-            task.execute(context)
-        failing.clear()
-        files[0].unlink()  # its run has completed
-        files[2].unlink()
-        with pytest.raises(SimBatchError, match=r"1 of 3 inputs.*inputs\[2\] \(refused.*can't be read"):
-            task.execute(next_try(context))
-        assert started(emulator) == Counter({0: 1, 1: 2, 2: 1})
-
     @pytest.mark.usefixtures("no_store")
     def test_cleared_task_without_a_store_starts_a_new_batch(self, run_batch, context, emulator):
         run_batch(operator(numbers(3)))

@@ -9,18 +9,11 @@ from pathlib import Path
 import pytest
 from airflow.providers.common.compat.sdk import DAG, ObjectStoragePath
 
-from airflow_provider_sim.client.api.files import FilesOfRequest
 from airflow_provider_sim.exceptions import SimInputError
 from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
 from airflow_provider_sim.task.input import SimFile
 
 pytestmark = pytest.mark.usefixtures("connection")
-
-ASYNCHRONOUS = {
-    "async_execution": {"async_execution": True},
-    "deferrable": {"deferrable": True},
-    "no wait": {"wait_for_completion": False},
-}
 
 
 @pytest.fixture(autouse=True)
@@ -91,9 +84,10 @@ def test_every_kind_of_file_is_sent(run_task, report, make, arrives):
     assert run_task(task)["files"] == arrives
 
 
-def test_file_is_encoded_in_sim_s_format():
-    file = FilesOfRequest("w").add("files", "a.txt", "text/plain", b"hi")
-    assert file == {"type": "file", "data": "data:text/plain;base64,aGk=", "name": "a.txt", "mime": "text/plain"}
+def test_files_are_encoded_in_sim_s_format(run_task, emulator):
+    run_task(operator(None, workflow_id="no_input_format", input={"f": SimFile(b"hi", name="a.txt")}))
+    file = {"type": "file", "data": "data:text/plain;base64,aGk=", "name": "a.txt", "mime": "text/plain"}
+    assert emulator.runs[0].input == {"f": [file]}
 
 
 def test_string_is_never_read_as_a_path(run_task, report, emulator):
@@ -121,20 +115,10 @@ class TestRejections:
         assert not [request for request in emulator.requests if request.method == "POST"]
         assert caught.value.workflow_id == "reads_files"
 
-    @pytest.mark.parametrize("mode", ASYNCHRONOUS.values(), ids=ASYNCHRONOUS)
-    def test_asynchronous_run_rejects_files(self, run_task, emulator, report, mode):
-        self.refused(run_task, emulator, operator(report, **mode), r"files in 'files'.*stream=True.*URL as text")
-
-    def test_asynchronous_run_rejects_files_in_sim_s_format(self, run_task, emulator):
+    @pytest.mark.parametrize("mode", [{"async_execution": True}, {"deferrable": True}], ids=str)
+    def test_asynchronous_run_rejects_files_in_sim_s_format(self, run_task, emulator, mode):
         by_hand = {"type": "url", "data": "https://example.com/a.pdf", "name": "a.pdf"}
-        self.refused(run_task, emulator, operator([by_hand], async_execution=True), "files in 'files'")
-
-    def test_unconverted_files_send_sends_files_to_asynchronous_runs(self, run_task, emulator, report):
-        task = operator(
-            report, workflow_id="no_input_format", input={"f": report}, deferrable=True, unconverted_files="send"
-        )
-        run_task(task)
-        assert emulator.runs[0].input["f"]["data"] == "data:application/pdf;base64,JVBERi0x"
+        self.refused(run_task, emulator, operator([by_hand], **mode), "at 'files' .*in sync runs only.*URL as text")
 
     def test_streamed_run_accepts_files(self, run_task, report):
         task = operator(report, input={"files": report, "note": ""}, stream=True)
@@ -143,16 +127,6 @@ class TestRejections:
     def test_nested_file_is_rejected(self, run_task, emulator, report):
         task = operator(None, input={"case": {"papers": [report]}})
         self.refused(run_task, emulator, task, r"at case\.papers\[0\] of the input.*only in the Start block's fields")
-
-    def test_file_over_20_mib_is_rejected(self, run_task, emulator, tmp_path):
-        path = tmp_path / "big"
-        with path.open("wb") as file:
-            file.truncate(20 * 1024 * 1024 + 1)
-        self.refused(run_task, emulator, operator(path), "'big' in the field 'files' is larger than 20 MiB")
-
-    def test_files_over_10_mib_per_request_are_rejected(self, run_task, emulator):
-        four = bytes(4 * 1024 * 1024)
-        self.refused(run_task, emulator, operator([four, four]), r"are 10\.7 MiB as base64; .* 10 MiB, which is 7\.5")
 
     @pytest.mark.parametrize(("path", "says"), [("nowhere.pdf", "FileNotFoundError"), (".", "IsADirectoryError")])
     def test_unreadable_file_is_rejected(self, run_task, emulator, tmp_path, path, says):

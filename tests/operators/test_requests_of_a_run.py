@@ -14,8 +14,14 @@ KINDS = {
     "workflow": r"GET /api/v2/workflows/[^/]+$",
     "poll": r"GET .*/runs/[^/]+$",
     "output": r"GET /api/jobs/",
+    "upload": r"POST /api/v2/files$",
+    "find uploads": r"GET /api/v2/files\?",
+    "delete upload": r"DELETE /api/v2/files/",
+    "start session": r"POST /api/v2/files/uploads$",
+    "transfer": r"PUT ",
+    "complete": r"POST /api/v2/files/uploads/[^/]+/complete",
 }
-START, WORKFLOW, POLL, OUTPUT = KINDS
+START, WORKFLOW, POLL, OUTPUT, UPLOAD, FIND, DELETE, *SESSION = KINDS
 
 
 @pytest.fixture
@@ -44,6 +50,34 @@ def sent(emulator) -> list[str]:
 )
 def test_operator_sends_the_expected_requests_in_each_mode(run_task, emulator, options, expected):
     task = {"task_id": "t", "workflow_id": "brief", "input": {}, "poll_interval": 0.4, **options}
+    run_task(SimExecuteWorkflowOperator(check_input="off", **task))
+    assert sent(emulator) == expected
+
+
+@pytest.mark.usefixtures("brief")
+@pytest.mark.parametrize(
+    ("options", "files", "expected"),
+    [
+        pytest.param({}, [b"a", b"b"], [START], id="sync, small"),
+        pytest.param({}, [bytes(8 * 2**20)], [UPLOAD, START, DELETE], id="sync, large"),
+        pytest.param({"stream": True}, [bytes(8 * 2**20)], [UPLOAD, START, DELETE], id="streamed, large"),
+        pytest.param(
+            {"wait_for_completion": False, "keep_uploads": True}, [b"a"], [UPLOAD, START], id="not waiting, kept"
+        ),
+        pytest.param(
+            {"async_execution": True},
+            [b"a", b"b"],
+            [UPLOAD, UPLOAD, START, POLL, OUTPUT, DELETE, DELETE],
+            id="asynchronous",
+        ),
+        pytest.param({"deferrable": True}, [b"a"], [UPLOAD, START, POLL, OUTPUT, DELETE], id="deferrable"),
+        pytest.param(
+            {"deferrable": True}, [bytes(51 * 2**20)], [*SESSION, START, POLL, OUTPUT, DELETE], id="deferrable, session"
+        ),
+    ],
+)
+def test_operator_sends_the_expected_requests_for_files(run_task, emulator, options, files, expected):
+    task = {"task_id": "t", "workflow_id": "brief", "input": {"files": files}, "poll_interval": 0.4, **options}
     run_task(SimExecuteWorkflowOperator(check_input="off", **task))
     assert sent(emulator) == expected
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -11,9 +11,6 @@ from urllib.parse import urlsplit
 from airflow_provider_sim.client.api import fields
 from airflow_provider_sim.client.api.http import MAX_BODY_BYTES, Request, Response, error_of
 from airflow_provider_sim.exceptions import SimInputError, SimResponseError
-
-MAX_FILE_BYTES = 20 * 1024 * 1024
-"""The largest file that Sim stores; a file in an input must also fit into a request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,51 +50,24 @@ def _file(value: dict[str, Any]) -> OutputFile | None:
     return OutputFile(name, content, fields.text(value, "url"), value)
 
 
-class FilesOfRequest:
-    """The files of one request, in the format of a Start block's field of type ``file[]``.
+def fits_in_request(sizes: Iterable[int]) -> bool:
+    """Whether files of these sizes, in bytes, fit into an input as base64, apart from its other fields."""
+    return sum(sizes) * 4 // 3 <= MAX_BODY_BYTES
 
-    Sim converts them only in sync runs, and only in top-level fields.
 
-    :ivar fields: names of the fields with files.
-    """
+def inline_file(name: str, mime: str, content: bytes) -> dict[str, Any]:
+    """Return a file for a Start block's field of type ``file[]``; Sim converts it in sync runs only."""
+    data = f"data:{mime};base64,{base64.b64encode(content).decode()}"
+    return {"type": "file", "data": data, "name": name, "mime": mime}
 
-    most = MAX_FILE_BYTES
 
-    def __init__(self, workflow_id: str) -> None:
-        self.fields: list[str] = []
-        self._workflow_id = workflow_id
-        self._size = 0
-
-    def add(self, field: str, name: str, mime: str, content: bytes) -> dict[str, Any]:
-        """Add a file to a field and return it in Sim's format, unless it is too large."""
-        if len(content) > self.most:
-            raise self.error(
-                f"The file {name!r} in the field {field!r} is larger than {self.most // 2**20} MiB, the limit of"
-                " Sim. Put it where the workflow can fetch it and send its URL",
-                code="PAYLOAD_TOO_LARGE",
-            )
-        data = f"data:{mime};base64,{base64.b64encode(content).decode()}"
-        self._size += len(data)
-        if self._size > MAX_BODY_BYTES:
-            raise self.error(
-                f"With the file {name!r} in the field {field!r}, the input's files are {self._size / 2**20:.1f} MiB as"
-                f" base64; the limit of a request to Sim is {MAX_BODY_BYTES // 2**20} MiB, which is"
-                f" {MAX_BODY_BYTES * 3 // 4 / 2**20:.1f} MiB of files. Put them where the workflow can fetch them and"
-                " send their URLs",
-                code="PAYLOAD_TOO_LARGE",
-            )
-        file = {"type": "file", "data": data, "name": name, "mime": mime}
-        self.record(field, file)
-        return file
-
-    def record(self, field: str, value: Any) -> None:
-        """Record the field if the value is a file in Sim's format."""
-        if fields.text(value, "type") in ("file", "url") and fields.text(value, "data") and fields.text(value, "name"):
-            self.fields += [] if field in self.fields else [field]
-
-    def error(self, what: str, *, code: str | None = None) -> SimInputError:
-        """Return an error about the request. It was not sent."""
-        return SimInputError(f"{what}.", code=code, workflow_id=self._workflow_id)
+def is_inline_file(value: Any) -> bool:
+    """Whether a value is a file that Sim converts in sync runs: base64 text or a URL with a name."""
+    return (
+        fields.text(value, "type") in ("file", "url")
+        and bool(fields.text(value, "data"))
+        and bool(fields.text(value, "name"))
+    )
 
 
 def file_request(url: str, base_url: str) -> tuple[Request, str]:

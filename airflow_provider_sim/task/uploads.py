@@ -1,0 +1,99 @@
+"""Files that a task uploads for its run, and deletes when the run has finished."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_sim.exceptions import SimConflictError, SimError, SimUnsupportedError
+
+if TYPE_CHECKING:
+    from airflow_provider_sim.client import SimClient, WorkspaceFile
+    from airflow_provider_sim.task.input import InputFile
+
+log = logging.getLogger(__name__)
+
+_PAGE = 1000
+
+
+@dataclass
+class Uploads:
+    """The uploads of one run; its dict is plain JSON.
+
+    :param token: unique to the task instance; the files' names in Sim start with it.
+    :param file_ids: None while their number is unknown, such as after a crash: then Sim is asked for the token.
+    """
+
+    workspace_id: str
+    token: str
+    file_ids: list[str] | None = None
+
+    def __str__(self) -> str:
+        """For log lines."""
+        which = f"with names that start with {self.token}" if self.file_ids is None else ", ".join(self.file_ids)
+        return f"The uploads {which} of workspace {self.workspace_id}"
+
+    def find(self, client: SimClient) -> Iterator[WorkspaceFile]:
+        """Yield the files that exist in Sim."""
+        cursor = None
+        while True:
+            page = client.list_files(self.workspace_id, search=self.token, limit=_PAGE, cursor=cursor)
+            yield from (file for file in page.items if file.name.startswith(self.token))
+            if (cursor := page.next_cursor) is None:
+                return
+
+
+def upload_files(
+    client: SimClient, uploads: Uploads, files: Sequence[InputFile], *, resume: bool, check: Callable[[], None]
+) -> list[dict[str, Any]]:
+    """Upload files and return a reference to each.
+
+    :param resume: an earlier try may have uploaded some: use those, and delete what is not needed.
+    :param check: called before each upload; raises if the task was killed.
+    """
+    known = {file.name: file for file in uploads.find(client)} if resume else {}
+    references, uploads.file_ids, file_ids = [], None, []
+    for number, file in enumerate(files):
+        check()
+        original = file.name.replace("/", "_").replace("\\", "_")[-100:]  # Sim accepts names of up to 255 characters
+        name = f"{uploads.token}-{number}-{original}"
+        stored = known.get(name)
+        if stored is None or stored.size != file.size:
+            if stored is not None:
+                client.delete_file(uploads.workspace_id, stored.file_id)
+            stored = _upload(client, uploads.workspace_id, name, file)
+        known.pop(name, None)
+        references.append(stored.reference(file.name))
+        file_ids.append(stored.file_id)
+    delete_uploads(client, replace(uploads, file_ids=[unused.file_id for unused in known.values()]))
+    uploads.file_ids = file_ids
+    return references
+
+
+def _upload(client: SimClient, workspace_id: str, name: str, file: InputFile) -> WorkspaceFile:
+    try:
+        stored = client.upload_file(workspace_id, name, file.content, content_type=file.mime)
+    except SimConflictError:  # an upload of this task, whose response was lost
+        if (found := client.find_file(workspace_id, name)) is None:
+            raise
+        stored = found
+    log.info("Uploaded %r (%d bytes) as file %s of workspace %s.", file.name, file.size, stored.file_id, workspace_id)
+    return stored
+
+
+def delete_uploads(client: SimClient, uploads: Uploads) -> None:
+    """Delete uploads; an error is only logged."""
+    file_ids = uploads.file_ids
+    try:
+        file_ids = [file.file_id for file in uploads.find(client)] if file_ids is None else file_ids
+        for file_id in file_ids:
+            client.delete_file(uploads.workspace_id, file_id)
+    except SimUnsupportedError:  # a server without uploads
+        return
+    except SimError as error:
+        log.warning("%s could not be deleted; delete them in Sim. %s", uploads, error)
+        return
+    if file_ids:
+        log.info("%s are deleted.", uploads)
