@@ -32,7 +32,7 @@ class FileFlows(Flows):
 
     async def upload_file(
         self,
-        workspace_id: str,
+        workspace_id: str | None,
         name: str,
         content: Content,
         *,
@@ -44,7 +44,7 @@ class FileFlows(Flows):
         Up to 50 MiB are sent in one request. Larger files are streamed in an upload session, of which nothing is left
         after an error: three requests, or more if the server's storage takes the file in parts.
 
-        :param workspace_id: ID of the workspace.
+        :param workspace_id: ID of the workspace; None: the connection's, else the only one of the key.
         :param name: of the file; no other file of the folder has it.
         :param content: bytes, a path object (``pathlib.Path``, ``ObjectStoragePath``), or an open binary file, which is
             read from its position and stays open. Up to 5 GiB.
@@ -55,6 +55,7 @@ class FileFlows(Flows):
         :raises SimNotFoundError: the folder or the workspace doesn't exist.
         :raises SimUsageLimitError: the storage is full.
         """
+        workspace_id = workspace_id or await self._default_workspace()
         file = NewFile(workspace_id, name, content_type, folder_path)
         source = await self.client.in_thread(Source, content)
         try:
@@ -157,14 +158,15 @@ class FileFlows(Flows):
         return found if uploaded is None or uploaded >= since - _CLOCK_TOLERANCE else None
 
     async def find_file(
-        self, workspace_id: str, name: str, *, folder_path: str | None = None
+        self, workspace_id: str | None, name: str, *, folder_path: str | None = None
     ) -> models.WorkspaceFile | None:
         """Return the file of this name in a folder; None if there is none. Requires the v2 API.
 
-        :param workspace_id: ID of the workspace.
+        :param workspace_id: ID of the workspace; None: the connection's, else the only one of the key.
         :param name: the file's whole name.
         :param folder_path: default: the workspace's root folder.
         """
+        workspace_id = workspace_id or await self._default_workspace()
         folder, cursor = NewFile(workspace_id, name, folder_path=folder_path).folder_path, None
         while True:
             page = await self.list_files(
@@ -182,7 +184,7 @@ class FileFlows(Flows):
 
     async def list_files(
         self,
-        workspace_id: str,
+        workspace_id: str | None = None,
         *,
         folder_path: str | None = None,
         search: str | None = None,
@@ -191,24 +193,26 @@ class FileFlows(Flows):
     ) -> models.Page[models.WorkspaceFile]:
         """List one page of a workspace's files, without deleted ones. Requires the v2 API.
 
-        :param workspace_id: ID of the workspace.
+        :param workspace_id: ID of the workspace; None: the connection's, else the only one of the key.
         :param folder_path: only files of this folder, such as ``/reports``.
         :param search: only files whose name contains this text, in upper or lower case.
         :param limit: files per page, 1 to 1000; default: 100.
         :param cursor: ``next_cursor`` of the previous page, with the same filters; default: the first page.
         """
+        workspace_id = workspace_id or await self._default_workspace()
         query = {"search": search, "limit": limit, "cursor": cursor}
         call = workspace_files.list_files(workspace_id, folder_path=folder_path, **query)
         return await self._only_v2(call)
 
-    async def delete_file(self, workspace_id: str, file_id: str) -> None:
+    async def delete_file(self, workspace_id: str | None, file_id: str) -> None:
         """Delete a file, unless it is deleted already. Requires the v2 API.
 
         Runs that have not read the file can't read it afterwards, so delete it when they have finished.
 
-        :param workspace_id: ID of the workspace.
+        :param workspace_id: ID of the workspace; None: the connection's, else the only one of the key.
         :param file_id: ID of the file.
         """
+        workspace_id = workspace_id or await self._default_workspace()
         try:
             await self._only_v2(workspace_files.delete(workspace_id, file_id))
         except SimNotFoundError as error:

@@ -27,6 +27,7 @@ from airflow_provider_sim.exceptions import (
     SimUnsupportedError,
     SimUsageLimitError,
 )
+from airflow_provider_sim.hooks.sim import SimHook
 from tests.canned_server import Answer, CannedServer, canned
 
 LARGE = bytes(range(256)) * 4000
@@ -143,6 +144,23 @@ def test_files_are_found_listed_downloaded_and_deleted(client, emulator):
     assert [file.size for file in emulator.files] == [5]
     with pytest.raises(SimNotFoundError, match="was deleted"):
         list(client.pieces_of_file(workspace, first.file_id))
+
+
+def test_hook_uses_the_connection_s_workspace(emulator, monkeypatch):
+    connection = emulator.connection(extra={"workspace_id": emulator.workspace_id})
+    monkeypatch.setenv("AIRFLOW_CONN_SIM_DEFAULT", connection)
+    with SimHook() as hook:
+        file = hook.upload_file(None, "a.txt", b"hello")
+        assert hook.find_file(None, "a.txt") == file
+        assert hook.list_files().items == (file,)
+        hook.delete_file(None, file.file_id)
+    assert [request.method for request in emulator.requests] == ["POST", "GET", "GET", "DELETE"]
+    assert emulator.files == []
+
+
+def test_workspace_of_the_key_is_the_default(client, emulator):
+    client.upload_file(None, "a.txt", b"hello")
+    assert [file.workspace_id for file in emulator.files] == [emulator.workspace_id]
 
 
 @pytest.mark.parametrize("mode", ["sync", "async"])
@@ -288,7 +306,7 @@ INVALID = {
     "name with a path": {"name": "a/b.txt"},
     "empty name": {"name": " "},
     "long name": {"name": "x" * 256},
-    "workspace": {"workspace_id": None},
+    "workspace": {"workspace_id": " "},
     "content type": {"content_type": ""},
     "text": {"content": "text"},
     "text file": {"content": io.StringIO("text")},
