@@ -7,10 +7,16 @@ export UV_PYTHON_DOWNLOADS := never
 export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo demo-ui test test-slow check lint types test-airflow test-nightly chaos chaos-small chaos-events bench bench-small browser pictures \
-	test-sdk border matrix mutants docs audit build lock clean help
+	test-sdk border matrix mutants docs docs-release audit build release-check lock clean help
+
+LIST = awk -F ':.*\#\# ' '{printf "  make %-14s %s\n", $$1, $$2}'
+FIRST = demo|demo-ui|test|docs|build
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@echo 'To start with:'
+	@grep -hE '^($(FIRST)):.*## ' $(MAKEFILE_LIST) | $(LIST)
+	@echo 'For development:'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | grep -vE '^($(FIRST)|help):' | $(LIST)
 
 $(STAMP): requirements-dev.lock pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -19,10 +25,10 @@ $(STAMP): requirements-dev.lock pyproject.toml
 	@$(BIN)/uv pip install --quiet --no-deps --no-build-isolation --python $(BIN)/python --editable .
 	@touch $@
 
-demo: $(STAMP) ## Run the example DAGs on a real Airflow against the embedded emulator
-	@$(BIN)/python -m scripts.demo
+demo: $(STAMP) ## Run the example DAGs on a real Airflow, against an emulator of Sim; V=1 shows each task
+	@$(BIN)/python -m scripts.demo $(if $(V),--verbose)
 
-demo-ui: $(STAMP) ## The same, and keep Airflow's UI running
+demo-ui: $(STAMP) ## Open Airflow's UI with DAGs that have run, against the emulator
 	@$(BIN)/python -m scripts.demo --ui
 
 FAST = -n auto --dist worksteal -m "not slow and not airflow and not sdk" --ignore=tests/airflow --ignore=tests/border --ignore=tests/sdk
@@ -94,10 +100,19 @@ check: lint types test ## Checks that a commit must pass
 docs: $(STAMP) ## The documentation as a site, into site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
+docs-release: $(STAMP) ## Add this version's documentation to the branch gh-pages, as latest; PUSH=1 pushes it
+	@NO_MKDOCS_2_WARNING=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/mike deploy --update-aliases $(if $(PUSH),--push) \
+		"$$($(BIN)/python -c 'import airflow_provider_sim as p; print(p.__version__.rpartition(".")[0])')" latest
+	@NO_MKDOCS_2_WARNING=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/mike set-default $(if $(PUSH),--push) latest
+
 build: $(STAMP) ## Wheel and sdist into dist/
 	@rm -rf dist
 	@$(BIN)/uv build --quiet --python $(BIN)/python
 	@$(BIN)/twine check --strict dist/*
+	@$(BIN)/python -m scripts.check_dist
+
+release-check: build ## Check that a version can be published: addresses, changelog, and with TAG=v0.1.0 the tag
+	@$(BIN)/python -m scripts.check_dist --release $(TAG)
 
 lock: ## Update the lock files, with hashes
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \

@@ -21,16 +21,16 @@ PAGES = {"reference/changelog.md": "CHANGELOG.md", "design/contributing.md": "CO
 """Pages that are files outside ``docs``."""
 
 
-def repository() -> str | None:
-    """Return the address of the repository, or None if ``pyproject.toml`` doesn't contain it."""
+def address(name: str) -> str | None:
+    """Return the URL of this name in ``pyproject.toml``, or None if there is none."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    url: str | None = project.get("urls", {}).get("Source")
+    url: str | None = project.get("urls", {}).get(name)
     return url
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Link the site to the repository."""
-    config.repo_url = repository()
+    """Set the addresses of the site and the repository."""
+    config.repo_url, config.site_url = address("Source"), address("Documentation")
     return config
 
 
@@ -68,7 +68,7 @@ def linked(markdown: str, *, source: str, page: str) -> str:
         path = os.path.normpath(os.path.join(os.path.dirname(source), target))
         uri = pages.get(path, path.removeprefix("docs/") if path.startswith("docs/") else None)
         if uri is None:
-            return f"]({repository() or '.'}/blob/main/{path})"
+            return f"]({address('Source') or '.'}/blob/main/{path})"
         return f"]({os.path.relpath(uri, os.path.dirname(page))}{'#' if anchor else ''}{anchor})"
 
     return re.sub(r"\]\(([^()\s]+)\)", link, markdown)
