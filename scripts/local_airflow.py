@@ -76,6 +76,8 @@ def environment(home: Path, *, sim_url: str, sim_key: str, dags: Path = EXAMPLE_
         "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(home / "logs"),
         "AIRFLOW__DAG_PROCESSOR__DISABLE_BUNDLE_VERSIONING": "True",
         "AIRFLOW_CONN_SIM_DEFAULT": json.dumps(connection),
+        # pydantic-ai's test model calls each tool once and returns the results.
+        "AIRFLOW_CONN_PYDANTICAI_DEFAULT": json.dumps({"conn_type": "pydanticai", "extra": {"model": "test"}}),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(REPO), os.environ.get("PYTHONPATH")])),
     }
 
@@ -276,13 +278,14 @@ def _report(task: Any, ti: Any) -> TaskReport:
     def xcom(key: str) -> Any:
         return ti.xcom_pull(task_ids=ti.task_id, key=key, map_indexes=ti.map_index)
 
+    mode = mode_of(task)
     return TaskReport(
         dag_id=ti.dag_id,
         task_id=ti.task_id,
         map_index=ti.map_index,
-        mode=mode_of(task),
+        mode=mode,
         state=str(ti.state),
-        run_id=xcom("run_id"),
+        run_id=None if mode == "agent" else xcom("run_id"),  # an agent's is not of Sim
         run_url=xcom("run_url"),
         output=xcom("return_value"),
         seconds=(ti.end_date - ti.start_date).total_seconds() if ti.end_date and ti.start_date else None,
@@ -297,6 +300,8 @@ def mode_of(task: Any) -> str:
         return "sensor, deferred" if arguments.get("deferrable") else f"sensor, {arguments.get('mode', 'poke')}"
     if kind == "SimExecuteWorkflowBatchOperator":
         return "batch, deferred" if arguments.get("deferrable") else "batch"
+    if kind == "_AgentDecoratedOperator":
+        return "agent"
     if kind != "SimExecuteWorkflowOperator":
         return "Python"
     if arguments.get("stream"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -16,6 +17,7 @@ CANT_BE_DEPLOYED = {"deploy.deploy": "failed", "deploy.trial": "upstream_failed"
 """Tasks that require v2."""
 
 STATES = {
+    "agent.answer": "success",
     "approval.ask": "success",
     "approval.decide": "success",
     "approval.answer": "success",
@@ -73,6 +75,7 @@ STATES = {
 """States by task name, on a server with v2."""
 
 STABLE_PARTS: dict[str, Callable[[Any], Any]] = {
+    "agent.answer": lambda called: json.loads(called["review_execute_with_retry"])["output"],
     "approval.ask": lambda report: report["question"],
     "approval.decide": lambda decided: decided["chosen_options"],
     "approval.resume": lambda resumed: resumed["status"],
@@ -116,6 +119,7 @@ def outputs(sim: SimEmulator) -> dict[str, Any]:
     approved = {"approved": True, "comment": "by all means"}
     several = [("completed", _plain({"message": "this one is fine"})), ("failed", None), ("skipped", None)]
     return {
+        "agent.answer": _plain({}),
         "approval.ask": "Approve the plan?",
         "approval.decide": ["Approve"],
         "approval.answer": approved,
@@ -196,7 +200,7 @@ def runs(profile: Profile) -> Counter[tuple[str, str]]:
             ("failing", "async"),
             ("file_echo", "sync"),
             ("file_echo", "stream"),
-            *[("echo_plain", "sync")] * (3 + trials),
+            *[("echo_plain", "sync")] * (4 + trials),
         ]
     )
 
