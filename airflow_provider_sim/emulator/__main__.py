@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import signal
 import sys
 import threading
@@ -20,7 +21,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--profile", choices=PROFILES, default="v0.8", help="server version (default: v0.8)")
     parser.add_argument("--plan", choices=PLANS, help="apply the limits of a plan (default: none, as self-hosted)")
     parser.add_argument("--api-key", default=DEFAULT_API_KEY, help="the valid API key")
+    parser.add_argument("--log-requests", action="store_true", help="print each request with its status to stderr")
     options = parser.parse_args(arguments)
+    if options.log_requests:
+        logging.basicConfig(format="%(asctime)s %(message)s")
+        logging.getLogger("airflow_provider_sim.emulator").setLevel(logging.DEBUG)
     try:
         emulator = SimEmulator(profile=options.profile, plan=options.plan, api_key=options.api_key, port=options.port)
         emulator.start()

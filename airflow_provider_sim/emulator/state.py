@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import operator
 from bisect import bisect_left, insort
 from collections import deque
@@ -18,6 +19,8 @@ from airflow_provider_sim.emulator.profiles import Profile
 from airflow_provider_sim.emulator.request_context import RecordedRequest, ServerErrors
 from airflow_provider_sim.emulator.runs import COST, Run
 from airflow_provider_sim.emulator.workflows import Workflow
+
+log = logging.getLogger(__name__)
 
 AMBIGUOUS = "ASYNC_ENQUEUE_AMBIGUOUS"
 
@@ -268,6 +271,8 @@ class State:
 
     def record(self, request: RecordedRequest) -> None:
         self.requests.append(request)
+        faults = f"  fault: {', '.join(request.faults)}" if request.faults else ""
+        log.debug("%s %s %s%s", request.status or "---", request.method, request.path, faults)
         for listener in self.request_listeners:
             listener(request)
 

@@ -432,7 +432,8 @@ class TestCommandLine:
 
     @pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
     def test_signal_stops_the_server(self, number):
-        process = self.start("--port", "0", "--profile", "v0.6.40", "--plan", "free", "--api-key", "sk-mine")
+        options = ("--profile", "v0.6.40", "--plan", "free", "--api-key", "sk-mine", "--log-requests")
+        process = self.start("--port", "0", *options)
         first, *_ = iter(process.stdout.readline, "Ctrl-C stops it.\n")
         url, key = re.fullmatch(r"Sim v0\.6\.40 at (\S+)  key (\S+)\n", first).groups()
         assert key == "sk-mine"
@@ -440,7 +441,9 @@ class TestCommandLine:
         assert limits["usage"]["plan"] == "free"
         process.send_signal(number)
         _, err = process.communicate(timeout=20)
-        assert (process.returncode, err) == (0, "")
+        assert process.returncode == 0
+        [logged] = err.splitlines()
+        assert logged.endswith(" 200 GET /api/users/me/usage-limits")
 
     @pytest.mark.slow
     def test_startup_output_lists_workflows(self):
