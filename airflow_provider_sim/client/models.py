@@ -124,6 +124,18 @@ class WorkflowRun:
         """``ended_at`` in seconds since the epoch."""
         return epoch(self.ended_at)
 
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """``duration`` in milliseconds, ``runId``, ``startTime`` and ``endTime``, by the SDK's names."""
+        values = (self.duration_ms, self.run_id, self.started_at, self.ended_at)
+        return dict(zip(("duration", "runId", "startTime", "endTime"), values, strict=True))
+
+    def __getitem__(self, name: str) -> Any:
+        """Return a value by the name that it has in the SDK's dict of a job, such as ``run["status"]``."""
+        status = "processing" if self.server_status == "processing" else self.status.value
+        error = self.error and self.error.message
+        return {"status": status, "output": self.output, "error": error, "metadata": self.metadata}[name]
+
     def details(self) -> dict[str, Any]:
         """Return its IDs, status, trigger, times and cost, as JSON."""
         return {name: getattr(self, name) for name in _DETAILS} | {"status": self.status.value}
@@ -173,12 +185,6 @@ class WorkflowExecutionResult(WorkflowRun):
         """Whether the run completed or is paused; False for failed and cancelled ones."""
         return self.status in (RunStatus.COMPLETED, RunStatus.PAUSED)
 
-    @property
-    def metadata(self) -> dict[str, Any]:
-        """``duration`` in milliseconds, ``runId``, ``startTime`` and ``endTime``, by the SDK's names."""
-        values = (self.duration_ms, self.run_id, self.started_at, self.ended_at)
-        return dict(zip(("duration", "runId", "startTime", "endTime"), values, strict=True))
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOutput:
@@ -216,6 +222,11 @@ class AsyncExecutionResult:
     def task_id(self) -> str:
         """The ID for ``get_job_status``, by the SDK's name."""
         return self.job_id or f"{JOB_PREFIX}{self.run_id}"
+
+    @property
+    def links(self) -> dict[str, str]:
+        """The path of the queue entry as ``status``, by the SDK's name."""
+        return {"status": f"/api/jobs/{self.task_id}"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -353,6 +364,28 @@ class UsageLimits:
     def percent_used(self) -> float | None:
         """Usage in percent of the limit; None without a limit."""
         return _percent(self.current_period_cost_usd, self.limit_usd)
+
+    @property
+    def rate_limit(self) -> dict[str, dict[str, Any]]:
+        """The buckets ``sync`` and ``async``, by the SDK's names."""
+        buckets = {"sync": self.sync, "async": self.asynchronous}
+        return {
+            name: {
+                "isLimited": bucket.is_limited,
+                "limit": bucket.requests_per_minute,
+                "requestsPerMinute": bucket.requests_per_minute,
+                "maxBurst": bucket.max_burst,
+                "remaining": bucket.remaining,
+                "resetAt": bucket.reset_at,
+            }
+            for name, bucket in buckets.items()
+            if bucket is not None
+        }
+
+    @property
+    def usage(self) -> dict[str, Any]:
+        """``currentPeriodCost`` and ``limit`` in US dollars, and ``plan``, by the SDK's names."""
+        return {"currentPeriodCost": self.current_period_cost_usd, "limit": self.limit_usd, "plan": self.plan}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
