@@ -403,6 +403,17 @@ class Flows:
         """
         return await self._only_v2(v2.deployment(workflow_id))
 
+    async def list_workflow_versions(
+        self, workflow_id: str, *, limit: int | None = None, cursor: str | None = None
+    ) -> models.Page[models.WorkflowVersion]:
+        """List one page of a workflow's deployed versions, newest first. Requires the v2 API.
+
+        :param workflow_id: ID of the workflow.
+        :param limit: versions per page, 1 to 100; default: 50.
+        :param cursor: ``next_cursor`` of the previous page; default: the first page.
+        """
+        return await self._only_v2(v2.list_versions(workflow_id, limit=limit, cursor=cursor))
+
     async def deploy_workflow(
         self, workflow_id: str, *, name: str | None = None, description: str | None = None
     ) -> models.Deployment:

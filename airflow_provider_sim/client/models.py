@@ -278,6 +278,26 @@ class Deployment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WorkflowVersion:
+    """A deployed version of a workflow.
+
+    :param is_live: whether runs use it.
+    :param created_at: ISO 8601 UTC.
+    :param deployed_by: name of the user.
+    :param latest_status: of its latest deployment attempt: ``preparing``, ``activating``, ``active``, ``failed`` or
+        ``superseded``.
+    """
+
+    version: int
+    is_live: bool
+    name: str | None = None
+    description: str | None = None
+    created_at: str | None = None
+    deployed_by: str | None = None
+    latest_status: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkflowInput:
     """One declared input of a workflow's Start block."""
 

@@ -236,6 +236,16 @@ class TestNewServers:
             assert listed["echo"] == replace(workflow, inputs=())
             assert set(listed) == set(sim.state.workflows)
 
+    @pytest.mark.parametrize("profile", [name for name in EVERYWHERE if name.id in ON_V2], indirect=True)
+    def test_versions_are_listed_newest_first(self, client):
+        client.deploy_workflow("echo", name="second", description="adds a branch")
+        client.rollback_workflow("echo", 1)
+        first = client.list_workflow_versions("echo", limit=1)
+        second = client.list_workflow_versions("echo", limit=1, cursor=first.next_cursor)
+        assert second.next_cursor is None
+        found = [(each.version, each.name, each.description, each.is_live) for each in first.items + second.items]
+        assert found == [(2, "second", "adds a branch", False), (1, None, None, True)]
+
     @pytest.mark.parametrize("profile", [name for name in EVERYWHERE if PROFILES[name.id].run_ids], indirect=True)
     def test_run_timeout_fails_the_run(self, client, sim):
         receipt = client.execute_workflow("slow", {"seconds": 60}, async_execution=True, run_timeout=5)

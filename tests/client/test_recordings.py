@@ -67,6 +67,8 @@ def call_of(recording: Recording) -> Call[Any]:
             return legacy.get_usage_limits()
         case ("GET", "deployment", _):
             return v2.deployment(workflow_id)
+        case ("GET", "versions", _):
+            return v2.list_versions(workflow_id)
         case ("POST", "deploy", _):
             return v2.deployment(workflow_id, "deploy")
         case ("DELETE", "deploy", _):

@@ -141,6 +141,11 @@ def deployment(workflow_id: str, action: str = "read", **content: Any) -> Call[m
     )
 
 
+def list_versions(workflow_id: str, **query: Any) -> Call[models.Page[models.WorkflowVersion]]:
+    path, subject = f"{_WORKFLOW}/versions", "list the versions of {workflow}"
+    return _page_call(_version, "GET", path, subject, workflow_id, query=query, bucket="workflows.versions.list")
+
+
 def get_billing_status() -> Call[models.BillingStatus]:
     return _call(_read_billing, "GET", "v2/billing/status", "read the billing status", bucket="billing.status")
 
@@ -243,6 +248,18 @@ def _read_deployment(request: Request, data: Any) -> models.Deployment:
         if attempt
         else None,
         warnings=tuple(str(warning) for warning in fields.sequence(data, "warnings")),
+    )
+
+
+def _version(request: Request, data: Any) -> models.WorkflowVersion:
+    return models.WorkflowVersion(
+        version=fields.required(fields.whole(data, "version")),
+        is_live=fields.required(fields.flag(data, "isActive")),
+        name=fields.text(data, "name"),
+        description=fields.text(data, "description"),
+        created_at=fields.text(data, "createdAt"),
+        deployed_by=fields.text(data, "deployedBy"),
+        latest_status=fields.text(data, "latestOperationStatus"),
     )
 
 

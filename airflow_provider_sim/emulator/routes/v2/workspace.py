@@ -148,7 +148,9 @@ async def list_versions(call: Call) -> Response:
         }
         for version in range(workflow.versions, 0, -1)
     ]
-    return json_response(200, {"data": versions, "nextCursor": None})
+    begin = int(call.query["cursor"]) if call.query.get("cursor", "").isdigit() else 0
+    end = begin + limit_of(call, default=50, maximum=100)
+    return json_response(200, {"data": versions[begin:end], "nextCursor": str(end) if end < len(versions) else None})
 
 
 @route("import", "POST", "/workflows/import", "workflows.import")
