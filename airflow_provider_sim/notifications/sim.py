@@ -14,7 +14,6 @@ from airflow.providers.common.compat.notifier import BaseNotifier
 
 from airflow_provider_sim import arguments
 from airflow_provider_sim.client import RetryPolicy
-from airflow_provider_sim.hooks.sim import SimHook
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -54,7 +53,7 @@ class SimNotifier(BaseNotifier):
         *,
         workflow_id: str,
         input: Mapping[str, Any] | None = None,
-        sim_conn_id: str = SimHook.default_conn_name,
+        sim_conn_id: str = "sim_default",
         timeout: float = 5.0,
         **kwargs: Any,
     ) -> None:
@@ -79,12 +78,15 @@ class SimNotifier(BaseNotifier):
 
     def notify(self, context: Context) -> None:
         """Start the workflow."""
+        from airflow_provider_sim.hooks.sim import SimHook
+
         with SimHook(self.sim_conn_id) as hook, hook.new_client(timeout=self.timeout, retry=_RETRY) as client:
             self._log_start(client.start_workflow_run(**self._request(context)))
 
     async def async_notify(self, context: Context) -> None:
         """Start the workflow, on an event loop."""
         from airflow_provider_sim.client import AsyncSimClient
+        from airflow_provider_sim.hooks.sim import SimHook
 
         settings = await SimHook(self.sim_conn_id).get_async_settings()
         settings = replace(settings, timeout=min(self.timeout, settings.timeout), retry=_RETRY)

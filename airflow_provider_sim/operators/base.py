@@ -16,7 +16,6 @@ from airflow.providers.common.compat.sdk import BaseOperator, conf
 from airflow_provider_sim import arguments
 from airflow_provider_sim.arguments import CheckInput, LargeOutputs, OnPaused, Rule
 from airflow_provider_sim.exceptions import SimError
-from airflow_provider_sim.hooks.sim import SimHook
 from airflow_provider_sim.task.deadlines import after_deferral, seconds
 from airflow_provider_sim.task.input import copy_files
 
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_sim.client import SimClient, WorkflowRun
+    from airflow_provider_sim.hooks.sim import SimHook
 
 DEFERRABLE = conf.getboolean("operators", "default_deferrable", fallback=False)  # Airflow's configured default
 
@@ -51,7 +51,7 @@ class SimOperator(BaseOperator):
     def __init__(
         self,
         *,
-        sim_conn_id: str = SimHook.default_conn_name,
+        sim_conn_id: str = "sim_default",
         retry_args: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -88,6 +88,8 @@ class SimOperator(BaseOperator):
     @cached_property
     def hook(self) -> SimHook:
         """The hook of the task's connection."""
+        from airflow_provider_sim.hooks.sim import SimHook
+
         return SimHook(self.sim_conn_id, retry_args=self.retry_args)
 
     def render_template(self, content: Any, *args: Any, **kwargs: Any) -> Any:

@@ -31,7 +31,6 @@ from airflow_provider_sim.exceptions import (
     SimRunNotFoundError,
     SimRunTimeoutError,
 )
-from airflow_provider_sim.hooks.sim import SimHook
 from airflow_provider_sim.links.sim import SimApprovalLink, SimRunLink, push_links
 from airflow_provider_sim.operators.base import OpenLineageMixin, SimOperator
 from airflow_provider_sim.task.deadlines import after_deferral, deadline, deferral_timeout
@@ -112,7 +111,7 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
         *,
         workflow_id: str,
         run_id: str,
-        sim_conn_id: str = SimHook.default_conn_name,
+        sim_conn_id: str = "sim_default",
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         poke_interval: float | timedelta | None = None,
         on_paused: OnPaused = "wait",

@@ -15,7 +15,6 @@ from airflow.triggers.base import TriggerEvent
 from airflow_provider_sim._compat import BaseEventTrigger
 from airflow_provider_sim.arguments import Rule, check_arguments, duration
 from airflow_provider_sim.client import check_workflow_id
-from airflow_provider_sim.hooks.sim import SimHook
 from airflow_provider_sim.task.deadlines import seconds
 
 if TYPE_CHECKING:
@@ -154,6 +153,8 @@ class SimRunEventTrigger(BaseEventTrigger):
 
 
 async def _connect(sim_conn_id: str) -> tuple[ClientSettings, str | None]:
+    from airflow_provider_sim.hooks.sim import SimHook
+
     hook = SimHook(sim_conn_id)
     return await hook.get_async_settings(), hook.workspace_id
 
