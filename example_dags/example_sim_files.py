@@ -1,4 +1,4 @@
-"""Send files to a workflow: the task reads path objects in the input and sends their content."""
+"""Send files to a workflow: inline in a sync run; uploaded, and deleted after the run, in a deferrable one."""
 
 from __future__ import annotations
 
@@ -17,6 +17,13 @@ def example_sim_files():
         task_id="read",
         workflow_id="file_echo",
         input={"files": Path(__file__)},  # or an ObjectStoragePath("s3://…"); "files" is a field of type file[]
+    )
+
+    SimExecuteWorkflowOperator(
+        task_id="upload",
+        workflow_id="file_echo",
+        input={"files": Path(__file__)},  # of any size: it is uploaded, and deleted when the run has finished
+        deferrable=True,
     )
 
     @task.sim_workflow(workflow_id="file_echo", stream=True)

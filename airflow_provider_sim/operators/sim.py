@@ -42,7 +42,8 @@ class SimExecuteWorkflowOperator(OpenLineageMixin, SimWorkflowOperatorBase):
     input rejected by Sim, usage limit reached) fails the task at once.
 
     XComs: ``return_value``, ``run_id``, ``run_url``, ``approval_url``, ``output_is_display_copy`` (only if it is True),
-    ``job_id`` on the legacy API, and ``run_details``: ``workflow_id``, ``run_id``, ``status``, ``trigger``,
+    ``job_id`` on the legacy API, ``uploads`` of a deferred task (``workspace_id``, ``token``, ``file_ids``), and
+    ``run_details``: ``workflow_id``, ``run_id``, ``status``, ``trigger``,
     ``started_at`` and ``ended_at`` (ISO 8601 UTC), ``duration_ms``, ``cost_usd`` (US dollars), each None if Sim doesn't
     report it, such as the cost of a sync run.
 

@@ -391,9 +391,9 @@ class TaskRun:
 
         The record stays: a retry asks Sim which of them exist.
         """
-        uploads, self._store.uploads = self._store.uploads, None
-        if uploads and not self.options.keep_uploads:
-            delete_uploads(client, uploads)
+        if self._store.uploads and not self.options.keep_uploads:
+            delete_uploads(client, self._store.uploads)
+        self._store.uploads = None
 
     def _delete_uploads_at_once(self) -> None:
         if self._store.uploads:

@@ -13,7 +13,12 @@ from airflow_provider_sim.emulator import SimEmulator
 from airflow_provider_sim.emulator.profiles import Profile
 from scripts.local_airflow import EXAMPLE_DAGS
 
-CANT_BE_DEPLOYED = {"deploy.deploy": "failed", "deploy.trial": "upstream_failed", "deploy.go_back": "failed"}
+WITHOUT_V2 = {
+    "deploy.deploy": "failed",
+    "deploy.trial": "upstream_failed",
+    "deploy.go_back": "failed",
+    "files.upload": "failed",
+}
 """Tasks that require v2."""
 
 STATES = {
@@ -52,6 +57,7 @@ STATES = {
     "deploy.trial": "success",
     "deploy.go_back": "skipped",
     "files.read": "success",
+    "files.upload": "success",
     "files.compare": "success",
     "files.names": "success",
     "mapped.tickets": "success",
@@ -88,6 +94,7 @@ STABLE_PARTS: dict[str, Callable[[Any], Any]] = {
     "errors_and_usage.has_room": lambda usage: (usage["percent_used"], usage["usd"]["used"]),
     "files.compare": lambda output: len(output),
     "files.read": lambda output: [file["size"] for file in output["result"]],
+    "files.upload": lambda output: [file["size"] for file in output["result"]],
     "sync.publish": lambda text: ast.literal_eval(text.removeprefix("Sim says: ")),  # in the database's own order
     "usage.room": lambda usage: (usage["percent_used"], usage["usd"]["used"]),
 }
@@ -101,7 +108,7 @@ def states(profile: Profile) -> dict[str, str]:
     """Return the expected task states."""
     return {
         **STATES,
-        **({} if profile.v2_on else CANT_BE_DEPLOYED),
+        **({} if profile.v2_on else WITHOUT_V2),
     }
 
 
@@ -151,6 +158,7 @@ def outputs(sim: SimEmulator) -> dict[str, Any]:
         "errors_and_usage.fall_back": "Sim could not judge; a person will",
         "event_driven.report": [],
         "files.read": [(EXAMPLE_DAGS / "example_sim_files.py").stat().st_size],
+        "files.upload": [(EXAMPLE_DAGS / "example_sim_files.py").stat().st_size] if profile.v2_on else None,
         "files.compare": 2,
         "files.names": ["example_sim_files.py (text/x-python)", "tickets.csv (text/csv)"],
         "mapped.tickets": tickets,
@@ -200,6 +208,7 @@ def runs(profile: Profile) -> Counter[tuple[str, str]]:
             ("failing", "async"),
             ("file_echo", "sync"),
             ("file_echo", "stream"),
+            *[("file_echo", "async")] * trials,
             *[("echo_plain", "sync")] * (4 + trials),
         ]
     )

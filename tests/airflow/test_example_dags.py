@@ -87,6 +87,7 @@ def test_run_id_xcoms(ran, profile):
     }
     named = {name: report.run_id for name, report in ran.reports.items() if report.run_id}
     held_open = {"deploy.trial"} if profile.v2_on else set()
+    asynchronous |= {"files.upload"} if profile.v2_on else set()
     assert set(named) == asynchronous | held_open | {
         "branch.triage",
         "errors_and_usage.judge",

@@ -13,8 +13,7 @@ with DAG("deferred", schedule=None):
     @task
     def inputs():
         with SimHook("sim_default") as hook:
-            hook.get_settings()
-            file = hook.get_conn().upload_file(WORKSPACE, "shared.txt", b"shared")
+            file = hook.upload_file(WORKSPACE, "shared.txt", b"shared")
         return [{"papers": [file.reference()], "n": n} for n in range(3)]
 
     Batch(
