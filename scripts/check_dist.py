@@ -64,6 +64,10 @@ def _dist_problems(dist: Path) -> list[str]:
         ]
         if ENTRY_POINT not in files.read(f"{info}/entry_points.txt").decode():
             problems.append("the wheel has no entry point for Airflow")
+    return problems or _installation_problems(wheel)
+
+
+def _installation_problems(wheel: Path) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         python = Path(folder) / "bin" / "python"
         uv = [str(Path(sys.executable).with_name("uv"))]
@@ -74,8 +78,8 @@ def _dist_problems(dist: Path) -> list[str]:
         ):
             ran = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
             if ran.returncode:
-                return [*problems, f"{' '.join(command)}: {ran.stderr.strip()[-500:]}"]
-    return problems
+                return [f"{' '.join(command)}: {ran.stderr.strip()[-500:]}"]
+    return []
 
 
 def _release_problems(dist: Path, tag: str | None) -> list[str]:
