@@ -25,9 +25,9 @@ TEXT = (REPO / "docs" / "reference" / "emulator.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
 
 
-def table(heading: str) -> list[list[str]]:
+def table(heading: str, text: str = TEXT) -> list[list[str]]:
     """The rows of the table whose header begins with this text."""
-    found = re.search(rf"^\| {re.escape(heading)} \|.*\n\|[ -|]*\n((?:\|.*\n)+)", TEXT, re.MULTILINE)
+    found = re.search(rf"^\| {re.escape(heading)} \|.*\n\|[ -|]*\n((?:\|.*\n)+)", text, re.MULTILINE)
     assert found, f"there is no table of {heading}"
     return [re.split(r"\s*\|\s*", line)[1:-1] for line in found[1].splitlines()]
 
@@ -93,7 +93,8 @@ def test_table_of_workflow_options():
 
 
 def test_table_of_plans():
-    rows = {names(row[0])[0]: [float(cell) for cell in row[1:]] for row in table("plan")}
+    limits = (REPO / "docs" / "concepts" / "rate-limits.md").read_text()
+    rows = {names(row[0])[0]: [float(cell) for cell in row[1:]] for row in table("plan", limits)}
     assert rows == {
         plan.name: [
             plan.sync_per_minute,
