@@ -17,6 +17,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
+from airflow_provider_sim.client.methods import SyncMethods
 from airflow_provider_sim.emulator import SimEmulator
 from scripts import docs_site
 from scripts.local_airflow import EXAMPLE_DAGS, environment
@@ -69,6 +70,13 @@ def test_relative_links_lead_to_files(page):
     assert [path for path in sorted(paths) if path not in generated and not Path(path).exists()] == []
 
 
+def test_reference_lists_every_method_of_the_hook():
+    page = (REPO / "docs" / "reference" / "hook.md").read_text()
+    methods = {name for name in vars(SyncMethods) if not name.startswith("_")}
+    internal = {"start_workflow_run"}  # for operators
+    assert set(re.findall(r"^        - (\w+)$", page, re.MULTILINE)) == methods - internal
+
+
 def dag_id(code: str) -> str | None:
     """Return the ID of the DAG that a block creates."""
     named = re.search(r'dag_id="(\w+)"', code) or re.search(r"^@dag.*\ndef (\w+)", code, re.MULTILINE)
@@ -108,6 +116,7 @@ def test_dags_of_pages_succeed(pasted):
 def test_log_on_the_page_is_what_the_dag_logs(block, pasted):
     lines = re.findall(r"^\S+ \[(\w+) *\] (.*?) +\[[\w.]+\]", pasted.printed, re.MULTILINE)
     logged = {stable(f"{level.upper()} - {message}") for level, message in lines}
+    logged |= {stable(line) for line in pasted.printed.splitlines()}  # what tasks print
     assert [line for line in block.code.splitlines() if stable(line) not in logged] == []
 
 
