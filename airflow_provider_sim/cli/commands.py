@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import json
 import logging
 import os
 import sys
 import time
+import uuid
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from enum import IntEnum
 from pathlib import Path
@@ -28,6 +30,7 @@ from airflow_provider_sim.client import (
     StreamChunk,
     StreamChunkReset,
     StreamEnd,
+    Workflow,
     WorkflowExecutionResult,
     WorkflowRun,
     WorkflowStream,
@@ -36,7 +39,7 @@ from airflow_provider_sim.client import (
     new_run_id,
     run_url,
 )
-from airflow_provider_sim.exceptions import SimError, SimInputError, SimUnsupportedError
+from airflow_provider_sim.exceptions import SimError, SimInputError, SimNotFoundError, SimUnsupportedError
 from airflow_provider_sim.polling import RunPollState, wait_for_run
 from airflow_provider_sim.task.input import input_fields
 
@@ -63,6 +66,8 @@ def _command(command: Callable[[Any, SimClient], ExitCode]) -> Callable[[Any], N
         logging.getLogger("airflow.hooks.base").setLevel(logging.WARNING)
         try:
             with _client(arguments) as client:
+                if getattr(arguments, "workflow_id", None) is not None:
+                    arguments.workflow_id = _workflow_id(arguments, client)
                 code = command(arguments, client)
         except SimError as error:
             show.error(arguments, error)
@@ -100,14 +105,56 @@ def _client(arguments: Any) -> Iterator[SimClient]:
         yield client
 
 
+def _workflows(arguments: Any, client: SimClient) -> Iterator[Workflow]:
+    """Yield the workflows of the connection's workspace, or of all that the key can access, without their inputs."""
+    spaces = [arguments.workspace] if arguments.workspace else [x.workspace_id for x in client.list_workspaces().items]
+    for workspace_id in spaces:
+        page = client.list_workflows(workspace_id, limit=100)
+        yield from page.items
+        while page.next_cursor is not None:
+            page = client.list_workflows(workspace_id, limit=100, cursor=page.next_cursor)
+            yield from page.items
+
+
+def _workflow_id(arguments: Any, client: SimClient) -> str:
+    """Return the ID of the workflow that a command names by its ID or its name."""
+    named: str = arguments.workflow_id
+    with suppress(ValueError):
+        return str(uuid.UUID(named))
+    try:
+        known = list(_workflows(arguments, client))
+    except SimUnsupportedError:  # only the v2 API lists workflows
+        return named
+    found = [each for each in known if each.workflow_id == named] or [each for each in known if each.name == named]
+    if len(found) == 1:
+        return found[0].workflow_id
+    if found:
+        candidates = ", ".join(f"{each.workflow_id} (workspace {each.workspace_id})" for each in found)
+        raise SimInputError(f"{len(found)} workflows have the name {named!r}: {candidates}. Pass the ID of one.")
+    similar = difflib.get_close_matches(named, [each.name or "" for each in known])
+    hint = f" Similar names: {', '.join(map(repr, similar))}." if similar else ""
+    raise SimNotFoundError(
+        f"No workflow has the ID or the name {named!r}.{hint} The command 'workflows' lists those of the key."
+    )
+
+
 @_command
 def check(arguments: Any, client: SimClient) -> ExitCode:
     try:
         workspaces = client.list_workspaces().items
     except SimUnsupportedError:
         workspaces = ()
+    workflow = client.get_workflow(arguments.workflow_id) if arguments.workflow_id else None
     usage = client.get_usage_limits()
-    show.account(arguments, client.base_url, bool(client.speaks_v2), workspaces, usage)
+    show.account(arguments, client.base_url, bool(client.speaks_v2), workspaces, usage, workflow)
+    return ExitCode.NOT_COMPLETED if workflow is not None and workflow.is_deployed is False else ExitCode.SUCCESS
+
+
+@_command
+def workflows(arguments: Any, client: SimClient) -> ExitCode:
+    with show.waiting(arguments, "Reading the workflows"):
+        found = [client.get_workflow(each.workflow_id) for each in _workflows(arguments, client)]
+    show.workflows(arguments, found)
     return ExitCode.SUCCESS
 
 

@@ -27,7 +27,9 @@ _COMMON: dict[str, dict[str, Any]] = {
     # Airflow logs to stderr if a command has an argument with the name "output".
     "--json": {"dest": "output", "action": "store_true", "help": "print JSON, for scripts"},
 }
-_WORKFLOW = {"workflow_id": {"help": "last part of the workflow's URL in Sim's editor"}}
+_WORKFLOW_HELP = "ID of the workflow (the last part of its URL in Sim's editor), or its name if no other has it"
+_WORKFLOW: dict[str, dict[str, Any]] = {"workflow_id": {"help": _WORKFLOW_HELP}}
+_OPTIONAL_WORKFLOW: dict[str, dict[str, Any]] = {"workflow_id": {"nargs": "?", "help": _WORKFLOW_HELP}}
 _RUN = {"run_id": {"help": "ID of the run"}}
 _RUN_OPTIONS: dict[str, dict[str, Any]] = {
     "--input": {"metavar": "JSON", "help": "the input, or @FILE with it"},
@@ -39,12 +41,13 @@ _RUN_OPTIONS: dict[str, dict[str, Any]] = {
     "--poll-interval": {**_SECONDS, "help": "time between polls (default: a tenth of the run's age, 1 to 30)"},
 }
 COMMANDS = (
-    Command("check", "Test the connection and show the account and its remaining limits", _COMMON),
+    Command("check", "Test the connection; show the account, its limits, and a workflow", _OPTIONAL_WORKFLOW | _COMMON),
+    Command("workflows", "List the workflows, with the inputs that they declare", _COMMON),
     Command("run", "Run a workflow and wait for it; Ctrl-C cancels the run", _WORKFLOW | _RUN_OPTIONS | _COMMON),
     Command("status", "Show a run, with its output if it is completed", _WORKFLOW | _RUN | _COMMON),
     Command("cancel", "Cancel a run and show whether it is cancelled", _WORKFLOW | _RUN | _COMMON),
 )
-_HELP = "Run and cancel Sim workflows"
+_HELP = "List, run and cancel Sim workflows"
 
 
 def get_sim_cli_commands() -> list[Any]:

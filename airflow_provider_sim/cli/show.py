@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from airflow_provider_sim.client import RateLimit, RunStatus, UsageLimits, WorkflowRun, Workspace
+from airflow_provider_sim.client import RateLimit, RunStatus, UsageLimits, Workflow, WorkflowRun, Workspace
 from airflow_provider_sim.exceptions import SimError
 
 _COLOURS = {"completed": "green", "failed": "red", "cancelled": "yellow", "paused": "magenta", "running": "cyan"}
@@ -58,11 +58,16 @@ def text(arguments: Any, chunk: str) -> None:
 
 def waiting(arguments: Any, message: str) -> AbstractContextManager[Any]:
     """Show a progress message in a terminal, except during a stream."""
-    return nullcontext() if arguments.stream and not arguments.output else _ERR.status(message)
+    return nullcontext() if getattr(arguments, "stream", False) and not arguments.output else _ERR.status(message)
 
 
 def account(
-    arguments: Any, base_url: str, speaks_v2: bool, workspaces: Sequence[Workspace], usage: UsageLimits
+    arguments: Any,
+    base_url: str,
+    speaks_v2: bool,
+    workspaces: Sequence[Workspace],
+    usage: UsageLimits,
+    workflow: Workflow | None,
 ) -> None:
     used = "unknown" if usage.current_period_cost_usd is None else f"US$ {usage.current_period_cost_usd:.2f}"
     limit = "" if usage.limit_usd is None else f" of {usage.limit_usd:.2f} ({usage.percent_used or 0:.0f} %)"
@@ -76,7 +81,26 @@ def account(
         "Async": _bucket(usage.asynchronous),
     }
     api, spaces = "v2" if speaks_v2 else "legacy", [asdict(workspace) for workspace in workspaces]
-    result(arguments, {"base_url": base_url, "api": api, "workspaces": spaces, **asdict(usage)}, _rows(rows))
+    values = {"base_url": base_url, "api": api, "workspaces": spaces, **asdict(usage)}
+    if workflow is not None:
+        rows |= dict(zip(("Workflow", "Name", "Deployed", "Inputs"), _cells(workflow), strict=True))
+        values["workflow"] = asdict(workflow)
+    result(arguments, values, _rows(rows))
+
+
+def workflows(arguments: Any, workflows: Sequence[Workflow]) -> None:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for name in ("ID", "Name", "Deployed", "Inputs"):
+        table.add_column(name, overflow="fold", no_wrap=name == "ID")
+    for workflow in workflows:
+        table.add_row(*map(Text, _cells(workflow)))
+    result(arguments, [asdict(workflow) for workflow in workflows], table)
+
+
+def _cells(workflow: Workflow) -> tuple[str, str, str, str]:
+    deployed = {True: "yes", False: "no", None: "?"}[workflow.is_deployed]
+    inputs = ", ".join(f"{field.name}: {field.type}" for field in workflow.inputs)
+    return workflow.workflow_id, workflow.name or "", deployed, inputs
 
 
 def _bucket(limit: RateLimit | None) -> str:

@@ -102,6 +102,84 @@ def test_run_reads_a_file_and_prints_the_status(sim, emulator, tmp_path):
     assert emulator.inputs_of("echo_plain") == [{"message": "from a file", "count": 0, "payload": {}}]
 
 
+@pytest.fixture
+def named(emulator):
+    """Workflows with UUIDs, which Sim's have; two of them have the same name."""
+    ids = [f"3b1f7c92-8d4e-4a6b-9c0d-5e2f8a71400{number}" for number in range(4)]
+    for workflow_id, name, deployed in zip(
+        ids, ("Letter", "Twin", "Twin", "Draft"), (True, True, True, False), strict=True
+    ):
+        emulator.workflow(workflow_id, name=name, deployed=deployed, inputs={"to": "string"})(dict)
+    return ids
+
+
+def paths(emulator) -> list[str]:
+    return [request.path.partition("?")[0].removeprefix("/api/v2/") for request in emulator.requests]
+
+
+def test_workflows_are_listed_with_their_inputs(sim, emulator, named, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    for number in range(100):  # two pages
+        emulator.workflow(f"more_{number}")(dict)
+    rows = [line.rstrip().split(maxsplit=3) for line in sim("workflows").out.splitlines()]
+    assert rows[0] == ["ID", "Name", "Deployed", "Inputs"]
+    assert [named[0], "Letter", "yes", "to: string"] in rows
+    assert [named[3], "Draft", "no", "to: string"] in rows
+    assert len(rows) == 1 + len(emulator.state.workflows)
+    ids = list(emulator.state.workflows)
+    lists = ["workspaces", "workflows"] + [f"workflows/{each}" for each in ids[:100]]
+    assert paths(emulator) == [*lists, "workflows", *(f"workflows/{each}" for each in ids[100:])]
+    listed = parsed(sim("workflows", "--json"))
+    assert {workflow["workflow_id"] for workflow in listed} == set(ids)
+    assert [workflow["inputs"] for workflow in listed if workflow["name"] == "Letter"] == [
+        [{"name": "to", "type": "string"}]
+    ]
+
+
+def test_workflow_is_found_by_its_name(sim, emulator, named, monkeypatch):
+    ran = sim("run", "Letter", "--json")
+    assert (ran.code, parsed(ran)["workflow_id"]) == (0, named[0])
+    assert paths(emulator) == ["workspaces", "workflows", f"workflows/{named[0]}/execute"]
+    assert sim("status", "Letter", parsed(ran)["run_id"]).code == 0
+    emulator.state.requests.clear()
+    monkeypatch.setenv("AIRFLOW_CONN_SIM_DEFAULT", emulator.connection(extra={"workspace_id": emulator.workspace_id}))
+    assert sim("run", "Letter").code == sim("run", named[0]).code == 0
+    assert paths(emulator) == ["workflows", *[f"workflows/{named[0]}/execute"] * 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "hint"),
+    [
+        ("Twin", "INVALID_INPUT", "0d-5e2f8a714001 .*0d-5e2f8a714002 "),
+        ("Leter", "NOT_FOUND", "'Letter'"),
+        ("?", "NOT_FOUND", "workflows"),
+    ],
+)
+@pytest.mark.parametrize("command", ["run", "check"])
+def test_name_of_several_workflows_or_none_starts_no_run(sim, emulator, named, command, name, code, hint):
+    ran = sim(command, name, "--json")
+    assert (ran.code, parsed(ran)["error"]["code"]) == (ExitCode.ERROR, code)
+    assert re.search(hint, ran.err)
+    assert emulator.runs == []
+
+
+def test_check_shows_a_workflow(sim, named):
+    ran = sim("check", "Letter")
+    assert ran.code == 0
+    shown = [line.rstrip().split(maxsplit=1) for line in ran.out.splitlines()][-4:]
+    assert shown == [["Workflow", named[0]], ["Name", "Letter"], ["Deployed", "yes"], ["Inputs", "to: string"]]
+    ran = sim("check", named[3], "--json")
+    assert (ran.code, parsed(ran)["workflow"]["is_deployed"]) == (ExitCode.NOT_COMPLETED, False)
+
+
+@pytest.mark.sim_emulator(profile="v0.8-legacy")
+def test_legacy_api_finds_workflows_by_id_only(sim, named):
+    assert sim("run", "echo_plain").code == 0
+    assert parsed(sim("run", "Letter", "--json"))["error"]["code"] == "WORKFLOW_NOT_FOUND"
+    ran = sim("workflows")
+    assert (ran.code, "requires Sim's v2 API" in ran.err) == (ExitCode.ERROR, True)
+
+
 @pytest.mark.parametrize("given", ["{", "@/nowhere/at/all"])
 def test_input_that_is_not_json_starts_no_run(sim, emulator, given):
     ran = sim("run", "echo", "--json", "--input", given)
