@@ -27,8 +27,6 @@ from airflow_provider_sim.get_provider_info import CONNECTION_FIELDS, UI_FIELD_B
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Connection
 
-    from airflow_provider_sim.client import ClientSettings, RateLimitInfo, RetryPolicy, SimClient, Workflow
-
 _NUMBERS = ("timeout", "max_retries", "initial_delay", "max_delay", "backoff_multiplier")
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _NO_OBJECT = 'has an extra that is not a JSON object. Set the extra field to an object such as {"timeout": 60}'
@@ -63,11 +61,11 @@ class SimHook(sim_client.SyncMethods, BaseHook):
         self.retry_args = dict(retry_args or {})
         self.workspace_id: str | None = None
         """The connection's workspace; None before the connection is read."""
-        self._conn: SimClient | None = None
-        self._client_settings: ClientSettings | None = None
-        self._workflows: dict[str, Workflow | None] = {}
+        self._conn: sim_client.SimClient | None = None
+        self._client_settings: sim_client.ClientSettings | None = None
+        self._workflows: dict[str, sim_client.Workflow | None] = {}
 
-    def get_conn(self) -> SimClient:
+    def get_conn(self) -> sim_client.SimClient:
         """Return the hook's client; the same one until :meth:`close`."""
         if self._conn is None:
             self._conn = sim_client.SimClient.from_settings(self.get_settings())
@@ -75,7 +73,7 @@ class SimHook(sim_client.SyncMethods, BaseHook):
 
     _client = get_conn
 
-    def new_client(self, *, timeout: float, retry: RetryPolicy) -> SimClient:
+    def new_client(self, *, timeout: float, retry: sim_client.RetryPolicy) -> sim_client.SimClient:
         """Return a separate client, for use while the hook's is performing a request; close it after use.
 
         :param timeout: seconds for a request, unless the connection's is less.
@@ -85,7 +83,7 @@ class SimHook(sim_client.SyncMethods, BaseHook):
             replace(settings, timeout=min(timeout, settings.timeout), retry=retry)
         )
 
-    def get_settings(self) -> ClientSettings:
+    def get_settings(self) -> sim_client.ClientSettings:
         """Return the settings of the hook's client."""
         if self._client_settings is None:
             with self._explain_errors():
@@ -93,7 +91,7 @@ class SimHook(sim_client.SyncMethods, BaseHook):
             self._client_settings = self._settings(connection)
         return self._client_settings
 
-    async def get_async_settings(self) -> ClientSettings:
+    async def get_async_settings(self) -> sim_client.ClientSettings:
         """Return the settings of a client, for sharing one on an event loop."""
         from airflow.providers.common.compat.connection import get_async_connection
 
@@ -101,7 +99,7 @@ class SimHook(sim_client.SyncMethods, BaseHook):
             connection = await get_async_connection(self.sim_conn_id)
         return self._settings(connection)
 
-    def get_rate_limit_info(self) -> RateLimitInfo | None:
+    def get_rate_limit_info(self) -> sim_client.RateLimitInfo | None:
         """Return the rate-limit information of the latest response that had some; None before. Sends nothing."""
         return self.get_conn().get_rate_limit_info()
 
@@ -112,7 +110,7 @@ class SimHook(sim_client.SyncMethods, BaseHook):
             return workflow.workspace_id
         return self.workspace_id
 
-    def read_workflow(self, workflow_id: str, *, required: bool = False) -> Workflow | None:
+    def read_workflow(self, workflow_id: str, *, required: bool = False) -> sim_client.Workflow | None:
         """Return a workflow's workspace and declared inputs, read once.
 
         :param required: retry by the connection's settings, and raise the error; otherwise one request, and None if it
@@ -182,7 +180,7 @@ class SimHook(sim_client.SyncMethods, BaseHook):
                 )
             raise self._invalid(reason) from error
 
-    def _settings(self, connection: Connection) -> ClientSettings:
+    def _settings(self, connection: Connection) -> sim_client.ClientSettings:
         """Return the settings of a connection of type Sim; the password of another type isn't meant for Sim."""
         if connection.conn_type not in (self.conn_type, "", None):
             raise self._invalid(
@@ -293,7 +291,7 @@ def _base_url_advice(error: SimError, base_url: str) -> str:
     return "The base URL is the URL of Sim's start page, such as https://www.sim.ai, without /api." if not_sim else ""
 
 
-def _account_summary(settings: ClientSettings) -> str:
+def _account_summary(settings: sim_client.ClientSettings) -> str:
     timeout = min(settings.timeout, _TEST_TIMEOUT)
     with sim_client.SimClient.from_settings(replace(settings, timeout=timeout, retry=sim_client.NO_RETRY)) as client:
         try:

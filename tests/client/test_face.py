@@ -62,6 +62,14 @@ def test_hook_has_every_method_of_the_client():
     }
 
 
+def test_types_of_the_hook_s_own_methods_resolve_at_runtime():
+    """Agents' toolsets make JSON schemas of them."""
+    methods = [method for name, method in vars(SimHook).items() if inspect.isfunction(method) and name[0] != "_"]
+    assert SimHook.get_rate_limit_info in methods
+    for method in methods:
+        assert get_type_hints(method), method.__name__
+
+
 def test_docstrings_describe_every_parameter():
     """Agents choose arguments by them."""
     for name, flow in inspect.getmembers(StartFlows, inspect.isfunction):
