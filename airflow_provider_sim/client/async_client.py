@@ -18,7 +18,6 @@ from typing import Any, Self, TypeVar
 
 import httpx
 
-from airflow_provider_sim.client.api import workspace_files
 from airflow_provider_sim.client.api.files import check_file_status, file_request
 from airflow_provider_sim.client.api.http import Call, Request, Response
 from airflow_provider_sim.client.api.workspace_files import Transfer
@@ -91,10 +90,6 @@ class AsyncSimClient(AsyncMethods, BaseClient, AbstractAsyncContextManager["Asyn
                     yield chunk
         except self._transport_errors as error:
             raise self._error_for(request, timeout, error, address.partition("?")[0]) from error
-
-    def download_workspace_file(self, workspace_id: str, file_id: str) -> AsyncIterator[bytes]:
-        """As :meth:`.SimClient.download_workspace_file`."""
-        return self.body_of(workspace_files.download(workspace_id, file_id))
 
     async def close(self) -> None:
         """Close all connections; a client that is used again opens new ones."""

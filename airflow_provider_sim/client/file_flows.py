@@ -218,3 +218,9 @@ class FileFlows(Flows):
         except SimNotFoundError as error:
             if error.code != "FILE_NOT_FOUND":
                 raise
+
+    async def read_file(self, workspace_id: str | None, file_id: str) -> AsyncIterator[bytes]:
+        """Yield a file's content, as :meth:`.SyncMethods.download_workspace_file`."""
+        workspace_id = workspace_id or await self._default_workspace()
+        async for chunk in self.client.body_of(workspace_files.download(workspace_id, file_id)):
+            yield chunk

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
 
 from airflow_provider_sim.client.models import AsyncExecutionResult, WorkflowExecutionResult
@@ -32,6 +33,13 @@ def perform(flow: Awaitable[_T]) -> _T:
         result: _T = end.value
         return result
     raise AssertionError("a flow of the sync client was suspended")
+
+
+def each(values: AsyncIterator[_T]) -> Iterator[_T]:
+    """Yield the values of an asynchronous iterator that never suspends."""
+    with contextlib.suppress(StopAsyncIteration):
+        while True:
+            yield perform(anext(values))
 
 
 def _sync(flow: _Flow[_P, _T]) -> Callable[Concatenate[SyncMethods, _P], _T]:
@@ -91,6 +99,15 @@ class SyncMethods(ABC):
     list_files = _sync(StartFlows.list_files)
     delete_file = _sync(StartFlows.delete_file)
 
+    def download_workspace_file(self, workspace_id: str | None, file_id: str) -> Iterator[bytes]:
+        """Download a workspace's file in chunks, without retries. Requires the v2 API.
+
+        :param workspace_id: ID of the workspace; None: the connection's, else the only one of the key.
+        :param file_id: ID of the file.
+        :raises SimError: the download failed; raised at the first chunk.
+        """
+        return each(StartFlows(self._client()).read_file(workspace_id, file_id))
+
 
 class AsyncMethods(ABC):
     """Sim's API, as coroutines."""
@@ -130,3 +147,7 @@ class AsyncMethods(ABC):
     find_file = _async(StartFlows.find_file)
     list_files = _async(StartFlows.list_files)
     delete_file = _async(StartFlows.delete_file)
+
+    def download_workspace_file(self, workspace_id: str | None, file_id: str) -> AsyncIterator[bytes]:
+        """As :meth:`.SyncMethods.download_workspace_file`."""
+        return StartFlows(self._client()).read_file(workspace_id, file_id)

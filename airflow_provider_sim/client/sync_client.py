@@ -13,12 +13,11 @@ from weakref import WeakSet
 import requests
 from requests.exceptions import ConnectTimeout, InvalidProxyURL, InvalidURL, ProxyError, SSLError
 
-from airflow_provider_sim.client.api import workspace_files
 from airflow_provider_sim.client.api.files import check_file_status, file_request
 from airflow_provider_sim.client.api.http import Request, Response
 from airflow_provider_sim.client.api.workspace_files import Transfer
 from airflow_provider_sim.client.base import BaseClient
-from airflow_provider_sim.client.methods import SyncMethods, perform
+from airflow_provider_sim.client.methods import SyncMethods, each
 from airflow_provider_sim.client.settings import ClientSettings
 from airflow_provider_sim.client.stream import StreamEvent
 from airflow_provider_sim.client.transport import Reason, ca_bundle, innermost_reason, proxy_for
@@ -48,13 +47,6 @@ class WorkflowStream(contextlib.AbstractContextManager["WorkflowStream"]):
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
-
-
-def _each(values: AsyncIterator[_T]) -> Iterator[_T]:
-    """Yield the values of an asynchronous iterator that never suspends."""
-    with contextlib.suppress(StopAsyncIteration):
-        while True:
-            yield perform(anext(values))
 
 
 class SimClient(SyncMethods, BaseClient, contextlib.AbstractContextManager["SimClient"]):
@@ -96,13 +88,6 @@ class SimClient(SyncMethods, BaseClient, contextlib.AbstractContextManager["SimC
         except OSError as error:
             raise self._error_for(request, timeout, error, address.partition("?")[0]) from error
 
-    def download_workspace_file(self, workspace_id: str, file_id: str) -> Iterator[bytes]:
-        """Download a workspace's file. Requires the v2 API.
-
-        :raises SimError: the download failed; raised at the first chunk.
-        """
-        return _each(self.body_of(workspace_files.download(workspace_id, file_id)))
-
     def close(self) -> None:
         """Close the HTTP sessions of all threads; a client that is used again opens new ones."""
         with self._lock:
@@ -116,7 +101,7 @@ class SimClient(SyncMethods, BaseClient, contextlib.AbstractContextManager["SimC
     _transport_errors = (OSError,)  # those of requests, and from reading the CA bundle
 
     def open_stream(self, events: AsyncIterator[StreamEvent], opened: Any = None) -> WorkflowStream:
-        return WorkflowStream(_each(events)) if opened is None else WorkflowStream(_each(events), opened.close)
+        return WorkflowStream(each(events)) if opened is None else WorkflowStream(each(events), opened.close)
 
     async def in_thread(self, do: Callable[..., _T], *args: Any) -> _T:
         return do(*args)

@@ -56,7 +56,6 @@ def test_hook_has_every_method_of_the_client():
     names = vars(client.SimClient).keys() | vars(SyncMethods).keys()
     assert {name for name in names if not name.startswith("_") and not hasattr(SimHook, name)} == {
         "download_file",
-        "download_workspace_file",
         "in_thread",
         "open_stream",
     }

@@ -153,8 +153,9 @@ def test_hook_uses_the_connection_s_workspace(emulator, monkeypatch):
         file = hook.upload_file(None, "a.txt", b"hello")
         assert hook.find_file(None, "a.txt") == file
         assert hook.list_files().items == (file,)
+        assert b"".join(hook.download_workspace_file(None, file.file_id)) == b"hello"
         hook.delete_file(None, file.file_id)
-    assert [request.method for request in emulator.requests] == ["POST", "GET", "GET", "DELETE"]
+    assert [request.method for request in emulator.requests] == ["POST", "GET", "GET", "GET", "DELETE"]
     assert emulator.files == []
 
 
