@@ -86,7 +86,7 @@ def dag_id(code: str) -> str | None:
 def stable(text: str) -> str:
     """Return a log line without the parts that differ between runs."""
     text = re.sub(r"(airflow-)?[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "ID", text)
-    text = re.sub(r"127\.0\.0\.1:\d+|request \w{8}|manual__[^ '\"]+|[\d.]+ s\b", "X", text)
+    text = re.sub(r"127\.0\.0\.1:\d+|request \w{8}|manual__[^ '\"]+|[\d.]+ s\b|wf_\w+|\d+ bytes", "X", text)
     return re.sub(r"\s+", " ", text).strip()
 
 
