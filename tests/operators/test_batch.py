@@ -10,6 +10,7 @@ import json
 import logging
 import re
 import threading
+import time
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -165,9 +166,11 @@ def started(emulator):
 class TestRequests:
     @pytest.mark.parametrize("count", [20, 100])
     def test_batch_sends_two_requests_per_input(self, run_batch, mode, emulator, count):
+        began = time.monotonic()
         assert run_batch(operator(numbers(count), poll_interval=1.0, **mode)) == doubled(count)
+        polls = 2 + (time.monotonic() - began)  # one a second
         kinds = Counter(request_kind(request) for request in emulator.requests)
-        assert 1 <= kinds.pop("GET logs") + kinds.pop("GET run", 0) <= 3, "a run that is polled alone is read"
+        assert 1 <= kinds.pop("GET logs") + kinds.pop("GET run", 0) <= polls, "a run that is polled alone is read"
         assert kinds == {"POST execute": count, "GET job": count, "GET workflow": 1, "GET usage": 1}
 
     @pytest.mark.sim_emulator(profile="v0.8-legacy")
