@@ -10,12 +10,13 @@ def test_task_polls_once_after_the_trigger_failed(dag_test, sim):
     sim.workflow("long", duration=600)(lambda given: {"ok": True})
     result = dag_test(
         """
-from airflow_provider_sim.triggers import batch, sim
+from airflow_provider_sim.polling import poller
+from airflow_provider_sim.triggers import batch
 
 def broken(*args, **kwargs):
     raise TimeoutError("the storage doesn't answer")
 
-sim.poller_for = batch.BatchEngine = broken
+poller.poller_for = batch.BatchEngine = broken
 with DAG("d", schedule=None):
     for name in ("brief", "long"):
         Op(task_id=f"operator_{name}", workflow_id=name, deferrable=True, poll_interval=1)
