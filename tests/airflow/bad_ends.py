@@ -50,7 +50,8 @@ def connections(sim: SimEmulator) -> Iterator[dict[str, dict[str, Any]]]:
             "sim_hangs_up_later": {"host": later.url, **v2},
             "sim_mirror": {"host": mirror.url, **v2},
         }
-        yield {conn_id: {"conn_type": "sim", **of} for conn_id, of in fields.items()}
+        model = {"pydanticai_default": {"conn_type": "pydanticai", "extra": {"model": "test"}}}  # of the agent
+        yield {conn_id: {"conn_type": "sim", **of} for conn_id, of in fields.items()} | model
 
 
 def stored_connection(sim: SimEmulator) -> dict[str, Any]:

@@ -35,7 +35,7 @@ DISTURBED = ["local", "celery"]
 RETRIES = {"AIRFLOW__CORE__DEFAULT_TASK_RETRIES": "2", "AIRFLOW__CORE__DEFAULT_TASK_RETRY_DELAY": "1"}
 """For tasks whose workers are killed, and for races in deferred ones (see ``docs/concepts/durability.md``)."""
 
-ON_WORKERS = {"batch.several", "deploy.trial", "taskflow.outline", "usage.digest"}
+ON_WORKERS = {"agent.answer", "batch.several", "branch.triage", "deploy.trial", "taskflow.outline", "usage.digest"}
 """Tasks that wait on a worker; the first polls, the others have an open connection."""
 IN_TRIGGERERS = {
     "batch.review",
@@ -56,7 +56,7 @@ RUNNING = Counter(
     {
         ("slow", "async"): 3,
         ("echo_plain", "async"): 8 + 3 + 1 + 1,  # of batch.review, mapped.review, batch.several and the notifier
-        ("echo_plain", "sync"): 3,
+        ("echo_plain", "sync"): 5,
     }
 )
 """Active runs at that moment."""
