@@ -86,7 +86,8 @@ def table_of(
         "CPU s per run, all of Airflow",
         "429 responses",
         "passed",
-        notes=f"A real Airflow with {airflow.database} and LocalExecutor; {runs} runs start at once, {rounds} times."
+        notes=f"A real Airflow with {airflow.database} and LocalExecutor; {runs} runs start at the same time,"
+        f" {f'{rounds} times' if rounds > 1 else 'once'}."
         " Each way has its defaults, and has run the workflow once before. The first row is the floor: one request"
         " starts the run, and its trigger fires when the run must be finished. CPU time includes the scheduler, the"
         " API server, the DAG processor, the triggerer and the downstream task.",
