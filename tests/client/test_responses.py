@@ -66,8 +66,8 @@ def test_legacy_receipt_ids(body, run_id, job_id):
 
 
 def test_v2_receipt_has_the_run_id():
-    told = {"runId": RUN, "statusUrl": "http://inside:3000/api/v2/elsewhere"}
-    receipt = v2.execute("w", {}, run_id=RUN, async_execution=True, run_timeout=None).read(answer({"data": told}, 202))
+    body = {"runId": RUN, "statusUrl": "http://inside:3000/api/v2/elsewhere"}
+    receipt = v2.execute("w", {}, run_id=RUN, async_execution=True, run_timeout=None).read(answer({"data": body}, 202))
     assert receipt.run_id == RUN
 
 
@@ -431,7 +431,7 @@ def test_start_time_is_parsed_from_started_at(started_at, began):
     assert WorkflowRun(run_id="r", status=RunStatus.RUNNING, started_at=started_at).start_time == began
 
 
-# --- what values say of themselves ---------------------------------------------------------------------------------
+# --- representations ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -491,9 +491,9 @@ def test_raise_for_status_raises_failed_and_cancelled_runs(status, error, messag
     with pytest.raises(SimRunCancelledError if status == "cancelled" else SimRunFailedError) as caught:
         run.raise_for_status()
     assert str(caught.value) == message
-    told = caught.value
-    assert (told.workflow_id, told.run_id, told.outcome) == ("w", "r", Outcome.RAN)
-    assert told.detail_code == (error and error.code)
+    body = caught.value
+    assert (body.workflow_id, body.run_id, body.outcome) == ("w", "r", Outcome.RAN)
+    assert body.detail_code == (error and error.code)
 
 
 @pytest.mark.parametrize("status", sorted(set(RunStatus) - {RunStatus.CANCELLED, RunStatus.FAILED}))

@@ -1,12 +1,12 @@
-"""The retry matrix: whatever becomes of a start, so many runs are started by it, and no more.
+"""Retry matrix: how many requests and runs a start causes after each fault.
 
-Each row is something that goes wrong between a client and an emulated server, over a real socket, for both clients, in
-every mode that it can happen in. The servers are
+Each row is a fault between a client and an emulated server, over a real socket, for both clients, in every mode in
+which it can occur. The servers are
 
 - ``v2``;
-- ``legacy``: the same without v2, as a worker meets it that knows nothing of it yet;
-- ``known``: once an asynchronous start has shown that it takes the caller's run ids, each once;
-- ``old``: one that chooses run ids itself, so that nobody can ask it for a run whose start it hasn't answered.
+- ``legacy``: the same without v2, before the client has learned whether it accepts run IDs;
+- ``known``: the same, after an asynchronous start has shown that it accepts each of the caller's run IDs once;
+- ``old``: a server that chooses run IDs itself, so a run can't be found if the response to its start is lost.
 
 The last two are marked slow: they take as long as the first two together.
 """
@@ -62,7 +62,7 @@ class Ends:
     :param ids: the run ids of the attempts that the server saw, by letters: ``AA`` is one id twice, ``AB`` two ids.
     :param started: runs that were really started, those that were there before included.
     :param outcome: the run's status, ``receipt``, or the kind of the error.
-    :param live: runs that go on at the end.
+    :param live: runs that are active at the end.
     :param waits: seconds before each repetition, looks for a run included; None where chance has a say in them.
     """
 
@@ -122,7 +122,7 @@ def both(*troubles: Trouble) -> Trouble:
 
 
 def unplug(sim: SimEmulator) -> None:
-    """Nobody listens any more."""
+    """Close the server's socket."""
     sim._port = int(sim.url.rpartition(":")[2])
     sim.stop()
 
@@ -166,7 +166,7 @@ def short_limit(sim: SimEmulator) -> None:
 
 
 def fails(status: int) -> Trouble:
-    """The workflow's block fails, with an answer of its own on the legacy API."""
+    """The workflow's block fails, with another response on the legacy API."""
 
     def body(given: dict[str, Any]) -> Any:
         raise BlockError("the model is overloaded", status=status)
@@ -193,15 +193,15 @@ def taken(workflow: str, trouble: Trouble = nothing) -> Trouble:
 
 # --- how lost answers end ---------------------------------------------------------------------------------------------
 
-LOOKS = (1, 2, 4)
+READS = (1, 2, 4)
 
 
 def not_begun(error: type[SimError]) -> Cases:
-    """The server has done nothing, and nobody knows."""
+    """The server has done nothing, and the client can't know."""
     return {
-        "v2 known / *": Ends("AA", 1, DONE, waits=LOOKS),
-        "legacy / *": Ends("A", 0, error, waits=LOOKS),
-        "old / *": Ends("A", 0, error, waits=LOOKS * 2),
+        "v2 known / *": Ends("AA", 1, DONE, waits=READS),
+        "legacy / *": Ends("A", 0, error, waits=READS),
+        "old / *": Ends("A", 0, error, waits=READS * 2),
     }
 
 
@@ -210,8 +210,8 @@ def begun(error: type[SimError]) -> Cases:
     return {
         "v2 legacy known / async": Ends("A", 1, DONE, live=1),
         "v2 legacy known / sync stream": Ends("A", 1, "cancelled"),
-        "old / async": Ends("A", 1, error, live=1, waits=LOOKS * 2),
-        "old / sync stream": Ends("A", 1, error, waits=LOOKS * 2),
+        "old / async": Ends("A", 1, error, live=1, waits=READS * 2),
+        "old / sync stream": Ends("A", 1, error, waits=READS * 2),
     }
 
 
@@ -220,7 +220,7 @@ def hidden(error: type[SimError]) -> Cases:
     return {
         "v2 legacy known / async": Ends("A", 1, DONE, live=1),
         "v2 legacy known / sync stream": Ends("A", 1, "running", live=1),
-        "old / *": Ends("A", 1, error, live=1, waits=LOOKS * 2),
+        "old / *": Ends("A", 1, error, live=1, waits=READS * 2),
     }
 
 
@@ -236,7 +236,7 @@ def lost(what: str, error: type[SimError], **how: Any) -> dict[str, Row]:
     return {name: replace(row, servers=("v2", "legacy"), modes=("sync", "async")) for name, row in rows.items()}
 
 
-ANEW = Ends("AB", 1, DONE, waits=(5,))
+WITH_NEW_ID = Ends("AB", 1, DONE, waits=(5,))
 AGAIN = Ends("AA", 1, DONE, waits=(5,))
 AGAIN_SOON = Ends("AA", 1, DONE, waits=(1,))
 ADMISSION_IS_AWAY = "Usage admission is temporarily unavailable. Please retry."
@@ -244,8 +244,8 @@ ADMISSION_IS_AWAY = "Usage admission is temporarily unavailable. Please retry."
 
 ROWS: dict[str, Row] = {
     # --- never sent
-    "nobody listens": Row(unplug, {"* / *": Ends("", 0, SimConnectionError, waits=LOOKS)}, says="can't be reached"),
-    "nobody listens at first": Row(unplug, {"* / *": Ends("A", 1, DONE, waits=(1,))}, meanwhile=plug_in),
+    "connection refused": Row(unplug, {"* / *": Ends("", 0, SimConnectionError, waits=READS)}, says="can't be reached"),
+    "connection refused at first": Row(unplug, {"* / *": Ends("A", 1, DONE, waits=(1,))}, meanwhile=plug_in),
     # --- refused, for a reason that passes
     "429, too many executions": Row(
         fault("rate_limit", kind="execution"),
@@ -257,7 +257,7 @@ ROWS: dict[str, Row] = {
         {"v2 / *": Ends("AB", 1, DONE, waits=(60,)), "legacy known old / *": Ends("ABCD", 1, DONE, waits=(20, 30, 30))},
     ),
     "429, too many runs": Row(
-        fault("rate_limit", kind="concurrency"), {"* / *": ANEW}, says="number of concurrent runs is reached"
+        fault("rate_limit", kind="concurrency"), {"* / *": WITH_NEW_ID}, says="number of concurrent runs is reached"
     ),
     "429, too many runs for too long": Row(
         fault("rate_limit", kind="concurrency", times=None),
@@ -287,13 +287,13 @@ ROWS: dict[str, Row] = {
     "503, overloaded": Row(
         fault("server_error", status=503, message="Service overloaded", code="SERVICE_OVERLOADED"), {"v2 / *": AGAIN}
     ),
-    "503, in words that may be a workflow's": Row(
+    "503, with a message that may be a workflow's": Row(
         fault("server_error", status=503, message="Come back later"),
         {
             "v2 / *": AGAIN,
             "legacy known old / async": AGAIN_SOON,
             "legacy known / sync stream": Ends("A", 0, SimServerError),
-            "old / sync stream": Ends("A", 0, SimServerError, waits=LOOKS * 2),
+            "old / sync stream": Ends("A", 0, SimServerError, waits=READS * 2),
         },
     ),
     "500, not queued": Row(fault("server_error", message="Failed to queue async execution"), {"* / async": AGAIN_SOON}),
@@ -338,9 +338,9 @@ ROWS: dict[str, Row] = {
     "cut every time": Row(
         fault("drop_before_accept", times=None),
         {
-            "v2 known / *": Ends("AAAA", 0, SimConnectionError, waits=LOOKS * 4),
-            "legacy / *": Ends("A", 0, SimConnectionError, waits=LOOKS),
-            "old / *": Ends("A", 0, SimConnectionError, waits=LOOKS * 2),
+            "v2 known / *": Ends("AAAA", 0, SimConnectionError, waits=READS * 4),
+            "legacy / *": Ends("A", 0, SimConnectionError, waits=READS),
+            "old / *": Ends("A", 0, SimConnectionError, waits=READS * 2),
         },
     ),
     "cut, then 503": Row(  # the first may still be on its way
@@ -368,7 +368,7 @@ ROWS: dict[str, Row] = {
         fault("half_answer"),
         {
             "v2 legacy known / sync async": Ends("A", 1, DONE),
-            "old / sync async": Ends("A", 1, SimConnectionError, waits=LOOKS * 2),
+            "old / sync async": Ends("A", 1, SimConnectionError, waits=READS * 2),
         },
     ),
     "no answer in time": Row(
@@ -380,8 +380,8 @@ ROWS: dict[str, Row] = {
     "no answer in time, and the start arrives after its repetition": Row(
         lambda sim: sim.hold("execute", proxied=True),
         {
-            "v2 / sync async": Ends("AA", 1, DONE, waits=LOOKS),
-            "legacy / async": Ends("A", 1, SimTimeoutError, waits=LOOKS),
+            "v2 / sync async": Ends("AA", 1, DONE, waits=READS),
+            "legacy / async": Ends("A", 1, SimTimeoutError, waits=READS),
         },
         options={"timeout": 0.6},
     ),
@@ -389,7 +389,7 @@ ROWS: dict[str, Row] = {
         both(fault("drop_after_accept"), fault("transient_404", seconds=30.0)),
         {
             "v2 known / async": Ends("AA", 1, DONE, live=1, waits=None),
-            "legacy / async": Ends("A", 1, SimConnectionError, live=1, waits=LOOKS),
+            "legacy / async": Ends("A", 1, SimConnectionError, live=1, waits=READS),
         },
         "slow",
     ),
@@ -397,13 +397,13 @@ ROWS: dict[str, Row] = {
     "the server restarts and forgets its queue": Row(
         both(lambda sim: setattr(sim.state, "queue_delay", 60.0), fault("restart", when="accepted")),
         {
-            "v2 known / async": Ends("AA", 1, DONE, live=1, waits=LOOKS),
-            "legacy / async": Ends("A", 0, SimConnectionError, waits=LOOKS),
-            "old / async": Ends("A", 0, SimConnectionError, waits=LOOKS * 2),
+            "v2 known / async": Ends("AA", 1, DONE, live=1, waits=READS),
+            "legacy / async": Ends("A", 0, SimConnectionError, waits=READS),
+            "old / async": Ends("A", 0, SimConnectionError, waits=READS * 2),
         },
         "slow",
     ),
-    # --- Sim can't say whether the run is queued
+    # --- unknown whether the run is queued
     "ambiguous, queued": Row(fault("ambiguous_enqueue"), {"* / async": Ends("A", 1, DONE, live=1)}, "slow"),
     "ambiguous, queued and not to be seen for half a minute": Row(
         both(fault("ambiguous_enqueue"), fault("transient_404", seconds=30.0)),
@@ -426,7 +426,7 @@ ROWS: dict[str, Row] = {
         "slow",
     ),
     # --- the run id was used before
-    "409, by a run that goes on": Row(
+    "409, by an active run": Row(
         taken("slow"),
         {
             "v2 legacy known / async": Ends("A", 1, DONE, live=1),
@@ -450,12 +450,12 @@ ROWS: dict[str, Row] = {
     "a run that Sim stops": Row(short_limit, {"* / sync stream": Ends("A", 1, "failed")}, "slow"),
     "a Response block's 429": Row(
         nothing,
-        {"v2 legacy known / sync": Ends("A", 1, DONE), "old / sync": Ends("A", 1, SimRateLimitError, waits=LOOKS * 2)},
+        {"v2 legacy known / sync": Ends("A", 1, DONE), "old / sync": Ends("A", 1, SimRateLimitError, waits=READS * 2)},
         "status429",
     ),
     "a Response block's 500": Row(
         nothing,
-        {"v2 legacy known / sync": Ends("A", 1, DONE), "old / sync": Ends("A", 1, SimServerError, waits=LOOKS * 2)},
+        {"v2 legacy known / sync": Ends("A", 1, DONE), "old / sync": Ends("A", 1, SimServerError, waits=READS * 2)},
         "status500",
     ),
     "a stream that is cut": Row(
@@ -486,7 +486,7 @@ def cells() -> Iterator[Any]:
 
 @pytest.fixture
 def sim(emulator: SimEmulator) -> Iterator[SimEmulator]:
-    """The server; at the end it has no requests and no runs that go on."""
+    """The server; at the end it has no requests and no active runs."""
     yield emulator
     plug_in(emulator)
     emulator._port = 0
@@ -513,7 +513,7 @@ class Starts(FaultRule):
 
 
 def until(true: Callable[[], bool]) -> bool:
-    """Wait for what the server does in its own thread; return whether it has come to be so."""
+    """Wait for a condition that the server fulfills in its thread; return whether it is fulfilled."""
     pause = threading.Event()
     return any(true() or pause.wait(0.01) for _ in range(1000))
 

@@ -1,4 +1,4 @@
-"""One start, whatever becomes of the request: what is asked, sent again and taken up, for both dialects and clients."""
+"""Starts after lost or failed requests: lookups, retries and re-attached runs, for both APIs and clients."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class V2:
 
     @staticmethod
     def run(status: str, error: str | None = None) -> Answer:
-        told = {"message": error, "code": "EXECUTION_FAILED"} if error else None
-        data = {"runId": "r", "workflowId": "w", "status": status, "error": told, "output": {"a": 1}}
+        failure = {"message": error, "code": "EXECUTION_FAILED"} if error else None
+        data = {"runId": "r", "workflowId": "w", "status": status, "error": failure, "output": {"a": 1}}
         return Answer(200, {"data": data})
 
 
@@ -81,7 +81,7 @@ LOST = {
     "no answer": Answer(silent=True),
     "half an answer": Answer(202, b'{"data": {"runId": "r"}}', cut=9),
     "a proxy's 502": Answer(502, b"<html>Bad Gateway</html>", {"content-type": "text/html"}),
-    "a 500 that says nothing": None,
+    "a 500 without a message": None,
 }
 
 
@@ -178,15 +178,15 @@ class TestLostResponse:
         assert len(starts(server)) == 1
 
     def test_failed_lookup_is_retried(self, connect, api, lost):
-        looks = [(api.run_path, answer) for answer in (Answer(500, b""), Answer(silent=True), api.run("running"))]
-        with canned(NO_JOB, *looks, ("/execute", lost)) as server:
+        lookups = [(api.run_path, answer) for answer in (Answer(500, b""), Answer(silent=True), api.run("running"))]
+        with canned(NO_JOB, *lookups, ("/execute", lost)) as server:
             taken, _ = submit(connect, server, api)
         assert taken.status is RunStatus.RUNNING
         assert len(starts(server)) == 1
 
     def test_run_visible_after_a_moment_is_reattached(self, connect, lost):
-        looks = [(V2.run_path, answer) for answer in (V2.unknown_run, V2.run("running"))]
-        with canned(NO_JOB, *looks, ("/execute", lost)) as server:
+        lookups = [(V2.run_path, answer) for answer in (V2.unknown_run, V2.run("running"))]
+        with canned(NO_JOB, *lookups, ("/execute", lost)) as server:
             taken, client = submit(connect, server, V2)
         assert taken.run_id == "r"
         assert len(client.sleeps) == 1
@@ -261,8 +261,8 @@ class TestRunIdConflict:
 
     def test_run_not_yet_visible_is_waited_for(self, connect, api):
         """Sim reserves the run ID before the queue shows the run."""
-        looks = [(api.run_path, answer) for answer in [api.unknown_run] * 6 + [api.run("running")]]
-        with canned(NO_JOB, *looks, ("/execute", api.id_used)) as server:
+        lookups = [(api.run_path, answer) for answer in [api.unknown_run] * 6 + [api.run("running")]]
+        with canned(NO_JOB, *lookups, ("/execute", api.id_used)) as server:
             taken, client = submit(connect, server, api)
         assert taken.run_id == "r"
         assert len(starts(server)) == 1

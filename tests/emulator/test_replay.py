@@ -1,7 +1,7 @@
-"""Every request recorded with a real Sim server, sent to the emulator: it answers as the real one did.
+"""Replay of each recorded request on the emulator: its response equals that of the real server.
 
-Compared are the status, the headers that a client reads, the body's shape (key names, types, formats) and, where an
-answer tells of an error or a state, its words. Ids, times, numbers and the workflows' own outputs differ, of course.
+Compared are the status, the headers that a client reads, the body's shape (key names, types, formats) and, for errors
+and states, the text. IDs, times, numbers and the workflows' outputs differ.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ WORKFLOWS = {
 """The recorded workflows' ids and names."""
 ID_OF = {name: workflow_id for workflow_id, name in WORKFLOWS.items()}
 
-# What a name says of the server or of the run, where neither path nor answer does.
+# States that only the recording's name contains, not its path or response.
 STATE_BEFORE = {
     "legacy_cancel": "running",
     "legacy_cancel_again": "cancelled",
@@ -104,23 +104,23 @@ class Replay:
         if name.startswith("conc_"):
             limits.concurrent_runs = 1
         if name.startswith("ul_"):
-            told = re.search(r"\$([\d.]+) used of \$([\d.]+) limit", json.dumps(self.recording.body))
+            theirs = re.search(r"\$([\d.]+) used of \$([\d.]+) limit", json.dumps(self.recording.body))
             limits.billing, limits.usage, limits.usage_limit = True, 10.62, 1.0
-            if told:
-                limits.usage, limits.usage_limit = float(told[1]), float(told[2])
+            if theirs:
+                limits.usage, limits.usage_limit = float(theirs[1]), float(theirs[2])
         if timeout := re.search(r"timed out after (\d+) second", self.recording.raw.decode()):
             limits.sync_timeout = float(timeout[1])
             self.sim.state.start_listeners.append(lambda _: self.sim.clock.advance(10))
 
     def _drain(self) -> None:
         """Empty the buckets that the answer says are empty."""
-        state, told = self.sim.state, self.recording.raw.decode()
+        state, theirs = self.sim.state, self.recording.raw.decode()
         if "preauth" in self.recording.name:
             _empty(state.limits.address)
-        if "Rate limit exceeded. Please" in told:
+        if "Rate limit exceeded. Please" in theirs:
             _empty(state.limits.sync)
             _empty(state.limits.asynchronous)
-        elif "API rate limit exceeded" in told:
+        elif "API rate limit exceeded" in theirs:
             for operation in ("workflows.execute", "workflows.runs.read"):
                 _empty(state.limits.endpoint(operation, state.keys.personal.value))
         if self.recording.name == "rl_usage_limits_after":
@@ -173,9 +173,9 @@ class Replay:
     def _state_before(self, body: dict[str, Any]) -> str:
         if self.recording.name in STATE_BEFORE:
             return STATE_BEFORE[self.recording.name]
-        told = (body.get("data") if isinstance(body.get("data"), dict) else body) or {}
-        status = told.get("status", "completed")
-        if "timed out" in json.dumps(told):
+        theirs = (body.get("data") if isinstance(body.get("data"), dict) else body) or {}
+        status = theirs.get("status", "completed")
+        if "timed out" in json.dumps(theirs):
             return "timed out"
         return {"processing": "running", "pending": "queued"}.get(str(status), str(status))
 
@@ -207,8 +207,8 @@ class Replay:
             run.created_at -= 0.0 if "queue" in wanted else 8 * 24 * 3600.0
             run.sweep()
         elif wanted in ("resumed", "resuming"):
-            said = self.recording.body.get("data", {}).get("output") or {}
-            run.resume(said.get("result"), after=60.0 if wanted == "resuming" else 0.0)
+            given_back = self.recording.body.get("data", {}).get("output") or {}
+            run.resume(given_back.get("result"), after=60.0 if wanted == "resuming" else 0.0)
         context = json.loads(self.recording.sent_body or b"{}") if "resume" in self.recording.path else {}
         if "contextId" in context and "bad" not in self.recording.name:
             run.context_id = context["contextId"]
@@ -299,9 +299,9 @@ def differences(recorded: Any, ours: Any, path: str = "", key: str = "") -> Iter
     elif isinstance(recorded, dict | list) or isinstance(ours, dict | list):
         yield f"{path}: {recorded!r:.80} became {ours!r:.80}"
     elif key in SPOKEN and isinstance(recorded, str):
-        told, said = (VARIABLE.sub("<id>", str(value)) for value in (recorded, ours))
-        if told != said:
-            yield f"{path}: {told!r:.200} became {said!r:.200}"
+        theirs, given_back = (VARIABLE.sub("<id>", str(value)) for value in (recorded, ours))
+        if theirs != given_back:
+            yield f"{path}: {theirs!r:.200} became {given_back!r:.200}"
     elif kind_of(recorded) != kind_of(ours):
         yield f"{path}: {kind_of(recorded)} ({recorded!r:.60}) became {kind_of(ours)} ({ours!r:.60})"
 
@@ -314,18 +314,18 @@ def events(raw: bytes) -> list[Any]:
 def header_differences(recorded: dict[str, str], ours: dict[str, str]) -> Iterator[str]:
     """Where the headers that a client reads disagree."""
     for name in ("content-type", "cache-control", "www-authenticate", "x-custom", "x-ratelimit-limit", "location"):
-        told, said = (headers.get(name, "").partition(";")[0] for headers in (recorded, ours))
+        theirs, given_back = (headers.get(name, "").partition(";")[0] for headers in (recorded, ours))
         if name == "location":
-            told, said = told.partition("?")[0], said.partition("?")[0]
-        if told != said:
-            yield f"header {name}: {told!r} became {said!r}"
+            theirs, given_back = theirs.partition("?")[0], given_back.partition("?")[0]
+        if theirs != given_back:
+            yield f"header {name}: {theirs!r} became {given_back!r}"
     for name in ("x-request-id", "x-run-id"):
         if (name in recorded) != (name in ours):
             yield f"header {name}: {recorded.get(name)!r} became {ours.get(name)!r}"
     for name in ("x-ratelimit-remaining", "x-ratelimit-reset", "retry-after"):
-        told, said = recorded.get(name), ours.get(name)
-        if (told is None) != (said is None) or (told and said and _form(told) != _form(said)):
-            yield f"header {name}: {told!r} became {said!r}"
+        theirs, given_back = recorded.get(name), ours.get(name)
+        if (theirs is None) != (given_back is None) or (theirs and given_back and _form(theirs) != _form(given_back)):
+            yield f"header {name}: {theirs!r} became {given_back!r}"
 
 
 def _form(value: str) -> str:

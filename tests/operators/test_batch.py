@@ -382,10 +382,10 @@ class TestTriggerer:
                 context
             )
         _, arguments = deferral.value.trigger.serialize()
-        told = json.dumps([arguments, repr(deferral.value.trigger)])
-        assert "Mustermann" not in told
-        assert emulator.api_key not in told
-        assert len(told) < 3000
+        persisted = json.dumps([arguments, repr(deferral.value.trigger)])
+        assert "Mustermann" not in persisted
+        assert emulator.api_key not in persisted
+        assert len(persisted) < 3000
         assert "Mustermann" in context["ti"].xcoms[INPUTS_KEY.format(0)]
 
     def test_triggerer_reads_inputs_in_chunks(self, run_batch, emulator, context, monkeypatch):
@@ -496,7 +496,7 @@ class TestDurability:
             patch.setattr(BatchEngine, "_on_started", dies)
             with pytest.raises(Killed):
                 operator(numbers(20), **arguments).execute(context)
-        gc.collect()  # what it left open: here, and not in the midst of another test
+        gc.collect()  # closes what it left open now, not during another test
         doubles.seconds = 0.05
         context.update(next_try(context))
 
@@ -718,9 +718,9 @@ class TestOnKill:
             task.execute(context)
         assert {run.status for run in emulator.runs} == {"completed"}
 
-    @pytest.mark.parametrize("tells", [True, False], ids=["Airflow 3.3", "before"])
-    def test_trigger_cancels_runs_when_killed(self, context, emulator, doubles, monkeypatch, tells):
-        monkeypatch.setattr("airflow_provider_sim.triggers.base.TRIGGERS_GET_ON_KILL", tells)
+    @pytest.mark.parametrize("has_on_kill", [True, False], ids=["Airflow 3.3", "before"])
+    def test_trigger_cancels_runs_when_killed(self, context, emulator, doubles, monkeypatch, has_on_kill):
+        monkeypatch.setattr("airflow_provider_sim.triggers.base.TRIGGERS_GET_ON_KILL", has_on_kill)
         doubles.seconds = 60.0
         with pytest.raises(TaskDeferred) as deferral:
             operator(numbers(10), deferrable=True, max_active_runs=4).execute(context)
@@ -737,7 +737,7 @@ class TestOnKill:
             await until(lambda: len(emulator.requests) > before)
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
-            if tells:
+            if has_on_kill:
                 assert {run.status for run in emulator.runs if run.refused is None} == {"running"}
                 await trigger.on_kill()
 

@@ -385,7 +385,7 @@ class TestBeforeAirflow33:
 
 
 def end_when_found(emulator, slow):
-    """Let the run end once it was asked for, and found going on."""
+    """End the run after a poll has found it active."""
     run_id = emulator.runs[-1].run_id
     emulator.on_request(lambda request: run_id in request.path and setattr(slow, "seconds", 0.0))
 
@@ -528,7 +528,7 @@ _killers: dict[int, tuple[object, threading.Thread]] = {}
 
 
 def kill(task):
-    """Call ``on_kill`` once, as Airflow does, but from beside the server, which couldn't answer otherwise."""
+    """Call ``on_kill`` once, as Airflow does, but from another thread, since the server's couldn't respond."""
     if id(task) not in _killers:
         killer = threading.Thread(target=task.on_kill)
         killer.start()
@@ -537,7 +537,7 @@ def kill(task):
 
 @pytest.fixture(autouse=True)
 def _killers_done(emulator):
-    """Nothing of a test goes on in the next."""
+    """Stop what a test has left running."""
     yield
     emulator.state.request_listeners.clear()
     while _killers:
@@ -558,13 +558,13 @@ def in_the_midst(hold, do):
 
 
 def no_sleep(monkeypatch, do=lambda: None):
-    """Let clients wait for nothing between attempts; the first time, something else happens meanwhile."""
+    """Skip the delays between attempts; during the first one, call a function."""
     once = iter([do])
     monkeypatch.setattr(SimClient, "_sleep", staticmethod(lambda _: next(once, lambda: None)()))
 
 
 async def stopped(trigger):
-    """Let a trigger begin to wait, and stop it as a triggerer does that stops itself."""
+    """Start a trigger, and stop it as a triggerer that shuts down does."""
     waiting = asyncio.ensure_future(anext(trigger.run()))
     await asyncio.sleep(0.05)
     waiting.cancel()
@@ -595,15 +595,17 @@ class TestTriggerOnKill:
         asyncio.run(trigger.on_kill())
         assert [run.status for run in emulator.runs] == ["cancelled"]
 
-    @pytest.mark.parametrize("tells", [True, False])
-    def test_run_is_cancelled_although_airflow_cancels_repeatedly(self, emulator, context, trigger, monkeypatch, tells):
+    @pytest.mark.parametrize("has_on_kill", [True, False])
+    def test_run_is_cancelled_although_airflow_cancels_repeatedly(
+        self, emulator, context, trigger, monkeypatch, has_on_kill
+    ):
         """Airflow 3.3.2 cancels the trigger once a second until it is gone, while Sim takes longer."""
-        monkeypatch.setattr("airflow_provider_sim.triggers.base.TRIGGERS_GET_ON_KILL", tells)
+        monkeypatch.setattr("airflow_provider_sim.triggers.base.TRIGGERS_GET_ON_KILL", has_on_kill)
         monkeypatch.setattr("airflow_provider_sim._compat._state_of", lambda ti: "failed")
         trigger.task_instance = context["ti"]
 
         async def impatient():
-            ending = asyncio.ensure_future(trigger.on_kill() if tells else anext(trigger.run()))
+            ending = asyncio.ensure_future(trigger.on_kill() if has_on_kill else anext(trigger.run()))
             with emulator.hold("cancel") as hold:
                 await asyncio.sleep(0.05)
                 ending.cancel()

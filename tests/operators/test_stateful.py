@@ -65,7 +65,7 @@ FAULTS: list[tuple[str, dict[str, Any]] | None] = [
     ("ambiguous_enqueue", {"started": True}),
     ("ambiguous_enqueue", {"started": False}),
 ]
-ENDS = ["it completes", "it fails", "somebody cancels it"]
+ENDS = ["it completes", "it fails", "a user cancels it"]
 MEANWHILE = [*ENDS, "the worker dies", "the task is killed", "the task's time is up", "the server restarts"]
 DEATHS = st.one_of(
     st.none(), st.tuples(st.integers(1, 12), st.sampled_from(["before", "after", "while it is on its way"]))
@@ -112,13 +112,13 @@ class Tasks(RuleBasedStateMachine):
     # --- the workflow ------------------------------------------------------------------------------------------------
 
     def duration(self, given: dict[str, Any]) -> float:
-        """Held-open runs end at once; the others when the test says so."""
+        """Sync runs end at once; the others when the test ends them."""
         held_open = not self.mode or self.mode.get("stream")
         return inf if not held_open and given["number"] not in self.ended else 0.0
 
     def body(self, given: dict[str, Any]) -> Any:
         if self.ended.get(given["number"]) == "it fails":
-            raise BlockError("as told")
+            raise BlockError("as the rule requires")
         return {"number": given["number"]}
 
     def runs(self, *statuses: str, generation: int | None = None) -> list[Any]:
@@ -133,7 +133,7 @@ class Tasks(RuleBasedStateMachine):
 
     def end_all(self, how: str) -> None:
         for run in self.runs("running", "queued"):
-            if how == "somebody cancels it" or run.stuck:
+            if how == "a user cancels it" or run.stuck:
                 run.cancel()
             else:
                 run.queued_for = 0.0
@@ -172,7 +172,7 @@ class Tasks(RuleBasedStateMachine):
         reported=st.booleans(),
     )
     def the_trigger_fires(self, how: str, dies: tuple[int, str] | None, reported: bool) -> None:
-        """The run ends, and a worker goes on with the task."""
+        """The run ends, and a worker resumes the task."""
         if how == "the server restarts":
             self.sim.restart()
         self.end_all(how)
@@ -195,7 +195,7 @@ class Tasks(RuleBasedStateMachine):
 
     @rule()
     def a_user_clears_the_task(self) -> None:
-        """Whatever has become of it."""
+        """Its latest status."""
         assume(self.trigger is None and self.generation < 4)
         self.new_try(cleared=True)
 
@@ -208,7 +208,7 @@ class Tasks(RuleBasedStateMachine):
     @precondition(lambda self: self.runs("running", "queued"))
     @rule(how=st.sampled_from(ENDS))
     def a_run_ends(self, how: str) -> None:
-        """While no worker looks."""
+        """While no worker polls."""
         assume(self.trigger is None)
         self.end_all(how)
 
@@ -219,7 +219,7 @@ class Tasks(RuleBasedStateMachine):
         return SimExecuteWorkflowOperator(task_id="t", workflow_id="w", input=given, poll_interval=0.01, **how)
 
     def outcome(self, task: SimExecuteWorkflowOperator, execute: Callable[[], Any]) -> tuple[str, Any]:
-        """What becomes of a worker's part in it."""
+        """Outcome of a worker's part in it."""
         try:
             return "returned", execute()
         except TaskDeferred as deferral:
@@ -262,7 +262,7 @@ class Tasks(RuleBasedStateMachine):
         self.finished = False
         raised = ti.try_number + 2 if cleared else ti.max_tries
         if cleared:
-            self.on_their_way.clear()  # nobody can know of these
+            self.on_their_way.clear()  # no client knows of these
             self.generation += 1
             self.context["dag_run"] = self.dag_run()
         self.context["ti"] = TaskInstance(ti.try_number + 1, max_tries=raised)
@@ -273,7 +273,7 @@ class Tasks(RuleBasedStateMachine):
 
     @contextlib.contextmanager
     def deaths(self, dies: tuple[int, str] | None, meanwhile: str, task: SimExecuteWorkflowOperator) -> Any:
-        """Let the worker die at its nth doing, and something happen while it waits."""
+        """Kill the worker at its nth action, and cause an event while it waits."""
         doings = itertools.count(1)
 
         def mortal(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -66,14 +66,14 @@ class Stage:
     """A server, a stream of its finished runs, and the stream's batches.
 
     :ivar batches: the run IDs of each event, by listener.
-    :ivar told: run IDs with the seconds since the beginning at which they came.
+    :ivar delivered_at: run IDs with the seconds since the beginning at which they came.
     """
 
     def __init__(self, scene, *, confirms=True, workspace_id="space"):
         self.scene, self.sim = scene, scene.sim
         self.poller, self.workspace_id = scene.poller, workspace_id
         self.events = FinishedRunStream(self.connect)
-        self.told = {}
+        self.delivered_at = {}
         self.batches = {}
         self.times = {}
         self.confirms = confirms
@@ -104,11 +104,11 @@ class Stage:
         async for batch in self.events.batches():
             self.last = batch
             for listener, runs in batch.items():
-                told = [run_id for runs in self.batches.get(listener, []) for run_id in runs]
-                assert not {run.run_id for run in runs} & set(told), "each run is delivered once"
+                delivered_at = [run_id for runs in self.batches.get(listener, []) for run_id in runs]
+                assert not {run.run_id for run in runs} & set(delivered_at), "each run is delivered once"
                 self.batches.setdefault(listener, []).append([run.run_id for run in runs])
                 self.times.setdefault(listener, []).append(now() - EPOCH)
-                self.told |= {run.run_id: now() - EPOCH for run in runs}
+                self.delivered_at |= {run.run_id: now() - EPOCH for run in runs}
             if self.confirms:
                 await self.events.confirm(batch)
 
@@ -148,9 +148,9 @@ class TestDelivery:
                 await asyncio.sleep(20)
                 scene.sim.start(FLOW, "later", 1)
                 await asyncio.sleep(60)
-            assert stage.told.keys() == {"later", "runs"}
-            assert 30 <= stage.told["later"] < 32, "by the next poll"
-            assert 40 <= stage.told["runs"] < 52, "by the watcher, which polls every 10 s"
+            assert stage.delivered_at.keys() == {"later", "runs"}
+            assert 30 <= stage.delivered_at["later"] < 32, "by the next poll"
+            assert 40 <= stage.delivered_at["runs"] < 52, "by the watcher, which polls every 10 s"
 
         play(script)
 
@@ -184,8 +184,8 @@ class TestDelivery:
                 await asyncio.sleep(60)
                 assert len(stage.polls()) - before == 2, "two pages"
                 await asyncio.sleep(LOGS_PAGE / MAX_RUNS_PER_EVENT * EVENT_GAP)
-            told = [run_id for runs in stage.batches[ear.listener] for run_id in runs]
-            assert told == [f"run-{number:04}" for number in range(LOGS_PAGE + 5)]
+            delivered_at = [run_id for runs in stage.batches[ear.listener] for run_id in runs]
+            assert delivered_at == [f"run-{number:04}" for number in range(LOGS_PAGE + 5)]
 
         play(script)
 
@@ -227,7 +227,7 @@ class TestDelivery:
                     scene.sim.start(FLOW, f"run-{number}", 0.5)
                     await asyncio.sleep(1)
                 await asyncio.sleep(30)
-            assert len(stage.told) == 60
+            assert len(stage.delivered_at) == 60
             pauses = [later - earlier for earlier, later in itertools.pairwise(stage.times[ear.listener])]
             assert len(pauses) >= 3
             assert all(EVENT_GAP <= pause < EVENT_GAP + 4 for pause in pauses)
@@ -261,7 +261,7 @@ class TestDelivery:
                 await stage.events.confirm(stage.last)
                 await asyncio.sleep(EVENT_GAP + FRESH)
                 assert len(stage.batches[ear.listener]) == 2
-                assert len(stage.told) == 10
+                assert len(stage.delivered_at) == 10
 
         play(script)
 
@@ -302,13 +302,13 @@ class TestDelivery:
             async with stage.playing():
                 scene.sim.start(FLOW, "a", 1)
                 await asyncio.sleep(INTERVAL + EVENT_GAP)
-            assert stage.told.keys() == {"a"}
-            stage.told.clear()
+            assert stage.delivered_at.keys() == {"a"}
+            stage.delivered_at.clear()
             stage.events.leave(ear.listener)
             stage.listen(cursors=cursors_of(ear.stored))
             async with stage.playing():
                 await asyncio.sleep(EVENT_GAP)
-            assert stage.told.keys() == {"a"}
+            assert stage.delivered_at.keys() == {"a"}
 
         play(script)
 
@@ -386,7 +386,7 @@ class TestWorkspaces:
             async with stage.playing():
                 scene.sim.start(FLOW, "a", 25)
                 await asyncio.sleep(60)
-            assert stage.told.keys() == {"a"}
+            assert stage.delivered_at.keys() == {"a"}
             asked = Counter(urlsplit(path).path for _, path, _ in scene.sim.requests if path.endswith((FLOW, OTHER)))
             assert asked == {f"/api/v2/workflows/{FLOW}": 1, f"/api/v2/workflows/{OTHER}": 1}
 
@@ -410,13 +410,13 @@ class TestWorkspaces:
             async with stage.playing():
                 scene.sim.start(FLOW, "a", 1)
                 await asyncio.sleep(30)
-                assert stage.told.keys() == {"a"}
+                assert stage.delivered_at.keys() == {"a"}
                 [line] = log()
                 assert line.startswith("Runs of workflow 'absent' are not delivered until this is resolved: ")
                 scene.sim.deploy("absent")
                 scene.sim.start("absent", "b", 15)
                 await asyncio.sleep(60)
-                assert stage.told.keys() == {"a", "b"}
+                assert stage.delivered_at.keys() == {"a", "b"}
 
         play(script)
 
@@ -443,12 +443,12 @@ class TestWorkspaces:
                 scene.sim.start(FLOW, "a", 1)
                 scene.sim.start("bad", "b", 1)
                 await asyncio.sleep(60)
-                assert stage.told.keys() == {"a"}
+                assert stage.delivered_at.keys() == {"a"}
                 assert len(log()) == 1
                 if "logs" not in part:
                     broken = False
                     await asyncio.sleep(60)
-                    assert stage.told.keys() == {"a", "b"}
+                    assert stage.delivered_at.keys() == {"a", "b"}
 
         play(script)
 
@@ -519,7 +519,7 @@ class TestFailures:
                 stage.poller = scene.poller
                 scene.sim.start(FLOW, "a", 40)
                 await asyncio.sleep(60)
-            assert stage.told.keys() == {"a"}
+            assert stage.delivered_at.keys() == {"a"}
 
         play(script)
 
@@ -552,7 +552,7 @@ class TestFailures:
                 before = scene.sim.sent("/runs/gone")
                 await asyncio.sleep(600)
                 assert scene.sim.sent("/runs/gone") == before
-            assert stage.told == {}
+            assert stage.delivered_at == {}
 
         play(script)
         [line] = log()
@@ -567,7 +567,7 @@ class TestFailures:
             scene.sim.refuse("/runs", status=403, times=3)
             async with stage.playing():
                 await asyncio.sleep(60)
-            assert stage.told.keys() == {"a"}
+            assert stage.delivered_at.keys() == {"a"}
 
         play(script)
         assert log()
@@ -629,11 +629,11 @@ class TestShutdown:
             async with stage.playing():
                 scene.sim.start(FLOW, "a", 0.1)
                 await asyncio.sleep(INTERVAL + EVENT_GAP)
-            assert stage.told.keys() == {"a"}
+            assert stage.delivered_at.keys() == {"a"}
             stage.batches.clear()
-            stage.told.clear()
+            stage.delivered_at.clear()
             async with stage.playing():
                 await asyncio.sleep(EVENT_GAP)
-            assert stage.told.keys() == {"a"}
+            assert stage.delivered_at.keys() == {"a"}
 
         play(script)
