@@ -93,6 +93,7 @@ class RunPoller:
         client.on_rate_limit = self._limits.on_response
         self._callers_client = limited(client, MOST_LENT)
         self._rate_limit_wait = WaitTimer(clock)
+        self._sharing = Sharing()
 
     async def wait(
         self, state: RunPollState, *, look_soon: bool = False, workspace_id: str | None = None
@@ -185,6 +186,7 @@ class RunPoller:
         later = [run for run in idle if run.next_poll > now]
         is_rate_limited = False
         if due:
+            self._count_sharing()
             near = [run for run in later if run.due <= now + NEAR * run.interval]
             max_reads = max(0, MOST_IN_FLIGHT - self._in_flight)
             planner = Planner(self._workspaces, self._limits, now=now, v2=self._client.speaks_v2, max_reads=max_reads)
@@ -198,7 +200,8 @@ class RunPoller:
     def _schedule(self, run: PolledRun) -> None:
         """Set the time of the next poll; at the deadline, read the run once more, or raise the timeout."""
         run.listed_to = -inf
-        run.state.sharing = self._sharing(run)
+        is_listed = self._client.speaks_v2 and self._workspaces.of(run) is not None
+        run.state.sharing = self._sharing if is_listed else Sharing()
         try:
             run.interval = max(run.state.next_delay(jitter=0.0), _BETWEEN_PASSES)
         except SimRunTimeoutError as error:
@@ -208,14 +211,11 @@ class RunPoller:
             run.read_at = self._clock()
         run.due = max(run.state.aligned(self._clock() + run.interval), self._clock() + _BETWEEN_PASSES)
 
-    def _sharing(self, run: PolledRun) -> Sharing:
-        """Return how many runs share the lists of a run's workspace; others of the key keep most of the rate limit."""
-        if not self._client.speaks_v2 or self._workspaces.of(run) is None:
-            return Sharing()
+    def _count_sharing(self) -> None:
+        """Count how many runs share a workspace's lists; others of the key keep most of the rate limit."""
         runs = len(self._waiting) / max(1, len(set(self._workspaces.by_workflow.values())))
-        return Sharing(
-            runs, max(SHORTEST_INTERVAL, runs / LISTED_PER_SECOND, 4 * self._limits.bucket(LOGS_BUCKET).interval)
-        )
+        shortest = max(SHORTEST_INTERVAL, runs / LISTED_PER_SECOND, 4 * self._limits.bucket(LOGS_BUCKET).interval)
+        self._sharing = Sharing(runs, shortest)
 
     def _finish(self, run: PolledRun, outcome: WorkflowRun | Exception) -> None:
         future = self._waiting.pop(run, None)
