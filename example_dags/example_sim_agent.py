@@ -8,7 +8,6 @@ from airflow.sdk import dag, task
 from airflow_provider_sim.hooks.sim import SimHook
 
 
-# [START agent]
 @dag(dag_id="example_sim_agent", schedule=None, catchup=False, tags=["sim"])
 def example_sim_agent():
     review = HookToolset(
@@ -34,7 +33,5 @@ def example_sim_agent():
 
     answer("When will my order arrive?")
 
-
-# [END agent]
 
 example_sim_agent()

@@ -10,7 +10,6 @@ from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
 from airflow_provider_sim.sensors.sim import SimJobSensor
 
 
-# [START approval]
 @dag(dag_id="example_sim_approval", schedule=None, catchup=False, tags=["sim"])
 def example_sim_approval():
     ask = SimExecuteWorkflowOperator(
@@ -46,7 +45,5 @@ def example_sim_approval():
     ask >> decide
     resume >> done
 
-
-# [END approval]
 
 example_sim_approval()

@@ -8,7 +8,6 @@ from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
 from airflow_provider_sim.sensors.sim import SimJobSensor
 
 
-# [START async_sensor]
 @dag(dag_id="example_sim_async_sensor", schedule=None, catchup=False, tags=["sim"])
 def example_sim_async_sensor():
     start = SimExecuteWorkflowOperator(
@@ -33,7 +32,5 @@ def example_sim_async_sensor():
 
     publish(done.output)  # runs only if the run completed
 
-
-# [END async_sensor]
 
 example_sim_async_sensor()

@@ -7,7 +7,6 @@ from airflow.providers.common.compat.sdk import dag, task  # for Airflow 3 only:
 from airflow_provider_sim.operators.batch import SimExecuteWorkflowBatchOperator
 
 
-# [START batch]
 @dag(dag_id="example_sim_batch", schedule=None, catchup=False, tags=["sim"])
 def example_sim_batch():
     @task
@@ -45,7 +44,5 @@ def example_sim_batch():
     report(reviews.output)
     report.override(task_id="report_several")(several.output)
 
-
-# [END batch]
 
 example_sim_batch()

@@ -13,7 +13,6 @@ FOLDER = ObjectStoragePath("file:///tmp/sim_reviews")  # or s3://aws_default@buc
 alert = SimNotifier(workflow_id="hello", input={"name": "team, {{ exception }}"})
 
 
-# [START batch_results]
 @dag(dag_id="example_sim_batch_results", schedule=None, catchup=False, tags=["sim"])
 def example_sim_batch_results():
     @task
@@ -51,7 +50,5 @@ def example_sim_batch_results():
     write(inputs, greet.output)
     check(greet.output)
 
-
-# [END batch_results]
 
 example_sim_batch_results()

@@ -7,7 +7,6 @@ from airflow.providers.common.compat.sdk import dag, task  # for Airflow 3 only:
 from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
 
 
-# [START branch]
 @dag(dag_id="example_sim_branch", schedule=None, catchup=False, tags=["sim"])
 def example_sim_branch():
     triage = SimExecuteWorkflowOperator(
@@ -33,7 +32,5 @@ def example_sim_branch():
     result = triage.output["result"]  # one field of the output, because of multiple_outputs
     route(result) >> [page_team(result), file_ticket()]
 
-
-# [END branch]
 
 example_sim_branch()

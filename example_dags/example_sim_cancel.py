@@ -8,7 +8,6 @@ from airflow_provider_sim.operators.runs import SimCancelRunOperator
 from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
 
 
-# [START cancel]
 @dag(dag_id="example_sim_cancel", schedule=None, catchup=False, tags=["sim"])
 def example_sim_cancel():
     start = SimExecuteWorkflowOperator(
@@ -20,7 +19,5 @@ def example_sim_cancel():
     # Does nothing if the run is already finished.
     SimCancelRunOperator(task_id="cancel", workflow_id="slow", run_id=start.output, poll_interval=1)
 
-
-# [END cancel]
 
 example_sim_cancel()

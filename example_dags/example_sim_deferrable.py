@@ -8,7 +8,6 @@ from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
 from airflow_provider_sim.sensors.sim import SimJobSensor
 
 
-# [START deferrable]
 @dag(dag_id="example_sim_deferrable", schedule=None, catchup=False, tags=["sim"])
 def example_sim_deferrable():
     summary = SimExecuteWorkflowOperator(
@@ -32,7 +31,5 @@ def example_sim_deferrable():
         poke_interval=5,
     )
 
-
-# [END deferrable]
 
 example_sim_deferrable()

@@ -8,7 +8,6 @@ from airflow_provider_sim.operators.deployments import SimDeployWorkflowOperator
 from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
 
 
-# [START deploy]
 @dag(dag_id="example_sim_deploy", schedule=None, catchup=False, tags=["sim"])
 def example_sim_deploy():
     deploy = SimDeployWorkflowOperator(  # requires Sim's v2 API and a personal API key of an admin
@@ -26,7 +25,5 @@ def example_sim_deploy():
     )
     deploy >> trial >> go_back
 
-
-# [END deploy]
 
 example_sim_deploy()

@@ -10,7 +10,6 @@ from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
 from airflow_provider_sim.operators.usage import SimUsageLimitsOperator
 
 
-# [START errors_and_usage]
 @dag(dag_id="example_sim_errors_and_usage", schedule=None, catchup=False, tags=["sim"])
 def example_sim_errors_and_usage():
     has_room = SimUsageLimitsOperator(task_id="has_room", warn_at=75, skip_at=90)  # also skips downstream tasks
@@ -28,7 +27,5 @@ def example_sim_errors_and_usage():
 
     has_room >> judge >> fall_back()
 
-
-# [END errors_and_usage]
 
 example_sim_errors_and_usage()

@@ -6,7 +6,6 @@ from airflow.sdk import Asset, AssetWatcher, dag, task
 
 from airflow_provider_sim.triggers.events import SimRunEventTrigger
 
-# [START event_driven]
 finished = Asset(
     "sim_runs_finished",
     watchers=[
@@ -28,7 +27,5 @@ def example_sim_event_driven():
 
     report()
 
-
-# [END event_driven]
 
 example_sim_event_driven()

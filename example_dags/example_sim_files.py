@@ -10,7 +10,6 @@ from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
 from airflow_provider_sim.task.input import SimFile
 
 
-# [START files]
 @dag(dag_id="example_sim_files", schedule=None, catchup=False, tags=["sim"])
 def example_sim_files():
     SimExecuteWorkflowOperator(
@@ -37,7 +36,5 @@ def example_sim_files():
 
     names(compare("monday"))
 
-
-# [END files]
 
 example_sim_files()

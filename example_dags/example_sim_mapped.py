@@ -7,7 +7,6 @@ from airflow.providers.common.compat.sdk import dag, task  # for Airflow 3 only:
 from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
 
 
-# [START mapped]
 @dag(dag_id="example_sim_mapped", schedule=None, catchup=False, tags=["sim"])
 def example_sim_mapped():
     @task
@@ -27,7 +26,5 @@ def example_sim_mapped():
 
     report(reviews.output.map(lambda output: output["result"]["message"]))  # one field of each output
 
-
-# [END mapped]
 
 example_sim_mapped()

@@ -12,7 +12,6 @@ look_at_it = SimNotifier(
 )
 
 
-# [START notifier]
 @dag(dag_id="example_sim_notifier", schedule=None, catchup=False, tags=["sim"])
 def example_sim_notifier():
     @task(on_failure_callback=look_at_it)
@@ -25,7 +24,5 @@ def example_sim_notifier():
 
     load() >> go_on()
 
-
-# [END notifier]
 
 example_sim_notifier()

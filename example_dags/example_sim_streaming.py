@@ -7,7 +7,6 @@ from airflow.providers.common.compat.sdk import dag, task  # for Airflow 3 only:
 from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
 
 
-# [START streaming]
 @dag(dag_id="example_sim_streaming", schedule=None, catchup=False, tags=["sim"])
 def example_sim_streaming():
     story = SimExecuteWorkflowOperator(
@@ -25,7 +24,5 @@ def example_sim_streaming():
 
     count_words(story.output)
 
-
-# [END streaming]
 
 example_sim_streaming()

@@ -7,7 +7,6 @@ from airflow.providers.common.compat.sdk import dag, task  # for Airflow 3 only:
 from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
 
 
-# [START sync]
 @dag(dag_id="example_sim_sync", schedule=None, catchup=False, tags=["sim"])
 def example_sim_sync():
     answer = SimExecuteWorkflowOperator(
@@ -24,7 +23,5 @@ def example_sim_sync():
 
     publish(answer.output)
 
-
-# [END sync]
 
 example_sim_sync()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from airflow.providers.common.compat.sdk import dag, task  # for Airflow 3 only: from airflow.sdk import dag, task
 
 
-# [START taskflow]
 @dag(dag_id="example_sim_taskflow", schedule=None, catchup=False, tags=["sim"])
 def example_sim_taskflow():
     @task.sim_workflow(workflow_id="echo_plain", multiple_outputs=True)
@@ -24,7 +23,5 @@ def example_sim_taskflow():
     # multiple_outputs makes each field of the output an XCom, too; only a task's whole output can be expanded.
     write.partial(tone="plain").expand(title=chapters(outlined["result"]))
 
-
-# [END taskflow]
 
 example_sim_taskflow()

@@ -10,7 +10,6 @@ from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
 from airflow_provider_sim.operators.usage import SimUsageLimitsOperator
 
 
-# [START usage]
 @dag(dag_id="example_sim_usage", schedule=None, catchup=False, tags=["sim"])
 def example_sim_usage():
     room = SimUsageLimitsOperator(
@@ -26,7 +25,5 @@ def example_sim_usage():
     )
     room >> digest
 
-
-# [END usage]
 
 example_sim_usage()
