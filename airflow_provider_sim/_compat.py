@@ -108,6 +108,13 @@ async def push_xcoms(task_instance: Any, xcoms: Mapping[str, Any]) -> None:
         await asyncio.to_thread(XCom.set, key=key, value=value, **names)
 
 
+def stores_xcoms_itself() -> bool:
+    """Whether Airflow stores XComs in its database, not by the backend of a deployment, which may encrypt them."""
+    from airflow.providers.common.compat.sdk import conf
+
+    return str(conf.get("core", "xcom_backend", fallback=".BaseXCom")).endswith(".BaseXCom")
+
+
 def read_xcom(names: Mapping[str, Any], key: str) -> Any:
     """Read an XCom of the task instance with these names, also in the triggerer; blocks."""
     from airflow.providers.common.compat.sdk import XCom

@@ -80,6 +80,31 @@ def test_classes_of_provider_info_exist():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("task", ["SimExecuteWorkflowOperator(input={})", "SimJobSensor(run_id='r')"])
+def test_resuming_with_an_output_loads_neither_http_libraries_nor_the_client(task):
+    code = """
+import sys
+from datetime import datetime, timezone
+from airflow.providers.common.compat.sdk import BaseOperator, BaseSensorOperator, BaseHook, conf
+from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
+from airflow_provider_sim.sensors.sim import SimJobSensor
+before = set(sys.modules)
+class TaskInstance:
+    start_date = datetime.now(tz=timezone.utc)
+    def xcom_push(self, key, value):
+        print(key, value)
+ids = {"workflow_id": "w", "run_id": "r"}
+event = {"status": "completed", **ids, "details": {"status": "completed"}, "output": "[1]"}
+assert TASK.resume_execution("execute_complete", {"event": event}, {"ti": TaskInstance()}) == [1]
+new = set(sys.modules) - before
+print(sorted(new & {"requests", "httpx", "tenacity", "urllib3", "airflow_provider_sim.client.api.http"}))
+"""
+    code = code.replace("TASK", task.replace("(", "(task_id='t', workflow_id='w', "))
+    ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert ran.stdout.strip().splitlines()[-1] == "[]"
+
+
+@pytest.mark.slow
 def test_dag_parsing_loads_neither_http_libraries_nor_the_client():
     code = """
 import importlib, sys

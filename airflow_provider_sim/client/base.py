@@ -27,8 +27,8 @@ from airflow_provider_sim.client.upload_source import Part
 
 T = TypeVar("T")
 
-MAX_RESPONSE_BYTES = 256 * 1024 * 1024
-"""Decompressed; larger than any response of Sim."""
+RESPONSE_TOO_LARGE = "RESPONSE_TOO_LARGE"
+"""Code of the error."""
 
 MIN_TIMEOUT = 1.0
 """Seconds to wait for a response although the deadline has passed."""
@@ -63,6 +63,7 @@ class BaseClient(ABC):
     :param timeout: seconds to wait for a response; sync executions have another timeout.
     :param verify: whether to verify TLS certificates, or the path of a CA bundle to verify them with.
     :param retry: for idempotent requests; only ``execute_with_retry`` retries an execution.
+    :ivar max_response_bytes: maximum size of a response, decompressed; default: 256 MiB.
     :ivar on_rate_limit: called with the rate-limit information of each response that has some.
     :ivar settings: its settings, also for another client.
     :ivar facts: what is known about the server, shared by all clients of this process for the same server and key.
@@ -71,6 +72,7 @@ class BaseClient(ABC):
 
     settings: ClientSettings
     facts: ServerFacts
+    max_response_bytes = 256 * 1024 * 1024
 
     def __init__(
         self,
@@ -255,13 +257,14 @@ class BaseClient(ABC):
         chunks, size = [], 0
         async for chunk in self._chunks(opened):
             size += len(chunk)
-            if size > MAX_RESPONSE_BYTES:
+            if size > self.max_response_bytes:
                 raise error_of(
                     exceptions.SimResponseError,
                     request,
                     head,
-                    f"the response is larger than {MAX_RESPONSE_BYTES // 2**20} MiB, and the rest of it was not read."
+                    f"the response is larger than {self.max_response_bytes:,} bytes, and the rest of it was not read."
                     " Change the workflow to return less, or a URL in place of the data",
+                    code=RESPONSE_TOO_LARGE,
                     max_retries=0,
                 )
             chunks.append(chunk)

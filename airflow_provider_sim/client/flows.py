@@ -17,7 +17,7 @@ from tenacity import AsyncRetrying, RetryCallState
 from airflow_provider_sim.client import models
 from airflow_provider_sim.client.api import legacy, v2
 from airflow_provider_sim.client.api.http import Call
-from airflow_provider_sim.client.base import BaseClient
+from airflow_provider_sim.client.base import RESPONSE_TOO_LARGE, BaseClient
 from airflow_provider_sim.client.checks import selectors_of
 from airflow_provider_sim.client.models import JOB_PREFIX
 from airflow_provider_sim.client.retry import DEFAULT_OPTIONS, NO_RETRY, RequestOptions, StartStoppedError
@@ -142,8 +142,9 @@ class Flows:
             job = await self.request(legacy.get_job(candidate, workflow_id=workflow_id), RequestOptions(retry=NO_RETRY))
             if job.error is not None or (job.status is models.RunStatus.COMPLETED and job.output is not None):
                 return job
-        except SimError:
-            pass
+        except SimError as error:
+            if error.code == RESPONSE_TOO_LARGE:
+                raise
         return await self.get_workflow_run(workflow_id, run_id, include_output=True, job_id=job_id)
 
     async def get_output(

@@ -155,9 +155,13 @@ class SimExecuteWorkflowOperator(OpenLineageMixin, SimWorkflowOperatorBase):
         A timeout cancels a run that isn't finished. After any other error of the trigger the run is left alone, so that
         a retry re-attaches to it.
         """
-        from airflow_provider_sim.task.results import read_run_event, unreachable_error
+        from airflow_provider_sim.task.results import event_result, read_run_event, unreachable_error
 
         received = read_run_event(event, workflow_id=self.workflow_id)
+        if received.completed_run and received.output:
+            self._lineage_run = received.completed_run
+            log_end_on_worker(self)
+            return event_result(context, received.completed_run, received.output, self._new_options(context))
         with self.hook as hook:
             client = hook.get_conn()
             run = self._new_run(context, run_id=received.run_id, job_id=received.job_id, uploads=received.uploads)
@@ -222,16 +226,19 @@ class SimExecuteWorkflowOperator(OpenLineageMixin, SimWorkflowOperatorBase):
             return not self.wait_for_completion or (self.deferrable and not self.stream)
         return self.async_execution
 
-    def _new_run(self, context: Context, **known: Any) -> TaskRun:
-        from airflow_provider_sim.task.run import TaskRun
-
+    def _new_options(self, context: Context) -> RunOptions:
         default_timeout = MAX_RUN_TIMEOUT if self._is_async else SYNC_TIMEOUT
-        self._options = RunOptions.of(
+        return RunOptions.of(
             self,
             is_async=self._is_async,
             deadline=deadline(context, self.timeout, self.execution_timeout, otherwise=default_timeout),
             end_from_trigger=can_end_in_trigger(self),
         )
+
+    def _new_run(self, context: Context, **known: Any) -> TaskRun:
+        from airflow_provider_sim.task.run import TaskRun
+
+        self._options = self._new_options(context)
         has = has_files(self.input)
         self._run = TaskRun(context, self.hook, self.workflow_id, self._options, has_files=has, **known)
         return self._run
@@ -289,7 +296,7 @@ class SimExecuteWorkflowOperator(OpenLineageMixin, SimWorkflowOperatorBase):
         from airflow_provider_sim.client import RunStatus, selection_lost, selectors_of
         from airflow_provider_sim.task.results import task_result
 
-        self._set_lineage(client, run)
+        self._lineage_run = run
         selectors = selectors_of(self.selected_outputs)
         task_run = self._run
         assert task_run is not None

@@ -239,10 +239,14 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
 
     def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> Any:
         """Resume after the trigger's event: return the output of a completed run; poll any other once."""
-        from airflow_provider_sim.task.results import read_run_event, unreachable_error
+        from airflow_provider_sim.task.results import event_result, read_run_event, unreachable_error
 
         self._check_rendered()
         received = read_run_event(event, workflow_id=self.workflow_id)
+        if received.completed_run and received.output:
+            self._lineage_run = received.completed_run
+            log_end_on_worker(self)
+            return event_result(context, received.completed_run, received.output, self._new_options())
         if received.status == "timeout":
             return self.execute_timeout(context)
         with self.hook as hook:
@@ -313,10 +317,9 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
         """Return the output of the run, or the report of its pause; fail without retries if it failed."""
         from airflow_provider_sim.task.results import task_result
 
-        client = self.hook.get_conn()
-        self._set_lineage(client, run)
+        self._lineage_run = run
         try:
-            return task_result(context, client, run, self._new_options())
+            return task_result(context, self.hook.get_conn(), run, self._new_options())
         except SimRunError as error:
             raise AirflowFailException(str(error)) from error
 

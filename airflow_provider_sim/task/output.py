@@ -12,11 +12,11 @@ from os import PathLike
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_sim.client import OutputFile, map_files
 from airflow_provider_sim.exceptions import Outcome, SimError, SimOutputError
 from airflow_provider_sim.json_values import UnstorableValueError, nodes, place_of, storable
 
 if TYPE_CHECKING:
+    from airflow_provider_sim.client import OutputFile
     from airflow_provider_sim.task.run_options import RunOptions
 
 log = logging.getLogger(__name__)
@@ -49,14 +49,14 @@ def write_file(folder: str | PathLike[str], subfolder: str, name: str, content: 
 class OutputDelivery:
     """Turns one run's output into the task's result.
 
-    :param fetch: downloads a file by its URL, without the API key.
+    :param fetch: downloads a file by its URL, without the API key; None without ``output_files_dir``.
     :param level: of log lines about stored files.
     """
 
     options: RunOptions
     workflow_id: str
     run_id: str
-    fetch: Fetch
+    fetch: Fetch | None = None
     level: int = logging.INFO
     _names: set[str] = field(init=False, default_factory=lambda: {"output.json"})
 
@@ -71,7 +71,7 @@ class OutputDelivery:
             changes = "integers beyond 64 bits are floats, and halves of surrogate pairs are U+FFFD"
             log.warning("The output of run %s is changed where Airflow can't store it: %s.", self.run_id, changes)
         if self.options.output_files_dir:
-            value = map_files(value, self._save)
+            value = self._save_files(value)
         encoded = as_json(value)
         return value if len(encoded) <= self.options.max_output_bytes else self._deliver_large(encoded)
 
@@ -92,7 +92,7 @@ class OutputDelivery:
         if self.options.large_outputs == "store":
             with suppress(RecursionError):
                 log.log(self.level, "Airflow can't store the output of run %s as an XCom: %s.", self.run_id, problem)
-                encoded = json.dumps(map_files(output, self._save)).encode()  # U+0000 and surrogates are escaped
+                encoded = json.dumps(self._save_files(output)).encode()  # U+0000 and surrogates are escaped
                 return self._deliver_large(encoded)
         raise self._error(
             f"Airflow can't store the output of {self._run} as an XCom: {problem}. Set large_outputs='store' and"
@@ -110,6 +110,11 @@ class OutputDelivery:
             f" ({self.options.max_output_bytes:,}). Set large_outputs='store' and output_files_dir to get its path"
             " instead, change the workflow to return less, or raise max_output_bytes"
         )
+
+    def _save_files(self, value: Any) -> Any:
+        from airflow_provider_sim.client import map_files  # most outputs have no files
+
+        return map_files(value, self._save)
 
     def _save(self, file: OutputFile) -> dict[str, Any]:
         """Save a file; its path replaces its bytes."""
@@ -129,7 +134,7 @@ class OutputDelivery:
 
     def _content(self, file: OutputFile) -> Iterable[bytes]:
         if file.base64 is None:
-            if file.url is None:
+            if file.url is None or self.fetch is None:
                 raise SimError("Sim returned neither its bytes nor its URL.")
             return self.fetch(file.url)
         try:

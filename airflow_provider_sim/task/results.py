@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow_provider_sim._compat import NULL_XCOMS
 from airflow_provider_sim.arguments import OnPaused
-from airflow_provider_sim.client import RunStatus, WorkflowRun, approval_url, display_marks
+from airflow_provider_sim.client import RunOutput, RunStatus, WorkflowRun
 from airflow_provider_sim.exceptions import (
     Outcome,
     SimError,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_sim.client import PausePoint, RunOutput, SimClient
+    from airflow_provider_sim.client import PausePoint, SimClient
     from airflow_provider_sim.task.output import Fetch
     from airflow_provider_sim.task.pause_report import PauseReport
     from airflow_provider_sim.task.run_options import RunOptions
@@ -46,25 +47,42 @@ _is_xcom_key = re.compile(r"(?!\.{1,2}$)[^/?#%\\\x00-\x1f\x7f]{1,512}").fullmatc
 
 def task_result(context: Context, client: SimClient, run: WorkflowRun, options: RunOptions) -> Any:
     """Return the output of a completed run, or the report of a paused one; raise for any other status."""
-    took = "" if run.duration_ms is None else f" after {run.duration_ms / 1000:.1f} s"
-    cost = "" if run.cost_usd is None else f", for US$ {run.cost_usd:.4f}"
-    log.info("Run %s of workflow %s is %s%s%s.", run.run_id, run.workflow_id, run.status, took, cost)
-    if run.status.is_terminal:
-        Metric.RUN_FINISHED.incr(status=run.status.value)
-    ti: Any = context["ti"]
-    if options.do_xcom_push:
-        ti.xcom_push(key=DETAILS_KEY, value=run.details())
+    _report(context, run, options)
     if run.status is RunStatus.PAUSED:
         return paused_result(client, run, options.on_paused)
     try:
         output = client.get_run_output(run, None if options.stream else options.selected_outputs)
     except (SimRunFailedError, SimRunCancelledError) as error:
+        ti: Any = context["ti"]
         if url := ti.xcom_pull(task_ids=ti.task_id, key=RUN_URL_KEY, map_indexes=ti.map_index):
             error.args = (f"{error} {url}",)
         raise
+    return _deliver(context, run, output, options, fetch=client.download_file)
+
+
+def event_result(context: Context, run: WorkflowRun, output: RunOutput, options: RunOptions) -> Any:
+    """Return the output of a completed run that its trigger has fetched; needs no client, whose import is slow."""
+    _report(context, run, options)
+    return _deliver(context, run, output, options)
+
+
+def _report(context: Context, run: WorkflowRun, options: RunOptions) -> None:
+    """Log, count and push how the run has ended."""
+    took = "" if run.duration_ms is None else f" after {run.duration_ms / 1000:.1f} s"
+    cost = "" if run.cost_usd is None else f", for US$ {run.cost_usd:.4f}"
+    log.info("Run %s of workflow %s is %s%s%s.", run.run_id, run.workflow_id, run.status, took, cost)
+    if run.status.is_terminal:
+        Metric.RUN_FINISHED.incr(status=run.status.value)
+    if options.do_xcom_push:
+        context["ti"].xcom_push(key=DETAILS_KEY, value=run.details())
+
+
+def _deliver(
+    context: Context, run: WorkflowRun, output: RunOutput, options: RunOptions, *, fetch: Fetch | None = None
+) -> Any:
     if options.do_xcom_push and output.is_display_copy:
-        ti.xcom_push(key=DISPLAY_COPY_KEY, value=True)
-    result = delivered(run, output, options, fetch=client.download_file)
+        context["ti"].xcom_push(key=DISPLAY_COPY_KEY, value=True)
+    result = delivered(run, output, options, fetch=fetch)
     if options.multiple_outputs and options.do_xcom_push:
         _check_fields(result, run)
     return result
@@ -92,9 +110,11 @@ def _check_fields(result: Any, run: WorkflowRun) -> None:
     )
 
 
-def delivered(run: WorkflowRun, output: RunOutput, options: RunOptions, *, fetch: Fetch) -> Any:
+def delivered(run: WorkflowRun, output: RunOutput, options: RunOptions, *, fetch: Fetch | None = None) -> Any:
     """Return an output as the task's result; blocks while files are saved."""
     if output.is_display_copy:
+        from airflow_provider_sim.client import display_marks
+
         marks = display_marks(output.value)
         log.warning(
             "The output of run %s is Sim's display copy: strings over 15,000 characters are truncated, and values under"
@@ -108,6 +128,8 @@ def delivered(run: WorkflowRun, output: RunOutput, options: RunOptions, *, fetch
 
 def paused_result(client: SimClient, run: WorkflowRun, on_paused: OnPaused) -> PauseReport:
     """Return the report of a paused run, with its approval URL and question; raise if ``on_paused`` is ``fail``."""
+    from airflow_provider_sim.client import approval_url
+
     workflow_id, run_id = run.workflow_id or "", run.run_id or ""
     url = approval_url(client.base_url, workflow_id, run_id)
     if on_paused == "fail":
@@ -147,6 +169,7 @@ class RunEvent(NamedTuple):
     job_id: str | None = None
     message: str | None = None
     completed_run: WorkflowRun | None = None  # without its output
+    output: RunOutput | None = None  # if it is small
     uploads: dict[str, Any] | None = None
 
 
@@ -166,11 +189,20 @@ def read_run_event(event: Mapping[str, Any] | None, *, workflow_id: str) -> RunE
         raise SimError(f"The trigger's event {problem}.", workflow_id=workflow_id, outcome=Outcome.RAN)
     if status == "error":
         log.warning("The trigger could not wait for run %s: %s", run_id, message)
-    completed_run = None
+    completed_run, output = None, None
     if status == "completed" and isinstance(details := given.get("details"), dict):
         completed_run = WorkflowRun.from_details({**details, "workflow_id": workflow_id, "run_id": run_id})
-    job_id = job_id if isinstance(job_id, str) else None
-    return RunEvent(str(status), str(run_id), job_id, message and str(message), completed_run, given.get("uploads"))
+        if text := given.get("output"):
+            output = RunOutput(value=json.loads(text), is_display_copy=given.get("is_display_copy") is True)
+    return RunEvent(
+        str(status),
+        str(run_id),
+        job_id if isinstance(job_id, str) else None,
+        message=message and str(message),
+        completed_run=completed_run,
+        output=output,
+        uploads=given.get("uploads"),
+    )
 
 
 def unreachable_error(workflow_id: str, run_id: str, why: object) -> SimRunError:

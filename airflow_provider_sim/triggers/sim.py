@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import TaskSuccessEvent, TriggerEvent
 
-from airflow_provider_sim._compat import push_xcoms
-from airflow_provider_sim.client import RunStatus, SimClient
+from airflow_provider_sim._compat import push_xcoms, stores_xcoms_itself
+from airflow_provider_sim.client import NO_RETRY, RUN_BUCKET, RunStatus, SimClient
+from airflow_provider_sim.exceptions import SimError
 from airflow_provider_sim.links.sim import link_xcoms
 from airflow_provider_sim.metrics import Metric
 from airflow_provider_sim.polling import RunPollState
@@ -26,13 +29,17 @@ if TYPE_CHECKING:
     from airflow_provider_sim.task.run_options import RunOptions
 
 
+MAX_EVENT_OUTPUT = 32 * 1024  # characters of JSON; Airflow stores the event in its database until the task resumes
+
+
 class SimRunTrigger(SimTriggerBase):
     """Emits an event when a run has finished, or is paused and ``on_paused`` is not ``wait``.
 
-    The event contains no output: ``{"status": ..., "workflow_id": ..., "run_id": ..., "job_id": ...}``. The status is
-    the run's (``completed``, ``failed``, ``cancelled``, ``paused``), with its times and cost as ``details``, or
-    ``timeout``, or ``error`` with a ``message``. With ``end_from_trigger`` the trigger of a completed run gets the
-    output and ends the task itself.
+    The event is ``{"status": ..., "workflow_id": ..., "run_id": ..., "job_id": ...}``. The status is the run's
+    (``completed``, ``failed``, ``cancelled``, ``paused``), with its times and cost as ``details``, or ``timeout``, or
+    ``error`` with a ``message``. A completed run's output of up to 32 KiB is added as JSON text in ``output``, so that
+    the worker imports no client and sends no request; not if the deployment stores XComs elsewhere. With
+    ``end_from_trigger`` the trigger of a completed run gets the output and ends the task itself.
 
     :param workflow_id: the workflow.
     :param run_id: the run.
@@ -95,10 +102,25 @@ class SimRunTrigger(SimTriggerBase):
         run = await poller.wait(state, look_soon=self._starts_here, workspace_id=workspace_id)
         if run.status.is_terminal and run.end_time is not None:
             self._run_ended_at = run.end_time + time.time() - poller.server_now()
-        success = None
-        if options.end_from_trigger and run.status is RunStatus.COMPLETED:
-            success = await poller.ask(None, lambda client: self._end_task(client, run))
-        return success or self._event(run.status.value, details=run.details())
+        success, output = None, {}
+        if run.status is RunStatus.COMPLETED:
+            bucket = RUN_BUCKET if options.selected_outputs else None
+            if options.end_from_trigger:
+                success = await poller.ask(bucket, lambda client: self._end_task(client, run))
+            elif not (options.uploads or options.output_files_dir) and stores_xcoms_itself():
+                output = await poller.ask(bucket, lambda client: self._small_output(client, run))
+        return success or self._event(run.status.value, details=run.details(), **output)
+
+    async def _small_output(self, client: AsyncSimClient, run: WorkflowRun) -> dict[str, Any]:
+        """Return the output for the event; nothing if it is large or can't be fetched, which a worker does then."""
+        client = client.with_retry(NO_RETRY)
+        client.max_response_bytes = 2 * MAX_EVENT_OUTPUT
+        with suppress(SimError, RecursionError):
+            output = await client.get_run_output(run, self.run_options.selected_outputs)
+            text = json.dumps(output.value)  # as text, Airflow stores any value, such as one with U+0000
+            if len(text) <= MAX_EVENT_OUTPUT:
+                return {"output": text, "is_display_copy": output.is_display_copy}
+        return {}
 
     async def _end_task(self, client: AsyncSimClient, run: WorkflowRun) -> TriggerEvent | None:
         """Push the XComs that a worker would push, and return the event that ends the task; None to use a worker.

@@ -265,12 +265,12 @@ def test_https_request_to_http_server_suggests_http(connect):
 
 @pytest.mark.parametrize("packed", [False, True], ids=["as-it-is", "gzip"])
 def test_endless_response_is_cut_off(connect, monkeypatch, packed):
-    monkeypatch.setattr(base, "MAX_RESPONSE_BYTES", 2**20)
+    monkeypatch.setattr(base.BaseClient, "max_response_bytes", 2**20)
     body = b'{"data": "' + bytes(40 * 2**20)
     headers = {"content-type": "application/json"} | ({"content-encoding": "gzip"} if packed else {})
     with canned(Answer(200, gzip.compress(body, 1) if packed else body, headers=headers)) as server:
         client = connect(server.url, api_version="v2")
-        with pytest.raises(SimResponseError, match=r"Could not read.*larger than 1 MiB.*return less"):
+        with pytest.raises(SimResponseError, match=r"Could not read.*larger than 1,048,576 bytes.*return less"):
             client.get_workflow_run("wf-1", "r")
     assert len(server.requests) == 1, "it would be as large again"
 

@@ -15,6 +15,7 @@ from airflow_provider_sim.exceptions import (
     SimConfigurationError,
     SimInputError,
     SimNotFoundError,
+    SimOutputError,
     SimRunCancelledError,
     SimRunError,
     SimRunFailedError,
@@ -251,10 +252,35 @@ class TestXComs:
         run_task(operator(workflow_id="echo_plain", do_xcom_push=False))
         assert context["ti"].xcoms == {}
 
-    def test_event_contains_no_output(self, run_task, context):
+    @pytest.mark.usefixtures("api_version")
+    @pytest.mark.parametrize(
+        ("output", "options", "in_event"),
+        [
+            pytest.param({"text": "\u4e16", "null": None}, {}, True, id="small"),
+            pytest.param(None, {}, True, id="null"),
+            pytest.param({"text": "a" * 33_000}, {}, False, id="large"),
+            pytest.param({"text": "a" * 80_000}, {}, False, id="too large to be read in the triggerer"),
+            pytest.param({"text": "a"}, {"output_files_dir": "folder"}, False, id="with a folder for files"),
+        ],
+    )
+    def test_event_contains_a_small_output(self, run_task, context, emulator, output, options, in_event):
+        emulator.workflow("answers", duration=0.05)(lambda given: output)
+        assert run_task(operator(workflow_id="answers", deferrable=True, **options)) == output
+        event, pushed = context["event"], context["ti"].xcoms
+        assert ("output" in event) == in_event
+        assert event["details"] == pushed["run_details"]
+        assert "output_is_display_copy" not in pushed
+
+    def test_event_contains_no_output_that_airflow_would_store_elsewhere(self, run_task, context, monkeypatch):
+        monkeypatch.setenv("AIRFLOW__CORE__XCOM_BACKEND", "their.EncryptingBackend")
         run_task(operator(workflow_id="slow", input={"seconds": 0.2}, deferrable=True))
-        assert set(context["event"]) == {"status", "workflow_id", "run_id", "job_id", "details"}
-        assert context["event"]["details"] == context["ti"].xcoms["run_details"]
+        assert "output" not in context["event"]
+
+    def test_unstorable_output_in_the_event_is_rejected_on_the_worker(self, run_task, context, emulator):
+        emulator.workflow("answers", duration=0.05)(lambda given: {"text": "a\0b"})
+        with pytest.raises(SimOutputError, match=r"can't store the output"):
+            run_task(operator(workflow_id="answers", deferrable=True))
+        assert "\\u0000" in context["event"]["output"]
 
 
 class TestDeferral:
