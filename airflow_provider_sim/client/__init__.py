@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from airflow_provider_sim.client.api.http import *
     from airflow_provider_sim.client.api.resources import *
     from airflow_provider_sim.client.api.v2 import *
-    from airflow_provider_sim.client.api.workspace_files import *
     from airflow_provider_sim.client.async_client import *
     from airflow_provider_sim.client.checks import *
     from airflow_provider_sim.client.methods import *
@@ -33,7 +32,6 @@ _NAMES = {
         "EXECUTE_BUCKET LISTED_STATUSES LOGS_BUCKET LOGS_PAGE RUNS_BUCKET RUNS_PAGE RUN_BUCKET STARTED_BY_API "
         "WORKFLOW_BUCKET named_workflows"
     ),
-    "api.workspace_files": "MAX_UPLOAD_BYTES check_folder",
     "async_client": "AsyncSimClient limited",
     "checks": (
         "MAX_RUN_TIMEOUT RETRY_MINIMUMS SYNC_TIMEOUT check_block_ids check_run_id check_workflow_id is_retry_setting "

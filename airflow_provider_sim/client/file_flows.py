@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
-import logging
 import time
 from collections.abc import AsyncIterator
 
 from airflow_provider_sim.client import models
 from airflow_provider_sim.client.api import workspace_files
-from airflow_provider_sim.client.api.http import MAX_BODY_BYTES
-from airflow_provider_sim.client.api.workspace_files import NewFile, Transfer, UploadSession
+from airflow_provider_sim.client.api.workspace_files import NewFile, Transfer, UploadSession, new_file
 from airflow_provider_sim.client.flows import Flows
 from airflow_provider_sim.client.retry import NO_RETRY, RequestOptions
-from airflow_provider_sim.client.upload_source import Content, Part, Source
-from airflow_provider_sim.exceptions import Outcome, SimConflictError, SimError, SimInputError, SimNotFoundError
-
-log = logging.getLogger(__name__)
+from airflow_provider_sim.client.upload_source import Content, Part, open_content
+from airflow_provider_sim.exceptions import SimConflictError, SimError, SimNotFoundError
 
 TRANSFER_TIMEOUT = 300.0
 """Seconds to wait for the response to a request with a file's content, or for Sim to register it."""
 
-_ABORT_TIMEOUT = 10.0
+_UPLOAD = RequestOptions(timeout=TRANSFER_TIMEOUT)
+_ABORT = RequestOptions(NO_RETRY, timeout=10.0)
 _CLOCK_TOLERANCE = 600.0
 """Seconds by which Sim's clock may be behind this machine's."""
 
@@ -41,7 +37,7 @@ class FileFlows(Flows):
     ) -> models.WorkspaceFile:
         """Upload a file to a workspace, at most once. Requires the v2 API.
 
-        Up to 50 MiB are sent in one request. Larger files are streamed in an upload session, of which nothing is left
+        Up to 7.5 MiB are sent in one request. Larger files are streamed in an upload session, of which nothing is left
         after an error: three requests, or more if the server's storage takes the file in parts.
 
         :param workspace_id: ID of the workspace; None: the connection's, else the only one of the key.
@@ -56,81 +52,63 @@ class FileFlows(Flows):
         :raises SimUsageLimitError: the storage is full.
         """
         workspace_id = workspace_id or await self._default_workspace()
-        file = NewFile(workspace_id, name, content_type, folder_path)
-        source = await self.client.in_thread(Source, content)
+        file, since = new_file(workspace_id, name, content_type, folder_path), time.time()
+        with contextlib.ExitStack() as opened:
+            whole = await self.client.in_thread(open_content, content, opened)
+            if len(whole) > workspace_files.MAX_INLINE_BYTES:
+                return await self._upload_in_session(file, whole)
+            call = await self.client.in_thread(lambda: workspace_files.create(file, b"".join(whole)))
         try:
-            if source.size <= workspace_files.MAX_INLINE_BYTES:
-                try:
-                    return await self._upload_inline(file, source)
-                except SimInputError as error:
-                    # A proxy's limit is often lower than Sim's, and some truncate the body.
-                    is_truncated = error.status == 400 and source.size > MAX_BODY_BYTES * 3 // 4
-                    if error.status != 413 and not is_truncated:
-                        raise
-                    log.warning("%s Uploading it in a session.", error)
-            return await self._upload_in_session(file, source)
-        finally:
-            await self.client.in_thread(source.close)
-
-    async def _upload_inline(self, file: NewFile, source: Source) -> models.WorkspaceFile:
-        """Create the file with one request; if its response is lost, look for the file before the next attempt."""
-        policy, since = self.client.settings.retry, time.time()
-        call = await self.client.in_thread(lambda: workspace_files.create(file, source.read()))
-        options, is_lost = RequestOptions(timeout=TRANSFER_TIMEOUT), False
-        for attempt in itertools.count(1):
-            try:
-                return await self._only_v2(call, options)
-            except SimConflictError as error:
-                if is_lost and (found := await self._find_upload(file, source.size, since, error)):
+            return await self._only_v2(call, _UPLOAD)
+        except SimConflictError as error:
+            # An earlier attempt may have created it, and only its response was lost.
+            if self.elapsed and error.code == "FILE_EXISTS":
+                found = await self._find_file(file, len(whole))
+                if found and (models.epoch(found.uploaded_at) or 0.0) >= since - _CLOCK_TOLERANCE:
                     return found
-                raise
-            except SimError as error:
-                if error.outcome is not Outcome.UNKNOWN:
-                    raise
-                is_lost, lost = True, error
-                log.warning("%s Checking for the file.", error)
-            delay = policy.delay(lost, attempt)
-            if attempt <= policy.max_retries:
-                await self.client.sleep(delay)
-                self.elapsed += delay
-            if found := await self._find_upload(file, source.size, since, lost):
-                return found
-            if attempt > policy.max_retries or self.elapsed > policy.max_elapsed:
-                raise lost
-        raise AssertionError
+            raise
 
-    async def _upload_in_session(self, file: NewFile, source: Source) -> models.WorkspaceFile:
-        since = time.time()
+    async def _find_file(self, file: NewFile, size: int) -> models.WorkspaceFile | None:
+        folder, cursor = file.get("folderPath"), None
+        while True:
+            page = await self.list_files(
+                file["workspaceId"],
+                folder_path=folder,
+                search=file["name"][:100],
+                limit=workspace_files.FILES_PAGE,
+                cursor=cursor,
+            )
+            for found in page.items:
+                if (found.name, found.folder_path, found.size) == (file["name"], folder or "/", size):
+                    return found
+            if (cursor := page.next_cursor) is None:
+                return None
 
+    async def _upload_in_session(self, file: NewFile, whole: Part) -> models.WorkspaceFile:
         async def transfer(session: UploadSession) -> None:
             async with self._aborting(session):
-                await self._transfer(session, source)
+                await self._transfer(session, whole)
 
-        options = RequestOptions(timeout=TRANSFER_TIMEOUT)
         # Each attempt creates a session: the URL of the previous transfer may have expired.
-        session = await self._only_v2(workspace_files.create_session(file, source.size), RequestOptions(then=transfer))
+        call = workspace_files.create_session(file, len(whole))
+        session = await self._only_v2(call, RequestOptions(then=transfer))
         async with self._aborting(session):
-            try:
-                return await self.request(workspace_files.complete(session), options)
-            except SimError as error:
-                if error.is_retryable and (found := await self._find_upload(file, source.size, since, error)):
-                    return found
-                raise
+            return await self.request(workspace_files.complete(session), _UPLOAD)
 
-    async def _transfer(self, session: UploadSession, source: Source) -> None:
+    async def _transfer(self, session: UploadSession, whole: Part) -> None:
         if session.transfer is not None:
-            await self._put(session, session.transfer, source.part(0, source.size))
+            await self._put(session, session.transfer, whole)
             return
-        offsets = range(0, source.size, session.part_size)
+        offsets = range(0, len(whole), session.part_size)
         for first in range(0, len(offsets), workspace_files.PARTS_PER_REQUEST):
             some = offsets[first : first + workspace_files.PARTS_PER_REQUEST]
             numbers = range(first + 1, first + 1 + len(some))
             transfers = await self.request(workspace_files.part_urls(session, numbers), RequestOptions(NO_RETRY))
             for offset, to in zip(some, transfers, strict=True):
-                await self._put(session, to, source.part(offset, min(session.part_size, source.size - offset)))
+                await self._put(session, to, whole.part(offset, session.part_size))
 
     async def _put(self, session: UploadSession, transfer: Transfer, part: Part) -> None:
-        request = transfer.request(session.file.name)
+        request = transfer.request(session.file["name"])
         response = await self.client.put(request, transfer, part, TRANSFER_TIMEOUT)
         workspace_files.check_transferred(request, response)
 
@@ -141,46 +119,8 @@ class FileFlows(Flows):
             yield
         except BaseException:
             with contextlib.suppress(SimError):
-                await self.request(workspace_files.abort(session), RequestOptions(NO_RETRY, timeout=_ABORT_TIMEOUT))
+                await self.request(workspace_files.abort(session), _ABORT)
             raise
-
-    async def _find_upload(
-        self, file: NewFile, size: int, since: float, error: SimError
-    ) -> models.WorkspaceFile | None:
-        """Return the file that an upload without a response has created, if any; raise ``error`` if that is unknown."""
-        try:
-            found = await self.find_file(file.workspace_id, file.name, folder_path=file.folder_path)
-        except SimError as unreadable:
-            raise error from unreadable
-        if found is None or found.size != size:
-            return None
-        uploaded = models.epoch(found.uploaded_at)
-        return found if uploaded is None or uploaded >= since - _CLOCK_TOLERANCE else None
-
-    async def find_file(
-        self, workspace_id: str | None, name: str, *, folder_path: str | None = None
-    ) -> models.WorkspaceFile | None:
-        """Return the file of this name in a folder; None if there is none. Requires the v2 API.
-
-        :param workspace_id: ID of the workspace; None: the connection's, else the only one of the key.
-        :param name: the file's whole name.
-        :param folder_path: default: the workspace's root folder.
-        """
-        workspace_id = workspace_id or await self._default_workspace()
-        folder, cursor = NewFile(workspace_id, name, folder_path=folder_path).folder_path, None
-        while True:
-            page = await self.list_files(
-                workspace_id,
-                folder_path=None if folder == "/" else folder,
-                search=name[:100],
-                limit=workspace_files.FILES_PAGE,
-                cursor=cursor,
-            )
-            for file in page.items:
-                if file.name == name and file.folder_path == folder:
-                    return file
-            if (cursor := page.next_cursor) is None:
-                return None
 
     async def list_files(
         self,

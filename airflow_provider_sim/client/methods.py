@@ -95,7 +95,6 @@ class SyncMethods(ABC):
     get_billing_status = _sync(StartFlows.get_billing_status)
     get_usage = _sync(StartFlows.get_usage)
     upload_file = _sync(StartFlows.upload_file)
-    find_file = _sync(StartFlows.find_file)
     list_files = _sync(StartFlows.list_files)
     delete_file = _sync(StartFlows.delete_file)
 
@@ -144,7 +143,6 @@ class AsyncMethods(ABC):
     get_billing_status = _async(StartFlows.get_billing_status)
     get_usage = _async(StartFlows.get_usage)
     upload_file = _async(StartFlows.upload_file)
-    find_file = _async(StartFlows.find_file)
     list_files = _async(StartFlows.list_files)
     delete_file = _async(StartFlows.delete_file)
 

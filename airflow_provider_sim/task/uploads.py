@@ -63,7 +63,7 @@ def upload_files(
         if stored is None or stored.size != file.size:
             if stored is not None:
                 client.delete_file(uploads.workspace_id, stored.file_id)
-            stored = _upload(client, uploads.workspace_id, name, file)
+            stored = _upload(client, uploads, name, file)
         known.pop(name, None)
         references.append(stored.reference(file.name))
         file_ids.append(stored.file_id)
@@ -72,13 +72,15 @@ def upload_files(
     return references
 
 
-def _upload(client: SimClient, workspace_id: str, name: str, file: InputFile) -> WorkspaceFile:
+def _upload(client: SimClient, uploads: Uploads, name: str, file: InputFile) -> WorkspaceFile:
+    workspace_id = uploads.workspace_id
     try:
         stored = client.upload_file(workspace_id, name, file.content, content_type=file.mime)
     except SimConflictError:  # an upload of this task, whose response was lost
-        if (found := client.find_file(workspace_id, name)) is None:
+        found = [other for other in uploads.find(client) if other.name == name]
+        if not found:
             raise
-        stored = found
+        stored = found[0]
     log.info("Uploaded %r (%d bytes) as file %s of workspace %s.", file.name, file.size, stored.file_id, workspace_id)
     return stored
 

@@ -15,7 +15,7 @@ import pytest
 
 from airflow_provider_sim.client.api import legacy, v2, workspace_files
 from airflow_provider_sim.client.api.http import Call, Response
-from airflow_provider_sim.client.api.workspace_files import NewFile, Transfer, UploadSession
+from airflow_provider_sim.client.api.workspace_files import Transfer, UploadSession, new_file
 from airflow_provider_sim.client.stream import StreamReader
 from airflow_provider_sim.exceptions import SimError
 from tests.recordings import WHERE_MISSING, Recording, file_recordings, recordings
@@ -87,7 +87,7 @@ def call_of(recording: Recording) -> Call[Any]:
 
 def file_call_of(recording: Recording, parts: list[str]) -> Call[Any]:
     """The client's call for an endpoint of the files API."""
-    file = NewFile("space", "a.txt")
+    file = new_file("space", "a.txt")
     session = UploadSession(file, "upload", "token", None)
     match (recording.method, parts[3:]):
         case ("POST", ["files"]):

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import base64
-import json
 import mimetypes
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NotRequired, TypedDict
 from urllib.parse import quote, urlsplit
 
 from airflow_provider_sim.client import models
 from airflow_provider_sim.client.api import fields, v2
-from airflow_provider_sim.client.api.http import Call, Request, Response, error_of, read_json
-from airflow_provider_sim.exceptions import SimInputError, SimResponseError, SimServerError
+from airflow_provider_sim.client.api.http import MAX_BODY_BYTES, Call, Request, Response, error_of
+from airflow_provider_sim.exceptions import SimInputError, SimServerError
 
-MAX_INLINE_BYTES = 50 * 1024 * 1024
-"""The largest file that Sim accepts in the body of one request; larger ones need an upload session."""
+MAX_INLINE_BYTES = MAX_BODY_BYTES // 4 * 3 - 4096
+"""The largest file whose base64 text fits into one request; larger ones need an upload session."""
 
 MAX_UPLOAD_BYTES = 5 * 1024**3
 """The largest file of a workspace."""
@@ -28,43 +27,13 @@ FILES_PAGE = 1000
 _FILES = "v2/files"
 
 
-@dataclass(frozen=True, slots=True)
-class NewFile:
-    """Where to create a file, and as what.
+class NewFile(TypedDict):
+    """Fields of a request that creates a file; without ``folderPath`` in the workspace's root folder."""
 
-    :param content_type: default: by the name's extension.
-    :param folder_path: default: the workspace's root folder.
-    :raises SimInputError: a value is invalid.
-    """
-
-    workspace_id: str
+    workspaceId: str
     name: str
-    content_type: str | None = None
-    folder_path: str | None = None
-
-    def __post_init__(self) -> None:
-        check_id("workspace_id", self.workspace_id)
-        name, content_type = self.name, self.content_type
-        if not isinstance(name, str) or not name.strip() or name in (".", "..") or not set(name).isdisjoint("/\\"):
-            raise SimInputError(f"The file name is {name!r}; it must be a name without a path.")
-        if len(name) > 255:
-            raise SimInputError(f"The file name {name[:40]!r}… has {len(name)} characters; Sim accepts up to 255.")
-        if content_type is None:
-            content_type = mimetypes.guess_type(name)[0] or "application/octet-stream"
-        elif not isinstance(content_type, str) or not 0 < len(content_type.strip()) <= 255:
-            raise SimInputError(f"content_type is {content_type!r}; it must be a MIME type such as 'text/csv'.")
-        object.__setattr__(self, "content_type", content_type)
-        object.__setattr__(self, "folder_path", check_folder(self.folder_path))
-
-    @property
-    def subject(self) -> str:
-        """What is uploaded, for messages."""
-        return f"upload the file {self.name!r} to the folder {self.folder_path!r} of workspace {self.workspace_id!r}"
-
-    def content(self, **more: Any) -> dict[str, Any]:
-        """Return the fields of a request that creates it."""
-        where = {} if self.folder_path == "/" else {"folderPath": self.folder_path}
-        return {"workspaceId": self.workspace_id, "name": self.name, "contentType": self.content_type, **where, **more}
+    contentType: str
+    folderPath: NotRequired[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,46 +69,61 @@ class UploadSession:
     part_size: int = 0
 
 
-def check_id(name: str, value: object) -> str:
-    """Return an ID of a workspace or file, or raise SimInputError if it can't be one."""
+def new_file(workspace_id: str, name: str, content_type: str | None = None, folder_path: str | None = None) -> NewFile:
+    """Return the fields of a file to create; raise SimInputError if Sim would reject them."""
+    is_text = isinstance(name, str) and name.strip()
+    if not is_text or name in (".", "..") or not set(name).isdisjoint("/\\") or len(name) > 255:
+        raise SimInputError(
+            f"The file name is {name!r:.300}; it must be a name without a path, of up to 255 characters."
+        )
+    content_type = content_type or mimetypes.guess_type(name)[0] or "application/octet-stream"
+    file = NewFile(workspaceId=_id("workspace_id", workspace_id), name=name, contentType=content_type)
+    if (folder := check_folder(folder_path)) != "/":
+        file["folderPath"] = folder
+    return file
+
+
+def check_folder(path: str | None) -> str:
+    """Return a folder's path, ``/`` for None; raise SimInputError if Sim would reject it."""
+    if path is None or path == "/":
+        return "/"
+    parts = path.split("/") if isinstance(path, str) else ()
+    if len(parts) < 2 or parts[0] or not {"", ".", ".."}.isdisjoint(parts[1:]):
+        raise SimInputError(f"folder_path is {path!r}; it must be a path of a folder in Sim, such as '/reports/2026'.")
+    return path
+
+
+def _id(name: str, value: object) -> str:
     if not isinstance(value, str) or not value.strip() or not value.isprintable():
         raise SimInputError(f"{name} is {value!r}; it must be an ID of Sim.")
     return value
 
 
-def check_folder(path: str | None) -> str:
-    """Return a folder's path, ``/`` for None; raise SimInputError if Sim would reject it."""
-    if path in (None, "/"):
-        return "/"
-    parts = path.split("/") if isinstance(path, str) else ()
-    if len(parts) < 2 or parts[0] or not {"", ".", ".."}.isdisjoint(parts[1:]):
-        raise SimInputError(f"folder_path is {path!r}; it must be a path of a folder in Sim, such as '/reports/2026'.")
-    assert path is not None
-    return path
+def _subject(file: NewFile) -> str:
+    return f"upload the file {file['name']!r} to workspace {file['workspaceId']!r}"
 
 
 def create(file: NewFile, content: bytes) -> Call[models.WorkspaceFile]:
-    """Create a file with one request."""
-    call = v2._call(_read_file, "POST", _FILES, file.subject, idempotent=False, bucket="files.create")
-    head = json.dumps(file.content(encoding="base64"), ensure_ascii=False).encode()
-    body = b'%b,"content":"%b"}' % (head[:-1], base64.b64encode(content))
-    return replace(call, request=replace(call.request, headers={"Content-Type": "application/json"}, body=body))
+    """Create a file with one request; a second one is rejected, because the name exists."""
+    body = {**file, "encoding": "base64", "content": base64.b64encode(content).decode()}
+    return v2._call(_read_file, "POST", _FILES, _subject(file), content=body)
 
 
 def create_session(file: NewFile, size: int) -> Call[UploadSession]:
+    """Create a session; one whose response is lost expires without an effect."""
+
     def read(request: Request, data: Any) -> UploadSession:
         transfer = fields.mapping(data, "transfer")
+        in_parts = transfer.get("method") == "multipart"
         return UploadSession(
-            file,
-            fields.required(fields.text(fields.mapping(data, "session"), "id")),
-            fields.required(fields.text(data, "uploadToken")),
-            None if transfer.get("method") == "multipart" else _read_transfer(transfer),
-            fields.required(fields.whole(transfer, "partSize")) if transfer.get("method") == "multipart" else 0,
+            file=file,
+            session_id=fields.required(fields.text(fields.mapping(data, "session"), "id")),
+            token=fields.required(fields.text(data, "uploadToken")),
+            transfer=None if in_parts else _read_transfer(transfer),
+            part_size=fields.required(fields.whole(transfer, "partSize")) if in_parts else 0,
         )
 
-    content = file.content(size=size)
-    # A session whose response is lost expires without an effect.
-    return v2._call(read, "POST", f"{_FILES}/uploads", file.subject, content=content, bucket="files.uploads.create")
+    return v2._call(read, "POST", f"{_FILES}/uploads", _subject(file), content={**file, "size": size})
 
 
 def part_urls(session: UploadSession, numbers: Sequence[int]) -> Call[list[Transfer]]:
@@ -163,34 +147,32 @@ def abort(session: UploadSession) -> Call[None]:
 
 def _session_call(read: Any, method: str, session: UploadSession, action: str = "", **attributes: Any) -> Call[Any]:
     path = f"{_FILES}/uploads/{quote(session.session_id, safe='')}{action}"
-    query, headers = {"workspace_id": session.file.workspace_id}, {"upload-token": session.token}
-    bucket = f"files.uploads.{action.removeprefix('/') or 'abort'}"
-    subject = session.file.subject
-    return v2._call(read, method, path, subject, query=query, headers=headers, bucket=bucket, **attributes)
+    query, headers = {"workspace_id": session.file["workspaceId"]}, {"upload-token": session.token}
+    return v2._call(read, method, path, _subject(session.file), query=query, headers=headers, **attributes)
 
 
 def list_files(
     workspace_id: str, *, folder_path: str | None = None, **filters: Any
 ) -> Call[models.Page[models.WorkspaceFile]]:
     folder = None if folder_path is None else check_folder(folder_path)
-    query = {"workspace_id": check_id("workspace_id", workspace_id), "folder_path": folder, **filters}
+    query = {"workspace_id": _id("workspace_id", workspace_id), "folder_path": folder, **filters}
     subject = f"list the files of workspace {workspace_id!r}"
-    return v2._page_call(_read_file, "GET", _FILES, subject, query=query, bucket="files.list")
+    return v2._page_call(_read_file, "GET", _FILES, subject, query=query)
 
 
 def delete(workspace_id: str, file_id: str) -> Call[None]:
-    return _file_call(_nothing, "DELETE", workspace_id, file_id, "delete", bucket="files.delete")
+    return _file_call("DELETE", "delete", workspace_id, file_id)
 
 
 def download(workspace_id: str, file_id: str) -> Call[None]:
     """Get a file's content; the call reads only responses that are not the file."""
-    return _file_call(_nothing, "GET", workspace_id, file_id, "download", bucket="files.download")
+    return _file_call("GET", "download", workspace_id, file_id)
 
 
-def _file_call(read: Any, method: str, workspace_id: str, file_id: str, verb: str, **attributes: Any) -> Call[Any]:
-    path, query = f"{_FILES}/{quote(check_id('file_id', file_id), safe='')}", {"workspace_id": workspace_id}
-    subject = f"{verb} the file {file_id!r} of workspace {check_id('workspace_id', workspace_id)!r}"
-    return v2._call(read, method, path, subject, query=query, **attributes)
+def _file_call(method: str, verb: str, workspace_id: str, file_id: str) -> Call[None]:
+    path, query = f"{_FILES}/{quote(_id('file_id', file_id), safe='')}", {"workspace_id": workspace_id}
+    subject = f"{verb} the file {file_id!r} of workspace {_id('workspace_id', workspace_id)!r}"
+    return v2._call(_nothing, method, path, subject, query=query)
 
 
 def _nothing(request: Request, data: Any) -> None:
@@ -210,21 +192,13 @@ def _read_file(request: Request, data: Any) -> models.WorkspaceFile:
 
 
 def _read_transfer(data: Any) -> Transfer:
-    headers = {name: value for name, value in fields.mapping(data, "headers").items() if isinstance(value, str)}
-    transfer = Transfer(fields.required(fields.text(data, "url")), headers)
-    if not transfer.origin.startswith(("http://", "https://")):
-        raise fields.MissingFieldError
-    return transfer
+    headers = {name: str(value) for name, value in fields.mapping(data, "headers").items()}
+    return Transfer(fields.required(fields.text(data, "url")), headers)
 
 
 def check_transferred(request: Request, response: Response) -> None:
     """Raise SimServerError unless the bytes were stored; a new session may help, as when the URL has expired."""
-    if response.status < 300:
-        return
-    try:
-        message = fields.text(fields.mapping(read_json(request, response), "error"), "message")
-    except SimResponseError:
-        message = None
-    what = "the storage rejects it" + (f". Its message: {message[:2000]!r}" if message else "")
-    is_temporary = response.status >= 500 or response.status in (408, 429)
-    raise error_of(SimServerError, request, response, what, max_retries=None if is_temporary else 1)
+    if response.status >= 300:
+        is_temporary = response.status >= 500 or response.status in (408, 429)
+        what, retries = "the storage rejects it", None if is_temporary else 1
+        raise error_of(SimServerError, request, response, what, max_retries=retries)
