@@ -13,18 +13,19 @@ import uuid
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, replace
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
+from airflow_provider_sim._compat import use_stored_connections
 from airflow_provider_sim.cli import show
 from airflow_provider_sim.client import (
     DEFAULT_BASE_URL,
     NO_RETRY,
     AsyncExecutionResult,
-    ClientSettings,
+    RateLimit,
     RunStatus,
     SimClient,
     StreamChunk,
@@ -40,10 +41,11 @@ from airflow_provider_sim.client import (
     run_url,
 )
 from airflow_provider_sim.exceptions import SimError, SimInputError, SimNotFoundError, SimUnsupportedError
+from airflow_provider_sim.hooks.sim import SimHook
 from airflow_provider_sim.polling import RunPollState, wait_for_run
 from airflow_provider_sim.task.input import input_fields
 
-CANCEL_TIMEOUT = 10.0  # seconds for each request of a cancellation after Ctrl-C
+_WORKFLOW_COLUMNS = ("Workflow", "Name", "Deployed", "Inputs")
 
 
 class ExitCode(IntEnum):
@@ -61,53 +63,39 @@ def _command(command: Callable[[Any, SimClient], ExitCode]) -> Callable[[Any], N
 
     @functools.wraps(command)
     def run_command(arguments: Any) -> None:
-        # Without handlers, warnings are printed to stderr; Airflow 2 logs connections to stdout.
-        logging.getLogger("airflow_provider_sim").propagate = False
-        logging.getLogger("airflow.hooks.base").setLevel(logging.WARNING)
+        logging.getLogger("airflow_provider_sim").propagate = False  # without handlers, warnings are printed to stderr
         try:
-            with _client(arguments) as client:
+            with _client(arguments.conn_id) as client:
                 if getattr(arguments, "workflow_id", None) is not None:
-                    arguments.workflow_id = _workflow_id(arguments, client)
+                    arguments.workflow_id = _workflow_id(arguments.workflow_id, client)
                 code = command(arguments, client)
         except SimError as error:
             show.error(arguments, error)
             code = ExitCode.ERROR
         except KeyboardInterrupt:
             code = ExitCode.INTERRUPTED
-        sys.stdout.flush()
-        sys.exit(int(code))
+        sys.exit(code)
 
     return run_command
 
 
-@contextmanager
-def _client(arguments: Any) -> Iterator[SimClient]:
-    """Open the client of the connection or of the environment, and set ``arguments.workspace`` if it names one."""
-    arguments.workspace = None
-    key = os.environ.get("SIM_API_KEY", "")
-    if arguments.conn_id is None and key:
-        settings = ClientSettings(api_key=key, base_url=os.environ.get("SIM_BASE_URL") or DEFAULT_BASE_URL)
-        with SimClient.from_settings(settings) as client:
-            yield client
-        return
-    from airflow_provider_sim._compat import use_stored_connections
-    from airflow_provider_sim.hooks.sim import SimHook
-
-    with SimHook(arguments.conn_id or SimHook.default_conn_name) as hook:
-        use_stored_connections()
-        logging.disable(logging.WARNING)  # Airflow logs that it opens its database, before 3.3 to stdout
-        try:
-            with warnings.catch_warnings(action="ignore"):
-                client = hook.get_conn()
-        finally:
-            logging.disable(logging.NOTSET)
-        arguments.workspace = hook.workspace_id
-        yield client
+def _client(conn_id: str | None) -> SimClient:
+    """Return the client of the connection or of the environment."""
+    if conn_id is None and (key := os.environ.get("SIM_API_KEY")):
+        return SimClient(key, os.environ.get("SIM_BASE_URL") or DEFAULT_BASE_URL)
+    use_stored_connections()
+    logging.disable(logging.WARNING)  # Airflow logs that it opens its database, before 3.3 to stdout
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            return SimHook(conn_id or SimHook.default_conn_name).get_conn()
+    finally:
+        logging.disable(logging.NOTSET)
 
 
-def _workflows(arguments: Any, client: SimClient) -> Iterator[Workflow]:
+def _workflows(client: SimClient) -> Iterator[Workflow]:
     """Yield the workflows of the connection's workspace, or of all that the key can access, without their inputs."""
-    spaces = [arguments.workspace] if arguments.workspace else [x.workspace_id for x in client.list_workspaces().items]
+    of_connection = client.settings.workspace_id
+    spaces = [of_connection] if of_connection else [space.workspace_id for space in client.list_workspaces().items]
     for workspace_id in spaces:
         page = client.list_workflows(workspace_id, limit=100)
         yield from page.items
@@ -116,13 +104,12 @@ def _workflows(arguments: Any, client: SimClient) -> Iterator[Workflow]:
             yield from page.items
 
 
-def _workflow_id(arguments: Any, client: SimClient) -> str:
+def _workflow_id(named: str, client: SimClient) -> str:
     """Return the ID of the workflow that a command names by its ID or its name."""
-    named: str = arguments.workflow_id
     with suppress(ValueError):
         return str(uuid.UUID(named))
     try:
-        known = list(_workflows(arguments, client))
+        known = list(_workflows(client))
     except SimUnsupportedError:  # only the v2 API lists workflows
         return named
     found = [each for each in known if each.workflow_id == named] or [each for each in known if each.name == named]
@@ -144,17 +131,47 @@ def check(arguments: Any, client: SimClient) -> ExitCode:
         workspaces = client.list_workspaces().items
     except SimUnsupportedError:
         workspaces = ()
-    workflow = client.get_workflow(arguments.workflow_id) if arguments.workflow_id else None
     usage = client.get_usage_limits()
-    show.account(arguments, client.base_url, bool(client.speaks_v2), workspaces, usage, workflow)
-    return ExitCode.NOT_COMPLETED if workflow is not None and workflow.is_deployed is False else ExitCode.SUCCESS
+    used = "unknown" if usage.current_period_cost_usd is None else f"US$ {usage.current_period_cost_usd:.2f}"
+    limit = "" if usage.limit_usd is None else f" of {usage.limit_usd:.2f} ({usage.percent_used or 0:.0f} %)"
+    rows = [
+        ("Server", client.base_url),
+        ("API", "v2" if client.speaks_v2 else "legacy; v2 is switched off or missing"),
+        ("Workspaces", ", ".join(f"{space.name} ({space.workspace_id})" for space in workspaces) or "?"),
+        ("Plan", usage.plan or "?"),
+        ("Used", used + limit),
+        ("Sync", _bucket(usage.sync)),
+        ("Async", _bucket(usage.asynchronous)),
+    ]
+    api, spaces = "v2" if client.speaks_v2 else "legacy", [asdict(workspace) for workspace in workspaces]
+    values = {"base_url": client.base_url, "api": api, "workspaces": spaces, **asdict(usage)}
+    is_undeployed = False
+    if arguments.workflow_id:
+        workflow = client.get_workflow(arguments.workflow_id)
+        rows += zip(_WORKFLOW_COLUMNS, _workflow_cells(workflow), strict=True)
+        values["workflow"] = asdict(workflow)
+        is_undeployed = workflow.is_deployed is False
+    show.result(arguments, values, show.table(rows))
+    return ExitCode.NOT_COMPLETED if is_undeployed else ExitCode.SUCCESS
+
+
+def _bucket(limit: RateLimit | None) -> str:
+    if limit is None:
+        return "?"
+    return f"{limit.remaining} of {limit.max_burst} runs left, {limit.requests_per_minute} added per minute"
+
+
+def _workflow_cells(workflow: Workflow) -> tuple[str, str, str, str]:
+    deployed = {True: "yes", False: "no", None: "?"}[workflow.is_deployed]
+    inputs = ", ".join(f"{field.name}: {field.type}" for field in workflow.inputs)
+    return workflow.workflow_id, workflow.name or "", deployed, inputs
 
 
 @_command
 def workflows(arguments: Any, client: SimClient) -> ExitCode:
-    with show.waiting(arguments, "Reading the workflows"):
-        found = [client.get_workflow(each.workflow_id) for each in _workflows(arguments, client)]
-    show.workflows(arguments, found)
+    found = [client.get_workflow(each.workflow_id) for each in _workflows(client)]
+    rows = [_WORKFLOW_COLUMNS, *map(_workflow_cells, found)]
+    show.result(arguments, [asdict(workflow) for workflow in found], show.table(rows))
     return ExitCode.SUCCESS
 
 
@@ -163,15 +180,23 @@ def run(arguments: Any, client: SimClient) -> ExitCode:
     input, run_id = input_fields(_input(arguments.input), workflow_id=arguments.workflow_id), new_run_id()
     deadline = None if arguments.timeout is None else time.time() + arguments.timeout
     try:
-        with show.waiting(arguments, f"Running {arguments.workflow_id} ({run_id})"):
-            result = _start(arguments, client, input, run_id, deadline)
-            if isinstance(result, AsyncExecutionResult):
-                run_id = result.run_id
-                if arguments.no_wait:
-                    receipt = {name: str(getattr(result, name)) for name in ("run_id", "workflow_id", "status")}
-                    show.result(arguments, receipt, run_id)
-                    return ExitCode.SUCCESS
-                result = _wait(arguments, client, result, deadline)
+        if sys.stderr.isatty():
+            show.notice(f"Running {arguments.workflow_id} ({run_id})")
+        is_async = arguments.async_execution or arguments.no_wait
+        how = {"async_execution": is_async, "stream": arguments.stream, "selected_outputs": arguments.select}
+        result = client.start_workflow_run(arguments.workflow_id, input, run_id=run_id, deadline=deadline, **how)
+        if isinstance(result, WorkflowStream):
+            result = _read_stream(arguments, result)
+        elif isinstance(result, AsyncExecutionResult):
+            run_id = result.run_id
+            if arguments.no_wait:
+                receipt = {name: getattr(result, name) for name in ("run_id", "workflow_id", "status")}
+                show.result(arguments, receipt, run_id)
+                return ExitCode.SUCCESS
+            ids: dict[str, Any] = {name: getattr(result, name) for name in ("workflow_id", "run_id", "job_id")}
+            interval = arguments.poll_interval
+            state = RunPollState(**ids, poll_interval=interval, deadline=deadline, on_paused="return")
+            result = _with_output(client, wait_for_run(client, state), **ids)
     except KeyboardInterrupt:
         _cancel(arguments, client, run_id)
         return ExitCode.INTERRUPTED
@@ -193,32 +218,21 @@ def _input(text: str | None) -> Any:
         ) from None
 
 
-def _start(
-    arguments: Any, client: SimClient, input: Any, run_id: str, deadline: float | None
-) -> WorkflowRun | AsyncExecutionResult:
-    options: dict[str, Any] = {"run_id": run_id, "deadline": deadline}
-    if arguments.async_execution or arguments.no_wait:
-        options["async_execution"] = True
-    elif arguments.stream:
-        options |= {"stream": True, "selected_outputs": arguments.select}
-    started: WorkflowRun | AsyncExecutionResult | WorkflowStream
-    started = client.start_workflow_run(arguments.workflow_id, input, **options)
-    return _read_stream(arguments, started) if isinstance(started, WorkflowStream) else started
-
-
 def _read_stream(arguments: Any, stream: WorkflowStream) -> WorkflowExecutionResult:
-    """Print the text of a stream and return its result, with the selected texts, which Sim omits from the output."""
+    """Print the text of a stream; return the result, for JSON with the selected texts, which Sim omits from it."""
     texts: defaultdict[str, str] = defaultdict(str)
     with stream:
         for event in stream:
             match event:
                 case StreamChunk(block_id, text):
                     texts[block_id or ""] += text
-                    show.text(arguments, text)
+                    if not arguments.output:
+                        print(text, end="", flush=True)
                 case StreamChunkReset(block_id):
                     texts.pop(block_id or "", None)
                 case StreamEnd(result):
-                    show.text(arguments, "\n")
+                    if not arguments.output:
+                        print()
                     check_selected(arguments.select or [], texts, event)
                     if not (arguments.select and arguments.output and result.status is RunStatus.COMPLETED):
                         return result
@@ -226,30 +240,45 @@ def _read_stream(arguments: Any, stream: WorkflowStream) -> WorkflowExecutionRes
     raise AssertionError("a stream without an end raises SimStreamError")
 
 
-def _wait(arguments: Any, client: SimClient, receipt: AsyncExecutionResult, deadline: float | None) -> WorkflowRun:
-    ids: dict[str, Any] = {name: getattr(receipt, name) for name in ("workflow_id", "run_id", "job_id")}
-    state = RunPollState(**ids, poll_interval=arguments.poll_interval, deadline=deadline, on_paused="return")
-    run = wait_for_run(client, state)
+def _with_output(client: SimClient, run: WorkflowRun, **ids: Any) -> WorkflowRun:
     return client.get_workflow_result(**ids) if run.status is RunStatus.COMPLETED else run
 
 
 def _cancel(arguments: Any, client: SimClient, run_id: str) -> None:
-    """Cancel a run with another client, since the first may be reading a response."""
-    timeout = min(CANCEL_TIMEOUT, client.settings.timeout)
-    with SimClient.from_settings(replace(client.settings, timeout=timeout, retry=NO_RETRY)) as canceller:
-        try:
-            show.notice(str(canceller.stop_workflow_run(arguments.workflow_id, run_id)))
-        except SimError as error:
-            show.notice(f"Run {run_id} could not be cancelled. {error}")
+    try:
+        show.notice(str(client.with_retry(NO_RETRY).stop_workflow_run(arguments.workflow_id, run_id)))
+    except SimError as error:
+        show.notice(f"Run {run_id} could not be cancelled. {error}")
 
 
 def _show(arguments: Any, client: SimClient, run: WorkflowRun) -> ExitCode:
     """Show a run with a link: to the page that answers a paused run, or to its log."""
-    is_waiting, link = show.waits_for_person(run), None
-    if run.workflow_id is not None and run.run_id is not None:
-        page = approval_url if is_waiting else functools.partial(run_url, workspace_id=arguments.workspace)
-        link = page(client.base_url, run.workflow_id, run.run_id)
-    show.one_run(arguments, run, link=link)
+    is_waiting = run.status is RunStatus.PAUSED and not (run.paused and run.paused.resumes_automatically)
+    link = None
+    if run.run_id is not None:
+        ids = (client.base_url, arguments.workflow_id, run.run_id)
+        link = approval_url(*ids) if is_waiting else run_url(*ids, client.settings.workspace_id)
+    details = {
+        **run.details(),
+        "error": run.error and asdict(run.error),
+        "output": run.output,
+        "output_is_display_copy": run.output_is_display_copy,
+        "url": link,
+    }
+    rows = [
+        ("Run", run.run_id or "?"),
+        ("Workflow", arguments.workflow_id),
+        ("Status", run.server_status or run.status.value),
+        ("Started", run.started_at or ""),
+        ("Duration", "" if run.duration_ms is None else f"{run.duration_ms / 1000:.1f} s"),
+        ("Cost", "" if run.cost_usd is None else f"{run.cost_usd:.4f}"),
+        ("Error", str(run.error or "")),
+        ("Link", (link or "") if run.status is RunStatus.FAILED or is_waiting else ""),
+    ]
+    output = "" if run.output is None else "\n" + json.dumps(run.output, indent=2, ensure_ascii=False)
+    show.result(arguments, details, show.table([row for row in rows if row[1]]) + output)
+    if run.output_is_display_copy and not arguments.output:
+        show.notice("This is Sim's display copy: long texts are truncated, secrets replaced.")
     if run.status in (RunStatus.FAILED, RunStatus.CANCELLED):
         return ExitCode.NOT_COMPLETED
     return ExitCode.PAUSED if is_waiting else ExitCode.SUCCESS
@@ -257,10 +286,8 @@ def _show(arguments: Any, client: SimClient, run: WorkflowRun) -> ExitCode:
 
 @_command
 def status(arguments: Any, client: SimClient) -> ExitCode:
-    found = client.get_workflow_run(arguments.workflow_id, arguments.run_id)
-    if found.status is RunStatus.COMPLETED:
-        found = client.get_workflow_result(arguments.workflow_id, arguments.run_id)
-    return _show(arguments, client, found)
+    ids = {"workflow_id": arguments.workflow_id, "run_id": arguments.run_id}
+    return _show(arguments, client, _with_output(client, client.get_workflow_run(**ids), **ids))
 
 
 @_command

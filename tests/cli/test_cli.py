@@ -18,8 +18,9 @@ import psutil
 import pytest
 from packaging.version import Version
 
+from airflow_provider_sim.__main__ import parser
 from airflow_provider_sim.cli.commands import ExitCode
-from airflow_provider_sim.cli.definition import COMMANDS, parser
+from airflow_provider_sim.cli.definition import get_sim_cli_commands
 from tests.canned_server import closed_port
 from tests.versions import AIRFLOW, needs_airflow
 
@@ -31,7 +32,6 @@ EXAMPLES = [example.split("\n", 1) for example in re.split(r"^\$ ", SHOWN, flags
 @pytest.fixture
 def sim(emulator, monkeypatch, capsys):
     """Carry a command out; its exit code, stdout and stderr."""
-    monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setenv("_AIRFLOW_PROCESS_CONTEXT", "")  # which a command sets
 
     def call(*words: str) -> SimpleNamespace:
@@ -69,13 +69,15 @@ def test_docs_examples_match_the_output(sim, command, expected):
 
 def test_docs_list_every_command_and_option():
     commands = re.findall(r"^\| `(\w+)[^`]*` \| ", TEXT, re.MULTILINE)
-    assert commands == [command.name for command in COMMANDS]
+    [group] = get_sim_cli_commands()
+    assert commands == [command.name for command in group.subcommands]
     rows = re.findall(r"^\| (`--.*?) \| (.*?) \|", TEXT, re.MULTILINE)
     shown = {(name, of.strip("`")) for names, of in rows for name in re.findall(r"`(--[\w-]+)`", names)}
     there = {
         (flag, "all" if flag in ("--json", "--conn-id") else command.name)
-        for command in COMMANDS
-        for flag in command.options
+        for command in group.subcommands
+        for arg in command.args
+        for flag in arg.flags
         if flag.startswith("-")
     }
     assert shown == there
@@ -117,12 +119,11 @@ def paths(emulator) -> list[str]:
     return [request.path.partition("?")[0].removeprefix("/api/v2/") for request in emulator.requests]
 
 
-def test_workflows_are_listed_with_their_inputs(sim, emulator, named, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
+def test_workflows_are_listed_with_their_inputs(sim, emulator, named):
     for number in range(100):  # two pages
         emulator.workflow(f"more_{number}")(dict)
     rows = [line.rstrip().split(maxsplit=3) for line in sim("workflows").out.splitlines()]
-    assert rows[0] == ["ID", "Name", "Deployed", "Inputs"]
+    assert rows[0] == ["Workflow", "Name", "Deployed", "Inputs"]
     assert [named[0], "Letter", "yes", "to: string"] in rows
     assert [named[3], "Draft", "no", "to: string"] in rows
     assert len(rows) == 1 + len(emulator.state.workflows)
@@ -333,9 +334,7 @@ def test_check_reads_connections_from_airflow_s_database(emulator, tmp_path):
 def test_cli_definition_imports_no_heavy_modules():
     code = """
 import sys
-import time
-from airflow_provider_sim.cli.definition import get_sim_cli_commands, parser
-parser()
+import airflow_provider_sim.cli.definition
 print(sorted({name.split(".")[0] for name in sys.modules} & {"rich", "requests", "httpx", "tenacity", "airflow"}))
 """
     ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
