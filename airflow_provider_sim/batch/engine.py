@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from math import inf
@@ -52,6 +52,7 @@ MAX_OUTAGE = 600.0  # seconds of an outage of Sim after which the batch fails; i
 MAX_FAILED_STARTS = 15  # consecutive failed starts that end starting; with the pauses, about as long
 STARTING_ON_WORKER = 5.0  # seconds after which a deferrable batch leaves its starts to the triggerer
 UNANSWERED_ON_WORKER = 5.0  # further seconds to wait for responses to starts that were sent before
+GATHER_AFTER = 12 * 3600.0  # seconds after which a worker fetches the outputs so far; Sim keeps them for a day
 LAST_POLLS = 180.0  # seconds after the deadline during which the last polls may finish
 MIN_SAMPLED = 10  # number of runs from which on only a sample is polled, if each poll is a request
 SAMPLE_STEP = 17  # one in so many runs is polled then; no power of two, since inputs may follow a pattern
@@ -83,39 +84,28 @@ class BatchEngine:
         client.on_rate_limit = limits.on_response
         self.throttle = StartThrottle(self.clock, limits, lambda: client.start_bucket, options.max_active_runs)
         self._poller = poller_for(client.settings)
-        self._tasks: set[asyncio.Task[None]] = set()
         self._unpolled: list[int] = []
-        self._report: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
-        self._waits = True
-        self._deadline = inf if options.deadline is None else options.deadline
-        self._starts_until = self._tasks_until = self._deadline
+        self._stop_token = StopToken()
         self._has_response = False
         self._failed_starts = 0
-        self._error: BaseException | None = None
         self._began = self.clock()
         self._next_log = self._began + 5.0
-        self._logged = ""
-        self._stop_token = StopToken()
-        self._rate_limit_wait = WaitTimer(self.clock)
 
     async def start_available(self) -> None:
         """Start the runs that Sim accepts within a few seconds, without waiting for them."""
-        self._waits, self._starts_until = False, self.clock() + STARTING_ON_WORKER
-        self._tasks_until = self._starts_until + UNANSWERED_ON_WORKER
-        await self._run()
-        for index in self.state.indices(ItemStatus.SENT):
-            self.state.set_status(index, ItemStatus.UNSENT)
+        await self._run(self.clock() + STARTING_ON_WORKER, UNANSWERED_ON_WORKER, waits=False)
 
     async def run(self) -> None:
-        """Start all runs, and wait for them until the deadline.
+        """Start all runs and wait for them, until outputs must be fetched before Sim deletes them.
 
         On the legacy API, which has no lists, some remain active of many runs: their status comes with their output.
+
+        :raises SimRunTimeoutError: the deadline has passed.
         """
-        self._waits, self._starts_until = True, self._deadline
-        self._tasks_until = self._deadline + LAST_POLLS
-        await self._run()
-        if self.stopped is None and not self.state.is_finished and self.clock() >= self._deadline:
+        deadline = self.options.deadline or inf
+        await self._run(min(deadline, self.clock() + GATHER_AFTER), LAST_POLLS, waits=True)
+        if self.stopped is None and not self.state.is_finished and self.clock() >= deadline:
             raise timeout_error(self.state)
 
     def stop(self, error: SimError) -> None:
@@ -124,100 +114,70 @@ class BatchEngine:
         self._stop_token.stopped = True
         self._wake.set()
 
-    async def _run(self) -> None:
-        active = self.state.indices(ItemStatus.ACTIVE)
-        self.throttle.active = len(active)
-        self._unpolled = active
-        self._may_sample = not self.state.count(ItemStatus.COMPLETED, ItemStatus.FAILED, ItemStatus.CANCELLED)
+    async def _run(self, until: float, grace: float, *, waits: bool) -> None:
+        """Start runs until a time, in seconds since the epoch, and finish the requests within ``grace`` seconds."""
+        self._starts_until, self._waits = until, waits
+        self._unpolled = self.state.indices(ItemStatus.ACTIVE)
+        self.throttle.active = len(self._unpolled)
         try:
-            while self._error is None:
-                self._refresh_report()
-                await self._start_runs()
-                self._poll_runs()
-                if self._is_done():
-                    break
-                self._log_progress()
-                self._rate_limit_wait.update(not self._all_sent and self.throttle.is_rate_limited)
-                await self._sleep()
-        finally:
-            self._rate_limit_wait.update(False)
-            tasks = [*self._tasks, *([self._report] if self._report else [])]
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-        if self._error is not None:
-            raise self._error
-
-    def _is_done(self) -> bool:
-        now = self.clock()
-        if self._tasks:
-            return now > self._tasks_until
-        if self._all_sent or now >= self._starts_until:
-            return True
-        return not self._waits and now + self.throttle.room().delay > self._starts_until
-
-    @property
-    def _all_sent(self) -> bool:
-        return self.stopped is not None or self.state.next_unsent() is None
+            with suppress(TimeoutError):
+                async with asyncio.timeout(until + grace - self.clock()), asyncio.TaskGroup() as self._tasks:
+                    await self._start_runs()
+                    self._poll_runs(all_started=True)
+        except BaseExceptionGroup as group:
+            raise group.exceptions[0] from None
+        for index in self.state.indices(ItemStatus.SENT):
+            self.state.set_status(index, ItemStatus.UNSENT)
 
     async def _start_runs(self) -> None:
-        while self.clock() < self._starts_until and self.throttle.room().available > 0:
-            index = self.state.next_unsent()
-            if index is None or self.stopped is not None:
-                return
-            self.state.set_status(index, ItemStatus.SENT)
-            self._spawn(self._start_one(index))
-            await asyncio.sleep(0)  # the throttle counts it from its first step on
+        report, rate_limit_wait = None, WaitTimer(self.clock)
+        while self.clock() < self._starts_until:
+            index = None if self.stopped else self.state.next_unsent()
+            is_sending, room = self.state.count(ItemStatus.SENT), self.throttle.room()
+            if index is None and not is_sending:
+                break
+            self._poll_runs(all_started=False)
+            if index is not None and room.available > 0:
+                self.state.set_status(index, ItemStatus.SENT)
+                self._tasks.create_task(self._start_one(index))
+                await asyncio.sleep(0)  # the throttle counts it from its first step on
+                continue
+            delay = inf if index is None else room.delay
+            if not self._waits and not is_sending and self.clock() + delay > self._starts_until:
+                break
+            if index is not None and self._has_response and self.throttle.report_is_stale:
+                report = report if report and not report.done() else self._tasks.create_task(self._read_usage())
+            rate_limit_wait.update(index is not None and self.throttle.is_rate_limited)
+            self._wake.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), min(delay, self._starts_until - self.clock()))
+        rate_limit_wait.update(False)
+        if report:
+            report.cancel()
 
-    def _poll_runs(self) -> None:
-        """Wait for the runs that were started; of many on the legacy API only for a sample, when all are started.
-
-        Runs that are still active after a sample has finished are all polled, so that a batch defers twice at most.
-        """
-        runs = self._unpolled
-        is_sampled = self._may_sample and self.client.speaks_v2 is False and self.stopped is None
-        are_all_started = self._all_sent and not self.state.count(ItemStatus.SENT)
-        if not self._waits or (is_sampled and not are_all_started and self.throttle.is_unlimited):
+    def _poll_runs(self, *, all_started: bool) -> None:
+        """Wait for the runs that were started; of many on the legacy API only for a sample, when all are started."""
+        samples = self.client.speaks_v2 is False and self.stopped is None
+        if not self._waits or (samples and not all_started and self.throttle.is_unlimited):
             return
-        self._unpolled = []
-        if is_sampled and are_all_started and len(runs) >= MIN_SAMPLED:
-            self._spawn(self._await_sample(runs[::-SAMPLE_STEP]))
+        runs, self._unpolled = self._unpolled, []
+        if samples and all_started and len(runs) >= MIN_SAMPLED:
+            self._tasks.create_task(self._await_sample(runs[::-SAMPLE_STEP]))
         else:
             for index in runs:
-                self._spawn(self._await(index))
+                self._tasks.create_task(self._await(index))
 
     async def _await_sample(self, runs: list[int]) -> None:
         """Wait for the run that was started last, and then for the others, which have probably finished by then."""
         await self._await(runs[0])
         for index in runs[1:]:
-            self._spawn(self._await(index, look_soon=True))
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._on_done)
-
-    def _on_done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled():
-            self._error = self._error or task.exception()
-        self._wake.set()
-
-    async def _sleep(self) -> None:
-        """Sleep until a task wakes the loop, or a run may be started."""
-        left = self._starts_until - self.clock()
-        delay = min(self._next_log - self.clock(), left if left > 0 else self._tasks_until - self.clock() + 1.0)
-        if not self._all_sent:
-            delay = min(delay, self.throttle.room().delay)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(max(0.0, delay)):
-                await self._wake.wait()
-        self._wake.clear()
+            self._tasks.create_task(self._await(index, look_soon=True))
 
     async def _start_one(self, index: int) -> None:
         with self.throttle.start():
             await self._start(index)
         self._has_response = True
+        self._on_progress()
 
     async def _start(self, index: int) -> None:
         workflow_id = self.state.workflows[index]
@@ -296,6 +256,7 @@ class BatchEngine:
             self.state.set_status(index, ItemStatus[run.status.name])
         finally:
             self.throttle.active -= 1
+        self._on_progress()
 
     def _on_rate_limited(self, index: int, error: SimRateLimitError) -> None:
         if error.detail_code == CONCURRENCY_LIMIT:
@@ -344,12 +305,6 @@ class BatchEngine:
             if self.state.workflows[other] == workflow_id:
                 self.state.set_status(other, status, reason=str(error))
 
-    def _refresh_report(self) -> None:
-        """Read the usage report, if more runs are to be started and it is stale; not before the first response."""
-        is_stale = self._has_response and not self._all_sent and self.throttle.report_is_stale
-        if is_stale and (self._report is None or self._report.done()):
-            self._report = asyncio.create_task(self._read_usage())
-
     async def _read_usage(self) -> None:
         limit = None
         try:
@@ -359,18 +314,14 @@ class BatchEngine:
         self.throttle.on_report(limit)
         self._wake.set()
 
-    def _log_progress(self) -> None:
-        """Log a line now and then; the longer the batch takes, the fewer lines."""
+    def _on_progress(self) -> None:
+        """Wake the loop that starts runs, and log the progress: every 5 s, less often the longer the batch takes."""
+        self._wake.set()
         now = self.clock()
-        if now < self._next_log:
-            return
-        self._next_log = now + min(60.0, max(5.0, (now - self._began) / 20))
-        progress = self.state.summary()
-        if not self._all_sent and (reason := self.throttle.reason()):
-            progress += f"; {reason}"
-        if self._waits and progress != self._logged:
-            log.info("Batch %s: %s.", self.state.batch_id, progress)
-            self._logged = progress
+        if self._waits and now >= self._next_log:
+            self._next_log = now + min(60.0, max(5.0, (now - self._began) / 20))
+            reason = None if self.state.next_unsent() is None else self.throttle.reason()
+            log.info("Batch %s: %s%s.", self.state.batch_id, self.state.summary(), f"; {reason}" if reason else "")
 
 
 def timeout_error(state: BatchState) -> SimRunTimeoutError:

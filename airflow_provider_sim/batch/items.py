@@ -21,11 +21,11 @@ class Items:
     workflows: tuple[str, ...]
     inputs: tuple[dict[str, Any], ...]
 
-    def ready(self, index: int, check_input: Callable[[str, Any], None]) -> Any:
-        """Return an input, which Sim accepts; ``check_input`` is the client's."""
-        with _numbered(index, self.workflows[index]):
-            check_input(self.workflows[index], self.inputs[index])
-        return self.inputs[index]
+    def check(self, check_input: Callable[[str, Any], None]) -> None:
+        """Raise SimInputError if Sim doesn't accept one of the inputs; ``check_input`` is the client's."""
+        for index, workflow_id in enumerate(self.workflows):
+            with _numbered(index, workflow_id):
+                check_input(workflow_id, self.inputs[index])
 
     def digest(self) -> str:
         """Hash the inputs in their order."""

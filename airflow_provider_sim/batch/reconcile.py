@@ -44,14 +44,12 @@ MIN_LISTED = 4  # number of runs from which on a list is cheaper than reading ea
 class Reconciler:
     """Updates a batch's state by what Sim returns.
 
-    :param since: seconds since the epoch; all runs were started later.
     :param workspace_id: the workflows' workspace, if known.
     :param rerun: start failed and cancelled runs again.
     """
 
     client: AsyncSimClient
     state: BatchState
-    since: float
     workspace_id: str | None
     rerun: bool = False
 
@@ -89,7 +87,7 @@ class Reconciler:
                     self.workspace_id,
                     workflow_ids=named_workflows({state.workflows[index] for index in indices}),
                     triggers=[STARTED_BY_API],
-                    start_date=self.since - CLOCK_SKEW,
+                    start_date=state.since - CLOCK_SKEW,
                     order="asc",
                     limit=LOGS_PAGE,
                     cursor=cursor,

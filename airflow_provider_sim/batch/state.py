@@ -12,7 +12,7 @@ import re
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
-from itertools import groupby
+from itertools import groupby, islice
 from typing import Any
 
 from airflow_provider_sim.metrics import Metric
@@ -147,50 +147,41 @@ class BatchState:
         self.reasons.pop(index, None)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the state as JSON, without workflows and :attr:`server_ids`. Inputs in flight count as not sent."""
+        """Return the state as JSON, without :attr:`server_ids`. Inputs in flight count as not sent."""
         sent = {ItemStatus.SENT: ItemStatus.UNSENT}
-        state: dict[str, Any] = {
+        numbers = {workflow_id: str(number) for number, workflow_id in enumerate(dict.fromkeys(self.workflows))}
+        inputs_by_reason: dict[str, list[int]] = {}
+        for index, reason in self.reasons.items():
+            inputs_by_reason.setdefault(reason, []).append(index)
+        return {
             "batch_id": self.batch_id,
             "since": self.since,
+            "workflow_ids": list(numbers),
+            "workflows": run_length_encode(numbers[workflow_id] for workflow_id in self.workflows),
             "statuses": run_length_encode(sent.get(status, status) for status in self.statuses),
             "attempts": run_length_encode(map(str, self.attempts)),
+            "reasons": dict(islice(inputs_by_reason.items(), MAX_MESSAGES)),
         }
-        if self.reasons:
-            kept = state["reasons"] = list(dict.fromkeys(self.reasons.values()))[:MAX_MESSAGES]
-            numbers = {reason: number for number, reason in enumerate(kept)}
-            state["reason_of"] = {str(i): numbers[reason] for i, reason in self.reasons.items() if reason in numbers}
-        return state
 
     @classmethod
-    def from_dict(cls, value: Mapping[str, Any], workflows: Sequence[str]) -> BatchState:
+    def from_dict(cls, value: Mapping[str, Any]) -> BatchState:
         """Return the state that :meth:`to_dict` has returned.
 
-        :raises ValueError: the value is not a state of inputs of these workflows.
+        :raises ValueError: the value is not the state of a batch.
         """
         try:
-            state = cls(str(value["batch_id"]), workflows, since=float(value.get("since", 0.0)))
+            workflow_ids = value["workflow_ids"]
+            workflows = [workflow_ids[int(number)] for number in run_length_decode(value["workflows"])]
+            state = cls(str(value["batch_id"]), workflows, since=float(value["since"]))
             state.statuses = [ItemStatus(word) for word in run_length_decode(value["statuses"])]
             state.attempts = [int(word) for word in run_length_decode(value["attempts"])]
-            state._counts = Counter(state.statuses)
-            reasons = value.get("reasons", [])
-            state.reasons = {int(i): reasons[number] for i, number in value.get("reason_of", {}).items()}
+            state.reasons = {index: reason for reason, inputs in value["reasons"].items() for index in inputs}
         except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
-            raise ValueError(f"not the state of a batch: {error}") from error
+            raise ValueError(f"not the state of a batch: {error!r}") from error
         if not len(workflows) == len(state.statuses) == len(state.attempts):
-            raise ValueError(f"not the state of a batch: it is not of {len(workflows)} inputs")
+            raise ValueError("not the state of a batch: the numbers of inputs differ")
+        state._counts = Counter(state.statuses)
         return state
-
-
-def encode_workflows(workflows: Sequence[str]) -> dict[str, Any]:
-    """Return the workflows of the inputs as JSON: ``ids`` of the distinct ones, and each input's index in them."""
-    numbers = {workflow_id: number for number, workflow_id in enumerate(dict.fromkeys(workflows))}
-    return {"ids": list(numbers), "of": run_length_encode(str(numbers[workflow_id]) for workflow_id in workflows)}
-
-
-def decode_workflows(value: Mapping[str, Any]) -> list[str]:
-    """Return the workflow of each input."""
-    ids = value["ids"]
-    return [ids[int(number)] for number in run_length_decode(value["of"])]
 
 
 def run_length_encode(words: Iterable[str]) -> str:

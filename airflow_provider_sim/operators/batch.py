@@ -122,6 +122,7 @@ class SimExecuteWorkflowBatchOperator(SimWorkflowOperatorBase):
                 return batch.finish_after(error)
             if not batch.is_finished:
                 self._defer(batch)
+            batch.gather()
             return batch.result()
 
     def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> Any:
@@ -130,8 +131,7 @@ class SimExecuteWorkflowBatchOperator(SimWorkflowOperatorBase):
             error = batch.restore(event)
             if error is not None:
                 return batch.finish_after(error)
-            if not batch.is_finished:
-                batch.gather()
+            batch.gather(active=True)
             if not batch.is_finished:
                 self._defer(batch)
             return batch.result()

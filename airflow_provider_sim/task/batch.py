@@ -17,13 +17,12 @@ from airflow_provider_sim.batch.chunks import INPUTS_KEY, RESULTS_KEY, chunked, 
 from airflow_provider_sim.batch.engine import BatchEngine, timeout_error
 from airflow_provider_sim.batch.reconcile import Reconciler, cancel_all
 from airflow_provider_sim.batch.results import Results
-from airflow_provider_sim.batch.state import BatchState, ItemStatus, encode_workflows
+from airflow_provider_sim.batch.state import BatchState, ItemStatus
 from airflow_provider_sim.client import AsyncSimClient, RetryPolicy, new_run_id, workflow_url
 from airflow_provider_sim.exceptions import (
     Outcome,
     SimBatchError,
     SimError,
-    SimInputError,
     SimOutputError,
     SimPermanentError,
     SimRunNotFoundError,
@@ -51,8 +50,6 @@ BATCH_ID_KEY = "batch_id"
 COUNTS_KEY = "batch_counts"
 DISPLAY_COPIES_KEY = "display_copies"
 PARTIAL_KEY = "partial_results"
-
-GATHER_EVERY = 600.0  # seconds after which a worker fetches the outputs of finished runs; Sim keeps them for a day
 
 
 @dataclass(slots=True)
@@ -83,10 +80,7 @@ class TaskBatch:
         self._store = BatchStore(context, items, durable=options.durable, server=self._settings.base_url)
         self._worker_state = WorkerState(options.deadline)
         self._engine: BatchEngine | None = None
-        self._stopped: SimError | None = None
         self._killed: SimError | None = None
-        self._is_sampled = False
-        self._inputs: dict[int, Any] = {}
         self._results = Results(BatchState("", items.workflows), options, hook.get_conn())
 
     def close(self) -> None:
@@ -101,7 +95,8 @@ class TaskBatch:
     @property
     def is_finished(self) -> bool:
         """Whether there is nothing to wait for: no run is active, and none can be started."""
-        return self.state.is_finished or (self._stopped is not None and not self.state.count(ItemStatus.ACTIVE))
+        is_stopped = self._engine is not None and self._engine.stopped is not None
+        return self.state.is_finished or (is_stopped and not self.state.count(ItemStatus.ACTIVE))
 
     def start(self, *, deferrable: bool) -> None:
         """Start or resume the batch; wait for it, or if ``deferrable``, only start what Sim accepts at once."""
@@ -116,7 +111,7 @@ class TaskBatch:
 
     async def _start(self, client: AsyncSimClient, deferrable: bool) -> None:
         async def input_of(index: int) -> Any:
-            return self._input(index)
+            return self._items.inputs[index]
 
         await self._open(client)
         self._engine = engine = BatchEngine(client, self._options, self.state, input_of, store=self._store)
@@ -124,46 +119,25 @@ class TaskBatch:
             engine.stop(self._killed)
         if deferrable:
             await engine.start_available()
-            deferrable = self._can_defer(client)
-        if not deferrable:
-            await self._wait(client, engine)
-        elif self.state.next_unsent() is None and engine.stopped is None:
-            await self._find_finished(client)
-        self._worker_state.known_limit, self._stopped = engine.throttle.known, engine.stopped
-
-    async def _wait(self, client: AsyncSimClient, engine: BatchEngine) -> None:
-        """Wait for all runs, and fetch results meanwhile; what fails is fetched at the end."""
-        while True:
-            running = asyncio.create_task(engine.run())
-            while not (await asyncio.wait([running], timeout=GATHER_EVERY))[0]:
-                with suppress(SimError):
-                    await self._results.gather(client)
-            await running
-            if self.state.is_finished or engine.stopped is not None:
-                return
-            with suppress(SimError):
+            self._worker_state.known_limit = engine.throttle.known
+        if deferrable and self._can_defer(client):
+            return
+        await engine.run()
+        while not self.is_finished:
+            with suppress(SimError):  # what fails is fetched later
                 await self._results.gather(client, active=True)
-
-    async def _find_finished(self, client: AsyncSimClient) -> None:
-        """Update the status of runs that are probably finished already: such a batch needs no trigger."""
-        reconciler, active = self._reconciler(client, self.state), self.state.indices(ItemStatus.ACTIVE)
-        with suppress(SimError):  # the trigger polls them
-            if active and not await reconciler.list_runs(active):
-                await reconciler.read(active[-1])
-                if not self.state.statuses[active[-1]].is_open:
-                    await self._results.gather(client, active=True)
+            await engine.run()
 
     def _can_defer(self, client: AsyncSimClient) -> bool:
         """Whether the triggerer can know the run IDs and read the inputs."""
-        if self.state.is_finished:
-            return True
         if not client.accepts_run_ids:
-            log.info("This Sim server (before v0.7.32) chooses run IDs itself, so the task keeps its worker.")
-            return False
-        if self.state.next_unsent() is not None and not self._options.do_xcom_push:
-            log.info("The triggerer reads inputs from XComs; do_xcom_push is False, so the task keeps its worker.")
-            return False
-        return True
+            problem = "This Sim server (before v0.7.32) chooses run IDs itself"
+        elif self.state.next_unsent() is not None and not self._options.do_xcom_push:
+            problem = "The triggerer reads inputs from XComs, and do_xcom_push is False"
+        else:
+            return True
+        log.info("%s, so the task keeps its worker.", problem)
+        return False
 
     async def _open(self, client: AsyncSimClient) -> None:
         """Resume the batch of an earlier try, or persist a new one before anything is sent."""
@@ -171,8 +145,7 @@ class TaskBatch:
         if previous is not None and is_current:
             await self._resume(client, previous)
             return
-        for index in range(len(self.state)):
-            self._input(index)
+        self._items.check(self._hook.get_conn().check_input)
         inputs = defaultdict(list)
         for workflow_id, value in zip(self._items.workflows, self._items.inputs, strict=True):
             inputs[workflow_id].append(value)
@@ -199,11 +172,6 @@ class TaskBatch:
         reconciler = self._reconciler(client, state, rerun=self._options.on_error == "fail")
         reconciler.reopen()
         await reconciler.update()
-        for index in state.indices(ItemStatus.UNSENT):
-            try:
-                self._input(index)
-            except SimInputError as error:  # such as a deleted file: the other inputs have runs already
-                state.set_status(index, ItemStatus.REFUSED, reason=str(error))
         log.info("Resuming batch %s of an earlier try: %s.", state.batch_id, state.summary())
         Metric.RUN_REATTACHED.incr(state.count(ItemStatus.ACTIVE, ItemStatus.COMPLETED))
         self._store.record(self.state)
@@ -217,25 +185,17 @@ class TaskBatch:
         except SimError as error:
             log.warning("Batch %s could not be cancelled and may continue: %s", state.batch_id, error)
 
-    def _input(self, index: int) -> Any:
-        """Return an input as Sim accepts it; its files are read once."""
-        if index not in self._inputs:
-            check_input = self._hook.get_conn().check_input
-            self._inputs[index] = self._items.ready(index, check_input)
-        return self._inputs[index]
-
     def _reconciler(self, client: AsyncSimClient, state: BatchState, *, rerun: bool = False) -> Reconciler:
-        return Reconciler(client, state, state.since, self._options.workspace_id, rerun=rerun)
+        return Reconciler(client, state, self._options.workspace_id, rerun=rerun)
 
     def recover(self) -> SimError:
-        """Get the state of the batch that this try has started, after a deferral timeout; return its error."""
+        """Read the state of the batch that this try has started, after a deferral timeout; return the timeout error."""
         batch_id = self._ti.xcom_pull(task_ids=self._ti.task_id, key=BATCH_ID_KEY, map_indexes=self._ti.map_index)
         state, is_current = self._store.previous(batch_id)
         if state is None or not is_current:
             raise SimBatchError("The batch that the task has started can't be found.", outcome=Outcome.RAN)
         self._results.state = state
-        self._poll()
-        return timeout_error(self.state)
+        return timeout_error(state)
 
     def _publish(self) -> None:
         log.info("Batch %s has %d inputs.", self.state.batch_id, len(self.state))
@@ -252,7 +212,7 @@ class TaskBatch:
         firsts = self._worker_state.firsts
         if not firsts:  # otherwise the first deferral has pushed them
             unsent = self.state.indices(ItemStatus.UNSENT, ItemStatus.SENT)
-            for part, (first, text) in enumerate(chunked((index, self._input(index)) for index in unsent)):
+            for part, (first, text) in enumerate(chunked((index, self._items.inputs[index]) for index in unsent)):
                 firsts.append(first)
                 self._ti.xcom_push(key=INPUTS_KEY.format(part), value=text)
         for _, text in chunked(self._results.unstored()):
@@ -261,9 +221,7 @@ class TaskBatch:
         self._store.record(self.state)
         return {
             "state": self.state.to_dict(),
-            "workflows": encode_workflows(self.state.workflows),
             "task": names_of(self._ti),
-            "since": time.time(),
             "worker_state": asdict(self._worker_state),
             "options": self._options,
         }
@@ -272,13 +230,16 @@ class TaskBatch:
         """Restore the batch from its trigger's event; return the error in it, and raise if it is another task's."""
         given = event if isinstance(event, dict) else {}
         try:
-            self._results.state = state = BatchState.from_dict(given.get("state") or {}, self._items.workflows)
+            state = BatchState.from_dict(given.get("state") or {})
+            if tuple(state.workflows) != self._items.workflows:
+                raise ValueError
         except ValueError:
             raise SimError(
                 f"The trigger's event doesn't belong to this task's {len(self.state)} inputs: {event!r:.500}. The"
                 " inputs were changed while the task was deferred, or this is a bug of the provider; clear the task to"
                 " start over."
             ) from None
+        self._results.state = state
         self._worker_state = replace(self._worker_state, **given.get("worker_state") or {})
         self._options = replace(self._options, deadline=self._worker_state.deadline)
         for part in range(self._worker_state.result_parts):
@@ -286,8 +247,7 @@ class TaskBatch:
             text = self._ti.xcom_pull(task_ids=self._ti.task_id, key=key, map_indexes=self._ti.map_index)
             self._results.load(read_chunk(text))
         match given.get("status"):
-            case "finished" | "gather" | "sampled" as status:
-                self._is_sampled = status == "sampled"
+            case "gather":
                 return None
             case "timeout":
                 return timeout_error(state)
@@ -299,15 +259,14 @@ class TaskBatch:
                 raise SimError(f"The trigger's event has the unknown status {status!r}.", outcome=Outcome.RAN)
 
     def result(self) -> Any:
-        """Return the task's result; raise if inputs have failed and ``on_error`` is ``fail``."""
-        self.gather()
+        """Return the task's result, after its outputs were fetched; raise if inputs have failed and it has to fail."""
         temporary = [INPUTS_KEY.format(part) for part in range(len(self._worker_state.firsts))]
         temporary += [RESULTS_KEY.format(part) for part in range(self._worker_state.result_parts)]
         for key in temporary:
             delete_xcom(names_of(self._ti), key)
         self._report()
-        if self._stopped is not None:
-            raise self._failure(self._stopped)
+        if self._engine is not None and self._engine.stopped is not None:
+            raise self._failure(self._engine.stopped)
         bad, results = len(self._results.bad), self._results
         if bad and self._options.on_error == "fail":
             raise self._failure(self._inputs_failed_error())
@@ -323,35 +282,33 @@ class TaskBatch:
         if not self.state.batch_id:
             raise error  # nothing was started
         timed_out = isinstance(error, SimRunTimeoutError)
-        may_run = timed_out or self.state.count(ItemStatus.ACTIVE, ItemStatus.SENT)
-        if may_run and self._poll() and self.state.is_finished:
-            return self.result()
-        if timed_out:
-            cancelled = self.state.count(ItemStatus.CANCELLED)
+        if timed_out or self.state.count(ItemStatus.ACTIVE, ItemStatus.SENT):
+            self._poll()
+        cancelled = self.state.count(ItemStatus.CANCELLED)
+        if timed_out and not self.state.is_finished:
+            error = timeout_error(self.state)
             self._cancel("its timeout has passed", seconds=60.0)
             self._poll()
-            if self.state.is_finished and self.state.count(ItemStatus.CANCELLED) == cancelled:
-                return self.result()  # all of them completed before they could be cancelled
         try:
             self.gather()
         except SimError as another:
             log.warning("Not all results could be fetched: %s", another)
+        else:  # runs may have completed before they could be cancelled
+            if self.state.is_finished and self.state.count(ItemStatus.CANCELLED) == cancelled:
+                return self.result()
         self._report()
         raise self._failure(error)
 
-    def _poll(self) -> bool:
-        """Update the state; return whether Sim has responded."""
+    def _poll(self) -> None:
         retry = RetryPolicy(max_retries=3, initial_delay=0.5, max_delay=2.0, max_elapsed=5.0)
         try:
             self._with_client(lambda client: self._reconciler(client, self.state).update(), retry=retry)
         except SimError as error:
             log.warning("Could not get the status of the runs of batch %s: %s", self.state.batch_id, error)
-            return False
-        return True
 
-    def gather(self) -> None:
-        """Fetch the results of finished runs."""
-        retry, active = self._settings.retry.adjusted(max_retries=100, max_elapsed=900.0), self._is_sampled
+    def gather(self, *, active: bool = False) -> None:
+        """Fetch the results of finished runs; with ``active``, also of those that may have finished by now."""
+        retry = self._settings.retry.adjusted(max_retries=100, max_elapsed=900.0)
         self._with_client(lambda client: self._results.gather(client, active=active), retry=retry)
 
     def _report(self) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_sim.batch.state import BatchState, decode_workflows, encode_workflows
+from airflow_provider_sim.batch.state import BatchState
 from airflow_provider_sim.client import MAX_RUN_TIMEOUT, new_run_id
 from airflow_provider_sim.task.uploads import Uploads
 
@@ -214,8 +214,7 @@ class BatchStore(_Store):
         entry, cleared = self._entry(BATCH_KEY).read()
         try:
             if entry:
-                state = BatchState.from_dict(entry["state"], decode_workflows(entry["workflows"]))
-                return state, not cleared and entry["digest"] == self._digest
+                return BatchState.from_dict(entry["state"]), not cleared and entry["digest"] == self._digest
         except (LookupError, TypeError, ValueError) as error:
             log.warning("The state that an earlier try recorded is invalid: %r", error)
         if self._identity and self._try_number > 1:
@@ -226,8 +225,7 @@ class BatchStore(_Store):
 
     def record(self, state: BatchState) -> None:
         """Record the batch."""
-        workflows = encode_workflows(state.workflows)
-        self._entry(BATCH_KEY).write(state=state.to_dict(), workflows=workflows, digest=self._digest)
+        self._entry(BATCH_KEY).write(state=state.to_dict(), digest=self._digest)
 
     def record_run_id(self, state: BatchState, index: int) -> None:
         """Record the run ID and job ID that the server chose for an input."""

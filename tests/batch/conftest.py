@@ -106,7 +106,8 @@ class BatchScene:
 
     async def reconcile(self, *, rerun: bool = False, workspace_id: str | None = "space") -> None:
         """Ask the server what it knows."""
-        reconciler = Reconciler(self.client, self.state, since=self.began, workspace_id=workspace_id, rerun=rerun)
+        self.state.since = self.began
+        reconciler = Reconciler(self.client, self.state, workspace_id, rerun=rerun)
         reconciler.reopen()
         await reconciler.update()
 

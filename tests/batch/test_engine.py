@@ -178,9 +178,7 @@ class TestPersistence:
 
             def look(found):
                 index, attempt = scene.state.parse_run_id(found.run_id)
-                noted = (
-                    BatchState.from_dict(scene.persisted[-1], scene.workflows).attempts[index] if scene.persisted else 1
-                )
+                noted = BatchState.from_dict(scene.persisted[-1]).attempts[index] if scene.persisted else 1
                 at_start.append((attempt, noted))
 
             scene.sim.state.start_listeners.append(look)
@@ -470,9 +468,9 @@ class TestCrashes:
                 scene.state = BatchState(BATCH, scene.workflows)
             elif knows == "the persisted state":
                 persisted = scene.persisted[-1] if scene.persisted else BatchState(BATCH, scene.workflows).to_dict()
-                scene.state = BatchState.from_dict(persisted, scene.workflows)
+                scene.state = BatchState.from_dict(persisted)
             else:
-                scene.state = BatchState.from_dict(scene.state.to_dict(), scene.workflows)
+                scene.state = BatchState.from_dict(scene.state.to_dict())
             scene.new_process()
             await scene.reconcile(rerun=rerun, workspace_id=workspace_id)
         await scene.run()

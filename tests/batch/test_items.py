@@ -93,13 +93,13 @@ def test_input_rejected_by_the_api_is_named(value, api_version, message):
     client = SimClient("sk-sim-x", "http://127.0.0.1:9", api_version=api_version)
     items = read_items([{"a": 1}, None, value], "wf")
     with pytest.raises(SimInputError, match=message) as caught:
-        items.ready(2, check_input=client.check_input)
+        items.check(client.check_input)
     assert caught.value.workflow_id == "wf"
 
 
 def test_legacy_control_field_is_accepted_on_v2():
     client = SimClient("sk-sim-x", "http://127.0.0.1:9", api_version="v2")
-    read_items([{"stream": True}], "wf").ready(0, check_input=client.check_input)
+    read_items([{"stream": True}], "wf").check(client.check_input)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,9 @@ from types import SimpleNamespace
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
 
+from airflow_provider_sim.batch import engine
 from airflow_provider_sim.batch.chunks import INPUTS_KEY
+from airflow_provider_sim.batch.state import BatchState
 from airflow_provider_sim.client.server_facts import forget_servers
 from airflow_provider_sim.emulator.workflows import BlockError, Pausing
 from airflow_provider_sim.exceptions import (
@@ -36,7 +38,6 @@ from airflow_provider_sim.exceptions import (
 from airflow_provider_sim.operators.batch import SimExecuteWorkflowBatchOperator
 from airflow_provider_sim.polling import rate_limits
 from airflow_provider_sim.task.run_store import BATCH_KEY
-from airflow_provider_sim.triggers import batch as batch_triggers
 from tests.operators.conftest import TaskInstance, fire, rebuilt
 from tests.operators.ended_runs import until
 
@@ -196,7 +197,7 @@ class TestRequests:
         monkeypatch.setattr("tests.operators.test_batch.fire", in_new_process(fire))
         inputs = [{"n": n, "seconds": 2.0 if n == 1 else 0.05} for n in range(40)]
         assert run_batch(operator(inputs, deferrable=True)) == doubled(40)
-        assert [event["status"] for _, event in context["deferrals"]] == ["sampled", "finished"]
+        assert [event["status"] for _, event in context["deferrals"]] == ["gather", "gather"]
         assert not [key for key in context["ti"].xcoms if key.startswith("batch_results")]
 
 
@@ -232,10 +233,6 @@ class TestOutputs:
     def test_empty_inputs_start_no_runs(self, run_batch, emulator, mode):
         assert run_batch(operator([], **mode)) == []
         assert emulator.requests == []
-
-    def test_finished_batch_never_defers(self, context, doubles):
-        doubles.seconds = 0.0
-        assert operator(numbers(5), deferrable=True).execute(context) == doubled(5)
 
     def test_batch_pushes_id_counts_and_workflow_url(self, run_batch, context, mode, emulator):
         run_batch(operator(numbers(5, seconds=0.3), **mode))
@@ -432,7 +429,7 @@ class TestTriggerer:
             thread.start()
         for thread in threads:
             thread.join()
-        assert [event["status"] for event in events] == ["finished", "finished"]
+        assert [event["status"] for event in events] == ["gather", "gather"]
         assert started(emulator) == Counter(range(16))
         for event in events:
             assert operator(numbers(16, seconds=0.3)).execute_complete(context, event) == doubled(16)
@@ -447,10 +444,10 @@ class TestTriggerer:
             operator(numbers(20)).execute_complete(context, event)
 
     def test_worker_fetches_outputs_before_sim_deletes_them(self, run_batch, context, emulator, monkeypatch, tmp_path):
-        monkeypatch.setattr(batch_triggers, "GATHER_AFTER", 0.5)
+        monkeypatch.setattr(engine, "GATHER_AFTER", 0.5)
         assert run_batch(operator(numbers(24, seconds=0.2), deferrable=True, max_active_runs=4)) == doubled(24)
         assert len(context["deferrals"]) > 1
-        assert [event["status"] for _, event in context["deferrals"]][-1] == "finished"
+        assert [event["status"] for _, event in context["deferrals"]][-1] == "gather"
         jobs = Counter(request.path for request in emulator.requests if "/api/jobs/" in request.path)
         assert set(jobs.values()) == {1}, "each output is got once"
         assert started(emulator) == Counter(range(24))
@@ -458,7 +455,7 @@ class TestTriggerer:
 
     @pytest.mark.parametrize(
         "event",
-        [None, {}, {"status": "finished"}, {"status": "finished", "state": {}}],
+        [None, {}, {"status": "gather"}, {"status": "gather", "state": {}}],
         ids=["none", "empty", "no journal", "no journal either"],
     )
     def test_invalid_event_is_an_error(self, context, event):
@@ -466,12 +463,12 @@ class TestTriggerer:
             operator(numbers(3)).execute_complete(context, event)
 
     def test_event_of_other_inputs_is_an_error(self, context, emulator):
-        event = {"status": "finished", "state": {"batch_id": "airflow-x", "statuses": "c*2", "attempts": "1*2"}}
+        event = {"status": "gather", "state": BatchState("airflow-x", ["double"] * 2).to_dict()}
         with pytest.raises(SimError, match="inputs were changed"):
             operator(numbers(3)).execute_complete(context, event)
 
     def test_event_with_an_unknown_status_is_an_error(self, context, emulator):
-        event = {"status": "hm", "state": {"batch_id": "airflow-x", "statuses": "c*3", "attempts": "1*3"}}
+        event = {"status": "hm", "state": BatchState("airflow-x", ["double"] * 3).to_dict()}
         with pytest.raises(SimError, match="unknown status 'hm'"):
             operator(numbers(3)).execute_complete(context, event)
 
