@@ -149,8 +149,9 @@ class BatchEngine:
                 report = report if report and not report.done() else self._tasks.create_task(self._read_usage())
             rate_limit_wait.update(index is not None and self.throttle.is_rate_limited)
             self._wake.clear()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), min(delay, self._starts_until - self.clock()))
+            with suppress(TimeoutError):  # Python 3.11's wait_for may ignore a cancellation
+                async with asyncio.timeout(min(delay, self._starts_until - self.clock())):
+                    await self._wake.wait()
         rate_limit_wait.update(False)
         if report:
             report.cancel()

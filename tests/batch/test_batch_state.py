@@ -153,7 +153,7 @@ class AnyCourse(RuleBasedStateMachine):
 
     @rule()
     def crash_and_restore(self):
-        self.state = BatchState.from_dict(json.loads(json.dumps(self.state.to_dict())), ["w"] * 6)
+        self.state = BatchState.from_dict(json.loads(json.dumps(self.state.to_dict())))
         for index in self.having("s"):
             self.model[index] = ("u", self.model[index][1])
 
