@@ -172,7 +172,8 @@ class RunStore(_Store):
         :param workspace_id: returns the workspace of derived uploads; None if there can't be any.
         :param of_this_try: with those first that this try may have started before it was deferred.
         """
-        entry, cleared = self._entry.read()
+        is_first = self._try_number == 1 and not of_this_try  # Airflow counts a task that is cleared as another try
+        entry, cleared = ({}, False) if is_first else self._entry.read()
         runs = []
         if isinstance(entry.get("run_id"), str):
             runs.append(PreviousRun(entry["run_id"], job_id=entry.get("job_id"), cleared=cleared))

@@ -110,6 +110,11 @@ class TestPersistence:
         run_task(operator())
         assert at_start == [emulator.runs[-1].run_id]
 
+    def test_first_try_reads_no_state(self, context, monkeypatch, run_task, slow, mode):
+        slow.seconds = 0.05
+        monkeypatch.setattr(type(context["task_state_store"]), "get", lambda *_: pytest.fail("a request to Airflow"))
+        run_task(operator(**mode))
+
     def test_stored_state_contains_no_key(self, emulator, context, run_task, slow):
         slow.seconds = 0.0
         run_task(operator())
