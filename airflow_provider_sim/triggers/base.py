@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping, MutableMapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
@@ -20,10 +21,13 @@ from airflow_provider_sim.metrics import Metric
 from airflow_provider_sim.task.run_options import RunOptions
 
 if TYPE_CHECKING:
-    from airflow_provider_sim.client import AsyncSimClient, Cancellation
+    from airflow_provider_sim.client import AsyncSimClient, Cancellation, ClientSettings
 
 FIRST_POLL_AFTER = 3.0  # seconds without an event: the scheduler may not know of the deferral, and would fail the task
+SETTINGS_SHARED_FOR = 10.0  # seconds; Airflow's triggerer spends as much on reading a connection as on all the rest
 CANCEL_RETRY = RetryPolicy(max_retries=5, initial_delay=0.5, max_delay=2.0, max_elapsed=10.0)
+
+_reads: MutableMapping[asyncio.AbstractEventLoop, dict[str, asyncio.Task[ClientSettings]]] = WeakKeyDictionary()
 
 
 class SimTriggerBase(BaseTrigger):
@@ -55,8 +59,14 @@ class SimTriggerBase(BaseTrigger):
     def _serialize(self, *names: str) -> tuple[str, dict[str, Any]]:
         return f"{type(self).__module__}.{type(self).__qualname__}", {name: getattr(self, name) for name in names}
 
-    def _hook(self) -> SimHook:
-        return SimHook(self.run_options.sim_conn_id)
+    async def _settings(self) -> ClientSettings:
+        """Return the connection's settings, which triggers that start within some seconds read once."""
+        conn_id, loop = self.run_options.sim_conn_id, asyncio.get_running_loop()
+        reads = _reads.setdefault(loop, {})
+        if conn_id not in reads:
+            reads[conn_id] = loop.create_task(SimHook(conn_id).get_async_settings())
+            loop.call_later(SETTINGS_SHARED_FOR, reads.pop, conn_id, None)
+        return await asyncio.shield(reads[conn_id])
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, and emit one event."""
@@ -114,7 +124,7 @@ class SimTriggerBase(BaseTrigger):
         from airflow_provider_sim.client import AsyncSimClient
 
         try:
-            settings = await self._hook().get_async_settings()
+            settings = await self._settings()
             async with AsyncSimClient.from_settings(replace(settings, retry=CANCEL_RETRY)) as client:
                 result = await self._cancel_runs(client)
         except SimError as error:

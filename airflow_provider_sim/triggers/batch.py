@@ -54,7 +54,7 @@ class SimBatchTrigger(SimTriggerBase):
     async def _wait(self) -> TriggerEvent:
         """Start the rest of the batch and wait for all of it."""
         state, options = self._state, self.run_options
-        async with AsyncSimClient.from_settings(await self._hook().get_async_settings()) as client:
+        async with AsyncSimClient.from_settings(await self._settings()) as client:
             await Reconciler(client, state, options.workspace_id).update(unsent_only=True)
             inputs = DeferredInputs(self.worker_state["firsts"], lambda key: read_xcom(self.names, key))
             engine = BatchEngine(client, options, state, inputs)

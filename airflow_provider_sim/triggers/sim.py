@@ -75,8 +75,7 @@ class SimRunTrigger(SimTriggerBase):
         """Wait for the run; all triggers of this process share the requests."""
         from airflow_provider_sim.polling.poller import poller_for  # a worker that defers doesn't need it
 
-        options, hook = self.run_options, self._hook()
-        settings = await hook.get_async_settings()
+        options, settings = self.run_options, await self._settings()
         deadline = options.deadline
         if options.timeout_from_start is not None:
             deadline = task_started_at(self.task_instance) + options.timeout_from_start
@@ -91,14 +90,14 @@ class SimRunTrigger(SimTriggerBase):
             base_url=settings.base_url,
         )
         if self._starts_here and options.do_xcom_push:  # which a worker does before it defers
-            url, workspace_id = settings.base_url, hook.workspace_id
+            url, workspace_id = settings.base_url, settings.workspace_id
             links = link_xcoms(url, workflow_id=self.workflow_id, run_id=self.run_id, workspace_id=workspace_id)
             try:
                 await push_xcoms(self.task_instance, links)
             except Exception as error:
                 self.log.warning("The links could not be pushed: %s", error)
         poller = poller_for(settings)
-        workspace_id = options.workspace_id or hook.workspace_id
+        workspace_id = options.workspace_id or settings.workspace_id
         run = await poller.wait(state, look_soon=self._starts_here, workspace_id=workspace_id)
         if run.status.is_terminal and run.end_time is not None:
             self._run_ended_at = run.end_time + time.time() - poller.server_now()

@@ -23,7 +23,9 @@ from airflow_provider_sim.exceptions import (
     SimRunTimeoutError,
     SimWorkflowNotDeployedError,
 )
+from airflow_provider_sim.hooks.sim import SimHook
 from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
+from airflow_provider_sim.triggers.sim import SimRunTrigger
 from tests.operators.conftest import WAITING
 
 pytestmark = pytest.mark.usefixtures("connection")
@@ -284,6 +286,27 @@ class TestXComs:
 
 
 class TestDeferral:
+    def test_triggers_that_start_together_read_the_connection_once(self, monkeypatch, client):
+        reads = []
+        read = SimHook.get_async_settings
+        monkeypatch.setattr(SimHook, "get_async_settings", lambda hook: reads.append(hook.sim_conn_id) or read(hook))
+        monkeypatch.setattr("airflow_provider_sim.triggers.base.SETTINGS_SHARED_FOR", 0.2)
+
+        async def wait_for_a_run() -> str:
+            run_id = client.execute_workflow("echo_plain", async_execution=True).run_id
+            [event] = [event async for event in SimRunTrigger("echo_plain", run_id).run()]
+            return event.payload["status"]
+
+        async def wait_for_runs() -> None:
+            assert await asyncio.gather(*[wait_for_a_run() for _ in range(3)]) == ["completed"] * 3
+            assert reads == ["sim_default"]
+            await asyncio.sleep(0.3)
+            await wait_for_a_run()
+            assert reads == ["sim_default"] * 2
+
+        monkeypatch.setattr("airflow_provider_sim.triggers.base.FIRST_POLL_AFTER", 0.01)
+        asyncio.run(wait_for_runs())
+
     def test_trigger_arguments_contain_no_key(self, context, emulator):
         with pytest.raises(TaskDeferred) as deferral:
             operator(workflow_id="slow", input={"seconds": 60}, deferrable=True, timeout=100).execute(context)
