@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from airflow_provider_sim.client.settings import *
     from airflow_provider_sim.client.stream import *
     from airflow_provider_sim.client.sync_client import *
+    from airflow_provider_sim.client.workspace_models import *
 
 _NAMES = {
     "api.errors": "CONCURRENCY_LIMIT EXECUTION_LIMIT is_rejection",
@@ -38,15 +39,14 @@ _NAMES = {
         "selectors_of"
     ),
     "methods": "SyncMethods",
-    "models": (
-        "AsyncExecutionResult BillingStatus Cancellation Deployment Page PausePoint RateLimit "
-        "RateLimitInfo RunOutput RunStatus UsageLimits Workflow WorkflowExecutionResult WorkflowRun "
-        "Workspace WorkspaceFile"
-    ),
+    "models": "AsyncExecutionResult Page RateLimitInfo RunOutput RunStatus WorkflowExecutionResult WorkflowRun",
     "retry": "NO_RETRY RetryPolicy StartStoppedError StopToken new_run_id",
     "settings": "ClientSettings DEFAULT_BASE_URL DEFAULT_TIMEOUT approval_url run_url workflow_url",
     "stream": ("StreamBlockError StreamChunk StreamChunkReset StreamEnd StreamProgress check_selected selection_lost"),
     "sync_client": "SimClient WorkflowStream",
+    "workspace_models": (
+        "BillingStatus Cancellation Deployment PausePoint RateLimit UsageLimits Workflow Workspace WorkspaceFile"
+    ),
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names.split()}
 

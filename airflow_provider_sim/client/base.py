@@ -10,7 +10,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
-from typing import Any, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from airflow_provider_sim import __version__, exceptions
 from airflow_provider_sim.client import transport
@@ -18,12 +18,15 @@ from airflow_provider_sim.client.api import legacy, v2
 from airflow_provider_sim.client.api.http import Call, Request, Response, error_of, rate_limit_info
 from airflow_provider_sim.client.api.workspace_files import Transfer
 from airflow_provider_sim.client.checks import SYNC_TIMEOUT
-from airflow_provider_sim.client.models import RateLimit, RateLimitInfo, UsageLimits
+from airflow_provider_sim.client.models import RateLimitInfo
 from airflow_provider_sim.client.retry import RequestOptions, RetryPolicy
 from airflow_provider_sim.client.server_facts import ServerFacts, facts_about
 from airflow_provider_sim.client.settings import DEFAULT_BASE_URL, DEFAULT_TIMEOUT, ClientSettings
 from airflow_provider_sim.client.stream import StreamEvent, StreamReader
 from airflow_provider_sim.client.upload_source import Part
+
+if TYPE_CHECKING:
+    from airflow_provider_sim.client.workspace_models import RateLimit, UsageLimits
 
 T = TypeVar("T")
 

@@ -312,9 +312,9 @@ class Flows:
             run = await self.get_workflow_run(workflow_id, run_id)
         pause = run.paused if run.status is models.RunStatus.PAUSED else None
         if pause is None or pause.context_id is None:
-            return models.PausedRun(run_id=run_id)
-        point = models.PausePoint(context_id=pause.context_id, kind=pause.kind, block_id=pause.block_id)
-        return models.PausedRun(run_id=run_id, points=(point,))
+            return models.PausedRun()
+        point = models.PausePoint(context_id=pause.context_id, kind=pause.kind)
+        return models.PausedRun(points=(point,))
 
     async def resume_workflow_run(
         self, workflow_id: str, run_id: str, *, context_id: str, input_data: Any = None

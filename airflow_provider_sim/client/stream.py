@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from airflow_provider_sim.client.api import fields
@@ -134,7 +134,7 @@ class StreamReader:
             case "final":
                 return self._end(fields.mapping(frame, "data"))
             case "error":
-                return self._end({"success": False, "error": frame.get("error")}, block_id=block_id)
+                return self._end({"success": False, "error": frame.get("error")})
             case kind:
                 return StreamProgress(str(kind), block_id, frame)
 
@@ -145,7 +145,7 @@ class StreamReader:
             text, self._halves[block_id] = text[:-1], text[-1]
         return well_formed(text)
 
-    def _end(self, data: dict[str, Any], *, block_id: str | None = None) -> StreamEnd:
+    def _end(self, data: dict[str, Any]) -> StreamEnd:
         self._ended = True
         result = WorkflowExecutionResult(
             run_id=self._run_id,
@@ -153,8 +153,6 @@ class StreamReader:
             server_status=fields.text(data, "status"),
             **ending_of(data),
         )
-        if block_id is not None and result.error is not None:
-            result = replace(result, error=replace(result.error, block_id=block_id))
         return StreamEnd(result)
 
     def _error(self, what: str) -> SimStreamError:

@@ -144,8 +144,8 @@ def paused_result(client: SimClient, run: WorkflowRun, on_paused: OnPaused) -> P
     context_id = run.paused.context_id if run.paused else None
     points: list[PausePoint] = []
     try:
-        open_points = client.get_paused_run(workflow_id, run_id).open_points
-        points = [point for point in open_points if context_id in (None, point.context_id)]
+        paused = client.get_paused_run(workflow_id, run_id)
+        points = [point for point in paused.points if point.is_open and context_id in (None, point.context_id)]
     except SimError as error:
         log.info("Could not read the pause of run %s: %s", run_id, error)
     point = points[0] if len(points) == 1 else None

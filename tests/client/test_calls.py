@@ -121,8 +121,8 @@ FULL_RUN = WorkflowRun(
     output={"a": 1},
     output_is_display_copy=True,
     block_outputs={"b": 2},
-    error=RunError("boom", "C", "b", "Agent"),
-    paused=Pause("c", "time", ENDED, "b-2"),
+    error=RunError("boom", "C", "Agent"),
+    paused=Pause("c", "time", ENDED),
     trigger="api",
     started_at=BEGAN,
     ended_at=ENDED,
@@ -354,7 +354,6 @@ ROWS: dict[str, tuple[Callable[[], Call[Any]], Request, Any, Any]] = {
         BillingStatus(
             plan="pro",
             account_status="limit_exceeded",
-            refuses_runs=True,
             period_start=BEGAN,
             period_end=ENDED,
             credits_used=1.0,
@@ -509,21 +508,19 @@ ROWS: dict[str, tuple[Callable[[], Call[Any]], Request, Any, Any]] = {
                 {
                     "contextId": "d",
                     "response": {
-                        "formFields": [{"name": "ok", "type": "string"}],
-                        "displayData": {"draft": "Dear", "none": ""},
+                        "inputFormat": [{"name": "ok", "type": "string"}],
+                        "responseStructure": [{"name": "draft", "value": "Dear"}, {"name": "none", "value": ""}],
                     },
                 },
                 {"blockId": "without a context"},
             ],
         },
         PausedRun(
-            run_id="r-1",
             points=(
                 PausePoint(
                     context_id="c",
                     status="paused",
                     kind="human",
-                    block_id="b",
                     question="draft: Dear\nn: 2",
                     fields=(WorkflowInput(name="yes", type="boolean"), WorkflowInput(name="why", type="")),
                 ),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import get_type_hints
 
@@ -27,6 +29,18 @@ def test_typed_and_lazy_imports_use_the_same_modules():
     }
     assert typed == set(client._MODULE_OF.values())
     assert all(hasattr(client, name) for name in dir(client))
+
+
+def test_run_is_started_and_polled_without_the_other_models(emulator):
+    program = f"""if True:
+        import sys
+        from airflow_provider_sim.client import SimClient, WorkflowRun
+        client = SimClient({emulator.api_key!r}, {emulator.url!r})
+        receipt = client.execute_with_retry("echo_plain", {{}}, async_execution=True)
+        assert isinstance(client.get_workflow_run("echo_plain", receipt.run_id), WorkflowRun)
+        assert "airflow_provider_sim.client.workspace_models" not in sys.modules
+    """
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_other_packages_import_only_the_client_package():

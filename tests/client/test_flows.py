@@ -6,10 +6,11 @@ import pytest
 
 from airflow_provider_sim.client import server_facts
 from airflow_provider_sim.client.api import http, legacy
-from airflow_provider_sim.client.models import PausedRun, PausePoint, RunOutput, RunStatus, WorkflowRun
+from airflow_provider_sim.client.models import RunOutput, RunStatus, WorkflowRun
 from airflow_provider_sim.client.retry import NO_RETRY, StartStoppedError, StopToken
 from airflow_provider_sim.client.server_facts import forget_servers
 from airflow_provider_sim.client.start import check_options
+from airflow_provider_sim.client.workspace_models import PausedRun, PausePoint
 from airflow_provider_sim.exceptions import (
     Outcome,
     SimInputError,
@@ -209,8 +210,8 @@ class TestRunsOfOldServers:
         )
         assert (caught.value.run_id, caught.value.outcome) == ("r", Outcome.RAN)
 
-    def test_cancel_requires_v0_5_44(self, connect):
-        with canned(NO_PAGE) as server, pytest.raises(SimUnsupportedError, match=r"v0\.5\.44 or later") as caught:
+    def test_cancel_without_a_route_is_unsupported(self, connect):
+        with canned(NO_PAGE) as server, pytest.raises(SimUnsupportedError, match="too old for this") as caught:
             connect(server.url, api_version="legacy").cancel_workflow_run("w", "r")
         assert caught.value.run_id == "r"
 
@@ -506,8 +507,8 @@ class TestPausePoints:
 
     def test_paused_run_has_one_pause_point(self, connect):
         paused = {"contextId": "c", "pauseKind": "human", "blockedOnBlockId": "b"}
-        point = PausePoint(context_id="c", kind="human", block_id="b")
-        assert self.points(connect, status="paused", paused=paused) == PausedRun(run_id="r", points=(point,))
+        point = PausePoint(context_id="c", kind="human")
+        assert self.points(connect, status="paused", paused=paused) == PausedRun(points=(point,))
 
     @pytest.mark.parametrize(
         "run",
@@ -518,7 +519,7 @@ class TestPausePoints:
         ],
     )
     def test_run_without_a_pause_has_no_pause_points(self, connect, run):
-        assert self.points(connect, **run) == PausedRun(run_id="r")
+        assert self.points(connect, **run) == PausedRun()
 
 
 def test_validate_workflow_is_false_after_an_error(connect):

@@ -94,13 +94,6 @@ def test_server_before_v0_5_44_is_a_non_retryable_error(call, response, run_id):
     assert isinstance(error, SimPermanentError)
 
 
-def test_cancel_without_a_route_requires_v0_5_44():
-    page = Response(404, {"content-type": "text/html"}, b"<html>404</html>")
-    with pytest.raises(SimUnsupportedError, match=r"Sim v0\.5\.44 or later is required") as caught:
-        legacy.cancel_run("w", "r").read(page)
-    assert (caught.value.outcome, caught.value.status) == (Outcome.REFUSED, 404)
-
-
 def test_run_that_fails_before_streaming_is_failed():
     result = STREAM.read(answer({"success": False, "error": "boom", "output": {}}, 500))
     assert (result.status, result.error.message) == (RunStatus.FAILED, "boom")
@@ -300,11 +293,6 @@ def test_stream_end_has_the_fields_of_a_sync_response():
             )
         )
     ]
-
-
-def test_stream_error_names_its_block():
-    (end,) = events_of('{"event":"error","blockId":"b","error":{"message":"boom","code":"C"}}')
-    assert end.result.error == RunError("boom", "C", block_id="b")
 
 
 def test_stream_accepts_crlf_line_ends():

@@ -35,7 +35,7 @@ def client(request, emulator, monkeypatch):
 def asked(client, emulator):
     """A run that asks a person: its id and its pause point."""
     run_id = client.execute_workflow("paused", {"message": "the plan"}, async_execution=True).run_id
-    [point] = client.get_paused_run("paused", run_id).open_points
+    [point] = client.get_paused_run("paused", run_id).points
     emulator.requests.clear()
     return run_id, point.context_id
 

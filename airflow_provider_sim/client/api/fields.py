@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -59,3 +60,29 @@ def required(found: T | None) -> T:
     if found is None:
         raise MissingFieldError
     return found
+
+
+def camel_case(name: str) -> str:
+    first, *others = name.split("_")
+    return first + "".join(map(str.capitalize, others))
+
+
+_READERS: dict[str, Any] = {"str": text, "int": whole, "float": number, "bool": flag}
+
+
+def model(kind: type[T], value: object, **given: Any) -> T:
+    """Return a model with the fields of a JSON object that have the same names, in camel case, and types.
+
+    :param kind: a dataclass.
+    :param given: the fields that are read in another way.
+    :raises MissingFieldError: a field without a default is missing.
+    """
+    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+        reader = _READERS.get(str(field.type).removesuffix(" | None"))
+        if reader is None or field.name in given:
+            continue
+        found = reader(value, camel_case(field.name))
+        if found is None and field.default is dataclasses.MISSING:
+            raise MissingFieldError
+        given[field.name] = field.default if found is None else found
+    return kind(**given)

@@ -12,7 +12,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote, urlencode
 
-from airflow_provider_sim.client.api.fields import MissingFieldError
+from airflow_provider_sim.client.api.fields import MissingFieldError, camel_case
 from airflow_provider_sim.client.checks import check_run_id, check_workflow_id
 from airflow_provider_sim.client.models import RateLimitInfo, epoch
 from airflow_provider_sim.exceptions import Outcome, SimError, SimInputError, SimRedirectError, SimResponseError
@@ -115,8 +115,7 @@ def query_string(values: Mapping[str, Any]) -> str:
     for name, value in values.items():
         if value is None or value is False or value in ("", []):
             continue
-        first, *others = name.split("_")
-        key = first + "".join(map(str.capitalize, others))
+        key = camel_case(name)
         if value is True:
             query[key] = "true"
         elif isinstance(value, list):

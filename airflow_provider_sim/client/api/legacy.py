@@ -19,7 +19,6 @@ from airflow_provider_sim.exceptions import (
     SimError,
     SimInputError,
     SimResponseError,
-    SimRouteMissingError,
     SimRunIdConflictError,
     SimUnsupportedError,
 )
@@ -248,13 +247,7 @@ def _execution_error(request: Request, response: Response) -> Exception | None:
 
 
 def _cancellation_error(request: Request, response: Response) -> SimError | None:
-    error = _error(request, response)
-    if response.status == 409:
-        return None
-    if isinstance(error, SimRouteMissingError):
-        what = f"the server has no route to cancel a run. {REQUIRED_VERSION}. The run continues"
-        return error_of(SimUnsupportedError, request, response, what)
-    return error
+    return None if response.status == 409 else _error(request, response)
 
 
 def _call(read: Callable[[Request, Any], T], *route: Any, **attributes: Any) -> Call[T]:
@@ -377,19 +370,13 @@ def _read_paused_run(request: Request, body: Any) -> models.PausedRun:
     if not isinstance(fields.mapping(body).get("pausePoints"), list):
         raise fields.MissingFieldError
     return models.PausedRun(
-        run_id=fields.text(body, "executionId") or request.run_id or "",
         points=tuple(point for entry in body["pausePoints"] if (point := resources.pause_point(entry))),
         resumed_count=fields.whole(body, "resumedCount"),
     )
 
 
 def _read_workflow_status(request: Request, body: Any) -> models.Deployment:
-    return models.Deployment(
-        workflow_id=request.workflow_id or "",
-        is_deployed=fields.required(fields.flag(body, "isDeployed")),
-        deployed_at=fields.text(body, "deployedAt"),
-        needs_redeployment=fields.flag(body, "needsRedeployment"),
-    )
+    return fields.model(models.Deployment, body, workflow_id=request.workflow_id or "")
 
 
 def _read_usage(request: Request, body: Any) -> models.UsageLimits:
@@ -409,11 +396,6 @@ def _rate_limit(value: Any) -> models.RateLimit | None:
     if not isinstance(value, dict):
         return None
     remaining = fields.whole(value, "remaining")
-    return models.RateLimit(
-        # Sim counts below zero, and isLimited is False then.
-        is_limited=fields.flag(value, "isLimited") is True or (remaining is not None and remaining <= 0),
-        requests_per_minute=fields.whole(value, "requestsPerMinute"),
-        max_burst=fields.whole(value, "maxBurst"),
-        remaining=remaining,
-        reset_at=fields.text(value, "resetAt"),
-    )
+    # Sim counts below zero, and isLimited is False then.
+    is_limited = fields.flag(value, "isLimited") is True or (remaining is not None and remaining <= 0)
+    return fields.model(models.RateLimit, value, is_limited=is_limited)

@@ -59,7 +59,6 @@ def run_error(error: object, *, code: str | None = None) -> models.RunError:
         return models.RunError(
             message=printable(fields.text(error, "message") or str(error)),
             code=fields.text(error, "code") or code,
-            block_id=fields.text(error, "blockId"),
             block_name=fields.text(error, "blockName"),
         )
     return models.RunError(
@@ -74,7 +73,6 @@ def _pause(value: Any) -> models.Pause | None:
         context_id=fields.text(value, "contextId"),
         kind=fields.text(value, "pauseKind"),
         resume_at=fields.text(value, "resumeAt"),
-        block_id=fields.text(value, "blockedOnBlockId"),
     )
 
 
@@ -108,7 +106,7 @@ def ending_of(execution: Mapping[str, Any], *, code: str | None = None, failed: 
 
 
 def pause_point(entry: Any) -> models.PausePoint | None:
-    """Return a pause point, with its question and fields in either of the servers' formats."""
+    """Return a pause point, with its question and fields."""
     context_id = fields.text(entry, "contextId")
     if context_id is None:
         return None
@@ -118,27 +116,22 @@ def pause_point(entry: Any) -> models.PausePoint | None:
         context_id=context_id,
         status=fields.text(entry, "resumeStatus"),
         kind=fields.text(entry, "pauseKind"),
-        block_id=fields.text(entry, "blockId"),
         question=_question(content),
-        fields=_inputs(fields.sequence(content, "inputFormat") or fields.sequence(content, "formFields")),
+        fields=_inputs(fields.sequence(content, "inputFormat")),
     )
 
 
 def _question(content: Mapping[str, Any]) -> str | None:
     """The text that a pause shows: a single value alone, several with their names."""
-    parts = [
-        (fields.text(part, "name") or "", fields.mapping(part).get("value"))
-        for part in fields.sequence(content, "responseStructure")
-    ]
-    for values in (parts, fields.mapping(content, "displayData").items()):
-        texts = [
-            (name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
-            for name, value in values
-            if value not in (None, "")
-        ]
-        if texts:
-            return texts[0][1] if len(texts) == 1 else "\n".join(f"{name}: {text}" for name, text in texts)
-    return None
+    texts = {}
+    for part in fields.sequence(content, "responseStructure"):
+        value = fields.mapping(part).get("value")
+        if value not in (None, ""):
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            texts[fields.text(part, "name") or ""] = text
+    if len(texts) == 1:
+        return next(iter(texts.values()))
+    return "\n".join(f"{name}: {text}" for name, text in texts.items()) or None
 
 
 def _inputs(declared: Sequence[Any]) -> tuple[models.WorkflowInput, ...]:
@@ -150,13 +143,9 @@ def _inputs(declared: Sequence[Any]) -> tuple[models.WorkflowInput, ...]:
 
 
 def workflow_of(request: Request, data: Any) -> models.Workflow:
-    return models.Workflow(
-        workflow_id=fields.required(fields.text(data, "id") or request.workflow_id),
-        name=fields.text(data, "name"),
-        workspace_id=fields.text(data, "workspaceId"),
-        is_deployed=fields.flag(data, "isDeployed"),
-        inputs=_inputs(fields.sequence(data, "inputs")),
-    )
+    workflow_id = fields.required(fields.text(data, "id") or request.workflow_id)
+    inputs = _inputs(fields.sequence(data, "inputs"))
+    return fields.model(models.Workflow, data, workflow_id=workflow_id, inputs=inputs)
 
 
 def cancellation(request: Request, data: Any) -> models.Cancellation:

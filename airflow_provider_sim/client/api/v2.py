@@ -209,18 +209,17 @@ def _error(request: Request, response: Response) -> SimError:
 
 def _read_execution(request: Request, data: Any) -> models.WorkflowExecutionResult:
     server_status = fields.required(fields.text(data, "status"))
-    status = resources.run_status(server_status)
-    return models.WorkflowExecutionResult(
+    status, output = resources.run_status(server_status), data.get("output")
+    return fields.model(
+        models.WorkflowExecutionResult,
+        data,
         run_id=fields.required(fields.text(data, "runId")),
         workflow_id=fields.text(data, "workflowId") or request.workflow_id,
         status=status,
         server_status=server_status,
-        output=data.get("output"),
+        output=output,
         error=resources.run_error(data["error"]) if data.get("error") else None,
-        paused=resources.pause_in(data.get("output")) if status is models.RunStatus.PAUSED else None,
-        started_at=fields.text(data, "startedAt"),
-        ended_at=fields.text(data, "endedAt"),
-        duration_ms=fields.number(data, "durationMs"),
+        paused=resources.pause_in(output) if status is models.RunStatus.PAUSED else None,
     )
 
 
@@ -231,45 +230,27 @@ def _read_receipt(request: Request, data: Any) -> models.AsyncExecutionResult:
 
 def _read_deployment(request: Request, data: Any) -> models.Deployment:
     attempt = fields.mapping(data, "latestDeploymentAttempt")
-    error = attempt.get("error")
-    return models.Deployment(
+    error = resources.run_error(attempt["error"]).message if attempt.get("error") else None
+    return fields.model(
+        models.Deployment,
+        data,
         workflow_id=fields.text(data, "id") or request.workflow_id or "",
-        is_deployed=fields.required(fields.flag(data, "isDeployed")),
         version=fields.whole(fields.mapping(data, "activeDeployment"), "version"),
-        deployed_at=fields.text(data, "deployedAt"),
-        needs_redeployment=fields.flag(data, "needsRedeployment"),
-        latest_attempt=models.DeploymentAttempt(
-            version=fields.whole(attempt, "version"),
-            status=fields.text(attempt, "status"),
-            error=resources.run_error(error).message if error else None,
-            action=fields.text(attempt, "action"),
-            requested_at=fields.text(attempt, "requestedAt"),
-        )
-        if attempt
-        else None,
-        warnings=tuple(str(warning) for warning in fields.sequence(data, "warnings")),
+        latest_attempt=fields.model(models.DeploymentAttempt, attempt, error=error) if attempt else None,
+        warnings=tuple(map(str, fields.sequence(data, "warnings"))),
     )
 
 
 def _version(request: Request, data: Any) -> models.WorkflowVersion:
-    return models.WorkflowVersion(
-        version=fields.required(fields.whole(data, "version")),
-        is_live=fields.required(fields.flag(data, "isActive")),
-        name=fields.text(data, "name"),
-        description=fields.text(data, "description"),
-        created_at=fields.text(data, "createdAt"),
-        deployed_by=fields.text(data, "deployedBy"),
-        latest_status=fields.text(data, "latestOperationStatus"),
-    )
+    is_live = fields.required(fields.flag(data, "isActive"))
+    return fields.model(models.WorkflowVersion, data, is_live=is_live)
 
 
 def _read_billing(request: Request, data: Any) -> models.BillingStatus:
     period, credits = fields.mapping(data, "period"), fields.mapping(data, "credits")
-    account_status = fields.required(fields.text(data, "status"))
     return models.BillingStatus(
         plan=fields.text(data, "plan"),
-        account_status=account_status,
-        refuses_runs=account_status in ("limit_exceeded", "billing_blocked"),
+        account_status=fields.required(fields.text(data, "status")),
         period_start=fields.text(period, "start"),
         period_end=fields.text(period, "end"),
         credits_used=fields.number(credits, "used"),

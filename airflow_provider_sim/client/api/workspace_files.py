@@ -180,15 +180,9 @@ def _nothing(request: Request, data: Any) -> None:
 
 
 def _read_file(request: Request, data: Any) -> models.WorkspaceFile:
-    return models.WorkspaceFile(
-        file_id=fields.required(fields.text(data, "id")),
-        name=fields.required(fields.text(data, "name")),
-        size=fields.required(fields.whole(data, "size")),
-        content_type=fields.text(data, "type") or "application/octet-stream",
-        key=fields.required(fields.text(data, "key")),
-        folder_path=fields.text(data, "folderPath") or "/",
-        uploaded_at=fields.text(data, "uploadedAt"),
-    )
+    content_type = fields.text(data, "type") or "application/octet-stream"
+    file_id = fields.required(fields.text(data, "id"))
+    return fields.model(models.WorkspaceFile, data, file_id=file_id, content_type=content_type)
 
 
 def _read_transfer(data: Any) -> Transfer:
