@@ -1,57 +1,43 @@
 """Metadata of this provider for Airflow, without imports: Airflow reads it in every process."""
 
-_NUMBER, _INTEGER, _TEXT = ({"type": [kind, "null"]} for kind in ("number", "integer", "string"))
 
-CONNECTION_FIELDS = {
-    "workspace_id": ("Workspace ID", "Used for links into Sim's UI. Looked up once per workflow when empty.", _TEXT),
-    "api_version": (
-        "API version",
-        "auto, v2 or legacy; auto detects whether the server has /api/v2 switched on.",
-        {**_TEXT, "enum": ["auto", "v2", "legacy"], "default": "auto"},
-    ),
-    "timeout": (
-        "Request timeout (s)",
-        "Of all requests except sync executions. Default 30.",
-        {**_NUMBER, "minimum": 0.1},
-    ),
-    "verify": ("Verify TLS", "true, false, or the path of a CA bundle. Default true.", _TEXT),
-    "max_retries": (
-        "Retries per request",
-        "Of idempotent requests and rejected starts. Default 3.",
-        {**_INTEGER, "minimum": 0},
-    ),
-    "initial_delay": ("First retry delay (s)", "Unless Sim sends Retry-After. Default 1.", {**_NUMBER, "minimum": 0}),
-    "max_delay": (
-        "Longest retry delay (s)",
-        "Upper limit of the growing delay. Default 30.",
-        {**_NUMBER, "minimum": 0},
-    ),
-    "backoff_multiplier": (
-        "Backoff multiplier",
-        "Factor by which the delay grows with each retry. Default 2.",
-        {**_NUMBER, "minimum": 1},
-    ),
-}
-"""Label, description and schema of each extra."""
+def _field(label: str, description: str, kind: str = "string", **schema: object) -> dict[str, object]:
+    return {"label": label, "description": description, "schema": {"type": [kind, "null"], **schema}}
 
-UI_FIELD_BEHAVIOUR = {
-    "hidden-fields": ["schema", "login"],
-    "relabeling": {"host": "Base URL", "password": "API key"},
-    "placeholders": {
-        "host": "https://www.sim.ai",
-        "port": "optional, as in 443 (the test of Airflow 3.3.2 needs it)",
-        "password": "sk-sim-… (leave both empty to use SIM_BASE_URL and SIM_API_KEY)",
-    },
-}
 
-_CONNECTION_TYPE = {
+def _number(label: str, description: str, minimum: float, kind: str = "number") -> dict[str, object]:
+    return _field(label, description, kind, minimum=minimum)
+
+
+CONNECTION_TYPE: dict[str, object] = {
     "connection-type": "sim",
     "hook-class-name": "airflow_provider_sim.hooks.sim.SimHook",
     "hook-name": "Sim",
-    "ui-field-behaviour": UI_FIELD_BEHAVIOUR,
+    "ui-field-behaviour": {
+        "hidden-fields": ["schema", "login"],
+        "relabeling": {"host": "Base URL", "password": "API key"},
+        "placeholders": {
+            "host": "https://www.sim.ai",
+            "port": "optional, as in 443 (the test of Airflow 3.3.2 needs it)",
+            "password": "sk-sim-… (leave both empty to use SIM_BASE_URL and SIM_API_KEY)",
+        },
+    },
     "conn-fields": {
-        name: {"label": label, "description": description, "schema": schema}
-        for name, (label, description, schema) in CONNECTION_FIELDS.items()
+        "workspace_id": _field("Workspace ID", "Used for links into Sim's UI. Looked up once per workflow when empty."),
+        "api_version": _field(
+            "API version",
+            "auto, v2 or legacy; auto detects whether the server has /api/v2 switched on.",
+            enum=["auto", "v2", "legacy"],
+            default="auto",
+        ),
+        "timeout": _number("Request timeout (s)", "Of all requests except sync executions. Default 30.", 0.1),
+        "verify": _field("Verify TLS", "true, false, or the path of a CA bundle. Default true."),
+        "max_retries": _number(
+            "Retries per request", "Of idempotent requests and rejected starts. Default 3.", 0, "integer"
+        ),
+        "initial_delay": _number("First retry delay (s)", "Unless Sim sends Retry-After. Default 1.", 0),
+        "max_delay": _number("Longest retry delay (s)", "Upper limit of the growing delay. Default 30.", 0),
+        "backoff_multiplier": _number("Backoff multiplier", "Growth of the delay with each retry. Default 2.", 1),
     },
 }
 
@@ -77,9 +63,7 @@ def get_provider_info() -> dict[str, object]:
         "cli": ["airflow_provider_sim.cli.definition.get_sim_cli_commands"],
         "notifications": ["airflow_provider_sim.notifications.sim.SimNotifier"],
         "extra-links": [
-            "airflow_provider_sim.links.sim.SimRunLink",
-            "airflow_provider_sim.links.sim.SimWorkflowLink",
-            "airflow_provider_sim.links.sim.SimApprovalLink",
+            f"airflow_provider_sim.links.sim.{name}" for name in ("SimRunLink", "SimWorkflowLink", "SimApprovalLink")
         ],
-        "connection-types": [_CONNECTION_TYPE],
+        "connection-types": [CONNECTION_TYPE],
     }

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseHook
 
@@ -22,19 +22,18 @@ from airflow_provider_sim.exceptions import (
     SimUnsupportedError,
     SimV2OffError,
 )
-from airflow_provider_sim.get_provider_info import CONNECTION_FIELDS, UI_FIELD_BEHAVIOUR
+from airflow_provider_sim.get_provider_info import CONNECTION_TYPE
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Connection
 
 _NUMBERS = ("timeout", "max_retries", "initial_delay", "max_delay", "backoff_multiplier")
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-_NO_OBJECT = 'has an extra that is not a JSON object. Set the extra field to an object such as {"timeout": 60}'
 _STANDARD_PORTS = {"http": 80, "https": 443}
 _TEST_TIMEOUT = 10.0  # seconds; the connection test runs in the API server and must not block it
 
 
-class SimHook(sim_client.SyncMethods, BaseHook):
+class SimHook(sim_client.SyncMethods, BaseHook, AbstractContextManager["SimHook"]):
     """Sim's API, for the server and the key of a connection.
 
     The connection's host is the base URL (default ``https://www.sim.ai``) and its password the API key; if they are
@@ -117,27 +116,21 @@ class SimHook(sim_client.SyncMethods, BaseHook):
             fails.
         :raises SimError: it is required and can't be read. A server without such a route returns None.
         """
-        known = self._workflows.get(workflow_id)
-        if workflow_id not in self._workflows or (required and known is None):
+        if workflow_id not in self._workflows or (required and self._workflows[workflow_id] is None):
+            client = self.get_conn() if required else self.get_conn().with_retry(sim_client.NO_RETRY)
             try:
-                client = self.get_conn()
-                client = client if required else client.with_retry(sim_client.NO_RETRY)
-                known = client.get_workflow(workflow_id)
+                self._workflows[workflow_id] = client.get_workflow(workflow_id)
             except SimError as error:
                 if required and not isinstance(error, SimUnsupportedError):
                     raise
-                self.log.debug("Workflow %s could not be read: %s", workflow_id, error)
-            self._workflows[workflow_id] = known
-        return known
+                self._workflows[workflow_id] = None
+        return self._workflows[workflow_id]
 
     def close(self) -> None:
         """Close the client's HTTP session."""
         if self._conn is not None:
             self._conn.close()
             self._conn = None
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
@@ -148,8 +141,10 @@ class SimHook(sim_client.SyncMethods, BaseHook):
         :returns: whether the connection works, and the server, workspaces and plan, or what to change.
         """
         try:
-            settings = replace(self.get_settings(), connection=None)  # in a test, Airflow generates its ID
-            return True, _account_summary(settings)
+            settings = replace(self.get_settings(), connection=None, retry=sim_client.NO_RETRY)  # Airflow makes its ID
+            settings = replace(settings, timeout=min(settings.timeout, _TEST_TIMEOUT))
+            with sim_client.SimClient.from_settings(settings) as client:
+                return True, _account_summary(client)
         except SimConfigurationError as error:
             return False, str(error).replace(f"Connection {self.sim_conn_id!r}", "The connection")
         except SimError as error:
@@ -164,21 +159,16 @@ class SimHook(sim_client.SyncMethods, BaseHook):
         try:
             yield
         except Exception as error:
-            kind, variable = type(error).__name__, f"AIRFLOW_CONN_{self.sim_conn_id.upper()}"
-            if isinstance(error, ValueError) and "extra" in str(error):  # raised by Airflow 3, except in the SDK
-                reason = _NO_OBJECT
-            elif variable in os.environ:
-                reason = (
-                    f"can't be read from the environment variable {variable} ({kind}). Set it to a URI or JSON, with a"
-                    " JSON object as extra"
-                )
+            variable = f"AIRFLOW_CONN_{self.sim_conn_id.upper()}"
+            if variable in os.environ:
+                reason = f"can't be read. Set {variable} to a URI or JSON, with a JSON object as extra"
             else:
                 reason = (
-                    f"doesn't exist or can't be read ({kind}). Add one of type Sim in the UI, or with the command:"
-                    f" airflow connections add {self.sim_conn_id} --conn-type sim --conn-host https://www.sim.ai"
+                    "doesn't exist or can't be read. Add one of type Sim in the UI, or with the command: airflow"
+                    f" connections add {self.sim_conn_id} --conn-type sim --conn-host https://www.sim.ai"
                     " --conn-password '<API key>'"
                 )
-            raise self._invalid(reason) from error
+            raise self._invalid(f"{reason} ({type(error).__name__})") from error
 
     def _settings(self, connection: Connection) -> sim_client.ClientSettings:
         """Return the settings of a connection of type Sim; the password of another type isn't meant for Sim."""
@@ -216,7 +206,7 @@ class SimHook(sim_client.SyncMethods, BaseHook):
         except ValueError:
             extra = None
         if not isinstance(extra, dict):
-            raise self._invalid(_NO_OBJECT)
+            raise self._invalid('has an extra that is not a JSON object, such as {"timeout": 60}')
         return {name: value for name, value in extra.items() if value is not None and value != ""}
 
     def _api_key(self, connection: Connection) -> str:
@@ -236,7 +226,8 @@ class SimHook(sim_client.SyncMethods, BaseHook):
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
         """Return the labels of the standard fields, for Airflow before 3.2; later ones read the provider's metadata."""
-        return {name.replace("-", "_"): value for name, value in UI_FIELD_BEHAVIOUR.items()}
+        behaviour: Any = CONNECTION_TYPE["ui-field-behaviour"]
+        return {name.replace("-", "_"): value for name, value in behaviour.items()}
 
     @classmethod
     def get_connection_form_widgets(cls) -> dict[str, Any]:
@@ -244,9 +235,10 @@ class SimHook(sim_client.SyncMethods, BaseHook):
         from flask_appbuilder.fieldwidgets import BS3TextFieldWidget
         from wtforms import StringField
 
+        fields: Any = CONNECTION_TYPE["conn-fields"]
         return {
-            name: StringField(label, widget=BS3TextFieldWidget(), description=description)
-            for name, (label, description, _) in CONNECTION_FIELDS.items()
+            name: StringField(field["label"], widget=BS3TextFieldWidget(), description=field["description"])
+            for name, field in fields.items()
         }
 
 
@@ -291,16 +283,14 @@ def _base_url_advice(error: SimError, base_url: str) -> str:
     return "The base URL is the URL of Sim's start page, such as https://www.sim.ai, without /api." if not_sim else ""
 
 
-def _account_summary(settings: sim_client.ClientSettings) -> str:
-    timeout = min(settings.timeout, _TEST_TIMEOUT)
-    with sim_client.SimClient.from_settings(replace(settings, timeout=timeout, retry=sim_client.NO_RETRY)) as client:
-        try:
-            names = [space.name or space.workspace_id for space in client.list_workspaces().items]
-            api = f"v2 API, workspaces: {', '.join(names[:5] + ['…'] * (len(names) > 5))}"
-        except (SimV2OffError, SimRouteMissingError):
-            raise
-        except SimUnsupportedError:
-            api = "legacy API; v2 is switched off or missing"
-        usage = client.get_usage_limits()
+def _account_summary(client: sim_client.SimClient) -> str:
+    try:
+        names = [space.name or space.workspace_id for space in client.list_workspaces().items]
+        api = f"v2 API, workspaces: {', '.join(names[:5] + ['…'] * (len(names) > 5))}"
+    except (SimV2OffError, SimRouteMissingError):
+        raise
+    except SimUnsupportedError:
+        api = "legacy API; v2 is switched off or missing"
+    usage = client.get_usage_limits()
     plan = f", {usage.plan} plan" if usage.plan else ""
     return f"Connected to {client.base_url} ({api}{plan})."
