@@ -8,13 +8,10 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from airflow import __version__ as airflow_version
 from packaging.version import Version
-
-if TYPE_CHECKING:
-    from airflow.triggers.base import BaseEventTrigger as BaseEventTrigger
 
 log = logging.getLogger(__name__)
 
@@ -25,17 +22,6 @@ AIRFLOW_V_3_3_PLUS = Version("3.3") <= _VERSION
 TRIGGERS_REPLACE_WORKERS = AIRFLOW_V_3_3_PLUS  # they render the arguments of tasks that start there, and push XComs
 NULL_XCOMS = _VERSION.release[:2] != (3, 0)  # Airflow 3.0's API rejects them with a validation error
 TRIGGERS_GET_ON_KILL = AIRFLOW_V_3_3_PLUS  # when a user has cleared or marked the task
-
-
-def __getattr__(name: str) -> Any:
-    """Import Airflow's base class of event triggers (Airflow 3.0 and later) when it is used."""
-    if name != "BaseEventTrigger":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if not AIRFLOW_V_3_0_PLUS:
-        raise ImportError("SimRunEventTrigger needs Airflow 3.0 or later, which schedules DAGs by asset watchers.")
-    from airflow.triggers.base import BaseEventTrigger
-
-    return BaseEventTrigger
 
 
 def airflow_stats() -> Any:

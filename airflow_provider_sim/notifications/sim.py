@@ -113,9 +113,6 @@ class SimNotifier(BaseNotifier):
             log.warning("Notification failed: workflow %s was not started. %s", self.workflow_id, error)
 
 
-sim_notification = SimNotifier
-
-
 def _default_input(context: Mapping[str, Any]) -> dict[str, Any]:
     """The fields from a callback's context; that of a deadline has the DAG run as a dict of Airflow's API, no task."""
     ti, dag_run = context.get("ti"), context.get("dag_run")

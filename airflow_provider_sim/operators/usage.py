@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -18,56 +19,6 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_sim.client import BillingStatus, UsageLimits
-
-USAGE_KEY = "usage"  # XCom key of the figures, pushed also if the task is skipped or fails
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Limits and usage of the key's owner; for a workspace key, of the user who created it.
-
-    :param billing: None if v2 is off, or doesn't report it.
-    """
-
-    limits: UsageLimits
-    billing: BillingStatus | None
-
-    @property
-    def percent(self) -> float:
-        """The percentage used, in US dollars or credits, whichever is higher; 0 without a limit."""
-        known = [self.limits.percent_used, self.billing.percent_used if self.billing else None]
-        used = max((percent for percent in known if percent is not None), default=0.0)
-        return max(used, 100.0) if self.billing is not None and self.billing.refuses_runs else used
-
-    def __str__(self) -> str:
-        usd = f"${self.limits.current_period_cost_usd or 0:.2f} of ${self.limits.limit_usd or 0:.2f}"
-        text = f"{self.percent:.1f} % of the account's usage limit is used: {usd}"
-        if self.billing is not None and self.billing.credits_limit is not None:
-            text += f", {self.billing.credits_used or 0:g} of {self.billing.credits_limit:g} credits"
-        if self.billing is not None and self.billing.account_status not in (None, "active"):
-            text += f"; account status {self.billing.account_status!r}"
-        return f"{text}."
-
-    def as_dict(self) -> dict[str, Any]:
-        limits, billing = self.limits, self.billing
-        return {
-            "percent_used": self.percent,
-            "plan": limits.plan,
-            "usd": {"used": limits.current_period_cost_usd, "limit": limits.limit_usd},
-            "credits": {
-                "used": billing.credits_used,
-                "limit": billing.credits_limit,
-                "remaining": billing.credits_remaining,
-            }
-            if billing and billing.credits_limit is not None
-            else None,
-            "period": {"start": billing.period_start, "end": billing.period_end} if billing else None,
-            "account_status": billing.account_status if billing else None,
-            "rate_limits": {
-                "sync": asdict(limits.sync) if limits.sync else None,
-                "async": asdict(limits.asynchronous) if limits.asynchronous else None,
-            },
-        }
 
 
 class SimUsageLimitsOperator(SimOperator):
@@ -115,16 +66,42 @@ class SimUsageLimitsOperator(SimOperator):
         limits = (self.warn_at, self.skip_at, self.fail_at)
         warn_at, skip_at, fail_at = (inf if limit is None else float(limit) for limit in limits)
         with self.hook as hook:
-            usage = Usage(*hook.get_conn().get_usage())
-        figures = usage.as_dict()
+            figures = _figures(*hook.get_conn().get_usage())
+        percent, summary = figures["percent_used"], _summary(figures)
         if self.do_xcom_push:
-            context["ti"].xcom_push(key=USAGE_KEY, value=figures)
-        if usage.percent >= fail_at:
-            raise SimError(f"{usage} The task fails from {fail_at:g} % on.", code=SimUsageLimitError.default_code)
-        if usage.percent >= skip_at:
-            raise AirflowSkipException(f"{usage} The task is skipped from {skip_at:g} % on.")
-        if usage.percent >= warn_at:
-            self.log.warning("%s", usage)
-        else:
-            self.log.info("%s", usage)
+            context["ti"].xcom_push(key="usage", value=figures)
+        if percent >= fail_at:
+            raise SimError(f"{summary} The task fails from {fail_at:g} % on.", code=SimUsageLimitError.default_code)
+        if percent >= skip_at:
+            raise AirflowSkipException(f"{summary} The task is skipped from {skip_at:g} % on.")
+        self.log.log(logging.WARNING if percent >= warn_at else logging.INFO, "%s", summary)
         return figures
+
+
+def _figures(limits: UsageLimits, billing: BillingStatus | None) -> dict[str, Any]:
+    """Return what the task returns; ``billing`` is None if v2 is off or doesn't report it."""
+    percents = [limits.percent_used, billing.percent_used if billing else None]
+    percent = max((known for known in percents if known is not None), default=0.0)
+    credits = {name: getattr(billing, f"credits_{name}", None) for name in ("used", "limit", "remaining")}
+    return {
+        "percent_used": max(percent, 100.0) if billing and billing.refuses_runs else percent,
+        "plan": limits.plan,
+        "usd": {"used": limits.current_period_cost_usd, "limit": limits.limit_usd},
+        "credits": credits if credits["limit"] is not None else None,
+        "period": {"start": billing.period_start, "end": billing.period_end} if billing else None,
+        "account_status": billing.account_status if billing else None,
+        "rate_limits": {
+            "sync": asdict(limits.sync) if limits.sync else None,
+            "async": asdict(limits.asynchronous) if limits.asynchronous else None,
+        },
+    }
+
+
+def _summary(figures: dict[str, Any]) -> str:
+    usd, credits, status = figures["usd"], figures["credits"], figures["account_status"]
+    used = f"${usd['used'] or 0:.2f} of ${usd['limit'] or 0:.2f}"
+    if credits:
+        used += f", {credits['used'] or 0:g} of {credits['limit']:g} credits"
+    if status not in (None, "active"):
+        used += f"; account status {status!r}"
+    return f"{figures['percent_used']:.1f} % of the account's usage limit is used: {used}."

@@ -10,9 +10,8 @@ from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from airflow.triggers.base import TriggerEvent
+from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
-from airflow_provider_sim._compat import BaseEventTrigger
 from airflow_provider_sim.arguments import Rule, check_arguments, duration
 from airflow_provider_sim.client import check_workflow_id
 from airflow_provider_sim.task.deadlines import seconds

@@ -10,8 +10,7 @@ import pytest
 from airflow.providers.common.compat.sdk import DAG
 
 from airflow_provider_sim.client.sync_client import SimClient
-from airflow_provider_sim.notifications import sim as notifications
-from airflow_provider_sim.notifications.sim import MAX_EXCEPTION_LENGTH, SimNotifier, sim_notification
+from airflow_provider_sim.notifications.sim import MAX_EXCEPTION_LENGTH, SimNotifier
 from tests.versions import needs_airflow
 
 awaitable = needs_airflow("3.1", "callbacks on an event loop, and for deadlines: without a DAG")
@@ -153,7 +152,3 @@ def test_notifier_gives_up_at_its_timeout(agent, emulator, context, caplog):
         SimNotifier(workflow_id="agent", timeout=0.05)(context)
     assert "was not started" in caplog.text
     assert agent() == []
-
-
-def test_sim_notification_is_an_alias_of_the_class():
-    assert sim_notification is notifications.SimNotifier
