@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, cast
 
@@ -109,9 +107,10 @@ def read_xcom(names: Mapping[str, Any], key: str) -> Any:
         return XCom.get_one(key=key, **names)
     except ImportError:  # Airflow 3.0 runs the triggers of dag.test() without a supervisor
         from airflow.models.xcom import XComModel
+        from airflow.utils.session import create_session
 
-        with _stored_xcoms(XComModel, names, key) as (rows, _):
-            row = rows.first()
+        with create_session() as session:
+            row = session.query(XComModel).filter_by(key=key, **names).first()
             return None if row is None else XCom.deserialize_value(row)
 
 
@@ -123,22 +122,9 @@ def delete_xcom(names: Mapping[str, Any], key: str) -> None:
         if AIRFLOW_V_3_0_PLUS:
             XCom.delete(key=key, **names)
         else:
-            with _stored_xcoms(XCom, names, key) as (rows, session):
-                XCom.delete(rows, session=session)
+            from airflow.utils.session import create_session
+
+            with create_session() as session:
+                XCom.delete(session.query(XCom).filter_by(key=key, **names), session=session)
     except Exception as error:  # whatever Airflow or its XCom backend raises
         log.warning("The XCom %r was not deleted: %s: %s", key, type(error).__name__, error)
-
-
-@contextmanager
-def _stored_xcoms(model: Any, names: Mapping[str, Any], key: str) -> Iterator[tuple[Any, Any]]:
-    """Query Airflow's database for an XCom, and yield the query and its session."""
-    from airflow.utils.session import create_session
-
-    filters = {"dag_ids": names["dag_id"], "task_ids": names["task_id"], "map_indexes": names["map_index"]}
-    with create_session() as session:
-        yield model.get_many(key=key, run_id=names["run_id"], **filters, session=session), session
-
-
-def use_stored_connections() -> None:
-    """Find connections in the database as well, which Airflow 3 reads only for tasks, servers and its own commands."""
-    os.environ["_AIRFLOW_PROCESS_CONTEXT"] = "server"

@@ -51,9 +51,7 @@ def check_arguments(
     checked = ((name, rule(constants[name])) for name, rule in rules.items() if name in constants)
     wrong = next((f"{name} is {constants[name]!r}; {expected}" for name, expected in checked if expected), None)
     if wrong := wrong or contradiction(constants):
-        workflow_id = constants.get("workflow_id")
-        known = workflow_id if isinstance(workflow_id, str) else None
-        raise SimInputError(f"{wrong}.", workflow_id=known)
+        raise SimInputError(f"{wrong}.")
 
 
 def is_template(value: Any) -> bool:

@@ -19,7 +19,6 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
-from airflow_provider_sim._compat import use_stored_connections
 from airflow_provider_sim.cli import show
 from airflow_provider_sim.client import (
     DEFAULT_BASE_URL,
@@ -83,7 +82,8 @@ def _client(conn_id: str | None) -> SimClient:
     """Return the client of the connection or of the environment."""
     if conn_id is None and (key := os.environ.get("SIM_API_KEY")):
         return SimClient(key, os.environ.get("SIM_BASE_URL") or DEFAULT_BASE_URL)
-    use_stored_connections()
+    # Otherwise, Airflow 3 reads connections from its database only for tasks, servers and its own commands.
+    os.environ["_AIRFLOW_PROCESS_CONTEXT"] = "server"
     logging.disable(logging.WARNING)  # Airflow logs that it opens its database, before 3.3 to stdout
     try:
         with warnings.catch_warnings(action="ignore"):
