@@ -30,8 +30,8 @@ class PolledRun:
     run_id: str  # that lists contain; the caller's may be a job ID
     due: float  # time of the next poll
     interval: float  # seconds between the previous poll and that
-    since: float  # earliest possible start on the server, while the start is unknown
-    started_at: float | None = None  # on the server, if known
+    since: float  # earliest possible start on the server
+    until: float = inf  # latest possible start, infinite while the start is unknown
     listed_to: float = -inf  # start up to which the current poll has listed runs already
     status: RunStatus | None = None  # last known
     read_at: float = inf  # time at which to read the run, because no list contains it, or not what it waits for
@@ -41,41 +41,31 @@ class PolledRun:
     context: contextvars.Context = field(default_factory=contextvars.copy_context)  # messages go to the caller's log
 
     @property
-    def workflow_id(self) -> str:
-        """Workflow that the run belongs to."""
-        return self.state.workflow_id
-
-    @property
     def earliest(self) -> float:
         """Start of the next list for this run."""
-        return max(self.listed_to, self.since if self.started_at is None else self.started_at - START_TOLERANCE)
-
-    @property
-    def latest(self) -> float:
-        """End of the lists for this run."""
-        return inf if self.started_at is None else self.started_at + START_TOLERANCE
-
-    @property
-    def is_unlisted(self) -> bool:
-        """Whether lists don't contain the run."""
-        return self.misses > 1
+        return max(self.listed_to, self.since)
 
     @property
     def next_poll(self) -> float:
         """Time of the next request for this run."""
         return min(self.due, self.read_at)
 
+    @property
+    def listed_with(self) -> str | None:
+        """Workflow in whose workspace's log the run is; None if lists don't contain it."""
+        return None if self.misses > 1 else self.state.workflow_id
+
     def update_start(self, response: WorkflowRun) -> None:
         """Set what a response contains about the run's start."""
         if response.status is not RunStatus.QUEUED and response.start_time is not None:
-            self.started_at = response.start_time
+            self.since, self.until = response.start_time - START_TOLERANCE, response.start_time + START_TOLERANCE
 
 
 class Request(NamedTuple):
     """A request to send: a read, a list or a request for a workflow's workspace."""
 
     bucket: str | None  # rate bucket, which identifies the kind of request
-    runs: list[PolledRun]  # that it answers for; in a list, sorted by their earliest start
+    runs: list[PolledRun]  # that it answers for
     workspace_id: str = ""  # whose log to list
 
 
@@ -90,9 +80,9 @@ class Workspaces:
         """Return whether to request a workflow's workspace."""
         return workflow_id not in self.by_workflow and workflow_id not in self.closed
 
-    def of(self, run: PolledRun) -> str | None:
-        """Return the workspace whose log contains a run; None if the run must be read."""
-        workspace_id = None if run.is_unlisted else self.by_workflow.get(run.workflow_id)
+    def of(self, workflow_id: str | None) -> str | None:
+        """Return the workspace whose log contains a workflow's runs; None if they must be read."""
+        workspace_id = self.by_workflow.get(workflow_id or "")
         return None if workspace_id in self.closed else workspace_id
 
 
@@ -128,21 +118,20 @@ class Planner:
         return self._requests
 
     def _list(self, due: Sequence[PolledRun], near: Sequence[PolledRun]) -> None:
-        unknown: defaultdict[str, list[PolledRun]] = defaultdict(list)
-        known: defaultdict[str | None, list[PolledRun]] = defaultdict(list)
-        for run in sorted(due, key=self._urgency, reverse=True):
-            if len(due) + len(near) > 1 and not run.is_unlisted and self._workspaces.is_unknown(run.workflow_id):
-                unknown[run.workflow_id].append(run)
+        is_single = len(due) + len(near) == 1
+        by_workspace: defaultdict[str | None, list[PolledRun]] = defaultdict(list)
+        also: defaultdict[str | None, list[PolledRun]] = defaultdict(list)
+        for workflow_id, runs in _by_workflow(due).items():
+            if is_single or workflow_id is None or not self._workspaces.is_unknown(workflow_id):
+                by_workspace[self._workspaces.of(workflow_id)] += runs
             else:
-                known[self._workspaces.of(run)].append(run)
-        for runs in unknown.values():
-            self._add_or_read(Request(WORKFLOW_BUCKET, runs), runs)
-        self._read(known.pop(None, ()))
-        for workspace_id, runs in known.items():
-            also = [run for run in near if self._workspaces.of(run) == workspace_id]
-            if also or len(runs) > 1 or not self._read(runs):
-                listed = sorted([*runs, *also], key=attrgetter("earliest"))
-                self._add_or_read(Request(LOGS_BUCKET, listed, workspace_id or ""), runs)
+                self._add_or_read(Request(WORKFLOW_BUCKET, runs), runs)
+        for workflow_id, runs in _by_workflow(near).items():
+            also[self._workspaces.of(workflow_id)] += runs
+        self._read(by_workspace.pop(None, ()))
+        for workspace_id, runs in sorted(by_workspace.items(), key=lambda item: min(map(attrgetter("due"), item[1]))):
+            if also[workspace_id] or len(runs) > 1 or not self._read(runs):
+                self._add_or_read(Request(LOGS_BUCKET, runs + also[workspace_id], workspace_id or ""), runs)
 
     def _read(self, runs: Iterable[PolledRun]) -> int:
         """Read runs, the longest waiting first, as far as the rate limits allow; return how many."""
@@ -172,3 +161,11 @@ class Planner:
     def _urgency(self, run: PolledRun) -> float:
         """Return how long a poll has been due, in intervals of the run: fair to short and long ones."""
         return (self._now - run.next_poll) / run.interval
+
+
+def _by_workflow(runs: Iterable[PolledRun]) -> dict[str | None, list[PolledRun]]:
+    """Group runs by workflow; None for those that no list contains."""
+    groups: defaultdict[str | None, list[PolledRun]] = defaultdict(list)
+    for run in runs:
+        groups[None if run.misses > 1 else run.state.workflow_id].append(run)
+    return groups

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import suppress
 from math import inf
+from operator import attrgetter
 from typing import TypeVar
 
 from airflow_provider_sim.client import (
@@ -182,8 +183,8 @@ class RunPoller:
         """Send the requests that are due; return the seconds until more may be sent."""
         now = self._clock()
         idle = [run for run in self._waiting if not run.in_flight]
-        due = [run for run in idle if run.next_poll <= now]
-        later = [run for run in idle if run.next_poll > now]
+        due = [run for run in idle if run.due <= now or run.read_at <= now]
+        later = [run for run in idle if run.due > now and run.read_at > now]
         is_rate_limited = False
         if due:
             self._count_sharing()
@@ -191,16 +192,16 @@ class RunPoller:
             max_reads = max(0, MOST_IN_FLIGHT - self._in_flight)
             planner = Planner(self._workspaces, self._limits, now=now, v2=self._client.speaks_v2, max_reads=max_reads)
             for request in planner.plan(due, near):
-                self._send(request)
+                self._send(request, now)
             is_rate_limited = planner.is_rate_limited
         self._rate_limit_wait.update(is_rate_limited)
-        delay = min((run.next_poll for run in later), default=inf) - now
-        return delay if all(run.in_flight for run in due) else min(delay, SOON)
+        next_poll = min(min(map(attrgetter(name), later), default=inf) for name in ("due", "read_at"))
+        return min(next_poll - now, inf if all(map(attrgetter("in_flight"), due)) else SOON)
 
     def _schedule(self, run: PolledRun) -> None:
         """Set the time of the next poll; at the deadline, read the run once more, or raise the timeout."""
         run.listed_to = -inf
-        is_listed = self._client.speaks_v2 and self._workspaces.of(run) is not None
+        is_listed = self._client.speaks_v2 and self._workspaces.of(run.listed_with) is not None
         run.state.sharing = self._sharing if is_listed else Sharing()
         try:
             run.interval = max(run.state.next_delay(jitter=0.0), _BETWEEN_PASSES)
@@ -222,10 +223,11 @@ class RunPoller:
         if future is not None and not future.done():
             future.set_result(outcome)
 
-    def _send(self, request: Request) -> None:
+    def _send(self, request: Request, now: float) -> None:
         for run in request.runs:
             run.in_flight = True
-            run.due = min(run.due, self._clock())  # runs without a response stay due
+            if run.due > now:
+                run.due = now  # runs without a response stay due
         self._in_flight += 1
         self._requests.create_task(self._perform(request))
 
@@ -235,7 +237,7 @@ class RunPoller:
             if bucket == LOGS_BUCKET:
                 await self._list(request)
             elif bucket == WORKFLOW_BUCKET:
-                await self._find_workspace(run.workflow_id)
+                await self._find_workspace(run.state.workflow_id)
             else:
                 await self._read(run, bucket)
         except SimRateLimitError as error:
@@ -244,8 +246,8 @@ class RunPoller:
             if bucket == LOGS_BUCKET:
                 await self._on_list_error(request, error)
             elif bucket == WORKFLOW_BUCKET:
-                log.info("%s The runs of workflow %s are read one by one for a while.", error, run.workflow_id)
-                self._close(run.workflow_id)
+                log.info("%s The runs of workflow %s are read one by one for a while.", error, run.state.workflow_id)
+                self._close(run.state.workflow_id)
             else:
                 self._on_error(run, error)
         except Exception as error:
@@ -267,18 +269,21 @@ class RunPoller:
             self._workspaces.by_workflow[workflow_id] = workflow.workspace_id
 
     async def _list(self, request: Request) -> None:
-        """List runs in the order of their starts; after each page, continue at the first run that is still missing."""
-        missing = request.runs
-        workflow_ids = named_workflows(run.workflow_id for run in missing)
-        listed_to, fruitless = -inf, 0
+        """List runs in the order of their starts; skip the pages before the first run that is still missing."""
+        missing = sorted(request.runs, key=attrgetter("earliest"))
+        workflow_ids = named_workflows({run.state.workflow_id for run in missing})
+        start, end, cursor, fruitless = 0.0, inf, None, 0
         while missing:
-            asked_at, end = self.server_now(), max(run.latest for run in missing)
+            asked_at = self.server_now()
+            if cursor is None:
+                start, end = missing[0].earliest, max(run.until for run in missing)
             with self._limits.request(LOGS_BUCKET, poll="list"):
                 page = await self._client.with_retry(NO_RETRY).list_logs(
                     request.workspace_id,
                     workflow_ids=workflow_ids,
-                    start_date=missing[0].earliest,
+                    start_date=start,
                     end_date=end if end < inf else None,
+                    cursor=cursor,
                     order="asc",
                     limit=LOGS_PAGE,
                 )
@@ -286,17 +291,17 @@ class RunPoller:
             found = await self._on_page(page)
             fruitless += found.isdisjoint(missing)
             last = page.items[-1].start_time if page.items and page.next_cursor is not None else None
-            before, listed_to = listed_to, inf if last is None else last
+            listed_to = inf if last is None else last
             missing = [run for run in missing if run not in found and run in self._waiting]
-            self._on_absent([run for run in missing if run.latest <= listed_to], asked_at)
-            missing = [run for run in missing if run.latest > listed_to]
+            self._on_absent([run for run in missing if run.until <= listed_to], asked_at)
+            missing = [run for run in missing if run.until > listed_to]
             for run in missing:
                 run.listed_to = listed_to
-            if listed_to <= before or 10 * fruitless > len(missing):
-                break
+            if 10 * fruitless > len(missing):
+                break  # the list costs more than reading each
+            cursor = page.next_cursor if missing and missing[0].earliest <= listed_to else None
             if self._limits.room(LOGS_BUCKET).available <= 0:
                 return
-        # More runs started at once than a page contains, or the list costs more than reading each.
         for run in missing:
             run.read_at = self._clock()
             self._schedule(run)
@@ -314,7 +319,7 @@ class RunPoller:
             return
         run.reads = 0 if response.status is RunStatus.RUNNING else run.reads + 1
         pause = min(run.interval * 2**run.reads, max(run.interval, LONGEST_READ_PAUSE))
-        if response.status is RunStatus.QUEUED and run.started_at is None:
+        if response.status is RunStatus.QUEUED and run.until == inf:
             run.since = self.server_now() - LATE_ROWS
             run.read_at = self._clock() + pause
         elif response.status in _PAUSES and run.state.on_paused != "wait":
@@ -327,7 +332,7 @@ class RunPoller:
         polled = [
             run
             for run in self._waiting  # a list for each run ID would make garbage collections frequent
-            if run.run_id in responses and responses[run.run_id].workflow_id in (None, run.workflow_id)
+            if run.run_id in responses and responses[run.run_id].workflow_id in (None, run.state.workflow_id)
         ]
         async for run in _in_slices(sorted(polled, key=lambda run: not responses[run.run_id].status.is_terminal)):
             self._on_listed(run, responses[run.run_id])
@@ -363,14 +368,15 @@ class RunPoller:
             if run in searched and len(searched) >= WORTH_LISTING:
                 run.since, run.listed_to = day_ago, -inf  # stays due
                 continue
-            if run.started_at is not None:
+            if run.until < inf:
                 run.misses += 1
-                self._workspaces.by_workflow.pop(run.workflow_id, None)  # a connection's may be wrong
-                if run.is_unlisted:
+                self._workspaces.by_workflow.pop(run.state.workflow_id, None)  # a connection's may be wrong
+                if run.misses > 1:
                     log.info("Run %s is not in the log of its workspace; it is read from now on.", run.run_id)
+            else:
+                run.since = max(run.since, asked_at - LATE_ROWS)
             if run.status is not RunStatus.QUEUED:
                 run.read_at = self._clock()
-            run.since = max(run.since, asked_at - LATE_ROWS)
             self._schedule(run)
 
     def _on_error(self, run: PolledRun, error: SimError) -> None:
@@ -398,7 +404,7 @@ class RunPoller:
             del self._list_failures[name]
             self._close(name)
             for run in request.runs:
-                self._workspaces.by_workflow.pop(run.workflow_id, None)  # a connection's may be wrong
+                self._workspaces.by_workflow.pop(run.state.workflow_id, None)  # a connection's may be wrong
         if not is_final:
             now = self._clock()
             async for run in _in_slices([run for run in request.runs if run.due <= now]):

@@ -34,7 +34,7 @@ class Limits:
 
 def started(ago: float | None, workflow_id: str = "w", **state: Any) -> PolledRun:
     """Return a run that started so many seconds ago, and that is due; None for a run that was never polled."""
-    start = {"since": NOW - 20} if ago is None else {"since": -inf, "started_at": NOW - ago}
+    start = {"since": NOW - 20} if ago is None else {"since": NOW - ago - 1, "until": NOW - ago + 1}
     known = {"due": NOW, "interval": 10.0, "status": None if ago is None else RunStatus.RUNNING, **start}
     return PolledRun(state=RunPollState(workflow_id, f"run-{ago}"), run_id=f"run-{ago}", **{**known, **state})
 
@@ -56,9 +56,10 @@ def requests(
 def short(request: Request) -> str:
     first = request.runs[0]
     if request.bucket == LOGS_BUCKET:
-        return f"list {len(request.runs)} in {request.workspace_id} from {NOW - first.earliest:.0f}"
+        earliest = min(run.earliest for run in request.runs)
+        return f"list {len(request.runs)} in {request.workspace_id} from {NOW - earliest:.0f}"
     if request.bucket == WORKFLOW_BUCKET:
-        return f"find {first.workflow_id} for {len(request.runs)}"
+        return f"find {first.state.workflow_id} for {len(request.runs)}"
     return f"read {first.run_id}"
 
 
