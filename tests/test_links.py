@@ -59,13 +59,18 @@ def test_links_open_pages_of_the_emulator(emulator, known):
         f"{emulator.url}/api/v2/workflows/paused/execute", json=body, headers=headers, timeout=10
     ).json()["data"]["runId"]
     workspace_id = emulator.workspace_id if known else None
-    urls = links.link_xcoms(emulator.url, workflow_id="paused", run_id=run_id, workspace_id=workspace_id)
 
+    def urls_of(*ids: str) -> dict[str, str]:
+        return {
+            "run_url": run_url(emulator.url, *ids, workspace_id),
+            "approval_url": approval_url(emulator.url, *ids),
+        }
+
+    urls = urls_of("paused", run_id)
     titles = {key: re.search("<h1>(.*)</h1>", requests.get(url, timeout=10).text)[1] for key, url in urls.items()}
 
     assert titles == {
         "run_url": f"Run {run_id}" if known else "Workflow paused",
         "approval_url": f"Approval of run {run_id}",
     }
-    nowhere = links.link_xcoms(emulator.url, workflow_id="w", run_id="r", workspace_id=workspace_id)
-    assert {requests.get(url, timeout=10).status_code for url in nowhere.values()} == {404}
+    assert {requests.get(url, timeout=10).status_code for url in urls_of("w", "r").values()} == {404}

@@ -49,20 +49,20 @@ class SimApprovalLink(_XComLink):
     xcom_key = APPROVAL_URL_KEY
 
 
-def link_xcoms(base_url: str, *, workflow_id: str, run_id: str, workspace_id: str | None) -> dict[str, str]:
-    """Return the URLs as XComs, for the links and for other tasks; without a workspace, of pages that redirect."""
-    from airflow_provider_sim.client import approval_url, run_url
+def push_run_link(
+    context: Context, hook: SimHook, workflow_id: str, run_id: str, *, read_workspace: bool = True
+) -> None:
+    """Push the URL of a run's page; without a known workspace, of a page that redirects.
 
-    return {
-        RUN_URL_KEY: run_url(base_url, workflow_id, run_id, workspace_id),
-        APPROVAL_URL_KEY: approval_url(base_url, workflow_id, run_id),
-    }
+    :param read_workspace: read the workflow's workspace if the connection has none.
+    """
+    from airflow_provider_sim.client import run_url
 
-
-def push_links(context: Context, hook: SimHook, workflow_id: str, run_id: str, *, read_workspace: bool = True) -> None:
-    """Push the URLs of :func:`link_xcoms`, with the connection's workspace or else that of the workflow, if read."""
-    base_url = hook.get_conn().base_url
+    base_url = hook.get_settings().base_url
     workspace_id = hook.workspace_of(workflow_id) if read_workspace else hook.workspace_id
-    links = link_xcoms(base_url, workflow_id=workflow_id, run_id=run_id, workspace_id=workspace_id)
-    for key, url in links.items():
-        context["ti"].xcom_push(key=key, value=url)
+    context["ti"].xcom_push(key=RUN_URL_KEY, value=run_url(base_url, workflow_id, run_id, workspace_id))
+
+
+def push_approval_link(context: Context, url: str) -> None:
+    """Push the URL of the page on which a person answers the run."""
+    context["ti"].xcom_push(key=APPROVAL_URL_KEY, value=url)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_sim.exceptions import SimError, SimInputError
-from airflow_provider_sim.links.sim import SimApprovalLink, SimRunLink, push_links
+from airflow_provider_sim.links.sim import SimApprovalLink, SimRunLink, push_approval_link, push_run_link
 from airflow_provider_sim.operators.base import SimClientOperator
 
 if TYPE_CHECKING:
@@ -102,14 +102,15 @@ class SimResumeRunOperator(SimClientOperator):
 
     def execute_with(self, client: SimClient, context: Context, *, deadline: float) -> dict[str, Any]:
         """Wait for the pause and answer it."""
-        from airflow_provider_sim.client import NO_RETRY
+        from airflow_provider_sim.client import NO_RETRY, approval_url
         from airflow_provider_sim.polling.pause import PauseAnswer
         from airflow_provider_sim.task.input import input_fields
         from airflow_provider_sim.task.run_store import ANSWER_KEY, StateEntry
 
         if self.do_xcom_push:
             context["ti"].xcom_push(key="run_id", value=self.run_id)
-            push_links(context, self.hook, self.workflow_id, self.run_id)
+            push_run_link(context, self.hook, self.workflow_id, self.run_id)
+            push_approval_link(context, approval_url(client.base_url, self.workflow_id, self.run_id))
         subject = {"workflow_id": self.workflow_id, "run_id": self.run_id, "server": client.base_url}
         entry = StateEntry(context.get("task_state_store"), context, ANSWER_KEY, **subject)
         answer = PauseAnswer(

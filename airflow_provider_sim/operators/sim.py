@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout
 
 from airflow_provider_sim import arguments
+from airflow_provider_sim._compat import TRIGGERS_REPLACE_WORKERS
 from airflow_provider_sim.arguments import Rule
 from airflow_provider_sim.client import MAX_RUN_TIMEOUT, SYNC_TIMEOUT, check_block_ids
 from airflow_provider_sim.exceptions import SimRunTimeoutError
@@ -264,6 +265,7 @@ class SimExecuteWorkflowOperator(OpenLineageMixin, SimWorkflowOperatorBase):
             deadline=self._options.deadline,
             on_paused=self.on_paused,
             base_url=client.base_url,
+            on_approval=run.on_approval,
         )
         if isinstance(started, WorkflowRun) and state.on_response(started):
             return started
@@ -273,7 +275,9 @@ class SimExecuteWorkflowOperator(OpenLineageMixin, SimWorkflowOperatorBase):
                 return wait_for_run(client, state)
         from airflow_provider_sim.triggers.sim import SimRunTrigger
 
-        workspace_id = self.hook.workspace_of(self.workflow_id) if self.do_xcom_push else None  # known from the links
+        if not TRIGGERS_REPLACE_WORKERS:  # which push it when it is needed
+            state.report_approval_url()
+        workspace_id = self.hook.workspace_of(self.workflow_id) if self.do_xcom_push else None  # known from the link
         uploads = run.deferred_uploads()
         options = replace(self._options, started=state.started, workspace_id=workspace_id, uploads=uploads)
         return self.defer(

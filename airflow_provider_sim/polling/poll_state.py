@@ -161,7 +161,8 @@ class RunPollState(PollState[WorkflowRun]):
     run_id: str = field(kw_only=False)
     job_id: str | None = None  # its queue entry on the legacy API, if known
     on_paused: OnPaused = "wait"  # whether a pause for a person ends polling; one that ends by itself never does
-    base_url: str | None = None  # the server's, for the approval URL in the log
+    base_url: str | None = None  # the server's, for the approval URL
+    on_approval: Callable[[str], None] | None = None  # called with that URL when the run begins to wait for a person
     in_batch: InitVar[bool] = False  # log status changes at level DEBUG
 
     def __post_init__(self, in_batch: bool) -> None:
@@ -200,8 +201,15 @@ class RunPollState(PollState[WorkflowRun]):
             return ""
         if _resumes_automatically(run):
             return f" until {(run.paused and run.paused.resume_at) or 'a time set in the workflow'}"
-        url = self.base_url and approval_url(self.base_url, self.workflow_id, self.run_id)
+        url = self.report_approval_url()
         return " until a person answers it" + (f" at {url}" if url else "")
+
+    def report_approval_url(self) -> str | None:
+        """Call ``on_approval``, and return the URL of the page on which a person answers the run."""
+        url = self.base_url and approval_url(self.base_url, self.workflow_id, self.run_id)
+        if url and self.on_approval:
+            self.on_approval(url)
+        return url
 
     def timeout_error(self) -> SimError:
         """Return the error to raise at the deadline."""

@@ -6,7 +6,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from os import PathLike
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -22,7 +22,7 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from airflow_provider_sim import arguments
-from airflow_provider_sim._compat import first_reschedule_date
+from airflow_provider_sim._compat import TRIGGERS_REPLACE_WORKERS, first_reschedule_date
 from airflow_provider_sim.arguments import LargeOutputs, OnPaused, Rule
 from airflow_provider_sim.exceptions import (
     SimError,
@@ -31,7 +31,7 @@ from airflow_provider_sim.exceptions import (
     SimRunNotFoundError,
     SimRunTimeoutError,
 )
-from airflow_provider_sim.links.sim import SimApprovalLink, SimRunLink, push_links
+from airflow_provider_sim.links.sim import SimApprovalLink, SimRunLink, push_approval_link, push_run_link
 from airflow_provider_sim.operators.base import OpenLineageMixin, SimOperator
 from airflow_provider_sim.task.deadlines import after_deferral, deadline, deferral_timeout
 from airflow_provider_sim.task.run_options import RunOptions
@@ -169,7 +169,8 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
         with self.hook as hook:
             if self.do_xcom_push:
                 # A rescheduled sensor is here at every poll, which must not cost a second request.
-                push_links(context, hook, self.workflow_id, self.run_id, read_workspace=not self.reschedule)
+                push_run_link(context, hook, self.workflow_id, self.run_id, read_workspace=not self.reschedule)
+                self._state.on_approval = partial(push_approval_link, context)
             return self._poke_until_finished(context)
 
     def _poke_until_finished(self, context: Context) -> Any:
@@ -196,6 +197,8 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
             from airflow_provider_sim.triggers.sim import SimRunTrigger
 
             workspace_id = self.hook.workspace_of(self.workflow_id) if self.do_xcom_push else None
+            if not TRIGGERS_REPLACE_WORKERS:  # which push it when it is needed
+                self._state.report_approval_url()
             options = self._new_options(deadline=self._deadline, started=self._state.started, workspace_id=workspace_id)
             self.defer(
                 trigger=SimRunTrigger(self.workflow_id, self.run_id, options=options),

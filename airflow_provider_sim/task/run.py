@@ -32,7 +32,7 @@ from airflow_provider_sim.exceptions import (
     SimStreamError,
     SimUnsupportedError,
 )
-from airflow_provider_sim.links.sim import push_links
+from airflow_provider_sim.links.sim import push_approval_link, push_run_link
 from airflow_provider_sim.metrics import Metric
 from airflow_provider_sim.polling import timeout_error
 from airflow_provider_sim.task.input import UPLOAD_WITHOUT_WAITING, InputFile, prepare_input
@@ -418,4 +418,9 @@ class TaskRun:
         self.run_id, self.job_id = run_id, job_id
         if self.options.do_xcom_push:
             self._ti.xcom_push(key=RUN_ID_KEY, value=run_id)
-            push_links(self.context, self.hook, self.workflow_id, run_id)
+            push_run_link(self.context, self.hook, self.workflow_id, run_id)
+
+    def on_approval(self, url: str) -> None:
+        """Push the link to the page on which a person answers the run."""
+        if self.options.do_xcom_push:
+            push_approval_link(self.context, url)

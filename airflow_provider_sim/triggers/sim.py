@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import TaskSuccessEvent, TriggerEvent
 
-from airflow_provider_sim._compat import push_xcoms, stores_xcoms_itself
-from airflow_provider_sim.client import NO_RETRY, RUN_BUCKET, RunStatus, SimClient
+from airflow_provider_sim._compat import TRIGGERS_REPLACE_WORKERS, push_xcoms, stores_xcoms_itself
+from airflow_provider_sim.client import NO_RETRY, RUN_BUCKET, RunStatus, SimClient, run_url
 from airflow_provider_sim.exceptions import SimError
-from airflow_provider_sim.links.sim import link_xcoms
+from airflow_provider_sim.links.sim import APPROVAL_URL_KEY, RUN_URL_KEY
 from airflow_provider_sim.metrics import Metric
 from airflow_provider_sim.polling import RunPollState
 from airflow_provider_sim.task.deadlines import task_started_at
@@ -79,6 +79,7 @@ class SimRunTrigger(SimTriggerBase):
         deadline = options.deadline
         if options.timeout_from_start is not None:
             deadline = task_started_at(self.task_instance) + options.timeout_from_start
+        pushing: list[asyncio.Task[None]] = []
         state = RunPollState(
             self.workflow_id,
             self.run_id,
@@ -88,17 +89,15 @@ class SimRunTrigger(SimTriggerBase):
             deadline=deadline,
             on_paused=options.on_paused,
             base_url=settings.base_url,
+            on_approval=lambda url: pushing.append(asyncio.create_task(self._push_link(APPROVAL_URL_KEY, url))),
         )
-        if self._starts_here and options.do_xcom_push:  # which a worker does before it defers
-            url, workspace_id = settings.base_url, settings.workspace_id
-            links = link_xcoms(url, workflow_id=self.workflow_id, run_id=self.run_id, workspace_id=workspace_id)
-            try:
-                await push_xcoms(self.task_instance, links)
-            except Exception as error:
-                self.log.warning("The links could not be pushed: %s", error)
+        if self._starts_here:  # otherwise a worker has pushed it
+            url = run_url(settings.base_url, self.workflow_id, self.run_id, settings.workspace_id)
+            await self._push_link(RUN_URL_KEY, url)
         poller = poller_for(settings)
         workspace_id = options.workspace_id or settings.workspace_id
         run = await poller.wait(state, look_soon=self._starts_here, workspace_id=workspace_id)
+        await asyncio.gather(*pushing)
         if run.status.is_terminal and run.end_time is not None:
             self._run_ended_at = run.end_time + time.time() - poller.server_now()
         success, output = None, {}
@@ -109,6 +108,14 @@ class SimRunTrigger(SimTriggerBase):
             elif not (options.uploads or options.output_files_dir) and stores_xcoms_itself():
                 output = await poller.ask(bucket, lambda client: self._small_output(client, run))
         return success or self._event(run.status.value, details=run.details(), **output)
+
+    async def _push_link(self, key: str, url: str) -> None:
+        if not (TRIGGERS_REPLACE_WORKERS and self.run_options.do_xcom_push and self.task_instance):
+            return
+        try:
+            await push_xcoms(self.task_instance, {key: url})
+        except Exception as error:  # whatever Airflow raises
+            self.log.warning("The link %s could not be pushed: %s", key, error)
 
     async def _small_output(self, client: AsyncSimClient, run: WorkflowRun) -> dict[str, Any]:
         """Return the output for the event; nothing if it is large or can't be fetched, which a worker does then."""

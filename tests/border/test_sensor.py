@@ -108,8 +108,8 @@ def test_each_mode_returns_the_output_and_pushes_links(results, emulator):
     for task_id in (name for name in reports if not name.startswith("start_")):
         xcoms, run_id = result.xcoms(task_id, dag_id="outputs"), reports[f"start_{task_id}"].output
         assert xcoms["return_value"] == {"ok": True}
-        assert xcoms["approval_url"] == f"{emulator.url}/resume/brief/{run_id}"
-        assert {"run_url", "run_details"} <= set(xcoms)
+        assert xcoms["run_details"]["run_id"] == run_id
+        assert "run_url" in xcoms
         assert not [key for key in xcoms if key.startswith("_link_")], "Airflow 3 reads the pushed XComs"
 
 

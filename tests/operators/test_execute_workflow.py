@@ -10,6 +10,7 @@ from datetime import timedelta
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
 
+from airflow_provider_sim._compat import TRIGGERS_REPLACE_WORKERS
 from airflow_provider_sim.exceptions import (
     SimAuthenticationError,
     SimConfigurationError,
@@ -164,12 +165,18 @@ class TestPauses:
             run_task(operator(workflow_id="paused", input={"message": "x"}, on_paused="fail", **mode))
 
     @pytest.mark.usefixtures("api_version")
-    def test_on_paused_return_reports_the_approval_url(self, run_task, mode, emulator):
+    def test_on_paused_return_reports_the_approval_url(self, run_task, context, mode, emulator):
         report = run_task(operator(workflow_id="paused", input={"message": "x"}, on_paused="return", **mode))
         [run] = emulator.runs
         assert report["status"] == "paused"
         assert report["run_id"] == run.run_id
         assert report["approval_url"] == f"{emulator.url}/resume/paused/{run.run_id}"
+        if "deferrable" not in mode:  # the trigger pushes it on a real Airflow
+            assert context["ti"].xcoms["approval_url"] == report["approval_url"]
+
+    def test_run_that_is_not_paused_has_no_approval_link(self, run_task, context, mode):
+        run_task(operator(workflow_id="echo_plain", **mode))
+        assert ("approval_url" in context["ti"].xcoms) == ("deferrable" in mode and not TRIGGERS_REPLACE_WORKERS)
 
     @pytest.mark.parametrize("options", WAITING.values(), ids=[mode.replace(" ", "-") for mode in WAITING])
     def test_on_paused_wait_returns_the_output_after_the_answer(self, run_task, emulator, options, monkeypatch, caplog):

@@ -183,8 +183,7 @@ class TestStartFromTrigger:
         event = event_of(self.trigger(task, TaskInstance()))
         assert isinstance(event, TaskSuccessEvent)
         assert pushed["return_value"] == {"sum": 3, "password": "p"}
-        assert pushed["approval_url"] == f"{emulator.url}/resume/adds/{run_id}"
-        assert "run_url" in pushed
+        assert pushed["run_url"] == f"{emulator.url}/workspace?redirect_workflow=adds"
 
     def test_worker_ends_the_task_by_default(self, context, start):
         task = sensor(start(), start_from_trigger=True)

@@ -80,11 +80,11 @@ with DAG("on_workers", schedule=None):
     where >> SimJobSensor(task_id="pulls_xcom", output_files_dir=folder, end_from_trigger=True, **how)
 
 with DAG("waiting", schedule=None):
-    start = started("endless")
-    how = {"workflow_id": "endless", "run_id": start.output, "poke_interval": 2}
+    start = started("paused")
+    how = {"workflow_id": "paused", "run_id": start.output, "poke_interval": 2}
     limit = {"execution_timeout": timedelta(seconds=25)}
     SimJobSensor(task_id="pokes", **how, **limit)
     SimJobSensor(task_id="defers", deferrable=True, **how, **limit)
     SimJobSensor(task_id="starts_in_triggerer", start_from_trigger=True, **how, **limit)
-    SimExecuteWorkflowOperator(task_id="worker", workflow_id="endless", async_execution=True, **limit)
-    SimExecuteWorkflowOperator(task_id="operator", workflow_id="endless", deferrable=True, **limit)
+    SimExecuteWorkflowOperator(task_id="worker", workflow_id="paused", async_execution=True, **limit)
+    SimExecuteWorkflowOperator(task_id="operator", workflow_id="paused", deferrable=True, **limit)
