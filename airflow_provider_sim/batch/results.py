@@ -151,15 +151,8 @@ class Results:
                 " output_files_dir to get the path of a file instead, let the workflow return less, or raise"
                 " max_output_bytes. All runs have finished; clearing the task starts a new batch."
             )
-        folder = self._options.output_files_dir or ""
-        try:
-            lines = (as_json(value) + b"\n" for value in self._values(only_outputs=only_outputs))
-            path = write_file(folder, batch_id, f"{name}.jsonl", lines)
-        except Exception as error:  # any error of the storage
-            raise SimOutputError(
-                f"Could not write the results of batch {batch_id} into output_files_dir {folder!r}:"
-                f" {type(error).__name__}: {error}. All runs have finished."
-            ) from error
+        lines = (as_json(value) + b"\n" for value in self._values(only_outputs=only_outputs))
+        path = write_file(self._options.output_files_dir, batch_id, f"{name}.jsonl", lines)
         log.info("The results of batch %s are stored at %s, a line for each input.", batch_id, path)
         return {"output_path": path, "count": total}
 

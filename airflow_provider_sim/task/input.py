@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import mimetypes
@@ -12,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
 
 from airflow_provider_sim.exceptions import SimInputError
 from airflow_provider_sim.json_values import MAX_DEPTH, beyond_depth, nodes, place_of
@@ -57,27 +58,19 @@ class SimFile:
 
 @dataclass(eq=False)
 class InputFile:
-    """A file of an input.
-
-    :param content: bytes, a path object, or an open binary file at its start.
-    :param size: bytes.
-    """
+    """A file of an input: its content is at its start, and ``size`` bytes long."""
 
     name: str
     mime: str
-    content: Any
+    content: BinaryIO
     size: int
 
     def inline(self) -> dict[str, Any]:
         """Return the file with its content, as Sim accepts it in sync runs."""
         from airflow_provider_sim.client import inline_file
 
-        content = self.content
-        if hasattr(content, "read"):
-            content = content.read()
-        elif not isinstance(content, bytes):
-            with content.open("rb") as file:
-                content = file.read()
+        content = self.content.read()
+        self.content.seek(0)
         return inline_file(self.name, self.mime, content)
 
 
@@ -134,23 +127,24 @@ def input_files(fields: Mapping[str, Any], workflow_id: str, opened: ExitStack, 
     """
     from airflow_provider_sim.client import is_inline_file
 
-    files, problem = [], None
+    files = []
     for field, item in fields.items():
         for part in item if isinstance(item, list) else [item]:
             if is_file(part):
                 files.append(_input_file(part, workflow_id, opened))
             elif is_async and is_inline_file(part):
-                problem = (
-                    f"is a file in Sim's format at {field!r} of the input, which Sim converts in sync runs only. Pass a"
-                    " path object or bytes, which the task uploads, or a URL as text, for the workflow to download."
+                raise SimInputError(
+                    f"There is a file in Sim's format at {field!r} of the input, which Sim converts in sync runs only."
+                    " Pass a path object or bytes, which the task uploads, or a URL as text, for the workflow to"
+                    " download.",
+                    workflow_id=workflow_id,
                 )
             elif nested := next((path for value, path, _ in nodes(part) if is_file(value)), None):
-                problem = (
-                    f"is a file at {place_of(nested, str(field))} of the input. Sim accepts files only in the Start"
-                    " block's fields of type file[], not inside objects: pass it in a separate field."
+                raise SimInputError(
+                    f"There is a file at {place_of(nested, str(field))} of the input. Sim accepts files only in the"
+                    " Start block's fields of type file[], not inside objects: pass it in a separate field.",
+                    workflow_id=workflow_id,
                 )
-            if problem:
-                raise SimInputError(f"There {problem}", workflow_id=workflow_id)
     return files
 
 
@@ -164,7 +158,10 @@ def _input_file(value: Any, workflow_id: str, opened: ExitStack) -> InputFile:
     name = file.name or _name_of(source)
     mime = file.mime or mimetypes.guess_type(name)[0] or "application/octet-stream"
     try:
-        return InputFile(name, mime, *_sized(source, opened))
+        content = _open(source, opened)
+        size = content.seek(0, os.SEEK_END)
+        content.seek(0)
+        return InputFile(name, mime, content, size)
     except (FileNotFoundError, IsADirectoryError, PermissionError, ValueError) as error:
         raise SimInputError(
             f"The file {name!r} of the input can't be read ({type(error).__name__}: {error}).", workflow_id=workflow_id
@@ -176,21 +173,19 @@ def _name_of(source: Any) -> str:
     return PurePath(named).name if isinstance(named, str) and PurePath(named).name else "file"
 
 
-def _sized(source: Any, opened: ExitStack) -> tuple[Any, int]:
-    """Return a file's content and its size; what is open, or has no size, is copied to disk."""
+def _open(source: Any, opened: ExitStack) -> BinaryIO:
+    """Open a file; what is open already, or isn't seekable, is copied to disk and closed."""
     if isinstance(source, bytes | bytearray | memoryview):
-        return bytes(source), memoryview(source).nbytes
-    is_path = _is_path(source) and not hasattr(source, "read")
-    file = source.open("rb") if is_path else source
+        return io.BytesIO(source)
+    is_open = hasattr(source, "read")
+    file: BinaryIO = source if is_open else opened.enter_context(source.open("rb"))
+    if not is_open and file.seekable():
+        return file
+    copy = opened.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
     with closing(file) if hasattr(file, "close") else nullcontext():
-        if is_path and file.seekable():
-            return source, file.seek(0, os.SEEK_END)
-        copy = opened.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
         while chunk := file.read(_CHUNK):
             copy.write(chunk.encode() if isinstance(chunk, str) else chunk)
-    size = copy.tell()
-    copy.seek(0)
-    return copy, size
+    return copy
 
 
 def has_files(value: Any) -> bool:

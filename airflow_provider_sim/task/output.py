@@ -8,7 +8,6 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from os import PathLike
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +23,8 @@ log = logging.getLogger(__name__)
 # Keys of the objects that Sim sends instead of values over 8 MiB
 _REFERENCE_MARKS = ("__simLargeValueRef", "__simLargeArrayManifest")
 
+_COMPLETED = "The run itself completed; clearing the task starts a new run."
+
 Fetch = Callable[[str], Iterator[bytes]]
 
 
@@ -32,16 +33,28 @@ def as_json(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
 
 
-def write_file(folder: str | PathLike[str], subfolder: str, name: str, content: Iterable[bytes]) -> str:
-    """Write a file into object storage, below a folder named by its run or batch; return its path."""
+def write_file(folder: str | None, subfolder: str, name: str, content: Iterable[bytes]) -> str:
+    """Write a file into object storage, below a folder named by its run or batch; return its path.
+
+    :raises SimOutputError: the storage can't be written.
+    """
     from airflow.providers.common.compat.sdk import ObjectStoragePath
 
-    place = ObjectStoragePath(folder) / subfolder.replace(":", "_")
-    place.mkdir(parents=True, exist_ok=True)
-    path = place / name
-    with path.open("wb") as target:
-        for piece in content:
-            target.write(piece)
+    try:
+        place = ObjectStoragePath(folder or "") / subfolder.replace(":", "_")
+        place.mkdir(parents=True, exist_ok=True)
+        path = place / name
+        with path.open("wb") as target:
+            for piece in content:
+                target.write(piece)
+    except SimError:  # of a download
+        raise
+    except Exception as error:  # depends on the storage
+        raise SimOutputError(
+            f"Could not write {name!r} of {subfolder!r} into output_files_dir {folder!r}: {type(error).__name__}:"
+            f" {error}. {_COMPLETED}",
+            outcome=Outcome.RAN,
+        ) from error
     return str(path)
 
 
@@ -102,7 +115,7 @@ class OutputDelivery:
     def _deliver_large(self, encoded: bytes) -> dict[str, Any]:
         size = len(encoded)
         if self.options.large_outputs == "store":
-            path = self._write("output.json", [encoded])
+            path = write_file(self.options.output_files_dir, self.run_id, "output.json", [encoded])
             log.log(self.level, "The output of run %s is %s bytes and stored at %s.", self.run_id, f"{size:,}", path)
             return {"output_path": path, "size": size}
         raise self._error(
@@ -119,10 +132,11 @@ class OutputDelivery:
     def _save(self, file: OutputFile) -> dict[str, Any]:
         """Save a file; its path replaces its bytes."""
         try:
-            path = self._write(unused_name(self._names, file.name), self._content(file))
+            name = unused_name(self._names, file.name)
+            path = write_file(self.options.output_files_dir, self.run_id, name, self._content(file))
+        except SimOutputError:
+            raise
         except SimError as error:
-            if isinstance(error, SimOutputError):
-                raise
             raise self._error(
                 f"Could not save the file {file.name!r} of {self._run}: {error} A file's URL is valid for five minutes,"
                 " and on servers with local storage for logged-in users only. Use a sync run (neither async_execution"
@@ -142,23 +156,13 @@ class OutputDelivery:
         except ValueError as error:
             raise SimError(f"its base64 text is invalid ({error}).") from error
 
-    def _write(self, name: str, content: Iterable[bytes]) -> str:
-        folder = self.options.output_files_dir or ""
-        try:
-            return write_file(folder, self.run_id, name, content)
-        except SimError:
-            raise
-        except Exception as error:  # depends on the storage
-            problem = f"Could not write {name!r} of {self._run} into output_files_dir {folder!r}"
-            raise self._error(f"{problem}: {type(error).__name__}: {error}") from error
-
     @property
     def _run(self) -> str:
         return f"run {self.run_id!r} of workflow {self.workflow_id!r}"
 
     def _error(self, what: str) -> SimOutputError:
-        message = f"{what}. The run itself completed; clearing the task starts a new run."
-        return SimOutputError(message, workflow_id=self.workflow_id, run_id=self.run_id, outcome=Outcome.RAN)
+        message, outcome = f"{what}. {_COMPLETED}", Outcome.RAN
+        return SimOutputError(message, workflow_id=self.workflow_id, run_id=self.run_id, outcome=outcome)
 
 
 def unused_name(taken: set[str], wanted: str) -> str:
