@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -29,8 +29,7 @@ def chunked(values: Iterable[tuple[int, Any]]) -> Iterator[tuple[int, str]]:
         if items and length + len(text) > CHUNK_BYTES:
             yield first, f"[{','.join(items)}]"
             items, length = [], 0
-        if not items:
-            first = index
+        first = first if items else index
         items.append(text)
         length += len(text) + 1
     if items:
@@ -42,27 +41,24 @@ def read_chunk(text: Any) -> dict[int, Any]:
     return dict(json.loads(text)) if isinstance(text, str) else {}
 
 
-class DeferredInputs:
-    """Returns inputs by index, and reads their chunks on demand.
+def deferred_inputs(firsts: Sequence[int], read: Callable[[str], Any]) -> Callable[[int], Awaitable[Any]]:
+    """Return a function that returns an input by its index, and reads its chunk on demand.
 
     :param firsts: index of the first input of each chunk.
     :param read: returns the text of an XCom by its key; may block.
     """
+    lock, chunk = asyncio.Lock(), lru_cache(maxsize=2)(lambda key: read_chunk(read(key)))
 
-    def __init__(self, firsts: Sequence[int], read: Callable[[str], Any]) -> None:
-        self._firsts = firsts
-        self._chunk = lru_cache(maxsize=2)(lambda number: read_chunk(read(INPUTS_KEY.format(number))))
-        self._lock = asyncio.Lock()
-
-    async def __call__(self, index: int) -> Any:
-        """Return an input."""
-        number = bisect_right(self._firsts, index) - 1
-        async with self._lock:
-            inputs = await asyncio.to_thread(self._chunk, number)
+    async def input_of(index: int) -> Any:
+        key = INPUTS_KEY.format(bisect_right(firsts, index) - 1)
+        async with lock:
+            inputs = await asyncio.to_thread(chunk, key)
         if index not in inputs:
             raise SimError(
-                f"inputs[{index}] is missing in the task's XCom {INPUTS_KEY.format(number)!r}, which was deleted. A"
-                " retry of the task resumes the batch.",
+                f"inputs[{index}] is missing in the task's XCom {key!r}, which was deleted. A retry of the task resumes"
+                " the batch.",
                 outcome=Outcome.NEVER_SENT,
             )
         return inputs[index]
+
+    return input_of

@@ -1,4 +1,4 @@
-"""Results of a batch, in the order of its inputs; kept in a temporary file, so that memory is no limit."""
+"""Results of a batch, in the order of its inputs; kept in temporary files, not in memory."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import asyncio
 import json
 import logging
 import tempfile
-import threading
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, BinaryIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from airflow_provider_sim.batch.reconcile import in_flight
 from airflow_provider_sim.batch.state import BatchState, ItemStatus
@@ -28,24 +28,22 @@ class Results:
 
     :param state: of the batch; may be replaced while there are no results.
     :param client: downloads files in outputs, and reads pauses.
-    :ivar bad: inputs that have failed.
     :ivar display_copies: inputs whose outputs are Sim's display copies.
     """
 
     def __init__(self, state: BatchState, options: RunOptions, client: SimClient) -> None:
         self.state = state
-        self.bad: set[int] = set()
         self.display_copies: set[int] = set()
         self._options = options
         self._client = client
-        self._file: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 - for as long as the results are needed
-        self._lock = threading.Lock()  # files are saved in threads
-        self._places: dict[int, tuple[int, int]] = {}
+        self._files = tempfile.TemporaryDirectory(prefix="sim-batch-")  # a file for each result
+        self._fetched: dict[int, Path] = {}
+        self._errors: set[int] = set()
         self._stored = 0
 
     def close(self) -> None:
         """Delete the results."""
-        self._file.close()
+        self._files.cleanup()
 
     async def gather(self, client: AsyncSimClient, *, active: bool = False) -> None:
         """Fetch the results of finished runs that were not fetched yet.
@@ -55,9 +53,6 @@ class Results:
 
         async def fetch(index: int) -> None:
             status = self.state.statuses[index]
-            if status in (ItemStatus.CANCELLED, ItemStatus.REFUSED, ItemStatus.SKIPPED):
-                self._put(index, self._entry(index))
-                return
             read = client.get_workflow_run if status is ItemStatus.PAUSED else client.get_workflow_result
             try:
                 run = await read(self.state.workflows[index], self.state.run_id(index), job_id=self.state.job_id(index))
@@ -71,8 +66,8 @@ class Results:
                 self.state.set_status(index, ItemStatus[run.status.name])
             await asyncio.to_thread(self._add, index, run)
 
-        wanted = [i for i, status in enumerate(self.state.statuses) if not status.is_open and i not in self._places]
-        await in_flight(fetch, wanted + (self.state.indices(ItemStatus.ACTIVE) if active else []))
+        fetched = (ItemStatus.COMPLETED, ItemStatus.FAILED, ItemStatus.PAUSED, *([ItemStatus.ACTIVE] if active else []))
+        await in_flight(fetch, [index for index in self.state.indices(*fetched) if index not in self._fetched])
 
     def _add(self, index: int, run: WorkflowRun) -> None:
         try:
@@ -88,50 +83,44 @@ class Results:
                     level=logging.DEBUG,
                 ).deliver(run.output)
         except (SimRunError, SimOutputError) as error:
-            self._put(index, self._entry(index, error=run.error.message if run.error else str(error)))
+            self._put(index, error=run.error.message if run.error else str(error))
         else:
             if run.output_is_display_copy:
                 self.display_copies.add(index)
-            self._put(index, self._entry(index, output=output))
+            self._put(index, output=output)
 
-    def _put(self, index: int, entry: dict[str, Any]) -> None:
-        encoded = as_json(entry)
-        with self._lock:
-            self._places[index] = (self._file.seek(0, 2), len(encoded))
-            self._file.write(encoded)
-            if "error" in entry:
-                self.bad.add(index)
+    def _put(self, index: int, **result: Any) -> None:
+        path = Path(self._files.name, str(index))
+        path.write_bytes(as_json(self._entry(index) | result))
+        self._fetched[index] = path
+        if "error" in result:
+            self._errors.add(index)
 
-    def _entry(self, index: int, **result: Any) -> dict[str, Any]:
+    def _entry(self, index: int) -> dict[str, Any]:
+        if index in self._fetched:
+            return dict(json.loads(self._fetched[index].read_bytes()))
         status = self.state.statuses[index]
-        if not result and status is ItemStatus.REFUSED:
-            result = {"error": self.state.reasons.get(index, "see the task log")}
-        elif not result and status is ItemStatus.CANCELLED:
-            result = {"error": "The run was cancelled before it completed."}
         has_run = status not in (ItemStatus.REFUSED, ItemStatus.SKIPPED)
-        return {"status": status.label, **result, "run_id": self.state.run_id(index) if has_run else None}
-
-    def _read(self, index: int) -> dict[str, Any]:
-        place, length = self._places[index]
-        with self._lock:
-            self._file.seek(place)
-            encoded = self._file.read(length)
-        return dict(json.loads(encoded))
+        entry = {"status": status.label, "run_id": self.state.run_id(index) if has_run else None}
+        if status is ItemStatus.REFUSED:
+            entry["error"] = self.state.reasons.get(index, "see the task log")
+        elif status is ItemStatus.CANCELLED:
+            entry["error"] = "The run was cancelled before it completed."
+        return entry
 
     def load(self, entries: Mapping[int, dict[str, Any]]) -> None:
         """Add results that :meth:`unstored` has yielded."""
         for index, entry in entries.items():
-            self._put(index, entry)
-        self._stored = len(self._places)
+            self._put(index, **entry)
+        self._stored = len(self._fetched)
 
     def unstored(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yield the results, with their inputs, that were not loaded."""
-        return ((index, self._read(index)) for index in list(self._places)[self._stored :])
+        return ((index, self._entry(index)) for index in list(self._fetched)[self._stored :])
 
     def _values(self, *, only_outputs: bool) -> Iterator[Any]:
-        for index in range(len(self.state)):
-            entry = self._read(index) if index in self._places else self._entry(index)
-            yield entry.get("output") if only_outputs else entry
+        entries = map(self._entry, range(len(self.state)))
+        return (entry.get("output") if only_outputs else entry for entry in entries)
 
     def deliver(self, name: str, *, only_outputs: bool = False) -> Any:
         """Return the task's result: the entries or outputs, or the path of a file if they are too large."""
@@ -156,14 +145,18 @@ class Results:
         log.info("The results of batch %s are stored at %s, a line for each input.", batch_id, path)
         return {"output_path": path, "count": total}
 
+    @property
+    def bad(self) -> list[int]:
+        """The inputs that have failed."""
+        return sorted({*self._errors, *self.state.indices(ItemStatus.REFUSED, ItemStatus.CANCELLED)})
+
     def failures(self) -> str:
         """Return which inputs failed and why, for an error message: the first ten."""
-        failures = []
-        for index in sorted(self.bad)[:10]:
-            entry, run = self._read(index), f"workflow {self.state.workflows[index]!r}"
+        failures, bad = [], self.bad
+        for index in bad[:10]:
+            entry, run = self._entry(index), f"workflow {self.state.workflows[index]!r}"
             if entry["run_id"]:
                 run = f"run {entry['run_id']!r} of {run}"
             reason = str(entry["error"])[:300].removesuffix(".")
             failures.append(f"inputs[{index}] ({entry['status']}, {run}): {reason}")
-        more = f"; and {len(self.bad) - 10} more" if len(self.bad) > 10 else ""
-        return "; ".join(failures) + more
+        return "; ".join(failures + ([f"and {len(bad) - 10} more"] if len(bad) > 10 else []))

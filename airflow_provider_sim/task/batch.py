@@ -73,6 +73,7 @@ class TaskBatch:
 
     def __init__(self, context: Context, hook: SimHook, options: RunOptions, items: Items) -> None:
         self._ti: Any = context["ti"]
+        self._names = names_of(self._ti)
         self._hook = hook
         self._options = options
         self._items = items
@@ -84,7 +85,7 @@ class TaskBatch:
         self._results = Results(BatchState("", items.workflows), options, hook.get_conn())
 
     def close(self) -> None:
-        """Delete the temporary file with the results."""
+        """Delete the temporary files with the results."""
         self._results.close()
 
     @property
@@ -190,8 +191,7 @@ class TaskBatch:
 
     def recover(self) -> SimError:
         """Read the state of the batch that this try has started, after a deferral timeout; return the timeout error."""
-        batch_id = self._ti.xcom_pull(task_ids=self._ti.task_id, key=BATCH_ID_KEY, map_indexes=self._ti.map_index)
-        state, is_current = self._store.previous(batch_id)
+        state, is_current = self._store.previous(self._pull(BATCH_ID_KEY))
         if state is None or not is_current:
             raise SimBatchError("The batch that the task has started can't be found.", outcome=Outcome.RAN)
         self._results.state = state
@@ -207,6 +207,9 @@ class TaskBatch:
             for key, value in xcoms.items():
                 self._ti.xcom_push(key=key, value=value)
 
+    def _pull(self, key: str) -> Any:
+        return self._ti.xcom_pull(task_ids=self._ti.task_id, key=key, map_indexes=self._ti.map_index)
+
     def trigger_arguments(self) -> dict[str, Any]:
         """Push the inputs that aren't sent, and the results so far, as XComs; return the trigger's arguments."""
         firsts = self._worker_state.firsts
@@ -221,7 +224,7 @@ class TaskBatch:
         self._store.record(self.state)
         return {
             "state": self.state.to_dict(),
-            "task": names_of(self._ti),
+            "task": self._names,
             "worker_state": asdict(self._worker_state),
             "options": self._options,
         }
@@ -243,35 +246,36 @@ class TaskBatch:
         self._worker_state = replace(self._worker_state, **given.get("worker_state") or {})
         self._options = replace(self._options, deadline=self._worker_state.deadline)
         for part in range(self._worker_state.result_parts):
-            key = RESULTS_KEY.format(part)
-            text = self._ti.xcom_pull(task_ids=self._ti.task_id, key=key, map_indexes=self._ti.map_index)
-            self._results.load(read_chunk(text))
-        match given.get("status"):
-            case "gather":
-                return None
-            case "timeout":
-                return timeout_error(state)
-            case "error":
-                error_class = SimPermanentError if given.get("permanent") else SimBatchError
-                message = f"Batch {state.batch_id} failed: {given.get('message')}"
-                return error_class(message, code=given.get("code"), outcome=Outcome.RAN)
-            case status:
-                raise SimError(f"The trigger's event has the unknown status {status!r}.", outcome=Outcome.RAN)
+            self._results.load(read_chunk(self._pull(RESULTS_KEY.format(part))))
+        if given.get("status") == "timeout":
+            return timeout_error(state)
+        if given.get("status") == "error":
+            error_class = SimPermanentError if given.get("permanent") else SimBatchError
+            message = f"Batch {state.batch_id} failed: {given.get('message')}"
+            return error_class(message, code=given.get("code"), outcome=Outcome.RAN)
+        return None
 
     def result(self) -> Any:
         """Return the task's result, after its outputs were fetched; raise if inputs have failed and it has to fail."""
         temporary = [INPUTS_KEY.format(part) for part in range(len(self._worker_state.firsts))]
         temporary += [RESULTS_KEY.format(part) for part in range(self._worker_state.result_parts)]
         for key in temporary:
-            delete_xcom(names_of(self._ti), key)
+            delete_xcom(self._names, key)
         self._report()
         if self._engine is not None and self._engine.stopped is not None:
             raise self._failure(self._engine.stopped)
-        bad, results = len(self._results.bad), self._results
-        if bad and self._options.on_error == "fail":
-            raise self._failure(self._inputs_failed_error())
-        if bad:
-            log.warning("%d of %d inputs failed: %s.", bad, len(self.state), results.failures())
+        bad, total, results = len(self._results.bad), len(self.state), self._results
+        rejection = self._engine and self._engine.rejection
+        if bad and self._options.on_error == "collect":
+            log.warning("%d of %d inputs failed: %s.", bad, total, results.failures())
+        elif rejection and bad == total == self.state.count(ItemStatus.REFUSED):
+            raise rejection  # the same for all inputs
+        elif bad:
+            error = (
+                f"{bad} of {total} inputs of batch {self.state.batch_id} failed: {results.failures()}. A retry of the"
+                " task runs these again and returns the others' outputs; clearing it runs all of them again."
+            )
+            raise self._failure(SimBatchError(error, outcome=Outcome.RAN))
         return results.deliver("results", only_outputs=self._options.on_error != "collect")
 
     def finish_after(self, error: SimError) -> Any:
@@ -314,28 +318,16 @@ class TaskBatch:
     def _report(self) -> None:
         """Persist the state; log and push the numbers of inputs by status."""
         self._store.record(self.state)
-        copies = sorted(self._results.display_copies)
-        if copies:
+        if copies := sorted(self._results.display_copies):
             log.warning(
-                "%d outputs are Sim's display copies, of inputs %s: strings over 15,000 characters are truncated, and"
-                " values under names such as 'password' or '…token' are redacted. Sim no longer has the raw outputs.",
+                "%d outputs are Sim's display copies, truncated and redacted, since Sim no longer has the raw ones; the"
+                " XCom %r has the numbers of their inputs.",
                 len(copies),
-                ", ".join(map(str, copies[:20])) + (" …" if len(copies) > 20 else ""),
+                DISPLAY_COPIES_KEY,
             )
             self._push({DISPLAY_COPIES_KEY: copies})
         log.info("Batch %s: %s.", self.state.batch_id, self.state.summary())
         self._push({COUNTS_KEY: self.state.counts()})
-
-    def _inputs_failed_error(self) -> SimError:
-        rejection = self._engine.rejection if self._engine is not None else None
-        bad, total = len(self._results.bad), len(self.state)
-        if rejection is not None and bad == total == self.state.count(ItemStatus.REFUSED):
-            return rejection  # the same for all inputs
-        return SimBatchError(
-            f"{bad} of {total} inputs of batch {self.state.batch_id} failed: {self._results.failures()}. A retry of the"
-            " task runs these again and returns the others' outputs; clearing it runs all of them again.",
-            outcome=Outcome.RAN,
-        )
 
     def _failure(self, error: SimError) -> SimError:
         """Store the results of completed runs, and return the error with their place.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.triggers.base import TriggerEvent
 
 from airflow_provider_sim._compat import read_xcom
-from airflow_provider_sim.batch.chunks import DeferredInputs
+from airflow_provider_sim.batch.chunks import deferred_inputs
 from airflow_provider_sim.batch.engine import BatchEngine
 from airflow_provider_sim.batch.reconcile import Reconciler, cancel_all
 from airflow_provider_sim.batch.state import BatchState
@@ -56,7 +56,7 @@ class SimBatchTrigger(SimTriggerBase):
         state, options = self._state, self.run_options
         async with AsyncSimClient.from_settings(await self._settings()) as client:
             await Reconciler(client, state, options.workspace_id).update(unsent_only=True)
-            inputs = DeferredInputs(self.worker_state["firsts"], lambda key: read_xcom(self.names, key))
+            inputs = deferred_inputs(self.worker_state["firsts"], lambda key: read_xcom(self.names, key))
             engine = BatchEngine(client, options, state, inputs)
             engine.throttle.known = self.worker_state["known_limit"]
             await engine.run()

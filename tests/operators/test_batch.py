@@ -467,11 +467,6 @@ class TestTriggerer:
         with pytest.raises(SimError, match="inputs were changed"):
             operator(numbers(3)).execute_complete(context, event)
 
-    def test_event_with_an_unknown_status_is_an_error(self, context, emulator):
-        event = {"status": "hm", "state": BatchState("airflow-x", ["double"] * 3).to_dict()}
-        with pytest.raises(SimError, match="unknown status 'hm'"):
-            operator(numbers(3)).execute_complete(context, event)
-
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # dead workers close nothing
 class TestDurability:
