@@ -121,8 +121,7 @@ class AsyncSimClient(AsyncMethods, BaseClient, AbstractAsyncContextManager["Asyn
             httpx.AsyncClient(**arguments, timeout=timeout) as http,
             http.stream("PUT", transfer.url, content=chunks(), headers=headers) as response,
         ):
-            body = await anext(response.aiter_bytes(_MAX_BYTES_ON_LOOP), b"")
-            return Response(response.status_code, {name.lower(): text for name, text in response.headers.items()}, body)
+            return self._head(transfer.request, response)
 
     async def _exchange(self, request: Request, options: RequestOptions) -> Any:
         async with self._slots:

@@ -227,15 +227,13 @@ class BaseClient(ABC):
                 self.on_rate_limit(info)
         return head
 
-    async def put(self, request: Request, transfer: Transfer, part: Part, seconds: float) -> Response:
-        """Send a part of a file's content to the storage, which may be another server.
-
-        :param request: for messages.
-        """
+    async def put(self, transfer: Transfer, part: Part, seconds: float) -> Response:
+        """Send a part of a file's content to the storage, which may be another server; the response has no body."""
         try:
             return await self._put(transfer, part, seconds)
         except self._transport_errors as error:
-            raise self._error_for(request, seconds, error, transfer.origin) from transport.without_frames(error)
+            failure = self._error_for(transfer.request, seconds, error, transfer.url.partition("?")[0])
+            raise failure from transport.without_frames(error)
 
     async def body_of(self, call: Call[None]) -> AsyncIterator[bytes]:
         """Yield the body of a response with status 200; the call reads any other."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
 
 from airflow_provider_sim.client import models
 from airflow_provider_sim.client.api import workspace_files
-from airflow_provider_sim.client.api.workspace_files import NewFile, Transfer, UploadSession, new_file
+from airflow_provider_sim.client.api.workspace_files import Transfer, UploadSession, new_file
 from airflow_provider_sim.client.flows import Flows
 from airflow_provider_sim.client.retry import NO_RETRY, RequestOptions
 from airflow_provider_sim.client.upload_source import Content, Part, open_content
@@ -68,7 +69,7 @@ class FileFlows(Flows):
                     return found
             raise
 
-    async def _find_file(self, file: NewFile, size: int) -> models.WorkspaceFile | None:
+    async def _find_file(self, file: Mapping[str, Any], size: int) -> models.WorkspaceFile | None:
         folder, cursor = file.get("folderPath"), None
         while True:
             page = await self.list_files(
@@ -84,7 +85,7 @@ class FileFlows(Flows):
             if (cursor := page.next_cursor) is None:
                 return None
 
-    async def _upload_in_session(self, file: NewFile, whole: Part) -> models.WorkspaceFile:
+    async def _upload_in_session(self, file: Mapping[str, Any], whole: Part) -> models.WorkspaceFile:
         async def transfer(session: UploadSession) -> None:
             async with self._aborting(session):
                 await self._transfer(session, whole)
@@ -97,7 +98,7 @@ class FileFlows(Flows):
 
     async def _transfer(self, session: UploadSession, whole: Part) -> None:
         if session.transfer is not None:
-            await self._put(session, session.transfer, whole)
+            await self._put(session.transfer, whole)
             return
         offsets = range(0, len(whole), session.part_size)
         for first in range(0, len(offsets), workspace_files.PARTS_PER_REQUEST):
@@ -105,12 +106,11 @@ class FileFlows(Flows):
             numbers = range(first + 1, first + 1 + len(some))
             transfers = await self.request(workspace_files.part_urls(session, numbers), RequestOptions(NO_RETRY))
             for offset, to in zip(some, transfers, strict=True):
-                await self._put(session, to, whole.part(offset, session.part_size))
+                await self._put(to, whole.part(offset, session.part_size))
 
-    async def _put(self, session: UploadSession, transfer: Transfer, part: Part) -> None:
-        request = transfer.request(session.file["name"])
-        response = await self.client.put(request, transfer, part, TRANSFER_TIMEOUT)
-        workspace_files.check_transferred(request, response)
+    async def _put(self, transfer: Transfer, part: Part) -> None:
+        response = await self.client.put(transfer, part, TRANSFER_TIMEOUT)
+        workspace_files.check_transferred(transfer.request, response)
 
     @contextlib.asynccontextmanager
     async def _aborting(self, session: UploadSession) -> AsyncIterator[None]:
@@ -140,9 +140,8 @@ class FileFlows(Flows):
         :param cursor: ``next_cursor`` of the previous page, with the same filters; default: the first page.
         """
         workspace_id = workspace_id or await self._default_workspace()
-        query = {"search": search, "limit": limit, "cursor": cursor}
-        call = workspace_files.list_files(workspace_id, folder_path=folder_path, **query)
-        return await self._only_v2(call)
+        query = {"folder_path": folder_path, "search": search, "limit": limit, "cursor": cursor}
+        return await self._only_v2(workspace_files.list_files(workspace_id, **query))
 
     async def delete_file(self, workspace_id: str | None, file_id: str) -> None:
         """Delete a file, unless it is deleted already. Requires the v2 API.

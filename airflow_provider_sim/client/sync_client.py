@@ -107,20 +107,12 @@ class SimClient(SyncMethods, BaseClient, contextlib.AbstractContextManager["SimC
         return do(*args)
 
     async def _put(self, transfer: Transfer, part: Part, seconds: float) -> Response:
-        timeout = (self.settings.timeout, seconds)
+        options: Any = {"timeout": (self.settings.timeout, seconds), "allow_redirects": False, "stream": True}
         with (
             _new_session(transfer.url, self.settings.verify) as session,
-            session.put(
-                transfer.url,
-                data=part,
-                headers=transfer.headers,
-                timeout=timeout,
-                allow_redirects=False,
-                stream=True,
-            ) as response,
+            session.put(transfer.url, data=part, headers=transfer.headers, **options) as response,
         ):
-            body = next(response.iter_content(_CHUNK_BYTES), b"")
-            return Response(response.status_code, {name.lower(): text for name, text in response.headers.items()}, body)
+            return self._head(transfer.request, response)
 
     def _session(self) -> requests.Session:
         """The session of the current thread: ``requests.Session`` isn't thread-safe."""

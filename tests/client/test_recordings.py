@@ -14,8 +14,8 @@ from urllib.parse import unquote
 import pytest
 
 from airflow_provider_sim.client.api import legacy, v2, workspace_files
-from airflow_provider_sim.client.api.http import Call, Response
-from airflow_provider_sim.client.api.workspace_files import Transfer, UploadSession, new_file
+from airflow_provider_sim.client.api.http import Call, Request, Response
+from airflow_provider_sim.client.api.workspace_files import UploadSession, new_file
 from airflow_provider_sim.client.stream import StreamReader
 from airflow_provider_sim.exceptions import SimError
 from tests.recordings import WHERE_MISSING, Recording, file_recordings, recordings
@@ -87,7 +87,7 @@ def call_of(recording: Recording) -> Call[Any]:
 
 def file_call_of(recording: Recording, parts: list[str]) -> Call[Any]:
     """The client's call for an endpoint of the files API."""
-    file = new_file("space", "a.txt")
+    file = new_file("space", "a.txt", None, None)
     session = UploadSession(file, "upload", "token", None)
     match (recording.method, parts[3:]):
         case ("POST", ["files"]):
@@ -103,7 +103,7 @@ def file_call_of(recording: Recording, parts: list[str]) -> Call[Any]:
         case ("DELETE", ["files", file_id]):
             return workspace_files.delete("space", file_id)
         case ("PUT", ["uploads", _]):
-            request = Transfer("http://storage/upload?signed", {}).request("a.txt")
+            request = Request("PUT", "/upload", "transfer the file")
             return Call(request, workspace_files.check_transferred, workspace_files.check_transferred)
         case ("GET", ["files", file_id]):
             return workspace_files.download("space", file_id)

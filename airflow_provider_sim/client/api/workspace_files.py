@@ -6,7 +6,7 @@ import base64
 import mimetypes
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NotRequired, TypedDict
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 from airflow_provider_sim.client import models
@@ -27,31 +27,16 @@ FILES_PAGE = 1000
 _FILES = "v2/files"
 
 
-class NewFile(TypedDict):
-    """Fields of a request that creates a file; without ``folderPath`` in the workspace's root folder."""
-
-    workspaceId: str
-    name: str
-    contentType: str
-    folderPath: NotRequired[str]
-
-
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """A PUT request for bytes of an upload; the URL may be another server's, and gives access without a key."""
+    """A PUT request for bytes of an upload; the URL may be another server's, and gives access without a key.
 
+    :param request: the request for messages.
+    """
+
+    request: Request
     url: str = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)
-
-    def request(self, name: str) -> Request:
-        """Return the request, for messages."""
-        return Request("PUT", urlsplit(self.url).path, f"transfer the content of the file {name!r} to {self.origin}")
-
-    @property
-    def origin(self) -> str:
-        """The server without path and query."""
-        parts = urlsplit(self.url)
-        return f"{parts.scheme}://{parts.netloc}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,54 +47,31 @@ class UploadSession:
     :param transfer: for all bytes; None if they are sent in parts of ``part_size`` bytes.
     """
 
-    file: NewFile
+    file: Mapping[str, Any]
     session_id: str
     token: str = field(repr=False)
     transfer: Transfer | None
     part_size: int = 0
 
 
-def new_file(workspace_id: str, name: str, content_type: str | None = None, folder_path: str | None = None) -> NewFile:
-    """Return the fields of a file to create; raise SimInputError if Sim would reject them."""
-    is_text = isinstance(name, str) and name.strip()
-    if not is_text or name in (".", "..") or not set(name).isdisjoint("/\\") or len(name) > 255:
-        raise SimInputError(
-            f"The file name is {name!r:.300}; it must be a name without a path, of up to 255 characters."
-        )
+def new_file(workspace_id: str, name: str, content_type: str | None, folder_path: str | None) -> dict[str, Any]:
+    """Return the fields of a request that creates a file."""
     content_type = content_type or mimetypes.guess_type(name)[0] or "application/octet-stream"
-    file = NewFile(workspaceId=_id("workspace_id", workspace_id), name=name, contentType=content_type)
-    if (folder := check_folder(folder_path)) != "/":
-        file["folderPath"] = folder
-    return file
+    folder = {} if folder_path in (None, "/") else {"folderPath": folder_path}
+    return {"workspaceId": workspace_id, "name": name, "contentType": content_type, **folder}
 
 
-def check_folder(path: str | None) -> str:
-    """Return a folder's path, ``/`` for None; raise SimInputError if Sim would reject it."""
-    if path is None or path == "/":
-        return "/"
-    parts = path.split("/") if isinstance(path, str) else ()
-    if len(parts) < 2 or parts[0] or not {"", ".", ".."}.isdisjoint(parts[1:]):
-        raise SimInputError(f"folder_path is {path!r}; it must be a path of a folder in Sim, such as '/reports/2026'.")
-    return path
-
-
-def _id(name: str, value: object) -> str:
-    if not isinstance(value, str) or not value.strip() or not value.isprintable():
-        raise SimInputError(f"{name} is {value!r}; it must be an ID of Sim.")
-    return value
-
-
-def _subject(file: NewFile) -> str:
+def _subject(file: Mapping[str, Any]) -> str:
     return f"upload the file {file['name']!r} to workspace {file['workspaceId']!r}"
 
 
-def create(file: NewFile, content: bytes) -> Call[models.WorkspaceFile]:
+def create(file: Mapping[str, Any], content: bytes) -> Call[models.WorkspaceFile]:
     """Create a file with one request; a second one is rejected, because the name exists."""
     body = {**file, "encoding": "base64", "content": base64.b64encode(content).decode()}
     return v2._call(_read_file, "POST", _FILES, _subject(file), content=body)
 
 
-def create_session(file: NewFile, size: int) -> Call[UploadSession]:
+def create_session(file: Mapping[str, Any], size: int) -> Call[UploadSession]:
     """Create a session; one whose response is lost expires without an effect."""
 
     def read(request: Request, data: Any) -> UploadSession:
@@ -119,7 +81,7 @@ def create_session(file: NewFile, size: int) -> Call[UploadSession]:
             file=file,
             session_id=fields.required(fields.text(fields.mapping(data, "session"), "id")),
             token=fields.required(fields.text(data, "uploadToken")),
-            transfer=None if in_parts else _read_transfer(transfer),
+            transfer=None if in_parts else _read_transfer(file, transfer),
             part_size=fields.required(fields.whole(transfer, "partSize")) if in_parts else 0,
         )
 
@@ -130,8 +92,8 @@ def part_urls(session: UploadSession, numbers: Sequence[int]) -> Call[list[Trans
     """Get where to send some parts, in their order; the first part is 1."""
 
     def read(request: Request, data: Any) -> list[Transfer]:
-        found = {fields.whole(part, "partNumber"): _read_transfer(part) for part in fields.sequence(data, "parts")}
-        return [fields.required(found.get(number)) for number in numbers]
+        found = {fields.whole(part, "partNumber"): part for part in fields.sequence(data, "parts")}
+        return [_read_transfer(session.file, found.get(number)) for number in numbers]
 
     return _session_call(read, "POST", session, "/parts", content={"partNumbers": list(numbers)})
 
@@ -151,12 +113,8 @@ def _session_call(read: Any, method: str, session: UploadSession, action: str = 
     return v2._call(read, method, path, _subject(session.file), query=query, headers=headers, **attributes)
 
 
-def list_files(
-    workspace_id: str, *, folder_path: str | None = None, **filters: Any
-) -> Call[models.Page[models.WorkspaceFile]]:
-    folder = None if folder_path is None else check_folder(folder_path)
-    query = {"workspace_id": _id("workspace_id", workspace_id), "folder_path": folder, **filters}
-    subject = f"list the files of workspace {workspace_id!r}"
+def list_files(workspace_id: str, **filters: Any) -> Call[models.Page[models.WorkspaceFile]]:
+    query, subject = {"workspace_id": workspace_id, **filters}, f"list the files of workspace {workspace_id!r}"
     return v2._page_call(_read_file, "GET", _FILES, subject, query=query)
 
 
@@ -170,8 +128,10 @@ def download(workspace_id: str, file_id: str) -> Call[None]:
 
 
 def _file_call(method: str, verb: str, workspace_id: str, file_id: str) -> Call[None]:
-    path, query = f"{_FILES}/{quote(_id('file_id', file_id), safe='')}", {"workspace_id": workspace_id}
-    subject = f"{verb} the file {file_id!r} of workspace {_id('workspace_id', workspace_id)!r}"
+    if not isinstance(file_id, str) or not file_id.strip(". "):
+        raise SimInputError(f"file_id is {file_id!r}; it must be the ID of a file in Sim.")
+    subject = f"{verb} the file {file_id!r} of workspace {workspace_id!r}"
+    path, query = f"{_FILES}/{quote(file_id, safe='')}", {"workspace_id": workspace_id}
     return v2._call(_nothing, method, path, subject, query=query)
 
 
@@ -185,9 +145,11 @@ def _read_file(request: Request, data: Any) -> models.WorkspaceFile:
     return fields.model(models.WorkspaceFile, data, file_id=file_id, content_type=content_type)
 
 
-def _read_transfer(data: Any) -> Transfer:
-    headers = {name: str(value) for name, value in fields.mapping(data, "headers").items()}
-    return Transfer(fields.required(fields.text(data, "url")), headers)
+def _read_transfer(file: Mapping[str, Any], data: Any) -> Transfer:
+    url, headers = fields.required(fields.text(data, "url")), fields.mapping(data, "headers")
+    parts = urlsplit(url)
+    subject = f"transfer the content of the file {file['name']!r} to {parts.scheme}://{parts.netloc}"
+    return Transfer(Request("PUT", parts.path, subject), url, {name: str(value) for name, value in headers.items()})
 
 
 def check_transferred(request: Request, response: Response) -> None:
