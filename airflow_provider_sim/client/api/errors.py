@@ -30,7 +30,7 @@ _REJECTION_PREFIXES = (
 """How the errors of failed runs start that only record a rejected execution; nothing ran."""
 
 _SEND_A_URL = "Put the data where the workflow can fetch it, and send its URL"
-_ADVICE: dict[type[exceptions.SimError], str] = {
+_ADVICE: dict[object, str] = {
     exceptions.SimAuthenticationError: "Sim doesn't accept the API key. Put a current key (Sim, Settings, API keys)"
     " into the connection's API key (password)",
     exceptions.SimUsageLimitError: "the usage limit of the account that pays for this workspace is reached. Raise it"
@@ -38,33 +38,28 @@ _ADVICE: dict[type[exceptions.SimError], str] = {
     exceptions.SimWorkflowNotDeployedError: "the workflow has no live deployment. Open it in Sim and press Deploy",
     exceptions.SimPermissionError: "the key may not do this: it may belong to another workspace, or its owner's role"
     " may be too low",
+    "PERSONAL_API_KEYS_DISABLED": "this workspace accepts no personal API keys; put a workspace key into the"
+    " connection",
+    "WORKSPACE_KEY_OPERATION_NOT_PERMITTED": "a workspace key may not do this; put a personal key into the connection",
+    "INSUFFICIENT_WORKSPACE_ROLE": "the key's owner needs a higher role in the workspace",
     exceptions.SimRunNotFoundError: "this workflow has no such run, the key may not see it, or it is too old and was"
     " deleted. Compare the IDs with the run's in Sim's logs",
     exceptions.SimNotFoundError: "it doesn't exist, or the key belongs to another workspace. Compare the IDs with the"
     " URL of the page in Sim",
-    exceptions.SimUnsupportedError: "the server doesn't support this kind of request; it may be too old for it",
-    exceptions.SimConflictError: "it conflicts with the state of the run; check the run in Sim: it may have finished,"
-    " or its pause may have been answered already",
-    exceptions.SimInputError: "Sim rejects the request; correct the task's input or arguments",
-    exceptions.SimServerError: "Sim failed to process the request; its server log may contain the reason",
-}
-_FILE_ADVICE = {
-    "File already exists": "the folder has a file of this name. Choose another name, or delete that file",
     "File not found": "the file doesn't exist, was deleted, or the key may not see it",
     "Target folder not found": "the folder doesn't exist, and an upload doesn't create it. Create it in Sim, or"
     " correct folder_path",
     "Workspace not found": "the workspace doesn't exist, or the key may not access it. Correct the workspace's ID or"
     " the connection's API key",
+    exceptions.SimUnsupportedError: "the server doesn't support this kind of request; it may be too old for it",
+    exceptions.SimConflictError: "it conflicts with the state of the run; check the run in Sim: it may have finished,"
+    " or its pause may have been answered already",
+    "File already exists": "the folder has a file of this name. Choose another name, or delete that file",
+    exceptions.SimInputError: "Sim rejects the request; correct the task's input or arguments",
+    exceptions.SimServerError: "Sim failed to process the request; its server log may contain the reason",
 }
-"""By Sim's sentence."""
+"""By Sim's code, else by its message, else by the error's class."""
 _FILE_CODES = {"File already exists": "FILE_EXISTS", "File not found": "FILE_NOT_FOUND"}
-_STORAGE_FULL = "the storage of the workspace's plan is full. Delete files in Sim, or upgrade the plan"
-_ADVICE_403 = {
-    "PERSONAL_API_KEYS_DISABLED": "this workspace accepts no personal API keys; put a workspace key into the"
-    " connection",
-    "WORKSPACE_KEY_OPERATION_NOT_PERMITTED": "a workspace key may not do this; put a personal key into the connection",
-    "INSUFFICIENT_WORKSPACE_ROLE": "the key's owner needs a higher role in the workspace",
-}
 _LIMITS_429 = {
     CONCURRENCY_LIMIT: (
         5.0,
@@ -103,8 +98,7 @@ def error_from_body(
 ) -> exceptions.SimError:
     """Return the error for an error response; ``docs/reference/errors.md`` lists them all.
 
-    :param message: Sim's sentence.
-    :param detail: its machine-readable reason, if any.
+    :param detail: Sim's code of the reason, if any.
     :param issues: the invalid parts of the request.
     :param wait: seconds to wait, if no header has them.
     """
@@ -115,13 +109,14 @@ def error_from_body(
         case 401:
             kind = exceptions.SimAuthenticationError
         case 402 | 413 if "storage" in message.lower():
-            kind, advice = exceptions.SimUsageLimitError, _STORAGE_FULL
+            kind = exceptions.SimUsageLimitError
+            advice = "the storage of the workspace's plan is full. Delete files in Sim, or upgrade the plan"
         case 402:
             kind, more = exceptions.SimUsageLimitError, {"run_id_spent": True}
         case 403 if detail == "WORKFLOW_NOT_DEPLOYED" or message == "Workflow is not deployed":
             kind, detail = exceptions.SimWorkflowNotDeployedError, "WORKFLOW_NOT_DEPLOYED"
         case 403:
-            kind, advice = exceptions.SimPermissionError, _ADVICE_403.get(detail or "")
+            kind = exceptions.SimPermissionError
         case 404 if message in ("Run not found", "Execution not found", "Task not found"):
             kind = exceptions.SimRunNotFoundError
         case 404:
@@ -162,7 +157,8 @@ def error_from_body(
     wait = wait if from_header is None else from_header
     asked = f", and asks to wait {math.ceil(wait)} s" if wait else ""
     quoted = message.rstrip(".") + _issues(issues, message)
-    what = f"{advice or _FILE_ADVICE.get(message) or _ADVICE[kind]}. Sim says {quoted[:2000]!r}{asked}"
+    advice = advice or next(_ADVICE[key] for key in (detail, message, kind) if key in _ADVICE)
+    what = f"{advice}. Sim says {quoted[:2000]!r}{asked}"
     more = {"outcome": exceptions.Outcome.REFUSED, "detail_code": detail, "retry_after": wait} | more
     return error_of(kind, request, response, what, **more)
 
