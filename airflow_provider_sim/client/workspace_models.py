@@ -62,9 +62,6 @@ class WorkflowVersion:
 
     :param is_live: whether runs use it.
     :param created_at: ISO 8601 UTC.
-    :param deployed_by: name of the user.
-    :param latest_operation_status: of its latest deployment attempt: ``preparing``, ``activating``, ``active``,
-        ``failed`` or ``superseded``.
     """
 
     version: int
@@ -72,8 +69,6 @@ class WorkflowVersion:
     name: str | None = None
     description: str | None = None
     created_at: str | None = None
-    deployed_by: str | None = None
-    latest_operation_status: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

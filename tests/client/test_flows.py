@@ -533,9 +533,8 @@ def test_validate_workflow_is_false_after_an_error(connect):
 def test_rate_limit_info_is_from_the_last_response_with_it(connect):
     told = {"x-ratelimit-limit": "60", "x-ratelimit-remaining": "59", "x-ratelimit-reset": "2026-01-01T00:00:10.500Z"}
     odd = {"x-ratelimit-limit": "many", "x-ratelimit-remaining": "", "x-ratelimit-reset": "soon"}
-    old = {"x-ratelimit-limit": "60", "x-ratelimit-reset": "1767225610"}
     run = {"data": {"runId": "r", "status": "running"}}
-    with canned(Answer(200, run, told), Answer(200, run), Answer(200, run, odd), Answer(200, run, old)) as server:
+    with canned(Answer(200, run, told), Answer(200, run), Answer(200, run, odd)) as server:
         client = connect(server.url, api_version="v2")
         assert client.get_rate_limit_info() is None
         client.get_workflow_run("w", "r")
@@ -544,8 +543,6 @@ def test_rate_limit_info_is_from_the_last_response_with_it(connect):
         client.get_workflow_run("w", "r")
         client.get_workflow_run("w", "r")
         assert client.get_rate_limit_info() == info, "answers that say nothing, or nonsense, change nothing"
-        client.get_workflow_run("w", "r")
-        assert client.get_rate_limit_info().reset == 1767225610.0
 
 
 def test_set_api_key_and_set_base_url(connect):

@@ -241,7 +241,6 @@ def error_of(
     :param what: what happened, and what to do next.
     :param outcome: default: ran if the request's stream has started, unknown if the request may have had an effect,
         refused otherwise.
-    :param attributes: further attributes of :class:`~airflow_provider_sim.exceptions.SimError`.
     """
     if outcome is None:
         outcome = Outcome.REFUSED if request.idempotent else Outcome.RAN if request.stream_started else Outcome.UNKNOWN
@@ -252,8 +251,7 @@ def error_of(
     elif outcome is Outcome.UNKNOWN and request.path.endswith("/execute"):
         message += f" It is unknown whether {run} was started; check Sim's logs before starting another."
     elif outcome is Outcome.UNKNOWN and not request.idempotent:
-        what = run if request.workflow_id else "the workspace's files"
-        message += f" It is unknown whether it had an effect; check {what} in Sim before retrying."
+        message += f" It is unknown whether it had an effect; check {run} in Sim before retrying."
     attributes = {"workflow_id": request.workflow_id, "run_id": request.run_id} | attributes
     if response is not None:
         request_id = response.headers.get("x-request-id")
@@ -283,7 +281,7 @@ def rate_limit_info(response: Response, *, bucket: str | None = None) -> RateLim
     """Return what a response reports about a rate-limit bucket; None if nothing (always on the legacy API)."""
     limit = _whole(response.headers.get("x-ratelimit-limit"))
     remaining = _whole(response.headers.get("x-ratelimit-remaining"))
-    reset = _timestamp(response.headers.get("x-ratelimit-reset"))
+    reset = epoch(response.headers.get("x-ratelimit-reset"))
     wait = retry_after(response)
     if limit is remaining is reset is wait is None:
         return None
@@ -295,9 +293,3 @@ def rate_limit_info(response: Response, *, bucket: str | None = None) -> RateLim
 def _whole(value: str | None) -> int | None:
     """A header's integer; None if it is invalid: an unreadable limit must not fail a run."""
     return int(value) if value and re.fullmatch(r"-?[0-9]{1,15}", value.strip()) else None
-
-
-def _timestamp(value: str | None) -> float | None:
-    """Seconds since the epoch, from ISO 8601 (v2) or a number (older servers)."""
-    seconds = _whole(value)
-    return epoch(value and value.strip()) if seconds is None else float(seconds)
