@@ -14,7 +14,7 @@ def after():
     """Downstream task of the run."""
 
 
-def wait_for(run_id, every=5):
+def wait_for(run_id):
     """Create a sensor with a response check."""
     return HttpSensor(
         task_id="wait",
@@ -22,22 +22,21 @@ def wait_for(run_id, every=5):
         endpoint=f"api/v2/workflows/gated/runs/{run_id}",
         response_check=lambda response: response.json()["data"]["status"] == "completed",
         deferrable=True,
-        poke_interval=every,
+        poke_interval=5,
     )
 
 
 with DAG("http_sensor", schedule=None):
     wait_for("{{ dag_run.conf['sim_run_id'] }}") >> after()
 
-for name, end, every in (("http_operator_and_sensor", "ends_at", 5), ("everyday_http", "seconds", 10)):
-    with DAG(name, schedule=None):
-        given = {key: f"{{{{ dag_run.conf['{key}'] }}}}" for key in ("number", end)}
-        start = HttpOperator(
-            task_id="start",
-            http_conn_id="sim_http",
-            endpoint="api/v2/workflows/gated/execute",
-            headers={"Content-Type": "application/json"},
-            data=json.dumps({"input": given, "async": True}),
-            response_filter=lambda response: response.json()["data"]["runId"],
-        )
-        start >> wait_for("{{ ti.xcom_pull(task_ids='start') }}", every) >> after()
+with DAG("http_operator_and_sensor", schedule=None):
+    given = {key: f"{{{{ dag_run.conf['{key}'] }}}}" for key in ("number", "ends_at")}
+    start = HttpOperator(
+        task_id="start",
+        http_conn_id="sim_http",
+        endpoint="api/v2/workflows/gated/execute",
+        headers={"Content-Type": "application/json"},
+        data=json.dumps({"input": given, "async": True}),
+        response_filter=lambda response: response.json()["data"]["runId"],
+    )
+    start >> wait_for("{{ ti.xcom_pull(task_ids='start') }}") >> after()

@@ -29,13 +29,3 @@ for name, options in {"operator": {}, "operator_end_from_trigger": {"end_from_tr
             SimExecuteWorkflowOperator(task_id="wait", workflow_id="gated", input=given, deferrable=True, **options)
             >> after()
         )
-
-SHORT = {"number": "{{ dag_run.conf['number'] }}", "seconds": "{{ dag_run.conf['seconds'] }}"}
-for name, options in {
-    "defaults": {},
-    "unchecked": {"check_input": "off", "sim_conn_id": "sim_known"},
-    "ends_in_trigger": {"check_input": "off", "sim_conn_id": "sim_known", "end_from_trigger": True},
-}.items():
-    with DAG(f"everyday_{name}", schedule=None):
-        wait = SimExecuteWorkflowOperator(task_id="wait", workflow_id="gated", input=SHORT, deferrable=True, **options)
-        wait >> after()

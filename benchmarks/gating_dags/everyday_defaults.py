@@ -1,0 +1,18 @@
+"""A DAG that runs a workflow with the defaults of this provider."""
+
+from __future__ import annotations
+
+from airflow.sdk import DAG, task
+
+from airflow_provider_sim.operators.sim import SimExecuteWorkflowOperator
+
+
+@task
+def after():
+    """Downstream task of the run."""
+
+
+with DAG("everyday_defaults", schedule=None):
+    given = {"number": "{{ dag_run.conf['number'] }}", "seconds": "{{ dag_run.conf['seconds'] }}"}
+    wait = SimExecuteWorkflowOperator(task_id="wait", workflow_id="gated", input=given, deferrable=True)
+    wait >> after()
