@@ -11,15 +11,13 @@ import sys
 import time
 import uuid
 import warnings
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
-from airflow_provider_sim.cli import show
 from airflow_provider_sim.client import (
     DEFAULT_BASE_URL,
     NO_RETRY,
@@ -27,15 +25,10 @@ from airflow_provider_sim.client import (
     RateLimit,
     RunStatus,
     SimClient,
-    StreamChunk,
-    StreamChunkReset,
-    StreamEnd,
     Workflow,
-    WorkflowExecutionResult,
     WorkflowRun,
     WorkflowStream,
     approval_url,
-    check_selected,
     new_run_id,
     run_url,
 )
@@ -43,6 +36,10 @@ from airflow_provider_sim.exceptions import SimError, SimInputError, SimNotFound
 from airflow_provider_sim.hooks.sim import SimHook
 from airflow_provider_sim.polling import RunPollState, wait_for_run
 from airflow_provider_sim.task.input import input_fields
+from airflow_provider_sim.task.run_options import RunOptions
+from airflow_provider_sim.task.stream_log import StreamLog
+
+log = logging.getLogger(__name__)
 
 _WORKFLOW_COLUMNS = ("Workflow", "Name", "Deployed", "Inputs")
 
@@ -62,14 +59,18 @@ def _command(command: Callable[[Any, SimClient], ExitCode]) -> Callable[[Any], N
 
     @functools.wraps(command)
     def run_command(arguments: Any) -> None:
-        logging.getLogger("airflow_provider_sim").propagate = False  # without handlers, warnings are printed to stderr
+        package_log = logging.getLogger("airflow_provider_sim")
+        package_log.propagate, package_log.handlers = False, [logging.StreamHandler(sys.stderr)]
+        package_log.setLevel(logging.INFO)
         try:
             with _client(arguments.conn_id) as client:
                 if getattr(arguments, "workflow_id", None) is not None:
                     arguments.workflow_id = _workflow_id(arguments.workflow_id, client)
                 code = command(arguments, client)
         except SimError as error:
-            show.error(arguments, error)
+            log.error("Error: %s", error)
+            if arguments.output:
+                print(json.dumps({"error": {"code": error.code, "message": str(error), "run_id": error.run_id}}))
             code = ExitCode.ERROR
         except KeyboardInterrupt:
             code = ExitCode.INTERRUPTED
@@ -132,27 +133,24 @@ def check(arguments: Any, client: SimClient) -> ExitCode:
     except SimUnsupportedError:
         workspaces = ()
     usage = client.get_usage_limits()
-    used = "unknown" if usage.current_period_cost_usd is None else f"US$ {usage.current_period_cost_usd:.2f}"
-    limit = "" if usage.limit_usd is None else f" of {usage.limit_usd:.2f} ({usage.percent_used or 0:.0f} %)"
+    workflow = client.get_workflow(arguments.workflow_id) if arguments.workflow_id else None
+    used = f"US$ {usage.current_period_cost_usd or 0:.2f} of {usage.limit_usd or 0:.2f}"
     rows = [
         ("Server", client.base_url),
         ("API", "v2" if client.speaks_v2 else "legacy; v2 is switched off or missing"),
         ("Workspaces", ", ".join(f"{space.name} ({space.workspace_id})" for space in workspaces) or "?"),
         ("Plan", usage.plan or "?"),
-        ("Used", used + limit),
+        ("Used", f"{used} ({usage.percent_used or 0:.0f} %)"),
         ("Sync", _bucket(usage.sync)),
         ("Async", _bucket(usage.asynchronous)),
     ]
     api, spaces = "v2" if client.speaks_v2 else "legacy", [asdict(workspace) for workspace in workspaces]
     values = {"base_url": client.base_url, "api": api, "workspaces": spaces, **asdict(usage)}
-    is_undeployed = False
-    if arguments.workflow_id:
-        workflow = client.get_workflow(arguments.workflow_id)
+    if workflow:
         rows += zip(_WORKFLOW_COLUMNS, _workflow_cells(workflow), strict=True)
         values["workflow"] = asdict(workflow)
-        is_undeployed = workflow.is_deployed is False
-    show.result(arguments, values, show.table(rows))
-    return ExitCode.NOT_COMPLETED if is_undeployed else ExitCode.SUCCESS
+    _print(arguments, values, _table(rows))
+    return ExitCode.NOT_COMPLETED if workflow and workflow.is_deployed is False else ExitCode.SUCCESS
 
 
 def _bucket(limit: RateLimit | None) -> str:
@@ -171,7 +169,7 @@ def _workflow_cells(workflow: Workflow) -> tuple[str, str, str, str]:
 def workflows(arguments: Any, client: SimClient) -> ExitCode:
     found = [client.get_workflow(each.workflow_id) for each in _workflows(client)]
     rows = [_WORKFLOW_COLUMNS, *map(_workflow_cells, found)]
-    show.result(arguments, [asdict(workflow) for workflow in found], show.table(rows))
+    _print(arguments, [asdict(workflow) for workflow in found], _table(rows))
     return ExitCode.SUCCESS
 
 
@@ -180,18 +178,19 @@ def run(arguments: Any, client: SimClient) -> ExitCode:
     input, run_id = input_fields(_input(arguments.input), workflow_id=arguments.workflow_id), new_run_id()
     deadline = None if arguments.timeout is None else time.time() + arguments.timeout
     try:
-        if sys.stderr.isatty():
-            show.notice(f"Running {arguments.workflow_id} ({run_id})")
+        log.info("Starting run %s of workflow %s.", run_id, arguments.workflow_id)
         is_async = arguments.async_execution or arguments.no_wait
         how = {"async_execution": is_async, "stream": arguments.stream, "selected_outputs": arguments.select}
         result = client.start_workflow_run(arguments.workflow_id, input, run_id=run_id, deadline=deadline, **how)
         if isinstance(result, WorkflowStream):
-            result = _read_stream(arguments, result)
+            limits = RunOptions(selected_outputs=arguments.select, max_output_bytes=sys.maxsize)
+            with result as stream:
+                result = StreamLog(limits, run_id=run_id).read(stream)
         elif isinstance(result, AsyncExecutionResult):
             run_id = result.run_id
             if arguments.no_wait:
                 receipt = {name: getattr(result, name) for name in ("run_id", "workflow_id", "status")}
-                show.result(arguments, receipt, run_id)
+                _print(arguments, receipt, run_id)
                 return ExitCode.SUCCESS
             ids: dict[str, Any] = {name: getattr(result, name) for name in ("workflow_id", "run_id", "job_id")}
             interval = arguments.poll_interval
@@ -218,37 +217,15 @@ def _input(text: str | None) -> Any:
         ) from None
 
 
-def _read_stream(arguments: Any, stream: WorkflowStream) -> WorkflowExecutionResult:
-    """Print the text of a stream; return the result, for JSON with the selected texts, which Sim omits from it."""
-    texts: defaultdict[str, str] = defaultdict(str)
-    with stream:
-        for event in stream:
-            match event:
-                case StreamChunk(block_id, text):
-                    texts[block_id or ""] += text
-                    if not arguments.output:
-                        print(text, end="", flush=True)
-                case StreamChunkReset(block_id):
-                    texts.pop(block_id or "", None)
-                case StreamEnd(result):
-                    if not arguments.output:
-                        print()
-                    check_selected(arguments.select or [], texts, event)
-                    if not (arguments.select and arguments.output and result.status is RunStatus.COMPLETED):
-                        return result
-                    return replace(result, output=texts | (result.output if isinstance(result.output, dict) else {}))
-    raise AssertionError("a stream without an end raises SimStreamError")
-
-
 def _with_output(client: SimClient, run: WorkflowRun, **ids: Any) -> WorkflowRun:
     return client.get_workflow_result(**ids) if run.status is RunStatus.COMPLETED else run
 
 
 def _cancel(arguments: Any, client: SimClient, run_id: str) -> None:
     try:
-        show.notice(str(client.with_retry(NO_RETRY).stop_workflow_run(arguments.workflow_id, run_id)))
+        log.info("%s", client.with_retry(NO_RETRY).stop_workflow_run(arguments.workflow_id, run_id))
     except SimError as error:
-        show.notice(f"Run {run_id} could not be cancelled. {error}")
+        log.error("Run %s could not be cancelled. %s", run_id, error)
 
 
 def _show(arguments: Any, client: SimClient, run: WorkflowRun) -> ExitCode:
@@ -276,9 +253,9 @@ def _show(arguments: Any, client: SimClient, run: WorkflowRun) -> ExitCode:
         ("Link", (link or "") if run.status is RunStatus.FAILED or is_waiting else ""),
     ]
     output = "" if run.output is None else "\n" + json.dumps(run.output, indent=2, ensure_ascii=False)
-    show.result(arguments, details, show.table([row for row in rows if row[1]]) + output)
-    if run.output_is_display_copy and not arguments.output:
-        show.notice("This is Sim's display copy: long texts are truncated, secrets replaced.")
+    _print(arguments, details, _table([row for row in rows if row[1]]) + output)
+    if run.output_is_display_copy:
+        log.warning("This is Sim's display copy: long texts are truncated, secrets replaced.")
     if run.status in (RunStatus.FAILED, RunStatus.CANCELLED):
         return ExitCode.NOT_COMPLETED
     return ExitCode.PAUSED if is_waiting else ExitCode.SUCCESS
@@ -293,5 +270,16 @@ def status(arguments: Any, client: SimClient) -> ExitCode:
 @_command
 def cancel(arguments: Any, client: SimClient) -> ExitCode:
     cancellation = client.stop_workflow_run(arguments.workflow_id, arguments.run_id)
-    show.result(arguments, asdict(cancellation), str(cancellation))
+    _print(arguments, asdict(cancellation), str(cancellation))
     return ExitCode.SUCCESS if cancellation.status is RunStatus.CANCELLED else ExitCode.NOT_COMPLETED
+
+
+def _print(arguments: Any, value: Any, text: str) -> None:
+    print(json.dumps(value, ensure_ascii=False) if arguments.output else text)
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows as lines of aligned columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(map(str.ljust, row, widths)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)

@@ -38,7 +38,7 @@ def get_sim_cli_commands() -> list[GroupCommand]:
             workflow,
             Arg(("--input",), metavar="JSON", help="the input, or @FILE with it"),
             Arg(("--async",), dest="async_execution", action="store_true", help="queue the run in Sim"),
-            Arg(("--stream",), action="store_true", help="print selected outputs as they arrive"),
+            Arg(("--stream",), action="store_true", help="log selected outputs as they arrive"),
             Arg(("--select",), action="append", metavar="BLOCK.PATH", help="an output to stream; repeatable"),
             Arg(("--no-wait",), action="store_true", help="start an async run, print its ID and exit"),
             Arg(("--timeout",), type=float, help="seconds after which the run is cancelled"),
