@@ -67,17 +67,17 @@ class Reconciler:
 
     def reopen(self) -> None:
         """Retry inputs that an earlier try has rejected or skipped, or, with ``rerun``, that have failed."""
-        for index in self.state.indices(ItemStatus.REFUSED, ItemStatus.SKIPPED):
-            self.state.set_status(index, ItemStatus.UNSENT)
-        for index in self.state.indices(ItemStatus.PAUSED):
-            self.state.set_status(index, ItemStatus.ACTIVE)
-        if self.rerun:
-            for index in self.state.indices(ItemStatus.FAILED, ItemStatus.CANCELLED):
+        for index, status in enumerate(self.state.statuses):
+            if status in (ItemStatus.REFUSED, ItemStatus.SKIPPED):
+                self.state.set_status(index, ItemStatus.UNSENT)
+            elif status is ItemStatus.PAUSED:
+                self.state.set_status(index, ItemStatus.ACTIVE)
+            elif self.rerun and status in (ItemStatus.FAILED, ItemStatus.CANCELLED):
                 self._retry(index)
 
     async def list_runs(self, indices: Sequence[int]) -> bool:
         """Update runs by the workspace's log; return False if it is unavailable, or reading them costs less."""
-        state, latest = self.state, dict[int, tuple[int, RunStatus]]()
+        state, failed = self.state, set[int]()
         if self.workspace_id is None or self.client.speaks_v2 is False or len(indices) < MIN_LISTED:
             return False
         cursor, is_last = None, False
@@ -93,22 +93,20 @@ class Reconciler:
                     cursor=cursor,
                 )
                 for run in page.items:  # in the order of their starts: an input's last attempt comes last
-                    if found := state.parse_run_id(run.run_id or ""):
-                        latest[found[0]] = found[1], run.status
+                    index, attempt = state.parse_run_id(run.run_id or "") or (0, 0)
+                    if attempt < state.attempts[index] or not state.statuses[index].is_open:
+                        continue
+                    if attempt > state.attempts[index]:
+                        state.next_attempt(index, minimum=attempt)
+                    if run.status in (RunStatus.FAILED, RunStatus.CANCELLED):
+                        failed.add(index)
+                    else:
+                        failed.discard(index)
+                        self._set_status(index, run.status)
                 cursor, is_last = page.next_cursor, page.next_cursor is None
         except (SimUnsupportedError, SimPermissionError, SimNotFoundError) as error:
             log.info("%s The runs are read one by one.", error)
             return False
-        failed = []
-        for index, (attempt, status) in latest.items():
-            if attempt < state.attempts[index] or not state.statuses[index].is_open:
-                continue
-            if attempt > state.attempts[index]:
-                state.next_attempt(index, minimum=attempt)
-            if status in (RunStatus.FAILED, RunStatus.CANCELLED):
-                failed.append(index)
-            else:
-                self._set_status(index, status)
         await in_flight(self.read, failed)  # the log doesn't contain whether the run was rejected
         return True
 
@@ -152,10 +150,8 @@ async def cancel_all(client: AsyncSimClient, state: BatchState) -> str | None:
 
     results = await in_flight(cancel, active, limit=2 * MAX_IN_FLIGHT)
     errors = [error for error in results if error and not isinstance(error, SimRunNotFoundError)]
-    result = f"Sim accepted the cancellation of {results.count(None)} of {len(active)} active runs"
-    if not errors:
-        return f"{result}."
-    return f"{result}; {len(errors)} requests failed, and these runs may continue. {errors[-1]}"
+    failures = f"; {len(errors)} requests failed, and these runs may continue: {errors[-1]}" if errors else "."
+    return f"Sim accepted the cancellation of {results.count(None)} of {len(active)} active runs{failures}"
 
 
 async def in_flight(

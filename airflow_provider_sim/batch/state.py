@@ -84,7 +84,7 @@ class BatchState:
     @property
     def is_finished(self) -> bool:
         """Whether no run is to be started or polled."""
-        return not any(self._counts[status] for status in ItemStatus if status.is_open)
+        return not self.count(ItemStatus.UNSENT, ItemStatus.SENT, ItemStatus.ACTIVE)
 
     def counts(self) -> dict[str, int]:
         """Return the number of inputs by status name, and the total."""

@@ -46,31 +46,21 @@ class SimExecuteWorkflowBatchOperator(SimWorkflowOperatorBase):
         ``SimHook.upload_file``. (templated)
     :param workflow_id: the workflow of all inputs; without it, each of ``inputs`` is a dict of ``workflow_id`` and
         ``input``. (templated)
-    :param sim_conn_id: the Airflow connection of type Sim. (templated)
     :param max_active_runs: maximum number of concurrent runs; default: as many as Sim accepts.
     :param on_error: ``fail`` the task when all runs have finished, if some have failed; or ``collect``: return for each
         input a dict of ``status``, ``output`` or ``error``, and ``run_id``.
     :param skip_undeployed: skip inputs of workflows that aren't deployed, instead of counting them as failed; their
         output is None, their ``status`` is ``skipped``.
-    :param deferrable: wait in the triggerer, without a worker.
-    :param poll_interval: seconds or timedelta between polls of the runs; default: a tenth of a run's age, 1 s to 30 s,
-        and longer if the rate limits are nearly used up.
-    :param run_timeout: seconds or timedelta after which the server stops a run, 1 s to 7 days.
     :param timeout: seconds or timedelta to wait for all runs; default: 7 days. ``execution_timeout``, counted from the
         try's start, applies as well, also in the triggerer. The runs are then cancelled, unless ``cancel_on_kill`` is
         False.
-    :param on_paused: if a run waits for a person: ``wait``, ``fail``, or ``return`` a
-        :class:`~airflow_provider_sim.task.pause_report.PauseReport` as its output. Pauses that end automatically are
-        always waited for.
-    :param retry_args: as for :class:`~airflow_provider_sim.operators.sim.SimExecuteWorkflowOperator`.
-    :param check_input: as for ``SimExecuteWorkflowOperator``; one request for each workflow.
     :param durable: False starts a new batch in each try.
-    :param cancel_on_kill: cancel the runs when the task is killed, cleared, marked or timed out.
-    :param output_files_dir: a folder for ``ObjectStoragePath``, such as ``s3://conn@bucket/folder``, where the outputs'
-        files and large results are saved. (templated)
     :param max_output_bytes: maximum size as JSON of each output, and of the whole result; default 16 MiB.
     :param large_outputs: ``fail`` for a larger one, or ``store`` it in ``output_files_dir`` and return ``output_path``;
         the whole result is a file with one line of JSON for each input.
+    :param kwargs: ``sim_conn_id``, ``deferrable``, ``poll_interval``, ``run_timeout``, ``on_paused``, ``check_input``,
+        ``cancel_on_kill``, ``output_files_dir`` and ``retry_args`` are those of
+        :class:`~airflow_provider_sim.operators.sim.SimExecuteWorkflowOperator`.
     :raises SimBatchError: inputs have failed; the message contains the number, the first inputs and the reasons.
     :raises SimError: see :mod:`airflow_provider_sim.exceptions`.
     """

@@ -52,7 +52,7 @@ DISPLAY_COPIES_KEY = "display_copies"
 PARTIAL_KEY = "partial_results"
 
 
-@dataclass(slots=True)
+@dataclass
 class WorkerState:
     """What a task's process leaves to the next one, by way of the trigger.
 
@@ -170,7 +170,7 @@ class TaskBatch:
             state.server_ids[index] = ids
             if state.statuses[index] is ItemStatus.UNSENT:
                 state.set_status(index, ItemStatus.ACTIVE)
-        reconciler = self._reconciler(client, state, rerun=self._options.on_error == "fail")
+        reconciler = Reconciler(client, state, self._options.workspace_id, rerun=self._options.on_error == "fail")
         reconciler.reopen()
         await reconciler.update()
         log.info("Resuming batch %s of an earlier try: %s.", state.batch_id, state.summary())
@@ -180,14 +180,11 @@ class TaskBatch:
     async def _cancel_previous(self, client: AsyncSimClient, state: BatchState) -> None:
         """Cancel the active runs of a batch that was cleared, or whose inputs have changed."""
         try:
-            await self._reconciler(client, state).update()
+            await Reconciler(client, state, self._options.workspace_id).update()
             if result := await cancel_all(client.with_retry(SHUTDOWN_RETRY), state):
                 log.info("Batch %s: the task was cleared or changed. %s", state.batch_id, result)
         except SimError as error:
             log.warning("Batch %s could not be cancelled and may continue: %s", state.batch_id, error)
-
-    def _reconciler(self, client: AsyncSimClient, state: BatchState, *, rerun: bool = False) -> Reconciler:
-        return Reconciler(client, state, self._options.workspace_id, rerun=rerun)
 
     def recover(self) -> SimError:
         """Read the state of the batch that this try has started, after a deferral timeout; return the timeout error."""
@@ -257,10 +254,10 @@ class TaskBatch:
 
     def result(self) -> Any:
         """Return the task's result, after its outputs were fetched; raise if inputs have failed and it has to fail."""
-        temporary = [INPUTS_KEY.format(part) for part in range(len(self._worker_state.firsts))]
-        temporary += [RESULTS_KEY.format(part) for part in range(self._worker_state.result_parts)]
-        for key in temporary:
-            delete_xcom(self._names, key)
+        for part in range(len(self._worker_state.firsts)):
+            delete_xcom(self._names, INPUTS_KEY.format(part))
+        for part in range(self._worker_state.result_parts):
+            delete_xcom(self._names, RESULTS_KEY.format(part))
         self._report()
         if self._engine is not None and self._engine.stopped is not None:
             raise self._failure(self._engine.stopped)
@@ -304,9 +301,9 @@ class TaskBatch:
         raise self._failure(error)
 
     def _poll(self) -> None:
-        retry = RetryPolicy(max_retries=3, initial_delay=0.5, max_delay=2.0, max_elapsed=5.0)
+        retry, workspace_id = RetryPolicy(max_delay=2.0, max_elapsed=5.0), self._options.workspace_id
         try:
-            self._with_client(lambda client: self._reconciler(client, self.state).update(), retry=retry)
+            self._with_client(lambda client: Reconciler(client, self.state, workspace_id).update(), retry=retry)
         except SimError as error:
             log.warning("Could not get the status of the runs of batch %s: %s", self.state.batch_id, error)
 
@@ -363,8 +360,7 @@ class TaskBatch:
 
     def _cancel(self, reason: str, seconds: float) -> None:
         """Cancel the runs unless ``cancel_on_kill`` is False, and log the result."""
-        active = self.state.count(ItemStatus.ACTIVE, ItemStatus.SENT)
-        if not active:
+        if not (active := self.state.count(ItemStatus.ACTIVE, ItemStatus.SENT)):
             return
         if not self._options.cancel_on_kill:
             log.info("%d runs continue, although %s: cancel_on_kill is False.", active, reason)
