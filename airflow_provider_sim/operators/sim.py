@@ -156,13 +156,15 @@ class SimExecuteWorkflowOperator(OpenLineageMixin, SimWorkflowOperatorBase):
         A timeout cancels a run that isn't finished. After any other error of the trigger the run is left alone, so that
         a retry re-attaches to it.
         """
-        from airflow_provider_sim.task.results import event_result, read_run_event, unreachable_error
+        from airflow_provider_sim.task.results import event_result, read_run_event
 
         received = read_run_event(event, workflow_id=self.workflow_id)
         if received.completed_run and received.output:
             self._lineage_run = received.completed_run
             log_end_on_worker(self)
             return event_result(context, received.completed_run, received.output, self._new_options(context))
+        from airflow_provider_sim.polling import unreachable_error
+
         with self.hook as hook:
             client = hook.get_conn()
             run = self._new_run(context, run_id=received.run_id, job_id=received.job_id, uploads=received.uploads)

@@ -6,6 +6,6 @@ connection. Both decide by :class:`~.poll_state.PollState`.
 
 from __future__ import annotations
 
-from airflow_provider_sim.polling.poll_state import RunPollState, timeout_error, wait_for_run
+from airflow_provider_sim.polling.poll_state import RunPollState, timeout_error, unreachable_error, wait_for_run
 
-__all__ = ["RunPollState", "timeout_error", "wait_for_run"]
+__all__ = ["RunPollState", "timeout_error", "unreachable_error", "wait_for_run"]

@@ -242,7 +242,7 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
 
     def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> Any:
         """Resume after the trigger's event: return the output of a completed run; poll any other once."""
-        from airflow_provider_sim.task.results import event_result, read_run_event, unreachable_error
+        from airflow_provider_sim.task.results import event_result, read_run_event
 
         self._check_rendered()
         received = read_run_event(event, workflow_id=self.workflow_id)
@@ -257,6 +257,8 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
                 self.workflow_id, received.run_id, job_id=received.job_id
             )
             if received.status == "error" and not self._state.on_response(run):
+                from airflow_provider_sim.polling import unreachable_error
+
                 raise unreachable_error(self.workflow_id, received.run_id, received.message)
             log_end_on_worker(self)
             return self._result(context, run)

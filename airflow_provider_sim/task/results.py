@@ -15,7 +15,6 @@ from airflow_provider_sim.exceptions import (
     SimError,
     SimOutputError,
     SimRunCancelledError,
-    SimRunError,
     SimRunFailedError,
     SimRunPausedError,
 )
@@ -202,15 +201,4 @@ def read_run_event(event: Mapping[str, Any] | None, *, workflow_id: str) -> RunE
         completed_run=completed_run,
         output=output,
         uploads=given.get("uploads"),
-    )
-
-
-def unreachable_error(workflow_id: str, run_id: str, why: object) -> SimRunError:
-    """Return the retryable error for a run whose status can't be read; the next try re-attaches to the run."""
-    return SimRunError(
-        f"Could not get the status of run {run_id!r} of workflow {workflow_id!r}: {why} The run may still be running in"
-        " Sim; a retry of the task re-attaches to it.",
-        workflow_id=workflow_id,
-        run_id=run_id,
-        outcome=Outcome.RAN,
     )

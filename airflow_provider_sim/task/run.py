@@ -34,9 +34,8 @@ from airflow_provider_sim.exceptions import (
 )
 from airflow_provider_sim.links.sim import push_approval_link, push_run_link
 from airflow_provider_sim.metrics import Metric
-from airflow_provider_sim.polling import timeout_error
+from airflow_provider_sim.polling import timeout_error, unreachable_error
 from airflow_provider_sim.task.input import UPLOAD_WITHOUT_WAITING, InputFile, prepare_input
-from airflow_provider_sim.task.results import unreachable_error
 from airflow_provider_sim.task.run_store import PreviousRun, RunStore
 from airflow_provider_sim.task.stream_log import StreamLog
 from airflow_provider_sim.task.uploads import Uploads, delete_uploads, upload_files
