@@ -18,7 +18,6 @@ from airflow.providers.common.compat.sdk import (
     AirflowTaskTimeout,
     BaseSensorOperator,
     PokeReturnValue,
-    conf,
 )
 
 from airflow_provider_sim import arguments
@@ -32,7 +31,7 @@ from airflow_provider_sim.exceptions import (
     SimRunTimeoutError,
 )
 from airflow_provider_sim.links.sim import SimApprovalLink, SimRunLink, push_approval_link, push_run_link
-from airflow_provider_sim.operators.base import OpenLineageMixin, SimOperator
+from airflow_provider_sim.operators.base import DEFERRABLE, OpenLineageMixin, SimOperator
 from airflow_provider_sim.task.deadlines import after_deferral, deadline, deferral_timeout
 from airflow_provider_sim.task.run_options import RunOptions
 from airflow_provider_sim.triggers.workerless import can_end_in_trigger, log_end_on_worker, start_trigger_args
@@ -66,15 +65,12 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
     :param sim_conn_id: the Airflow connection of type Sim. (templated)
     :param deferrable: wait in the triggerer, without a worker.
     :param poke_interval: seconds or timedelta between polls, in all modes; default: a tenth of the run's age, 1 s to
-        30 s, and longer if the rate limits are nearly used up. With ``mode="reschedule"`` not below 10, which the
-        default observes: Airflow notices the end of a process up to 5 seconds late, and fails a task that is started
-        again before.
+        30 s, and longer if the rate limits are nearly used up. With ``mode="reschedule"`` at least 10, as the default:
+        Airflow notices the end of a process up to 5 seconds late, and fails a task that starts again before.
     :param timeout: seconds or timedelta to wait; after a last poll, the sensor times out, and the run continues.
         ``execution_timeout``, counted from the try's start, applies as well, also in the triggerer; a retry then waits
         again.
-    :param on_paused: if the run waits for a person: ``wait``, ``fail``, or ``return`` a
-        :class:`~airflow_provider_sim.task.pause_report.PauseReport`. Pauses that end automatically are always waited
-        for.
+    :param on_paused: as for ``SimExecuteWorkflowOperator``: ``wait``, ``fail`` or ``return``.
     :param retry_args: retry settings for idempotent requests, which override the connection's.
     :param cancel_on_timeout: cancel the run when ``timeout`` has passed. The sensor cancels it in no other case.
     :param selected_outputs: return the outputs of these blocks instead: block IDs, with or without a path. (templated)
@@ -83,11 +79,10 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
     :param large_outputs: what to do with a larger one: ``fail``, or ``store`` it in ``output_files_dir``.
     :param start_from_trigger: start in the triggerer, without a worker (Airflow 3.3 and later; before, or if an
         argument pulls XComs that the triggerer can't pull, the sensor warns and defers from a worker). Each such task
-        loads the whole serialized DAG into the triggerer: use it in DAGs with few tasks, not with hundreds.
-    :param end_from_trigger: when the run has completed, end in the triggerer, without a worker (Airflow 3.3 and later).
-        A worker ends the task after any other outcome, and if the task has features that only a worker supports:
-        ``outlets``, ``multiple_outputs``, ``on_success_callback``, ``post_execute``, and tasks mapped over the
-        output.
+        loads the whole serialized DAG into the triggerer.
+    :param end_from_trigger: when the run has completed, end in the triggerer, without a worker (Airflow 3.3 and later),
+        unless the task has ``outlets``, ``multiple_outputs``, ``on_success_callback``, ``post_execute``, or tasks that
+        are mapped over the output.
     :param multiple_outputs: push each field of the output as an XCom as well, as for ``SimExecuteWorkflowOperator``.
     """
 
@@ -111,11 +106,9 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
         *,
         workflow_id: str,
         run_id: str,
-        sim_conn_id: str = "sim_default",
-        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        deferrable: bool = DEFERRABLE,
         poke_interval: float | timedelta | None = None,
         on_paused: OnPaused = "wait",
-        retry_args: Mapping[str, Any] | None = None,
         cancel_on_timeout: bool = False,
         selected_outputs: str | Sequence[str] | None = None,
         output_files_dir: str | PathLike[str] | None = None,
@@ -126,7 +119,7 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
         **kwargs: Any,
     ) -> None:
         every = SHORTEST_RESCHEDULE if poke_interval is None else poke_interval
-        super().__init__(sim_conn_id=sim_conn_id, retry_args=retry_args, poke_interval=every, **kwargs)
+        super().__init__(poke_interval=every, **kwargs)
         self.poll_interval = None if poke_interval is None else self.poke_interval
         self.workflow_id = workflow_id
         self.run_id = run_id
