@@ -65,15 +65,11 @@ async def is_deferred(task_instance: Any) -> bool:
 
 
 def _state_of(task_instance: Any) -> Any:
-    names = names_of(task_instance)
     if not AIRFLOW_V_3_0_PLUS:
-        from airflow.models.taskinstance import TaskInstance
-        from airflow.utils.session import create_session
-
-        with create_session() as session:
-            return session.query(TaskInstance.state).filter_by(**names).scalar()
+        return task_instance.current_state()
     from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
+    names = names_of(task_instance)
     states = RuntimeTaskInstance.get_task_states(
         dag_id=names["dag_id"],
         task_ids=[names["task_id"]],
