@@ -58,8 +58,6 @@ class SimHook(sim_client.SyncMethods, BaseHook, AbstractContextManager["SimHook"
         super().__init__()
         self.sim_conn_id = sim_conn_id
         self.retry_args = dict(retry_args or {})
-        self.workspace_id: str | None = None
-        """The connection's workspace; None before the connection is read."""
         self._conn: sim_client.SimClient | None = None
         self._client_settings: sim_client.ClientSettings | None = None
         self._workflows: dict[str, sim_client.Workflow | None] = {}
@@ -104,10 +102,10 @@ class SimHook(sim_client.SyncMethods, BaseHook, AbstractContextManager["SimHook"
 
     def workspace_of(self, workflow_id: str) -> str | None:
         """Return a workflow's workspace, for links: the connection's, or the workflow's own; None where unknown."""
-        self.get_settings()
-        if self.workspace_id is None and (workflow := self.read_workflow(workflow_id)):
+        of_connection = self.get_settings().workspace_id
+        if of_connection is None and (workflow := self.read_workflow(workflow_id)):
             return workflow.workspace_id
-        return self.workspace_id
+        return of_connection
 
     def read_workflow(self, workflow_id: str, *, required: bool = False) -> sim_client.Workflow | None:
         """Return a workflow's workspace and declared inputs, read once.
@@ -178,7 +176,6 @@ class SimHook(sim_client.SyncMethods, BaseHook, AbstractContextManager["SimHook"
             )
         extra = self._extra(connection)
         verify = extra.get("verify", True)
-        self.workspace_id = str(extra["workspace_id"]) if "workspace_id" in extra else None
         numbers = {name: _parsed(extra[name]) for name in _NUMBERS if name in extra}
         timeout = numbers.pop("timeout", sim_client.DEFAULT_TIMEOUT)
         try:
@@ -196,7 +193,7 @@ class SimHook(sim_client.SyncMethods, BaseHook, AbstractContextManager["SimHook"
             verify=_BOOLEANS.get(verify.strip().lower(), verify.strip()) if isinstance(verify, str) else verify,
             retry=retry,
             connection=self.sim_conn_id,
-            workspace_id=self.workspace_id,
+            workspace_id=str(extra["workspace_id"]) if "workspace_id" in extra else None,
         )
 
     def _extra(self, connection: Connection) -> dict[str, Any]:

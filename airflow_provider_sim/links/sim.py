@@ -59,7 +59,7 @@ def push_run_link(
     from airflow_provider_sim.client import run_url
 
     base_url = hook.get_settings().base_url
-    workspace_id = hook.workspace_of(workflow_id) if read_workspace else hook.workspace_id
+    workspace_id = hook.workspace_of(workflow_id) if read_workspace else hook.get_settings().workspace_id
     context["ti"].xcom_push(key=RUN_URL_KEY, value=run_url(base_url, workflow_id, run_id, workspace_id))
 
 

@@ -257,17 +257,14 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
             return self._result(context, run)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Resume after a deferral; the reason of a skip is the error; Airflow before 3.1 has no ``never_fail`` here."""
+        """Resume after a deferral; unlike Airflow's sensors, skip with the error as the reason."""
         try:
-            return super().resume_execution(*after_deferral(next_method, next_kwargs), context)
-        except AirflowSkipException as skip:
-            if skip.__cause__ is None:
-                raise
-            raise AirflowSkipException(str(skip.__cause__)) from skip.__cause__
+            resume = super(BaseSensorOperator, self).resume_execution  # no skips; Airflow 3.0 has none for never_fail
+            return resume(*after_deferral(next_method, next_kwargs), context)
         except AirflowException as error:
-            if not self.never_fail:
-                raise
-            raise AirflowSkipException(str(error)) from error
+            if self.soft_fail or self.never_fail:
+                raise AirflowSkipException(str(error)) from error
+            raise
 
     def execute_timeout(self, context: Context) -> Any:
         """Handle a timeout while the sensor was deferred: the sensor's, or that of ``execution_timeout``."""

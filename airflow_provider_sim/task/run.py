@@ -372,9 +372,9 @@ class TaskRun:
         return references
 
     def _workspace_id(self) -> str:
-        self.hook.get_settings()
-        workflow = None if self.hook.workspace_id else self.hook.read_workflow(self.workflow_id, required=True)
-        workspace_id = self.hook.workspace_id or (workflow and workflow.workspace_id)
+        of_connection = self.hook.get_settings().workspace_id
+        workflow = None if of_connection else self.hook.read_workflow(self.workflow_id, required=True)
+        workspace_id = of_connection or (workflow and workflow.workspace_id)
         if not workspace_id:
             raise SimUnsupportedError(f"The workspace of workflow {self.workflow_id!r} is unknown.")
         return workspace_id

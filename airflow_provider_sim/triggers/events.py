@@ -154,8 +154,8 @@ class SimRunEventTrigger(BaseEventTrigger):
 async def _connect(sim_conn_id: str) -> tuple[ClientSettings, str | None]:
     from airflow_provider_sim.hooks.sim import SimHook
 
-    hook = SimHook(sim_conn_id)
-    return await hook.get_async_settings(), hook.workspace_id
+    settings = await SimHook(sim_conn_id).get_async_settings()
+    return settings, settings.workspace_id
 
 
 def _stream_of(sim_conn_id: str) -> FinishedRunStream:

@@ -106,7 +106,7 @@ def test_extras_reach_the_client(connect):
     assert (settings.api_version, settings.timeout, settings.verify) == ("legacy", 12.5, "/etc/ssl/own.pem")
     retry = settings.retry
     assert (retry.max_retries, retry.initial_delay, retry.max_delay, retry.backoff_multiplier) == (7, 0.5, 9.0, 3.0)
-    assert hook.workspace_id == "ws-1"
+    assert settings.workspace_id == "ws-1"
 
 
 def test_empty_extras_keep_the_defaults(connect):
