@@ -16,13 +16,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_sim.batch.state import BatchState, ItemStatus
-from airflow_provider_sim.client import (
-    CONCURRENCY_LIMIT,
-    EXECUTION_LIMIT,
-    AsyncSimClient,
-    StartStoppedError,
-    StopToken,
-)
+from airflow_provider_sim.client import CONCURRENCY_LIMIT, EXECUTION_LIMIT, AsyncSimClient, StartStoppedError, StopToken
 from airflow_provider_sim.exceptions import (
     Outcome,
     SimError,
@@ -295,16 +289,15 @@ class BatchEngine:
         self.state.set_status(index, ItemStatus.REFUSED, reason=str(error))
 
     def _reject_workflow(self, workflow_id: str, index: int, error: SimError) -> None:
-        """Reject or skip all inputs of a workflow."""
-        skip = isinstance(error, SimWorkflowNotDeployedError) and self.options.skip_undeployed
-        if skip:
+        skips = isinstance(error, SimWorkflowNotDeployedError) and self.options.skip_undeployed
+        if skips:
             log.warning("%s Its inputs are skipped.", error)
-        else:
-            self.rejection = self.rejection or error
-        status = ItemStatus.SKIPPED if skip else ItemStatus.REFUSED
         for other in [index, *self.state.indices(ItemStatus.UNSENT)]:
             if self.state.workflows[other] == workflow_id:
-                self.state.set_status(other, status, reason=str(error))
+                if skips:
+                    self.state.set_status(other, ItemStatus.SKIPPED)
+                else:
+                    self._reject(other, error)
 
     async def _read_usage(self) -> None:
         limit = None

@@ -197,12 +197,12 @@ class TaskBatch:
     def _publish(self) -> None:
         log.info("Batch %s has %d inputs.", self.state.batch_id, len(self.state))
         url = workflow_url(self._settings.base_url, self.state.workflows[0], self._options.workspace_id)
-        self._push({BATCH_ID_KEY: self.state.batch_id, WORKFLOW_URL_KEY: url})
+        self._push(BATCH_ID_KEY, self.state.batch_id)
+        self._push(WORKFLOW_URL_KEY, url)
 
-    def _push(self, xcoms: Mapping[str, Any]) -> None:
+    def _push(self, key: str, value: Any) -> None:
         if self._options.do_xcom_push:
-            for key, value in xcoms.items():
-                self._ti.xcom_push(key=key, value=value)
+            self._ti.xcom_push(key=key, value=value)
 
     def _pull(self, key: str) -> Any:
         return self._ti.xcom_pull(task_ids=self._ti.task_id, key=key, map_indexes=self._ti.map_index)
@@ -221,7 +221,7 @@ class TaskBatch:
         self._store.record(self.state)
         return {
             "state": self.state.to_dict(),
-            "task": self._names,
+            "names": self._names,
             "worker_state": asdict(self._worker_state),
             "options": self._options,
         }
@@ -322,9 +322,9 @@ class TaskBatch:
                 len(copies),
                 DISPLAY_COPIES_KEY,
             )
-            self._push({DISPLAY_COPIES_KEY: copies})
+            self._push(DISPLAY_COPIES_KEY, copies)
         log.info("Batch %s: %s.", self.state.batch_id, self.state.summary())
-        self._push({COUNTS_KEY: self.state.counts()})
+        self._push(COUNTS_KEY, self.state.counts())
 
     def _failure(self, error: SimError) -> SimError:
         """Store the results of completed runs, and return the error with their place.
@@ -340,14 +340,13 @@ class TaskBatch:
         place = "Sim, for a day at least"
         try:
             stored = self._results.deliver(PARTIAL_KEY)
-        except SimOutputError as too_large:
-            log.warning("%s", too_large)
-        else:
             if isinstance(stored, dict):
                 place = stored["output_path"]
             elif self._options.do_xcom_push:
                 place = f"the XCom {PARTIAL_KEY!r}"
-                self._push({PARTIAL_KEY: stored})
+                self._push(PARTIAL_KEY, stored)
+        except SimOutputError as too_large:
+            log.warning("%s", too_large)
         error.args = (f"{error} The outputs of {completed} completed runs are in {place}.",)
         return error
 

@@ -10,7 +10,7 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import ExitStack, closing, nullcontext
+from contextlib import ExitStack, closing, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
@@ -214,10 +214,8 @@ def input_fields(value: Any, *, workflow_id: str) -> dict[str, Any]:
         return {}
     problem = None
     if isinstance(value, str):
-        try:
+        with suppress(ValueError, RecursionError):
             value = json.loads(value)
-        except (ValueError, RecursionError):
-            value = None
         if not isinstance(value, dict):
             problem = (
                 "is a string, but not the JSON text of an object. Pass a dict with the fields of the workflow's Start"

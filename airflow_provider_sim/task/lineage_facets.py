@@ -39,9 +39,10 @@ class SimRunFacet(RunFacet):
 
 def lineage_of(workflow_id: str, run: WorkflowRun | None, base_url: str | None) -> OperatorLineage[Any, Any]:
     """Return the facets of a task; ``run`` and ``base_url`` are None until they are known."""
-    url = None if base_url is None else workflow_url(base_url, workflow_id, None)
-    workflow = SimWorkflowJobFacet(workflowId=workflow_id, url=url)
-    lineage: OperatorLineage[Any, Any] = OperatorLineage(job_facets={"simWorkflow": workflow})
+    url = base_url and workflow_url(base_url, workflow_id, None)
+    lineage: OperatorLineage[Any, Any] = OperatorLineage(
+        job_facets={"simWorkflow": SimWorkflowJobFacet(workflowId=workflow_id, url=url)}
+    )
     if run is None or run.run_id is None:
         return lineage
     lineage.run_facets["simRun"] = SimRunFacet(
@@ -53,13 +54,9 @@ def lineage_of(workflow_id: str, run: WorkflowRun | None, base_url: str | None) 
         endedAt=run.ended_at,
         durationMs=run.duration_ms,
         costUsd=run.cost_usd,
-        url=None if base_url is None else run_url(base_url, workflow_id, run.run_id, None),
+        url=base_url and run_url(base_url, workflow_id, run.run_id, None),
     )
-    lineage.run_facets["externalQuery"] = external_query_run.ExternalQueryRunFacet(
-        externalQueryId=run.run_id, source=base_url or "sim"
-    )
+    lineage.run_facets["externalQuery"] = external_query_run.ExternalQueryRunFacet(run.run_id, base_url or "sim")
     if run.error is not None:
-        lineage.run_facets["errorMessage"] = error_message_run.ErrorMessageRunFacet(
-            message=str(run.error), programmingLanguage="SIM"
-        )
+        lineage.run_facets["errorMessage"] = error_message_run.ErrorMessageRunFacet(str(run.error), "SIM")
     return lineage

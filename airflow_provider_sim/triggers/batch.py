@@ -28,28 +28,27 @@ class SimBatchTrigger(SimTriggerBase):
 
     :param state: the batch's state when the task was deferred; a trigger that was moved to another triggerer asks Sim
         which runs have been started since.
-    :param task: what identifies the task instance, whose XComs contain the inputs.
-    :param worker_state: what the task's next worker process needs, which is returned in the event.
+    :param names: what identifies the task instance, whose XComs contain the inputs.
+    :param worker_state: what the task's next worker process needs, which the event returns.
     :param options: the task's :class:`~airflow_provider_sim.task.run_options.RunOptions`, or their dict.
     """
 
     def __init__(
         self,
         state: dict[str, Any],
-        task: dict[str, Any],
+        names: dict[str, Any],
         worker_state: dict[str, Any],
         options: RunOptions | Mapping[str, Any],
     ) -> None:
         super().__init__(options)
         self.state = state
-        self.names = task
+        self.names = names
         self.worker_state = worker_state
         self._state = BatchState.from_dict(state)
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class path and the arguments, as plain JSON."""
-        path, arguments = self._serialize("state", "worker_state", "options")
-        return path, {"task": self.names, **arguments}  # "task" is a property of Airflow's triggers
+        return self._serialize("state", "names", "worker_state", "options")
 
     async def _wait(self) -> TriggerEvent:
         """Start the rest of the batch and wait for all of it."""
