@@ -235,25 +235,6 @@ class BaseClient(ABC):
             failure = self._error_for(transfer.request, seconds, error, transfer.url.partition("?")[0])
             raise failure from transport.without_frames(error)
 
-    async def body_of(self, call: Call[None]) -> AsyncIterator[bytes]:
-        """Yield the body of a response with status 200; the call reads any other."""
-        request, seconds = call.request, self.settings.timeout
-        try:
-            opened = await self._open(request, seconds, seconds)
-            try:
-                head = self._head(request, opened)
-                if head.status != 200:
-                    call.read(await self._whole_response(request, head, opened))
-                async for chunk in self._chunks(opened):
-                    yield chunk
-            finally:
-                await self._close(opened)
-        except exceptions.SimError as error:
-            raise self.with_connection(error)  # noqa: B904 - the same error
-        except self._transport_errors as error:
-            failure = self._error_for(request, seconds, error)
-            raise self.with_connection(failure) from transport.without_frames(error)
-
     async def _whole_response(self, request: Request, head: Response, opened: Any) -> Response:
         chunks, size = [], 0
         async for chunk in self._chunks(opened):

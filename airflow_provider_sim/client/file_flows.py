@@ -43,8 +43,8 @@ class FileFlows(Flows):
 
         :param workspace_id: ID of the workspace; None: the connection's, else the only one of the key.
         :param name: of the file; no other file of the folder has it.
-        :param content: bytes, a path object (``pathlib.Path``, ``ObjectStoragePath``), or an open binary file, which is
-            read from its position and stays open. Up to 5 GiB.
+        :param content: bytes, a path object (``pathlib.Path``, ``ObjectStoragePath``), or an open binary file that can
+            seek, which is read from its position and stays open. Up to 5 GiB.
         :param content_type: MIME type; default: by the name's extension.
         :param folder_path: an existing folder, such as ``/reports``; default: the workspace's root folder.
         :raises SimConflictError: the folder has a file of this name; the code is ``FILE_EXISTS``.
@@ -158,8 +158,11 @@ class FileFlows(Flows):
             if error.code != "FILE_NOT_FOUND":
                 raise
 
-    async def read_file(self, workspace_id: str | None, file_id: str) -> AsyncIterator[bytes]:
-        """Yield a file's content, as :meth:`.SyncMethods.download_workspace_file`."""
+    async def download_workspace_file(self, workspace_id: str | None, file_id: str) -> bytes:
+        """Download a file of a workspace, of up to 256 MiB, to memory. Requires the v2 API.
+
+        :param workspace_id: ID of the workspace; None: the connection's, else the only one of the key.
+        :param file_id: ID of the file.
+        """
         workspace_id = workspace_id or await self._default_workspace()
-        async for chunk in self.client.body_of(workspace_files.download(workspace_id, file_id)):
-            yield chunk
+        return await self._only_v2(workspace_files.download(workspace_id, file_id))

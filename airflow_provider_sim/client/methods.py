@@ -97,15 +97,7 @@ class SyncMethods(ABC):
     upload_file = _sync(StartFlows.upload_file)
     list_files = _sync(StartFlows.list_files)
     delete_file = _sync(StartFlows.delete_file)
-
-    def download_workspace_file(self, workspace_id: str | None, file_id: str) -> Iterator[bytes]:
-        """Download a workspace's file in chunks, without retries. Requires the v2 API.
-
-        :param workspace_id: ID of the workspace; None: the connection's, else the only one of the key.
-        :param file_id: ID of the file.
-        :raises SimError: the download failed; raised at the first chunk.
-        """
-        return each(StartFlows(self._client()).read_file(workspace_id, file_id))
+    download_workspace_file = _sync(StartFlows.download_workspace_file)
 
 
 class AsyncMethods(ABC):
@@ -145,7 +137,4 @@ class AsyncMethods(ABC):
     upload_file = _async(StartFlows.upload_file)
     list_files = _async(StartFlows.list_files)
     delete_file = _async(StartFlows.delete_file)
-
-    def download_workspace_file(self, workspace_id: str | None, file_id: str) -> AsyncIterator[bytes]:
-        """As :meth:`.SyncMethods.download_workspace_file`."""
-        return StartFlows(self._client()).read_file(workspace_id, file_id)
+    download_workspace_file = _async(StartFlows.download_workspace_file)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import shutil
-import tempfile
 from collections.abc import Iterator
 from typing import IO, Any, Protocol
 
@@ -20,7 +18,7 @@ class _Openable(Protocol):
 
 
 Content = bytes | _Openable | IO[bytes]
-"""Content of an upload: bytes, a path object with ``open("rb")``, or an open binary file, read from its position."""
+"""Content of an upload: bytes, a path object with ``open("rb")``, or an open file, see :meth:`.upload_file`."""
 
 
 class Part:
@@ -52,7 +50,7 @@ class Part:
 
 
 def open_content(content: Any, opened: contextlib.ExitStack) -> Part:
-    """Return the whole content of an upload; what has no size is copied to disk.
+    """Return the whole content of an upload.
 
     :param opened: gets the files that are opened here.
     :raises SimInputError: the content can't be read, or is larger than Sim accepts.
@@ -69,11 +67,6 @@ def open_content(content: Any, opened: contextlib.ExitStack) -> Part:
             raise SimInputError(f"The content to upload is a {kind}; it must be bytes, a path object or an open file.")
         if isinstance(file, io.TextIOBase):
             raise SimInputError("The file to upload is open in text mode; open it in binary mode ('rb').")
-        if not file.seekable():
-            copy = opened.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
-            shutil.copyfileobj(file, copy, _CHUNK_BYTES)
-            copy.seek(0)
-            file = copy
         start = file.tell()
         size = file.seek(0, io.SEEK_END) - start
     except OSError as error:

@@ -61,10 +61,6 @@ class Face:
         """A file's bytes, as they come."""
         yield from self._pieces(self.client.download_file(url))
 
-    def pieces_of_file(self, workspace_id: str, file_id: str) -> Iterator[bytes]:
-        """The bytes of a workspace's file, as they come."""
-        yield from self._pieces(self.client.download_workspace_file(workspace_id, file_id))
-
     def _pieces(self, pieces: Any) -> Iterator[bytes]:
         if self._runner is None:
             yield from pieces

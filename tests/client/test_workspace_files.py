@@ -65,19 +65,6 @@ def operations(sim: SimEmulator) -> list[str]:
     return found
 
 
-class Unseekable(io.RawIOBase):
-    """A binary stream such as a socket's."""
-
-    def __init__(self, content: bytes) -> None:
-        self._rest = io.BytesIO(content)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer) -> int:
-        return self._rest.readinto(buffer)
-
-
 def _path(content: bytes) -> Path:
     path = Path(tempfile.mkdtemp()) / "content"
     path.write_bytes(content)
@@ -101,7 +88,6 @@ CONTENTS = {
     "path": _path,
     "object storage path": _object_storage_path,
     "file from its position": _middle,
-    "unseekable stream": Unseekable,
 }
 
 
@@ -136,12 +122,12 @@ def test_files_are_found_listed_downloaded_and_deleted(client, emulator):
     page = client.list_files(workspace, limit=1)
     rest = client.list_files(workspace, limit=1, cursor=page.next_cursor)
     assert [len(page.items), len(rest.items), rest.next_cursor] == [1, 1, None]
-    assert b"".join(client.pieces_of_file(workspace, first.file_id)) == LARGE
+    assert client.download_workspace_file(workspace, first.file_id) == LARGE
     for _ in range(2):
         client.delete_file(workspace, first.file_id)
     assert [file.size for file in emulator.files] == [5]
     with pytest.raises(SimNotFoundError, match="was deleted"):
-        list(client.pieces_of_file(workspace, first.file_id))
+        client.download_workspace_file(workspace, first.file_id)
 
 
 def test_hook_uses_the_connection_s_workspace(emulator, monkeypatch):
@@ -150,7 +136,7 @@ def test_hook_uses_the_connection_s_workspace(emulator, monkeypatch):
     with SimHook() as hook:
         file = hook.upload_file(None, "a.txt", b"hello")
         assert hook.list_files().items == (file,)
-        assert b"".join(hook.download_workspace_file(None, file.file_id)) == b"hello"
+        assert hook.download_workspace_file(None, file.file_id) == b"hello"
         hook.delete_file(None, file.file_id)
     assert [request.method for request in emulator.requests] == ["POST", "GET", "GET", "DELETE"]
     assert emulator.files == []
@@ -331,7 +317,7 @@ def test_server_without_v2(client, emulator):
         with pytest.raises(SimUnsupportedError, match="v2 API"):
             getattr(client, name)(emulator.workspace_id, "a.txt", *([b"x"] if name == "upload_file" else []))
     with pytest.raises(SimUnsupportedError):
-        list(client.pieces_of_file(emulator.workspace_id, "wf_1"))
+        client.download_workspace_file(emulator.workspace_id, "wf_1")
 
 
 def test_truncated_content_aborts_the_upload(client, emulator, small_limit, tmp_path):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import base64
 import mimetypes
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 from airflow_provider_sim.client import models
 from airflow_provider_sim.client.api import fields, v2
-from airflow_provider_sim.client.api.http import MAX_BODY_BYTES, Call, Request, Response, error_of
+from airflow_provider_sim.client.api.http import MAX_BODY_BYTES, Call, Request, Response, error_of, read_json
 from airflow_provider_sim.exceptions import SimInputError, SimServerError
 
 MAX_INLINE_BYTES = MAX_BODY_BYTES // 4 * 3 - 4096
@@ -122,12 +122,16 @@ def delete(workspace_id: str, file_id: str) -> Call[None]:
     return _file_call("DELETE", "delete", workspace_id, file_id)
 
 
-def download(workspace_id: str, file_id: str) -> Call[None]:
-    """Get a file's content; the call reads only responses that are not the file."""
-    return _file_call("GET", "download", workspace_id, file_id)
+def download(workspace_id: str, file_id: str) -> Call[bytes]:
+    def read(request: Request, response: Response) -> bytes:
+        if response.status != 200:
+            read_json(request, response)  # raises the error of a redirect
+        return response.body
+
+    return replace(_file_call("GET", "download", workspace_id, file_id), parse=read)
 
 
-def _file_call(method: str, verb: str, workspace_id: str, file_id: str) -> Call[None]:
+def _file_call(method: str, verb: str, workspace_id: str, file_id: str) -> Call[Any]:
     if not isinstance(file_id, str) or not file_id.strip(". "):
         raise SimInputError(f"file_id is {file_id!r}; it must be the ID of a file in Sim.")
     subject = f"{verb} the file {file_id!r} of workspace {workspace_id!r}"
