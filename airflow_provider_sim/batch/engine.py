@@ -300,10 +300,10 @@ class BatchEngine:
                     self._reject(other, error)
 
     async def _read_usage(self) -> None:
-        limit = None
         try:
             limit = self.client.start_limit(await self.client.get_usage_limits())
         except SimError as error:
+            limit = None
             log.debug("%s", error)
         self.throttle.on_report(limit)
         self._wake.set()

@@ -80,7 +80,6 @@ class Results:
                     workflow_id=self.state.workflows[index],
                     run_id=run.run_id or self.state.run_id(index),
                     fetch=self._client.download_file,
-                    level=logging.DEBUG,
                 ).deliver(run.output)
         except (SimRunError, SimOutputError) as error:
             self._put(index, error=run.error.message if run.error else str(error))

@@ -7,10 +7,10 @@ import logging
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from airflow_provider_sim._compat import delete_xcom, names_of
 from airflow_provider_sim.batch.chunks import INPUTS_KEY, RESULTS_KEY, chunked, read_chunk
@@ -43,8 +43,6 @@ if TYPE_CHECKING:
     from airflow_provider_sim.task.run_options import RunOptions
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 BATCH_ID_KEY = "batch_id"
 COUNTS_KEY = "batch_counts"
@@ -103,12 +101,12 @@ class TaskBatch:
         """Start or resume the batch; wait for it, or if ``deferrable``, only start what Sim accepts at once."""
         self._with_client(lambda client: self._start(client, deferrable))
 
-    def _with_client(self, work: Callable[[AsyncSimClient], Coroutine[Any, Any, T]], **settings: Any) -> T:
-        async def call() -> T:
+    def _with_client(self, work: Callable[[AsyncSimClient], Awaitable[None]], **settings: Any) -> None:
+        async def call() -> None:
             async with AsyncSimClient.from_settings(replace(self._settings, **settings)) as client:
-                return await work(client)
+                await work(client)
 
-        return asyncio.run(call())
+        asyncio.run(call())
 
     async def _start(self, client: AsyncSimClient, deferrable: bool) -> None:
         async def input_of(index: int) -> Any:

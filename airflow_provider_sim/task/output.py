@@ -41,9 +41,8 @@ def write_file(folder: str | None, subfolder: str, name: str, content: Iterable[
     from airflow.providers.common.compat.sdk import ObjectStoragePath
 
     try:
-        place = ObjectStoragePath(folder or "") / subfolder.replace(":", "_")
-        place.mkdir(parents=True, exist_ok=True)
-        path = place / name
+        path = ObjectStoragePath(folder or "") / subfolder.replace(":", "_") / name
+        path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as target:
             for piece in content:
                 target.write(piece)
@@ -63,14 +62,12 @@ class OutputDelivery:
     """Turns one run's output into the task's result.
 
     :param fetch: downloads a file by its URL, without the API key; None without ``output_files_dir``.
-    :param level: of log lines about stored files.
     """
 
     options: RunOptions
     workflow_id: str
     run_id: str
     fetch: Fetch | None = None
-    level: int = logging.INFO
     _names: set[str] = field(init=False, default_factory=lambda: {"output.json"})
 
     def deliver(self, output: Any) -> Any:
@@ -104,7 +101,6 @@ class OutputDelivery:
         problem = f"at {place_of(error.path, 'output')}, {error.reason}"
         if self.options.large_outputs == "store":
             with suppress(RecursionError):
-                log.log(self.level, "Airflow can't store the output of run %s as an XCom: %s.", self.run_id, problem)
                 encoded = json.dumps(self._save_files(output)).encode()  # U+0000 and surrogates are escaped
                 return self._deliver_large(encoded)
         raise self._error(
@@ -116,7 +112,6 @@ class OutputDelivery:
         size = len(encoded)
         if self.options.large_outputs == "store":
             path = write_file(self.options.output_files_dir, self.run_id, "output.json", [encoded])
-            log.log(self.level, "The output of run %s is %s bytes and stored at %s.", self.run_id, f"{size:,}", path)
             return {"output_path": path, "size": size}
         raise self._error(
             f"The output of {self._run} is {size:,} bytes as JSON, more than max_output_bytes"
@@ -143,7 +138,6 @@ class OutputDelivery:
                 " nor deferrable), whose output contains files, or configure the workflow to write them to your own"
                 " storage"
             ) from error
-        log.log(self.level, "Saved the file %r of run %s at %s.", file.name, self.run_id, path)
         return {**{key: value for key, value in file.value.items() if key != "base64"}, "path": path}
 
     def _content(self, file: OutputFile) -> Iterable[bytes]:

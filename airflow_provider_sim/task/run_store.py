@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_sim.batch.state import BatchState
@@ -184,9 +185,8 @@ class RunStore(_Store):
         tries = range(self._try_number - (not of_this_try), 0, -1) if self._identity else ()
         if tries and (workspace := workspace_id()):
             self.uploads = Uploads(workspace, self.upload_token)
-        for try_number in tries:
-            for number in range(1, _IDS_PER_TRY + 1):
-                runs.append(PreviousRun(self._derived_id(try_number, number), derived=True, resend=number == 1))
+        for try_number, number in product(tries, range(1, _IDS_PER_TRY + 1)):
+            runs.append(PreviousRun(self._derived_id(try_number, number), derived=True, resend=number == 1))
         return runs, cleared
 
 

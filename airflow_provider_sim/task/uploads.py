@@ -54,7 +54,7 @@ def upload_files(
     :param check: called before each upload; raises if the task was killed.
     """
     known = {file.name: file for file in uploads.find(client)} if resume else {}
-    references, uploads.file_ids, file_ids = [], None, []
+    uploads.file_ids, uploaded = None, []
     for number, file in enumerate(files):
         check()
         original = file.name.replace("/", "_").replace("\\", "_")[-100:]  # Sim accepts names of up to 255 characters
@@ -65,11 +65,10 @@ def upload_files(
                 client.delete_file(uploads.workspace_id, stored.file_id)
             stored = _upload(client, uploads, name, file)
         known.pop(name, None)
-        references.append(stored.reference(file.name))
-        file_ids.append(stored.file_id)
+        uploaded.append(stored)
     delete_uploads(client, replace(uploads, file_ids=[unused.file_id for unused in known.values()]))
-    uploads.file_ids = file_ids
-    return references
+    uploads.file_ids = [stored.file_id for stored in uploaded]
+    return [stored.reference(file.name) for stored, file in zip(uploaded, files, strict=True)]
 
 
 def _upload(client: SimClient, uploads: Uploads, name: str, file: InputFile) -> WorkspaceFile:
