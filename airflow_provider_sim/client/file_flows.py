@@ -70,17 +70,11 @@ class FileFlows(Flows):
             raise
 
     async def _find_file(self, file: Mapping[str, Any], size: int) -> models.WorkspaceFile | None:
-        folder, cursor = file.get("folderPath"), None
+        workspace_id, name, folder, cursor = file["workspaceId"], file["name"], file.get("folderPath"), None
         while True:
-            page = await self.list_files(
-                file["workspaceId"],
-                folder_path=folder,
-                search=file["name"][:100],
-                limit=workspace_files.FILES_PAGE,
-                cursor=cursor,
-            )
+            page = await self.list_files(workspace_id, folder_path=folder, search=name[:100], cursor=cursor)
             for found in page.items:
-                if (found.name, found.folder_path, found.size) == (file["name"], folder or "/", size):
+                if (found.name, found.folder_path, found.size) == (name, folder or "/", size):
                     return found
             if (cursor := page.next_cursor) is None:
                 return None

@@ -63,11 +63,7 @@ def inline_file(name: str, mime: str, content: bytes) -> dict[str, Any]:
 
 def is_inline_file(value: Any) -> bool:
     """Whether a value is a file that Sim converts in sync runs: base64 text or a URL with a name."""
-    return (
-        fields.text(value, "type") in ("file", "url")
-        and bool(fields.text(value, "data"))
-        and bool(fields.text(value, "name"))
-    )
+    return fields.text(value, "type") in ("file", "url") and all(fields.text(value, key) for key in ("data", "name"))
 
 
 def file_request(url: str, base_url: str) -> tuple[Request, str]:

@@ -6,6 +6,7 @@ This API calls a run an execution; the ID is the same as on v2. Servers since v0
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -24,8 +25,6 @@ from airflow_provider_sim.exceptions import (
 )
 
 T = TypeVar("T")
-
-REQUIRED_VERSION = "Sim v0.5.44 or later is required"
 
 _WORKFLOW = "workflows/{workflow_id}"
 _RUN = f"{_WORKFLOW}/executions/{{run_id}}"
@@ -187,6 +186,7 @@ def get_usage_limits() -> Call[models.UsageLimits]:
     return _call(_read_usage, "GET", "users/me/usage-limits", "read the usage limits")
 
 
+@dataclass(eq=False)
 class AmbiguousResponseError(Exception):
     """An error response to a sync execution: either Sim's rejection or the workflow's own Response block.
 
@@ -194,10 +194,8 @@ class AmbiguousResponseError(Exception):
     :param result: the run's result if it did.
     """
 
-    def __init__(self, rejection: SimError, result: models.WorkflowExecutionResult) -> None:
-        super().__init__(str(rejection))
-        self.rejection = rejection
-        self.result = result
+    rejection: SimError
+    result: models.WorkflowExecutionResult
 
 
 def _error(request: Request, response: Response) -> SimError:
@@ -322,15 +320,9 @@ def _not_as_requested(request: Request, response: Response) -> SimError:
     job_id = fields.text(body, "taskId")
     if job_id is None and not _is_finished_run(body):
         raise fields.MissingFieldError
-    started = "ran the workflow synchronously" if job_id is None else f"queued the run as job {job_id!r}"
-    return error_of(
-        SimUnsupportedError,
-        request,
-        response,
-        f"{REQUIRED_VERSION}. This server is older and {started}",
-        outcome=Outcome.RAN,
-        run_id=job_id or fields.text(body, "executionId"),
-    )
+    run_id = job_id or fields.text(body, "executionId")
+    what = f"Sim v0.5.44 or later is required. This server is older and started run {run_id!r} in another mode"
+    return error_of(SimUnsupportedError, request, response, what, outcome=Outcome.RAN, run_id=run_id)
 
 
 def _read_job(request: Request, body: Any) -> models.WorkflowRun:

@@ -21,8 +21,6 @@ MAX_UPLOAD_BYTES = 5 * 1024**3
 """The largest file of a workspace."""
 
 PARTS_PER_REQUEST = 100
-FILES_PAGE = 1000
-"""Maximum entries of one request and of one response."""
 
 _FILES = "v2/files"
 
