@@ -48,10 +48,7 @@ def _send(method: str, name: str, *args: Any, **more: Any) -> None:
 
 
 class WaitTimer:
-    """Times a loop's waits for rate limits.
-
-    :param clock: returns seconds.
-    """
+    """Times a loop's waits for rate limits; ``clock`` returns seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

@@ -121,9 +121,7 @@ def _workflow_id(named: str, client: SimClient) -> str:
         raise SimInputError(f"{len(found)} workflows have the name {named!r}: {candidates}. Pass the ID of one.")
     similar = difflib.get_close_matches(named, [each.name or "" for each in known])
     hint = f" Similar names: {', '.join(map(repr, similar))}." if similar else ""
-    raise SimNotFoundError(
-        f"No workflow has the ID or the name {named!r}.{hint} The command 'workflows' lists those of the key."
-    )
+    raise SimNotFoundError(f"No workflow has the ID or the name {named!r}.{hint} The command 'workflows' lists all.")
 
 
 @_command
@@ -212,9 +210,7 @@ def _input(text: str | None) -> Any:
     try:
         return json.loads(Path(text[1:]).read_text() if text.startswith("@") else text)
     except (OSError, ValueError) as error:
-        raise SimInputError(
-            f"The --input can't be read as JSON: {error}. In a shell: --input '{{\"a\": 1}}'."
-        ) from None
+        raise SimInputError(f"The --input can't be read as JSON: {error}.") from None
 
 
 def _with_output(client: SimClient, run: WorkflowRun, **ids: Any) -> WorkflowRun:

@@ -134,9 +134,7 @@ def _first(source: Any, *names: str) -> Any:
 
 
 def _exception(error: Any) -> str | None:
-    if error is None:
-        return None
     from airflow.providers.common.compat.sdk import redact
 
     text = f"{type(error).__name__}: {error}" if isinstance(error, BaseException) else str(error)
-    return str(redact(text))[:MAX_EXCEPTION_LENGTH]
+    return None if error is None else str(redact(text))[:MAX_EXCEPTION_LENGTH]
