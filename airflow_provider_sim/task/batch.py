@@ -71,7 +71,6 @@ class TaskBatch:
 
     def __init__(self, context: Context, hook: SimHook, options: RunOptions, items: Items) -> None:
         self._ti: Any = context["ti"]
-        self._names = names_of(self._ti)
         self._hook = hook
         self._options = options
         self._items = items
@@ -219,7 +218,7 @@ class TaskBatch:
         self._store.record(self.state)
         return {
             "state": self.state.to_dict(),
-            "names": self._names,
+            "names": names_of(self._ti),
             "worker_state": asdict(self._worker_state),
             "options": self._options,
         }
@@ -253,9 +252,9 @@ class TaskBatch:
     def result(self) -> Any:
         """Return the task's result, after its outputs were fetched; raise if inputs have failed and it has to fail."""
         for part in range(len(self._worker_state.firsts)):
-            delete_xcom(self._names, INPUTS_KEY.format(part))
+            delete_xcom(names_of(self._ti), INPUTS_KEY.format(part))
         for part in range(self._worker_state.result_parts):
-            delete_xcom(self._names, RESULTS_KEY.format(part))
+            delete_xcom(names_of(self._ti), RESULTS_KEY.format(part))
         self._report()
         if self._engine is not None and self._engine.stopped is not None:
             raise self._failure(self._engine.stopped)
