@@ -191,8 +191,7 @@ def run(arguments: Any, client: SimClient) -> ExitCode:
                 _print(arguments, receipt, run_id)
                 return ExitCode.SUCCESS
             ids: dict[str, Any] = {name: getattr(result, name) for name in ("workflow_id", "run_id", "job_id")}
-            interval = arguments.poll_interval
-            state = RunPollState(**ids, poll_interval=interval, deadline=deadline, on_paused="return")
+            state = RunPollState(**ids, poll_interval=arguments.poll_interval, deadline=deadline, on_paused="return")
             result = _with_output(client, wait_for_run(client, state), **ids)
     except KeyboardInterrupt:
         _cancel(arguments, client, run_id)

@@ -84,8 +84,8 @@ class SimDeployWorkflowOperator(SimClientOperator):
     def _requested_before(self, context: Context, client: SimClient, version: int | None) -> Deployment | None:
         """Return the deployment that an earlier try has requested, so that a retry doesn't request another."""
         dag_run: Any = context.get("dag_run")
-        moments = (getattr(dag_run, name, None) for name in ("start_date", "run_after", "logical_date"))
-        started = next(filter(None, moments), None)  # dag.test() of Airflow 3 has no start_date
+        # dag.test() of Airflow 3 has no start_date, and Airflow 2 no run_after.
+        started = getattr(dag_run, "start_date", None) or getattr(dag_run, "run_after", None)
         if self.action == "undeploy" or getattr(context["ti"], "try_number", 1) == 1 or started is None:
             return None
         deployment = client.get_deployment(self.workflow_id)

@@ -270,8 +270,7 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
         """Handle a timeout while the sensor was deferred: the sensor's, or that of ``execution_timeout``."""
         limit, error = self.execution_timeout, None
         if limit is not None and limit.total_seconds() < self.timeout:
-            message = f"Run {self.run_id!r} did not finish within the task's execution_timeout of {limit}."
-            error = AirflowTaskTimeout(message)
+            error = AirflowTaskTimeout(f"Run {self.run_id!r} did not finish within the execution_timeout of {limit}.")
         with self.hook:
             return self._result_at_timeout(context, error)
 
@@ -289,11 +288,10 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
             if run is None and error is None and self.cancel_on_timeout:
                 try:
                     cancelled = client.stop_workflow_run(self.workflow_id, self.run_id)
-                except SimError as problem:
-                    self.log.error("Run %s could not be cancelled and may continue: %s", self.run_id, problem)
-                else:
                     self.log.info("%s", cancelled)
                     run = self._last_poll(client) if cancelled.finished_before else None
+                except SimError as problem:
+                    self.log.error("Run %s could not be cancelled and may continue: %s", self.run_id, problem)
         if run is None:
             raise error or AirflowSensorTimeout(str(timeout_error(self.workflow_id, self.run_id)))
         return self._result(context, run)
