@@ -133,7 +133,7 @@ class Environment:
 
 
 class _TaskInstance:
-    task_id, map_index = "t", -1
+    dag_id, task_id, run_id, map_index = "d", "t", "m", -1
 
     def __init__(self) -> None:
         self.xcoms: dict[str, Any] = {}
