@@ -5,25 +5,31 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 from functools import cached_property
 from os import PathLike
 from pathlib import PosixPath, WindowsPath
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from airflow.providers.common.compat.sdk import BaseOperator, conf
 
 from airflow_provider_sim import arguments
+from airflow_provider_sim._compat import TRIGGERS_REPLACE_WORKERS
 from airflow_provider_sim.arguments import CheckInput, LargeOutputs, OnPaused, Rule
 from airflow_provider_sim.exceptions import SimError
-from airflow_provider_sim.task.deadlines import after_deferral, seconds
+from airflow_provider_sim.task.deadlines import after_deferral, deferral_timeout, seconds
 from airflow_provider_sim.task.input import copy_files
+from airflow_provider_sim.triggers.workerless import log_end_on_worker
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_sim.client import SimClient, WorkflowRun
     from airflow_provider_sim.hooks.sim import SimHook
+    from airflow_provider_sim.polling import RunPollState
+    from airflow_provider_sim.task.results import RunEvent
+    from airflow_provider_sim.task.run_options import RunOptions
 
 DEFERRABLE = conf.getboolean("operators", "default_deferrable", fallback=False)  # Airflow's configured default
 
@@ -99,12 +105,52 @@ class SimOperator(BaseOperator):
         return super().render_template(content, *args, **kwargs)
 
 
-class OpenLineageMixin:
-    """Methods that OpenLineage's provider calls: the workflow as a job facet, the run as run facets."""
+class SimRunMixin:
+    """What operator and sensor share: deferral until a run ends, and OpenLineage's facets of the run."""
 
     workflow_id: str
     hook: Any
+    defer: Any
+    do_xcom_push: bool
     _lineage_run: WorkflowRun | None = None
+
+    def _defer(self, state: RunPollState, options: RunOptions) -> NoReturn:
+        """Wait for the run in the triggerer."""
+        from airflow_provider_sim.triggers.sim import SimRunTrigger
+
+        if not TRIGGERS_REPLACE_WORKERS:  # which push it when it is needed
+            state.report_approval_url()
+        workspace_id = self.hook.workspace_of(self.workflow_id) if self.do_xcom_push else None  # known from the link
+        options = replace(options, deadline=state.deadline, started=state.started, workspace_id=workspace_id)
+        self.defer(
+            trigger=SimRunTrigger(self.workflow_id, state.run_id, state.job_id, options),
+            method_name="execute_complete",
+            timeout=deferral_timeout(state.deadline),
+        )
+        raise AssertionError("unreachable")
+
+    def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> Any:
+        """Resume after the trigger's event: return the output of a completed run; poll any other once.
+
+        A timeout cancels the run of an operator if it isn't finished. After any other error of the trigger the run is
+        left alone, so that a retry re-attaches to it.
+        """
+        from airflow_provider_sim.task.results import event_result, read_run_event
+
+        received = read_run_event(event, workflow_id=self.workflow_id)
+        log_end_on_worker(self)
+        if received.completed_run and received.output:
+            self._lineage_run = received.completed_run
+            return event_result(context, received.completed_run, received.output, self._new_options(context))
+        with self.hook:
+            return self._resume(context, received)
+
+    def _new_options(self, context: Context) -> RunOptions:
+        raise NotImplementedError
+
+    def _resume(self, context: Context, received: RunEvent) -> Any:
+        """Resume after an event without an output."""
+        raise NotImplementedError
 
     def get_openlineage_facets_on_start(self) -> Any:
         """Return the facets of the workflow and its run, if there is one."""

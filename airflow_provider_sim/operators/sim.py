@@ -10,26 +10,26 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout
 
 from airflow_provider_sim import arguments
-from airflow_provider_sim._compat import TRIGGERS_REPLACE_WORKERS
 from airflow_provider_sim.arguments import Rule
 from airflow_provider_sim.client import MAX_RUN_TIMEOUT, SYNC_TIMEOUT, check_block_ids
 from airflow_provider_sim.exceptions import SimRunTimeoutError
 from airflow_provider_sim.links.sim import SimApprovalLink, SimRunLink
-from airflow_provider_sim.operators.base import DEFERRABLE, OpenLineageMixin, SimWorkflowOperatorBase
-from airflow_provider_sim.task.deadlines import deadline, deferral_timeout
+from airflow_provider_sim.operators.base import DEFERRABLE, SimRunMixin, SimWorkflowOperatorBase
+from airflow_provider_sim.task.deadlines import deadline
 from airflow_provider_sim.task.input import UPLOAD_WITHOUT_WAITING, check_fields, copy_files, has_files, input_fields
 from airflow_provider_sim.task.pause_report import PauseReport as PauseReport
 from airflow_provider_sim.task.run_options import RunOptions
-from airflow_provider_sim.triggers.workerless import can_end_in_trigger, log_end_on_worker
+from airflow_provider_sim.triggers.workerless import can_end_in_trigger
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_sim.client import AsyncExecutionResult, SimClient, WorkflowRun
+    from airflow_provider_sim.task.results import RunEvent
     from airflow_provider_sim.task.run import TaskRun
 
 
-class SimExecuteWorkflowOperator(OpenLineageMixin, SimWorkflowOperatorBase):
+class SimExecuteWorkflowOperator(SimRunMixin, SimWorkflowOperatorBase):
     """Run a deployed workflow and return its output.
 
     By default the connection is held open until the run has finished (sync), which suits runs of up to a minute. With
@@ -150,34 +150,18 @@ class SimExecuteWorkflowOperator(OpenLineageMixin, SimWorkflowOperatorBase):
                 return self._result_at_timeout(context, client, run, error)
             return self._result(context, client, finished)
 
-    def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> Any:
-        """Resume after the trigger's event: return the output of a completed run; poll any other once.
-
-        A timeout cancels a run that isn't finished. After any other error of the trigger the run is left alone, so that
-        a retry re-attaches to it.
-        """
-        from airflow_provider_sim.task.results import event_result, read_run_event
-
-        received = read_run_event(event, workflow_id=self.workflow_id)
-        if received.completed_run and received.output:
-            self._lineage_run = received.completed_run
-            log_end_on_worker(self)
-            return event_result(context, received.completed_run, received.output, self._new_options(context))
+    def _resume(self, context: Context, received: RunEvent) -> Any:
         from airflow_provider_sim.polling import unreachable_error
 
-        with self.hook as hook:
-            client = hook.get_conn()
-            run = self._new_run(context, run_id=received.run_id, job_id=received.job_id, uploads=received.uploads)
-            if received.status == "timeout":
-                return self._result_at_timeout(context, client, run)
-            with run.retry_if_not_found():
-                found = received.completed_run or client.get_workflow_run(
-                    self.workflow_id, received.run_id, job_id=received.job_id
-                )
-                if received.status == "error" and not found.status.is_terminal:
-                    raise unreachable_error(self.workflow_id, received.run_id, received.message)
-                log_end_on_worker(self)
-                return self._result(context, client, found)
+        client, run_id, job_id = self.hook.get_conn(), received.run_id, received.job_id
+        run = self._new_run(context, run_id=run_id, job_id=job_id, uploads=received.uploads)
+        if received.status == "timeout":
+            return self._result_at_timeout(context, client, run)
+        with run.retry_if_not_found():
+            found = received.completed_run or client.get_workflow_run(self.workflow_id, run_id, job_id=job_id)
+            if received.status == "error" and not found.status.is_terminal:
+                raise unreachable_error(self.workflow_id, run_id, received.message)
+            return self._result(context, client, found)
 
     def execute_timeout(self, context: Context) -> Any:
         """Handle a deferral timeout: poll the run once more, then cancel it."""
@@ -275,18 +259,7 @@ class SimExecuteWorkflowOperator(OpenLineageMixin, SimWorkflowOperatorBase):
             time.sleep(state.first_delay())  # it was started, or polled, just now
             with run.retry_if_not_found():
                 return wait_for_run(client, state)
-        from airflow_provider_sim.triggers.sim import SimRunTrigger
-
-        if not TRIGGERS_REPLACE_WORKERS:  # which push it when it is needed
-            state.report_approval_url()
-        workspace_id = self.hook.workspace_of(self.workflow_id) if self.do_xcom_push else None  # known from the link
-        uploads = run.deferred_uploads()
-        options = replace(self._options, started=state.started, workspace_id=workspace_id, uploads=uploads)
-        return self.defer(
-            trigger=SimRunTrigger(self.workflow_id, state.run_id, state.job_id, options),
-            method_name="execute_complete",
-            timeout=deferral_timeout(self._options.deadline),
-        )
+        return self._defer(state, replace(self._options, uploads=run.deferred_uploads()))
 
     def _result_at_timeout(
         self, context: Context, client: SimClient, run: TaskRun, error: BaseException | None = None

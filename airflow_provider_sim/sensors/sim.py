@@ -21,7 +21,7 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from airflow_provider_sim import arguments
-from airflow_provider_sim._compat import TRIGGERS_REPLACE_WORKERS, first_reschedule_date
+from airflow_provider_sim._compat import first_reschedule_date
 from airflow_provider_sim.arguments import LargeOutputs, OnPaused, Rule
 from airflow_provider_sim.exceptions import (
     SimError,
@@ -31,23 +31,24 @@ from airflow_provider_sim.exceptions import (
     SimRunTimeoutError,
 )
 from airflow_provider_sim.links.sim import SimApprovalLink, SimRunLink, push_approval_link, push_run_link
-from airflow_provider_sim.operators.base import DEFERRABLE, OpenLineageMixin, SimOperator
-from airflow_provider_sim.task.deadlines import after_deferral, deadline, deferral_timeout
+from airflow_provider_sim.operators.base import DEFERRABLE, SimOperator, SimRunMixin
+from airflow_provider_sim.task.deadlines import after_deferral, deadline
 from airflow_provider_sim.task.run_options import RunOptions
-from airflow_provider_sim.triggers.workerless import can_end_in_trigger, log_end_on_worker, start_trigger_args
+from airflow_provider_sim.triggers.workerless import can_end_in_trigger, start_trigger_args
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_sim.client import SimClient, WorkflowRun
     from airflow_provider_sim.polling import RunPollState
+    from airflow_provider_sim.task.results import RunEvent
 
 LONGEST_PAUSE = 60.0  # seconds between polls of a rescheduled sensor that keeps its worker, because a poll has failed
 SHORTEST_RESCHEDULE = 10.0  # seconds between the processes of a rescheduled sensor
 LAST_TIMEOUT = 30.0  # seconds for each request of the last poll and the cancellation
 
 
-class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
+class SimJobSensor(SimRunMixin, SimOperator, BaseSensorOperator):
     """Wait until a run is finished, and return its output.
 
     A run that fails or is cancelled fails the sensor without retries, since another poll returns the same; so does a
@@ -147,8 +148,8 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
             message = f"{error}. The sensor {self.task_id!r} starts on a worker and defers from there."
             warnings.warn(message, UserWarning, stacklevel=3)
 
-    def _new_options(self, **changes: Any) -> RunOptions:
-        return RunOptions.of(self, end_from_trigger=can_end_in_trigger(self), **changes)
+    def _new_options(self, context: Context) -> RunOptions:
+        return RunOptions.of(self, end_from_trigger=can_end_in_trigger(self))
 
     def execute(self, context: Context) -> Any:
         """Poll until the run is finished: here, in later processes, or in the triggerer."""
@@ -187,17 +188,7 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
         """Poll once; defer if the run isn't finished and the sensor is deferrable."""
         run = self._poll()
         if run is None and self.deferrable:
-            from airflow_provider_sim.triggers.sim import SimRunTrigger
-
-            workspace_id = self.hook.workspace_of(self.workflow_id) if self.do_xcom_push else None
-            if not TRIGGERS_REPLACE_WORKERS:  # which push it when it is needed
-                self._state.report_approval_url()
-            options = self._new_options(deadline=self._deadline, started=self._state.started, workspace_id=workspace_id)
-            self.defer(
-                trigger=SimRunTrigger(self.workflow_id, self.run_id, options=options),
-                method_name="execute_complete",
-                timeout=deferral_timeout(self._deadline),
-            )
+            self._defer(self._state, self._new_options(context))
         return PokeReturnValue(is_done=run is not None, xcom_value=run and self._result(context, run))
 
     def _poll(self) -> WorkflowRun | None:
@@ -233,28 +224,16 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
             delay = 1.0
         return max(delay, SHORTEST_RESCHEDULE) if self.reschedule else delay
 
-    def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> Any:
-        """Resume after the trigger's event: return the output of a completed run; poll any other once."""
-        from airflow_provider_sim.task.results import event_result, read_run_event
+    def _resume(self, context: Context, received: RunEvent) -> Any:
+        from airflow_provider_sim.polling import unreachable_error
 
-        self._check_rendered()
-        received = read_run_event(event, workflow_id=self.workflow_id)
-        if received.completed_run and received.output:
-            self._lineage_run = received.completed_run
-            log_end_on_worker(self)
-            return event_result(context, received.completed_run, received.output, self._new_options())
         if received.status == "timeout":
             return self.execute_timeout(context)
-        with self.hook as hook:
-            run = received.completed_run or hook.get_conn().get_workflow_run(
-                self.workflow_id, received.run_id, job_id=received.job_id
-            )
-            if received.status == "error" and not self._state.on_response(run):
-                from airflow_provider_sim.polling import unreachable_error
-
-                raise unreachable_error(self.workflow_id, received.run_id, received.message)
-            log_end_on_worker(self)
-            return self._result(context, run)
+        run_id, job_id = received.run_id, received.job_id
+        run = received.completed_run or self.hook.get_workflow_run(self.workflow_id, run_id, job_id=job_id)
+        if received.status == "error" and not self._state.on_response(run):
+            raise unreachable_error(self.workflow_id, run_id, received.message)
+        return self._result(context, run)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Resume after a deferral; unlike Airflow's sensors, skip with the error as the reason."""
@@ -312,7 +291,7 @@ class SimJobSensor(OpenLineageMixin, SimOperator, BaseSensorOperator):
 
         self._lineage_run = run
         try:
-            return task_result(context, self.hook.get_conn(), run, self._new_options())
+            return task_result(context, self.hook.get_conn(), run, self._new_options(context))
         except SimRunError as error:
             raise AirflowFailException(str(error)) from error
 
