@@ -237,7 +237,7 @@ class BatchEngine:
             on_paused=options.on_paused,
             max_failed_polls=max(10, int(MAX_OUTAGE / (options.poll_interval or LONGEST_INTERVAL))),
             started=self.clock(),
-            in_batch=True,
+            log_level=logging.DEBUG,
             clock=self.clock,
         )
         workspace_id = options.workspace_id if workflows[index] == workflows[0] else None

@@ -38,18 +38,14 @@ class _DeploymentPollState(PollState["Deployment"]):
 
     def timeout_error(self) -> SimDeploymentError:
         assert self.last_response is not None
-        problem = (
-            f"did not finish within the timeout: its status is {_status(self.last_response)!r}. It may become live"
-            " later; the workflow's page in Sim shows its state. Raise timeout, or set wait_for_completion=False"
-        )
+        status = _status(self.last_response)
+        advice = "It may become live later. Raise timeout, or set wait_for_completion=False"
+        problem = f"did not finish within the timeout: its status is {status!r}. {advice}"
         return _error(self.last_response, problem, Outcome.UNKNOWN)
 
 
 def is_live(deployment: Deployment) -> bool:
-    """Return whether the requested version is live.
-
-    :raises SimDeploymentError: its activation has failed.
-    """
+    """Return whether the requested version is live; raise a :class:`SimDeploymentError` if its activation failed."""
     attempt = deployment.latest_attempt
     if attempt is None:
         return deployment.is_deployed
@@ -65,6 +61,6 @@ def _status(deployment: Deployment) -> str:
 def _error(deployment: Deployment, problem: str, outcome: Outcome) -> SimDeploymentError:
     attempt, workflow_id = deployment.latest_attempt, deployment.workflow_id
     version = f" of version {attempt.version}" if attempt and attempt.version is not None else ""
-    live = f"Version {deployment.version} is live" if deployment.version is not None else "No version is live"
-    message = f"The deployment{version} of workflow {workflow_id!r} {problem}. {live}."
+    live = "No version" if deployment.version is None else f"Version {deployment.version}"
+    message = f"The deployment{version} of workflow {workflow_id!r} {problem}. {live} is live."
     return SimDeploymentError(message, workflow_id=workflow_id, outcome=outcome)

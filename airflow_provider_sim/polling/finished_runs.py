@@ -29,7 +29,7 @@ from airflow_provider_sim.client import (
     WorkflowRun,
     named_workflows,
 )
-from airflow_provider_sim.exceptions import SimError, SimNotFoundError, SimRunNotFoundError
+from airflow_provider_sim.exceptions import SimError, SimRunNotFoundError
 from airflow_provider_sim.metrics import Metric
 from airflow_provider_sim.polling.poll_state import RunPollState
 from airflow_provider_sim.polling.poller import RunPoller, poller_for
@@ -46,7 +46,6 @@ Connect = Callable[[], Awaitable["tuple[ClientSettings, str | None]"]]
 EVENT_GAP = 15.0  # minimum seconds between two events of a trigger
 EVENT_DELAY = 1.0  # seconds from the first finished run to its event, so that runs that finish together share one
 MAX_RUNS_PER_EVENT = 500  # about 150 KB; further runs wait for the next event
-LONGEST_PAUSE = 600.0  # seconds between polls that fail
 OVERLAP = 60.0  # seconds by which polls overlap: a run may appear in Sim's log some time after its start
 _LONG = 86_400.0  # seconds for which a delivered run without a start is remembered
 _MARGIN = 5.0  # seconds by which a run's start may move in its first moments
@@ -163,10 +162,9 @@ class FinishedRunStream:
         self._listeners: dict[Listener, None] = {}
         self._followed: dict[str, asyncio.Task[None]] = {}  # by run ID
         self._workspaces: dict[str, str | None] = {}  # by workflow ID
-        self._errors: dict[str, SimError] = {}  # of the current poll, by what could not be polled
+        self._errors: dict[str, Exception] = {}  # of the current poll, by what could not be polled
         self._news = asyncio.Event()
         self._poll_at, self._interval = -inf, inf  # the shortest interval of the listeners
-        self._failures = 0  # consecutive
 
     def join(self, listener: Listener) -> None:
         """Add a listener, and poll at once."""
@@ -196,17 +194,17 @@ class FinishedRunStream:
                 log.warning("Could not store which runs were delivered: %s", error)
 
     async def batches(self) -> AsyncIterator[Batch]:
-        """Yield batches of finished runs until cancelled; errors of Sim are logged and retried.
+        """Yield batches of finished runs until cancelled; a listener's next one after it has confirmed the last.
 
-        A listener gets no other batch before :meth:`confirm` was called with the last one.
+        Errors are logged and retried.
         """
         for listener in self._listeners:
             listener.pause()
-        self._poll_at, self._failures = -inf, 0
+        self._poll_at = -inf
         try:
             while True:
                 if self._listeners and time.monotonic() >= self._poll_at:
-                    await self._poll_and_schedule()
+                    await self._poll()
                 if batch := {listener: runs for listener in self._listeners if (runs := listener.take())}:
                     yield batch
                 await self._rest()
@@ -225,52 +223,28 @@ class FinishedRunStream:
                 await self._news.wait()
         self._news.clear()
 
-    async def _poll_and_schedule(self) -> None:
-        self._poll_at, self._interval = inf, min(listener.poll_interval for listener in self._listeners)
-        pause = self._interval
-        try:
-            await self._poll()
-            self._failures = 0
-        except Exception as error:
-            self._failures += 1
-            pause = min(max(pause, 1.0) * 2 ** min(self._failures, 10), LONGEST_PAUSE)
-            again = "Polling for finished runs again in %.0f s (failures in a row: %d)."
-            if isinstance(error, SimError):
-                pause = max(self._interval, error.retry_after or pause)
-                log.warning(f"%s {again}", error, pause, self._failures)
-            else:
-                log.exception(again, pause, self._failures)
-        if self._poll_at == inf:  # no listener has joined meanwhile
-            self._poll_at = time.monotonic() + pause
-
     async def _poll(self) -> None:
-        """Find the runs that have started since the last poll, and wait for those that have not finished.
-
-        An error that concerns one workspace or workflow is raised only if nothing else could be polled.
-        """
-        settings, of_connection = await self._connect()
-        poller = poller_for(settings)
+        """Find the runs that have started since the last poll, and wait for those that have not finished."""
         before, self._errors = self._errors, {}
-        polled = False
-        workspaces: defaultdict[str | None, set[str]] = defaultdict(set)
-        for workflow_id in sorted({name for listener in self._listeners for name in listener.workflow_ids}):
-            workspace_id = of_connection or await self._workspace_of(poller, workflow_id)
-            workspaces[workspace_id].add(workflow_id)
-        for workspace_id, workflow_ids in workspaces.items():
-            if workspace_id is not None:
-                try:
+        self._poll_at, self._interval = inf, min(listener.poll_interval for listener in self._listeners)
+        try:
+            settings, of_connection = await self._connect()
+            poller = poller_for(settings)
+            workspaces: defaultdict[str | None, set[str]] = defaultdict(set)
+            for workflow_id in sorted({name for listener in self._listeners for name in listener.workflow_ids}):
+                workspaces[of_connection or await self._workspace_of(poller, workflow_id)].add(workflow_id)
+            for workspace_id, workflow_ids in workspaces.items():
+                if workspace_id is not None:
                     await self._poll_workspace(poller, workspace_id, workflow_ids)
-                    polled = True
-                except SimError as error:
-                    self._errors[f"workspace {workspace_id!r}"] = error
-            self._follow(poller, workspace_id, workflow_ids)
-        await self._save(self._listeners)
-        serious = [error for error in self._errors.values() if not isinstance(error, SimNotFoundError)]
-        if serious and not polled:
-            raise serious[0]
+                self._follow(poller, workspace_id, workflow_ids)
+            await self._save(self._listeners)
+        except Exception as error:
+            self._errors["the connection"] = error
         for what, problem in self._errors.items():
             if type(before.get(what)) is not type(problem):
-                log.warning("Runs of %s are not delivered until this is resolved: %s", what, problem)
+                trace = None if isinstance(problem, SimError) else problem
+                log.warning("Runs of %s are not delivered until this is resolved: %s", what, problem, exc_info=trace)
+        self._poll_at = min(self._poll_at, time.monotonic() + self._interval)  # at once if a listener has joined
 
     async def _workspace_of(self, poller: RunPoller, workflow_id: str) -> str | None:
         if workflow_id not in self._workspaces:
@@ -288,38 +262,24 @@ class FinishedRunStream:
         polled_at = poller.server_now() - OVERLAP
         listeners = list(self._listeners)
         for listener in listeners:
-            if new := (listener.workflow_ids & workflow_ids) - listener.cursors.keys():
-                listener.cursors |= await self._begin(poller, workspace_id, new, polled_at)
+            for workflow_id in sorted((listener.workflow_ids & workflow_ids) - listener.cursors.keys()):
+                try:
+                    cursor = await _first_cursor(poller, workspace_id, workflow_id, polled_at)
+                    listener.cursors[workflow_id] = cursor
+                except SimError as error:
+                    self._errors[f"workflow {workflow_id!r}"] = error
         cursors = [listener.cursors[name] for listener in listeners for name in listener.cursors.keys() & workflow_ids]
         if not cursors:
             return
-        async for run in _logged(poller, workspace_id, workflow_ids, min(cursor.since for cursor in cursors)):
-            for listener in listeners if run.workflow_id in workflow_ids else ():
-                listener.saw(run)
-        for cursor in cursors:
-            cursor.advance(polled_at)
-
-    async def _begin(
-        self, poller: RunPoller, workspace_id: str, workflow_ids: frozenset[str], since: float
-    ) -> dict[str, Cursor]:
-        """Return the first cursors of workflows: runs that have finished already are not delivered."""
-        cursors = {workflow_id: Cursor(since) for workflow_id in workflow_ids}
-        async for run in _logged(poller, workspace_id, workflow_ids, since):
-            if cursor := cursors.get(run.workflow_id or ""):
-                cursor.saw(run)
-                if run.status.is_terminal:
-                    cursor.deliver(run)
-        for workflow_id in sorted(workflow_ids):
-            try:
-                for status in sorted(LISTED_STATUSES):
-                    filters = {"status": status.value, "limit": RUNS_PAGE}
-                    runs = _runs_of(poller, RUNS_BUCKET, AsyncSimClient.list_workflow_runs, workflow_id, **filters)
-                    async for run in runs:
-                        cursors[workflow_id].known[run.run_id or ""] = None
-            except SimError as error:
-                self._errors[f"workflow {workflow_id!r}"] = error
-                del cursors[workflow_id]
-        return cursors
+        try:
+            async for run in _logged(poller, workspace_id, workflow_ids, min(cursor.since for cursor in cursors)):
+                for listener in listeners if run.workflow_id in workflow_ids else ():
+                    listener.saw(run)
+        except SimError as error:
+            self._errors[f"workspace {workspace_id!r}"] = error
+        else:
+            for cursor in cursors:
+                cursor.advance(polled_at)
 
     def _follow(self, poller: RunPoller, workspace_id: str | None, workflow_ids: set[str]) -> None:
         for listener in self._listeners:
@@ -345,6 +305,20 @@ class FinishedRunStream:
         finally:
             self._followed.pop(run_id, None)
             self._news.set()
+
+
+async def _first_cursor(poller: RunPoller, workspace_id: str, workflow_id: str, since: float) -> Cursor:
+    """Return the first cursor of a workflow: runs that have finished already are not delivered."""
+    cursor = Cursor(since)
+    async for run in _logged(poller, workspace_id, [workflow_id], since):
+        cursor.saw(run)
+        if run.status.is_terminal:
+            cursor.deliver(run)
+    for status in sorted(LISTED_STATUSES):
+        filters = {"status": status.value, "limit": RUNS_PAGE}
+        async for run in _runs_of(poller, RUNS_BUCKET, AsyncSimClient.list_workflow_runs, workflow_id, **filters):
+            cursor.known[run.run_id or ""] = None
+    return cursor
 
 
 def _logged(

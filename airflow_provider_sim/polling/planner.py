@@ -86,35 +86,28 @@ class Workspaces:
         return None if workspace_id in self.closed else workspace_id
 
 
+@dataclass(eq=False, kw_only=True)
 class Planner:
-    """Collects the requests to send now.
+    """Collects the requests to send now."""
 
-    :param v2: whether the server has the v2 API, and with it lists; None before its first response.
-    :param max_reads: number of runs that may be read at once.
-    :ivar is_rate_limited: whether a request has to wait for the rate limits.
-    """
-
-    def __init__(
-        self, workspaces: Workspaces, limits: RateLimits, *, now: float, v2: bool | None, max_reads: int
-    ) -> None:
-        self._requests: list[Request] = []
-        self._workspaces = workspaces
-        self._limits = limits
-        self._now = now
-        self._v2 = v2
-        self._max_reads = max_reads if v2 is not None else min(1, max_reads)  # the response shows whether it has lists
-        self._available: dict[str | None, float] = {}
-        self.is_rate_limited = False
+    workspaces: Workspaces
+    limits: RateLimits
+    now: float
+    v2: bool | None  # whether the server has the v2 API, and with it lists; None before its first response
+    max_reads: int  # number of runs that may be read at once
+    is_rate_limited: bool = field(default=False, init=False)  # whether a request has to wait for the rate limits
+    _requests: list[Request] = field(default_factory=list, init=False)
+    _available: dict[str | None, float] = field(default_factory=dict, init=False)
 
     def plan(self, due: Sequence[PolledRun], near: Sequence[PolledRun]) -> list[Request]:
         """Return the requests for runs that are due.
 
         :param near: runs that are due soon, which lists include so that polls coincide.
         """
-        self._read(run for run in due if not self._v2 or run.read_at <= self._now)
-        if self._v2:
+        self._read(run for run in due if not self.v2 or run.read_at <= self.now)
+        if self.v2:
             planned = {run for request in self._requests for run in request.runs}
-            self._list([run for run in due if run.due <= self._now and run not in planned], near)
+            self._list([run for run in due if run.due <= self.now and run not in planned], near)
         return self._requests
 
     def _list(self, due: Sequence[PolledRun], near: Sequence[PolledRun]) -> None:
@@ -122,12 +115,12 @@ class Planner:
         by_workspace: defaultdict[str | None, list[PolledRun]] = defaultdict(list)
         also: defaultdict[str | None, list[PolledRun]] = defaultdict(list)
         for workflow_id, runs in _by_workflow(due).items():
-            if is_single or workflow_id is None or not self._workspaces.is_unknown(workflow_id):
-                by_workspace[self._workspaces.of(workflow_id)] += runs
+            if is_single or workflow_id is None or not self.workspaces.is_unknown(workflow_id):
+                by_workspace[self.workspaces.of(workflow_id)] += runs
             else:
                 self._add_or_read(Request(WORKFLOW_BUCKET, runs), runs)
         for workflow_id, runs in _by_workflow(near).items():
-            also[self._workspaces.of(workflow_id)] += runs
+            also[self.workspaces.of(workflow_id)] += runs
         self._read(by_workspace.pop(None, ()))
         for workspace_id, runs in sorted(by_workspace.items(), key=lambda item: min(map(attrgetter("due"), item[1]))):
             if also[workspace_id] or len(runs) > 1 or not self._read(runs):
@@ -135,22 +128,23 @@ class Planner:
 
     def _read(self, runs: Iterable[PolledRun]) -> int:
         """Read runs, the longest waiting first, as far as the rate limits allow; return how many."""
-        bucket = None if self._v2 is False else RUN_BUCKET
-        read = sum(self._add(Request(bucket, [run])) for run in nlargest(self._max_reads, runs, key=self._urgency))
-        self._max_reads -= read
+        bucket = None if self.v2 is False else RUN_BUCKET
+        most = self.max_reads if self.v2 is not None else min(1, self.max_reads)  # the response shows if it has lists
+        read = sum(self._add(Request(bucket, [run])) for run in nlargest(most, runs, key=self._urgency))
+        self.max_reads -= read
         return read
 
     def _add_or_read(self, request: Request, due: list[PolledRun]) -> None:
         """Add a request, or read runs for which it would come more than half an interval late."""
         if not self._add(request):
-            wait = self._limits.room(request.bucket).delay
-            ready_at = self._now + (wait if wait < inf else 0.0)  # infinite: as soon as another response arrives
+            wait = self.limits.room(request.bucket).delay
+            ready_at = self.now + (wait if wait < inf else 0.0)  # infinite: as soon as another response arrives
             self._read(run for run in due if ready_at - run.due > run.interval / 2)
 
     def _add(self, request: Request) -> bool:
         """Add a request if its rate bucket has room for it; return whether it has."""
         if request.bucket not in self._available:
-            self._available[request.bucket] = self._limits.room(request.bucket).available
+            self._available[request.bucket] = self.limits.room(request.bucket).available
         if self._available[request.bucket] <= 0:
             self.is_rate_limited = True
             return False
@@ -160,7 +154,7 @@ class Planner:
 
     def _urgency(self, run: PolledRun) -> float:
         """Return how long a poll has been due, in intervals of the run: fair to short and long ones."""
-        return (self._now - run.next_poll) / run.interval
+        return (self.now - run.next_poll) / run.interval
 
 
 def _by_workflow(runs: Iterable[PolledRun]) -> dict[str | None, list[PolledRun]]:

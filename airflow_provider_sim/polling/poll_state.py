@@ -7,10 +7,10 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import InitVar, dataclass, field
+from dataclasses import dataclass, field
 from functools import lru_cache
 from math import inf, log2
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from airflow_provider_sim.arguments import OnPaused
 from airflow_provider_sim.client import NO_RETRY, RunStatus, WorkflowRun, approval_url
@@ -40,13 +40,6 @@ NOT_FOUND_GRACE = 60.0  # seconds during which Sim may not find a run that was j
 _JITTER = 0.1
 
 
-class Sharing(NamedTuple):
-    """How many runs each poll answers for, and the shortest seconds between such polls."""
-
-    runs: float = 1
-    shortest: float = SHORTEST_INTERVAL
-
-
 @dataclass(eq=False, kw_only=True)
 class PollState(Generic[T]):
     """State of a poll loop: counts failed polls, and decides when to poll again."""
@@ -57,16 +50,17 @@ class PollState(Generic[T]):
     max_failed_polls: int = MAX_FAILED_POLLS  # in a row
     clock: Callable[[], float] = lambda: time.time()
     pace: WorkerPace | None = field(default=None, init=False)  # bounds adaptive polls by the rate limits
-    sharing: Sharing = field(default=Sharing(), init=False)  # shortens adaptive intervals
-    log_level: int = field(default=logging.INFO, init=False)
+    sharing: float = field(default=1, init=False)  # number of runs that each poll answers for
+    shortest: float = field(default=SHORTEST_INTERVAL, init=False)  # seconds between such polls
+    log_level: int = logging.INFO  # of status changes
     last_response: T | None = field(default=None, init=False)
     _failed_polls: int = field(default=0, init=False)
     _retry_after: float = field(default=0.0, init=False)
+    _durations: deque[float] = field(default_factory=deque, init=False)  # seconds, of the same workflow's runs
 
     @property
-    def expected_duration(self) -> float:
-        """Seconds before which the object is not expected to be finished."""
-        return 0.0
+    def _expected_duration(self) -> float:
+        return min(self._durations, default=0.0)
 
     @property
     def interval(self) -> float:
@@ -75,7 +69,7 @@ class PollState(Generic[T]):
             return self.poll_interval
         age = 0.0 if self.started is None else max(0.0, self.clock() - self.started)
         growing = max(self._adaptive(age), 2.0 ** min(self._failed_polls, 5))
-        if age < (expected := self.expected_duration):
+        if age < (expected := self._expected_duration):
             growing = max(growing, expected - age + self._step(expected))
         return max(min(growing, LONGEST_INTERVAL), 0.0 if self.pace is None else self.pace.delay())
 
@@ -87,17 +81,13 @@ class PollState(Generic[T]):
         return due // step * step
 
     def _step(self, age: float) -> float:
-        """Return the seconds between common times of polls: the largest power of two within the interval, 1 to 16.
-
-        A shorter step after an expected duration: most runs end then, and none has been polled before.
-        """
-        return 2.0 ** int(log2(self._adaptive(age))) * (0.75 if self.expected_duration else 1.0)
+        # The largest power of two within the interval, 1 to 16 s; less after an expected duration: most runs end then.
+        return 2.0 ** int(log2(self._adaptive(age))) * (0.75 if self._expected_duration else 1.0)
 
     def _adaptive(self, age: float) -> float:
         """Return a share of the age; of many runs, some finish in any such time, and one poll answers for all."""
         own = min(max(age * AGE_SHARE, SHORTEST_INTERVAL), LONGEST_INTERVAL)
-        runs, shortest = self.sharing
-        return min(own, max(own * SHARING_RUNS / max(runs, SHARING_RUNS), shortest))
+        return min(own, max(own * SHARING_RUNS / max(self.sharing, SHARING_RUNS), self.shortest))
 
     def is_finished(self, response: T) -> bool:
         """Return whether polling ends with a response."""
@@ -164,14 +154,12 @@ class RunPollState(PollState[WorkflowRun]):
     on_paused: OnPaused = "wait"  # whether a pause for a person ends polling; one that ends by itself never does
     base_url: str | None = None  # the server's, for the approval URL
     on_approval: Callable[[str], None] | None = None  # called with that URL when the run begins to wait for a person
-    in_batch: InitVar[bool] = False  # log status changes at level DEBUG
 
-    def __post_init__(self, in_batch: bool) -> None:
-        """Set the start and the log level."""
+    def __post_init__(self) -> None:
         self._is_run_s_age = self.started is None
         self.started = self.clock() if self.started is None else self.started
-        self.log_level = logging.DEBUG if in_batch else logging.INFO
-        self._durations = _latest_durations(self.base_url, self.workflow_id) if self.base_url else deque[float]()
+        if self.base_url:
+            self._durations = _latest_durations(self.base_url, self.workflow_id)
 
     def on_response(self, response: WorkflowRun) -> bool:
         """Handle a response; return whether polling ends with it."""
@@ -183,25 +171,19 @@ class RunPollState(PollState[WorkflowRun]):
             self._durations.append(response.duration_ms / 1000)
         return super().on_response(response)
 
-    @property
-    def expected_duration(self) -> float:
-        """The shortest duration of the workflow's latest completed runs; 0 if none are known."""
-        return min(self._durations, default=0.0)
-
     def is_finished(self, response: WorkflowRun) -> bool:
-        """Return whether polling ends with a response; log a new status."""
         if self.last_response is None or _status(response) != _status(self.last_response):
             status = f"{_status(response)}{self._pause_note(response)}"
             log.log(self.log_level, "Run %s of workflow %s is %s.", self.run_id, self.workflow_id, status)
         if response.status is not RunStatus.PAUSED:
             return response.status.is_terminal
-        return self.on_paused != "wait" and not _resumes_automatically(response)
+        return self.on_paused != "wait" and not (response.paused and response.paused.resumes_automatically)
 
     def _pause_note(self, run: WorkflowRun) -> str:
         if run.status is not RunStatus.PAUSED:
             return ""
-        if _resumes_automatically(run):
-            return f" until {(run.paused and run.paused.resume_at) or 'a time set in the workflow'}"
+        if run.paused is not None and run.paused.resumes_automatically:
+            return f" until {run.paused.resume_at or 'a time set in the workflow'}"
         url = self.report_approval_url()
         return " until a person answers it" + (f" at {url}" if url else "")
 
@@ -213,9 +195,8 @@ class RunPollState(PollState[WorkflowRun]):
         return url
 
     def timeout_error(self) -> SimError:
-        """Return the error to raise at the deadline."""
-        last = self.last_response
-        return timeout_error(self.workflow_id, self.run_id, None if last is None else _status(last))
+        status = None if self.last_response is None else _status(self.last_response)
+        return timeout_error(self.workflow_id, self.run_id, status)
 
     def on_error(self, error: SimError) -> None:
         """Count a failed poll, unless the run was just started and isn't found yet."""
@@ -233,10 +214,6 @@ def _latest_durations(base_url: str, workflow_id: str) -> deque[float]:
 
 def _status(run: WorkflowRun) -> str:
     return run.server_status or run.status.value
-
-
-def _resumes_automatically(run: WorkflowRun) -> bool:
-    return run.paused is not None and run.paused.resumes_automatically
 
 
 def timeout_error(workflow_id: str, run_id: str, last_status: str | None = None) -> SimRunTimeoutError:
@@ -278,11 +255,10 @@ def poll_until_finished(poll: Callable[[], T], state: PollState[T]) -> T:
 
 def share_limit(client: SimClient, state: PollState[T]) -> None:
     """Let the rate limits bound adaptive polls of a worker; others, which it doesn't know, spend them, too."""
-    if state.poll_interval is None:
-        from airflow_provider_sim.polling.rate_limits import WorkerPace
+    from airflow_provider_sim.polling.rate_limits import WorkerPace
 
-        state.pace = WorkerPace(state.clock)
-        client.on_rate_limit = state.pace.on_response
+    state.pace = WorkerPace(state.clock)
+    client.on_rate_limit = state.pace.on_response
 
 
 def wait_for_run(client: SimClient, state: RunPollState) -> WorkflowRun:

@@ -44,8 +44,8 @@ from airflow_provider_sim.exceptions import (
 )
 from airflow_provider_sim.metrics import WaitTimer
 from airflow_provider_sim.polling.planner import Planner, PolledRun, Request, Workspaces
-from airflow_provider_sim.polling.poll_state import SHORTEST_INTERVAL, RunPollState, Sharing
-from airflow_provider_sim.polling.rate_limits import RateLimits, in_use, rate_limits_for
+from airflow_provider_sim.polling.poll_state import SHORTEST_INTERVAL, RunPollState
+from airflow_provider_sim.polling.rate_limits import RateLimits, rate_limits_for, shared
 
 T = TypeVar("T")
 
@@ -94,7 +94,7 @@ class RunPoller:
         client.on_rate_limit = self._limits.on_response
         self._callers_client = limited(client, MOST_LENT)
         self._rate_limit_wait = WaitTimer(clock)
-        self._sharing = Sharing()
+        self._sharing = 1.0, SHORTEST_INTERVAL  # runs per list, and seconds between lists
 
     async def wait(
         self, state: RunPollState, *, look_soon: bool = False, workspace_id: str | None = None
@@ -190,7 +190,8 @@ class RunPoller:
             self._count_sharing()
             near = [run for run in later if run.due <= now + NEAR * run.interval]
             max_reads = max(0, MOST_IN_FLIGHT - self._in_flight)
-            planner = Planner(self._workspaces, self._limits, now=now, v2=self._client.speaks_v2, max_reads=max_reads)
+            v2, workspaces = self._client.speaks_v2, self._workspaces
+            planner = Planner(workspaces=workspaces, limits=self._limits, now=now, v2=v2, max_reads=max_reads)
             for request in planner.plan(due, near):
                 self._send(request, now)
             is_rate_limited = planner.is_rate_limited
@@ -202,7 +203,7 @@ class RunPoller:
         """Set the time of the next poll; at the deadline, read the run once more, or raise the timeout."""
         run.listed_to = -inf
         is_listed = self._client.speaks_v2 and self._workspaces.of(run.listed_with) is not None
-        run.state.sharing = self._sharing if is_listed else Sharing()
+        run.state.sharing, run.state.shortest = self._sharing if is_listed else (1.0, SHORTEST_INTERVAL)
         try:
             run.interval = max(run.state.next_delay(jitter=0.0), _BETWEEN_PASSES)
         except SimRunTimeoutError as error:
@@ -216,7 +217,7 @@ class RunPoller:
         """Count how many runs share a workspace's lists; others of the key keep most of the rate limit."""
         runs = len(self._waiting) / max(1, len(set(self._workspaces.by_workflow.values())))
         shortest = max(SHORTEST_INTERVAL, runs / LISTED_PER_SECOND, 4 * self._limits.bucket(LOGS_BUCKET).interval)
-        self._sharing = Sharing(runs, shortest)
+        self._sharing = runs, shortest
 
     def _finish(self, run: PolledRun, outcome: WorkflowRun | Exception) -> None:
         future = self._waiting.pop(run, None)
@@ -435,9 +436,8 @@ def poller_for(settings: ClientSettings) -> RunPoller:
 
     An idle poller is dropped, and with it the key.
     """
-    pollers = in_use(RunPoller)
-    poller = pollers.get(settings)
-    if poller is None:
-        client = AsyncSimClient.from_settings(settings)
-        poller = pollers[settings] = RunPoller(client, limits=rate_limits_for(settings))
-    return poller
+
+    def create() -> RunPoller:
+        return RunPoller(AsyncSimClient.from_settings(settings), limits=rate_limits_for(settings))
+
+    return shared((RunPoller, settings), create)

@@ -68,16 +68,13 @@ class Limit:
     _paused_until: float = field(default=-inf, init=False)
 
     def pause(self, seconds: float) -> None:
-        """Send nothing for some time."""
         self._paused_until = max(self._paused_until, self.clock() + seconds)
 
     @property
     def is_paused(self) -> bool:
-        """Whether nothing may be sent, whatever the limit."""
         return self.clock() < self._paused_until
 
     def room(self) -> Room:
-        """Return what may be sent now."""
         return Room(0, self._paused_until - self.clock()) if self.is_paused else self._room()
 
     def _room(self) -> Room:
@@ -123,12 +120,10 @@ class RequestBucket(Limit):
     _updated_at: float = field(default=-inf, init=False)
 
     def on_request(self) -> None:
-        """Count a request in flight."""
         self.in_flight += 1
         self._sent_at = self.clock()
 
     def on_response(self, info: RateLimitInfo) -> None:
-        """Update the level by a response's headers."""
         if info.retry_after is not None:
             self.pause(info.retry_after)
         if info.limit is None or info.remaining is None or info.reset is None:
@@ -182,7 +177,6 @@ class WorkerPace(RequestBucket):
         super().__init__(self._server.now)
 
     def on_response(self, info: RateLimitInfo) -> None:
-        """Update the pace by a response's headers."""
         if info.bucket != RUN_BUCKET or info.remaining is None or info.reset is None:
             return
         self._server.on_reset(info.reset)
@@ -209,7 +203,6 @@ class AddressLimit(Limit):
         self._updated_at = clock()
 
     def on_request(self) -> None:
-        """Count a request."""
         self._room()
         self._left -= 1
 
@@ -237,7 +230,6 @@ class RateLimits:
         self._buckets: dict[str | None, RequestBucket] = {}
 
     def on_response(self, info: RateLimitInfo) -> None:
-        """Update the limits by a response's headers."""
         if info.reset is not None:
             self.server.on_reset(info.reset)
         if info.bucket == ADDRESS_BUCKET:
@@ -254,7 +246,7 @@ class RateLimits:
     @contextmanager
     def request(self, bucket: str | None, *, poll: str | None = None) -> Iterator[None]:
         """Count a request while it is in flight; a kind of poll is a metric, too."""
-        if poll is not None:
+        if poll:
             Metric.POLL_REQUESTS.incr(kind=poll)
         self.bucket(bucket).on_request()
         if bucket is not None:
@@ -274,22 +266,25 @@ class RateLimits:
         return self._buckets[bucket]
 
 
-_in_use: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[type, WeakValueDictionary[Any, Any]]] = WeakKeyDictionary()
+_shared: WeakKeyDictionary[asyncio.AbstractEventLoop, WeakValueDictionary[Any, Any]] = WeakKeyDictionary()
 
 
-def in_use(kind: type[T]) -> WeakValueDictionary[Any, T]:
-    """Return objects of a class that this event loop shares; an entry is dropped with its last user."""
-    return _in_use.setdefault(asyncio.get_running_loop(), {}).setdefault(kind, WeakValueDictionary())
+def shared(key: tuple[Any, ...], create: Callable[[], T]) -> T:
+    """Return the object that this event loop shares under a key; it is dropped with its last user."""
+    objects = _shared.setdefault(asyncio.get_running_loop(), WeakValueDictionary())
+    found: T = objects.get(key) or create()
+    objects[key] = found
+    return found
 
 
 def rate_limits_for(settings: ClientSettings) -> RateLimits:
     """Return the limits of a server and key, shared by all who use them on this event loop."""
-    addresses = in_use(AddressLimit)
-    polls, starts = (
-        addresses.setdefault((settings.base_url, share), AddressLimit(time.time, share))
-        for share in (POLL_SHARE, START_SHARE)
-    )
-    return in_use(RateLimits).setdefault(settings.rate_limited_as, RateLimits(time.time, polls, starts))
+
+    def of_address(share: float) -> AddressLimit:
+        return shared((AddressLimit, settings.base_url, share), lambda: AddressLimit(time.time, share))
+
+    key = RateLimits, settings.rate_limited_as
+    return shared(key, lambda: RateLimits(time.time, of_address(POLL_SHARE), of_address(START_SHARE)))
 
 
 @dataclass(eq=False)
@@ -316,11 +311,11 @@ class StartThrottle(Limit):
         return Room.least(self._concurrency_room(), self._execution_room(), self.limits.room(self.bucket()))
 
     def _concurrency_room(self) -> Room:
-        starting, maximum = MAX_STARTING, inf if self.maximum is None else self.maximum
+        limit = maximum = inf if self.maximum is None else self.maximum
         grows_in = max(0.0, self._grows_at - self.clock())
-        limit = maximum
-        if self.known is None:  # few, because each of them may be rejected
-            starting = min(starting, 1 + self.active // 4)
+        starting = MAX_STARTING
+        if self.known is None:
+            starting = min(starting, 1 + self.active // 4)  # few, because each of them may be rejected
         else:
             limit = min(limit, self.known + (not self.starting and not grows_in))
         left = min(limit - self.active, starting) - self.starting
@@ -335,7 +330,6 @@ class StartThrottle(Limit):
 
     @contextmanager
     def start(self) -> Iterator[None]:
-        """Count a start while it is in flight."""
         self._executions -= 1
         self.starting += 1
         try:
@@ -345,7 +339,6 @@ class StartThrottle(Limit):
             self.starting -= 1
 
     def on_accepted(self) -> None:
-        """Count an active run."""
         self.active += 1
         if self.known is not None:
             self.known = max(self.known, self.active)
@@ -374,9 +367,10 @@ class StartThrottle(Limit):
         """Update the executions by a usage report; None if it is unavailable."""
         now = self._reported_at = self.clock()
         self._executions = self._reset = inf
-        self._has_billing = limit is None or (limit.requests_per_minute or 0) < UNLIMITED
+        per_minute = (limit and limit.requests_per_minute) or 0
+        self._has_billing = per_minute < UNLIMITED
         if limit is not None and limit.remaining is not None:
-            self._executions = limit.remaining - EXECUTION_RESERVE * (limit.requests_per_minute or 0)
+            self._executions = limit.remaining - EXECUTION_RESERVE * per_minute
             if limit.reset is not None:
                 self._reset = min(max(limit.reset, now + 1.0), now + RATE_WINDOW)  # the server's clock may differ
 
@@ -392,11 +386,8 @@ class StartThrottle(Limit):
 
     def reason(self) -> str | None:
         """Return why no run may be started now, for a log line."""
-        if self.room().available:
+        if self.room().available or self.starting:
             return None
-        if self.is_paused:
-            return "starts are paused"
-        limits = [limit for limit in (self.maximum, self.known) if limit is not None]
-        if limits and self.active + self.starting >= min(limits):
+        if self._concurrency_room().available <= 0:
             return f"the limit of concurrent runs is reached ({self.active} active)"
-        return None if self.starting else "starts are rate-limited"
+        return "starts are paused" if self.is_paused else "starts are rate-limited"

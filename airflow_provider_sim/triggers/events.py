@@ -94,7 +94,24 @@ class SimRunEventTrigger(BaseEventTrigger):
     @classmethod
     def create_shared_stream_producer(cls, kwargs: dict[str, Any]) -> SharedStreamProducer:
         """Return the stream's source, to which Airflow confirms stored events."""
-        return _producer(_stream_of(kwargs.get("sim_conn_id", "sim_default")))
+        from airflow.triggers.shared_stream import SharedStreamProducer
+
+        stream = _stream_of(kwargs.get("sim_conn_id", "sim_default"))
+
+        class RunEventProducer(SharedStreamProducer):
+            async def open_stream(self) -> AsyncIterator[tuple[Batch, Batch]]:
+                async for batch in stream.batches():
+                    yield batch, batch
+
+            async def advance(self, batch: Iterable[AdvanceItem]) -> None:
+                """Confirm that events are stored, except those of triggers that Airflow has failed."""
+                items = list(batch)
+                if any(item.outcome.failed for item in items):
+                    await asyncio.sleep(_LEAVING)
+                for item in items:
+                    await stream.confirm(item.broker_payload)
+
+        return RunEventProducer()
 
     async def filter_shared_stream(self, shared_stream: AsyncIterator[Batch]) -> AsyncIterator[TriggerEvent]:
         """Emit an event for this trigger's part of each batch."""
@@ -161,30 +178,10 @@ async def _connect(sim_conn_id: str) -> tuple[ClientSettings, str | None]:
 def _stream_of(sim_conn_id: str) -> FinishedRunStream:
     """Return the stream that the triggers of a connection share on this event loop."""
     from airflow_provider_sim.polling.finished_runs import FinishedRunStream
-    from airflow_provider_sim.polling.rate_limits import in_use
+    from airflow_provider_sim.polling.rate_limits import shared
 
-    new = FinishedRunStream(partial(_connect, sim_conn_id))
-    return in_use(FinishedRunStream).setdefault(sim_conn_id, new)
+    return shared((FinishedRunStream, sim_conn_id), lambda: FinishedRunStream(partial(_connect, sim_conn_id)))
 
 
 def _event(runs: Iterable[WorkflowRun]) -> TriggerEvent:
     return TriggerEvent({"runs": [run.details() for run in runs]})
-
-
-def _producer(stream: FinishedRunStream) -> SharedStreamProducer:
-    from airflow.triggers.shared_stream import SharedStreamProducer
-
-    class RunEventProducer(SharedStreamProducer):
-        async def open_stream(self) -> AsyncIterator[tuple[Batch, Batch]]:
-            async for batch in stream.batches():
-                yield batch, batch
-
-        async def advance(self, batch: Iterable[AdvanceItem]) -> None:
-            """Confirm that events are stored, except those of triggers that Airflow has failed."""
-            items = list(batch)
-            if any(item.outcome.failed for item in items):
-                await asyncio.sleep(_LEAVING)
-            for item in items:
-                await stream.confirm(item.broker_payload)
-
-    return RunEventProducer()

@@ -19,7 +19,7 @@ from airflow_provider_sim.client.server_facts import forget_servers
 from airflow_provider_sim.emulator.runs import Run
 from airflow_provider_sim.exceptions import SimError
 from airflow_provider_sim.polling.poller import RunPoller
-from airflow_provider_sim.polling.rate_limits import RateLimits, in_use
+from airflow_provider_sim.polling.rate_limits import RateLimits, shared
 from airflow_provider_sim.task.run_options import RunOptions
 from tests.virtual_time import VirtualSim, now
 
@@ -75,8 +75,8 @@ class BatchScene:
             return {"seconds": seconds, "index": index, **self.how(index)}
 
         given = {"poll_interval": 10.0, "deadline": now() + 7 * 86400.0, "workspace_id": "space", **options}
-        in_use(RateLimits)[self.client.settings.rate_limited_as] = self.limits
-        in_use(RunPoller)[self.client.settings] = self.poller
+        shared((RateLimits, self.client.settings.rate_limited_as), lambda: self.limits)
+        shared((RunPoller, self.client.settings), lambda: self.poller)
         engine = BatchEngine(
             client=self.client,
             options=RunOptions(max_active_runs=maximum, **given),

@@ -18,7 +18,6 @@ from airflow_provider_sim.client.api.v2 import LISTED_STATUSES, LOGS_PAGE, RUNS_
 from airflow_provider_sim.polling import finished_runs, poll_state
 from airflow_provider_sim.polling.finished_runs import (
     EVENT_GAP,
-    LONGEST_PAUSE,
     MAX_RUNS_PER_EVENT,
     OVERLAP,
     Cursor,
@@ -454,44 +453,20 @@ class TestWorkspaces:
 
 
 class TestFailures:
-    def test_polls_back_off_until_one_succeeds(self, play, log):
+    def test_failed_poll_is_logged_once_and_retried(self, play, log):
         async def script(scene):
             stage = Stage(scene)
             stage.listen(cursors=since(now()))
-            scene.sim.refuse("/logs?", status=500, times=8)
+            scene.sim.refuse("/logs?", status=500, times=3)
             async with stage.playing():
-                await asyncio.sleep(20 + 40 + 80 + 160 + 320 + 3 * LONGEST_PAUSE + 2 * INTERVAL + 5)
-            polls = stage.polls()
-            pauses = [round(later - earlier) for earlier, later in itertools.pairwise(polls)]
-            assert pauses == [20, 40, 80, 160, 320, 600, 600, 600, 10, 10]
-            assert log()[0].endswith("Polling for finished runs again in 20 s (failures in a row: 1).")
-            assert log()[-1].endswith("Polling for finished runs again in 600 s (failures in a row: 8).")
+                scene.sim.start(FLOW, "a", 1)
+                await asyncio.sleep(5 * INTERVAL)
+            assert [round(later - earlier) for earlier, later in itertools.pairwise(stage.polls())] == [INTERVAL] * 5
+            assert stage.delivered_at.keys() == {"a"}
 
         play(script)
-
-    def test_failures_are_counted_from_the_last_successful_poll(self, play, log):
-        async def script(scene):
-            stage = Stage(scene)
-            stage.listen(cursors=since(now()))
-            async with stage.playing():
-                for _ in range(2):
-                    scene.sim.refuse("/logs?", status=500, times=1)
-                    await asyncio.sleep(45)
-
-        play(script)
-        assert [line.partition("again in ")[2] for line in log()] == ["20 s (failures in a row: 1)."] * 2
-
-    def test_failed_polls_back_off_from_at_least_a_second(self, play):
-        async def script(scene):
-            stage = Stage(scene)
-            stage.listen(interval=0.1, cursors=since(now()))
-            scene.sim.refuse("/logs?", status=500, times=2)
-            async with stage.playing():
-                await asyncio.sleep(6.3)
-            polls = stage.polls()
-            assert [round(later - earlier) for earlier, later in itertools.pairwise(polls)][:2] == [2, 4]
-
-        play(script)
+        [line] = log()
+        assert line.startswith("Runs of workspace 'space' are not delivered until this is resolved: ")
 
     @pytest.mark.parametrize(("asked", "waits"), [(45, 45), (3, 10)])
     def test_rate_limit_waits_for_the_retry_after(self, play, asked, waits):
@@ -514,7 +489,8 @@ class TestFailures:
             stage.poller = ValueError("no such connection")
             stage.listen()
             async with stage.playing():
-                assert log() == ["Polling for finished runs again in 20 s (failures in a row: 1)."]
+                [line] = log()
+                assert line.startswith("Runs of the connection are not delivered until this is resolved: ")
                 assert "no such connection" in caplog.text
                 stage.poller = scene.poller
                 scene.sim.start(FLOW, "a", 40)

@@ -49,7 +49,7 @@ def requests(
 ) -> list[str]:
     """Return the planned requests in short form."""
     workspaces = Workspaces(**{"by_workflow": {"w": "space", "v": "space"}, **known})
-    planner = Planner(workspaces, limits or Limits(), now=NOW, v2=v2, max_reads=max_reads)
+    planner = Planner(workspaces=workspaces, limits=limits or Limits(), now=NOW, v2=v2, max_reads=max_reads)
     return [short(request) for request in planner.plan(due, near)]
 
 
