@@ -195,10 +195,10 @@ class VirtualSim:
 class _Client(AsyncSimClient):
     transport: httpx.MockTransport
 
-    async def _open_http(self) -> httpx.AsyncClient:
-        if self.base_url not in self._pools:
-            self._pools[self.base_url] = httpx.AsyncClient(transport=self.transport)
-        return self._pools[self.base_url]
+    async def _open_http(self, server: str) -> httpx.AsyncClient:
+        if server not in self._pools:
+            self._pools[server] = httpx.AsyncClient(transport=self.transport)
+        return self._pools[server]
 
 
 def _do(given: dict[str, Any]) -> Any:

@@ -11,21 +11,20 @@ import functools
 import os
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, nullcontext
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Self, TypeVar
 
 import httpx
 
-from airflow_provider_sim.client.api.files import check_file_status, file_request
-from airflow_provider_sim.client.api.http import Call, Request, Response
-from airflow_provider_sim.client.api.workspace_files import Transfer
+from airflow_provider_sim.client.api.files import file_call
+from airflow_provider_sim.client.api.http import Request
 from airflow_provider_sim.client.base import BaseClient
 from airflow_provider_sim.client.methods import AsyncMethods
 from airflow_provider_sim.client.retry import RequestOptions
 from airflow_provider_sim.client.stream import StreamEvent
-from airflow_provider_sim.client.transport import Reason, ca_bundle, proxy_for
+from airflow_provider_sim.client.transport import Reason, ca_bundle, origin, proxy_for
 from airflow_provider_sim.client.upload_source import Part
 from airflow_provider_sim.exceptions import SimConfigurationError
 
@@ -39,9 +38,6 @@ _NEVER_SENT = (
     httpx.UnsupportedProtocol,
     httpx.InvalidURL,
 )
-
-_MAX_BYTES_ON_LOOP = 64 * 1024
-"""Larger responses are parsed in a thread: a page of a thousand runs takes tens of milliseconds."""
 
 # httpx's default of 5 s closes every connection between two polls.
 _LIMITS = httpx.Limits(max_connections=50, max_keepalive_connections=50, keepalive_expiry=120)
@@ -62,7 +58,7 @@ class AsyncWorkflowStream(AbstractAsyncContextManager["AsyncWorkflowStream"]):
 
 
 class AsyncSimClient(AsyncMethods, BaseClient, AbstractAsyncContextManager["AsyncSimClient"]):
-    """Asyncio client for Sim's API. An instance has one connection pool per base URL, for one event loop.
+    """Asyncio client for Sim's API. An instance has one connection pool per server, for one event loop.
 
     See :class:`~.base.BaseClient` for its arguments.
     """
@@ -78,18 +74,9 @@ class AsyncSimClient(AsyncMethods, BaseClient, AbstractAsyncContextManager["Asyn
     def _client(self) -> Self:
         return self
 
-    async def download_file(self, url: str) -> AsyncIterator[bytes]:
+    def download_file(self, url: str) -> AsyncIterator[bytes]:
         """As :meth:`.SimClient.download_file`."""
-        request, address = file_request(url, self.base_url)
-        timeout = self.settings.timeout
-        try:
-            transport = await asyncio.to_thread(_transport, address, self.settings.verify)
-            async with httpx.AsyncClient(**transport, timeout=timeout) as http, http.stream("GET", address) as response:
-                check_file_status(request, response.status_code)
-                async for chunk in response.aiter_bytes():
-                    yield chunk
-        except self._transport_errors as error:
-            raise self._error_for(request, timeout, error, address.partition("?")[0]) from error
+        return self.body_of(file_call(url, self.base_url))
 
     async def close(self) -> None:
         """Close all connections; a client that is used again opens new ones."""
@@ -102,45 +89,30 @@ class AsyncSimClient(AsyncMethods, BaseClient, AbstractAsyncContextManager["Asyn
 
     _transport_errors = (httpx.HTTPError, httpx.InvalidURL, OSError)
 
-    def open_stream(self, events: AsyncIterator[StreamEvent], opened: Any = None) -> AsyncWorkflowStream:
-        return AsyncWorkflowStream(events, AsyncExitStack().aclose if opened is None else opened.aclose)
+    def open_stream(
+        self, events: AsyncIterator[StreamEvent], close: Callable[[], Coroutine[Any, Any, None]]
+    ) -> AsyncWorkflowStream:
+        return AsyncWorkflowStream(events, close)
 
     async def in_thread(self, do: Callable[..., _T], *args: Any) -> _T:
         return await asyncio.to_thread(do, *args)
-
-    async def _put(self, transfer: Transfer, part: Part, seconds: float) -> Response:
-        async def chunks() -> AsyncIterator[bytes]:
-            blocking = iter(part)
-            while chunk := await asyncio.to_thread(next, blocking, b""):
-                yield chunk
-
-        arguments = await asyncio.to_thread(_transport, transfer.url, self.settings.verify)
-        timeout = httpx.Timeout(seconds, connect=self.settings.timeout)
-        headers = {**transfer.headers, "Content-Length": str(len(part))}
-        async with (
-            httpx.AsyncClient(**arguments, timeout=timeout) as http,
-            http.stream("PUT", transfer.url, content=chunks(), headers=headers) as response,
-        ):
-            return self._head(transfer.request, response)
 
     async def _exchange(self, request: Request, options: RequestOptions) -> Any:
         async with self._slots:
             return await super()._exchange(request, options)
 
-    async def _read(self, call: Call[_T], response: Response) -> _T:
-        if len(response.body) > _MAX_BYTES_ON_LOOP:
-            return await asyncio.to_thread(call.read, response)
-        return call.read(response)
-
-    async def _open(self, request: Request, connect_seconds: float, seconds: float) -> httpx.Response:
-        http = await (self._shares_with or self)._open_http()
-        prepared = http.build_request(
-            request.method,
-            self.base_url + request.path,
-            content=request.body,
-            headers=self._headers(request),
-            timeout=httpx.Timeout(seconds, connect=connect_seconds),
-        )
+    async def _open(
+        self, request: Request, url: str, headers: dict[str, str], timeouts: tuple[float, float]
+    ) -> httpx.Response:
+        http = await (self._shares_with or self)._open_http(origin(url))
+        connect_seconds, seconds = timeouts
+        content: bytes | AsyncIterator[bytes] | None
+        if request.body is None or isinstance(request.body, bytes):
+            content = request.body
+        else:
+            content, headers["Content-Length"] = _read_in_threads(request.body), str(len(request.body))
+        timeout = httpx.Timeout(seconds, connect=connect_seconds)
+        prepared = http.build_request(request.method, url, content=content, headers=headers, timeout=timeout)
         return await http.send(prepared, stream=True)
 
     async def _chunks(self, opened: httpx.Response, ends: float | None = None) -> AsyncIterator[bytes]:
@@ -160,21 +132,26 @@ class AsyncSimClient(AsyncMethods, BaseClient, AbstractAsyncContextManager["Asyn
             return "unreachable"
         return "timed out" if isinstance(error, httpx.TimeoutException | TimeoutError) else "broken"
 
-    async def _open_http(self) -> httpx.AsyncClient:
-        if http := self._pools.get(self.base_url):
+    async def _open_http(self, server: str) -> httpx.AsyncClient:
+        if http := self._pools.get(server):
             return http
-        base_url = self.base_url
-        transport = await asyncio.to_thread(_transport, base_url, self.settings.verify)
-        if base_url not in self._pools:  # another request may have opened it in the meantime
+        transport = await asyncio.to_thread(_transport, server, self.settings.verify)
+        if server not in self._pools:  # another request may have opened it in the meantime
             # The API key is the only identity that a request may have: no cookies, nothing from a .netrc file.
-            self._pools[base_url] = httpx.AsyncClient(
+            self._pools[server] = httpx.AsyncClient(
                 **transport,
                 limits=_LIMITS,
                 follow_redirects=False,
                 cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),
                 auth=lambda request: request,
             )
-        return self._pools[base_url]
+        return self._pools[server]
+
+
+async def _read_in_threads(part: Part) -> AsyncIterator[bytes]:
+    chunks = iter(part)
+    while chunk := await asyncio.to_thread(next, chunks, b""):
+        yield chunk
 
 
 def limited(client: AsyncSimClient, requests: int) -> AsyncSimClient:

@@ -5,10 +5,12 @@ Everything that waits is a coroutine. In the sync client, no coroutine suspends:
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import functools
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
@@ -16,19 +18,22 @@ from airflow_provider_sim import __version__, exceptions
 from airflow_provider_sim.client import transport
 from airflow_provider_sim.client.api import legacy, v2
 from airflow_provider_sim.client.api.http import Call, Request, Response, error_of, rate_limit_info
-from airflow_provider_sim.client.api.workspace_files import Transfer
 from airflow_provider_sim.client.checks import SYNC_TIMEOUT
 from airflow_provider_sim.client.models import RateLimitInfo
 from airflow_provider_sim.client.retry import RequestOptions, RetryPolicy
 from airflow_provider_sim.client.server_facts import ServerFacts, facts_about
 from airflow_provider_sim.client.settings import DEFAULT_BASE_URL, DEFAULT_TIMEOUT, ClientSettings
-from airflow_provider_sim.client.stream import StreamEvent, StreamReader
-from airflow_provider_sim.client.upload_source import Part
+
+if TYPE_CHECKING:
+    from airflow_provider_sim.client.stream import StreamEvent
 
 if TYPE_CHECKING:
     from airflow_provider_sim.client.workspace_models import RateLimit, UsageLimits
 
 T = TypeVar("T")
+
+_MAX_BYTES_ON_LOOP = 64 * 1024
+"""Larger responses are parsed in a thread: a page of a thousand runs takes tens of milliseconds."""
 
 RESPONSE_TOO_LARGE = "RESPONSE_TOO_LARGE"
 """Code of the error."""
@@ -170,16 +175,15 @@ class BaseClient(ABC):
         """Call a blocking function, without blocking an event loop."""
 
     @abstractmethod
-    def open_stream(self, events: AsyncIterator[StreamEvent], opened: Any = None) -> Any:
-        """Return a streamed execution, which closes the response in ``opened``, if any."""
+    def open_stream(self, events: AsyncIterator[StreamEvent], close: Callable[[], Coroutine[Any, Any, None]]) -> Any:
+        """Return a streamed execution."""
 
     @abstractmethod
-    async def _open(self, request: Request, connect_seconds: float, seconds: float) -> Any:
-        """Send a request, and return the HTTP library's response without its body."""
+    async def _open(self, request: Request, url: str, headers: dict[str, str], timeouts: tuple[float, float]) -> Any:
+        """Send a request, and return the HTTP library's response without its body.
 
-    @abstractmethod
-    async def _put(self, transfer: Transfer, part: Part, seconds: float) -> Response:
-        """Send a part of a file's content, without the API key, and return the response."""
+        :param timeouts: seconds to connect, and to wait for the response.
+        """
 
     @abstractmethod
     def _chunks(self, opened: Any, ends: float | None = None) -> AsyncIterator[bytes]:
@@ -195,9 +199,10 @@ class BaseClient(ABC):
     async def send(self, call: Call[T], options: RequestOptions) -> Any:
         """Send a request once, and return its result, or the stream with the result."""
         response = await self._exchange(call.request, options)
-        return await self._read(call, response) if isinstance(response, Response) else response
-
-    async def _read(self, call: Call[T], response: Response) -> T:
+        if not isinstance(response, Response):
+            return response
+        if len(response.body) > _MAX_BYTES_ON_LOOP:
+            return await self.in_thread(call.read, response)
         return call.read(response)
 
     async def _exchange(self, request: Request, options: RequestOptions) -> Any:
@@ -206,34 +211,55 @@ class BaseClient(ABC):
         if request.sync and options.deadline is not None:
             seconds = min(seconds, max(MIN_TIMEOUT, options.deadline - time.time()))
         ends = time.monotonic() + seconds
-        try:
-            opened = await self._open(request, min(seconds, self.settings.timeout), seconds)
-            head = self._head(request, opened)
+        with self._explained(request, seconds):
+            opened, head = await self._send(request, seconds)
             if options.stream and head.status == 200 and "event-stream" in head.headers.get("content-type", ""):
-                return self.open_stream(self._events(opened, request, seconds, ends), opened)
+                events = self._events(opened, request.streaming(), seconds, ends)
+                return self.open_stream(events, functools.partial(self._close, opened))
             try:
                 return await self._whole_response(request, head, opened)
             finally:
                 await self._close(opened)
-        except self._transport_errors as error:
-            raise self._error_for(request, seconds, error) from transport.without_frames(error)
 
-    def _head(self, request: Request, opened: Any) -> Response:
-        """Return a response's status and headers, and note its rate-limit information."""
+    async def body_of(self, call: Call[None]) -> AsyncIterator[bytes]:
+        """Yield the body of a response with status 200; the call reads any other."""
+        request, seconds = call.request, self.settings.timeout
+        try:
+            with self._explained(request, seconds):
+                opened, head = await self._send(request, seconds)
+                try:
+                    if head.status != 200:
+                        call.read(await self._whole_response(request, head, opened))
+                    async for chunk in self._chunks(opened):
+                        yield chunk
+                finally:
+                    await self._close(opened)
+        except exceptions.SimError as error:
+            raise self.with_connection(error)  # noqa: B904 - the same error
+
+    async def _send(self, request: Request, seconds: float) -> tuple[Any, Response]:
+        """Send a request; return the HTTP library's response, and its status and headers."""
+        headers = {"Accept": "application/json", "User-Agent": f"airflow-provider-sim/{__version__}"} | request.headers
+        if request.url is None:
+            headers["X-API-Key"] = _Hidden(self.settings.api_key)
+        url = request.url or self.base_url + request.path
+        opened = await self._open(request, url, headers, (min(seconds, self.settings.timeout), seconds))
         head = Response(opened.status_code, {name.lower(): value for name, value in opened.headers.items()}, b"")
-        if info := rate_limit_info(head, bucket=request.bucket):
+        if request.url is None and (info := rate_limit_info(head, bucket=request.bucket)):
             self._rate_limit = info
             if self.on_rate_limit is not None:
                 self.on_rate_limit(info)
-        return head
+        return opened, head
 
-    async def put(self, transfer: Transfer, part: Part, seconds: float) -> Response:
-        """Send a part of a file's content to the storage, which may be another server; the response has no body."""
+    @contextlib.contextmanager
+    def _explained(self, request: Request, seconds: float) -> Iterator[None]:
+        """Turn the HTTP library's errors into those of this package."""
         try:
-            return await self._put(transfer, part, seconds)
+            yield
         except self._transport_errors as error:
-            failure = self._error_for(transfer.request, seconds, error, transfer.url.partition("?")[0])
-            raise failure from transport.without_frames(error)
+            server = self.base_url if request.url is None else transport.origin(request.url)
+            explained = transport.error_for(self._reason_of(error), request, server, seconds, error)
+            raise explained from transport.without_frames(error)
 
     async def _whole_response(self, request: Request, head: Response, opened: Any) -> Response:
         chunks, size = [], 0
@@ -256,27 +282,14 @@ class BaseClient(ABC):
         return replace(head, body=body)
 
     async def _events(self, opened: Any, request: Request, seconds: float, ends: float) -> AsyncIterator[StreamEvent]:
+        from airflow_provider_sim.client.stream import StreamReader
+
         reader = StreamReader(workflow_id=request.workflow_id or "", run_id=request.run_id)
-        try:
+        with self._explained(request, seconds):
             async for chunk in self._chunks(opened, ends):
                 for event in reader.feed(chunk):
                     yield event
-        except self._transport_errors as error:
-            raise self._error_for(request.streaming(), seconds, error) from transport.without_frames(error)
         reader.finish()
-
-    def _headers(self, request: Request) -> dict[str, str]:
-        return {
-            "Accept": "application/json",
-            "User-Agent": f"airflow-provider-sim/{__version__}",
-            **request.headers,
-            "X-API-Key": _Hidden(self.settings.api_key),
-        }
-
-    def _error_for(
-        self, request: Request, timeout: float, error: Exception, url: str | None = None
-    ) -> exceptions.SimError:
-        return transport.error_for(self._reason_of(error), request, url or self.base_url, timeout, error)
 
     def with_connection(self, error: exceptions.SimError) -> exceptions.SimError:
         """Add the connection's ID to an error that a change of the connection may fix."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from airflow_provider_sim.client import models
 from airflow_provider_sim.client.api import workspace_files
-from airflow_provider_sim.client.api.workspace_files import Transfer, UploadSession, new_file
+from airflow_provider_sim.client.api.workspace_files import UploadSession, new_file
 from airflow_provider_sim.client.flows import Flows
 from airflow_provider_sim.client.retry import NO_RETRY, RequestOptions
 from airflow_provider_sim.client.upload_source import Content, Part, open_content
@@ -92,7 +92,7 @@ class FileFlows(Flows):
 
     async def _transfer(self, session: UploadSession, whole: Part) -> None:
         if session.transfer is not None:
-            await self._put(session.transfer, whole)
+            await self.client.send(workspace_files.put(session.transfer, whole), _UPLOAD)
             return
         offsets = range(0, len(whole), session.part_size)
         for first in range(0, len(offsets), workspace_files.PARTS_PER_REQUEST):
@@ -100,11 +100,8 @@ class FileFlows(Flows):
             numbers = range(first + 1, first + 1 + len(some))
             transfers = await self.request(workspace_files.part_urls(session, numbers), RequestOptions(NO_RETRY))
             for offset, to in zip(some, transfers, strict=True):
-                await self._put(to, whole.part(offset, session.part_size))
-
-    async def _put(self, transfer: Transfer, part: Part) -> None:
-        response = await self.client.put(transfer, part, TRANSFER_TIMEOUT)
-        workspace_files.check_transferred(transfer.request, response)
+                part = whole.part(offset, session.part_size)
+                await self.client.send(workspace_files.put(to, part), _UPLOAD)
 
     @contextlib.asynccontextmanager
     async def _aborting(self, session: UploadSession) -> AsyncIterator[None]:

@@ -18,7 +18,6 @@ from airflow_provider_sim.client.file_flows import FileFlows
 from airflow_provider_sim.client.flows import Flows
 from airflow_provider_sim.client.models import AsyncExecutionResult, RunStatus, WorkflowExecutionResult, WorkflowRun
 from airflow_provider_sim.client.retry import NO_RETRY, RequestOptions, RetryPolicy, RunId, RunIds, StopToken
-from airflow_provider_sim.client.stream import StreamEnd, StreamEvent
 from airflow_provider_sim.exceptions import (
     Outcome,
     SimError,
@@ -281,7 +280,7 @@ class StartFlows(FileFlows):
             raise error.with_traceback(None) from error.__cause__
         Metric.RUN_STARTED.incr()
         if options.stream and isinstance(started, WorkflowExecutionResult):
-            return self.client.open_stream(_only(StreamEnd(started, streamed=False)))
+            return self.client.open_stream(_only(started), _nothing)
         return started
 
     async def _result_or_receipt(
@@ -344,8 +343,14 @@ async def _at_once(seconds: float) -> None:
     """The lookup of the run has waited already."""
 
 
-async def _only(end: StreamEnd) -> AsyncIterator[StreamEvent]:
-    yield end
+async def _only(result: WorkflowExecutionResult) -> AsyncIterator[Any]:
+    from airflow_provider_sim.client.stream import StreamEnd
+
+    yield StreamEnd(result, streamed=False)
+
+
+async def _nothing() -> None:
+    pass
 
 
 def _may_have_started(error: SimError) -> bool:

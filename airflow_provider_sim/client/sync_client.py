@@ -5,23 +5,22 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from http.cookiejar import DefaultCookiePolicy
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 from weakref import WeakSet
 
 import requests
 from requests.exceptions import ConnectTimeout, InvalidProxyURL, InvalidURL, ProxyError, SSLError
 
-from airflow_provider_sim.client.api.files import check_file_status, file_request
-from airflow_provider_sim.client.api.http import Request, Response
-from airflow_provider_sim.client.api.workspace_files import Transfer
+from airflow_provider_sim.client.api.files import file_call
+from airflow_provider_sim.client.api.http import Request
 from airflow_provider_sim.client.base import BaseClient
-from airflow_provider_sim.client.methods import SyncMethods, each
-from airflow_provider_sim.client.settings import ClientSettings
-from airflow_provider_sim.client.stream import StreamEvent
-from airflow_provider_sim.client.transport import Reason, ca_bundle, innermost_reason, proxy_for
-from airflow_provider_sim.client.upload_source import Part
+from airflow_provider_sim.client.methods import SyncMethods, each, perform
+from airflow_provider_sim.client.transport import Reason, ca_bundle, innermost_reason, origin, proxy_for
+
+if TYPE_CHECKING:
+    from airflow_provider_sim.client.stream import StreamEvent
 
 _T = TypeVar("_T")
 
@@ -38,7 +37,7 @@ class WorkflowStream(contextlib.AbstractContextManager["WorkflowStream"]):
     SimStreamError if the stream stops before the run has finished.
     """
 
-    def __init__(self, events: Iterator[StreamEvent], close: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, events: Iterator[StreamEvent], close: Callable[[], None]) -> None:
         self._events = events
         self.close = close
 
@@ -58,17 +57,16 @@ class SimClient(SyncMethods, BaseClient, contextlib.AbstractContextManager["SimC
     _sleep = staticmethod(time.sleep)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._sessions: WeakSet[requests.Session] = WeakSet()  # a thread's session ends with the thread
-        self._own = threading.local()
-        self._lock = threading.Lock()
         super().__init__(*args, **kwargs)
+        self._lock = threading.Lock()
+        self._forget_sessions()
 
     def _client(self) -> Self:
         return self
 
-    def _use(self, settings: ClientSettings) -> None:
-        super()._use(settings)
-        self.close()
+    def _forget_sessions(self) -> None:
+        self._sessions: WeakSet[requests.Session] = WeakSet()  # a thread's sessions end with the thread
+        self._own = threading.local()
 
     def download_file(self, url: str) -> Iterator[bytes]:
         """Download a file of an output; the API key isn't sent.
@@ -76,65 +74,46 @@ class SimClient(SyncMethods, BaseClient, contextlib.AbstractContextManager["SimC
         :param url: from the output: an http or https URL, or a path on this server.
         :raises SimError: the download failed; raised at the first chunk.
         """
-        request, address = file_request(url, self.base_url)
-        timeout = self.settings.timeout
-        try:
-            with (
-                _new_session(address, self.settings.verify) as session,
-                session.get(address, timeout=timeout, stream=True, allow_redirects=False) as response,
-            ):
-                check_file_status(request, response.status_code)
-                yield from response.iter_content(_CHUNK_BYTES)
-        except OSError as error:
-            raise self._error_for(request, timeout, error, address.partition("?")[0]) from error
+        return each(self.body_of(file_call(url, self.base_url)))
 
     def close(self) -> None:
         """Close the HTTP sessions of all threads; a client that is used again opens new ones."""
         with self._lock:
             for session in self._sessions:
                 session.close()
-            self._sessions, self._own = WeakSet(), threading.local()
+            self._forget_sessions()
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
     _transport_errors = (OSError,)  # those of requests, and from reading the CA bundle
 
-    def open_stream(self, events: AsyncIterator[StreamEvent], opened: Any = None) -> WorkflowStream:
-        return WorkflowStream(each(events)) if opened is None else WorkflowStream(each(events), opened.close)
+    def open_stream(
+        self, events: AsyncIterator[StreamEvent], close: Callable[[], Coroutine[Any, Any, None]]
+    ) -> WorkflowStream:
+        return WorkflowStream(each(events), lambda: perform(close()))
 
     async def in_thread(self, do: Callable[..., _T], *args: Any) -> _T:
         return do(*args)
 
-    async def _put(self, transfer: Transfer, part: Part, seconds: float) -> Response:
-        options: Any = {"timeout": (self.settings.timeout, seconds), "allow_redirects": False, "stream": True}
-        with (
-            _new_session(transfer.url, self.settings.verify) as session,
-            session.put(transfer.url, data=part, headers=transfer.headers, **options) as response,
-        ):
-            return self._head(transfer.request, response)
-
-    def _session(self) -> requests.Session:
-        """The session of the current thread: ``requests.Session`` isn't thread-safe."""
-        session: requests.Session | None = getattr(self._own, "session", None)
-        if session is None:
-            session = _new_session(self.base_url, self.settings.verify)
+    def _session(self, server: str) -> requests.Session:
+        """The current thread's session for a server: ``requests.Session`` isn't thread-safe."""
+        own: dict[str, requests.Session] = self._own.__dict__
+        if server not in own:
+            session = _new_session(server, self.settings.verify)
             with self._lock:
-                self._own.session = session
+                own[server] = session
                 self._sessions.add(session)
-        return session
+        return own[server]
 
-    async def _open(self, request: Request, connect_seconds: float, seconds: float) -> requests.Response:
-        session = self._session()
+    async def _open(
+        self, request: Request, url: str, headers: dict[str, str], timeouts: tuple[float, float]
+    ) -> requests.Response:
+        session = self._session(origin(url))
         # Prepared here and not by the session, which would merge its settings into each request.
-        headers = {"Accept-Encoding": _ENCODINGS, **self._headers(request)}
-        prepared = requests.Request(request.method, self.base_url + request.path, headers, data=request.body)
+        prepared = requests.Request(request.method, url, {"Accept-Encoding": _ENCODINGS, **headers}, data=request.body)
         return session.send(
-            prepared.prepare(),
-            timeout=(connect_seconds, seconds),
-            proxies=session.proxies,
-            allow_redirects=False,
-            stream=True,
+            prepared.prepare(), timeout=timeouts, proxies=session.proxies, allow_redirects=False, stream=True
         )
 
     async def _chunks(self, opened: requests.Response, ends: float | None = None) -> AsyncIterator[bytes]:

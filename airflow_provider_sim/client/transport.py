@@ -42,6 +42,12 @@ _PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
 _PORTS = {"http": 80, "https": 443}
 
 
+def origin(url: str) -> str:
+    """Return the server of a URL, without path and query."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"
+
+
 def proxy_for(url: str, *, socks_package: str) -> str | None:
     """Return the URL of the proxy for a server; None to connect directly.
 

@@ -6,7 +6,7 @@ import pytest
 
 from airflow_provider_sim.client.api.files import (
     OutputFile,
-    file_request,
+    file_call,
     fits_in_request,
     is_inline_file,
     map_files,
@@ -74,12 +74,12 @@ class TestDownloads:
     @pytest.mark.parametrize("url", ["ftp://host/a", "a.txt", "http:///a", "file:///etc/passwd"])
     def test_invalid_file_url_is_an_input_error(self, url):
         with pytest.raises(SimInputError, match="is not the URL of a file") as caught:
-            file_request(url, "http://sim")
+            file_call(url, "http://sim")
         assert caught.value.outcome is Outcome.NEVER_SENT
 
     def test_file_request_resolves_the_path_and_hides_the_query(self):
-        request, address = file_request("/api/files/a.txt?signature=s", "https://sim")
-        assert (request.method, request.path, address) == (
+        request = file_call("/api/files/a.txt?signature=s", "https://sim").request
+        assert (request.method, request.path, request.url) == (
             "GET",
             "/api/files/a.txt",
             "https://sim/api/files/a.txt?signature=s",

@@ -7,6 +7,7 @@ and with what it says of the run. Look twice before changing a line of it: the r
 from __future__ import annotations
 
 import dataclasses
+import io
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -17,6 +18,7 @@ from airflow_provider_sim.client.api import legacy, v2, workspace_files
 from airflow_provider_sim.client.api.http import Call, Request, Response
 from airflow_provider_sim.client.api.workspace_files import UploadSession, new_file
 from airflow_provider_sim.client.stream import StreamReader
+from airflow_provider_sim.client.upload_source import Part
 from airflow_provider_sim.exceptions import SimError
 from tests.recordings import WHERE_MISSING, Recording, file_recordings, recordings
 
@@ -104,7 +106,7 @@ def file_call_of(recording: Recording, parts: list[str]) -> Call[Any]:
             return workspace_files.delete("space", file_id)
         case ("PUT", ["uploads", _]):
             request = Request("PUT", "/upload", "transfer the file")
-            return Call(request, workspace_files.check_transferred, workspace_files.check_transferred)
+            return workspace_files.put(request, Part(io.BytesIO(), 0, 0))
         case ("GET", ["files", file_id]):
             return workspace_files.download("space", file_id)
     path = recording.path.removeprefix("/api/")

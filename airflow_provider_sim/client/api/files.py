@@ -5,11 +5,11 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 from airflow_provider_sim.client.api import fields
-from airflow_provider_sim.client.api.http import MAX_BODY_BYTES, Request, Response, error_of
+from airflow_provider_sim.client.api.http import MAX_BODY_BYTES, Call, Request, Response, error_of
 from airflow_provider_sim.exceptions import SimInputError, SimResponseError
 
 
@@ -66,19 +66,16 @@ def is_inline_file(value: Any) -> bool:
     return fields.text(value, "type") in ("file", "url") and all(fields.text(value, key) for key in ("data", "name"))
 
 
-def file_request(url: str, base_url: str) -> tuple[Request, str]:
-    """Return the request for a file, for messages, and its whole URL."""
+def file_call(url: str, base_url: str) -> Call[None]:
+    """Get a file's content; the call reads only responses that are not the file."""
     address = base_url + url if url.startswith("/") else url
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise SimInputError(f"{url[:200]!r} is not the URL of a file.")
     # A signed URL gives access to the file, so messages don't contain its query.
     subject = f"download the file at {parts.scheme}://{parts.netloc}{parts.path}"
-    return Request("GET", parts.path, subject), address
+    return Call(Request("GET", parts.path, subject, url=address), _reject, _reject)
 
 
-def check_file_status(request: Request, status: int) -> None:
-    """Raise SimResponseError if a download's status is not 200."""
-    if status != 200:
-        what = "its URL is invalid or has expired"
-        raise error_of(SimResponseError, request, Response(status, {}, b""), what, max_retries=0)
+def _reject(request: Request, response: Response) -> NoReturn:
+    raise error_of(SimResponseError, request, response, "its URL is invalid or has expired", max_retries=0)

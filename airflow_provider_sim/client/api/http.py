@@ -9,13 +9,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import quote, urlencode
 
 from airflow_provider_sim.client.api.fields import MissingFieldError, camel_case
 from airflow_provider_sim.client.checks import check_run_id, check_workflow_id
 from airflow_provider_sim.client.models import RateLimitInfo, epoch
 from airflow_provider_sim.exceptions import Outcome, SimError, SimInputError, SimRedirectError, SimResponseError
+
+if TYPE_CHECKING:
+    from airflow_provider_sim.client.upload_source import Part
 
 _T = TypeVar("_T")
 
@@ -42,7 +45,8 @@ class Request:
 
     :param path: begins with a slash and includes the query.
     :param subject: for messages: ``start workflow 'wf-1'``.
-    :param body: JSON, if any.
+    :param url: whole URL, to which the API key isn't sent; default: the path on the API's server.
+    :param body: JSON, or a part of a file, if any.
     :param idempotent: sending it twice has the effect of sending it once.
     :param sync: the response arrives only when the run has finished.
     :param stream_started: the response has begun to arrive as a stream, so the run was started.
@@ -53,8 +57,9 @@ class Request:
     method: str
     path: str
     subject: str
-    headers: Mapping[str, str] = field(default_factory=dict)
-    body: bytes | None = None
+    headers: dict[str, str] = field(default_factory=dict, repr=False)
+    body: bytes | Part | None = None
+    url: str | None = field(default=None, repr=False)
     idempotent: bool = True
     sync: bool = False
     stream_started: bool = False

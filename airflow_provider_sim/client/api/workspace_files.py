@@ -6,13 +6,16 @@ import base64
 import mimetypes
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 from airflow_provider_sim.client import models
 from airflow_provider_sim.client.api import fields, v2
 from airflow_provider_sim.client.api.http import MAX_BODY_BYTES, Call, Request, Response, error_of, read_json
 from airflow_provider_sim.exceptions import SimInputError, SimServerError
+
+if TYPE_CHECKING:
+    from airflow_provider_sim.client.upload_source import Part
 
 MAX_INLINE_BYTES = MAX_BODY_BYTES // 4 * 3 - 4096
 """The largest file whose base64 text fits into one request; larger ones need an upload session."""
@@ -26,18 +29,6 @@ _FILES = "v2/files"
 
 
 @dataclass(frozen=True, slots=True)
-class Transfer:
-    """A PUT request for bytes of an upload; the URL may be another server's, and gives access without a key.
-
-    :param request: the request for messages.
-    """
-
-    request: Request
-    url: str = field(repr=False)
-    headers: Mapping[str, str] = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
 class UploadSession:
     """A session to upload one file.
 
@@ -48,7 +39,7 @@ class UploadSession:
     file: Mapping[str, Any]
     session_id: str
     token: str = field(repr=False)
-    transfer: Transfer | None
+    transfer: Request | None
     part_size: int = 0
 
 
@@ -86,14 +77,27 @@ def create_session(file: Mapping[str, Any], size: int) -> Call[UploadSession]:
     return v2._call(read, "POST", f"{_FILES}/uploads", _subject(file), content={**file, "size": size})
 
 
-def part_urls(session: UploadSession, numbers: Sequence[int]) -> Call[list[Transfer]]:
+def part_urls(session: UploadSession, numbers: Sequence[int]) -> Call[list[Request]]:
     """Get where to send some parts, in their order; the first part is 1."""
 
-    def read(request: Request, data: Any) -> list[Transfer]:
+    def read(request: Request, data: Any) -> list[Request]:
         found = {fields.whole(part, "partNumber"): part for part in fields.sequence(data, "parts")}
         return [_read_transfer(session.file, found.get(number)) for number in numbers]
 
     return _session_call(read, "POST", session, "/parts", content={"partNumbers": list(numbers)})
+
+
+def put(transfer: Request, part: Part) -> Call[None]:
+    """Send a part of a file's content to the storage, which may be another server."""
+    return Call(replace(transfer, body=part), _check_transferred, lambda request, response: None)
+
+
+def _check_transferred(request: Request, response: Response) -> None:
+    """Raise SimServerError unless the bytes were stored; a new session may help, as when the URL has expired."""
+    if response.status >= 300:
+        is_temporary = response.status >= 500 or response.status in (408, 429)
+        what, retries = "the storage rejects it", None if is_temporary else 1
+        raise error_of(SimServerError, request, response, what, max_retries=retries)
 
 
 def complete(session: UploadSession) -> Call[models.WorkspaceFile]:
@@ -147,16 +151,8 @@ def _read_file(request: Request, data: Any) -> models.WorkspaceFile:
     return fields.model(models.WorkspaceFile, data, file_id=file_id, content_type=content_type)
 
 
-def _read_transfer(file: Mapping[str, Any], data: Any) -> Transfer:
+def _read_transfer(file: Mapping[str, Any], data: Any) -> Request:
     url, headers = fields.required(fields.text(data, "url")), fields.mapping(data, "headers")
     parts = urlsplit(url)
     subject = f"transfer the content of the file {file['name']!r} to {parts.scheme}://{parts.netloc}"
-    return Transfer(Request("PUT", parts.path, subject), url, {name: str(value) for name, value in headers.items()})
-
-
-def check_transferred(request: Request, response: Response) -> None:
-    """Raise SimServerError unless the bytes were stored; a new session may help, as when the URL has expired."""
-    if response.status >= 300:
-        is_temporary = response.status >= 500 or response.status in (408, 429)
-        what, retries = "the storage rejects it", None if is_temporary else 1
-        raise error_of(SimServerError, request, response, what, max_retries=retries)
+    return Request("PUT", parts.path, subject, {name: str(value) for name, value in headers.items()}, url=url)
