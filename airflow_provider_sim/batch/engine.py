@@ -185,7 +185,7 @@ class BatchEngine:
                 run_id=self._run_ids(index),
                 run_timeout=self.options.run_timeout,
                 deadline=self._starts_until,
-                retry_on_rate_limit=False,
+                retry=self.client.settings.retry.adjusted(retry_on_rate_limit=False),
                 stop=self._stop_token,
             )
         except StartStoppedError:

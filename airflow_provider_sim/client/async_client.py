@@ -21,8 +21,8 @@ import httpx
 from airflow_provider_sim.client.api.files import file_call
 from airflow_provider_sim.client.api.http import Request
 from airflow_provider_sim.client.base import BaseClient
-from airflow_provider_sim.client.methods import AsyncMethods
 from airflow_provider_sim.client.retry import RequestOptions
+from airflow_provider_sim.client.start import StartFlows
 from airflow_provider_sim.client.stream import StreamEvent
 from airflow_provider_sim.client.transport import Reason, ca_bundle, origin, proxy_for
 from airflow_provider_sim.client.upload_source import Part
@@ -57,7 +57,7 @@ class AsyncWorkflowStream(AbstractAsyncContextManager["AsyncWorkflowStream"]):
         await self.close()
 
 
-class AsyncSimClient(AsyncMethods, BaseClient, AbstractAsyncContextManager["AsyncSimClient"]):
+class AsyncSimClient(BaseClient, StartFlows, AbstractAsyncContextManager["AsyncSimClient"]):
     """Asyncio client for Sim's API. An instance has one connection pool per server, for one event loop.
 
     See :class:`~.base.BaseClient` for its arguments.
@@ -71,6 +71,7 @@ class AsyncSimClient(AsyncMethods, BaseClient, AbstractAsyncContextManager["Asyn
         super().__init__(*args, **kwargs)
         self._pools: dict[str, httpx.AsyncClient] = {}
 
+    @property
     def _client(self) -> Self:
         return self
 

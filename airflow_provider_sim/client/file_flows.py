@@ -18,8 +18,6 @@ from airflow_provider_sim.exceptions import SimConflictError, SimError, SimNotFo
 TRANSFER_TIMEOUT = 300.0
 """Seconds to wait for the response to a request with a file's content, or for Sim to register it."""
 
-_UPLOAD = RequestOptions(timeout=TRANSFER_TIMEOUT)
-_ABORT = RequestOptions(NO_RETRY, timeout=10.0)
 _CLOCK_TOLERANCE = 600.0
 """Seconds by which Sim's clock may be behind this machine's."""
 
@@ -55,15 +53,16 @@ class FileFlows(Flows):
         workspace_id = workspace_id or await self._default_workspace()
         file, since = new_file(workspace_id, name, content_type, folder_path), time.time()
         with contextlib.ExitStack() as opened:
-            whole = await self.client.in_thread(open_content, content, opened)
+            whole = await self._client.in_thread(open_content, content, opened)
             if len(whole) > workspace_files.MAX_INLINE_BYTES:
                 return await self._upload_in_session(file, whole)
-            call = await self.client.in_thread(lambda: workspace_files.create(file, b"".join(whole)))
+            call = await self._client.in_thread(lambda: workspace_files.create(file, b"".join(whole)))
+        options = RequestOptions(timeout=TRANSFER_TIMEOUT)
         try:
-            return await self._only_v2(call, _UPLOAD)
+            return await self._only_v2(call, options)
         except SimConflictError as error:
             # An earlier attempt may have created it, and only its response was lost.
-            if self.elapsed and error.code == "FILE_EXISTS":
+            if options.delays and error.code == "FILE_EXISTS":
                 found = await self._find_file(file, len(whole))
                 if found and (models.epoch(found.uploaded_at) or 0.0) >= since - _CLOCK_TOLERANCE:
                     return found
@@ -88,20 +87,21 @@ class FileFlows(Flows):
         call = workspace_files.create_session(file, len(whole))
         session = await self._only_v2(call, RequestOptions(then=transfer))
         async with self._aborting(session):
-            return await self.request(workspace_files.complete(session), _UPLOAD)
+            return await self._request(workspace_files.complete(session), RequestOptions(timeout=TRANSFER_TIMEOUT))
 
     async def _transfer(self, session: UploadSession, whole: Part) -> None:
+        options = RequestOptions(NO_RETRY, timeout=TRANSFER_TIMEOUT)
         if session.transfer is not None:
-            await self.client.send(workspace_files.put(session.transfer, whole), _UPLOAD)
+            await self._client.send(workspace_files.put(session.transfer, whole), options)
             return
         offsets = range(0, len(whole), session.part_size)
         for first in range(0, len(offsets), workspace_files.PARTS_PER_REQUEST):
             some = offsets[first : first + workspace_files.PARTS_PER_REQUEST]
             numbers = range(first + 1, first + 1 + len(some))
-            transfers = await self.request(workspace_files.part_urls(session, numbers), RequestOptions(NO_RETRY))
+            transfers = await self._request(workspace_files.part_urls(session, numbers), RequestOptions(NO_RETRY))
             for offset, to in zip(some, transfers, strict=True):
                 part = whole.part(offset, session.part_size)
-                await self.client.send(workspace_files.put(to, part), _UPLOAD)
+                await self._client.send(workspace_files.put(to, part), options)
 
     @contextlib.asynccontextmanager
     async def _aborting(self, session: UploadSession) -> AsyncIterator[None]:
@@ -110,7 +110,7 @@ class FileFlows(Flows):
             yield
         except BaseException:
             with contextlib.suppress(SimError):
-                await self.request(workspace_files.abort(session), _ABORT)
+                await self._request(workspace_files.abort(session), RequestOptions(NO_RETRY, timeout=10.0))
             raise
 
     async def list_files(

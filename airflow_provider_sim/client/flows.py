@@ -1,7 +1,6 @@
-"""Flows: the requests of each client method, for both clients.
+"""Flows: the methods of both clients as coroutines.
 
-A flow is a coroutine of :class:`Flows`, which is created for each call of a method. So the retries, the choice between
-v2 and legacy, and every request that depends on a response, are written once.
+The retries, the choice between v2 and legacy, and every request that depends on a response, are written once.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from airflow_provider_sim.client.api.http import Call
 from airflow_provider_sim.client.base import RESPONSE_TOO_LARGE, BaseClient
 from airflow_provider_sim.client.checks import selectors_of
 from airflow_provider_sim.client.models import JOB_PREFIX
-from airflow_provider_sim.client.retry import DEFAULT_OPTIONS, NO_RETRY, RequestOptions, StartStoppedError
+from airflow_provider_sim.client.retry import NO_RETRY, RequestOptions, StartStoppedError
 from airflow_provider_sim.exceptions import (
     Outcome,
     SimConflictError,
@@ -44,14 +43,14 @@ log = logging.getLogger(__name__)
 
 
 class Flows:
-    """The flows of one client; its methods of the same names perform them.
-
-    :ivar elapsed: seconds of all delays so far.
-    """
+    """The flows of a client."""
 
     def __init__(self, client: BaseClient) -> None:
-        self.client = client
-        self.elapsed = 0.0
+        self._of = client
+
+    @property
+    def _client(self) -> BaseClient:
+        return self._of
 
     async def get_workflow_run(
         self,
@@ -74,22 +73,22 @@ class Flows:
             isn't derived from the run's.
         :raises SimRunNotFoundError: the run doesn't exist.
         """
-        return await self.read_run(
+        return await self._read_run(
             workflow_id,
             run_id,
-            DEFAULT_OPTIONS,
+            RequestOptions(),
             job_id=job_id,
             include_output=include_output,
             selected_outputs=selectors_of(selected_outputs),
         )
 
-    async def read_run(
+    async def _read_run(
         self, workflow_id: str, run_id: str, options: RequestOptions, *, job_id: str | None = None, **query: Any
     ) -> models.WorkflowRun:
         """Get a run; arguments as for :meth:`get_workflow_run`."""
         if isinstance(run_id, str):
             run_id = run_id.removeprefix(JOB_PREFIX)
-        return await self.either_api(
+        return await self._either_api(
             lambda api: api.get_run(workflow_id, run_id, **query),
             options,
             on_legacy=lambda: self._read_legacy_run(workflow_id, run_id, job_id, options, query),
@@ -99,10 +98,10 @@ class Flows:
         self, workflow_id: str, run_id: str, job_id: str | None, options: RequestOptions, query: Mapping[str, Any]
     ) -> models.WorkflowRun:
         not_found: SimError | None = None
-        executions, is_page = self.client.facts.executions, False
+        executions, is_page = self._client.facts.executions, False
         if executions.present is not False:
             try:
-                run = await self.request(legacy.get_run(workflow_id, run_id, **query), options)
+                run = await self._request(legacy.get_run(workflow_id, run_id, **query), options)
                 executions.found()
                 return run
             except SimRouteMissingError:
@@ -115,7 +114,7 @@ class Flows:
         # An ID from a server before v0.5.80 is that of a job; servers before v0.6.81 only have jobs.
         for candidate in [job_id] if job_id else [f"{JOB_PREFIX}{run_id}", run_id]:
             try:
-                job = await self.request(legacy.get_job(candidate, workflow_id=workflow_id), options)
+                job = await self._request(legacy.get_job(candidate, workflow_id=workflow_id), options)
             except (SimRunNotFoundError, SimPermissionError) as error:
                 not_found = not_found or error
             else:
@@ -139,7 +138,9 @@ class Flows:
         """
         candidate = job_id or f"{JOB_PREFIX}{run_id.removeprefix(JOB_PREFIX)}"
         try:  # the queue entry spends no rate limit, so it is read for failed runs, too
-            job = await self.request(legacy.get_job(candidate, workflow_id=workflow_id), RequestOptions(retry=NO_RETRY))
+            job = await self._request(
+                legacy.get_job(candidate, workflow_id=workflow_id), RequestOptions(retry=NO_RETRY)
+            )
             if job.error is not None or (job.status is models.RunStatus.COMPLETED and job.output is not None):
                 return job
         except SimError as error:
@@ -263,18 +264,18 @@ class Flows:
         :param run_id: ID of the run.
         :raises SimRunNotFoundError: the run doesn't exist.
         """
-        return await self._cancel(workflow_id, run_id, DEFAULT_OPTIONS)
+        return await self._cancel(workflow_id, run_id, RequestOptions())
 
     async def _cancel(self, workflow_id: str, run_id: str, options: RequestOptions) -> models.Cancellation:
         try:
-            cancellation: models.Cancellation = await self.either_api(
+            cancellation: models.Cancellation = await self._either_api(
                 lambda api: api.cancel_run(workflow_id, run_id), options
             )
         except SimRateLimitError:
-            if self.client.speaks_v2 is False:
+            if self._client.speaks_v2 is False:
                 raise
             # The legacy API meters no requests, and a cancellation must not wait.
-            cancellation = await self.request(legacy.cancel_run(workflow_id, run_id), options)
+            cancellation = await self._request(legacy.cancel_run(workflow_id, run_id), options)
         Metric.RUN_CANCELLED.incr(int(cancellation.accepted))
         return cancellation
 
@@ -292,7 +293,7 @@ class Flows:
         """
         cancellation = await self._cancel(workflow_id, run_id, RequestOptions(retry_on=(SimRunNotFoundError,)))
         try:
-            run = await self.read_run(workflow_id, run_id, RequestOptions(NO_RETRY), job_id=job_id)
+            run = await self._read_run(workflow_id, run_id, RequestOptions(NO_RETRY), job_id=job_id)
         except SimError:
             return cancellation
         return replace(cancellation, status=run.status)
@@ -307,7 +308,7 @@ class Flows:
         :raises SimRunNotFoundError: the run doesn't exist.
         """
         try:
-            return await self.request(legacy.get_paused_run(workflow_id, run_id))
+            return await self._request(legacy.get_paused_run(workflow_id, run_id))
         except (SimNotFoundError, SimUnsupportedError, SimPermissionError, SimResponseError):
             run = await self.get_workflow_run(workflow_id, run_id)
         pause = run.paused if run.status is models.RunStatus.PAUSED else None
@@ -327,7 +328,7 @@ class Flows:
         :param input_data: the answer: the pause block's fields as an object.
         :raises SimConflictError: the pause was answered already.
         """
-        return await self.either_api(lambda api: api.resume_run(workflow_id, run_id, context_id, input_data))
+        return await self._either_api(lambda api: api.resume_run(workflow_id, run_id, context_id, input_data))
 
     async def get_job_status(self, job_id: str) -> models.WorkflowRun:
         """Get an async run by its queue entry, which Sim keeps for a day after the run's end, with its raw output.
@@ -337,7 +338,7 @@ class Flows:
         :param job_id: ``task_id`` of the run's receipt.
         :raises SimRunNotFoundError: there is no such entry, or not any more.
         """
-        return await self.request(legacy.get_job(job_id))
+        return await self._request(legacy.get_job(job_id))
 
     async def get_workflow_status(self, workflow_id: str) -> models.Deployment:
         """Get whether a workflow is deployed, since when, and whether its draft has changed since.
@@ -345,7 +346,7 @@ class Flows:
         :param workflow_id: ID of the workflow.
         :raises SimNotFoundError: the workflow doesn't exist, or the key may not see it.
         """
-        return await self.request(legacy.get_workflow_status(workflow_id))
+        return await self._request(legacy.get_workflow_status(workflow_id))
 
     async def validate_workflow(self, workflow_id: str) -> bool:
         """Return whether a workflow is deployed and can be run; False also if that can't be found out.
@@ -363,7 +364,7 @@ class Flows:
         :param workflow_id: ID of the workflow.
         :raises SimNotFoundError: the workflow doesn't exist, or the key may not see it.
         """
-        return await self.either_api(lambda api: api.get_workflow(workflow_id))
+        return await self._either_api(lambda api: api.get_workflow(workflow_id))
 
     async def list_workflows(
         self,
@@ -386,7 +387,7 @@ class Flows:
         return await self._only_v2(v2.list_workflows(workspace_id, **query))
 
     async def _default_workspace(self) -> str:
-        if (of_connection := self.client.settings.workspace_id) is not None:
+        if (of_connection := self._client.settings.workspace_id) is not None:
             return of_connection
         spaces = (await self.list_workspaces()).items
         if len(spaces) == 1:
@@ -450,7 +451,7 @@ class Flows:
 
     async def get_usage_limits(self) -> models.UsageLimits:
         """Get rate limits, cost in US dollars and plan of the key's owner; of a workspace key, of its creator."""
-        return await self.request(legacy.get_usage_limits())
+        return await self._request(legacy.get_usage_limits())
 
     async def get_billing_status(self) -> models.BillingStatus:
         """Get plan, billing period and credits of the key's owner. Requires the v2 API."""
@@ -464,7 +465,7 @@ class Flows:
         except SimError:
             return limits, None
 
-    async def _only_v2(self, call: Call[T], options: RequestOptions = DEFAULT_OPTIONS) -> T:
+    async def _only_v2(self, call: Call[T], options: RequestOptions | None = None) -> T:
         async def on_legacy() -> NoReturn:
             raise SimUnsupportedError(
                 f"Could not {call.request.subject}: this requires Sim's v2 API, which this server doesn't have or has"
@@ -472,12 +473,12 @@ class Flows:
                 outcome=Outcome.NEVER_SENT,
             )
 
-        return await self.either_api(lambda _: call, options, on_legacy=on_legacy)
+        return await self._either_api(lambda _: call, options, on_legacy=on_legacy)
 
-    async def either_api(
+    async def _either_api(
         self,
         call: Callable[[Any], Call[T]],
-        options: RequestOptions = DEFAULT_OPTIONS,
+        options: RequestOptions | None = None,
         *,
         on_legacy: Callable[[], Awaitable[T]] | None = None,
     ) -> T:
@@ -486,14 +487,14 @@ class Flows:
         :param call: creates the call with the module :mod:`.v2` or :mod:`.legacy`.
         :param on_legacy: what to do on the legacy API instead.
         """
-        feature, is_page = self.client.facts.v2, False
-        if self.client.speaks_v2 is not False:
+        feature, is_page, options = self._client.facts.v2, False, options or RequestOptions()
+        if self._client.speaks_v2 is not False:
             try:
-                result = await self.request(call(v2), options)
+                result = await self._request(call(v2), options)
                 feature.found()
                 return result
             except SimV2OffError:
-                if self.client.settings.api_version == "v2":
+                if self._client.settings.api_version == "v2":
                     raise
                 feature.missing()
             except SimRouteMissingError as error:
@@ -501,27 +502,27 @@ class Flows:
                     message = f"{error} The server had this API before; a proxy may have failed."
                     kept = ("status", "request_id", "workflow_id", "run_id", "outcome")
                     raise SimResponseError(message, **{name: getattr(error, name) for name in kept}) from error
-                if self.client.settings.api_version == "v2":
+                if self._client.settings.api_version == "v2":
                     raise
                 # A server before v0.8.0, or no Sim server: a response on the legacy API proves the former.
                 is_page = True
             except SimNotFoundError:
                 feature.found()  # v2 names the missing resource
                 raise
-        result = await (on_legacy() if on_legacy else self.request(call(legacy), options))
+        result = await (on_legacy() if on_legacy else self._request(call(legacy), options))
         if is_page:
             feature.page_instead()
         return result
 
-    async def request(self, call: Call[T], options: RequestOptions = DEFAULT_OPTIONS) -> T:
+    async def _request(self, call: Call[T], options: RequestOptions | None = None) -> T:
         """Send a request, with retries.
 
         :raises SimError: the last attempt's error.
         :raises StartStoppedError: the options' token was set.
         """
-        attempts = _Attempts(self, call, options)
+        attempts = _Attempts(self._client, call, options or RequestOptions())
         retrying = AsyncRetrying(
-            sleep=self.client.sleep,
+            sleep=self._client.sleep,
             retry=attempts.may_retry,
             wait=attempts.delay,
             stop=attempts.are_exhausted,
@@ -532,7 +533,7 @@ class Flows:
             result: T = await retrying(attempts.send)
             return result
         except SimError as error:
-            raise self.client.with_connection(error).with_traceback(None) from error.__cause__
+            raise self._client.with_connection(error).with_traceback(None) from error.__cause__
 
 
 def _selected(run: models.WorkflowRun, selectors: Sequence[str]) -> dict[str, Any]:
@@ -550,11 +551,11 @@ def _selected(run: models.WorkflowRun, selectors: Sequence[str]) -> dict[str, An
 class _Attempts:
     """The attempts of one request, with the decisions after each as tenacity's callbacks."""
 
-    def __init__(self, flows: Flows, call: Call[Any], options: RequestOptions) -> None:
-        self._flows = flows
+    def __init__(self, client: BaseClient, call: Call[Any], options: RequestOptions) -> None:
+        self._client = client
         self._call = call
         self._options = options
-        self._policy = options.retry or flows.client.settings.retry
+        self._policy = options.retry or client.settings.retry
         self._is_run_id_spent = False
 
     async def send(self) -> Any:
@@ -563,7 +564,7 @@ class _Attempts:
             raise StartStoppedError
         if self._is_run_id_spent and run_ids is not None and run_ids.can_renew:
             self._call = self._call.with_run_id(run_ids.renew())  # not before: every chosen ID is sent
-        result = await self._flows.client.send(self._call, options)
+        result = await self._client.send(self._call, options)
         if options.then is not None:
             await options.then(result)
         return result
@@ -591,11 +592,11 @@ class _Attempts:
         delay, deadline = state.upcoming_sleep, self._options.deadline
         is_late = deadline is not None and time.time() + delay > deadline
         too_many = state.attempt_number > self._policy.max_retries
-        return is_late or too_many or self._flows.elapsed + delay > self._policy.max_elapsed
+        return is_late or too_many or sum(self._options.delays) + delay > self._policy.max_elapsed
 
     def before_sleep(self, state: RetryCallState) -> None:
         error, delay, retry = _error_of(state), state.upcoming_sleep, state.attempt_number
-        self._flows.elapsed += delay
+        self._options.delays.append(delay)
         self._is_run_id_spent = error is not None and error.run_id_spent
         if isinstance(error, SimRateLimitError):
             Metric.RATE_LIMIT_WAIT.timing(delay)

@@ -1,4 +1,4 @@
-"""The flows as methods: blocking ones for the sync client and the hook, coroutines for the asyncio client."""
+"""The flows as blocking methods, for the sync client and the hook."""
 
 from __future__ import annotations
 
@@ -12,13 +12,9 @@ from airflow_provider_sim.client.models import AsyncExecutionResult, WorkflowExe
 from airflow_provider_sim.client.start import Execute, StartFlows
 
 if TYPE_CHECKING:
-    from airflow_provider_sim.client.async_client import AsyncSimClient, AsyncWorkflowStream
     from airflow_provider_sim.client.sync_client import SimClient, WorkflowStream
 
     _Execute = Execute[WorkflowExecutionResult, AsyncExecutionResult, WorkflowStream]
-    _ExecuteAsync = Execute[
-        Awaitable[WorkflowExecutionResult], Awaitable[AsyncExecutionResult], Awaitable[AsyncWorkflowStream]
-    ]
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -43,19 +39,11 @@ def each(values: AsyncIterator[_T]) -> Iterator[_T]:
 
 
 def _sync(flow: _Flow[_P, _T]) -> Callable[Concatenate[SyncMethods, _P], _T]:
-    """Return the method that performs a flow, with its signature and docstring."""
+    """Return the method that performs a flow, with the flow's signature and docstring."""
 
     @functools.wraps(flow)
     def method(self: SyncMethods, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
         return perform(flow(StartFlows(self._client()), *args, **kwargs))
-
-    return method
-
-
-def _async(flow: _Flow[_P, _T]) -> Callable[Concatenate[AsyncMethods, _P], Coroutine[Any, Any, _T]]:
-    @functools.wraps(flow)
-    async def method(self: AsyncMethods, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        return await flow(StartFlows(self._client()), *args, **kwargs)
 
     return method
 
@@ -67,9 +55,9 @@ class SyncMethods(ABC):
     def _client(self) -> SimClient:
         """Return the client that performs them."""
 
-    execute_workflow: _Execute = cast(Any, _sync(StartFlows.execute_workflow))
-    execute_with_retry: _Execute = cast(Any, _sync(StartFlows.execute_with_retry))
-    start_workflow_run: _Execute = cast(Any, _sync(StartFlows.start_workflow_run))
+    execute_workflow: _Execute = cast(Any, _sync)(StartFlows.execute_workflow)
+    execute_with_retry: _Execute = cast(Any, _sync)(StartFlows.execute_with_retry)
+    start_workflow_run: _Execute = cast(Any, _sync)(StartFlows.start_workflow_run)
     get_workflow_run = _sync(StartFlows.get_workflow_run)
     get_workflow_result = _sync(StartFlows.get_workflow_result)
     get_output = _sync(StartFlows.get_output)
@@ -98,43 +86,3 @@ class SyncMethods(ABC):
     list_files = _sync(StartFlows.list_files)
     delete_file = _sync(StartFlows.delete_file)
     download_workspace_file = _sync(StartFlows.download_workspace_file)
-
-
-class AsyncMethods(ABC):
-    """Sim's API, as coroutines."""
-
-    @abstractmethod
-    def _client(self) -> AsyncSimClient:
-        """Return the client that performs them."""
-
-    execute_workflow: _ExecuteAsync = cast(Any, _async(StartFlows.execute_workflow))
-    execute_with_retry: _ExecuteAsync = cast(Any, _async(StartFlows.execute_with_retry))
-    start_workflow_run: _ExecuteAsync = cast(Any, _async(StartFlows.start_workflow_run))
-    get_workflow_run = _async(StartFlows.get_workflow_run)
-    get_workflow_result = _async(StartFlows.get_workflow_result)
-    get_output = _async(StartFlows.get_output)
-    get_run_output = _async(StartFlows.get_run_output)
-    list_workflow_runs = _async(StartFlows.list_workflow_runs)
-    list_logs = _async(StartFlows.list_logs)
-    cancel_workflow_run = _async(StartFlows.cancel_workflow_run)
-    stop_workflow_run = _async(StartFlows.stop_workflow_run)
-    get_paused_run = _async(StartFlows.get_paused_run)
-    resume_workflow_run = _async(StartFlows.resume_workflow_run)
-    get_job_status = _async(StartFlows.get_job_status)
-    get_workflow_status = _async(StartFlows.get_workflow_status)
-    validate_workflow = _async(StartFlows.validate_workflow)
-    get_workflow = _async(StartFlows.get_workflow)
-    list_workflows = _async(StartFlows.list_workflows)
-    get_deployment = _async(StartFlows.get_deployment)
-    list_workflow_versions = _async(StartFlows.list_workflow_versions)
-    deploy_workflow = _async(StartFlows.deploy_workflow)
-    undeploy_workflow = _async(StartFlows.undeploy_workflow)
-    rollback_workflow = _async(StartFlows.rollback_workflow)
-    list_workspaces = _async(StartFlows.list_workspaces)
-    get_usage_limits = _async(StartFlows.get_usage_limits)
-    get_billing_status = _async(StartFlows.get_billing_status)
-    get_usage = _async(StartFlows.get_usage)
-    upload_file = _async(StartFlows.upload_file)
-    list_files = _async(StartFlows.list_files)
-    delete_file = _async(StartFlows.delete_file)
-    download_workspace_file = _async(StartFlows.download_workspace_file)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import random
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from airflow_provider_sim.client.checks import RETRY_MINIMUMS, is_retry_setting
@@ -35,7 +35,7 @@ class RetryPolicy:
     :param backoff_multiplier: factor by which the delay grows.
     :param jitter: random share of a delay, so that many tasks don't retry at the same moment.
     :param max_retry_after: seconds; if Retry-After is longer, the error is raised at once.
-    :param max_elapsed: seconds of all delays in one call of a client's method.
+    :param max_elapsed: seconds of all delays of a request, or of a start with its lookups.
     :param retry_on_rate_limit: False raises rate-limit errors at once, for a caller that throttles itself.
     :raises SimConfigurationError: a setting is invalid.
     """
@@ -124,6 +124,7 @@ class RequestOptions:
     :param retry_on: further errors to retry on, besides the retryable ones.
     :param run_ids: of a start; without them, no attempt has another run ID.
     :param then: called with an attempt's result; if it raises an error, the attempt has failed.
+    :param delays: seconds of each delay so far, also of other requests with this list.
     """
 
     retry: RetryPolicy | None = None
@@ -134,6 +135,4 @@ class RequestOptions:
     stream: bool = False
     deadline: float | None = None
     then: Callable[[Any], Awaitable[None]] | None = None
-
-
-DEFAULT_OPTIONS = RequestOptions()
+    delays: list[float] = field(default_factory=list)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Container, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Sequence
 from dataclasses import fields, replace
-from typing import Any, Literal, Protocol, TypeVar, overload
-
-from tenacity import AsyncRetrying, RetryCallState
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, overload
 
 from airflow_provider_sim.client.api import legacy
 from airflow_provider_sim.client.api.errors import AMBIGUOUS_ENQUEUE, is_rejection
 from airflow_provider_sim.client.api.http import Call
 from airflow_provider_sim.client.checks import MAX_RUN_TIMEOUT, selectors_of
 from airflow_provider_sim.client.file_flows import FileFlows
-from airflow_provider_sim.client.flows import Flows
 from airflow_provider_sim.client.models import AsyncExecutionResult, RunStatus, WorkflowExecutionResult, WorkflowRun
 from airflow_provider_sim.client.retry import NO_RETRY, RequestOptions, RetryPolicy, RunId, RunIds, StopToken
 from airflow_provider_sim.exceptions import (
@@ -27,6 +25,9 @@ from airflow_provider_sim.exceptions import (
     SimRunNotFoundError,
 )
 from airflow_provider_sim.metrics import Metric
+
+if TYPE_CHECKING:
+    from airflow_provider_sim.client.async_client import AsyncWorkflowStream
 
 log = logging.getLogger(__name__)
 
@@ -65,9 +66,18 @@ class Execute(Protocol[_Result, _Receipt, _Stream]):
     def __call__(self, workflow_id: str, input_data: Any = ..., **options: Any) -> _Result | _Receipt | _Stream: ...
 
 
+def _typed(
+    flow: Any,
+) -> Execute[Awaitable[WorkflowExecutionResult], Awaitable[AsyncExecutionResult], Awaitable[AsyncWorkflowStream]]:
+    """Add the types of what a flow returns in each mode."""
+    typed: Execute[Any, Any, Any] = flow
+    return typed
+
+
 class StartFlows(FileFlows):
     """The flows that start a run, and those of :class:`.FileFlows` and :class:`.Flows`."""
 
+    @_typed
     async def execute_workflow(
         self,
         workflow_id: str,
@@ -103,18 +113,20 @@ class StartFlows(FileFlows):
             ``UNAUTHORIZED``, ``NOT_FOUND``, ``WORKFLOW_NOT_DEPLOYED``, ``INVALID_INPUT``, ``RATE_LIMIT_EXCEEDED``,
             ``USAGE_LIMIT_EXCEEDED`` or ``TIMEOUT``; see :mod:`airflow_provider_sim.exceptions`.
         """
-        return await self._start(
+        return await self.start_workflow_run(
             workflow_id,
             input_data,
-            NO_RETRY,
-            RunIds(run_id),
             timeout=timeout,
             stream=stream,
             selected_outputs=selected_outputs,
             async_execution=async_execution,
+            run_id=run_id,
             run_timeout=run_timeout,
+            retry=NO_RETRY,
+            unsent_ids=None,
         )
 
+    @_typed
     async def execute_with_retry(
         self,
         workflow_id: str,
@@ -156,20 +168,25 @@ class StartFlows(FileFlows):
         :returns: as :meth:`execute_workflow`.
         :raises SimError: the last attempt's error, as of :meth:`execute_workflow`.
         """
-        retry = {"max_retries": max_retries, "initial_delay": initial_delay, "max_delay": max_delay}
-        return await self._start(
+        retry = self._client.settings.retry.adjusted(
+            max_retries=max_retries,
+            initial_delay=initial_delay,
+            max_delay=max_delay,
+            backoff_multiplier=backoff_multiplier,
+        )
+        return await self.start_workflow_run(
             workflow_id,
             input_data,
-            self.client.settings.retry.adjusted(**retry, backoff_multiplier=backoff_multiplier),
-            RunIds(run_id),
             timeout=timeout,
             stream=stream,
             selected_outputs=selected_outputs,
             async_execution=async_execution,
+            run_id=run_id,
             run_timeout=run_timeout,
-            unsent_ids=(),
+            retry=retry,
         )
 
+    @_typed
     async def start_workflow_run(
         self,
         workflow_id: str,
@@ -183,8 +200,8 @@ class StartFlows(FileFlows):
         run_timeout: int | None = None,
         deadline: float | None = None,
         stop: StopToken | None = None,
-        unsent_ids: Container[str] = (),
-        retry_on_rate_limit: bool | None = None,
+        unsent_ids: Container[str] | None = (),
+        retry: RetryPolicy | None = None,
     ) -> Any:
         """Start a run as :meth:`execute_with_retry` does, for callers that persist its ID or can be killed.
 
@@ -195,103 +212,64 @@ class StartFlows(FileFlows):
         :param deadline: seconds since the epoch after which no retry starts.
         :param stop: keeps further attempts from being sent.
         :param unsent_ids: IDs that were not used before this call, so if Sim rejects one of them as used, it belongs to
-            another run.
-        :param retry_on_rate_limit: False raises rate-limit errors at once; default: the client's policy.
+            another run; None if a request without a response is an error, and no run is looked for.
+        :param retry: retry policy; default: the client's.
         :raises StartStoppedError: ``stop`` was set.
         """
-        return await self._start(
-            workflow_id,
-            input_data,
-            self.client.settings.retry.adjusted(retry_on_rate_limit=retry_on_rate_limit),
-            RunIds(run_id),
-            timeout=timeout,
-            stream=stream,
-            selected_outputs=selected_outputs,
-            async_execution=async_execution,
-            run_timeout=run_timeout,
-            deadline=deadline,
-            stop=stop,
-            unsent_ids=unsent_ids,
+        mode = checked_mode(stream, selected_outputs, async_execution, run_timeout)
+        ids, retry = RunIds(run_id), retry or self._client.settings.retry
+        options = RequestOptions(
+            retry, run_ids=ids, stop=stop, timeout=timeout, stream=mode["stream"], deadline=deadline
         )
-
-    async def _start(
-        self,
-        workflow_id: str,
-        input_data: Any,
-        retry: RetryPolicy,
-        ids: RunIds,
-        *,
-        stream: bool,
-        timeout: float | None,  # noqa: ASYNC109
-        selected_outputs: Sequence[str] | None = None,
-        async_execution: bool = False,
-        run_timeout: int | None = None,
-        deadline: float | None = None,
-        stop: StopToken | None = None,
-        unsent_ids: Container[str] | None = None,
-    ) -> Any:
-        """Start a workflow; without ``unsent_ids``, don't look for the run if a request is unanswered."""
-        options = RequestOptions(retry, run_ids=ids, stop=stop, timeout=timeout, stream=bool(stream), deadline=deadline)
-        selectors = selectors_of(selected_outputs)
-        check_options(options.stream, selectors, bool(async_execution), run_timeout)
-
-        def call(api: Any) -> Any:
-            mode = {"async_execution": bool(async_execution), "stream": options.stream}
-            settings = {"run_timeout": run_timeout, "selected_outputs": selectors}
-            return api.execute(workflow_id, input_data, run_id=ids.current, **mode, **settings)
-
         unanswered: set[str | None] = set()
 
-        async def must_start_again(state: RetryCallState) -> bool:
-            """Look for the run after an unknown outcome; a run that was found becomes the attempt's result."""
-            error = state.outcome.exception() if state.outcome else None
-            if unsent_ids is None or not isinstance(error, SimError) or not _may_have_started(error):
-                return False
+        def call(api: Any) -> Any:
+            return api.execute(workflow_id, input_data, run_id=ids.current, **mode)
+
+        for attempt in itertools.count(1):
+            try:
+                started = await self._result_or_receipt(workflow_id, call, options)
+                break
+            except SimError as failure:
+                error = failure.with_traceback(None)
+            if unsent_ids is None or not _may_have_started(error):
+                raise error from error.__cause__
             if _is_foreign(error, unanswered, unsent_ids):
-                if ids.can_renew:
-                    ids.renew()
-                    log.warning("Run ID %s belongs to another run: starting run %s.", error.run_id, ids.current)
-                return ids.can_renew
+                if not ids.can_renew:
+                    raise error from error.__cause__
+                ids.renew()
+                log.warning("Run ID %s belongs to another run: starting run %s.", error.run_id, ids.current)
+                continue
             unanswered.add(error.run_id)
             log.warning("%s Checking for run %s.", error, error.run_id)
-            run, failure = await self._find_run(workflow_id, error, retry, deadline)
-            if failure is not None:
-                error.__cause__ = failure
-                return False
+            run = await self._find_run(workflow_id, error, retry, options)
             if run is not None and not is_rejection(run):
                 log.warning("Run %s exists and is %s: re-attaching to it.", run.run_id, run.status)
-                state.set_result(await self._result_of(workflow_id, run, receipt=bool(async_execution)))
-                return False
-            is_spent, attempt = run is not None or _is_run_id_spent(error), state.attempt_number
+                started = await self._result_of(workflow_id, run, receipt=mode["async_execution"])
+                break
+            is_spent = run is not None or _is_run_id_spent(error)
             # A second request can't start a second run if the server is known to accept each ID once.
-            is_safe = ids.can_renew if is_spent else self.client.accepts_run_ids
-            is_expired = deadline is not None and time.time() >= deadline
-            if attempt > retry.max_retries or is_expired or not is_safe:
-                return False
+            is_safe = ids.can_renew if is_spent else self._client.accepts_run_ids
+            is_late = deadline is not None and time.time() >= deadline
+            if attempt > retry.max_retries or is_late or not is_safe:
+                raise error from error.__cause__
             if is_spent:
                 ids.renew()
             log.warning("The run doesn't exist: starting it as %s (%d of %d).", ids.current, attempt, retry.max_retries)
-            return True
-
-        starting = AsyncRetrying(sleep=_at_once, retry=must_start_again, reraise=True)
-        try:
-            started: Any = await starting(self._result_or_receipt, workflow_id, call, options)
-        except SimError as error:
-            raise error.with_traceback(None) from error.__cause__
         Metric.RUN_STARTED.incr()
         if options.stream and isinstance(started, WorkflowExecutionResult):
-            return self.client.open_stream(_only(started), _nothing)
+            return self._client.open_stream(_only(started), _nothing)
         return started
 
     async def _result_or_receipt(
         self, workflow_id: str, call: Callable[[Any], Call[Any]], options: RequestOptions
     ) -> Any:
         try:
-            started = await self.either_api(call, options)
+            started = await self._either_api(call, options)
         except legacy.AmbiguousResponseError as error:
             started = await self._settle(workflow_id, error)
         if isinstance(started, AsyncExecutionResult):
-            self.client.facts.accepts_run_ids = started.run_id_is_ours
+            self._client.facts.accepts_run_ids = started.run_id_is_ours
         return started
 
     async def _settle(self, workflow_id: str, ambiguous: legacy.AmbiguousResponseError) -> WorkflowExecutionResult:
@@ -300,7 +278,7 @@ class StartFlows(FileFlows):
         if result.run_id is None:
             raise rejection from None
         try:
-            run = await self.request(legacy.get_run(workflow_id, result.run_id))
+            run = await self._request(legacy.get_run(workflow_id, result.run_id))
         except SimRunNotFoundError:
             raise rejection from None
         except SimError:
@@ -311,22 +289,24 @@ class StartFlows(FileFlows):
         return replace(result, status=run.status, output=None, error=run.error, paused=run.paused)
 
     async def _find_run(
-        self, workflow_id: str, error: SimError, retry: RetryPolicy, deadline: float | None
-    ) -> tuple[WorkflowRun | None, SimError | None]:
-        """Look for the run that a request may have started; return it, if any, or why that is unknown."""
-        flows: Flows = self
-        policy = retry.adjusted(max_retries=max(2, retry.max_retries), retry_on_rate_limit=True)
-        if _is_run_id_spent(error):  # another ID comes next; only this check keeps it from starting a second run
-            flows, policy = Flows(self.client), FIND_RUN_RETRIES
-        options = RequestOptions(policy, retry_on=(SimRunNotFoundError,), deadline=deadline)
-        assert error.run_id is not None
+        self, workflow_id: str, error: SimError, retry: RetryPolicy, start: RequestOptions
+    ) -> WorkflowRun | None:
+        """Look for the run that a request may have started; raise the request's error if that can't be found out."""
+        is_spent = _is_run_id_spent(error)
+        if is_spent:  # another ID comes next; only this check keeps it from starting a second run
+            policy, delays = FIND_RUN_RETRIES, []
+        else:
+            policy = retry.adjusted(max_retries=max(2, retry.max_retries), retry_on_rate_limit=True)
+            delays = start.delays
+        options = RequestOptions(policy, retry_on=(SimRunNotFoundError,), deadline=start.deadline, delays=delays)
         try:
-            return await flows.read_run(workflow_id, error.run_id, options), None
+            return await self._read_run(workflow_id, error.run_id or "", options)
         except SimRunNotFoundError as not_found:
-            was_cut_short = flows is not self and flows.elapsed < _FIND_RUN_ELAPSED
-            return None, not_found if was_cut_short else None
+            if is_spent and sum(delays) < _FIND_RUN_ELAPSED:  # cut short by the deadline
+                raise error from not_found
+            return None
         except SimError as unreadable:
-            return None, unreadable
+            raise error from unreadable
 
     async def _result_of(
         self, workflow_id: str, run: WorkflowRun, *, receipt: bool
@@ -337,10 +317,6 @@ class StartFlows(FileFlows):
         if run.status is RunStatus.COMPLETED:
             run = await self.get_workflow_result(workflow_id, run.run_id or "")
         return WorkflowExecutionResult(**{field.name: getattr(run, field.name) for field in fields(WorkflowRun)})
-
-
-async def _at_once(seconds: float) -> None:
-    """The lookup of the run has waited already."""
 
 
 async def _only(result: WorkflowExecutionResult) -> AsyncIterator[Any]:
@@ -370,16 +346,19 @@ def _is_run_id_spent(error: SimError) -> bool:
     return error.code == AMBIGUOUS_ENQUEUE or isinstance(error, SimRunIdConflictError)
 
 
-def check_options(
-    stream: bool, selected_outputs: Sequence[str], async_execution: bool, run_timeout: int | None
-) -> None:
-    """Reject combinations that Sim rejects, before anything is sent."""
+def checked_mode(
+    stream: bool, selected_outputs: Sequence[str] | None, async_execution: bool, run_timeout: int | None
+) -> dict[str, Any]:
+    """Return the mode of a start; reject combinations that Sim rejects, before anything is sent."""
+    selectors = selectors_of(selected_outputs)
     if stream and async_execution:
         raise SimInputError("stream and async_execution can't be combined: a stream needs an open connection.")
-    if selected_outputs and not stream:
+    if selectors and not stream:
         raise SimInputError("selected_outputs requires stream=True; set it or omit selected_outputs.")
     if run_timeout is not None:
         if not async_execution:
             raise SimInputError("run_timeout requires an async execution; a sync one has the plan's limit.")
         if isinstance(run_timeout, bool) or not isinstance(run_timeout, int) or not 1 <= run_timeout <= MAX_RUN_TIMEOUT:
             raise SimInputError(f"run_timeout is {run_timeout!r}; it can be 1 to {MAX_RUN_TIMEOUT} whole seconds.")
+    mode = {"async_execution": bool(async_execution), "stream": bool(stream)}
+    return {**mode, "run_timeout": run_timeout, "selected_outputs": selectors}

@@ -56,8 +56,12 @@ def test_other_packages_import_only_the_client_package():
 
 @pytest.mark.parametrize("cls", [client.SimClient, client.AsyncSimClient, SimHook])
 def test_methods_have_signature_types_and_docstring_of_their_flows(cls):
-    flows = {name: flow for name, flow in inspect.getmembers(StartFlows, inspect.isfunction) if hasattr(cls, name)}
-    methods = {name: getattr(cls, name) for name in flows if not name.startswith("_") and name != "close"}
+    flows = {
+        name: flow
+        for name, flow in inspect.getmembers(StartFlows, inspect.iscoroutinefunction)
+        if hasattr(SyncMethods, name)
+    }
+    methods = {name: getattr(cls, name) for name in flows}
     assert methods.keys() >= {"execute_workflow", "execute_with_retry", "get_workflow_run", "get_output"}
     for name, method in methods.items():
         assert method.__doc__ == flows[name].__doc__
@@ -85,7 +89,7 @@ def test_types_of_the_hook_s_own_methods_resolve_at_runtime():
 
 def test_docstrings_describe_every_parameter():
     """Agents choose arguments by them."""
-    for name, flow in inspect.getmembers(StartFlows, inspect.isfunction):
+    for name, flow in inspect.getmembers(StartFlows, inspect.iscoroutinefunction):
         if hasattr(SimHook, name) and not name.startswith("_") and name != "start_workflow_run":
             described = re.findall(r":param (\w+):", flow.__doc__)
             assert described == list(inspect.signature(flow).parameters)[1:], name

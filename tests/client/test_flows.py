@@ -9,7 +9,7 @@ from airflow_provider_sim.client.api import http, legacy
 from airflow_provider_sim.client.models import RunOutput, RunStatus, WorkflowRun
 from airflow_provider_sim.client.retry import NO_RETRY, StartStoppedError, StopToken
 from airflow_provider_sim.client.server_facts import forget_servers
-from airflow_provider_sim.client.start import check_options
+from airflow_provider_sim.client.start import checked_mode
 from airflow_provider_sim.client.workspace_models import PausedRun, PausePoint
 from airflow_provider_sim.exceptions import (
     Outcome,
@@ -348,22 +348,22 @@ class TestArguments:
                 id="control fields",
             ),
             pytest.param(
-                lambda: check_options(True, None, True, None),
+                lambda: checked_mode(True, None, True, None),
                 "stream and async_execution can't be combined: a stream needs an open connection.",
                 id="stream and async",
             ),
             pytest.param(
-                lambda: check_options(False, ["A.b"], False, None),
+                lambda: checked_mode(False, ["A.b"], False, None),
                 "selected_outputs requires stream=True; set it or omit selected_outputs.",
                 id="outputs without a stream",
             ),
             pytest.param(
-                lambda: check_options(False, None, False, 60),
+                lambda: checked_mode(False, None, False, 60),
                 "run_timeout requires an async execution; a sync one has the plan's limit.",
                 id="a limit of a held-open run",
             ),
             pytest.param(
-                lambda: check_options(False, None, True, 0),
+                lambda: checked_mode(False, None, True, 0),
                 "run_timeout is 0; it can be 1 to 604800 whole seconds.",
                 id="no limit",
             ),
@@ -378,7 +378,7 @@ class TestArguments:
 
     @pytest.mark.parametrize("run_timeout", [1, 604_800])
     def test_run_timeout_limits_are_accepted(self, run_timeout):
-        check_options(False, None, True, run_timeout)
+        checked_mode(False, None, True, run_timeout)
 
     def test_json_body_accepts_up_to_the_size_limit(self):
         most = http.MAX_BODY_BYTES - len('{"a":""}')

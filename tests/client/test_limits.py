@@ -8,7 +8,10 @@ from itertools import count
 import pytest
 
 from airflow_provider_sim.client.models import RunStatus
+from airflow_provider_sim.client.retry import RetryPolicy
 from airflow_provider_sim.exceptions import SimInputError, SimRateLimitError
+
+SELF_LIMITED = RetryPolicy(retry_on_rate_limit=False)
 
 
 @pytest.fixture
@@ -21,9 +24,13 @@ def client(emulator, connect):
 
 def test_rate_limit_is_raised_if_retry_on_rate_limit_is_off(client, emulator):
     emulator.state.limits.concurrent_runs = 0
+    run_ids = map("run-{}".format, count(1))
     with pytest.raises(SimRateLimitError):
         client.start_workflow_run(
-            "echo_plain", async_execution=True, retry_on_rate_limit=False, run_id=map("run-{}".format, count(1))
+            "echo_plain",
+            async_execution=True,
+            retry=SELF_LIMITED,
+            run_id=run_ids,
         )
     assert client.sleeps == []
     assert [run.run_id for run in emulator.runs] == ["run-1"]
@@ -31,7 +38,7 @@ def test_rate_limit_is_raised_if_retry_on_rate_limit_is_off(client, emulator):
 
 def test_server_error_is_retried_if_retry_on_rate_limit_is_off(client, emulator):
     with emulator.fault("server_error", status=503, match="execute"):
-        receipt = client.start_workflow_run("echo_plain", async_execution=True, retry_on_rate_limit=False)
+        receipt = client.start_workflow_run("echo_plain", async_execution=True, retry=SELF_LIMITED)
     assert client.sleeps
     assert [run.run_id for run in emulator.runs] == [receipt.run_id]
 
