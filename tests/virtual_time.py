@@ -13,7 +13,6 @@ import httpx
 from airflow_provider_sim.client.async_client import AsyncSimClient
 from airflow_provider_sim.emulator.app import application
 from airflow_provider_sim.emulator.clock import Clock
-from airflow_provider_sim.emulator.connections import Connections
 from airflow_provider_sim.emulator.limits import Limits
 from airflow_provider_sim.emulator.profiles import PROFILES
 from airflow_provider_sim.emulator.routes.v2.middleware import CODES
@@ -99,7 +98,7 @@ class VirtualSim:
             limits=Limits(self.clock, plan),
             workspace_id="space",
         )
-        self._app = httpx.ASGITransport(application(self.state, Connections(), reset=lambda: None))
+        self._app = httpx.ASGITransport(application(self.state, reset=lambda: None))
         self._key = self.state.keys.find("sk-sim-first")
 
     def client(self, **settings: Any) -> AsyncSimClient:

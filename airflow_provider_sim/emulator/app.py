@@ -13,12 +13,11 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from airflow_provider_sim.emulator import control
-from airflow_provider_sim.emulator.connections import Connections
 from airflow_provider_sim.emulator.request_context import RequestContext, request_info
 from airflow_provider_sim.emulator.routes import legacy, pages, v1, v2
 from airflow_provider_sim.emulator.routes.v2.middleware import error_response
-from airflow_provider_sim.emulator.routes.wire import ApiError, empty_response, not_found_page, state_of
-from airflow_provider_sim.emulator.state import State
+from airflow_provider_sim.emulator.routes.wire import empty_response, not_found_page, state_of
+from airflow_provider_sim.emulator.state import ApiError, State
 
 API = (*v2.ROUTES, *v1.ROUTES, *legacy.ROUTES)
 
@@ -26,17 +25,21 @@ API = (*v2.ROUTES, *v1.ROUTES, *legacy.ROUTES)
 class FaultMiddleware:
     """Records each request and applies the faults of the rules."""
 
-    def __init__(self, app: ASGIApp, connections: Connections) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._connections = connections
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle a request."""
         if scope["type"] != "http" or scope["path"].startswith(control.PREFIX):
             await self._app(scope, receive, send)
             return
         state: State = scope["app"].state.sim
-        context = RequestContext(scope, receive, send, state, self._connections)
+        context = RequestContext(
+            *(scope, receive, send),
+            clock=state.clock,
+            connections=state.connections,
+            record=state.record,
+            restart=state.restart,
+        )
         try:
             if state.fault_rules:
                 context.info = request_info(scope, b"" if context.is_transfer else await context.read_body(), API)
@@ -62,7 +65,7 @@ async def _no_route(request: Request) -> Response:
     return not_found_page()
 
 
-def application(state: State, connections: Connections, reset: Callable[[], None]) -> Starlette:
+def application(state: State, reset: Callable[[], None]) -> Starlette:
     """Build the application.
 
     :param reset: called to replace the state by a new one.
@@ -70,7 +73,7 @@ def application(state: State, connections: Connections, reset: Callable[[], None
     methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
     app = Starlette(
         routes=[*control.ROUTES, *API, *pages.ROUTES, Route("/{path:path}", _no_route, methods=methods)],
-        middleware=[Middleware(FaultMiddleware, connections=connections)],
+        middleware=[Middleware(FaultMiddleware)],
         exception_handlers={405: lambda _request, _error: empty_response(405)},
     )
     app.router.redirect_slashes = False

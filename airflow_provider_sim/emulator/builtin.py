@@ -12,7 +12,6 @@ _DECLARED = {"message": "string", "count": "number", "payload": "object"}
 
 
 def _plain(value: Any) -> dict[str, Any]:
-    """Return the output of a Function block."""
     return {"result": value, "stdout": ""}
 
 

@@ -13,7 +13,6 @@ class Clock:
         self._ahead = 0.0
 
     def now(self) -> float:
-        """Return the current time."""
         return time.time() + self._ahead
 
     def advance(self, seconds: float) -> None:

@@ -7,7 +7,6 @@ import itertools
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
-from fnmatch import fnmatchcase
 from typing import Any, Self
 
 from airflow_provider_sim.emulator.request_context import APIS, MODES, Fault, RequestContext, RequestInfo, Stage
@@ -27,8 +26,6 @@ class Match:
 
     :param operation: the function, on any API: ``execute``, ``run``, ``job``, ``cancel``, ``logs`` …
     :param surface: ``v2``, ``v1`` or ``legacy``.
-    :param method: the HTTP method.
-    :param path: a pattern such as ``/api/v2/*``, for the path without its query.
     :param workflow_id: the workflow in the path.
     :param run_id: the run in the path, or the run ID that the caller of an execution chose.
     :param mode: of an execution: ``sync``, ``async`` or ``stream``.
@@ -37,8 +34,6 @@ class Match:
 
     operation: str | None = None
     surface: str | None = None
-    method: str | None = None
-    path: str | None = None
     workflow_id: str | None = None
     run_id: str | None = None
     mode: str | None = None
@@ -69,10 +64,7 @@ class Match:
         return cls(**value)
 
     def matches(self, info: RequestInfo) -> bool:
-        return all(
-            fnmatchcase(info.path, value) if name == "path" else value == getattr(info, name)
-            for name, value in self.to_dict().items()
-        )
+        return all(value == getattr(info, name) for name, value in self.to_dict().items())
 
     def to_dict(self) -> dict[str, str]:
         """Return the fields that are not None."""
@@ -85,9 +77,6 @@ _FIELDS = tuple(field.name for field in fields(Match))
 class FaultRule:
     """A fault for the requests that match. Used as a context manager, it ends with its block.
 
-    :param times: how many of the requests it affects; None for all.
-    :param after: how many of them pass before.
-    :raises ValueError: ``times`` or ``after`` is invalid.
     :ivar number: the rule's ID in the control API.
     :ivar hits: how many requests it has affected.
     """
@@ -102,11 +91,9 @@ class FaultRule:
 
     @property
     def is_finished(self) -> bool:
-        """Whether it affects no further requests."""
         return self._removed or (self.times is not None and self.hits >= self.times)
 
     def apply(self, info: RequestInfo) -> Fault | None:
-        """Return the fault if the rule affects this request, and count it."""
         if self.is_finished or not self.match.matches(info) or not self.fault.applies_to(info):
             return None
         if self._passed < self.after:
@@ -144,9 +131,6 @@ class Hold(FaultRule):
 
     A caller that disconnects ends the waiting: at ``before`` the request is not carried out; later, a sync run is
     cancelled.
-
-    :param when: the stage at which they wait: ``before``, ``accepted`` or ``done``.
-    :param proxied: the server does not see its callers disconnect and carries out all requests.
     """
 
     def __init__(
@@ -155,14 +139,8 @@ class Hold(FaultRule):
         super().__init__(_HoldFault(self, when, proxied), match, times=times, after=after)
         self._changed = threading.Condition()
         self._arrived: list[RequestInfo] = []
-        self._waiting: list[RequestInfo] = []
         self._abandoned: list[RequestInfo] = []
         self._released = False
-
-    @property
-    def held(self) -> list[RequestInfo]:
-        """The requests that are waiting."""
-        return list(self._waiting)
 
     def wait_until_held(self, timeout: float = 30.0, *, count: int = 1) -> RequestInfo:
         """Wait until requests are held; return the last of them.
@@ -191,24 +169,18 @@ class Hold(FaultRule):
     async def hold(self, context: RequestContext) -> None:
         info = context.info
         assert info is not None
-        self._add(info, self._waiting, self._arrived)
-        try:
-            await context.wait_until(lambda: self._released)
-        finally:
-            self._waiting.remove(info)
+        self._add(info, self._arrived)
+        await context.wait_until(lambda: self._released)
         if not self._released:
             self._add(info, self._abandoned)
 
-    def _add(self, info: RequestInfo, *lists: list[RequestInfo]) -> None:
+    def _add(self, info: RequestInfo, requests: list[RequestInfo]) -> None:
         with self._changed:
-            for requests in lists:
-                requests.append(info)
+            requests.append(info)
             self._changed.notify_all()
 
 
 class _HoldFault(Fault):
-    """The fault of a hold."""
-
     name = "hold"
 
     def __init__(self, hold: Hold, when: Stage, proxied: bool) -> None:
@@ -224,34 +196,26 @@ class FaultRules:
 
     def __init__(self) -> None:
         self._numbers = itertools.count(1)
-        self._all: dict[int, FaultRule] = {}
-        self._lock = threading.Lock()
+        self._all: list[FaultRule] = []
 
     def add(self, rule: FaultRule) -> None:
-        with self._lock:
-            rule.number = next(self._numbers)
-            self._all[rule.number] = rule
+        rule.number = next(self._numbers)
+        self._all.append(rule)
 
     def __iter__(self) -> Iterator[FaultRule]:
-        """Iterate over all rules, including the finished ones."""
-        with self._lock:
-            return iter(list(self._all.values()))
+        """Iterate over all rules, including the finished ones; another thread may add and remove rules meanwhile."""
+        return iter(list(self._all))
 
     def __bool__(self) -> bool:
-        """Whether a rule is active."""
         return not all(rule.is_finished for rule in self)
 
     def apply(self, info: RequestInfo) -> list[Fault]:
-        """Return the faults that affect a request."""
-        with self._lock:
-            faults = [rule.apply(info) for rule in self._all.values()]
-        return [fault for fault in faults if fault is not None]
+        return [fault for rule in self if (fault := rule.apply(info)) is not None]
 
     def remove(self, chosen: Callable[[FaultRule], bool] = lambda _: True) -> int:
         """End and forget the chosen rules; return their number."""
-        with self._lock:
-            removed = [rule for rule in self._all.values() if chosen(rule)]
-            for rule in removed:
-                rule.remove()
-                del self._all[rule.number]
+        removed = [rule for rule in self if chosen(rule)]
+        for rule in removed:
+            rule.remove()
+            self._all.remove(rule)
         return len(removed)

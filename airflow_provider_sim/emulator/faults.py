@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from http import HTTPStatus
@@ -12,8 +11,9 @@ from starlette.responses import Response
 from starlette.types import Message
 
 from airflow_provider_sim.emulator.request_context import Fault, RequestContext, RequestInfo
-from airflow_provider_sim.emulator.routes.v2.middleware import CODES
-from airflow_provider_sim.emulator.routes.wire import json_response
+from airflow_provider_sim.emulator.routes.v2.middleware import CODES, error_response
+from airflow_provider_sim.emulator.routes.wire import html_page, json_response
+from airflow_provider_sim.emulator.state import ApiError
 from airflow_provider_sim.emulator.workflows import BlockError
 
 
@@ -29,35 +29,24 @@ class DropBeforeAccept(Fault):
 
 
 @dataclass
-class DropAfterAccept(Fault):
+class DropAfterAccept(DropBeforeAccept):
     """Carry out the request, or start its sync run, then close the connection without a response."""
 
     name = "drop_after_accept"
     when = "accepted"
     proxied: bool = False
-    reset: bool = False
-
-    async def act(self, context: RequestContext) -> None:
-        await context.cut(reset=self.reset)
 
 
 @dataclass
 class HalfAnswer(Fault):
-    """Close the connection after the headers and half of the body."""
+    """Close the connection after the headers and half of the body, or of its first part if it has several."""
 
     name = "half_answer"
-    _head: Message | None = field(default=None, init=False)
-    _body: bytes = field(default=b"", init=False)
 
     async def on_send(self, message: Message, context: RequestContext) -> Message | None:
         if message["type"] == "http.response.start":
-            self._head = message
-            return None
-        self._body += message.get("body", b"")
-        if message.get("more_body") or self._head is None:
-            return None
-        await context.send_unchanged(self._head)
-        half = self._body[: len(self._body) // 2]
+            return message
+        half = message["body"][: len(message["body"]) // 2]
         await context.send_unchanged({**message, "body": half, "more_body": True})
         await context.cut(flush=True)
         return None
@@ -65,8 +54,6 @@ class HalfAnswer(Fault):
 
 @dataclass
 class Delay(Fault):
-    """Delay the request."""
-
     name = "delay"
     seconds: float = 1.0
     when: str = "before"
@@ -95,31 +82,23 @@ class ServerError(Fault):
 
     async def act(self, context: RequestContext) -> None:
         assert context.info is not None
-        is_page = self.page or self.status not in CODES
-        await context.respond(self._proxy_page() if is_page else self._sim_error(context.info))
+        await context.respond(self._response(context.info))
 
-    def _proxy_page(self) -> Response:
-        standard = self.status in list(HTTPStatus)  # proxies also send 499 and 520
-        title = html.escape(f"{self.status} {HTTPStatus(self.status).phrase if standard else 'Error'}")
-        page = f"<html>\r\n<head><title>{title}</title></head>\r\n<body>\r\n<center><h1>{title}</h1></center>\r\n"
-        return Response(f"{page}</body>\r\n</html>\r\n", self.status, {"content-type": "text/html"})
-
-    def _sim_error(self, info: RequestInfo) -> Response:
+    def _response(self, info: RequestInfo) -> Response:
+        if self.page or self.status not in CODES:
+            standard = self.status in list(HTTPStatus)  # proxies also send 499 and 520
+            title = f"{self.status} {HTTPStatus(self.status).phrase if standard else 'Error'}"
+            return html_page(self.status, title, "")
         unavailable = self.status == 503
         message = self.message or ("Service temporarily unavailable" if unavailable else "Internal server error")
         if info.surface != "v2":
             return json_response(self.status, {"error": message} | ({"code": self.code} if self.code else {}))
-        error: dict[str, Any] = {"code": CODES[self.status], "message": message}
-        if self.code:
-            error["details"] = {"code": self.code}
-        headers = {"cache-control": "private, no-store"} | ({"retry-after": "5"} if unavailable else {})
-        return json_response(self.status, {"error": error}, headers)
+        details = {"code": self.code} if self.code else None
+        return error_response(ApiError(self.status, message, details, {"retry-after": "5"} if unavailable else {}))
 
 
 @dataclass
 class Redirect(Fault):
-    """Respond with a redirect."""
-
     name = "redirect"
     location: str = "https://www.sim.ai"
     status: int = 301
@@ -237,8 +216,6 @@ class StuckRun(Fault):
 
 @dataclass
 class Restart(Fault):
-    """Restart the server."""
-
     name = "restart"
     when: str = "before"
 
@@ -271,11 +248,13 @@ class LostCancel(Fault):
         context.errors.lost_cancel = self.reason
 
 
-_CLASSES: tuple[type[Fault], ...] = (
-    *(DropBeforeAccept, DropAfterAccept, HalfAnswer, Delay, ServerError, Redirect, RateLimit, AuthOutage),
-    *(AmbiguousEnqueue, StuckRun, Restart, Transient404, LostCancel, SlowStream, CutStream),
-)
-FAULTS: dict[str, type[Fault]] = {fault.name: fault for fault in _CLASSES}
+FAULTS: dict[str, type[Fault]] = {
+    fault.name: fault
+    for fault in (
+        *(DropBeforeAccept, DropAfterAccept, HalfAnswer, Delay, ServerError, Redirect, RateLimit, AuthOutage),
+        *(AmbiguousEnqueue, StuckRun, Restart, Transient404, LostCancel, SlowStream, CutStream),
+    )
+}
 _TYPE_NAMES = {bool: "truth value", int: "whole number", float: "number", str: "text"}
 
 
@@ -295,12 +274,10 @@ def create_fault(name: str, parameters: Mapping[str, Any]) -> Fault:
 
 
 def parameters_of(kind: type[Fault]) -> dict[str, Any]:
-    """Return the parameters of a fault with their defaults."""
     return {each.name: each.default for each in fields(kind) if each.init}  # type: ignore[arg-type]
 
 
 def _checked(what: str, value: Any, default: Any) -> Any:
-    """Return a value of the default's type."""
     kind = type(default)
     if kind in (float, str) and type(value) is int:
         value = kind(value)

@@ -60,7 +60,6 @@ class Bucket:
 
     @property
     def remaining(self) -> int:
-        """Remaining tokens."""
         self._refill()
         return self._tokens
 
@@ -71,7 +70,6 @@ class Bucket:
 
     @property
     def reset(self) -> float:
-        """Time of the next refill."""
         return self._filled + WINDOW
 
     @property

@@ -13,7 +13,6 @@ from airflow_provider_sim.emulator import SimEmulator
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the marker."""
     config.addinivalue_line(
         "markers",
         "sim_emulator(*, conn_id='sim_default', **settings): ID of the connection to the emulator, and the arguments of"

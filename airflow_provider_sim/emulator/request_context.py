@@ -7,19 +7,17 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from airflow_provider_sim.emulator.clock import Clock
 from airflow_provider_sim.emulator.connections import Connections
+from airflow_provider_sim.emulator.limits import Bucket
 from airflow_provider_sim.emulator.workflows import BlockError
-
-if TYPE_CHECKING:
-    from airflow_provider_sim.emulator.limits import Bucket
-    from airflow_provider_sim.emulator.state import State
 
 Stage = Literal["before", "accepted", "done"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
@@ -51,8 +49,6 @@ class RecordedRequest:
 class RequestInfo:
     """The properties of a request that a :class:`~.fault_rules.Match` can match, under the same names."""
 
-    method: str
-    path: str
     surface: str
     operation: str = ""
     workflow_id: str | None = None
@@ -69,16 +65,15 @@ def request_info(scope: Scope, body: bytes, routes: Iterable[Route]) -> RequestI
         if found and method in (route.methods or ()):
             break
     else:
-        return RequestInfo(method, path, surface)
+        return RequestInfo(surface)
     values = found.groupdict()
     run_id, mode = values.get("run_id") or values.get("job_id", "").removeprefix(JOB_PREFIX) or None, None
     if route.name == "execute":
         run_id, mode = _execution_options(scope, body, surface)
-    return RequestInfo(method, path, surface, route.name, values.get("workflow_id"), run_id, mode)
+    return RequestInfo(surface, route.name, values.get("workflow_id"), run_id, mode)
 
 
 def _execution_options(scope: Scope, body: bytes, surface: str) -> tuple[str | None, str]:
-    """Return the run ID and the mode that the caller of an execution chose."""
     headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
     try:
         parsed = json.loads(body)
@@ -119,7 +114,6 @@ class ServerErrors:
     lost_cancel: str | None = None
 
     def bucket(self, limit: str, bucket: Bucket) -> Bucket:
-        """Return the bucket, or an empty one if its limit is to be exhausted."""
         return bucket.emptied() if self.limit == limit else bucket
 
 
@@ -142,7 +136,6 @@ class Fault:
             raise ValueError(f"unknown stage {self.when!r}; choose from {', '.join(STAGES)}")
 
     def applies_to(self, info: RequestInfo) -> bool:
-        """Return whether the fault can affect such a request."""
         return self.operation in (None, info.operation) and self.mode in (None, info.mode)
 
     async def act(self, context: RequestContext) -> None:
@@ -162,15 +155,25 @@ class RequestContext:
     :ivar proxied: a proxy keeps the server's connection open, so the server does not see the caller disconnect.
     """
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, state: State, connections: Connections) -> None:
+    def __init__(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        *,
+        clock: Clock,
+        connections: Connections,
+        record: Callable[[RecordedRequest], None],
+        restart: Callable[[], None],
+    ) -> None:
         self.scope = scope
         self.info: RequestInfo | None = None
         self.faults: Sequence[Fault] = ()
         self.errors = ServerErrors()
         self.finished = False
         self.proxied = False
-        self._state = state
-        self._connections = connections
+        self._clock, self._connections = clock, connections
+        self._record_request, self._restart_server = record, restart
         self._receive, self._send = receive, send
         self._body: list[bytes] = []
         self._buffered: deque[Message] = deque()
@@ -181,7 +184,6 @@ class RequestContext:
 
     @classmethod
     def of(cls, request: Request) -> RequestContext:
-        """Return the context of a request."""
         context: RequestContext = request.scope["sim.context"]
         return context
 
@@ -220,7 +222,6 @@ class RequestContext:
             await self._reach("accepted")
 
     async def receive(self) -> Message:
-        """ASGI ``receive`` for the server."""
         if self._buffered:
             return self._buffered.popleft()
         message = _DISCONNECT if self.finished else await self._receive_message()
@@ -229,7 +230,6 @@ class RequestContext:
         return message
 
     async def send(self, message: Message) -> None:
-        """ASGI ``send`` for the server."""
         if message["type"] == "http.response.start":
             await self.accept()
             await self._reach("done")
@@ -255,11 +255,7 @@ class RequestContext:
         self.finished = True
 
     async def cut(self, *, reset: bool = False, flush: bool = False) -> None:
-        """Close the connection without a further response.
-
-        :param reset: send a TCP reset.
-        :param flush: send the pending data first.
-        """
+        """Close the connection without a further response; the parameters are those of :meth:`.Connection.cut`."""
         connection = self._connections.of(self.scope)
         connection.cut(reset=reset, flush=flush)
         self._record(None)
@@ -267,9 +263,7 @@ class RequestContext:
         await connection.lost.wait()  # until then, uvicorn expects a response
 
     async def restart(self) -> None:
-        """Restart the server, which cuts all connections."""
-        self._state.restart()
-        self._connections.cut_all()
+        self._restart_server()
         await self.cut()
 
     async def wait_until(self, condition: Callable[[], bool]) -> None:
@@ -280,9 +274,8 @@ class RequestContext:
 
     async def sleep(self, seconds: float) -> None:
         """Wait on the emulator's clock, or until the caller disconnects."""
-        clock = self._state.clock
-        until = clock.now() + seconds
-        await self.wait_until(lambda: clock.now() >= until)
+        until = self._clock.now() + seconds
+        await self.wait_until(lambda: self._clock.now() >= until)
 
     def _is_disconnected(self) -> bool:
         return not self.proxied and self._connections.of(self.scope).lost.is_set()
@@ -312,4 +305,4 @@ class RequestContext:
         headers = {name.decode(): value.decode("latin-1") for name, value in scope["headers"]}
         headers.pop("x-api-key", None)
         faults = tuple(fault.name for fault in self.faults)
-        self._state.record(RecordedRequest(scope["method"], path, headers, b"".join(self._body), status, faults))
+        self._record_request(RecordedRequest(scope["method"], path, headers, b"".join(self._body), status, faults))

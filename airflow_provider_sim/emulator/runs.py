@@ -74,7 +74,6 @@ class Run:
 
     @property
     def started_at(self) -> float:
-        """Time at which it left the queue."""
         return self.created_at + self.queued_for
 
     @property
@@ -106,7 +105,6 @@ class Run:
 
     @property
     def status(self) -> str:
-        """Current status, as the run resource shows it."""
         if self.refused is not None:
             return "failed"
         if self.cancelled_at is not None:
@@ -130,7 +128,6 @@ class Run:
 
     @property
     def timed_out(self) -> bool:
-        """Whether the run takes longer than its limit."""
         return self.refused is None and self.swept_at is None and self._seconds > self.timeout
 
     @property
@@ -139,7 +136,6 @@ class Run:
 
     @property
     def resumes_at(self) -> float | None:
-        """Time at which a timed pause ends."""
         pausing = self.outcome
         if isinstance(pausing, Pausing) and pausing.seconds is not None:
             return self.first_leg_ends_at + pausing.seconds
@@ -188,7 +184,6 @@ class Run:
 
     @property
     def job_error(self) -> str | None:
-        """Error message in the queue entry."""
         if self.status == "failed" and self.swept_at is not None and self._was_running:
             return f"Job terminated: stuck in processing for more than {STALE_AFTER / 60:.0f} minutes"
         return "Cancelled" if self.status == "cancelled" else self.error[0] if self.error else None
@@ -232,7 +227,6 @@ class Run:
         return self.outcome.then(self._resume_input) if isinstance(self.outcome, Pausing) else self.outcome
 
     def pause_output(self, base_url: str) -> dict[str, Any]:
-        """Return the output of the pause."""
         pausing = self.outcome
         if pausing.seconds is not None:
             return {"waitDuration": int(pausing.seconds * 1000), "resumeAt": iso(self.resumes_at)}
@@ -260,7 +254,6 @@ class Run:
         }
 
     def response_block(self) -> ResponseBlock | None:
-        """Return the Response block in which a completed run finished."""
         return self._final() if self.status == "completed" and isinstance(self._final(), ResponseBlock) else None
 
     def block_outputs(self, selectors: list[str]) -> dict[str, Any]:
@@ -285,7 +278,6 @@ class Run:
         return new_id()
 
     def cancel(self) -> None:
-        """Cancel it unless it is finished."""
         if not self.is_over:
             self.cancelled_at = self.now()
 
@@ -296,7 +288,6 @@ class Run:
 
     @property
     def is_hidden(self) -> bool:
-        """Whether polls do not find it yet."""
         return self.hidden_polls > 0 or self.now() < self.created_at + self.hidden_seconds
 
     def poll(self) -> bool:
@@ -311,7 +302,6 @@ class Run:
             self.swept_at = self.now()
 
     def job_is_kept(self, *, keep: bool) -> bool:
-        """Return whether the queue still has its entry."""
         if self.mode != "async" or not keep or self.refused is not None:
             return False
         ended = self.ended_at if self.is_over else None

@@ -10,7 +10,6 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 import uvicorn
-from starlette.applications import Starlette
 
 from airflow_provider_sim.emulator.app import application
 from airflow_provider_sim.emulator.clock import Clock
@@ -60,34 +59,35 @@ class SimEmulator:
         self.api_key = api_key
         self.workspace_id = WORKSPACE_ID
         self._port = port
-        self._application: Starlette | None = None
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
         self._connections = Connections()
-        self.clock: Clock
-        self.state: State
-        self.reset()
+        self.state = self._initial_state()
+        self._application = application(self.state, self.reset)
         self.workspace_key = self.state.keys.workspace.value
         self.other_user_key = self.state.keys.other_user.value
         self.other_workspace_key = self.state.keys.other_workspace.value
 
+    def _initial_state(self, base_url: str = "") -> State:
+        clock = Clock()
+        return State(
+            profile=self._profile,
+            clock=clock,
+            keys=KeyRing(self.api_key, WORKSPACE_ID),
+            limits=Limits(clock, self._plan),
+            workspace_id=WORKSPACE_ID,
+            connections=self._connections,
+            base_url=base_url,
+        )
+
     def reset(self) -> None:
         """Reset to the initial state, without the runs, files, requests, settings and workflows of a test."""
-        address = ""
-        if self._application is not None:
-            address = self.state.base_url
-            self.state.fault_rules.remove()
-        self.clock = Clock()
-        self.state = State(
-            profile=self._profile,
-            clock=self.clock,
-            keys=KeyRing(self.api_key, WORKSPACE_ID),
-            limits=Limits(self.clock, self._plan),
-            workspace_id=WORKSPACE_ID,
-            base_url=address,
-        )
-        if self._application is not None:
-            self._application.state.sim = self.state
+        self.state.fault_rules.remove()
+        self.state = self._application.state.sim = self._initial_state(self.url)
+
+    @property
+    def clock(self) -> Clock:
+        return self.state.clock
 
     @property
     def url(self) -> str:
@@ -182,7 +182,6 @@ class SimEmulator:
     def restart(self) -> None:
         """Restart: connections are cut, running runs stay ``running`` forever, queued runs are lost."""
         self.state.restart()
-        self._connections.cut_all()
 
     def cancel(self, run_id: str) -> None:
         """Cancel a run, as a person does in Sim."""
@@ -206,7 +205,6 @@ class SimEmulator:
         listener.bind(("127.0.0.1", self._port))
         listener.listen(1024)
         self.state.base_url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        self._application = application(self.state, self._connections, self.reset)
         config = uvicorn.Config(
             self._application,
             log_level="warning",

@@ -12,6 +12,7 @@ from typing import Any
 
 from airflow_provider_sim.emulator.builtin import builtin_workflows
 from airflow_provider_sim.emulator.clock import Clock
+from airflow_provider_sim.emulator.connections import Connections
 from airflow_provider_sim.emulator.fault_rules import FaultRules
 from airflow_provider_sim.emulator.files import Files
 from airflow_provider_sim.emulator.limits import Bucket, Limits
@@ -53,19 +54,17 @@ class KeyRing:
         self._by_value = {key.value: key for key in keys}
 
     def find(self, value: str | None) -> Key | None:
-        """Return the key of this value, if there is one."""
         return self._by_value.get(value) if value else None
 
 
-@dataclass(frozen=True, slots=True)
-class Refused(Exception):
-    """An execution that was not started; with a ``run_id``, that run may exist nevertheless."""
+class ApiError(Exception):
+    """An error response; the details are v2's ``details``, or further fields of another API's body."""
 
-    status: int
-    message: str
-    code: str | None = None
-    retry_after: int | None = None
-    run_id: str | None = None
+    def __init__(
+        self, status: int, message: str, details: Any = None, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message, self.details, self.headers = status, message, details, dict(headers or {})
 
 
 @dataclass(slots=True)
@@ -83,6 +82,7 @@ class State:
     keys: KeyRing
     limits: Limits
     workspace_id: str
+    connections: Connections = field(default_factory=Connections)
     fault_rules: FaultRules = field(default_factory=FaultRules)
     base_url: str = ""
     queue_delay: float = 0.0
@@ -113,7 +113,6 @@ class State:
         self.workflows[workflow.workflow_id] = workflow
 
     def find_workflow(self, workflow_id: str, key: Key) -> Workflow | None:
-        """Return the workflow if the key may read it."""
         return self.workflows.get(workflow_id) if key.workspace_id == self.workspace_id else None
 
     def find_run(self, workflow_id: str, run_id: str, key: Key) -> Run | None:
@@ -124,7 +123,6 @@ class State:
         return run
 
     def poll(self, run_id: str) -> Run | None:
-        """Return the run unless it is hidden."""
         run = self.runs.get(run_id)
         return run if run is not None and run.poll() else None
 
@@ -132,11 +130,9 @@ class State:
         return run.output(base_url=self.base_url, workspace_id=self.workspace_id)
 
     def personal_key_refused(self, key: Key) -> bool:
-        """Return whether this is a personal key and the workspace does not accept them."""
         return key.kind == "personal" and not self.keys.personal_keys_allowed
 
     def is_at_capacity(self, errors: ServerErrors) -> bool:
-        """Return whether the server accepts no further executions at the moment."""
         gate = self.limits.admission_gate
         return errors.limit == "gate" or (gate is not None and self.in_flight >= gate)
 
@@ -179,18 +175,19 @@ class State:
         :param bucket: the bucket of executions that it uses.
         :param timeout: the time limit that the caller chose, in seconds.
         :param errors: what goes wrong.
-        :raises Refused: a file is invalid, a limit is reached, or an asynchronous run may not be queued.
+        :raises ApiError: v2's error, because a file is invalid, a limit is reached, or an asynchronous run may not be
+            queued.
         """
         limits = self.limits
         errors = errors or ServerErrors()
         try:
             stored = sent if mode == "async" else workflow.store_files(sent)
         except ValueError as error:
-            raise Refused(400, f"File processing failed: {error}") from None
+            raise ApiError(400, f"File processing failed: {error}") from None
         ambiguous = None
         if errors.enqueued is not None and mode == "async":
             message = "Async execution queue acceptance could not be confirmed"
-            ambiguous = Refused(503, message, AMBIGUOUS, run_id=run_id)
+            ambiguous = ApiError(503, message, {"code": AMBIGUOUS, "runId": run_id}, {"x-run-id": run_id})
             if not errors.enqueued:
                 raise ambiguous
         limit = limits.async_timeout if mode == "async" else limits.sync_timeout
@@ -228,26 +225,19 @@ class State:
         self.runs[run.run_id] = run
         insort(self._by_start, run, key=_start)
 
-    def _exceeded_limit(self, bucket: Bucket, *, crowded: bool) -> Refused | None:
+    def _exceeded_limit(self, bucket: Bucket, *, crowded: bool) -> ApiError | None:
         limits = self.limits
         crowded = crowded or (limits.concurrent_runs is not None and self.active_runs() >= limits.concurrent_runs)
         if limits.usage > limits.usage_limit:
-            return Refused(
-                402,
-                f"Usage limit exceeded: ${limits.usage:.2f} used of ${limits.usage_limit:.2f} limit."
-                " Please upgrade your plan or raise your usage limit to continue.",
-            )
+            message = f"Usage limit exceeded: ${limits.usage:.2f} used of ${limits.usage_limit:.2f} limit."
+            return ApiError(402, f"{message} Please upgrade your plan or raise your usage limit to continue.")
         if not bucket.take():
-            message = "Rate limit exceeded. Please try again later."
-            return Refused(429, message, "RATE_LIMIT_EXCEEDED", bucket.retry_after)
+            message, headers = "Rate limit exceeded. Please try again later.", {"retry-after": str(bucket.retry_after)}
+            return ApiError(429, message, {"code": "RATE_LIMIT_EXCEEDED"}, headers)
         if crowded:
-            return Refused(
-                429,
-                "Too many concurrent executions are in progress for this billing account."
-                " Please wait for them to finish and try again.",
-                "EXECUTION_CONCURRENCY_LIMIT",
-                5,
-            )
+            message = "Too many concurrent executions are in progress for this billing account."
+            message += " Please wait for them to finish and try again."
+            return ApiError(429, message, {"code": "EXECUTION_CONCURRENCY_LIMIT"}, {"retry-after": "5"})
         return None
 
     def active_runs(self) -> int:
@@ -259,7 +249,7 @@ class State:
         return run.resume(answer, after=self.resume_delay if run.mode == "async" else 0.0)
 
     def restart(self) -> None:
-        """Crash and start again: running runs stay ``running`` forever, queued ones are lost."""
+        """Crash and start again: connections are cut, running runs stay ``running`` forever, queued ones are lost."""
         for run_id, run in list(self.runs.items()):
             status = run.status
             if status == "queued":
@@ -268,6 +258,7 @@ class State:
                 self._active.pop(run_id, None)
             elif status == "running":
                 run.stuck = True
+        self.connections.cut_all()
 
     def record(self, request: RecordedRequest) -> None:
         self.requests.append(request)

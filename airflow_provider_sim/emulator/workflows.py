@@ -18,12 +18,10 @@ _random = random.Random()  # noqa: S311 - the operating system's source takes lo
 
 
 def new_id() -> str:
-    """Return a random UUID, as for a run or a block."""
     return str(uuid.UUID(int=_random.getrandbits(128), version=4))
 
 
 def new_name(digits: int) -> str:
-    """Return a random hexadecimal number."""
     return f"{_random.getrandbits(4 * digits):0{digits}x}"
 
 
@@ -137,20 +135,16 @@ class Workflow:
 
     @property
     def version_id(self) -> str:
-        """The ID of the deployed version."""
         return self.id_of_version(self.version)
 
     def id_of_version(self, version: int) -> str:
-        """Return the ID of a version."""
         return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{self.workflow_id}/{version}"))
 
     def begin_deployment(self, action: str, version: int, now: float) -> None:
-        """Start to deploy a version."""
         self.attempt = DeploymentAttempt(action, version, now)
         self.settle_deployment(now)
 
     def settle_deployment(self, now: float) -> None:
-        """Finish a deployment whose activation time has passed."""
         attempt = self.attempt
         if attempt is None or attempt.status != "activating" or now < attempt.requested_at + self.activation:
             return
@@ -161,11 +155,9 @@ class Workflow:
         self.deployed, self.deployed_at = True, now
 
     def undeploy(self) -> None:
-        """Remove the deployment."""
         self.deployed, self.deployed_at, self.attempt = False, None, None
 
     def seconds(self, given: dict[str, Any], *, streamed: bool = False) -> float:
-        """Return the duration of a run with this input."""
         seconds = float(self.duration(given) if callable(self.duration) else self.duration)
         if streamed and self.chunks and self.chunk_delay:
             return max(seconds, len(self.chunks(given)) * self.chunk_delay)
@@ -219,7 +211,6 @@ def _coerced(value: Any, kind: str) -> Any:
 
 
 def at_path(value: Any, path: Sequence[str]) -> Any:
-    """Return the part of a value at a path, or None."""
     for part in path:
         value = value.get(part) if isinstance(value, dict) else None
     return value

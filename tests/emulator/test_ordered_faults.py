@@ -238,10 +238,8 @@ class TestHolds:
         answer = elsewhere(dialect.execute, "echo")
         assert hold.wait_until_held().run_id == "r"
         assert emulator.runs == []
-        assert len(hold.held) == 1
         hold.release()
         assert answer.result().status_code == 202
-        assert hold.held == []
 
     @pytest.mark.parametrize("mode", ["sync", "async", "stream"])
     def test_hold_after_accept(self, emulator, dialect, elsewhere, mode):
@@ -285,8 +283,7 @@ class TestHolds:
     def test_several_holds(self, emulator, dialect, elsewhere):
         hold = emulator.hold("execute", times=None)
         answers = [elsewhere(dialect.execute, "echo", run_id=f"r{number}") for number in range(4)]
-        hold.wait_until_held(count=4)
-        assert sorted(asked.run_id for asked in hold.held) == ["r0", "r1", "r2", "r3"]
+        assert {hold.wait_until_held(count=number).run_id for number in range(1, 5)} == {"r0", "r1", "r2", "r3"}
         hold.release()
         assert {answer.result().status_code for answer in answers} == {202}
         assert dialect.execute("echo").status_code == 202, "released is over"
@@ -428,9 +425,8 @@ class TestServerErrors:
         emulator.fault("server_error", **settings)
         answer = dialect.execute("echo")
         assert answer.status_code == settings.get("status", 500)
-        assert answer.headers["content-type"] == "text/html"
-        title = f"{answer.status_code} {answer.reason or 'Error'}"
-        assert answer.text.startswith(f"<html>\r\n<head><title>{title}</title>")
+        assert answer.headers["content-type"].startswith("text/html")
+        assert f"<title>{answer.status_code} {answer.reason or 'Error'}</title>" in answer.text
 
     @pytest.mark.parametrize(("proxied", "status"), [(False, "cancelled"), (True, "running")])
     def test_proxy_timeout_of_a_sync_run(self, emulator, dialect, moments, proxied, status):
@@ -728,9 +724,6 @@ class TestMatching:
             ("job", [5]),
             (Match(surface="v2"), [0, 3]),
             (Match(surface="legacy"), [1, 2, 4, 5, 6]),
-            (Match(method="GET"), [3, 4, 5, 6]),
-            (Match(path="/api/v2/*"), [0, 3]),
-            (Match(path="*/execute"), [0, 1, 2]),
             (Match(workflow_id="echo_plain"), [1, 4]),
             (Match(run_id="b"), [1, 4]),
             (Match(run_id="c"), [2, 5]),

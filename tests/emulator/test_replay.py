@@ -121,7 +121,7 @@ class Replay:
             _empty(state.limits.sync)
             _empty(state.limits.asynchronous)
         elif "API rate limit exceeded" in theirs:
-            for operation in ("workflows.execute", "workflows.runs.read"):
+            for operation in ("execute", "run"):
                 _empty(state.limits.endpoint(operation, state.keys.personal.value))
         if self.recording.name == "rl_usage_limits_after":
             _empty(state.limits.sync)

@@ -743,7 +743,7 @@ class TestOnKill:
         task = operator(numbers(50), deferrable=True)
         with pytest.raises(TaskDeferred):
             task.execute(context)
-        emulator.state.limits.endpoint("workflows.runs.cancel", emulator.api_key)._tokens = 10
+        emulator.state.limits.endpoint("cancel", emulator.api_key)._tokens = 10
         task.on_kill()
         assert {run.status for run in emulator.runs} == {"cancelled"}
 

@@ -12,14 +12,13 @@ from starlette.routing import Route
 
 from airflow_provider_sim.emulator.routes.views import bucket_usage, run_log, workflow_summary
 from airflow_provider_sim.emulator.routes.wire import (
-    ApiError,
     errors_of,
     find_key,
     json_response,
     rate_headers,
     state_of,
 )
-from airflow_provider_sim.emulator.state import Key, State
+from airflow_provider_sim.emulator.state import ApiError, Key, State
 from airflow_provider_sim.emulator.workflows import Workflow, new_id
 
 Handler = Callable[[Request, State, Key], Awaitable[dict[str, Any]]]

@@ -13,7 +13,6 @@ from airflow_provider_sim.emulator.workflows import Workflow
 
 
 def pause_of(run: Run) -> dict[str, Any] | None:
-    """Return the pause of a paused run."""
     if run.status != "paused":
         return None
     known = run.resumed_at is None  # after it was resumed, the run stays paused for a moment without a pause point
@@ -53,12 +52,10 @@ def cost_of(run: Run) -> dict[str, float] | None:
 
 
 def display_output(state: State, run: Run) -> Any:
-    """Return the display copy of a completed run's output."""
     return display_copy(state.output_of(run)) if run.status == "completed" else None
 
 
 def level_of(run: Run) -> str:
-    """Return the log level of a run."""
     return "error" if run.status == "failed" else "info"
 
 
@@ -68,7 +65,6 @@ def duration_of(run: Run) -> int | None:
 
 
 def run_log(run: Run) -> dict[str, Any]:
-    """Return the fields of a run that all logs show."""
     return {
         "workflowId": run.workflow_id,
         "level": level_of(run),
@@ -99,7 +95,6 @@ def workflow_summary(state: State, workflow: Workflow) -> dict[str, Any]:
 
 
 def bucket_usage(bucket: Bucket) -> dict[str, Any]:
-    """Return the usage of a bucket of executions."""
     return {
         "requestsPerMinute": bucket.per_minute,
         "maxBurst": bucket.capacity,

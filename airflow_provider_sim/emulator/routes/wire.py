@@ -15,24 +15,13 @@ from airflow_provider_sim.emulator.clock import iso
 from airflow_provider_sim.emulator.limits import Bucket
 from airflow_provider_sim.emulator.request_context import POLL_INTERVAL, RequestContext, ServerErrors
 from airflow_provider_sim.emulator.runs import Run
-from airflow_provider_sim.emulator.state import Key, State
+from airflow_provider_sim.emulator.state import ApiError, Key, State
 from airflow_provider_sim.emulator.workflows import at_path, new_name
 
 MAX_BODY_BYTES = 10 * 1024 * 1024
 
 
-class ApiError(Exception):
-    """An error response; the details are v2's ``details``, or further fields of another API's body."""
-
-    def __init__(
-        self, status: int, message: str, details: Any = None, headers: Mapping[str, str] | None = None
-    ) -> None:
-        super().__init__(message)
-        self.status, self.message, self.details, self.headers = status, message, details, dict(headers or {})
-
-
 def state_of(request: Request) -> State:
-    """Return the server's state."""
     state: State = request.app.state.sim
     return state
 
@@ -50,7 +39,6 @@ def find_key(request: Request) -> Key | None:
 
 
 def json_response(status: int, body: Any = None, headers: Mapping[str, str] | None = None) -> Response:
-    """Return a JSON response with a request ID."""
     all_headers = {"x-request-id": new_name(8), "content-type": "application/json", **(headers or {})}
     return Response(_json(body), status, all_headers)
 
@@ -69,7 +57,6 @@ def empty_response(status: int, headers: Mapping[str, str] | None = None) -> Res
 
 
 def html_page(status: int, title: str, text: str) -> Response:
-    """Return a web page."""
     title, text = escape(title), escape(text)
     page = f"<!DOCTYPE html><html><head><title>{title}</title></head><body><h1>{title}</h1>{text}</body></html>"
     return Response(page, status, {"content-type": "text/html; charset=utf-8"})
@@ -81,7 +68,6 @@ def not_found_page() -> Response:
 
 
 def rate_headers(bucket: Bucket) -> dict[str, str]:
-    """Return the rate limit headers of v1 and v2."""
     return {
         "x-ratelimit-limit": str(bucket.capacity),
         "x-ratelimit-remaining": str(bucket.remaining),
@@ -98,7 +84,6 @@ async def read_body(request: Request, too_large: str, maximum: int = MAX_BODY_BY
 
 
 def type_name(value: Any) -> str:
-    """Return the name of a value's type in validation messages."""
     names = {bool: "boolean", int: "number", float: "number", str: "string", list: "array", dict: "object"}
     return names.get(type(value), "null")
 
@@ -126,7 +111,6 @@ async def _wait_for_end(request: Request, run: Run) -> None:
 
 
 def event_stream(request: Request, run: Run, selected: list[str]) -> StreamingResponse:
-    """Return a run as server-sent events."""
     headers = {"content-type": "text/event-stream", "cache-control": "no-cache", "x-request-id": new_name(8)}
     return StreamingResponse(_events(request, run, selected), 200, headers)
 

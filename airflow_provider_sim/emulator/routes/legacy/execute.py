@@ -12,7 +12,6 @@ from airflow_provider_sim.emulator.clock import iso
 from airflow_provider_sim.emulator.request_context import JOB_PREFIX
 from airflow_provider_sim.emulator.routes.legacy.middleware import authenticate, json_object, route
 from airflow_provider_sim.emulator.routes.wire import (
-    ApiError,
     errors_of,
     event_stream,
     json_response,
@@ -20,7 +19,7 @@ from airflow_provider_sim.emulator.routes.wire import (
     state_of,
 )
 from airflow_provider_sim.emulator.runs import Run
-from airflow_provider_sim.emulator.state import Key, Refused, State
+from airflow_provider_sim.emulator.state import ApiError, Key, State
 from airflow_provider_sim.emulator.workflows import Workflow, new_id
 
 _DRAFT_CONTROLS = {"useDraftState", "runFromBlock", "stopAfterBlockId", "workflowStateOverride"}
@@ -70,11 +69,11 @@ async def execute(request: Request) -> Response:
             timeout=timeout,
             errors=errors_of(request),
         )
-    except Refused as refused:
-        if refused.run_id is None:
+    except ApiError as refused:
+        if "x-run-id" not in refused.headers:
             raise ApiError(refused.status, refused.message) from None
-        details = {"code": refused.code, "executionId": refused.run_id}
-        raise ApiError(503, refused.message, details, {"x-execution-id": refused.run_id}) from None
+        details = {"code": refused.details["code"], "executionId": run_id}
+        raise ApiError(503, refused.message, details, {"x-execution-id": run_id}) from None
     await run_started(request, run, wait=mode == "sync")
     if asynchronous:
         ids = {"executionId": run.run_id} if state.profile.queue_metadata else {}
@@ -145,7 +144,6 @@ def _executable(state: State, workflow_id: str, key: Key) -> Workflow:
 
 
 def receipt(state: State, job_id: str, ids: dict[str, str], message: str) -> Response:
-    """Return the response to an asynchronous start."""
     url = f"{state.base_url}/api/jobs/{job_id}"
     body = {"success": True, "async": True, "jobId": job_id, **ids, "message": message, "statusUrl": url}
     return json_response(202, body)

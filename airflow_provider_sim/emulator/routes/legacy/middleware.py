@@ -10,35 +10,24 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from airflow_provider_sim.emulator.profiles import Profile
 from airflow_provider_sim.emulator.routes.wire import (
-    ApiError,
     find_key,
     json_response,
-    not_found_page,
     read_body,
     state_of,
     type_name,
 )
-from airflow_provider_sim.emulator.state import Key
+from airflow_provider_sim.emulator.state import ApiError, Key
 from airflow_provider_sim.emulator.workflows import Workflow, new_name
 
 Handler = Callable[[Request], Awaitable[Response]]
 ROUTES: list[Route] = []
 
 
-def route(
-    name: str, method: str, path: str, *, exists: Callable[[Profile], bool] = lambda profile: True
-) -> Callable[[Handler], Handler]:
-    """Add a route.
-
-    :param exists: whether a version has the route; other versions respond with a web page.
-    """
+def route(name: str, method: str, path: str) -> Callable[[Handler], Handler]:
 
     def decorate(handler: Handler) -> Handler:
         async def endpoint(request: Request) -> Response:
-            if not exists(state_of(request).profile):
-                return not_found_page()
             try:
                 return await handler(request)
             except ApiError as error:

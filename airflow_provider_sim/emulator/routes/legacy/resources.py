@@ -13,9 +13,9 @@ from airflow_provider_sim.emulator.request_context import JOB_PREFIX
 from airflow_provider_sim.emulator.routes.legacy.execute import receipt
 from airflow_provider_sim.emulator.routes.legacy.middleware import authenticate, json_object, route, visible_workflow
 from airflow_provider_sim.emulator.routes.views import bucket_usage, cancellation, display_output, pause_of, run_log
-from airflow_provider_sim.emulator.routes.wire import ApiError, errors_of, json_response, state_of
+from airflow_provider_sim.emulator.routes.wire import errors_of, json_response, not_found_page, state_of
 from airflow_provider_sim.emulator.runs import Run
-from airflow_provider_sim.emulator.state import State
+from airflow_provider_sim.emulator.state import ApiError, State
 from airflow_provider_sim.emulator.workflows import Pausing, new_name
 
 
@@ -90,9 +90,11 @@ def _visible_run(request: Request) -> Run:
     return run
 
 
-@route("run", "GET", "/workflows/{workflow_id}/executions/{run_id}", exists=lambda profile: profile.executions)
+@route("run", "GET", "/workflows/{workflow_id}/executions/{run_id}")
 async def get_execution(request: Request) -> Response:
     state = state_of(request)
+    if not state.profile.executions:
+        return not_found_page()
     run = _visible_run(request)
     query = request.query_params
     selectors = [name for name in query.get("selectedOutputs", "").split(",") if name]

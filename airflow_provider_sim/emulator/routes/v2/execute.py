@@ -17,10 +17,10 @@ from airflow_provider_sim.emulator.routes.v2.middleware import (
     route,
     wrong_type,
 )
-from airflow_provider_sim.emulator.routes.wire import ApiError, errors_of, event_stream, json_response, run_started
+from airflow_provider_sim.emulator.routes.wire import errors_of, event_stream, json_response, run_started
 from airflow_provider_sim.emulator.runs import Run
-from airflow_provider_sim.emulator.state import Refused, State
-from airflow_provider_sim.emulator.workflows import Workflow, new_id
+from airflow_provider_sim.emulator.state import ApiError, State
+from airflow_provider_sim.emulator.workflows import new_id
 
 _FIELDS = {
     "input": dict,
@@ -67,7 +67,7 @@ def _check_body(request: Request, body: dict[str, Any]) -> None:
         )
 
 
-@route("execute", "POST", "/workflows/{workflow_id}/execute", "workflows.execute", without_key="Unauthorized")
+@route("execute", "POST", "/workflows/{workflow_id}/execute")
 async def execute(call: Call) -> Response:
     state, request = call.state, call.request
     if state.is_at_capacity(errors_of(request)):
@@ -82,7 +82,16 @@ async def execute(call: Call) -> Response:
         details = {"code": "RUN_ID_CONFLICT", "runId": run_id}
         raise ApiError(409, "Run ID has already been used", details, {"x-run-id": run_id})
     mode = "async" if body.get("async") else "stream" if body.get("stream") else "sync"
-    run = _start(call, workflow, body, mode, run_id)
+    run = state.start(
+        workflow,
+        body.get("input") or {},
+        mode=mode,
+        key=call.key,
+        run_id=run_id,
+        bucket=state.limits.asynchronous if mode == "async" else state.limits.sync,
+        timeout=body.get("executionTimeoutSeconds"),
+        errors=errors_of(request),
+    )
     await run_started(request, run, wait=mode == "sync")
     if mode == "async":
         return receipt(state, workflow.workflow_id, run_id)
@@ -91,28 +100,7 @@ async def execute(call: Call) -> Response:
     return result(state, run, run_id)
 
 
-def _start(call: Call, workflow: Workflow, body: dict[str, Any], mode: str, run_id: str) -> Run:
-    try:
-        return call.state.start(
-            workflow,
-            body.get("input") or {},
-            mode=mode,
-            key=call.key,
-            run_id=run_id,
-            bucket=call.state.limits.asynchronous if mode == "async" else call.state.limits.sync,
-            timeout=body.get("executionTimeoutSeconds"),
-            errors=errors_of(call.request),
-        )
-    except Refused as refused:
-        details = {"code": refused.code} if refused.code else None
-        headers = {} if refused.retry_after is None else {"retry-after": str(refused.retry_after)}
-        if details and refused.run_id is not None:
-            details["runId"] = headers["x-run-id"] = refused.run_id
-        raise ApiError(refused.status, refused.message, details, headers) from None
-
-
 def receipt(state: State, workflow_id: str, run_id: str) -> Response:
-    """Return the response to an asynchronous start."""
     url = f"{state.base_url}/api/v2/workflows/{workflow_id}/runs/{run_id}"
     return json_response(202, {"data": {"runId": run_id, "statusUrl": url}}, {"x-run-id": run_id})
 

@@ -15,7 +15,8 @@ from airflow_provider_sim.emulator.clock import iso
 from airflow_provider_sim.emulator.files import StoredFile
 from airflow_provider_sim.emulator.routes.v2 import middleware
 from airflow_provider_sim.emulator.routes.v2.middleware import Call, invalid, json_object, limit_of, route
-from airflow_provider_sim.emulator.routes.wire import ApiError, empty_response, json_response, state_of
+from airflow_provider_sim.emulator.routes.wire import empty_response, json_response, state_of
+from airflow_provider_sim.emulator.state import ApiError
 from airflow_provider_sim.emulator.workflows import new_name
 
 MAX_INLINE_BYTES = 50 * 1024 * 1024
@@ -26,7 +27,7 @@ _FIELDS = ("workspaceId", "name", "contentType", "folderPath")
 def _workspace_of(call: Call, fields: Any) -> str:
     workspace_id: str | None = fields.get("workspaceId")
     if workspace_id is None:
-        raise invalid("invalid_type", ["workspaceId"], "Workspace ID is required", expected="string")
+        raise middleware.missing_workspace()
     if workspace_id != call.key.workspace_id:
         raise ApiError(404, "Workspace not found")
     return workspace_id
@@ -61,7 +62,7 @@ def _show(file: StoredFile) -> dict[str, Any]:
     return {"id": file.file_id, "name": file.name, "size": file.size, "type": file.content_type, **place, **times}
 
 
-@route("create_file", "POST", "/files", "files.create")
+@route("create_file", "POST", "/files")
 async def create_file(call: Call) -> Response:
     if not call.request.headers.get("content-type", "application/json").startswith("application/json"):
         raise ApiError(415, "Request body must be sent as application/json")
@@ -80,25 +81,19 @@ async def create_file(call: Call) -> Response:
     return json_response(201, {"data": _show(file)})
 
 
-@route("files", "GET", "/files", "files.list", query="workspaceId folderPath search sortBy sortOrder limit cursor")
+@route("files", "GET", "/files", "workspaceId folderPath search sortBy sortOrder limit cursor")
 async def list_files(call: Call) -> Response:
     """List files in the order of their upload, whatever order is requested."""
     query, limit = call.query, limit_of(call, default=100, maximum=1000, clamp=True)
-    workspace_id, cursor = _workspace_of(call, query), query.get("cursor")
+    workspace_id = _workspace_of(call, query)
     found = [
-        file
+        _show(file)
         for file in call.state.files.existing
         if file.workspace_id == workspace_id
         and query.get("folderPath", file.folder_path) == file.folder_path
         and query.get("search", "").lower() in file.name.lower()
     ]
-    if cursor is not None:
-        ids = [base64.b64encode(file.file_id.encode()).decode() for file in found]
-        if cursor not in ids:
-            raise ApiError(400, "cursor is not a valid pagination cursor. Restart pagination without a cursor.")
-        found = found[ids.index(cursor) + 1 :]
-    next_cursor = base64.b64encode(found[limit - 1].file_id.encode()).decode() if len(found) > limit else None
-    return json_response(200, {"data": list(map(_show, found[:limit])), "nextCursor": next_cursor})
+    return middleware.page(call, found, limit)
 
 
 def _file(call: Call) -> StoredFile:
@@ -109,26 +104,26 @@ def _file(call: Call) -> StoredFile:
     raise ApiError(404, "File not found")
 
 
-@route("file", "GET", "/files/{id}/metadata", "files.read", query="workspaceId")
+@route("file", "GET", "/files/{id}/metadata", "workspaceId")
 async def get_file(call: Call) -> Response:
     return json_response(200, {"data": {**_show(_file(call)), "share": None}})
 
 
-@route("download_file", "GET", "/files/{id}", "files.download", query="workspaceId")
+@route("download_file", "GET", "/files/{id}", "workspaceId")
 async def download_file(call: Call) -> Response:
     file = _file(call)
     headers = {"content-type": file.content_type, "x-request-id": new_name(8)}
     return FileResponse(file.path, headers=headers, filename=file.name)
 
 
-@route("delete_file", "DELETE", "/files/{id}", "files.delete", query="workspaceId")
+@route("delete_file", "DELETE", "/files/{id}", "workspaceId")
 async def delete_file(call: Call) -> Response:
     file = _file(call)
     file.deleted_at = call.state.clock.now()
     return json_response(200, {"data": {"id": file.file_id, "deleted": True}})
 
 
-@route("create_upload", "POST", "/files/uploads", "files.uploads.create")
+@route("create_upload", "POST", "/files/uploads")
 async def create_upload(call: Call) -> Response:
     body = await json_object(call.request)
     middleware.check_known(body, (*_FIELDS, "size"))
@@ -181,7 +176,7 @@ async def _transfer(request: Request) -> Response:
 middleware.ROUTES.append(Route("/api/v2/uploads/{id}", _transfer, methods=["PUT"], name="transfer"))
 
 
-@route("complete_upload", "POST", "/files/uploads/{id}/complete", "files.uploads.complete", query="workspaceId")
+@route("complete_upload", "POST", "/files/uploads/{id}/complete", "workspaceId")
 async def complete_upload(call: Call) -> Response:
     _workspace_of(call, call.query)
     file = _upload(call.request)
@@ -193,7 +188,7 @@ async def complete_upload(call: Call) -> Response:
     return json_response(200, {"data": _show_session(file)})
 
 
-@route("abort_upload", "DELETE", "/files/uploads/{id}", "files.uploads.abort", query="workspaceId")
+@route("abort_upload", "DELETE", "/files/uploads/{id}", "workspaceId")
 async def abort_upload(call: Call) -> Response:
     _workspace_of(call, call.query)
     file = _upload(call.request)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -15,7 +16,6 @@ from airflow_provider_sim.emulator.clock import iso
 from airflow_provider_sim.emulator.limits import Bucket
 from airflow_provider_sim.emulator.routes.wire import (
     MAX_BODY_BYTES,
-    ApiError,
     errors_of,
     find_key,
     json_response,
@@ -26,7 +26,7 @@ from airflow_provider_sim.emulator.routes.wire import (
     type_name,
 )
 from airflow_provider_sim.emulator.runs import Run
-from airflow_provider_sim.emulator.state import Key, State
+from airflow_provider_sim.emulator.state import ApiError, Key, State
 from airflow_provider_sim.emulator.workflows import Workflow
 
 CODES = {
@@ -58,11 +58,9 @@ class Call(NamedTuple):
 
     @property
     def query(self) -> Mapping[str, str]:
-        """The query parameters."""
         return self.request.query_params
 
     def workflow(self) -> Workflow:
-        """Return the path's workflow if the key may access it."""
         found = self.state.find_workflow(self.request.path_params["workflow_id"], self.key)
         if found is None:
             raise ApiError(404, "Workflow not found")
@@ -72,7 +70,6 @@ class Call(NamedTuple):
         return found
 
     def run(self) -> Run:
-        """Return the path's run if the key may access it."""
         run_id = self.request.path_params["run_id"]
         check_run_id(run_id, "runId")
         found = self.state.find_run(self.request.path_params["workflow_id"], run_id, self.key)
@@ -80,8 +77,10 @@ class Call(NamedTuple):
             raise ApiError(404, "Run not found")
         return found
 
-    def check_workspace(self, workspace_id: str) -> None:
-        """Raise an error if the key may not access a workspace."""
+    def check_workspace(self, workspace_id: str | None) -> None:
+        """Raise an error if the workspace is missing or the key may not access it."""
+        if workspace_id is None:
+            raise missing_workspace()
         if workspace_id not in (self.state.workspace_id, self.state.keys.other_user.workspace_id):
             raise ApiError(404, "Workspace not found")
         if workspace_id != self.key.workspace_id:
@@ -94,21 +93,10 @@ Handler = Callable[[Call], Awaitable[Response]]
 ROUTES: list[Route] = []
 
 
-def route(
-    name: str,
-    method: str,
-    path: str,
-    bucket_name: str,
-    *,
-    query: str = "",
-    of_workspace: bool = False,
-    without_key: str = "API key required",
-) -> Callable[[Handler], Handler]:
-    """Add a route whose handler is called after the checks.
+def route(name: str, method: str, path: str, query: str = "") -> Callable[[Handler], Handler]:
+    """Add a route, with its own rate limit, whose handler is called after the checks.
 
-    :param bucket_name: the operation whose rate limit it uses.
     :param query: the known query parameters, separated by spaces.
-    :param of_workspace: the query names a workspace, which the key must be able to access.
     """
 
     def decorate(handler: Handler) -> Handler:
@@ -118,19 +106,14 @@ def route(
                 return not_found_page()
             headers: dict[str, str] = {}
             try:
-                key = _authenticate(state, request, without_key)
-                bucket = errors_of(request).bucket("requests", state.limits.endpoint(bucket_name, key.value))
+                key = _authenticate(state, request, "Unauthorized" if name == "execute" else "API key required")
+                bucket = errors_of(request).bucket("requests", state.limits.endpoint(name, key.value))
                 allowed = bucket.take()
                 headers = rate_headers(bucket)
                 if not allowed:
                     raise _rate_limited(bucket)
                 check_known(request.query_params, query.split())
-                call = Call(state, request, key)
-                if of_workspace and "workspaceId" not in call.query:
-                    raise invalid("invalid_type", ["workspaceId"], "Workspace ID is required", expected="string")
-                if of_workspace:
-                    call.check_workspace(call.query["workspaceId"])
-                response = await handler(call)
+                response = await handler(Call(state, request, key))
             except ApiError as error:
                 return error_response(error, headers)
             for header, value in {**_HEADERS, **headers}.items():
@@ -144,7 +127,6 @@ def route(
 
 
 def error_response(error: ApiError, headers: Mapping[str, str] | None = None) -> Response:
-    """Return the response for an error."""
     body = {"code": CODES[error.status], "message": error.message}
     if error.details is not None:
         body["details"] = error.details
@@ -173,8 +155,15 @@ def _rate_limited(bucket: Bucket, headers: Mapping[str, str] | None = None) -> A
 
 
 def invalid(code: str, path: list[str], message: str, **more: Any) -> ApiError:
-    """Return a validation error with one issue."""
     return ApiError(400, message, [{**more, "code": code, "path": path, "message": message}])
+
+
+def missing_workspace() -> ApiError:
+    return invalid("invalid_type", ["workspaceId"], "Workspace ID is required", expected="string")
+
+
+def invalid_cursor() -> ApiError:
+    return ApiError(400, "cursor is not a valid pagination cursor. Restart pagination without a cursor.")
 
 
 def out_of_range(path: list[str], message: str, origin: str = "number", **limit: int) -> ApiError:
@@ -184,13 +173,11 @@ def out_of_range(path: list[str], message: str, origin: str = "number", **limit:
 
 
 def wrong_type(path: list[str], expected: str, value: Any) -> ApiError:
-    """Return the validation error for a value of the wrong type."""
     message = f"Invalid input: expected {expected}, received {type_name(value)}"
     return invalid("invalid_type", path, message, expected=expected)
 
 
 def check_known(names: Iterable[str], known: Iterable[str]) -> None:
-    """Raise a validation error if some names are not known."""
     unknown = [name for name in names if name not in known]
     if unknown:
         quoted = ", ".join(f'"{name}"' for name in unknown)
@@ -199,7 +186,6 @@ def check_known(names: Iterable[str], known: Iterable[str]) -> None:
 
 
 def check_run_id(run_id: str, name: str) -> None:
-    """Raise a validation error if a run ID is invalid."""
     if not _ID.fullmatch(run_id):
         message = "Run ID can only contain letters, numbers, dots, underscores, colons, and hyphens"
         pattern = "/^[A-Za-z0-9._:-]+$/"
@@ -223,7 +209,6 @@ async def json_object(request: Request, *, optional: bool = False, maximum: int 
 
 
 def limit_of(call: Call, *, default: int, maximum: int, clamp: bool = False) -> int:
-    """Return the number of entries that the caller requests."""
     text = call.query.get("limit")
     if text is None:
         return default
@@ -233,3 +218,15 @@ def limit_of(call: Call, *, default: int, maximum: int, clamp: bool = False) -> 
     if number > maximum and not clamp:
         raise out_of_range(["limit"], f"limit cannot exceed {maximum}", maximum=maximum)
     return min(number, maximum)
+
+
+def page(call: Call, items: list[dict[str, Any]], limit: int) -> Response:
+    """Return one page of items; a cursor is the encoded ID of a page's last item."""
+    cursors = [base64.b64encode(item["id"].encode()).decode() for item in items]
+    cursor = call.query.get("cursor")
+    if cursor is not None and cursor not in cursors:
+        raise invalid_cursor()
+    begin = 0 if cursor is None else cursors.index(cursor) + 1
+    end = begin + limit
+    next_cursor = cursors[end - 1] if end < len(items) else None
+    return json_response(200, {"data": items[begin:end], "nextCursor": next_cursor})

@@ -18,6 +18,7 @@ from airflow_provider_sim.emulator.routes.v2.middleware import (
     Call,
     check_known,
     invalid,
+    invalid_cursor,
     json_object,
     limit_of,
     route,
@@ -32,8 +33,9 @@ from airflow_provider_sim.emulator.routes.views import (
     pause_of,
     run_log,
 )
-from airflow_provider_sim.emulator.routes.wire import ApiError, errors_of, json_response
+from airflow_provider_sim.emulator.routes.wire import errors_of, json_response
 from airflow_provider_sim.emulator.runs import Run
+from airflow_provider_sim.emulator.state import ApiError
 
 _STATUSES = ("pending", "running", "completed", "failed", "cancelled", "paused")
 _UTC = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d+)?)?Z")
@@ -52,9 +54,7 @@ def _summary(run: Run) -> dict[str, Any]:
     }
 
 
-@route(
-    "run", "GET", "/workflows/{workflow_id}/runs/{run_id}", "workflows.runs.read", query="includeOutput selectedOutputs"
-)
+@route("run", "GET", "/workflows/{workflow_id}/runs/{run_id}", "includeOutput selectedOutputs")
 async def get_run(call: Call) -> Response:
     include = call.query.get("includeOutput", "false")
     if include not in BOOLEANS:
@@ -71,13 +71,7 @@ async def get_run(call: Call) -> Response:
     return json_response(200, {"data": data})
 
 
-@route(
-    "runs",
-    "GET",
-    "/workflows/{workflow_id}/runs",
-    "workflows.runs.list",
-    query="status trigger startDate endDate limit cursor order",
-)
+@route("runs", "GET", "/workflows/{workflow_id}/runs", "status trigger startDate endDate limit cursor order")
 async def list_runs(call: Call) -> Response:
     status, trigger = call.query.get("status"), call.query.get("trigger")
     if status is not None and status not in _STATUSES:
@@ -98,7 +92,7 @@ async def list_runs(call: Call) -> Response:
     return json_response(200, {"data": [_summary(run) for run in page], "nextCursor": cursor})
 
 
-@route("cancel", "POST", "/workflows/{workflow_id}/runs/{run_id}/cancel", "workflows.runs.cancel")
+@route("cancel", "POST", "/workflows/{workflow_id}/runs/{run_id}/cancel")
 async def cancel_run(call: Call) -> Response:
     run, redis = call.run(), call.state.redis
     before = run.status
@@ -118,7 +112,7 @@ async def cancel_run(call: Call) -> Response:
     return json_response(200, {"data": data})
 
 
-@route("resume", "POST", "/workflows/{workflow_id}/runs/{run_id}/resume", "workflows.runs.resume")
+@route("resume", "POST", "/workflows/{workflow_id}/runs/{run_id}/resume")
 async def resume_run(call: Call) -> Response:
     body = await json_object(call.request)
     check_known(body, ("contextId", "input"))
@@ -144,14 +138,13 @@ async def resume_run(call: Call) -> Response:
     "logs",
     "GET",
     "/logs",
-    "logs.list",
-    query="workspaceId workflowIds triggers level startDate endDate runId minDurationMs maxDurationMs minCost maxCost"
+    "workspaceId workflowIds triggers level startDate endDate runId minDurationMs maxDurationMs minCost maxCost"
     " model folderPaths details includeTraceSpans includeFinalOutput limit cursor order",
-    of_workspace=True,
 )
 async def list_logs(call: Call) -> Response:
     """List a workspace's runs with their stored status, up to 1000 per page."""
     query = call.query
+    call.check_workspace(query.get("workspaceId"))
     limit = limit_of(call, default=100, maximum=1000, clamp=True)
     workflows = {name for name in query.get("workflowIds", "").split(",") if name}
     triggers = {name for name in query.get("triggers", "all").split(",") if name}
@@ -180,7 +173,7 @@ def _log(run: Run) -> dict[str, Any]:
     return log | run_log(run)
 
 
-@route("log", "GET", "/logs/{run_id}", "logs.read")
+@route("log", "GET", "/logs/{run_id}")
 async def get_log(call: Call) -> Response:
     run = call.state.poll(call.request.path_params["run_id"])
     if run is None or run.status == "queued" or call.key.workspace_id != call.state.workspace_id:
@@ -215,14 +208,13 @@ def _page_of(call: Call, limit: int, matches: Callable[[Run], bool]) -> tuple[li
 
 
 def _last_run(call: Call, cursor: str, scope: str, order: str) -> Run:
-    """Return the last run of the previous page."""
     try:
         cursor_scope, cursor_order, last_id = json.loads(base64.b64decode(cursor))
         if cursor_scope != scope:
             raise ValueError
         last = call.state.runs[last_id]
     except (ValueError, TypeError, KeyError):
-        raise ApiError(400, "cursor is not a valid pagination cursor. Restart pagination without a cursor.") from None
+        raise invalid_cursor() from None
     if cursor_order != order:
         raise ApiError(
             400,

@@ -7,47 +7,39 @@ from typing import Any
 from starlette.responses import Response
 
 from airflow_provider_sim.emulator.clock import iso
-from airflow_provider_sim.emulator.routes.v2.middleware import Call, json_object, limit_of, route
+from airflow_provider_sim.emulator.routes.v2.middleware import Call, json_object, limit_of, page, route
 from airflow_provider_sim.emulator.routes.views import workflow_summary
-from airflow_provider_sim.emulator.routes.wire import ApiError, json_response
+from airflow_provider_sim.emulator.routes.wire import json_response
+from airflow_provider_sim.emulator.state import ApiError
 from airflow_provider_sim.emulator.workflows import DeploymentAttempt, Workflow, new_id
 
 
-@route("workflow", "GET", "/workflows/{workflow_id}", "workflows.read")
+@route("workflow", "GET", "/workflows/{workflow_id}")
 async def get_workflow(call: Call) -> Response:
     workflow = call.workflow()
     inputs = [{"name": name, "type": kind} for name, kind in (workflow.inputs or {}).items()]
     return json_response(200, {"data": {**workflow_summary(call.state, workflow), "variables": {}, "inputs": inputs}})
 
 
-@route("delete", "DELETE", "/workflows/{workflow_id}", "workflows.delete")
+@route("delete", "DELETE", "/workflows/{workflow_id}")
 async def delete_workflow(call: Call) -> Response:
     workflow = call.workflow()
     del call.state.workflows[workflow.workflow_id]
     return json_response(200, {"data": {"id": workflow.workflow_id, "deleted": True}})
 
 
-@route(
-    "workflows",
-    "GET",
-    "/workflows",
-    "workflows.list",
-    query="workspaceId folderPath deployedOnly search sortBy sortOrder limit cursor",
-    of_workspace=True,
-)
+@route("workflows", "GET", "/workflows", "workspaceId folderPath deployedOnly search sortBy sortOrder limit cursor")
 async def list_workflows(call: Call) -> Response:
     query = call.query
+    call.check_workspace(query.get("workspaceId"))
     limit = limit_of(call, default=50, maximum=100)
-    begin = int(query["cursor"]) if query.get("cursor", "").isdigit() else 0
     found = [
-        workflow
+        workflow_summary(call.state, workflow)
         for workflow in call.state.workflows.values()
         if (query.get("deployedOnly") != "true" or workflow.deployed)
         and query.get("search", "").lower() in workflow.name.lower()
     ]
-    cursor = str(begin + limit) if begin + limit < len(found) else None
-    items = [workflow_summary(call.state, workflow) for workflow in found[begin : begin + limit]]
-    return json_response(200, {"data": items, "nextCursor": cursor})
+    return page(call, found, limit)
 
 
 def _deployment(workflow: Workflow) -> dict[str, Any]:
@@ -86,7 +78,7 @@ def _attempt(workflow: Workflow) -> dict[str, Any] | None:
     }
 
 
-@route("deployment", "GET", "/workflows/{workflow_id}/deployment", "workflows.deployment.read")
+@route("deployment", "GET", "/workflows/{workflow_id}/deployment")
 async def get_deployment(call: Call) -> Response:
     workflow = call.workflow()
     workflow.settle_deployment(call.state.clock.now())
@@ -108,7 +100,7 @@ def _deploy(call: Call, workflow: Workflow, action: str, version: int) -> Respon
     return json_response(200, {"data": {**_deployment(workflow), "warnings": warnings, "version": version}})
 
 
-@route("deploy", "POST", "/workflows/{workflow_id}/deploy", "workflows.deploy")
+@route("deploy", "POST", "/workflows/{workflow_id}/deploy")
 async def deploy(call: Call) -> Response:
     workflow, body = await _deployable(call)
     workflow.versions += workflow.attempt is not None or workflow.deployed
@@ -116,14 +108,14 @@ async def deploy(call: Call) -> Response:
     return _deploy(call, workflow, "deploy", workflow.versions)
 
 
-@route("undeploy", "DELETE", "/workflows/{workflow_id}/deploy", "workflows.undeploy")
+@route("undeploy", "DELETE", "/workflows/{workflow_id}/deploy")
 async def undeploy(call: Call) -> Response:
     workflow, _ = await _deployable(call)
     workflow.undeploy()
     return json_response(200, {"data": _deployment(workflow)})
 
 
-@route("rollback", "POST", "/workflows/{workflow_id}/rollback", "workflows.rollback")
+@route("rollback", "POST", "/workflows/{workflow_id}/rollback")
 async def rollback(call: Call) -> Response:
     """Deploy an earlier version, by default the previous one."""
     workflow, body = await _deployable(call)
@@ -133,7 +125,7 @@ async def rollback(call: Call) -> Response:
     return _deploy(call, workflow, "rollback", version)
 
 
-@route("versions", "GET", "/workflows/{workflow_id}/versions", "workflows.versions.list", query="limit cursor")
+@route("versions", "GET", "/workflows/{workflow_id}/versions", "limit cursor")
 async def list_versions(call: Call) -> Response:
     workflow = call.workflow()
     versions = [
@@ -148,12 +140,10 @@ async def list_versions(call: Call) -> Response:
         }
         for version in range(workflow.versions, 0, -1)
     ]
-    begin = int(call.query["cursor"]) if call.query.get("cursor", "").isdigit() else 0
-    end = begin + limit_of(call, default=50, maximum=100)
-    return json_response(200, {"data": versions[begin:end], "nextCursor": str(end) if end < len(versions) else None})
+    return page(call, versions, limit_of(call, default=50, maximum=100))
 
 
-@route("import", "POST", "/workflows/import", "workflows.import")
+@route("import", "POST", "/workflows/import")
 async def import_workflow(call: Call) -> Response:
     """Import a workflow; it becomes a draft that returns its input."""
     body = await json_object(call.request)
@@ -169,7 +159,7 @@ async def import_workflow(call: Call) -> Response:
     return json_response(201, {"data": {key: summary[key] for key in shown}})
 
 
-@route("workspaces", "GET", "/workspaces", "workspaces.list", query="limit cursor")
+@route("workspaces", "GET", "/workspaces", "limit cursor")
 async def list_workspaces(call: Call) -> Response:
     state = call.state
     workspace = {
@@ -184,7 +174,7 @@ async def list_workspaces(call: Call) -> Response:
     return json_response(200, {"data": [workspace], "nextCursor": None})
 
 
-@route("billing", "GET", "/billing/status", "billing.status", query="workspaceId")
+@route("billing", "GET", "/billing/status", "workspaceId")
 async def billing_status(call: Call) -> Response:
     """Get plan and credits; a workspace key receives no credits."""
     limits, personal = call.state.limits, call.key.kind == "personal"
