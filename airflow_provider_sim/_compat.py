@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, cast
 
 from airflow import __version__ as airflow_version
 from packaging.version import Version
-
-log = logging.getLogger(__name__)
 
 _VERSION = Version(Version(airflow_version).base_version)
 AIRFLOW_V_3_0_PLUS = Version("3.0") <= _VERSION
@@ -108,19 +105,3 @@ def read_xcom(names: Mapping[str, Any], key: str) -> Any:
         with create_session() as session:
             row = session.query(XComModel).filter_by(key=key, **names).first()
             return None if row is None else XCom.deserialize_value(row)
-
-
-def delete_xcom(names: Mapping[str, Any], key: str) -> None:
-    """Delete an XCom that is no longer needed; only log a failure."""
-    from airflow.providers.common.compat.sdk import XCom
-
-    try:
-        if AIRFLOW_V_3_0_PLUS:
-            XCom.delete(key=key, **names)
-        else:
-            from airflow.utils.session import create_session
-
-            with create_session() as session:
-                XCom.delete(session.query(XCom).filter_by(key=key, **names), session=session)
-    except Exception as error:  # whatever Airflow or its XCom backend raises
-        log.warning("The XCom %r was not deleted: %s: %s", key, type(error).__name__, error)

@@ -38,7 +38,7 @@ def chunked(values: Iterable[tuple[int, Any]]) -> Iterator[tuple[int, str]]:
 
 def read_chunk(text: Any) -> dict[int, Any]:
     """Return the values of a chunk by index; empty if its XCom was deleted."""
-    return dict(json.loads(text)) if isinstance(text, str) else {}
+    return dict(json.loads(text)) if text else {}
 
 
 def deferred_inputs(firsts: Sequence[int], read: Callable[[str], Any]) -> Callable[[int], Awaitable[Any]]:

@@ -50,28 +50,22 @@ GATHER_AFTER = 12 * 3600.0  # seconds after which a worker fetches the outputs s
 LAST_POLLS = 180.0  # seconds after the deadline during which the last polls may finish
 MIN_SAMPLED = 10  # number of runs from which on only a sample is polled, if each poll is a request
 SAMPLE_STEP = 17  # one in so many runs is polled then; no power of two, since inputs may follow a pattern
+LOG_INTERVAL = 30.0  # seconds between log lines, if runs have changed
 _MIN_PAUSE, _MAX_PAUSE = 5.0, 60.0  # seconds after a failed start
 
 
 @dataclass(eq=False)
 class BatchEngine:
-    """Starts and awaits the runs of a batch.
-
-    :param state: updated by the engine.
-    :param input_of: returns an input.
-    :param store: records run IDs that can't be derived from the state that is recorded so far.
-    :ivar stopped: the error that has stopped further starts.
-    :ivar rejection: the first error that an input was rejected for.
-    """
+    """Starts and awaits the runs of a batch, and updates its state."""
 
     client: AsyncSimClient
     options: RunOptions
     state: BatchState
     input_of: Callable[[int], Awaitable[Any]]
-    store: BatchStore | None = None
+    store: BatchStore | None = None  # records run IDs that can't be derived from the state that is recorded so far
     clock: Callable[[], float] = time.time
-    stopped: SimError | None = field(default=None, init=False)
-    rejection: SimError | None = field(default=None, init=False)
+    stopped: SimError | None = field(default=None, init=False)  # the error that has stopped further starts
+    rejection: SimError | None = field(default=None, init=False)  # the first error that an input was rejected for
 
     def __post_init__(self) -> None:
         client, options, limits = self.client, self.options, rate_limits_for(self.client.settings)
@@ -83,8 +77,7 @@ class BatchEngine:
         self._stop_token = StopToken()
         self._has_response = False
         self._failed_starts = 0
-        self._began = self.clock()
-        self._next_log = self._began + 5.0
+        self._next_log = self.clock() + LOG_INTERVAL
 
     async def start_available(self) -> None:
         """Start the runs that Sim accepts within a few seconds, without waiting for them."""
@@ -95,11 +88,14 @@ class BatchEngine:
 
         On the legacy API, which has no lists, some remain active of many runs: their status comes with their output.
 
+        :raises SimError: it has stopped further starts, and the runs that were active have finished.
         :raises SimRunTimeoutError: the deadline has passed.
         """
         deadline = self.options.deadline or inf
         await self._run(min(deadline, self.clock() + GATHER_AFTER), LAST_POLLS, waits=True)
-        if self.stopped is None and not self.state.is_finished and self.clock() >= deadline:
+        if self.stopped is not None:
+            raise self.stopped
+        if not self.state.is_finished and self.clock() >= deadline:
             raise timeout_error(self.state)
 
     def stop(self, error: SimError) -> None:
@@ -133,7 +129,7 @@ class BatchEngine:
             self._poll_runs(all_started=False)
             if index is not None and room.available > 0:
                 self.state.set_status(index, ItemStatus.SENT)
-                self._tasks.create_task(self._start_one(index))
+                self._tasks.create_task(self._start(index))
                 await asyncio.sleep(0)  # the throttle counts it from its first step on
                 continue
             delay = inf if index is None else room.delay
@@ -168,41 +164,37 @@ class BatchEngine:
         for index in runs[1:]:
             self._tasks.create_task(self._await(index, look_soon=True))
 
-    async def _start_one(self, index: int) -> None:
+    async def _start(self, index: int) -> None:
         with self.throttle.start():
-            await self._start(index)
+            value = await self.input_of(index)
+            try:
+                started = await self.client.start_workflow_run(
+                    self.state.workflows[index],
+                    value,
+                    async_execution=True,
+                    run_id=self._run_ids(index),
+                    run_timeout=self.options.run_timeout,
+                    deadline=self._starts_until,
+                    retry=self.client.settings.retry.adjusted(retry_on_rate_limit=False),
+                    stop=self._stop_token,
+                )
+            except StartStoppedError:
+                self.state.set_status(index, ItemStatus.UNSENT)
+            except SimRateLimitError as error:
+                self._on_rate_limited(index, error)
+            except (SimWorkflowNotDeployedError, SimNotFoundError, SimPermissionError) as error:
+                self._reject_workflow(index, error)
+            except SimInputError as error:
+                self._reject(index, error)
+            except SimPermanentError as error:
+                self._requeue(index, error)
+                self.stop(error)
+            except SimError as error:
+                self._on_failed_start(index, error)
+            else:
+                self._on_started(index, started)
         self._has_response = True
         self._on_progress()
-
-    async def _start(self, index: int) -> None:
-        workflow_id = self.state.workflows[index]
-        value = await self.input_of(index)
-        try:
-            started = await self.client.start_workflow_run(
-                workflow_id,
-                value,
-                async_execution=True,
-                run_id=self._run_ids(index),
-                run_timeout=self.options.run_timeout,
-                deadline=self._starts_until,
-                retry=self.client.settings.retry.adjusted(retry_on_rate_limit=False),
-                stop=self._stop_token,
-            )
-        except StartStoppedError:
-            self.state.set_status(index, ItemStatus.UNSENT)
-        except SimRateLimitError as error:
-            self._on_rate_limited(index, error)
-        except (SimWorkflowNotDeployedError, SimNotFoundError, SimPermissionError) as error:
-            self._reject_workflow(workflow_id, index, error)
-        except SimInputError as error:
-            self._reject(index, error)
-        except SimPermanentError as error:
-            self._requeue(index, error)
-            self.stop(error)
-        except SimError as error:
-            self._on_failed_start(index, error)
-        else:
-            self._on_started(index, started)
 
     def _on_started(self, index: int, started: Any) -> None:
         self._failed_starts = 0
@@ -259,7 +251,7 @@ class BatchEngine:
         elif error.detail_code == EXECUTION_LIMIT:
             self.throttle.on_execution_limit(error.retry_after)
         else:
-            self.throttle.pause(_MIN_PAUSE if error.retry_after is None else error.retry_after)
+            self.throttle.pause(error.retry_after or _MIN_PAUSE)
         log.debug("%s", error)
         self._requeue(index, error)
 
@@ -288,16 +280,16 @@ class BatchEngine:
         self.rejection = self.rejection or error
         self.state.set_status(index, ItemStatus.REFUSED, reason=str(error))
 
-    def _reject_workflow(self, workflow_id: str, index: int, error: SimError) -> None:
+    def _reject_workflow(self, index: int, error: SimError) -> None:
+        workflows = self.state.workflows
         skips = isinstance(error, SimWorkflowNotDeployedError) and self.options.skip_undeployed
         if skips:
             log.warning("%s Its inputs are skipped.", error)
         for other in [index, *self.state.indices(ItemStatus.UNSENT)]:
-            if self.state.workflows[other] == workflow_id:
-                if skips:
-                    self.state.set_status(other, ItemStatus.SKIPPED)
-                else:
-                    self._reject(other, error)
+            if workflows[other] == workflows[index] and skips:
+                self.state.set_status(other, ItemStatus.SKIPPED)
+            elif workflows[other] == workflows[index]:
+                self._reject(other, error)
 
     async def _read_usage(self) -> None:
         try:
@@ -309,11 +301,9 @@ class BatchEngine:
         self._wake.set()
 
     def _on_progress(self) -> None:
-        """Wake the loop that starts runs, and log the progress: every 5 s, less often the longer the batch takes."""
         self._wake.set()
-        now = self.clock()
-        if self._waits and now >= self._next_log:
-            self._next_log = now + min(60.0, max(5.0, (now - self._began) / 20))
+        if self._waits and self.clock() >= self._next_log:
+            self._next_log = self.clock() + LOG_INTERVAL
             reason = None if self.state.next_unsent() is None else self.throttle.reason()
             log.info("Batch %s: %s%s.", self.state.batch_id, self.state.summary(), f"; {reason}" if reason else "")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
@@ -102,34 +102,30 @@ class SimExecuteWorkflowBatchOperator(SimWorkflowOperatorBase):
 
     def execute(self, context: Context) -> Any:
         """Start the batch, or resume an earlier try's, wait for it, and return its results."""
+        return self._run(context, lambda batch: batch.start(deferrable=self.deferrable))
+
+    def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> Any:
+        """Resume after the trigger's event: fetch the results."""
+        return self._run(context, lambda batch: batch.restore(event), is_resumed=True)
+
+    def execute_timeout(self, context: Context) -> Any:
+        """Handle a deferral timeout: poll once more, then cancel the runs."""
+        return self._run(context, lambda batch: batch.recover())
+
+    def _run(self, context: Context, step: Callable[[TaskBatch], None], *, is_resumed: bool = False) -> Any:
         with self.hook, closing(self._new_batch(context)) as batch:
             if not batch.state:
                 self.log.info("The batch has no inputs; no runs were started.")
                 return []
             try:
-                batch.start(deferrable=self.deferrable)
+                step(batch)
             except SimError as error:
                 return batch.finish_after(error)
-            if not batch.is_finished:
-                self._defer(batch)
-            batch.gather()
-            return batch.result()
-
-    def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> Any:
-        """Resume after the trigger's event: fetch the results."""
-        with self.hook, closing(self._new_batch(context)) as batch:
-            error = batch.restore(event)
-            if error is not None:
-                return batch.finish_after(error)
-            batch.gather(active=True)
-            if not batch.is_finished:
+            if is_resumed or batch.state.is_finished:
+                batch.gather(active=is_resumed)
+            if not batch.state.is_finished:
                 self._defer(batch)
             return batch.result()
-
-    def execute_timeout(self, context: Context) -> Any:
-        """Handle a deferral timeout: poll once more, then cancel the runs."""
-        with self.hook, closing(self._new_batch(context)) as batch:
-            return batch.finish_after(batch.recover())
 
     def on_kill(self) -> None:
         """Cancel the runs, also those whose start Sim hasn't responded to yet."""

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_sim._compat import delete_xcom, names_of
+from airflow_provider_sim._compat import names_of
 from airflow_provider_sim.batch.chunks import INPUTS_KEY, RESULTS_KEY, chunked, read_chunk
 from airflow_provider_sim.batch.engine import BatchEngine, timeout_error
 from airflow_provider_sim.batch.reconcile import Reconciler, cancel_all
@@ -52,18 +52,12 @@ PARTIAL_KEY = "partial_results"
 
 @dataclass
 class WorkerState:
-    """What a task's process leaves to the next one, by way of the trigger.
+    """What a task's process leaves to the next one, by way of the trigger."""
 
-    :param deadline: seconds since the epoch at which the task stops waiting.
-    :param known_limit: how many concurrent runs Sim accepts, as far as known.
-    :param firsts: the first input of each XCom with inputs for the trigger.
-    :param result_parts: number of XComs with results so far.
-    """
-
-    deadline: float | None
-    known_limit: int | None = None
-    firsts: list[int] = field(default_factory=list)
-    result_parts: int = 0
+    deadline: float | None  # seconds since the epoch at which the task stops waiting
+    known_limit: int | None = None  # how many concurrent runs Sim accepts, as far as known
+    firsts: list[int] = field(default_factory=list)  # the first input of each XCom with inputs for the trigger
+    result_parts: int = 0  # number of XComs with results so far
 
 
 class TaskBatch:
@@ -90,12 +84,6 @@ class TaskBatch:
         """The state of the batch; its ID is empty before it is started."""
         return self._results.state
 
-    @property
-    def is_finished(self) -> bool:
-        """Whether there is nothing to wait for: no run is active, and none can be started."""
-        is_stopped = self._engine is not None and self._engine.stopped is not None
-        return self.state.is_finished or (is_stopped and not self.state.count(ItemStatus.ACTIVE))
-
     def start(self, *, deferrable: bool) -> None:
         """Start or resume the batch; wait for it, or if ``deferrable``, only start what Sim accepts at once."""
         self._with_client(lambda client: self._start(client, deferrable))
@@ -118,24 +106,22 @@ class TaskBatch:
         if deferrable:
             await engine.start_available()
             self._worker_state.known_limit = engine.throttle.known
-        if deferrable and self._can_defer(client):
-            return
+            is_waiting = engine.stopped is None or self.state.count(ItemStatus.ACTIVE)
+            if is_waiting and self._can_defer(client):
+                return
         await engine.run()
-        while not self.is_finished:
+        while not self.state.is_finished:
             with suppress(SimError):  # what fails is fetched later
                 await self._results.gather(client, active=True)
             await engine.run()
 
     def _can_defer(self, client: AsyncSimClient) -> bool:
         """Whether the triggerer can know the run IDs and read the inputs."""
-        if not client.accepts_run_ids:
-            problem = "This Sim server (before v0.7.32) chooses run IDs itself"
-        elif self.state.next_unsent() is not None and not self._options.do_xcom_push:
-            problem = "The triggerer reads inputs from XComs, and do_xcom_push is False"
-        else:
-            return True
-        log.info("%s, so the task keeps its worker.", problem)
-        return False
+        can_read = self._options.do_xcom_push or self.state.next_unsent() is None
+        if not (client.accepts_run_ids and can_read):
+            problem = "do_xcom_push is False" if client.accepts_run_ids else "Sim before v0.7.32 chooses run IDs itself"
+            log.info("The task keeps its worker: %s.", problem)
+        return client.accepts_run_ids and can_read
 
     async def _open(self, client: AsyncSimClient) -> None:
         """Resume the batch of an earlier try, or persist a new one before anything is sent."""
@@ -183,13 +169,13 @@ class TaskBatch:
         except SimError as error:
             log.warning("Batch %s could not be cancelled and may continue: %s", state.batch_id, error)
 
-    def recover(self) -> SimError:
-        """Read the state of the batch that this try has started, after a deferral timeout; return the timeout error."""
+    def recover(self) -> None:
+        """Read the state of the batch that this try has started, after a deferral timeout; raise the timeout error."""
         state, is_current = self._store.previous(self._pull(BATCH_ID_KEY))
         if state is None or not is_current:
             raise SimBatchError("The batch that the task has started can't be found.", outcome=Outcome.RAN)
         self._results.state = state
-        return timeout_error(state)
+        raise timeout_error(state)
 
     def _publish(self) -> None:
         log.info("Batch %s has %d inputs.", self.state.batch_id, len(self.state))
@@ -223,8 +209,8 @@ class TaskBatch:
             "options": self._options,
         }
 
-    def restore(self, event: Mapping[str, Any] | None) -> SimError | None:
-        """Restore the batch from its trigger's event; return the error in it, and raise if it is another task's."""
+    def restore(self, event: Mapping[str, Any] | None) -> None:
+        """Restore the batch from its trigger's event; raise the error in it, or if the event is another task's."""
         given = event if isinstance(event, dict) else {}
         try:
             state = BatchState.from_dict(given.get("state") or {})
@@ -232,9 +218,8 @@ class TaskBatch:
                 raise ValueError
         except ValueError:
             raise SimError(
-                f"The trigger's event doesn't belong to this task's {len(self.state)} inputs: {event!r:.500}. The"
-                " inputs were changed while the task was deferred, or this is a bug of the provider; clear the task to"
-                " start over."
+                f"The trigger's event doesn't belong to this task's {len(self.state)} inputs: {event!r:.500}. If the"
+                " inputs were changed while the task was deferred, clear the task to start over."
             ) from None
         self._results.state = state
         self._worker_state = replace(self._worker_state, **given.get("worker_state") or {})
@@ -242,22 +227,18 @@ class TaskBatch:
         for part in range(self._worker_state.result_parts):
             self._results.load(read_chunk(self._pull(RESULTS_KEY.format(part))))
         if given.get("status") == "timeout":
-            return timeout_error(state)
+            raise timeout_error(state)
         if given.get("status") == "error":
             error_class = SimPermanentError if given.get("permanent") else SimBatchError
             message = f"Batch {state.batch_id} failed: {given.get('message')}"
-            return error_class(message, code=given.get("code"), outcome=Outcome.RAN)
-        return None
+            raise error_class(message, code=given.get("code"), outcome=Outcome.RAN)
 
     def result(self) -> Any:
         """Return the task's result, after its outputs were fetched; raise if inputs have failed and it has to fail."""
-        for part in range(len(self._worker_state.firsts)):
-            delete_xcom(names_of(self._ti), INPUTS_KEY.format(part))
-        for part in range(self._worker_state.result_parts):
-            delete_xcom(names_of(self._ti), RESULTS_KEY.format(part))
+        inputs = [INPUTS_KEY.format(part) for part in range(len(self._worker_state.firsts))]
+        for key in inputs + [RESULTS_KEY.format(part) for part in range(self._worker_state.result_parts)]:
+            self._ti.xcom_push(key=key, value="")  # frees the space
         self._report()
-        if self._engine is not None and self._engine.stopped is not None:
-            raise self._failure(self._engine.stopped)
         bad, total, results = len(self._results.bad), len(self.state), self._results
         rejection = self._engine and self._engine.rejection
         if bad and self._options.on_error == "collect":

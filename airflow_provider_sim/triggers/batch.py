@@ -23,8 +23,7 @@ class SimBatchTrigger(SimTriggerBase):
     """Starts the inputs of a batch that aren't started yet, and emits an event when all runs have finished.
 
     The event is ``{"status": ..., "state": ..., "worker_state": ...}``. The status is ``gather`` (a worker must fetch
-    outputs, since the runs that were polled have finished, or before Sim deletes them), ``timeout``, or ``error`` with
-    a ``message`` and the error's ``code``, and ``permanent`` if it is non-retryable.
+    outputs, since the runs that were polled have finished, or before Sim deletes them), ``timeout`` or ``error``.
 
     :param state: the batch's state when the task was deferred; a trigger that was moved to another triggerer asks Sim
         which runs have been started since.
@@ -59,7 +58,7 @@ class SimBatchTrigger(SimTriggerBase):
             engine = BatchEngine(client, options, state, inputs)
             engine.throttle.known = self.worker_state["known_limit"]
             await engine.run()
-        return self._event("gather") if engine.stopped is None else self._failure(engine.stopped)
+        return self._event("gather")
 
     async def _cancel_runs(self, client: AsyncSimClient) -> str | None:
         return await cancel_all(client, self._state)

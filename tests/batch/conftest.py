@@ -92,8 +92,13 @@ class BatchScene:
         """See the batch through."""
         engine = self.engine(**how)
         while True:
-            await engine.run()
-            if self.state.is_finished or engine.stopped is not None:
+            try:
+                await engine.run()
+            except SimError as error:
+                if error is not engine.stopped:
+                    raise
+                return engine
+            if self.state.is_finished:
                 return engine
             await self.fetch()
 

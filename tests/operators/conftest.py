@@ -14,7 +14,6 @@ from airflow.providers.common.compat.sdk import TaskDeferred
 
 from airflow_provider_sim.client.sync_client import SimClient
 from airflow_provider_sim.polling.poll_state import _latest_durations
-from airflow_provider_sim.task import batch as task_batch
 from airflow_provider_sim.triggers import batch as batch_triggers
 
 WAITING = {
@@ -58,7 +57,7 @@ def context() -> dict[str, Any]:
 
 @pytest.fixture
 def xcoms(context, monkeypatch):
-    """Let a batch's trigger read the task's XComs, and its worker delete them."""
+    """Let a batch's trigger read the task's XComs."""
 
     def of(names: dict[str, Any]) -> dict[str, Any]:
         ti = context["ti"]
@@ -66,7 +65,6 @@ def xcoms(context, monkeypatch):
         return ti.xcoms
 
     monkeypatch.setattr(batch_triggers, "read_xcom", lambda names, key: of(names).get(key))
-    monkeypatch.setattr(task_batch, "delete_xcom", lambda names, key: of(names).pop(key, None))
 
 
 @pytest.fixture(autouse=True)
