@@ -9,11 +9,12 @@ from typing import Any
 
 from airflow_provider_sim.client import models
 from airflow_provider_sim.client.api import workspace_files
+from airflow_provider_sim.client.api.http import MAX_BODY_BYTES
 from airflow_provider_sim.client.api.workspace_files import UploadSession, new_file
 from airflow_provider_sim.client.flows import Flows
 from airflow_provider_sim.client.retry import NO_RETRY, RequestOptions
 from airflow_provider_sim.client.upload_source import Content, Part, open_content
-from airflow_provider_sim.exceptions import SimConflictError, SimError, SimNotFoundError
+from airflow_provider_sim.exceptions import SimConflictError, SimError, SimInputError, SimNotFoundError
 
 TRANSFER_TIMEOUT = 300.0
 """Seconds to wait for the response to a request with a file's content, or for Sim to register it."""
@@ -36,7 +37,7 @@ class FileFlows(Flows):
     ) -> models.WorkspaceFile:
         """Upload a file to a workspace, at most once. Requires the v2 API.
 
-        Up to 7.5 MiB are sent in one request. Larger files are streamed in an upload session, of which nothing is left
+        Up to 50 MiB are sent in one request. Larger files are streamed in an upload session, of which nothing is left
         after an error: three requests, or more if the server's storage takes the file in parts.
 
         :param workspace_id: ID of the workspace; None: the connection's, else the only one of the key.
@@ -51,13 +52,22 @@ class FileFlows(Flows):
         :raises SimUsageLimitError: the storage is full.
         """
         workspace_id = workspace_id or await self._default_workspace()
-        file, since = new_file(workspace_id, name, content_type, folder_path), time.time()
+        file = new_file(workspace_id, name, content_type, folder_path)
         with contextlib.ExitStack() as opened:
             whole = await self._client.in_thread(open_content, content, opened)
-            if len(whole) > workspace_files.MAX_INLINE_BYTES:
-                return await self._upload_in_session(file, whole)
-            call = await self._client.in_thread(lambda: workspace_files.create(file, b"".join(whole)))
-        options = RequestOptions(timeout=TRANSFER_TIMEOUT)
+            if len(whole) <= workspace_files.MAX_INLINE_BYTES:
+                try:
+                    return await self._upload_inline(file, whole)
+                except SimInputError as error:
+                    # A proxy's limit is often lower than Sim's, and some truncate the body.
+                    is_truncated = error.status == 400 and len(whole) > MAX_BODY_BYTES // 4 * 3
+                    if error.status != 413 and not is_truncated:
+                        raise
+            return await self._upload_in_session(file, whole)
+
+    async def _upload_inline(self, file: Mapping[str, Any], whole: Part) -> models.WorkspaceFile:
+        options, since = RequestOptions(timeout=TRANSFER_TIMEOUT), time.time()
+        call = await self._client.in_thread(lambda: workspace_files.create(file, b"".join(whole)))
         try:
             return await self._only_v2(call, options)
         except SimConflictError as error:

@@ -205,6 +205,14 @@ def test_file_of_another_upload_is_not_taken_for_a_lost_one(client, emulator):
     assert raised.value.code == "FILE_EXISTS"
 
 
+@pytest.mark.parametrize(("status", "content"), [(413, b"hello"), (400, LARGE * 9)])
+def test_body_that_a_proxy_rejects_is_uploaded_in_a_session(client, emulator, status, content):
+    emulator.fault("server_error", match="create_file", status=status, message="Request body must be valid JSON")
+    client.upload_file(emulator.workspace_id, "a.bin", content)
+    assert operations(emulator) == [*INLINE, *SESSION]
+    assert emulator.files[0].content == content
+
+
 def test_other_origin_gets_neither_key_nor_cookies(client, emulator, small_limit):
     with canned(Answer(204)) as storage:
         emulator.state.files.upload_url = f"{storage.url}/bucket"

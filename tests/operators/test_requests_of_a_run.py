@@ -59,8 +59,8 @@ def test_operator_sends_the_expected_requests_in_each_mode(run_task, emulator, o
     ("options", "files", "expected"),
     [
         pytest.param({}, [b"a", b"b"], [START], id="sync, small"),
-        pytest.param({}, [bytes(8 * 2**20)], [*SESSION, START, DELETE], id="sync, large"),
-        pytest.param({"stream": True}, [bytes(8 * 2**20)], [*SESSION, START, DELETE], id="streamed, large"),
+        pytest.param({}, [bytes(8 * 2**20)], [UPLOAD, START, DELETE], id="sync, large"),
+        pytest.param({"stream": True}, [bytes(8 * 2**20)], [UPLOAD, START, DELETE], id="streamed, large"),
         pytest.param(
             {"wait_for_completion": False, "keep_uploads": True}, [b"a"], [UPLOAD, START], id="not waiting, kept"
         ),

@@ -112,7 +112,7 @@ class TestModes:
         path.write_bytes(LARGE)
         output = run_task(operator([path, b"small"], **options))
         assert output["files"][0] == ["large.bin", "application/octet-stream", len(LARGE)]
-        assert (uploads(emulator), emulator.files) == (3, [])  # the large one in a session
+        assert (uploads(emulator), emulator.files) == (2, [])
 
     def test_files_that_fit_only_without_the_other_fields_are_uploaded(self, run_task, emulator):
         output = run_task(operator(None, input={"papers": bytes(7 * 2**20), "text": "x" * 2**20}))
