@@ -9,6 +9,7 @@ from typing import Any
 
 from airflow_provider_sim.client import models
 from airflow_provider_sim.client.api import workspace_files
+from airflow_provider_sim.client.api.files import check_file
 from airflow_provider_sim.client.api.http import MAX_BODY_BYTES
 from airflow_provider_sim.client.api.workspace_files import UploadSession, new_file
 from airflow_provider_sim.client.flows import Flows
@@ -51,6 +52,7 @@ class FileFlows(Flows):
         :raises SimNotFoundError: the folder or the workspace doesn't exist.
         :raises SimUsageLimitError: the storage is full.
         """
+        check_file(name, content_type)
         workspace_id = workspace_id or await self._default_workspace()
         file = new_file(workspace_id, name, content_type, folder_path)
         with contextlib.ExitStack() as opened:

@@ -149,7 +149,10 @@ def input_files(fields: Mapping[str, Any], workflow_id: str, opened: ExitStack, 
 
 
 def _input_file(value: Any, workflow_id: str, opened: ExitStack) -> InputFile:
+    from airflow_provider_sim.client import check_file
+
     file = value if isinstance(value, SimFile) else SimFile(value)
+    check_file(file.name, file.mime, workflow_id=workflow_id)
     source = file.source
     if isinstance(source, str):
         from airflow.providers.common.compat.sdk import ObjectStoragePath

@@ -57,7 +57,7 @@ def upload_files(
     uploads.file_ids, uploaded = None, []
     for number, file in enumerate(files):
         check()
-        original = file.name.replace("/", "_").replace("\\", "_")[-100:]  # Sim accepts names of up to 255 characters
+        original = file.name.replace("\\", "_")[-100:]  # Sim accepts names of up to 255 characters
         name = f"{uploads.token}-{number}-{original}"
         stored = known.get(name)
         if stored is None or stored.size != file.size:

@@ -272,13 +272,14 @@ def test_content_is_transferred_in_parts_if_the_server_asks_for_it(connect, smal
 
 ERRORS = {
     "folder": ({"folder_path": "/a/../b"}, SimInputError, "INVALID_INPUT", "canonical folder path"),
-    "name with a path": ({"name": "a/b.txt"}, SimInputError, "INVALID_INPUT", "path separators"),
     "name exists": ({"name": "there.txt"}, SimConflictError, "FILE_EXISTS", "Choose another name"),
     "missing folder": ({"folder_path": "/none"}, SimNotFoundError, "NOT_FOUND", "doesn't create it"),
     "foreign workspace": ({"workspace_id": "another"}, SimNotFoundError, "NOT_FOUND", "the key may not access it"),
     "storage full": ({"content": b"x" * 2000}, SimUsageLimitError, "USAGE_LIMIT_EXCEEDED", "storage .* is full"),
 }
 INVALID = {
+    "name with a path": {"name": "a/b.txt"},
+    "MIME type": {"content_type": "text"},
     "text": {"content": "text"},
     "text file": {"content": io.StringIO("text")},
     "missing file": {"content": Path("/no/such/file")},

@@ -128,6 +128,10 @@ class TestRejections:
         task = operator(None, input={"case": {"papers": [report]}})
         self.refused(run_task, emulator, task, r"at case\.papers\[0\] of the input.*only in the Start block's fields")
 
+    @pytest.mark.parametrize("given", [{"name": "papers/a.csv"}, {"mime": "csv"}], ids=str)
+    def test_name_with_a_path_and_invalid_mime_type_are_rejected(self, run_task, emulator, given):
+        self.refused(run_task, emulator, operator(SimFile(b"a,b", **given)), "can't be the (name|MIME type) of a file")
+
     @pytest.mark.parametrize(("path", "says"), [("nowhere.pdf", "FileNotFoundError"), (".", "IsADirectoryError")])
     def test_unreadable_file_is_rejected(self, run_task, emulator, tmp_path, path, says):
         self.refused(run_task, emulator, operator(tmp_path / path), says)

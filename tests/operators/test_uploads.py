@@ -90,13 +90,13 @@ class TestModes:
         stored = []
         emulator.on_start("reads", lambda run: stored.extend(file.name for file in emulator.files))
         task = operator(None, **uploading)
-        task.input = {"papers": [path, path, SimFile(b"a,b", name="t/x.csv"), text.open(), io.BytesIO(b"io")]}
+        task.input = {"papers": [path, path, SimFile(b"a,b", name="x.csv"), text.open(), io.BytesIO(b"io")]}
         output = run_task(task)
         assert output == {
             "files": [
                 ["report.pdf", "application/pdf", 4],
                 ["report.pdf", "application/pdf", 4],
-                ["t/x.csv", "text/csv", 3],
+                ["x.csv", "text/csv", 3],
                 ["notes.txt", "text/plain", 2],
                 ["file", "application/octet-stream", 2],
             ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -59,6 +60,14 @@ def inline_file(name: str, mime: str, content: bytes) -> dict[str, Any]:
     """Return a file for a Start block's field of type ``file[]``; Sim converts it in sync runs only."""
     data = f"data:{mime};base64,{base64.b64encode(content).decode()}"
     return {"type": "file", "data": data, "name": name, "mime": mime}
+
+
+def check_file(name: str | None, mime: str | None, *, workflow_id: str | None = None) -> None:
+    """Raise SimInputError if the name is a path, or the MIME type is none."""
+    for what, value, pattern in (("name", name, r"[^/\\]+"), ("MIME type", mime, r"[\w.+!#$&^-]+/[\w.+!#$&^-]+(;.+)?")):
+        if value and not re.fullmatch(pattern, value):
+            message = f"{value!r:.300} can't be the {what} of a file, such as 'report.csv' and 'text/csv'."
+            raise SimInputError(message, workflow_id=workflow_id)
 
 
 def is_inline_file(value: Any) -> bool:
