@@ -14,7 +14,7 @@ from typing import Any
 
 from airflow_provider_sim.exceptions import Outcome, SimError
 
-CHUNK_BYTES = 256 * 1024  # maximum size of a chunk with more than one value
+CHUNK_BYTES = 256 * 1024  # size beyond which a chunk gets no further value
 
 INPUTS_KEY = "batch_inputs_{}"  # with the chunk's number
 RESULTS_KEY = "batch_results_{}"
@@ -22,18 +22,17 @@ RESULTS_KEY = "batch_results_{}"
 
 def chunked(values: Iterable[tuple[int, Any]]) -> Iterator[tuple[int, str]]:
     """Divide values, with their indices, into chunks; yield the index of the first value and the JSON text of each."""
-    items: list[str] = []
+    texts: list[str] = []
     first = length = 0
     for index, value in values:
-        text = json.dumps([index, value], separators=(",", ":"))
-        if items and length + len(text) > CHUNK_BYTES:
-            yield first, f"[{','.join(items)}]"
-            items, length = [], 0
-        first = first if items else index
-        items.append(text)
-        length += len(text) + 1
-    if items:
-        yield first, f"[{','.join(items)}]"
+        first = first if texts else index
+        texts.append(json.dumps([index, value], separators=(",", ":")))
+        length += len(texts[-1])
+        if length > CHUNK_BYTES:
+            yield first, f"[{','.join(texts)}]"
+            texts, length = [], 0
+    if texts:
+        yield first, f"[{','.join(texts)}]"
 
 
 def read_chunk(text: Any) -> dict[int, Any]:
@@ -44,8 +43,7 @@ def read_chunk(text: Any) -> dict[int, Any]:
 def deferred_inputs(firsts: Sequence[int], read: Callable[[str], Any]) -> Callable[[int], Awaitable[Any]]:
     """Return a function that returns an input by its index, and reads its chunk on demand.
 
-    :param firsts: index of the first input of each chunk.
-    :param read: returns the text of an XCom by its key; may block.
+    ``firsts`` are the indices of the first input of each chunk; ``read`` returns an XCom by its key, and may block.
     """
     lock, chunk = asyncio.Lock(), lru_cache(maxsize=2)(lambda key: read_chunk(read(key)))
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from contextlib import suppress
+from typing import NamedTuple, TypeVar
 
-from airflow_provider_sim.batch.state import BatchState, ItemStatus
+from airflow_provider_sim.batch.state import OPEN, BatchState, ItemStatus
 from airflow_provider_sim.client import (
     LOGS_PAGE,
     STARTED_BY_API,
@@ -40,18 +40,13 @@ CLOCK_SKEW = 60.0  # seconds by which the server's clock may be behind
 MIN_LISTED = 4  # number of runs from which on a list is cheaper than reading each
 
 
-@dataclass(frozen=True, slots=True)
-class Reconciler:
-    """Updates a batch's state by what Sim returns.
-
-    :param workspace_id: the workflows' workspace, if known.
-    :param rerun: start failed and cancelled runs again.
-    """
+class Reconciler(NamedTuple):
+    """Updates a batch's state by what Sim returns."""
 
     client: AsyncSimClient
     state: BatchState
-    workspace_id: str | None
-    rerun: bool = False
+    workspace_id: str | None  # of the workflows, if known
+    rerun: bool = False  # start failed and cancelled runs again
 
     async def update(self, *, unsent_only: bool = False) -> None:
         """Update the status of all runs that may be active, or only of inputs that are not known to be started."""
@@ -94,7 +89,7 @@ class Reconciler:
                 )
                 for run in page.items:  # in the order of their starts: an input's last attempt comes last
                     index, attempt = state.parse_run_id(run.run_id or "") or (0, 0)
-                    if attempt < state.attempts[index] or not state.statuses[index].is_open:
+                    if attempt < state.attempts[index] or state.statuses[index] not in OPEN:
                         continue
                     if attempt > state.attempts[index]:
                         state.next_attempt(index, minimum=attempt)
@@ -112,20 +107,19 @@ class Reconciler:
 
     async def read(self, index: int) -> bool:
         """Read an input's run, and its later attempts; return whether there is any."""
-        state, exists = self.state, False
-        while True:
-            try:
-                run = await self.client.get_workflow_run(
-                    state.workflows[index], state.run_id(index), job_id=state.job_id(index)
-                )
-            except SimRunNotFoundError:
-                return exists
-            exists = True
-            is_retried = self.rerun and run.status in (RunStatus.FAILED, RunStatus.CANCELLED)
-            if not is_retried and not is_rejection(run):
-                self._set_status(index, run.status)
-                return True
-            self._retry(index)
+        state, exists, is_done = self.state, False, False
+        with suppress(SimRunNotFoundError):
+            while not is_done:
+                ids = state.workflows[index], state.run_id(index)
+                run = await self.client.get_workflow_run(*ids, job_id=state.job_id(index))
+                exists = True
+                is_retried = self.rerun and run.status in (RunStatus.FAILED, RunStatus.CANCELLED)
+                if is_retried or is_rejection(run):
+                    self._retry(index)
+                else:
+                    self._set_status(index, run.status)
+                    is_done = True
+        return exists
 
     def _retry(self, index: int) -> None:
         self.state.next_attempt(index)

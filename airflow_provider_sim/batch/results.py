@@ -24,26 +24,17 @@ log = logging.getLogger(__name__)
 
 
 class Results:
-    """Fetches and keeps the results of finished runs.
-
-    :param state: of the batch; may be replaced while there are no results.
-    :param client: downloads files in outputs, and reads pauses.
-    :ivar display_copies: inputs whose outputs are Sim's display copies.
-    """
+    """Fetches and keeps the results of finished runs."""
 
     def __init__(self, state: BatchState, options: RunOptions, client: SimClient) -> None:
-        self.state = state
-        self.display_copies: set[int] = set()
+        self.state = state  # may be replaced while there are no results
+        self.display_copies: set[int] = set()  # inputs whose outputs are Sim's display copies
+        self.files = tempfile.TemporaryDirectory(prefix="sim-batch-")  # a file for each result
         self._options = options
-        self._client = client
-        self._files = tempfile.TemporaryDirectory(prefix="sim-batch-")  # a file for each result
+        self._client = client  # downloads files in outputs, and reads pauses
         self._fetched: dict[int, Path] = {}
         self._errors: set[int] = set()
         self._stored = 0
-
-    def close(self) -> None:
-        """Delete the results."""
-        self._files.cleanup()
 
     async def gather(self, client: AsyncSimClient, *, active: bool = False) -> None:
         """Fetch the results of finished runs that were not fetched yet.
@@ -89,7 +80,7 @@ class Results:
             self._put(index, output=output)
 
     def _put(self, index: int, **result: Any) -> None:
-        path = Path(self._files.name, str(index))
+        path = Path(self.files.name, str(index))
         path.write_bytes(as_json(self._entry(index) | result))
         self._fetched[index] = path
         if "error" in result:
@@ -117,29 +108,28 @@ class Results:
         """Yield the results, with their inputs, that were not loaded."""
         return ((index, self._entry(index)) for index in list(self._fetched)[self._stored :])
 
-    def _values(self, *, only_outputs: bool) -> Iterator[Any]:
-        entries = map(self._entry, range(len(self.state)))
-        return (entry.get("output") if only_outputs else entry for entry in entries)
-
     def deliver(self, name: str, *, only_outputs: bool = False) -> Any:
         """Return the task's result: the entries or outputs, or the path of a file if they are too large."""
-        size, result = 2, []
-        for value in self._values(only_outputs=only_outputs):
+
+        def values() -> Iterator[Any]:
+            entries = map(self._entry, range(total))
+            return (entry.get("output") if only_outputs else entry for entry in entries)
+
+        batch_id, total, size, result = self.state.batch_id, len(self.state), 2, []
+        for value in values():
             size += len(as_json(value)) + 1
             if size > self._options.max_output_bytes:
                 break
             result.append(value)
         else:
             return result
-        batch_id, total = self.state.batch_id, len(self.state)
         if self._options.large_outputs != "store":
             raise SimOutputError(
                 f"The results of batch {batch_id} are larger as JSON than max_output_bytes"
                 f" ({self._options.max_output_bytes:,}): {len(result)} of {total} fit. Set large_outputs='store' and"
-                " output_files_dir to get the path of a file instead, let the workflow return less, or raise"
-                " max_output_bytes. All runs have finished; clearing the task starts a new batch."
+                " output_files_dir to get the path of a file instead, or raise max_output_bytes."
             )
-        lines = (as_json(value) + b"\n" for value in self._values(only_outputs=only_outputs))
+        lines = (as_json(value) + b"\n" for value in values())
         path = write_file(self._options.output_files_dir, batch_id, f"{name}.jsonl", lines)
         log.info("The results of batch %s are stored at %s, a line for each input.", batch_id, path)
         return {"output_path": path, "count": total}

@@ -37,36 +37,26 @@ class ItemStatus(StrEnum):
     UNSENT = "u"  # to be started, or sent by an earlier process; Sim accepts an ID once, so sending it again is safe
 
     @property
-    def is_open(self) -> bool:
-        """Whether the run is to be started or polled."""
-        return self in (ItemStatus.UNSENT, ItemStatus.SENT, ItemStatus.ACTIVE)
-
-    @property
     def label(self) -> str:
-        """The name in results and XComs."""
-        return "running" if self is ItemStatus.ACTIVE else self.name.lower()
+        """The name in results, XComs and logs."""
+        names = {ItemStatus.ACTIVE: "running", ItemStatus.SENT: "not started", ItemStatus.UNSENT: "not started"}
+        return names.get(self, self.name.lower())
+
+
+OPEN = (ItemStatus.UNSENT, ItemStatus.SENT, ItemStatus.ACTIVE)  # to be started or polled
 
 
 class BatchState:
-    """State of a batch.
-
-    :param batch_id: ``airflow-`` and a UUID.
-    :param workflows: the workflow of each input.
-    :param since: seconds since the epoch; all runs were started later.
-    :ivar statuses: of the inputs; change them by :meth:`set_status`.
-    :ivar attempts: number of each input's current attempt, from 1.
-    :ivar server_ids: run IDs and job IDs that the server has chosen, by input.
-    :ivar reasons: why inputs were rejected.
-    """
+    """State of a batch."""
 
     def __init__(self, batch_id: str, workflows: Sequence[str], *, since: float = 0.0) -> None:
-        self.batch_id = batch_id
-        self.workflows = workflows
-        self.since = since
-        self.statuses = [ItemStatus.UNSENT] * len(workflows)
-        self.attempts = [1] * len(workflows)
-        self.server_ids: dict[int, tuple[str, str | None]] = {}
-        self.reasons: dict[int, str] = {}
+        self.batch_id = batch_id  # "airflow-" and a UUID
+        self.workflows = workflows  # of each input
+        self.since = since  # seconds since the epoch; all runs were started later
+        self.statuses = [ItemStatus.UNSENT] * len(workflows)  # changed by set_status
+        self.attempts = [1] * len(workflows)  # number of each input's current attempt, from 1
+        self.server_ids: dict[int, tuple[str, str | None]] = {}  # run and job IDs that the server has chosen, by input
+        self.reasons: dict[int, str] = {}  # why inputs were rejected
         self._counts = Counter(self.statuses)
         self._queue = deque(range(len(workflows)))
 
@@ -84,21 +74,19 @@ class BatchState:
     @property
     def is_finished(self) -> bool:
         """Whether no run is to be started or polled."""
-        return not self.count(ItemStatus.UNSENT, ItemStatus.SENT, ItemStatus.ACTIVE)
+        return not self.count(*OPEN)
 
-    def counts(self) -> dict[str, int]:
-        """Return the number of inputs by status name, and the total."""
-        started = [status for status in ItemStatus if status not in (ItemStatus.SENT, ItemStatus.UNSENT)]
-        return {"total": len(self), **{status.label: self.count(status) for status in started if self.count(status)}}
+    def counts(self) -> Counter[str]:
+        """Return the number of inputs by status name."""
+        counts: Counter[str] = Counter()
+        for status in ItemStatus:
+            counts[status.label] += self._counts[status]
+        return +counts
 
     def summary(self) -> str:
-        """Return the number of finished, running and not started inputs, for a log line."""
-        counts = self.counts()
-        total, not_started = counts.pop("total"), self.count(ItemStatus.SENT, ItemStatus.UNSENT)
-        if not_started:
-            counts["not started"] = not_started
-        finished = total - not_started - self.count(ItemStatus.ACTIVE)
-        return f"{finished} of {total} finished ({', '.join(f'{count} {name}' for name, count in counts.items())})"
+        """Return the number of inputs by status, for a log line."""
+        counts = ", ".join(f"{count} {name}" for name, count in self.counts().items())
+        return f"{len(self) - self.count(*OPEN)} of {len(self)} finished ({counts})"
 
     def run_id(self, index: int) -> str:
         """Return the run ID of an input's current attempt."""

@@ -77,7 +77,7 @@ class TaskBatch:
 
     def close(self) -> None:
         """Delete the temporary files with the results."""
-        self._results.close()
+        self._results.files.cleanup()
 
     @property
     def state(self) -> BatchState:
@@ -100,6 +100,11 @@ class TaskBatch:
             return self._items.inputs[index]
 
         await self._open(client)
+        log.info("Batch %s has %d inputs.", self.state.batch_id, len(self.state))
+        url = workflow_url(self._settings.base_url, self.state.workflows[0], self._options.workspace_id)
+        self._push(BATCH_ID_KEY, self.state.batch_id)
+        self._push(WORKFLOW_URL_KEY, url)
+        self._store.record(self.state)
         self._engine = engine = BatchEngine(client, self._options, self.state, input_of, store=self._store)
         if self._killed:
             engine.stop(self._killed)
@@ -124,7 +129,7 @@ class TaskBatch:
         return client.accepts_run_ids and can_read
 
     async def _open(self, client: AsyncSimClient) -> None:
-        """Resume the batch of an earlier try, or persist a new one before anything is sent."""
+        """Find and update the batch of an earlier try, or create another one."""
         previous, is_current = self._store.previous()
         if previous is not None and is_current:
             await self._resume(client, previous)
@@ -143,12 +148,9 @@ class TaskBatch:
                 await client.get_workflow_run(self._items.workflows[0], f"{batch_id}-0")
                 batch_id = new_run_id()  # no earlier try has started that batch: it is another task's
         self._results.state = BatchState(batch_id, self._items.workflows, since=time.time())
-        self._publish()
-        self._store.record(self.state)
 
     async def _resume(self, client: AsyncSimClient, state: BatchState) -> None:
         self._results.state = state
-        self._publish()
         for index, ids in self._store.run_ids().items():
             state.server_ids[index] = ids
             if state.statuses[index] is ItemStatus.UNSENT:
@@ -158,7 +160,6 @@ class TaskBatch:
         await reconciler.update()
         log.info("Resuming batch %s of an earlier try: %s.", state.batch_id, state.summary())
         Metric.RUN_REATTACHED.incr(state.count(ItemStatus.ACTIVE, ItemStatus.COMPLETED))
-        self._store.record(self.state)
 
     async def _cancel_previous(self, client: AsyncSimClient, state: BatchState) -> None:
         """Cancel the active runs of a batch that was cleared, or whose inputs have changed."""
@@ -176,12 +177,6 @@ class TaskBatch:
             raise SimBatchError("The batch that the task has started can't be found.", outcome=Outcome.RAN)
         self._results.state = state
         raise timeout_error(state)
-
-    def _publish(self) -> None:
-        log.info("Batch %s has %d inputs.", self.state.batch_id, len(self.state))
-        url = workflow_url(self._settings.base_url, self.state.workflows[0], self._options.workspace_id)
-        self._push(BATCH_ID_KEY, self.state.batch_id)
-        self._push(WORKFLOW_URL_KEY, url)
 
     def _push(self, key: str, value: Any) -> None:
         if self._options.do_xcom_push:
@@ -294,15 +289,10 @@ class TaskBatch:
         """Persist the state; log and push the numbers of inputs by status."""
         self._store.record(self.state)
         if copies := sorted(self._results.display_copies):
-            log.warning(
-                "%d outputs are Sim's display copies, truncated and redacted, since Sim no longer has the raw ones; the"
-                " XCom %r has the numbers of their inputs.",
-                len(copies),
-                DISPLAY_COPIES_KEY,
-            )
+            log.warning("%d outputs are Sim's display copies; the XCom %r lists them.", len(copies), DISPLAY_COPIES_KEY)
             self._push(DISPLAY_COPIES_KEY, copies)
         log.info("Batch %s: %s.", self.state.batch_id, self.state.summary())
-        self._push(COUNTS_KEY, self.state.counts())
+        self._push(COUNTS_KEY, {"total": len(self.state), **self.state.counts()})
 
     def _failure(self, error: SimError) -> SimError:
         """Store the results of completed runs, and return the error with their place.

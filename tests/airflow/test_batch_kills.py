@@ -103,7 +103,8 @@ class Stage:
         batches: dict[str, list[Run]] = {}
         for run in runs_of(self._sim, run_id):
             batches.setdefault(run.run_id.rpartition("-")[0], []).append(run)
-        keys = {row.key for row in self._airflow.query("SELECT key FROM xcom WHERE run_id = :run_id", run_id=run_id)}
+        rows = self._airflow.query("SELECT key, value FROM xcom WHERE run_id = :run_id", run_id=run_id)
+        keys = {row.key for row in rows if row.value not in ("", '""')}
         own = {key for key in keys if not key.startswith("_link_")}  # Airflow's
         return Outcome(ti.state, ti.try_number, batches, self._airflow.xcom(ti), own)
 
