@@ -232,7 +232,7 @@ def _show(arguments: Any, client: SimClient, run: WorkflowRun) -> ExitCode:
         link = approval_url(*ids) if is_waiting else run_url(*ids, client.settings.workspace_id)
     details = {
         **run.details(),
-        "error": run.error and asdict(run.error),
+        "error": run.error and run.error._asdict(),
         "output": run.output,
         "output_is_display_copy": run.output_is_display_copy,
         "url": link,

@@ -39,13 +39,13 @@ _NAMES = {
         "selectors_of"
     ),
     "methods": "SyncMethods",
-    "models": "AsyncExecutionResult Page RateLimitInfo RunOutput RunStatus WorkflowExecutionResult WorkflowRun",
+    "models": "AsyncExecutionResult RateLimitInfo RunOutput RunStatus WorkflowExecutionResult WorkflowRun",
     "retry": "NO_RETRY RetryPolicy StartStoppedError StopToken new_run_id",
     "settings": "ClientSettings DEFAULT_BASE_URL DEFAULT_TIMEOUT approval_url run_url workflow_url",
     "stream": ("StreamBlockError StreamChunk StreamChunkReset StreamEnd StreamProgress check_selected selection_lost"),
     "sync_client": "SimClient WorkflowStream",
     "workspace_models": (
-        "BillingStatus Cancellation Deployment PausePoint RateLimit UsageLimits Workflow Workspace WorkspaceFile"
+        "BillingStatus Cancellation Deployment Page PausePoint RateLimit UsageLimits Workflow Workspace WorkspaceFile"
     ),
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names.split()}

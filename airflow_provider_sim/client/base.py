@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 from airflow_provider_sim import __version__, exceptions
 from airflow_provider_sim.client import transport
 from airflow_provider_sim.client.api import legacy, v2
-from airflow_provider_sim.client.api.http import Call, Request, Response, error_of, rate_limit_info
+from airflow_provider_sim.client.api.http import Call, Hidden, Request, Response, error_of, rate_limit_info
 from airflow_provider_sim.client.checks import SYNC_TIMEOUT
 from airflow_provider_sim.client.models import RateLimitInfo
 from airflow_provider_sim.client.retry import RequestOptions, RetryPolicy
@@ -51,15 +51,6 @@ _CONNECTION_ERRORS = (
     exceptions.SimRouteMissingError,
     exceptions.SimV2OffError,
 )
-
-
-class _Hidden(str):
-    """A string that isn't shown where variables are, as in crash reports."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return "'***'"
 
 
 class BaseClient(ABC):
@@ -239,9 +230,11 @@ class BaseClient(ABC):
 
     async def _send(self, request: Request, seconds: float) -> tuple[Any, Response]:
         """Send a request; return the HTTP library's response, and its status and headers."""
-        headers = {"Accept": "application/json", "User-Agent": f"airflow-provider-sim/{__version__}"} | request.headers
+        headers = {"Accept": "application/json", "User-Agent": f"airflow-provider-sim/{__version__}"} | dict(
+            request.headers
+        )
         if request.url is None:
-            headers["X-API-Key"] = _Hidden(self.settings.api_key)
+            headers["X-API-Key"] = Hidden(self.settings.api_key)
         url = request.url or self.base_url + request.path
         opened = await self._open(request, url, headers, (min(seconds, self.settings.timeout), seconds))
         head = Response(opened.status_code, {name.lower(): value for name, value in opened.headers.items()}, b"")
@@ -279,7 +272,7 @@ class BaseClient(ABC):
         body = b"".join(chunks)
         if head.status >= 400:  # some proxies return the request's headers
             body = body.replace(self.settings.api_key.encode(), b"***")
-        return replace(head, body=body)
+        return head._replace(body=body)
 
     async def _events(self, opened: Any, request: Request, seconds: float, ends: float) -> AsyncIterator[StreamEvent]:
         from airflow_provider_sim.client.stream import StreamReader

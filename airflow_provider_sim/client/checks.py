@@ -18,8 +18,8 @@ _RETRY_NUMBERS = ("max_retries", "initial_delay", "max_delay", "jitter", "max_re
 RETRY_MINIMUMS = dict.fromkeys(_RETRY_NUMBERS, 0) | {"backoff_multiplier": 1}
 """Least values of the numbers in a :class:`~airflow_provider_sim.client.retry.RetryPolicy`."""
 
-_RUN_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-_BLOCK_ID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_RUN_ID = r"[A-Za-z0-9._:-]{1,128}"
+_BLOCK_ID = r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
 
 
 def check_workflow_id(workflow_id: object) -> str:
@@ -41,7 +41,7 @@ def _wrong(what: str) -> SimInputError:
 
 def check_run_id(run_id: object) -> str:
     """Return the run ID, or raise SimInputError if Sim wouldn't accept it."""
-    if isinstance(run_id, str) and _RUN_ID.fullmatch(run_id) and run_id not in (".", "..", "None"):
+    if isinstance(run_id, str) and re.fullmatch(_RUN_ID, run_id) and run_id not in (".", "..", "None"):
         return run_id
     if run_id in (None, "", "None"):
         why = ": there is no run. Where it is an XCom, the task it is pulled from pushed none."
@@ -71,14 +71,14 @@ def selectors_of(selected_outputs: object) -> list[str]:
 
 def block_id_of(selector: str) -> str | None:
     """Return the block ID that a selector starts with; None if it starts with a block's name."""
-    found = _BLOCK_ID.match(selector)
+    found = re.match(_BLOCK_ID, selector)
     return found[0] if found else None
 
 
 def check_block_ids(selectors: Sequence[object]) -> None:
     """Reject selectors of a finished run's block outputs that would select nothing, which Sim doesn't report."""
     for selector in selectors if not isinstance(selectors, str) else [selectors]:
-        if not isinstance(selector, str) or not _BLOCK_ID.match(selector):
+        if not isinstance(selector, str) or not re.match(_BLOCK_ID, selector):
             raise SimInputError(
                 f"selected_outputs contains {selector!r}. Without stream=True it requires block IDs, optionally with"
                 " a path (block-id.field): block names select nothing in a finished run.",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from airflow_provider_sim.exceptions import Outcome, SimError, SimRunCancelledError, SimRunFailedError
 
@@ -18,7 +18,6 @@ JOB_PREFIX = "workflow-execution:"
 
 _DETAILS = ("workflow_id", "run_id", "status", "trigger", "started_at", "ended_at", "duration_ms", "cost_usd")
 
-_T = TypeVar("_T")
 _E = TypeVar("_E", bound=SimError)
 
 
@@ -41,8 +40,7 @@ class RunStatus(StrEnum):
         return self in (RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED)
 
 
-@dataclass(frozen=True, slots=True)
-class RunError:
+class RunError(NamedTuple):
     """Why a run failed.
 
     :param message: Sim's message.
@@ -61,8 +59,7 @@ class RunError:
         return f"{self.message}{block}{code}"
 
 
-@dataclass(frozen=True, slots=True)
-class Pause:
+class Pause(NamedTuple):
     """Current pause of a run.
 
     :param context_id: ID of the pause point for resuming it; None during a resume.
@@ -177,9 +174,10 @@ class WorkflowRun:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkflowExecutionResult(WorkflowRun):
     """Result of a sync execution: the finished or paused run, with its raw output."""
+
+    __slots__ = ()
 
     @property
     def success(self) -> bool:
@@ -187,8 +185,7 @@ class WorkflowExecutionResult(WorkflowRun):
         return self.status in (RunStatus.COMPLETED, RunStatus.PAUSED)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunOutput:
+class RunOutput(NamedTuple):
     """Output of a completed run.
 
     :param is_display_copy: it went through Sim's display filter, because Sim no longer has the raw output.
@@ -247,17 +244,6 @@ class RateLimitInfo:
     remaining: int | None = None
     reset: float | None = None
     retry_after: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Page(Generic[_T]):
-    """One page of a list.
-
-    :param next_cursor: ``cursor`` of the next page, with the same filters; None on the last page.
-    """
-
-    items: tuple[_T, ...]
-    next_cursor: str | None = None
 
 
 def epoch(moment: str | None) -> float | None:

@@ -110,29 +110,22 @@ class StartStoppedError(Exception):
     """A start was stopped by its :class:`StopToken`."""
 
 
-@dataclass(slots=True)
 class StopToken:
     """A flag that another thread or a signal handler sets to keep a start from sending further attempts."""
 
-    stopped: bool = False
+    stopped = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass
 class RequestOptions:
-    """How to send a request; most are arguments of ``execute_with_retry``.
+    """How to send a request; most are arguments of ``execute_with_retry``."""
 
-    :param retry_on: further errors to retry on, besides the retryable ones.
-    :param run_ids: of a start; without them, no attempt has another run ID.
-    :param then: called with an attempt's result; if it raises an error, the attempt has failed.
-    :param delays: seconds of each delay so far, also of other requests with this list.
-    """
-
-    retry: RetryPolicy | None = None
-    retry_on: tuple[type[SimError], ...] = ()
-    run_ids: RunIds | None = None
+    retry: RetryPolicy | None = None  # the client's
+    retry_on: tuple[type[SimError], ...] = ()  # besides the retryable errors
+    run_ids: RunIds | None = None  # of a start; without them, no attempt has another run ID
     stop: StopToken | None = None
     timeout: float | None = None
     stream: bool = False
     deadline: float | None = None
-    then: Callable[[Any], Awaitable[None]] | None = None
-    delays: list[float] = field(default_factory=list)
+    then: Callable[[Any], Awaitable[None]] | None = None  # gets an attempt's result; its error is the attempt's
+    delays: list[float] = field(default_factory=list)  # seconds, also of other requests with this list

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import functools
 import time
-from dataclasses import dataclass, field
 
 RECHECK_AFTER = 300.0
 """Seconds after which a missing feature is tried again: the server may have been upgraded or reconfigured."""
 
 
-@dataclass
 class Feature:
     """Whether a server has a feature."""
 
@@ -38,18 +36,13 @@ class Feature:
             self.missing()
 
 
-@dataclass
 class ServerFacts:
-    """What this process knows about a server, for one key (Sim switches v2 on per user).
+    """What this process knows about a server, for one key (Sim switches v2 on per user)."""
 
-    :param v2: the v2 API.
-    :param executions: the status route for runs (v0.6.81 and later).
-    :param accepts_run_ids: whether the legacy API accepts the caller's run ID (v0.7.32 and later); None until known.
-    """
-
-    v2: Feature = field(default_factory=Feature)
-    executions: Feature = field(default_factory=Feature)
-    accepts_run_ids: bool | None = None
+    def __init__(self) -> None:
+        self.v2 = Feature()
+        self.executions = Feature()  # the status route for runs (v0.6.81 and later)
+        self.accepts_run_ids: bool | None = None  # by the legacy API (v0.7.32 and later); None until known
 
 
 @functools.lru_cache(maxsize=256)

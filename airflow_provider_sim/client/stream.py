@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from airflow_provider_sim.client.api import fields
 from airflow_provider_sim.client.api.http import LOST_STREAM
@@ -23,23 +22,20 @@ MAX_FRAME_BYTES = 256 * 1024 * 1024
 """Larger than any frame of Sim; limits the memory for an endless line."""
 
 
-@dataclass(frozen=True, slots=True)
-class StreamChunk:
+class StreamChunk(NamedTuple):
     """A part of a block's text."""
 
     block_id: str | None
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class StreamChunkReset:
+class StreamChunkReset(NamedTuple):
     """The text of this block so far is discarded; the block starts again."""
 
     block_id: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class StreamProgress:
+class StreamProgress(NamedTuple):
     """An agent's thoughts or tool use (``thinking``, ``tool``), or an event of an unknown kind.
 
     :param data: the whole frame.
@@ -50,16 +46,14 @@ class StreamProgress:
     data: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class StreamBlockError:
+class StreamBlockError(NamedTuple):
     """A block's stream failed; the run continues."""
 
     block_id: str | None
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class StreamEnd:
+class StreamEnd(NamedTuple):
     """The run is finished or paused; the last event of every stream that was not interrupted.
 
     :param streamed: False if the result did not come from a stream, and so has the whole output instead of the selected

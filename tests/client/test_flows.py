@@ -446,9 +446,11 @@ def test_retry_argument_overrides_the_client_policy(connect, api_version, method
 
 class TestStopToken:
     def test_stop_token_set_before_prevents_the_start(self, connect):
+        token = StopToken()
+        token.stopped = True
         with canned(V2_DONE) as server:
             with pytest.raises(StartStoppedError):
-                connect(server.url, api_version="v2").start_workflow_run("w", stop=StopToken(stopped=True))
+                connect(server.url, api_version="v2").start_workflow_run("w", stop=token)
             assert server.requests == []
 
     def test_stop_token_set_while_waiting_prevents_the_retry(self, connect):

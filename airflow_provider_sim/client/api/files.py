@@ -5,29 +5,21 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 from urllib.parse import urlsplit
 
 from airflow_provider_sim.client.api import fields
-from airflow_provider_sim.client.api.http import MAX_BODY_BYTES, Call, Request, Response, error_of
+from airflow_provider_sim.client.api.http import MAX_BODY_BYTES, Call, Hidden, Request, Response, error_of
 from airflow_provider_sim.exceptions import SimInputError, SimResponseError
 
 
-@dataclass(frozen=True, slots=True)
-class OutputFile:
-    """A file in an output.
-
-    :param base64: its content, in raw outputs and for files up to 5.6 MiB; else None.
-    :param url: for downloads without a key, for five minutes; a path on servers with local storage, which require a
-        login.
-    :param value: the file's object in the output.
-    """
+class OutputFile(NamedTuple):
+    """A file in an output."""
 
     name: str
-    base64: str | None
-    url: str | None
-    value: dict[str, Any]
+    base64: str | None  # its content, in raw outputs and for files up to 5.6 MiB
+    url: str | None  # without a key, for five minutes; on servers with local storage a path that requires a login
+    value: dict[str, Any]  # the file's object in the output
 
 
 def map_files(value: Any, change: Callable[[OutputFile], Any]) -> Any:
@@ -83,7 +75,7 @@ def file_call(url: str, base_url: str) -> Call[None]:
         raise SimInputError(f"{url[:200]!r} is not the URL of a file.")
     # A signed URL gives access to the file, so messages don't contain its query.
     subject = f"download the file at {parts.scheme}://{parts.netloc}{parts.path}"
-    return Call(Request("GET", parts.path, subject, url=address), _reject, _reject)
+    return Call(Request("GET", parts.path, subject, url=Hidden(address)), _reject, _reject)
 
 
 def _reject(request: Request, response: Response) -> NoReturn:

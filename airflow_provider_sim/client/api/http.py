@@ -6,10 +6,9 @@ import json
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 from urllib.parse import quote, urlencode
 
 from airflow_provider_sim.client.api.fields import MissingFieldError, camel_case
@@ -39,39 +38,36 @@ LOST_STREAM = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One HTTP request without the base URL and the API key, which only a transport knows.
+class Hidden(str):
+    """A string that isn't shown where variables are, as in crash reports."""
 
-    :param path: begins with a slash and includes the query.
-    :param subject: for messages: ``start workflow 'wf-1'``.
-    :param url: whole URL, to which the API key isn't sent; default: the path on the API's server.
-    :param body: JSON, or a part of a file, if any.
-    :param idempotent: sending it twice has the effect of sending it once.
-    :param sync: the response arrives only when the run has finished.
-    :param stream_started: the response has begun to arrive as a stream, so the run was started.
-    :param run_id_header: the header for the caller's run ID, if the request starts a run.
-    :param bucket: the rate bucket that it spends besides the address's; None on the legacy API, which meters nothing.
-    """
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'***'"
+
+
+class Request(NamedTuple):
+    """One HTTP request without the base URL and the API key, which only a transport knows."""
 
     method: str
-    path: str
-    subject: str
-    headers: dict[str, str] = field(default_factory=dict, repr=False)
+    path: str  # begins with a slash and includes the query
+    subject: str  # for messages: "start workflow 'wf-1'"
+    headers: dict[str, str] = {}
     body: bytes | Part | None = None
-    url: str | None = field(default=None, repr=False)
+    url: str | None = None  # to which the API key isn't sent; default: the path on the API's server
     idempotent: bool = True
-    sync: bool = False
-    stream_started: bool = False
+    sync: bool = False  # the response arrives only when the run has finished
+    stream_started: bool = False  # the response has begun to arrive as a stream, so the run was started
     workflow_id: str | None = None
     run_id: str | None = None
-    run_id_header: str | None = None
-    bucket: str | None = None
+    run_id_header: str | None = None  # the header for the caller's run ID, if the request starts a run
+    bucket: str | None = None  # that it spends besides the address's; the legacy API meters nothing
 
     def streaming(self) -> Request:
         """Return the start request for errors that occur once its stream has started."""
         subject = f"read the stream of run {self.run_id!r} of workflow {self.workflow_id!r}"
-        return replace(self, subject=subject, stream_started=True)
+        return self._replace(subject=subject, stream_started=True)
 
 
 def endpoint(
@@ -132,8 +128,7 @@ def query_string(values: Mapping[str, Any]) -> str:
     return f"?{urlencode(query)}" if query else ""
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(NamedTuple):
     """One HTTP response; header names in lower case."""
 
     status: int
@@ -147,23 +142,18 @@ class Response:
         return is_page or "html" in self.headers.get("content-type", "").lower()
 
 
-@dataclass(frozen=True, slots=True)
-class Call(Generic[_T]):
-    """A request, and how to read its response.
-
-    :param parse: turns a response into its model, or raises SimError or MissingFieldError.
-    :param parse_error: returns the error in a response with status 400 or above; None if it is a result.
-    """
+class Call(NamedTuple, Generic[_T]):
+    """A request, and how to read its response."""
 
     request: Request
-    parse: Callable[[Request, Response], _T]
-    parse_error: Callable[[Request, Response], Exception | None]
+    parse: Callable[[Request, Response], _T]  # raises SimError or MissingFieldError
+    parse_error: Callable[[Request, Response], Exception | None]  # of status 400 or above; None if it is a result
 
     def with_run_id(self, run_id: str) -> Call[_T]:
         """Return the same start with this run ID, if Sim accepts it."""
         assert self.request.run_id_header is not None
         headers = {**self.request.headers, self.request.run_id_header: check_run_id(run_id)}
-        return replace(self, request=replace(self.request, headers=headers, run_id=run_id))
+        return self._replace(request=self.request._replace(headers=headers, run_id=run_id))
 
     def read(self, response: Response) -> _T:
         """Return the response's model, or raise the SimError that it reports."""

@@ -6,7 +6,6 @@ This API calls a run an execution; the ID is the same as on v2. Servers since v0
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -186,7 +185,6 @@ def get_usage_limits() -> Call[models.UsageLimits]:
     return _call(_read_usage, "GET", "users/me/usage-limits", "read the usage limits")
 
 
-@dataclass(eq=False)
 class AmbiguousResponseError(Exception):
     """An error response to a sync execution: either Sim's rejection or the workflow's own Response block.
 
@@ -194,8 +192,10 @@ class AmbiguousResponseError(Exception):
     :param result: the run's result if it did.
     """
 
-    rejection: SimError
-    result: models.WorkflowExecutionResult
+    def __init__(self, rejection: SimError, result: models.WorkflowExecutionResult) -> None:
+        super().__init__(rejection, result)
+        self.rejection = rejection
+        self.result = result
 
 
 def _error(request: Request, response: Response) -> SimError:

@@ -161,14 +161,12 @@ def resumed_status(request: Request, data: Any) -> models.RunStatus:
     return run_status(fields.text(data, "status") or models.RunStatus.QUEUED)
 
 
-_CUT = re.compile(r"\.\.\. \[truncated \d+ chars\]\Z")
-
-
 def display_marks(output: Any) -> list[str]:
     """Return where a display copy is truncated or redacted, such as ``output.items[3].token``; the first ten."""
     marks = (
         place_of(path, "output")
         for value, path, _ in nodes(output)
-        if isinstance(value, str) and (value in ("[REDACTED]", "[TRUNCATED]") or _CUT.search(value))
+        if isinstance(value, str)
+        and (value in ("[REDACTED]", "[TRUNCATED]") or re.search(r"\.\.\. \[truncated \d+ chars\]\Z", value))
     )
     return list(itertools.islice(marks, 10))

@@ -5,13 +5,12 @@ from __future__ import annotations
 import base64
 import mimetypes
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, urlsplit
 
 from airflow_provider_sim.client import models
 from airflow_provider_sim.client.api import fields, v2
-from airflow_provider_sim.client.api.http import Call, Request, Response, error_of, read_json
+from airflow_provider_sim.client.api.http import Call, Hidden, Request, Response, error_of, read_json
 from airflow_provider_sim.exceptions import SimInputError, SimServerError
 
 if TYPE_CHECKING:
@@ -28,18 +27,13 @@ PARTS_PER_REQUEST = 100
 _FILES = "v2/files"
 
 
-@dataclass(frozen=True, slots=True)
-class UploadSession:
-    """A session to upload one file.
+class UploadSession(NamedTuple):
+    """A session to upload one file."""
 
-    :param token: authorizes the session's further requests, besides the API key.
-    :param transfer: for all bytes; None if they are sent in parts of ``part_size`` bytes.
-    """
-
-    file: Mapping[str, Any]
+    file: Mapping[str, Any]  # as of new_file
     session_id: str
-    token: str = field(repr=False)
-    transfer: Request | None
+    token: str  # authorizes the session's further requests, besides the API key
+    transfer: Request | None  # for all bytes; None if they are sent in parts
     part_size: int = 0
 
 
@@ -60,7 +54,7 @@ def create(file: Mapping[str, Any], content: bytes) -> Call[models.WorkspaceFile
     assert isinstance(call.request.body, bytes)
     # Added afterwards, because the limit of other bodies doesn't apply to it.
     body = b'%b,"content":"%b"}' % (call.request.body[:-1], base64.b64encode(content))
-    return replace(call, request=replace(call.request, body=body))
+    return call._replace(request=call.request._replace(body=body))
 
 
 def create_session(file: Mapping[str, Any], size: int) -> Call[UploadSession]:
@@ -72,7 +66,7 @@ def create_session(file: Mapping[str, Any], size: int) -> Call[UploadSession]:
         return UploadSession(
             file=file,
             session_id=fields.required(fields.text(fields.mapping(data, "session"), "id")),
-            token=fields.required(fields.text(data, "uploadToken")),
+            token=Hidden(fields.required(fields.text(data, "uploadToken"))),
             transfer=None if in_parts else _read_transfer(file, transfer),
             part_size=fields.required(fields.whole(transfer, "partSize")) if in_parts else 0,
         )
@@ -92,7 +86,7 @@ def part_urls(session: UploadSession, numbers: Sequence[int]) -> Call[list[Reque
 
 def put(transfer: Request, part: Part) -> Call[None]:
     """Send a part of a file's content to the storage, which may be another server."""
-    return Call(replace(transfer, body=part), _check_transferred, lambda request, response: None)
+    return Call(transfer._replace(body=part), _check_transferred, lambda request, response: None)
 
 
 def _check_transferred(request: Request, response: Response) -> None:
@@ -133,7 +127,7 @@ def download(workspace_id: str, file_id: str) -> Call[bytes]:
             read_json(request, response)  # raises the error of a redirect
         return response.body
 
-    return replace(_file_call("GET", "download", workspace_id, file_id), parse=read)
+    return _file_call("GET", "download", workspace_id, file_id)._replace(parse=read)
 
 
 def _file_call(method: str, verb: str, workspace_id: str, file_id: str) -> Call[Any]:
@@ -158,4 +152,6 @@ def _read_transfer(file: Mapping[str, Any], data: Any) -> Request:
     url, headers = fields.required(fields.text(data, "url")), fields.mapping(data, "headers")
     parts = urlsplit(url)
     subject = f"transfer the content of the file {file['name']!r} to {parts.scheme}://{parts.netloc}"
-    return Request("PUT", parts.path, subject, {name: str(value) for name, value in headers.items()}, url=url)
+    return Request(
+        "PUT", parts.path, subject, {name: Hidden(value) for name, value in headers.items()}, url=Hidden(url)
+    )
