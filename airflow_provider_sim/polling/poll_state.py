@@ -87,7 +87,10 @@ class PollState(Generic[T]):
     def _adaptive(self, age: float) -> float:
         """Return a share of the age; of many runs, some finish in any such time, and one poll answers for all."""
         own = min(max(age * AGE_SHARE, SHORTEST_INTERVAL), LONGEST_INTERVAL)
-        return min(own, max(own * SHARING_RUNS / max(self.sharing, SHARING_RUNS), self.shortest))
+        share = SHARING_RUNS / max(
+            self.sharing, SHARING_RUNS
+        )  # squared, since a list is cheap as long as many wait for it
+        return min(own, max(own * share**2, self.shortest))
 
     def is_finished(self, response: T) -> bool:
         """Return whether polling ends with a response."""
