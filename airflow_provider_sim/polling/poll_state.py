@@ -87,9 +87,7 @@ class PollState(Generic[T]):
     def _adaptive(self, age: float) -> float:
         """Return a share of the age; of many runs, some finish in any such time, and one poll answers for all."""
         own = min(max(age * AGE_SHARE, SHORTEST_INTERVAL), LONGEST_INTERVAL)
-        share = SHARING_RUNS / max(
-            self.sharing, SHARING_RUNS
-        )  # squared, since a list is cheap as long as many wait for it
+        share = SHARING_RUNS / max(self.sharing, SHARING_RUNS)  # squared: a list is cheap while many wait
         return min(own, max(own * share**2, self.shortest))
 
     def is_finished(self, response: T) -> bool:
