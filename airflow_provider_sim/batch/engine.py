@@ -120,7 +120,7 @@ class BatchEngine:
             self.state.set_status(index, ItemStatus.UNSENT)
 
     async def _start_runs(self) -> None:
-        report, rate_limit_wait = None, WaitTimer(self.clock)
+        rate_limit_wait = WaitTimer(self.clock)
         while self.clock() < self._starts_until:
             index = None if self.stopped else self.state.next_unsent()
             is_sending, room = self.state.count(ItemStatus.SENT), self.throttle.room()
@@ -136,15 +136,14 @@ class BatchEngine:
             if not self._waits and not is_sending and self.clock() + delay > self._starts_until:
                 break
             if index is not None and self._has_response and self.throttle.report_is_stale:
-                report = report if report and not report.done() else self._tasks.create_task(self._read_usage())
+                await self._read_usage()
+                continue
             rate_limit_wait.update(index is not None and self.throttle.is_rate_limited)
             self._wake.clear()
             with suppress(TimeoutError):  # Python 3.11's wait_for may ignore a cancellation
                 async with asyncio.timeout(min(delay, self._starts_until - self.clock())):
                     await self._wake.wait()
         rate_limit_wait.update(False)
-        if report:
-            report.cancel()
 
     def _poll_runs(self, *, all_started: bool) -> None:
         """Wait for the runs that were started; of many on the legacy API only for a sample, when all are started."""
@@ -298,7 +297,6 @@ class BatchEngine:
             limit = None
             log.debug("%s", error)
         self.throttle.on_report(limit)
-        self._wake.set()
 
     def _on_progress(self) -> None:
         self._wake.set()

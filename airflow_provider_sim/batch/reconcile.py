@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import suppress
 from typing import NamedTuple, TypeVar
 
 from airflow_provider_sim.batch.state import OPEN, BatchState, ItemStatus
@@ -107,19 +106,19 @@ class Reconciler(NamedTuple):
 
     async def read(self, index: int) -> bool:
         """Read an input's run, and its later attempts; return whether there is any."""
-        state, exists, is_done = self.state, False, False
-        with suppress(SimRunNotFoundError):
-            while not is_done:
-                ids = state.workflows[index], state.run_id(index)
-                run = await self.client.get_workflow_run(*ids, job_id=state.job_id(index))
-                exists = True
-                is_retried = self.rerun and run.status in (RunStatus.FAILED, RunStatus.CANCELLED)
-                if is_retried or is_rejection(run):
-                    self._retry(index)
-                else:
-                    self._set_status(index, run.status)
-                    is_done = True
-        return exists
+        state = self.state
+        try:
+            ids = state.workflows[index], state.run_id(index)
+            run = await self.client.get_workflow_run(*ids, job_id=state.job_id(index))
+        except SimRunNotFoundError:
+            return False
+        is_retried = self.rerun and run.status in (RunStatus.FAILED, RunStatus.CANCELLED)
+        if is_retried or is_rejection(run):
+            self._retry(index)
+            await self.read(index)
+        else:
+            self._set_status(index, run.status)
+        return True
 
     def _retry(self, index: int) -> None:
         self.state.next_attempt(index)
@@ -139,13 +138,12 @@ async def cancel_all(client: AsyncSimClient, state: BatchState) -> str | None:
         try:
             await client.cancel_workflow_run(state.workflows[index], state.run_id(index))
         except SimError as error:
-            return error
+            return None if isinstance(error, SimRunNotFoundError) else error
         return None
 
-    results = await in_flight(cancel, active, limit=2 * MAX_IN_FLIGHT)
-    errors = [error for error in results if error and not isinstance(error, SimRunNotFoundError)]
-    failures = f"; {len(errors)} requests failed, and these runs may continue: {errors[-1]}" if errors else "."
-    return f"Sim accepted the cancellation of {results.count(None)} of {len(active)} active runs{failures}"
+    errors = [error for error in await in_flight(cancel, active, limit=2 * MAX_IN_FLIGHT) if error]
+    failures = f"; {len(errors)} requests failed, and these runs may continue: {errors[-1]}" if errors else ""
+    return f"Of {len(active)} active runs, {len(active) - len(errors)} are cancelled or finished{failures}."
 
 
 async def in_flight(

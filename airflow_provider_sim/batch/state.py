@@ -153,21 +153,13 @@ class BatchState:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> BatchState:
-        """Return the state that :meth:`to_dict` has returned.
-
-        :raises ValueError: the value is not the state of a batch.
-        """
-        try:
-            workflow_ids = value["workflow_ids"]
-            workflows = [workflow_ids[int(number)] for number in run_length_decode(value["workflows"])]
-            state = cls(str(value["batch_id"]), workflows, since=float(value["since"]))
-            state.statuses = [ItemStatus(word) for word in run_length_decode(value["statuses"])]
-            state.attempts = [int(word) for word in run_length_decode(value["attempts"])]
-            state.reasons = {index: reason for reason, inputs in value["reasons"].items() for index in inputs}
-        except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
-            raise ValueError(f"not the state of a batch: {error!r}") from error
-        if not len(workflows) == len(state.statuses) == len(state.attempts):
-            raise ValueError("not the state of a batch: the numbers of inputs differ")
+        """Return the state that :meth:`to_dict` has returned."""
+        workflow_ids = value["workflow_ids"]
+        workflows = [workflow_ids[int(number)] for number in run_length_decode(value["workflows"])]
+        state = cls(value["batch_id"], workflows, since=float(value["since"]))
+        state.statuses = [ItemStatus(word) for word in run_length_decode(value["statuses"])]
+        state.attempts = [int(word) for word in run_length_decode(value["attempts"])]
+        state.reasons = {index: reason for reason, inputs in value["reasons"].items() for index in inputs}
         state._counts = Counter(state.statuses)
         return state
 

@@ -157,16 +157,11 @@ class SimHook(sim_client.SyncMethods, BaseHook, AbstractContextManager["SimHook"
         try:
             yield
         except Exception as error:
-            variable = f"AIRFLOW_CONN_{self.sim_conn_id.upper()}"
-            if variable in os.environ:
-                reason = f"can't be read. Set {variable} to a URI or JSON, with a JSON object as extra"
-            else:
-                reason = (
-                    "doesn't exist or can't be read. Add one of type Sim in the UI, or with the command: airflow"
-                    f" connections add {self.sim_conn_id} --conn-type sim --conn-host https://www.sim.ai"
-                    " --conn-password '<API key>'"
-                )
-            raise self._invalid(f"{reason} ({type(error).__name__})") from error
+            raise self._invalid(
+                f"doesn't exist or can't be read ({type(error).__name__}); its extra must be a JSON object. Add one of"
+                f" type Sim in the UI, or with the command: airflow connections add {self.sim_conn_id} --conn-type sim"
+                " --conn-host https://www.sim.ai --conn-password '<API key>'"
+            ) from error
 
     def _settings(self, connection: Connection) -> sim_client.ClientSettings:
         """Return the settings of a connection of type Sim; the password of another type isn't meant for Sim."""

@@ -106,7 +106,7 @@ class SimExecuteWorkflowBatchOperator(SimWorkflowOperatorBase):
 
     def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> Any:
         """Resume after the trigger's event: fetch the results."""
-        return self._run(context, lambda batch: batch.restore(event), is_resumed=True)
+        return self._run(context, lambda batch: batch.restore(event or {}), is_resumed=True)
 
     def execute_timeout(self, context: Context) -> Any:
         """Handle a deferral timeout: poll once more, then cancel the runs."""

@@ -122,11 +122,11 @@ class TaskBatch:
 
     def _can_defer(self, client: AsyncSimClient) -> bool:
         """Whether the triggerer can know the run IDs and read the inputs."""
-        can_read = self._options.do_xcom_push or self.state.next_unsent() is None
-        if not (client.accepts_run_ids and can_read):
-            problem = "do_xcom_push is False" if client.accepts_run_ids else "Sim before v0.7.32 chooses run IDs itself"
-            log.info("The task keeps its worker: %s.", problem)
-        return client.accepts_run_ids and can_read
+        if client.accepts_run_ids and (self._options.do_xcom_push or self.state.next_unsent() is None):
+            return True
+        problem = "do_xcom_push is False" if client.accepts_run_ids else "Sim before v0.7.32 chooses run IDs itself"
+        log.info("The task keeps its worker: %s.", problem)
+        return False
 
     async def _open(self, client: AsyncSimClient) -> None:
         """Find and update the batch of an earlier try, or create another one."""
@@ -204,29 +204,25 @@ class TaskBatch:
             "options": self._options,
         }
 
-    def restore(self, event: Mapping[str, Any] | None) -> None:
+    def restore(self, event: Mapping[str, Any]) -> None:
         """Restore the batch from its trigger's event; raise the error in it, or if the event is another task's."""
-        given = event if isinstance(event, dict) else {}
-        try:
-            state = BatchState.from_dict(given.get("state") or {})
-            if tuple(state.workflows) != self._items.workflows:
-                raise ValueError
-        except ValueError:
+        state = BatchState.from_dict(event["state"]) if event.get("state") else None
+        if state is None or tuple(state.workflows) != self._items.workflows:
             raise SimError(
                 f"The trigger's event doesn't belong to this task's {len(self.state)} inputs: {event!r:.500}. If the"
                 " inputs were changed while the task was deferred, clear the task to start over."
-            ) from None
+            )
         self._results.state = state
-        self._worker_state = replace(self._worker_state, **given.get("worker_state") or {})
+        self._worker_state = WorkerState(**event["worker_state"])
         self._options = replace(self._options, deadline=self._worker_state.deadline)
         for part in range(self._worker_state.result_parts):
             self._results.load(read_chunk(self._pull(RESULTS_KEY.format(part))))
-        if given.get("status") == "timeout":
+        if event["status"] == "timeout":
             raise timeout_error(state)
-        if given.get("status") == "error":
-            error_class = SimPermanentError if given.get("permanent") else SimBatchError
-            message = f"Batch {state.batch_id} failed: {given.get('message')}"
-            raise error_class(message, code=given.get("code"), outcome=Outcome.RAN)
+        if event["status"] == "error":
+            error_class = SimPermanentError if event.get("permanent") else SimBatchError
+            message = f"Batch {state.batch_id} failed: {event['message']}"
+            raise error_class(message, code=event.get("code"), outcome=Outcome.RAN)
 
     def result(self) -> Any:
         """Return the task's result, after its outputs were fetched; raise if inputs have failed and it has to fail."""
