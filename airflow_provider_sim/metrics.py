@@ -57,9 +57,8 @@ class WaitTimer:
     def update(self, is_waiting: bool) -> None:
         """Start or end a wait; called in each pass of the loop."""
         now = self._clock()
-        if self._since is None:
+        waited = 0.0 if self._since is None else now - self._since
+        if self._since is None or not is_waiting or waited >= LONGEST_WAIT:
             self._since = now if is_waiting else None
-        elif not is_waiting or now - self._since >= LONGEST_WAIT:
-            if now - self._since >= SHORTEST_WAIT:
-                Metric.RATE_LIMIT_WAIT.timing(now - self._since)
-            self._since = now if is_waiting else None
+            if waited >= SHORTEST_WAIT:
+                Metric.RATE_LIMIT_WAIT.timing(waited)

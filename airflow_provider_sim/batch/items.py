@@ -6,38 +6,25 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from airflow_provider_sim.client import check_workflow_id
 from airflow_provider_sim.exceptions import SimInputError
 from airflow_provider_sim.task.input import FILES_IN_BATCH, has_files, input_fields, input_files
 
 
-@dataclass(frozen=True, slots=True)
-class Items:
+class Items(NamedTuple):
     """The inputs of a batch: the workflow of each, and its fields, a dict of JSON values."""
 
     workflows: tuple[str, ...]
     inputs: tuple[dict[str, Any], ...]
+    digest: str  # hash of both
 
     def check(self, check_input: Callable[[str, Any], None]) -> None:
         """Raise SimInputError if Sim doesn't accept one of the inputs; ``check_input`` is the client's."""
         for index, workflow_id in enumerate(self.workflows):
             with _numbered(index, workflow_id):
                 check_input(workflow_id, self.inputs[index])
-
-    def digest(self) -> str:
-        """Hash the inputs in their order."""
-        digest = hashlib.sha256()
-        for index, pair in enumerate(zip(self.workflows, self.inputs, strict=True)):
-            with _numbered(index):
-                try:
-                    text = json.dumps(pair, sort_keys=True)
-                except (TypeError, ValueError, RecursionError) as error:
-                    raise SimInputError(f"it can't be written as JSON: {error}") from error
-            digest.update(text.encode("utf-8", "surrogatepass"))
-        return digest.hexdigest()[:32]
 
 
 def read_items(given: Any, workflow_id: str | None) -> Items:
@@ -49,8 +36,15 @@ def read_items(given: Any, workflow_id: str | None) -> Items:
     """
     if workflow_id is not None:
         check_workflow_id(workflow_id)
-    pairs = [_pair(index, value, workflow_id) for index, value in enumerate(_listed(given))]
-    return Items(tuple(workflow for workflow, _ in pairs), tuple(fields for _, fields in pairs))
+    digest, pairs = hashlib.sha256(), []
+    for index, value in enumerate(_listed(given)):
+        with _numbered(index, workflow_id):
+            pairs.append(_pair(value, workflow_id))
+            try:
+                digest.update(json.dumps(pairs[-1], sort_keys=True).encode("utf-8", "surrogatepass"))
+            except (TypeError, ValueError, RecursionError) as error:
+                raise SimInputError(f"it can't be written as JSON: {error}") from error
+    return Items(tuple(pair[0] for pair in pairs), tuple(pair[1] for pair in pairs), digest.hexdigest()[:32])
 
 
 def _listed(given: Any) -> list[Any]:
@@ -58,29 +52,24 @@ def _listed(given: Any) -> list[Any]:
         try:
             given = json.loads(given)
         except ValueError as error:
-            raise SimInputError(
-                f"inputs is text, but not JSON ({error}). Pass a list, such as the output of another task; in a"
-                " template, end with '| tojson'."
-            ) from None
+            raise SimInputError(f"inputs is not JSON ({error}). Pass a list; end a template with '| tojson'.") from None
     if isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):
         raise SimInputError(f"inputs is a {type(given).__name__}; it must be a list, with one input for each run.")
     return list(given)
 
 
-def _pair(index: int, value: Any, workflow_id: str | None) -> tuple[str, dict[str, Any]]:
-    with _numbered(index, workflow_id):
-        if workflow_id is None:
-            if not isinstance(value, Mapping) or not {"workflow_id"} <= value.keys() <= {"workflow_id", "input"}:
-                raise SimInputError(
-                    "without workflow_id, each of inputs must be a dict of 'workflow_id' and 'input', and nothing"
-                    " else. To run all of them with one workflow, name it in the operator's workflow_id."
-                )
-            workflow_id, value = check_workflow_id(value["workflow_id"]), value.get("input")
-        fields = input_fields(value, workflow_id=workflow_id)
-        if has_files(fields):
-            raise SimInputError(f"{FILES_IN_BATCH}.")
-        input_files(fields, workflow_id, ExitStack(), is_async=True)
-        return workflow_id, fields
+def _pair(value: Any, workflow_id: str | None) -> tuple[str, dict[str, Any]]:
+    if workflow_id is None:
+        if not isinstance(value, Mapping) or not {"workflow_id"} <= value.keys() <= {"workflow_id", "input"}:
+            raise SimInputError(
+                "without workflow_id, each of inputs must be a dict of 'workflow_id' and 'input', and nothing else"
+            )
+        workflow_id, value = check_workflow_id(value["workflow_id"]), value.get("input")
+    fields = input_fields(value, workflow_id=workflow_id)
+    if has_files(fields):
+        raise SimInputError(f"{FILES_IN_BATCH}.")
+    input_files(fields, workflow_id, ExitStack(), is_async=True)
+    return workflow_id, fields
 
 
 @contextmanager

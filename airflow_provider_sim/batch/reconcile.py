@@ -143,7 +143,7 @@ async def cancel_all(client: AsyncSimClient, state: BatchState) -> str | None:
 
     errors = [error for error in await in_flight(cancel, active, limit=2 * MAX_IN_FLIGHT) if error]
     failures = f"; {len(errors)} requests failed, and these runs may continue: {errors[-1]}" if errors else ""
-    return f"Of {len(active)} active runs, {len(active) - len(errors)} are cancelled or finished{failures}."
+    return f"Sim accepted the cancellation of {len(active) - len(errors)} of {len(active)} active runs{failures}."
 
 
 async def in_flight(

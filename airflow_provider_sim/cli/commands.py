@@ -98,11 +98,11 @@ def _workflows(client: SimClient) -> Iterator[Workflow]:
     of_connection = client.settings.workspace_id
     spaces = [of_connection] if of_connection else [space.workspace_id for space in client.list_workspaces().items]
     for workspace_id in spaces:
-        page = client.list_workflows(workspace_id, limit=100)
-        yield from page.items
-        while page.next_cursor is not None:
-            page = client.list_workflows(workspace_id, limit=100, cursor=page.next_cursor)
+        cursor, is_last = None, False
+        while not is_last:
+            page = client.list_workflows(workspace_id, limit=100, cursor=cursor)
             yield from page.items
+            cursor, is_last = page.next_cursor, page.next_cursor is None
 
 
 def _workflow_id(named: str, client: SimClient) -> str:
@@ -132,17 +132,17 @@ def check(arguments: Any, client: SimClient) -> ExitCode:
         workspaces = ()
     usage = client.get_usage_limits()
     workflow = client.get_workflow(arguments.workflow_id) if arguments.workflow_id else None
+    api, spaces = "v2" if client.speaks_v2 else "legacy", [asdict(workspace) for workspace in workspaces]
     used = f"US$ {usage.current_period_cost_usd or 0:.2f} of {usage.limit_usd or 0:.2f}"
     rows = [
         ("Server", client.base_url),
-        ("API", "v2" if client.speaks_v2 else "legacy; v2 is switched off or missing"),
+        ("API", api),
         ("Workspaces", ", ".join(f"{space.name} ({space.workspace_id})" for space in workspaces) or "?"),
         ("Plan", usage.plan or "?"),
         ("Used", f"{used} ({usage.percent_used or 0:.0f} %)"),
         ("Sync", _bucket(usage.sync)),
         ("Async", _bucket(usage.asynchronous)),
     ]
-    api, spaces = "v2" if client.speaks_v2 else "legacy", [asdict(workspace) for workspace in workspaces]
     values = {"base_url": client.base_url, "api": api, "workspaces": spaces, **asdict(usage)}
     if workflow:
         rows += zip(_WORKFLOW_COLUMNS, _workflow_cells(workflow), strict=True)

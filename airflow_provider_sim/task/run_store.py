@@ -199,7 +199,7 @@ class BatchStore(_Store):
     def __init__(self, context: Context, items: Items, *, durable: bool, server: str) -> None:
         super().__init__(context, durable)
         self._items = items
-        self._digest = items.digest()
+        self._digest = items.digest
         self._server = server
         self.derives_ids = self._identity is not None
 

@@ -82,12 +82,11 @@ def test_invalid_inputs_are_rejected(given, workflow_id, message):
 @pytest.mark.parametrize(
     ("value", "api_version", "message"),
     [
-        ({"x": {1, 2}}, "v2", r"inputs\[2\].*can't be written as JSON"),
         ({"x": float("nan")}, "v2", r"inputs\[2\].*can't be written as JSON"),
         ({"x": "y" * 11_000_000}, "v2", r"inputs\[2\].*up to 10 MiB"),
         ({"stream": True}, "legacy", r"inputs\[2\].*control fields"),
     ],
-    ids=["no JSON", "no number", "too large", "a control field"],
+    ids=["no number", "too large", "a control field"],
 )
 def test_input_rejected_by_the_api_is_named(value, api_version, message):
     client = SimClient("sk-sim-x", "http://127.0.0.1:9", api_version=api_version)
@@ -122,14 +121,14 @@ def test_reference_to_a_file_passes():
 
 class TestDigest:
     def test_digest_covers_inputs_order_and_workflows(self):
-        same = read_items([{"a": 1, "b": 2}, 3], "wf").digest()
-        assert read_items(json.loads('[{"b": 2, "a": 1}, 3]'), "wf").digest() == same
+        same = read_items([{"a": 1, "b": 2}, 3], "wf").digest
+        assert read_items(json.loads('[{"b": 2, "a": 1}, 3]'), "wf").digest == same
         pairs = [{"workflow_id": "wf", "input": {"a": 1, "b": 2}}, {"workflow_id": "wf", "input": 3}]
-        assert read_items(pairs, None).digest() == same
+        assert read_items(pairs, None).digest == same
         others = [([3, {"a": 1, "b": 2}], "wf"), ([{"a": 1, "b": 2}, 3], "other"), ([{"a": 1, "b": 2}], "wf")]
-        assert len({read_items(*other).digest() for other in others} | {same}) == 4
+        assert len({read_items(*other).digest for other in others} | {same}) == 4
 
     @pytest.mark.parametrize("value", [{1, 2}, {"a": 1, 2: 3}, {"at": timedelta(1)}], ids=repr)
     def test_digest_of_non_json_input_is_an_error(self, value):
         with pytest.raises(SimInputError, match=r"inputs\[1\] is invalid.*written as JSON"):
-            read_items([None, {"x": value}], "wf").digest()
+            read_items([None, {"x": value}], "wf")
