@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from math import inf
-from typing import Any, ClassVar
+from typing import Any
 
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
 
@@ -34,61 +34,42 @@ class SimError(AirflowException):
     """Base of all errors of this provider.
 
     :param message: what happened and what to do next, for the DAG author.
-    :param code: class of the error; the code of Sim's SDKs if they have one.
-    :param detail_code: Sim's own, more specific code, such as ``EXECUTION_CONCURRENCY_LIMIT``.
-    :param status: HTTP status of the response, if there was one.
-    :param request_id: Sim's ``x-request-id``, for its support.
-    :param retry_after: seconds to wait by the server's ``Retry-After``.
-    :param default_wait: seconds to wait before the first retry if ``retry_after`` is None.
-    :param workflow_id: the affected workflow.
-    :param run_id: the affected run.
-    :param outcome: effect on the server.
-    :param run_id_spent: a further attempt needs another run ID.
-    :param max_retries: upper limit of retries of the same request; default: unlimited for retryable errors, 0 for
-        others.
+    :param attributes: any of the following; None is the default of the error's class.
+    :ivar code: class of the error; the code of Sim's SDKs if they have one.
+    :ivar detail_code: Sim's own, more specific code, such as ``EXECUTION_CONCURRENCY_LIMIT``.
+    :ivar status: HTTP status of the response, if there was one.
+    :ivar request_id: Sim's ``x-request-id``, for its support.
+    :ivar retry_after: seconds to wait by the server's ``Retry-After``.
+    :ivar default_wait: seconds to wait before the first retry if ``retry_after`` is None.
+    :ivar workflow_id: the affected workflow.
+    :ivar run_id: the affected run.
+    :ivar outcome: effect on the server.
+    :ivar run_id_spent: a further attempt needs another run ID.
+    :ivar max_retries: upper limit of retries of the same request; infinite for retryable errors, 0 for others.
     """
 
-    default_code: ClassVar[str] = "SIM_ERROR"
-    default_outcome: ClassVar[Outcome] = Outcome.UNKNOWN
-    is_retryable: ClassVar[bool] = False
+    code = "SIM_ERROR"
+    detail_code: str | None = None
+    status: int | None = None
+    request_id: str | None = None
+    retry_after: float | None = None
+    default_wait = 0.0
+    workflow_id: str | None = None
+    run_id: str | None = None
+    outcome = Outcome.UNKNOWN
+    run_id_spent = False
+    max_retries: float = 0
 
-    def __init_subclass__(
-        cls, *, code: str | None = None, outcome: Outcome | None = None, retryable: bool | None = None, **kwargs: Any
-    ) -> None:
-        """Set the defaults of a class of errors; those that are None are inherited."""
-        super().__init_subclass__(**kwargs)
-        cls.default_code = cls.default_code if code is None else code
-        cls.default_outcome = cls.default_outcome if outcome is None else outcome
-        cls.is_retryable = cls.is_retryable if retryable is None else retryable
+    def __init_subclass__(cls, **defaults: Any) -> None:
+        super().__init_subclass__()
+        for name, value in defaults.items():
+            setattr(cls, name, value)
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        code: str | None = None,
-        detail_code: str | None = None,
-        status: int | None = None,
-        request_id: str | None = None,
-        retry_after: float | None = None,
-        default_wait: float = 0.0,
-        workflow_id: str | None = None,
-        run_id: str | None = None,
-        outcome: Outcome | None = None,
-        run_id_spent: bool = False,
-        max_retries: float | None = None,
-    ) -> None:
+    def __init__(self, message: str, **attributes: Any) -> None:
         super().__init__(printable(message))
-        self.code = code or self.default_code
-        self.detail_code = detail_code
-        self.status = status
-        self.request_id = request_id
-        self.retry_after = retry_after
-        self.default_wait = default_wait
-        self.workflow_id = workflow_id
-        self.run_id = run_id
-        self.outcome = outcome or self.default_outcome
-        self.run_id_spent = run_id_spent
-        self.max_retries = (inf if self.is_retryable else 0) if max_retries is None else max_retries
+        for name, value in attributes.items():
+            if value is not None:
+                setattr(self, name, value)
 
 
 class SimPermanentError(SimError, AirflowFailException):
@@ -155,19 +136,19 @@ class SimPauseAnsweredError(SimConflictError, SimPermanentError, code="PAUSE_ANS
     """The run has no open pause: it was answered by another person, or the run has finished."""
 
 
-class SimRateLimitError(SimError, code="RATE_LIMIT_EXCEEDED", retryable=True):
+class SimRateLimitError(SimError, code="RATE_LIMIT_EXCEEDED", max_retries=inf):
     """Rate-limited: too many requests or concurrent runs; ``detail_code`` names the limit."""
 
 
-class SimServerError(SimError, code="SERVER_ERROR", retryable=True):
+class SimServerError(SimError, code="SERVER_ERROR", max_retries=inf):
     """Sim, or a proxy between this machine and Sim, failed."""
 
 
-class SimResponseError(SimError, code="INVALID_JSON", retryable=True):
+class SimResponseError(SimError, code="INVALID_JSON", max_retries=inf):
     """The response can't be read: not JSON, truncated, or not from Sim."""
 
 
-class SimConnectionError(SimError, code="CONNECTION_ERROR", retryable=True):
+class SimConnectionError(SimError, code="CONNECTION_ERROR", max_retries=inf):
     """The server can't be reached, or the connection broke."""
 
 

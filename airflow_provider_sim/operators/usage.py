@@ -71,7 +71,7 @@ class SimUsageLimitsOperator(SimOperator):
         if self.do_xcom_push:
             context["ti"].xcom_push(key="usage", value=figures)
         if percent >= fail_at:
-            raise SimError(f"{summary} The task fails from {fail_at:g} % on.", code=SimUsageLimitError.default_code)
+            raise SimError(f"{summary} The task fails from {fail_at:g} % on.", code=SimUsageLimitError.code)
         if percent >= skip_at:
             raise AirflowSkipException(f"{summary} The task is skipped from {skip_at:g} % on.")
         self.log.log(logging.WARNING if percent >= warn_at else logging.INFO, "%s", summary)

@@ -298,7 +298,7 @@ class TaskBatch:
         completed = self.state.count(ItemStatus.COMPLETED)
         if not completed:
             return error
-        if error.code == SimUsageLimitError.default_code:
+        if error.code == SimUsageLimitError.code:
             message = f"Batch {self.state.batch_id} stopped: {error} A retry of the task resumes it."
             error = SimBatchError(message, outcome=Outcome.RAN)
         place = "Sim, for a day at least"

@@ -101,7 +101,7 @@ class SimTriggerBase(BaseTrigger):
             return self._event("error", message=str(error), code=error.code, permanent=permanent)
         self.log.error("The trigger failed.", exc_info=error)
         message = f"The trigger failed with {type(error).__name__}: {error}"
-        return self._event("error", message=message, code=SimError.default_code, permanent=False)
+        return self._event("error", message=message, code=SimError.code, permanent=False)
 
     async def on_kill(self) -> None:
         """Cancel the runs: a user has cleared or marked the task (Airflow 3.3 and later), or the triggerer hung."""
