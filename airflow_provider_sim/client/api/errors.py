@@ -18,6 +18,8 @@ EXECUTION_LIMIT = "RATE_LIMIT_EXCEEDED"
 """The plan's executions per minute are used up."""
 _RUN_ID_CONFLICTS = ("RUN_ID_CONFLICT", "EXECUTION_ID_CONFLICT")
 _NOT_QUEUED = "Failed to queue async execution"
+_STORAGE_FULL = "STORAGE_FULL"
+_AT_CAPACITY = "ADMISSION_GATE_CAPACITY"
 
 _REJECTION_PREFIXES = (
     "Account suspended",
@@ -35,6 +37,7 @@ _ADVICE: dict[object, str] = {
     " into the connection's API key (password)",
     exceptions.SimUsageLimitError: "the usage limit of the account that pays for this workspace is reached. Raise it"
     " or wait for the next billing period",
+    _STORAGE_FULL: "the storage of the workspace's plan is full. Delete files in Sim, or upgrade the plan",
     exceptions.SimWorkflowNotDeployedError: "the workflow has no live deployment. Open it in Sim and press Deploy",
     exceptions.SimPermissionError: "the key may not do this: it may belong to another workspace, or its owner's role"
     " may be too low",
@@ -55,30 +58,27 @@ _ADVICE: dict[object, str] = {
     exceptions.SimConflictError: "it conflicts with the state of the run; check the run in Sim: it may have finished,"
     " or its pause may have been answered already",
     "File already exists": "the folder has a file of this name. Choose another name, or delete that file",
+    _RUN_ID_CONFLICTS[0]: "the run ID {run_id} was used before; no run was started. Check that run, or choose another"
+    " ID",
     exceptions.SimInputError: "Sim rejects the request; correct the task's input or arguments",
+    "PAYLOAD_TOO_LARGE": f"the request is larger than Sim accepts (10 MiB). {_SEND_A_URL}",
+    CONCURRENCY_LIMIT: "the plan's number of concurrent runs is reached; wait for runs to finish, or lower the task's"
+    " max_active_tis_per_dag or its pool",
+    EXECUTION_LIMIT: "the plan's executions per minute are used up; start fewer at once (pool, max_active_tis_per_dag)"
+    " or upgrade the plan",
+    _AT_CAPACITY: "the server is at capacity; retry later, or start fewer runs at once",
+    exceptions.SimRateLimitError: "too many requests with this key or from this address; poll less often"
+    " (poll_interval, poke_interval), or run fewer tasks at once",
+    AMBIGUOUS_ENQUEUE: "Sim doesn't know whether it has queued the run",
+    _NOT_QUEUED: "Sim couldn't queue the run, and has started nothing; retry later",
+    "SERVICE_UNAVAILABLE": "Sim is unavailable at the moment, and has done nothing; retry later",
     exceptions.SimServerError: "Sim failed to process the request; its server log may contain the reason",
 }
-"""By Sim's code, else by its message, else by the error's class."""
+"""By Sim's code, else by the error's code, else by Sim's message, else by the error's class."""
 _FILE_CODES = {"File already exists": "FILE_EXISTS", "File not found": "FILE_NOT_FOUND"}
-_LIMITS_429 = {
-    CONCURRENCY_LIMIT: (
-        5.0,
-        "the plan's number of concurrent runs is reached; wait for runs to finish, or lower the task's"
-        " max_active_tis_per_dag or its pool",
-    ),
-    EXECUTION_LIMIT: (
-        20.0,
-        "the plan's executions per minute are used up; start fewer at once (pool, max_active_tis_per_dag) or upgrade"
-        " the plan",
-    ),
-    "ADMISSION_GATE_CAPACITY": (5.0, "the server is at capacity; retry later, or start fewer runs at once"),
-}
-"""Default delay in seconds, and advice. The legacy API mostly sends no Retry-After; it refills the bucket of executions
-once a minute, which three retries then outlast."""
-_TOO_MANY_REQUESTS = (
-    "too many requests with this key or from this address; poll less often (poll_interval, poke_interval), or run"
-    " fewer tasks at once"
-)
+_WAITS = {CONCURRENCY_LIMIT: 5.0, EXECUTION_LIMIT: 20.0, _AT_CAPACITY: 5.0}
+"""Default delays in seconds. The legacy API mostly sends no Retry-After; it refills the bucket of executions once a
+minute, which three retries then outlast."""
 
 
 def is_rejection(run: WorkflowRun) -> bool:
@@ -103,14 +103,12 @@ def error_from_body(
     :param wait: seconds to wait, if no header has them.
     """
     kind: type[exceptions.SimError]
-    advice: str | None = None
-    more: dict[str, Any] = {}
+    reason, more = detail, dict[str, Any]()
     match response.status:
         case 401:
             kind = exceptions.SimAuthenticationError
         case 402 | 413 if "storage" in message.lower():
-            kind = exceptions.SimUsageLimitError
-            advice = "the storage of the workspace's plan is full. Delete files in Sim, or upgrade the plan"
+            kind, reason = exceptions.SimUsageLimitError, _STORAGE_FULL
         case 402:
             kind, more = exceptions.SimUsageLimitError, {"run_id_spent": True}
         case 403 if detail == "WORKFLOW_NOT_DEPLOYED" or message == "Workflow is not deployed":
@@ -125,40 +123,35 @@ def error_from_body(
         case 405:
             kind = exceptions.SimUnsupportedError
         case 409 if detail in _RUN_ID_CONFLICTS:
-            kind, more = exceptions.SimRunIdConflictError, {"run_id_spent": True}
-            used = f"the run ID {request.run_id!r} was used before; no run was started"
-            advice = f"{used}. Check that run, or choose another ID"
+            kind, reason, more = exceptions.SimRunIdConflictError, _RUN_ID_CONFLICTS[0], {"run_id_spent": True}
         case 409 | 423:
             kind, more = exceptions.SimConflictError, {"code": _FILE_CODES.get(message)}
         case 413:
             kind, more = exceptions.SimInputError, {"code": "PAYLOAD_TOO_LARGE"}
-            advice = f"the request is larger than Sim accepts (10 MiB). {_SEND_A_URL}"
         case 429:
-            # v2 reports a server at capacity by its message only.
-            limit = "ADMISSION_GATE_CAPACITY" if message.startswith("Server is at capacity") else detail or ""
-            default_wait, advice = _LIMITS_429.get(limit, (0.0, _TOO_MANY_REQUESTS))
+            if message.startswith("Server is at capacity"):  # v2 reports it by its message only
+                reason = _AT_CAPACITY
             is_spent = detail in (CONCURRENCY_LIMIT, EXECUTION_LIMIT)
-            kind, more = exceptions.SimRateLimitError, {"default_wait": default_wait, "run_id_spent": is_spent}
+            kind, more = (
+                exceptions.SimRateLimitError,
+                {"default_wait": _WAITS.get(reason or ""), "run_id_spent": is_spent},
+            )
         case 503 if detail == AMBIGUOUS_ENQUEUE:
-            kind, advice = exceptions.SimServerError, "Sim doesn't know whether it has queued the run"
-            more = {"code": AMBIGUOUS_ENQUEUE, "outcome": exceptions.Outcome.UNKNOWN}
+            kind, more = exceptions.SimServerError, {"code": detail, "outcome": exceptions.Outcome.UNKNOWN}
         case 503:
             kind, more = exceptions.SimServerError, {"code": "SERVICE_UNAVAILABLE"}
-            advice = "Sim is unavailable at the moment, and has done nothing; retry later"
-        case 500 if message == _NOT_QUEUED:
-            kind = exceptions.SimServerError
-            advice = "Sim couldn't queue the run, and has started nothing; retry later"
         case status if status >= 499:
             kind = exceptions.SimServerError
-            more = {} if request.idempotent else {"outcome": exceptions.Outcome.UNKNOWN}
+            is_refused = request.idempotent or (status == 500 and message == _NOT_QUEUED)
+            more = {} if is_refused else {"outcome": exceptions.Outcome.UNKNOWN}
         case _:
             kind, more = exceptions.SimInputError, {"run_id_spent": message.startswith("File processing failed")}
     from_header = retry_after(response)
     wait = wait if from_header is None else from_header
     asked = f", and asks to wait {math.ceil(wait)} s" if wait else ""
     quoted = message.rstrip(".") + _issues(issues, message)
-    advice = advice or next(_ADVICE[key] for key in (detail, message, kind) if key in _ADVICE)
-    what = f"{advice}. Sim says {quoted[:2000]!r}{asked}"
+    advice = next(_ADVICE[key] for key in (reason, more.get("code"), message, kind) if key in _ADVICE)
+    what = f"{advice.replace('{run_id}', repr(request.run_id))}. Sim says {quoted[:2000]!r}{asked}"
     more = {"outcome": exceptions.Outcome.REFUSED, "detail_code": detail, "retry_after": wait} | more
     return error_of(kind, request, response, what, **more)
 

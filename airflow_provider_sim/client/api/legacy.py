@@ -40,43 +40,41 @@ CONTROL_FIELDS = frozenset(_CONTROL_FIELDS.split())
 _JOB_STATUSES = dict.fromkeys(("pending", "waiting", "admitting", "admitted"), "queued") | {"processing": "running"}
 """Run statuses of job statuses with other names."""
 
-_REJECTION_PREFIXES = {
-    400: (
-        "API key callers cannot",
-        "Async execution does not support",
-        "External callers cannot",
-        "File processing failed",
-        "Invalid JSON in request body",
-        "Invalid execution ID header",
-        "Invalid execution timeout header",
-        "Invalid request body",
-        "X-Execution-Timeout-Seconds is supported only",
-    ),
-    401: ("Authentication", "Invalid API key", "Unauthorized"),
-    402: ("Usage limit exceeded",),
-    403: (
-        "API key is not authorized",
-        "Access denied",
-        "Account suspended",
-        "Personal API keys are not allowed",
-        "Unauthorized",
-        "Workflow is not deployed",
-    ),
-    404: ("Workflow not found",),
-    409: ("Execution ID has already been used",),
-    413: ("Workflow execution request body exceeds",),
-    429: ("Rate limit exceeded", "Too many concurrent executions", "Too many requests"),
-    500: ("Failed to queue async execution",),
-    503: (
-        "Async execution queue acceptance",
-        "Service temporarily at capacity",
-        "Unable to allocate workflow execution identity",
-        "Usage admission is temporarily unavailable",
-        "Workflow execution identity is temporarily unavailable",
-    ),
-}
-"""How Sim's own rejections start. A workflow's Response block can return any status and any body, so any other error
-response to a sync execution proves nothing."""
+_REJECTIONS = (
+    "400 API key callers cannot",
+    "400 Async execution does not support",
+    "400 External callers cannot",
+    "400 File processing failed",
+    "400 Invalid JSON in request body",
+    "400 Invalid execution ID header",
+    "400 Invalid execution timeout header",
+    "400 Invalid request body",
+    "400 X-Execution-Timeout-Seconds is supported only",
+    "401 Authentication",
+    "401 Invalid API key",
+    "401 Unauthorized",
+    "402 Usage limit exceeded",
+    "403 API key is not authorized",
+    "403 Access denied",
+    "403 Account suspended",
+    "403 Personal API keys are not allowed",
+    "403 Unauthorized",
+    "403 Workflow is not deployed",
+    "404 Workflow not found",
+    "409 Execution ID has already been used",
+    "413 Workflow execution request body exceeds",
+    "429 Rate limit exceeded",
+    "429 Too many concurrent executions",
+    "429 Too many requests",
+    "500 Failed to queue async execution",
+    "503 Async execution queue acceptance",
+    "503 Service temporarily at capacity",
+    "503 Unable to allocate workflow execution identity",
+    "503 Usage admission is temporarily unavailable",
+    "503 Workflow execution identity is temporarily unavailable",
+)
+"""How Sim's own rejections start, after the status. A workflow's Response block can return any status and any body, so
+any other error response to a sync execution proves nothing."""
 
 _DETAIL_CODES = {
     "Rate limit exceeded.": errors.EXECUTION_LIMIT,  # of executions; v1's buckets of requests omit the period
@@ -236,7 +234,7 @@ def _execution_error(request: Request, response: Response) -> Exception | None:
     if _is_finished_run(body):
         return None
     error = _rejection(body, request, response)
-    if error is not None and body["error"].startswith(_REJECTION_PREFIXES.get(response.status, ())):
+    if error is not None and f"{response.status} {body['error']}".startswith(_REJECTIONS):
         return error
     rejection = error or errors.unreadable_error(request, response)
     if not request.sync:  # no Response block answers an async start
