@@ -18,14 +18,14 @@ from typing import Any, Self, TypeVar
 
 import httpx
 
-from airflow_provider_sim.client.api.files import file_call
+from airflow_provider_sim.client import api
 from airflow_provider_sim.client.api.http import Request
 from airflow_provider_sim.client.base import BaseClient
+from airflow_provider_sim.client.file_flows import Part
 from airflow_provider_sim.client.retry import RequestOptions
 from airflow_provider_sim.client.start import StartFlows
 from airflow_provider_sim.client.stream import StreamEvent
 from airflow_provider_sim.client.transport import Reason, ca_bundle, origin, proxy_for
-from airflow_provider_sim.client.upload_source import Part
 from airflow_provider_sim.exceptions import SimConfigurationError
 
 _T = TypeVar("_T")
@@ -77,7 +77,7 @@ class AsyncSimClient(BaseClient, StartFlows, AbstractAsyncContextManager["AsyncS
 
     def download_file(self, url: str) -> AsyncIterator[bytes]:
         """As :meth:`.SimClient.download_file`."""
-        return self.body_of(file_call(url, self.base_url))
+        return self.body_of(api.files.file_call(url, self.base_url))
 
     async def close(self) -> None:
         """Close all connections; a client that is used again opens new ones."""

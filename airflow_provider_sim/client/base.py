@@ -15,8 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from airflow_provider_sim import __version__, exceptions
-from airflow_provider_sim.client import transport
-from airflow_provider_sim.client.api import legacy, v2
+from airflow_provider_sim.client import api, transport
 from airflow_provider_sim.client.api.http import Call, Hidden, Request, Response, error_of, rate_limit_info
 from airflow_provider_sim.client.checks import SYNC_TIMEOUT
 from airflow_provider_sim.client.models import RateLimitInfo
@@ -117,7 +116,7 @@ class BaseClient(ABC):
     @property
     def start_bucket(self) -> str | None:
         """The rate bucket that a start spends; None on the legacy API, which meters no requests."""
-        return None if self.speaks_v2 is False else v2.EXECUTE_BUCKET
+        return None if self.speaks_v2 is False else api.v2.EXECUTE_BUCKET
 
     def start_limit(self, usage: UsageLimits) -> RateLimit | None:
         """Return the execution limit that async starts spend; on the legacy API, that of sync ones."""
@@ -128,8 +127,8 @@ class BaseClient(ABC):
 
         :raises SimInputError: it isn't JSON, is too large, or has fields that the API reserves.
         """
-        api: Any = legacy if self.speaks_v2 is False else v2
-        api.execute(workflow_id, input)
+        used: Any = api.legacy if self.speaks_v2 is False else api.v2
+        used.execute(workflow_id, input)
 
     def with_retry(self, retry: RetryPolicy) -> Self:
         """Return a copy with another retry policy; it uses this client's connections, and isn't closed."""
@@ -230,9 +229,7 @@ class BaseClient(ABC):
 
     async def _send(self, request: Request, seconds: float) -> tuple[Any, Response]:
         """Send a request; return the HTTP library's response, and its status and headers."""
-        headers = {"Accept": "application/json", "User-Agent": f"airflow-provider-sim/{__version__}"} | dict(
-            request.headers
-        )
+        headers = {"Accept": "application/json", "User-Agent": f"airflow-provider-sim/{__version__}"} | request.headers
         if request.url is None:
             headers["X-API-Key"] = Hidden(self.settings.api_key)
         url = request.url or self.base_url + request.path

@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import time
-from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
-from airflow_provider_sim.client import models
-from airflow_provider_sim.client.api import workspace_files
-from airflow_provider_sim.client.api.files import check_file
+from airflow_provider_sim.client import api, models
 from airflow_provider_sim.client.api.http import MAX_BODY_BYTES
-from airflow_provider_sim.client.api.workspace_files import UploadSession, new_file
 from airflow_provider_sim.client.flows import Flows
 from airflow_provider_sim.client.retry import NO_RETRY, RequestOptions
-from airflow_provider_sim.client.upload_source import Content, Part, open_content
 from airflow_provider_sim.exceptions import SimConflictError, SimError, SimInputError, SimNotFoundError
+
+if TYPE_CHECKING:
+    from airflow_provider_sim.client.api.workspace_files import UploadSession
+
+MAX_UPLOAD_BYTES = 5 * 1024**3
+"""The largest file of a workspace."""
 
 TRANSFER_TIMEOUT = 300.0
 """Seconds to wait for the response to a request with a file's content, or for Sim to register it."""
 
 _CLOCK_TOLERANCE = 600.0
 """Seconds by which Sim's clock may be behind this machine's."""
+_CHUNK_BYTES = 256 * 1024
+
+
+class _Openable(Protocol):
+    def open(self, mode: str, /) -> Any: ...
+
+
+Content = bytes | _Openable | IO[bytes]
+"""Content of an upload: bytes, a path object with ``open("rb")``, or an open file, see :meth:`.upload_file`."""
 
 
 class FileFlows(Flows):
@@ -52,12 +64,12 @@ class FileFlows(Flows):
         :raises SimNotFoundError: the folder or the workspace doesn't exist.
         :raises SimUsageLimitError: the storage is full.
         """
-        check_file(name, content_type)
+        api.files.check_file(name, content_type)
         workspace_id = workspace_id or await self._default_workspace()
-        file = new_file(workspace_id, name, content_type, folder_path)
+        file = api.workspace_files.new_file(workspace_id, name, content_type, folder_path)
         with contextlib.ExitStack() as opened:
             whole = await self._client.in_thread(open_content, content, opened)
-            if len(whole) <= workspace_files.MAX_INLINE_BYTES:
+            if len(whole) <= api.workspace_files.MAX_INLINE_BYTES:
                 try:
                     return await self._upload_inline(file, whole)
                 except SimInputError as error:
@@ -69,7 +81,7 @@ class FileFlows(Flows):
 
     async def _upload_inline(self, file: Mapping[str, Any], whole: Part) -> models.WorkspaceFile:
         options, since = RequestOptions(timeout=TRANSFER_TIMEOUT), time.time()
-        call = await self._client.in_thread(lambda: workspace_files.create(file, b"".join(whole)))
+        call = await self._client.in_thread(lambda: api.workspace_files.create(file, b"".join(whole)))
         try:
             return await self._only_v2(call, options)
         except SimConflictError as error:
@@ -96,24 +108,24 @@ class FileFlows(Flows):
                 await self._transfer(session, whole)
 
         # Each attempt creates a session: the URL of the previous transfer may have expired.
-        call = workspace_files.create_session(file, len(whole))
+        call = api.workspace_files.create_session(file, len(whole))
         session = await self._only_v2(call, RequestOptions(then=transfer))
         async with self._aborting(session):
-            return await self._request(workspace_files.complete(session), RequestOptions(timeout=TRANSFER_TIMEOUT))
+            return await self._request(api.workspace_files.complete(session), RequestOptions(timeout=TRANSFER_TIMEOUT))
 
     async def _transfer(self, session: UploadSession, whole: Part) -> None:
         options = RequestOptions(NO_RETRY, timeout=TRANSFER_TIMEOUT)
         if session.transfer is not None:
-            await self._client.send(workspace_files.put(session.transfer, whole), options)
+            await self._client.send(api.workspace_files.put(session.transfer, whole), options)
             return
         offsets = range(0, len(whole), session.part_size)
-        for first in range(0, len(offsets), workspace_files.PARTS_PER_REQUEST):
-            some = offsets[first : first + workspace_files.PARTS_PER_REQUEST]
+        for first in range(0, len(offsets), api.workspace_files.PARTS_PER_REQUEST):
+            some = offsets[first : first + api.workspace_files.PARTS_PER_REQUEST]
             numbers = range(first + 1, first + 1 + len(some))
-            transfers = await self._request(workspace_files.part_urls(session, numbers), RequestOptions(NO_RETRY))
+            transfers = await self._request(api.workspace_files.part_urls(session, numbers), RequestOptions(NO_RETRY))
             for offset, to in zip(some, transfers, strict=True):
                 part = whole.part(offset, session.part_size)
-                await self._client.send(workspace_files.put(to, part), options)
+                await self._client.send(api.workspace_files.put(to, part), options)
 
     @contextlib.asynccontextmanager
     async def _aborting(self, session: UploadSession) -> AsyncIterator[None]:
@@ -122,7 +134,7 @@ class FileFlows(Flows):
             yield
         except BaseException:
             with contextlib.suppress(SimError):
-                await self._request(workspace_files.abort(session), RequestOptions(NO_RETRY, timeout=10.0))
+                await self._request(api.workspace_files.abort(session), RequestOptions(NO_RETRY, timeout=10.0))
             raise
 
     async def list_files(
@@ -144,7 +156,7 @@ class FileFlows(Flows):
         """
         workspace_id = workspace_id or await self._default_workspace()
         query = {"folder_path": folder_path, "search": search, "limit": limit, "cursor": cursor}
-        return await self._only_v2(workspace_files.list_files(workspace_id, **query))
+        return await self._only_v2(api.workspace_files.list_files(workspace_id, **query))
 
     async def delete_file(self, workspace_id: str | None, file_id: str) -> None:
         """Delete a file, unless it is deleted already. Requires the v2 API.
@@ -156,7 +168,7 @@ class FileFlows(Flows):
         """
         workspace_id = workspace_id or await self._default_workspace()
         try:
-            await self._only_v2(workspace_files.delete(workspace_id, file_id))
+            await self._only_v2(api.workspace_files.delete(workspace_id, file_id))
         except SimNotFoundError as error:
             if error.code != "FILE_NOT_FOUND":
                 raise
@@ -168,4 +180,59 @@ class FileFlows(Flows):
         :param file_id: ID of the file.
         """
         workspace_id = workspace_id or await self._default_workspace()
-        return await self._only_v2(workspace_files.download(workspace_id, file_id))
+        return await self._only_v2(api.workspace_files.download(workspace_id, file_id))
+
+
+class Part:
+    """A part of a file as the body of a request; by its length, ``requests`` sends no chunked encoding."""
+
+    def __init__(self, file: IO[bytes], offset: int, size: int) -> None:
+        self._file, self._offset, self._size = file, offset, size
+
+    def __len__(self) -> int:
+        return self._size
+
+    def part(self, offset: int, size: int) -> Part:
+        """Return up to ``size`` bytes of this part."""
+        return Part(self._file, self._offset + offset, min(size, self._size - offset))
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield its bytes in chunks; raise SimInputError if they can't be read."""
+        left = self._size
+        try:
+            self._file.seek(self._offset)
+            while left > 0:
+                chunk = self._file.read(min(left, _CHUNK_BYTES))
+                if not chunk:
+                    raise SimInputError("The file was truncated during its upload.")
+                left -= len(chunk)
+                yield chunk
+        except OSError as error:
+            raise SimInputError(f"The file to upload can't be read: {error}.") from error
+
+
+def open_content(content: Any, opened: contextlib.ExitStack) -> Part:
+    """Return the whole content of an upload.
+
+    :param opened: gets the files that are opened here.
+    :raises SimInputError: the content can't be read, or is larger than Sim accepts.
+    """
+    file: Any = None
+    try:
+        if isinstance(content, bytes | bytearray | memoryview):
+            file = io.BytesIO(content)
+        elif hasattr(content, "read"):
+            file = content
+        elif hasattr(content, "open"):
+            file = opened.enter_context(content.open("rb"))
+        if file is None or isinstance(file, io.TextIOBase):
+            kind = type(content).__name__
+            raise SimInputError(f"The content to upload is a {kind}; it must be bytes, a path object or a binary file.")
+        start = file.tell()
+        size = file.seek(0, io.SEEK_END) - start
+    except OSError as error:
+        raise SimInputError(f"The file to upload can't be read: {error}.") from error
+    if size > MAX_UPLOAD_BYTES:
+        message = f"The file has {size / 2**30:.1f} GiB; Sim accepts up to 5 GiB."
+        raise SimInputError(message, code="PAYLOAD_TOO_LARGE")
+    return Part(file, start, size)

@@ -13,8 +13,7 @@ from typing import Any, NoReturn, TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState
 
-from airflow_provider_sim.client import models
-from airflow_provider_sim.client.api import legacy, v2
+from airflow_provider_sim.client import api, models
 from airflow_provider_sim.client.api.http import Call
 from airflow_provider_sim.client.base import RESPONSE_TOO_LARGE, BaseClient
 from airflow_provider_sim.client.checks import selectors_of
@@ -101,7 +100,7 @@ class Flows:
         executions, is_page = self._client.facts.executions, False
         if executions.present is not False:
             try:
-                run = await self._request(legacy.get_run(workflow_id, run_id, **query), options)
+                run = await self._request(api.legacy.get_run(workflow_id, run_id, **query), options)
                 executions.found()
                 return run
             except SimRouteMissingError:
@@ -114,7 +113,7 @@ class Flows:
         # An ID from a server before v0.5.80 is that of a job; servers before v0.6.81 only have jobs.
         for candidate in [job_id] if job_id else [f"{JOB_PREFIX}{run_id}", run_id]:
             try:
-                job = await self._request(legacy.get_job(candidate, workflow_id=workflow_id), options)
+                job = await self._request(api.legacy.get_job(candidate, workflow_id=workflow_id), options)
             except (SimRunNotFoundError, SimPermissionError) as error:
                 not_found = not_found or error
             else:
@@ -139,7 +138,7 @@ class Flows:
         candidate = job_id or f"{JOB_PREFIX}{run_id.removeprefix(JOB_PREFIX)}"
         try:  # the queue entry spends no rate limit, so it is read for failed runs, too
             job = await self._request(
-                legacy.get_job(candidate, workflow_id=workflow_id), RequestOptions(retry=NO_RETRY)
+                api.legacy.get_job(candidate, workflow_id=workflow_id), RequestOptions(retry=NO_RETRY)
             )
             if job.error is not None or (job.status is models.RunStatus.COMPLETED and job.output is not None):
                 return job
@@ -225,7 +224,7 @@ class Flows:
         :raises SimUnsupportedError: the server has no v2 API, as for all methods that require it.
         """
         filters = {"status": status, "trigger": trigger, "start_date": start_date, "end_date": end_date}
-        return await self._only_v2(v2.list_runs(workflow_id, **filters, limit=limit, cursor=cursor, order=order))
+        return await self._only_v2(api.v2.list_runs(workflow_id, **filters, limit=limit, cursor=cursor, order=order))
 
     async def list_logs(
         self,
@@ -255,7 +254,7 @@ class Flows:
         """
         filters = {"workflow_ids": workflow_ids, "triggers": triggers, "start_date": start_date, "end_date": end_date}
         workspace_id = workspace_id or await self._default_workspace()
-        return await self._only_v2(v2.list_logs(workspace_id, **filters, limit=limit, cursor=cursor, order=order))
+        return await self._only_v2(api.v2.list_logs(workspace_id, **filters, limit=limit, cursor=cursor, order=order))
 
     async def cancel_workflow_run(self, workflow_id: str, run_id: str) -> models.Cancellation:
         """Request the cancellation of a run; only its status shows whether it was cancelled.
@@ -275,7 +274,7 @@ class Flows:
             if self._client.speaks_v2 is False:
                 raise
             # The legacy API meters no requests, and a cancellation must not wait.
-            cancellation = await self._request(legacy.cancel_run(workflow_id, run_id), options)
+            cancellation = await self._request(api.legacy.cancel_run(workflow_id, run_id), options)
         Metric.RUN_CANCELLED.incr(int(cancellation.accepted))
         return cancellation
 
@@ -308,7 +307,7 @@ class Flows:
         :raises SimRunNotFoundError: the run doesn't exist.
         """
         try:
-            return await self._request(legacy.get_paused_run(workflow_id, run_id))
+            return await self._request(api.legacy.get_paused_run(workflow_id, run_id))
         except (SimNotFoundError, SimUnsupportedError, SimPermissionError, SimResponseError):
             run = await self.get_workflow_run(workflow_id, run_id)
         pause = run.paused if run.status is models.RunStatus.PAUSED else None
@@ -338,7 +337,7 @@ class Flows:
         :param job_id: ``task_id`` of the run's receipt.
         :raises SimRunNotFoundError: there is no such entry, or not any more.
         """
-        return await self._request(legacy.get_job(job_id))
+        return await self._request(api.legacy.get_job(job_id))
 
     async def get_workflow_status(self, workflow_id: str) -> models.Deployment:
         """Get whether a workflow is deployed, since when, and whether its draft has changed since.
@@ -346,7 +345,7 @@ class Flows:
         :param workflow_id: ID of the workflow.
         :raises SimNotFoundError: the workflow doesn't exist, or the key may not see it.
         """
-        return await self._request(legacy.get_workflow_status(workflow_id))
+        return await self._request(api.legacy.get_workflow_status(workflow_id))
 
     async def validate_workflow(self, workflow_id: str) -> bool:
         """Return whether a workflow is deployed and can be run; False also if that can't be found out.
@@ -384,7 +383,7 @@ class Flows:
         """
         workspace_id = workspace_id or await self._default_workspace()
         query = {"deployed_only": deployed_only, "limit": limit, "cursor": cursor}
-        return await self._only_v2(v2.list_workflows(workspace_id, **query))
+        return await self._only_v2(api.v2.list_workflows(workspace_id, **query))
 
     async def _default_workspace(self) -> str:
         if (of_connection := self._client.settings.workspace_id) is not None:
@@ -403,7 +402,7 @@ class Flows:
 
         :param workflow_id: ID of the workflow.
         """
-        return await self._only_v2(v2.deployment(workflow_id))
+        return await self._only_v2(api.v2.deployment(workflow_id))
 
     async def list_workflow_versions(
         self, workflow_id: str, *, limit: int | None = None, cursor: str | None = None
@@ -414,7 +413,7 @@ class Flows:
         :param limit: versions per page, 1 to 100; default: 50.
         :param cursor: ``next_cursor`` of the previous page; default: the first page.
         """
-        return await self._only_v2(v2.list_versions(workflow_id, limit=limit, cursor=cursor))
+        return await self._only_v2(api.v2.list_versions(workflow_id, limit=limit, cursor=cursor))
 
     async def deploy_workflow(
         self, workflow_id: str, *, name: str | None = None, description: str | None = None
@@ -428,14 +427,14 @@ class Flows:
         :param description: description of the version.
         :raises SimPermissionError: the key is not a workspace admin's personal key.
         """
-        return await self._only_v2(v2.deployment(workflow_id, "deploy", name=name, description=description))
+        return await self._only_v2(api.v2.deployment(workflow_id, "deploy", name=name, description=description))
 
     async def undeploy_workflow(self, workflow_id: str) -> models.Deployment:
         """Undeploy a workflow. Requires the v2 API, and the same key as :meth:`deploy_workflow`.
 
         :param workflow_id: ID of the workflow.
         """
-        return await self._only_v2(v2.deployment(workflow_id, "undeploy"))
+        return await self._only_v2(api.v2.deployment(workflow_id, "undeploy"))
 
     async def rollback_workflow(self, workflow_id: str, version: int | None = None) -> models.Deployment:
         """Deploy an earlier version. Requires the v2 API, and the same key as :meth:`deploy_workflow`.
@@ -443,19 +442,19 @@ class Flows:
         :param workflow_id: ID of the workflow.
         :param version: its number; default: the one before the live one.
         """
-        return await self._only_v2(v2.deployment(workflow_id, "rollback", version=version))
+        return await self._only_v2(api.v2.deployment(workflow_id, "rollback", version=version))
 
     async def list_workspaces(self) -> models.Page[models.Workspace]:
         """List the workspaces that the key can access. Requires the v2 API."""
-        return await self._only_v2(v2.list_workspaces())
+        return await self._only_v2(api.v2.list_workspaces())
 
     async def get_usage_limits(self) -> models.UsageLimits:
         """Get rate limits, cost in US dollars and plan of the key's owner; of a workspace key, of its creator."""
-        return await self._request(legacy.get_usage_limits())
+        return await self._request(api.legacy.get_usage_limits())
 
     async def get_billing_status(self) -> models.BillingStatus:
         """Get plan, billing period and credits of the key's owner. Requires the v2 API."""
-        return await self._only_v2(v2.get_billing_status())
+        return await self._only_v2(api.v2.get_billing_status())
 
     async def get_usage(self) -> tuple[models.UsageLimits, models.BillingStatus | None]:
         """Get :meth:`get_usage_limits` and :meth:`get_billing_status`; None for the latter if it fails."""
@@ -490,7 +489,7 @@ class Flows:
         feature, is_page, options = self._client.facts.v2, False, options or RequestOptions()
         if self._client.speaks_v2 is not False:
             try:
-                result = await self._request(call(v2), options)
+                result = await self._request(call(api.v2), options)
                 feature.found()
                 return result
             except SimV2OffError:
@@ -509,7 +508,7 @@ class Flows:
             except SimNotFoundError:
                 feature.found()  # v2 names the missing resource
                 raise
-        result = await (on_legacy() if on_legacy else self._request(call(legacy), options))
+        result = await (on_legacy() if on_legacy else self._request(call(api.legacy), options))
         if is_page:
             feature.page_instead()
         return result

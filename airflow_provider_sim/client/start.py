@@ -9,8 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Container, Seque
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, overload
 
-from airflow_provider_sim.client.api import legacy
-from airflow_provider_sim.client.api.errors import AMBIGUOUS_ENQUEUE, is_rejection
+from airflow_provider_sim.client import api
 from airflow_provider_sim.client.api.http import Call
 from airflow_provider_sim.client.checks import MAX_RUN_TIMEOUT, selectors_of
 from airflow_provider_sim.client.file_flows import FileFlows
@@ -243,7 +242,7 @@ class StartFlows(FileFlows):
             unanswered.add(error.run_id)
             log.warning("%s Checking for run %s.", error, error.run_id)
             run = await self._find_run(workflow_id, error, retry, options)
-            if run is not None and not is_rejection(run):
+            if run is not None and not api.errors.is_rejection(run):
                 log.warning("Run %s exists and is %s: re-attaching to it.", run.run_id, run.status)
                 started = await self._result_of(workflow_id, run, receipt=mode["async_execution"])
                 break
@@ -266,19 +265,19 @@ class StartFlows(FileFlows):
     ) -> Any:
         try:
             started = await self._either_api(call, options)
-        except legacy.AmbiguousResponseError as error:
+        except api.legacy.AmbiguousResponseError as error:
             started = await self._settle(workflow_id, error)
         if isinstance(started, AsyncExecutionResult):
             self._client.facts.accepts_run_ids = started.run_id_is_ours
         return started
 
-    async def _settle(self, workflow_id: str, ambiguous: legacy.AmbiguousResponseError) -> WorkflowExecutionResult:
+    async def _settle(self, workflow_id: str, ambiguous: api.legacy.AmbiguousResponseError) -> WorkflowExecutionResult:
         """Find out by the run's ID whether a response was a rejection or the workflow's Response block."""
         result, rejection = ambiguous.result, ambiguous.rejection
         if result.run_id is None:
             raise rejection from None
         try:
-            run = await self._request(legacy.get_run(workflow_id, result.run_id))
+            run = await self._request(api.legacy.get_run(workflow_id, result.run_id))
         except SimRunNotFoundError:
             raise rejection from None
         except SimError:
@@ -343,7 +342,7 @@ def _is_foreign(error: SimError, unanswered: set[str | None], unsent_ids: Contai
 
 def _is_run_id_spent(error: SimError) -> bool:
     """Whether the ID can't be sent again although no run has it."""
-    return error.code == AMBIGUOUS_ENQUEUE or isinstance(error, SimRunIdConflictError)
+    return error.code == api.errors.AMBIGUOUS_ENQUEUE or isinstance(error, SimRunIdConflictError)
 
 
 def checked_mode(

@@ -13,7 +13,7 @@ from weakref import WeakSet
 import requests
 from requests.exceptions import ConnectTimeout, InvalidProxyURL, InvalidURL, ProxyError, SSLError
 
-from airflow_provider_sim.client.api.files import file_call
+from airflow_provider_sim.client import api
 from airflow_provider_sim.client.api.http import Request
 from airflow_provider_sim.client.base import BaseClient
 from airflow_provider_sim.client.methods import SyncMethods, each, perform
@@ -74,7 +74,7 @@ class SimClient(SyncMethods, BaseClient, contextlib.AbstractContextManager["SimC
         :param url: from the output: an http or https URL, or a path on this server.
         :raises SimError: the download failed; raised at the first chunk.
         """
-        return each(self.body_of(file_call(url, self.base_url)))
+        return each(self.body_of(api.files.file_call(url, self.base_url)))
 
     def close(self) -> None:
         """Close the HTTP sessions of all threads; a client that is used again opens new ones."""

@@ -17,8 +17,8 @@ import pytest
 from airflow_provider_sim.client.api import legacy, v2, workspace_files
 from airflow_provider_sim.client.api.http import Call, Request, Response
 from airflow_provider_sim.client.api.workspace_files import UploadSession, new_file
+from airflow_provider_sim.client.file_flows import Part
 from airflow_provider_sim.client.stream import StreamReader
-from airflow_provider_sim.client.upload_source import Part
 from airflow_provider_sim.exceptions import SimError
 from tests.recordings import WHERE_MISSING, Recording, file_recordings, recordings
 

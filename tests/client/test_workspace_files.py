@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from airflow_provider_sim.client import file_flows
 from airflow_provider_sim.client.api import workspace_files
 from airflow_provider_sim.client.async_client import AsyncSimClient
 from airflow_provider_sim.client.retry import NO_RETRY
@@ -309,7 +310,7 @@ def test_invalid_upload_sends_nothing(client, emulator, case):
 
 def test_file_above_the_limit_is_not_sent(client, emulator, tmp_path):
     with (tmp_path / "sparse").open("wb") as file:
-        file.truncate(workspace_files.MAX_UPLOAD_BYTES + 1)
+        file.truncate(file_flows.MAX_UPLOAD_BYTES + 1)
     with pytest.raises(SimInputError, match="5 GiB"):
         client.upload_file(emulator.workspace_id, "a.bin", tmp_path / "sparse")
     assert emulator.requests == []

@@ -1,1 +1,18 @@
-"""Sim's two APIs without I/O: a function for each endpoint returns a :class:`.http.Call`."""
+"""Sim's two APIs without I/O: a function for each endpoint returns a :class:`.http.Call`.
+
+Each module is imported on first use: starting and polling runs needs few of them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from airflow_provider_sim.client.api import errors, files, legacy, v2, workspace_files  # noqa: F401
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("__"):
+        raise AttributeError(name)
+    return importlib.import_module(f"{__name__}.{name}")

@@ -17,7 +17,7 @@ from airflow_provider_sim.client.models import RateLimitInfo, epoch
 from airflow_provider_sim.exceptions import Outcome, SimError, SimInputError, SimRedirectError, SimResponseError
 
 if TYPE_CHECKING:
-    from airflow_provider_sim.client.upload_source import Part
+    from airflow_provider_sim.client.file_flows import Part
 
 _T = TypeVar("_T")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from airflow_provider_sim.client import models
-from airflow_provider_sim.client.api import errors, fields, resources
+from airflow_provider_sim.client import api, models
+from airflow_provider_sim.client.api import fields, resources
 from airflow_provider_sim.client.api.http import Call, Request, Response, endpoint, error_of, read_json
 from airflow_provider_sim.client.checks import check_workflow_id
 from airflow_provider_sim.exceptions import Outcome, SimError, SimResponseError, SimV2OffError
@@ -192,7 +192,7 @@ def _error(request: Request, response: Response) -> SimError:
         error = {}
     message = fields.text(error, "message")
     if message is None or fields.text(error, "code") is None:
-        return errors.unreadable_error(request, response)
+        return api.errors.unreadable_error(request, response)
     # Every route sends this message while v2 is off; that for a missing workflow or run names it.
     if response.status == 404 and message == "Not found":
         return error_of(
@@ -204,7 +204,7 @@ def _error(request: Request, response: Response) -> SimError:
             outcome=Outcome.REFUSED,
         )
     detail = fields.text(error.get("details"), "code")
-    return errors.error_from_body(request, response, message, detail, fields.sequence(error, "details"))
+    return api.errors.error_from_body(request, response, message, detail, fields.sequence(error, "details"))
 
 
 def _read_execution(request: Request, data: Any) -> models.WorkflowExecutionResult:

@@ -14,13 +14,10 @@ from airflow_provider_sim.client.api.http import Call, Hidden, Request, Response
 from airflow_provider_sim.exceptions import SimInputError, SimServerError
 
 if TYPE_CHECKING:
-    from airflow_provider_sim.client.upload_source import Part
+    from airflow_provider_sim.client.file_flows import Part
 
 MAX_INLINE_BYTES = 50 * 1024 * 1024
 """The largest file that Sim accepts in the body of one request; larger ones need an upload session."""
-
-MAX_UPLOAD_BYTES = 5 * 1024**3
-"""The largest file of a workspace."""
 
 PARTS_PER_REQUEST = 100
 
