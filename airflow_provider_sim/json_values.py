@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from operator import is_
 from typing import Any
 
 MAX_DEPTH = 100
@@ -76,7 +75,7 @@ def storable(value: Any, path: Path = (), depth: int = 0) -> Any:
     """Return a JSON value as Airflow can store it, whichever the database.
 
     Integers beyond 64 bits become floats, as they are in Sim, which is written in JavaScript; single halves of
-    surrogate pairs become U+FFFD. The value itself is returned where nothing has to change.
+    surrogate pairs become U+FFFD.
 
     :raises UnstorableValueError: part of it has no equivalent that Airflow stores.
     """
@@ -88,13 +87,10 @@ def storable(value: Any, path: Path = (), depth: int = 0) -> Any:
         if reserved:
             keys = " and ".join(map(repr, reserved))
             raise UnstorableValueError(f"it has the key {keys}, which Airflow's serializer reserves", path)
-        names = [_storable_scalar(key, (path, key)) for key in value]
-        items = [storable(item, (path, key), depth + 1) for key, item in value.items()]
-        is_same = all(map(is_, names, value)) and all(map(is_, items, value.values()))
-        return value if is_same else dict(zip(names, items, strict=True))
+        places = {key: (path, key) for key in value}
+        return {_storable_scalar(key, at): storable(value[key], at, depth + 1) for key, at in places.items()}
     if isinstance(value, list):
-        items = [storable(item, (path, index), depth + 1) for index, item in enumerate(value)]
-        return value if all(map(is_, items, value)) else items
+        return [storable(item, (path, index), depth + 1) for index, item in enumerate(value)]
     return _storable_scalar(value, path)
 
 

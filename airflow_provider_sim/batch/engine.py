@@ -300,7 +300,7 @@ class BatchEngine:
 
     def _on_progress(self) -> None:
         self._wake.set()
-        if self._waits and self.clock() >= self._next_log:
+        if self.clock() >= self._next_log:
             self._next_log = self.clock() + LOG_INTERVAL
             reason = None if self.state.next_unsent() is None else self.throttle.reason()
             log.info("Batch %s: %s%s.", self.state.batch_id, self.state.summary(), f"; {reason}" if reason else "")

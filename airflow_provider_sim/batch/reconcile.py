@@ -31,10 +31,8 @@ from airflow_provider_sim.polling.rate_limits import MAX_STARTING
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
 R = TypeVar("R")
 
-MAX_IN_FLIGHT = 16  # concurrent requests
 CLOCK_SKEW = 60.0  # seconds by which the server's clock may be behind
 MIN_LISTED = 4  # number of runs from which on a list is cheaper than reading each
 
@@ -141,22 +139,20 @@ async def cancel_all(client: AsyncSimClient, state: BatchState) -> str | None:
             return None if isinstance(error, SimRunNotFoundError) else error
         return None
 
-    errors = [error for error in await in_flight(cancel, active, limit=2 * MAX_IN_FLIGHT) if error]
+    errors = [error for error in await in_flight(cancel, active, limit=32) if error]
     failures = f"; {len(errors)} requests failed, and these runs may continue: {errors[-1]}" if errors else ""
     return f"Sim accepted the cancellation of {len(active) - len(errors)} of {len(active)} active runs{failures}."
 
 
-async def in_flight(
-    function: Callable[[T], Awaitable[R]], values: Iterable[T], *, limit: int = MAX_IN_FLIGHT
-) -> list[R]:
-    """Call a function with each value, several at a time, until one fails; return the results in order."""
+async def in_flight(function: Callable[[int], Awaitable[R]], indices: Iterable[int], *, limit: int = 16) -> list[R]:
+    """Call a function with each input's index, several at a time, until one fails; return the results in order."""
     slots = asyncio.Semaphore(limit)
 
-    async def call(value: T) -> R:
+    async def call(index: int) -> R:
         async with slots:
-            return await function(value)
+            return await function(index)
 
-    calls = [asyncio.create_task(call(value)) for value in values]
+    calls = [asyncio.create_task(call(index)) for index in indices]
     try:
         return await asyncio.gather(*calls)
     finally:

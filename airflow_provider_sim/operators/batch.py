@@ -31,14 +31,11 @@ class SimExecuteWorkflowBatchOperator(SimWorkflowOperatorBase):
     never fail the task. With ``deferrable`` the worker starts the runs that Sim accepts at once; one trigger starts the
     others and waits for all of them.
 
-    No run is started twice. The run IDs are derived from the batch's ID, which is persisted before the first request: a
-    retry re-attaches to active runs, returns the outputs of completed ones, and starts only those that were never
-    started, or with ``on_error="fail"`` have failed. That requires the same inputs in each try: other inputs are
-    another batch.
+    No run is started twice: a retry with the same inputs re-attaches to active runs, returns the outputs of completed
+    ones, and starts those that were never started, or with ``on_error="fail"`` have failed.
 
     XComs: ``return_value``, ``batch_id``, ``batch_counts``, ``workflow_url``, ``display_copies`` (the numbers of inputs
-    whose outputs Sim had only as display copies), and ``partial_results`` if the task fails although runs have
-    completed.
+    whose outputs Sim had only as display copies), and ``partial_results`` if the task fails after runs have completed.
 
     :param inputs: a list with the fields of the workflow's Start block, a dict (or the JSON text of an object) for each
         run; a number, a boolean or a list is sent as the field ``input``. Also an XCom, the outputs of mapped tasks, or

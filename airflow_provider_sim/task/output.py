@@ -77,7 +77,7 @@ class OutputDelivery:
             value = storable(output)
         except UnstorableValueError as error:
             return self._deliver_unstorable(output, error)
-        if value is not output:
+        if value != output:
             changes = "integers beyond 64 bits are floats, and halves of surrogate pairs are U+FFFD"
             log.warning("The output of run %s is changed where Airflow can't store it: %s.", self.run_id, changes)
         if self.options.output_files_dir:
