@@ -160,7 +160,7 @@ class SimStreamError(SimError, code="STREAM_ERROR"):
     """A stream broke or is unreadable; its run was started."""
 
 
-class SimOutputError(SimPermanentError, code="OUTPUT_ERROR"):
+class SimOutputError(SimPermanentError, code="OUTPUT_ERROR", outcome=Outcome.RAN):
     """The run completed, but its output can't be returned: it is too large, or a file or field can't be saved."""
 
 
@@ -180,7 +180,7 @@ class SimRunCancelledError(SimRunError, code="RUN_CANCELLED"):
     """The run was cancelled, by anyone."""
 
 
-class SimRunPausedError(SimRunError, code="RUN_PAUSED"):
+class SimRunPausedError(SimRunError, code="RUN_PAUSED", outcome=Outcome.RAN):
     """The run waits for a person, and ``on_paused`` is not ``wait``."""
 
 

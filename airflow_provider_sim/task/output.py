@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_sim.exceptions import Outcome, SimError, SimOutputError
+from airflow_provider_sim.exceptions import SimError, SimOutputError
 from airflow_provider_sim.json_values import UnstorableValueError, nodes, place_of, storable
 
 if TYPE_CHECKING:
@@ -51,23 +51,19 @@ def write_file(folder: str | None, subfolder: str, name: str, content: Iterable[
     except Exception as error:  # depends on the storage
         raise SimOutputError(
             f"Could not write {name!r} of {subfolder!r} into output_files_dir {folder!r}: {type(error).__name__}:"
-            f" {error}. {_COMPLETED}",
-            outcome=Outcome.RAN,
+            f" {error}. {_COMPLETED}"
         ) from error
     return str(path)
 
 
 @dataclass(frozen=True, slots=True)
 class OutputDelivery:
-    """Turns one run's output into the task's result.
-
-    :param fetch: downloads a file by its URL, without the API key; None without ``output_files_dir``.
-    """
+    """Turns one run's output into the task's result."""
 
     options: RunOptions
     workflow_id: str
     run_id: str
-    fetch: Fetch | None = None
+    fetch: Fetch | None = None  # downloads a file by its URL, without the API key
     _names: set[str] = field(init=False, default_factory=lambda: {"output.json"})
 
     def deliver(self, output: Any) -> Any:
@@ -91,8 +87,8 @@ class OutputDelivery:
             if isinstance(value, dict) and any(value.get(mark) is True for mark in _REFERENCE_MARKS):
                 size = next((value[key] for key in ("size", "byteSize") if isinstance(value.get(key), int)), 0)
                 raise self._error(
-                    f"The output of {self._run} is incomplete: at {place_of(path, 'output')}, Sim sent a reference"
-                    f" instead of the value ({size:,} bytes). Sim keeps values over 8 MiB in its own storage, which its"
+                    f"The output is incomplete: at {place_of(path, 'output')}, Sim sent a reference instead of"
+                    f" the value ({size:,} bytes). Sim keeps values over 8 MiB in its own storage, which its"
                     " API doesn't serve. Change the workflow to return a smaller value, or to write it to your storage"
                     " and return its URL"
                 )
@@ -104,7 +100,7 @@ class OutputDelivery:
                 encoded = json.dumps(self._save_files(output)).encode()  # U+0000 and surrogates are escaped
                 return self._deliver_large(encoded)
         raise self._error(
-            f"Airflow can't store the output of {self._run} as an XCom: {problem}. Set large_outputs='store' and"
+            f"Airflow can't store the output as an XCom: {problem}. Set large_outputs='store' and"
             " output_files_dir to get the path of a file instead, or change the workflow to return another value"
         )
 
@@ -114,7 +110,7 @@ class OutputDelivery:
             path = write_file(self.options.output_files_dir, self.run_id, "output.json", [encoded])
             return {"output_path": path, "size": size}
         raise self._error(
-            f"The output of {self._run} is {size:,} bytes as JSON, more than max_output_bytes"
+            f"The output is {size:,} bytes as JSON, more than max_output_bytes"
             f" ({self.options.max_output_bytes:,}). Set large_outputs='store' and output_files_dir to get its path"
             " instead, change the workflow to return less, or raise max_output_bytes"
         )
@@ -133,7 +129,7 @@ class OutputDelivery:
             raise
         except SimError as error:
             raise self._error(
-                f"Could not save the file {file.name!r} of {self._run}: {error} A file's URL is valid for five minutes,"
+                f"Could not save the file {file.name!r}: {error} A file's URL is valid for five minutes,"
                 " and on servers with local storage for logged-in users only. Use a sync run (neither async_execution"
                 " nor deferrable), whose output contains files, or configure the workflow to write them to your own"
                 " storage"
@@ -150,13 +146,14 @@ class OutputDelivery:
         except ValueError as error:
             raise SimError(f"its base64 text is invalid ({error}).") from error
 
-    @property
-    def _run(self) -> str:
-        return f"run {self.run_id!r} of workflow {self.workflow_id!r}"
+    def _error(self, problem: str) -> SimOutputError:
+        return output_error(problem, self.workflow_id, self.run_id)
 
-    def _error(self, what: str) -> SimOutputError:
-        message, outcome = f"{what}. {_COMPLETED}", Outcome.RAN
-        return SimOutputError(message, workflow_id=self.workflow_id, run_id=self.run_id, outcome=outcome)
+
+def output_error(problem: str, workflow_id: str | None, run_id: str | None) -> SimOutputError:
+    """Return the error for an output that can't be the task's result."""
+    message = f"Run {run_id!r} of workflow {workflow_id!r}: {problem}. {_COMPLETED}"
+    return SimOutputError(message, workflow_id=workflow_id, run_id=run_id)
 
 
 def unused_name(taken: set[str], wanted: str) -> str:

@@ -17,7 +17,7 @@ from airflow_provider_sim.client import (
     check_selected,
     selectors_of,
 )
-from airflow_provider_sim.exceptions import Outcome, SimOutputError
+from airflow_provider_sim.exceptions import SimOutputError
 from airflow_provider_sim.task.output import as_json
 
 if TYPE_CHECKING:
@@ -81,7 +81,6 @@ class StreamLog:
                     f" ({self._max_bytes:,}). Select less, raise max_output_bytes, or set large_outputs='store' and"
                     " output_files_dir to store up to 256 MiB.",
                     run_id=self._run_id,
-                    outcome=Outcome.RAN,
                 )
         self._unlogged[block_id] += text
         if "\n" in text or len(self._unlogged[block_id]) >= _LINE_LENGTH:
