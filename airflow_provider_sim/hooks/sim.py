@@ -100,10 +100,10 @@ class SimHook(sim_client.SyncMethods, BaseHook, AbstractContextManager["SimHook"
         """Return the rate-limit information of the latest response that had some; None before. Sends nothing."""
         return self.get_conn().get_rate_limit_info()
 
-    def workspace_of(self, workflow_id: str) -> str | None:
-        """Return a workflow's workspace, for links: the connection's, or the workflow's own; None where unknown."""
+    def workspace_of(self, workflow_id: str, *, required: bool = False) -> str | None:
+        """Return a workflow's workspace: the connection's, or as by :meth:`read_workflow`; None where unknown."""
         of_connection = self.get_settings().workspace_id
-        if of_connection is None and (workflow := self.read_workflow(workflow_id)):
+        if of_connection is None and (workflow := self.read_workflow(workflow_id, required=required)):
             return workflow.workspace_id
         return of_connection
 

@@ -61,8 +61,3 @@ def push_run_link(
     base_url = hook.get_settings().base_url
     workspace_id = hook.workspace_of(workflow_id) if read_workspace else hook.get_settings().workspace_id
     context["ti"].xcom_push(key=RUN_URL_KEY, value=run_url(base_url, workflow_id, run_id, workspace_id))
-
-
-def push_approval_link(context: Context, url: str) -> None:
-    """Push the URL of the page on which a person answers the run."""
-    context["ti"].xcom_push(key=APPROVAL_URL_KEY, value=url)

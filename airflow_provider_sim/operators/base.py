@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
@@ -113,6 +113,9 @@ class SimRunMixin:
     defer: Any
     do_xcom_push: bool
     _lineage_run: WorkflowRun | None = None
+    _new_options: Callable[[Context], RunOptions]
+    _resume: Callable[[Context, RunEvent], Any]
+    """Resume after an event without an output."""
 
     def _defer(self, state: RunPollState, options: RunOptions) -> NoReturn:
         """Wait for the run in the triggerer."""
@@ -135,28 +138,26 @@ class SimRunMixin:
         A timeout cancels the run of an operator if it isn't finished. After any other error of the trigger the run is
         left alone, so that a retry re-attaches to it.
         """
-        from airflow_provider_sim.task.results import event_result, read_run_event
+        from airflow_provider_sim.task.results import read_run_event, task_result
 
         received = read_run_event(event, workflow_id=self.workflow_id)
         log_end_on_worker(self)
         if received.completed_run and received.output:
             self._lineage_run = received.completed_run
-            return event_result(context, received.completed_run, received.output, self._new_options(context))
+            options = self._new_options(context)
+            return task_result(context, self.hook, received.completed_run, options, received.output)
         with self.hook:
             return self._resume(context, received)
 
-    def _new_options(self, context: Context) -> RunOptions:
-        raise NotImplementedError
-
-    def _resume(self, context: Context, received: RunEvent) -> Any:
-        """Resume after an event without an output."""
-        raise NotImplementedError
-
     def get_openlineage_facets_on_start(self) -> Any:
         """Return the facets of the workflow and its run, if there is one."""
+        from airflow_provider_sim.client import NO_RETRY
         from airflow_provider_sim.task.lineage_facets import lineage_of
 
-        run = self._run_with_cost()
+        run = self._lineage_run
+        if run and run.run_id and run.cost_usd is None:  # the response of a sync run's start doesn't contain the cost
+            with suppress(SimError), self.hook.new_client(timeout=5.0, retry=NO_RETRY) as client:
+                run = client.get_workflow_run(self.workflow_id, run.run_id)
         return lineage_of(self.workflow_id, run, self.hook.get_settings().base_url if run else None)
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
@@ -164,17 +165,6 @@ class SimRunMixin:
         return self.get_openlineage_facets_on_start()
 
     get_openlineage_facets_on_failure = get_openlineage_facets_on_complete
-
-    def _run_with_cost(self) -> WorkflowRun | None:
-        """Return the run; a sync run is read once more, since the start's response doesn't contain the cost."""
-        from airflow_provider_sim.client import NO_RETRY
-
-        run = self._lineage_run
-        if run is None or run.run_id is None or run.cost_usd is not None:
-            return run
-        with suppress(SimError), self.hook.new_client(timeout=5.0, retry=NO_RETRY) as client:
-            run = client.get_workflow_run(self.workflow_id, run.run_id)
-        return run
 
 
 class SimClientOperator(SimOperator):

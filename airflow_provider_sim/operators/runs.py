@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_sim.exceptions import SimError, SimInputError
-from airflow_provider_sim.links.sim import SimApprovalLink, SimRunLink, push_approval_link, push_run_link
+from airflow_provider_sim.links.sim import APPROVAL_URL_KEY, SimApprovalLink, SimRunLink, push_run_link
 from airflow_provider_sim.operators.base import SimClientOperator
 
 if TYPE_CHECKING:
@@ -110,7 +110,8 @@ class SimResumeRunOperator(SimClientOperator):
         if self.do_xcom_push:
             context["ti"].xcom_push(key="run_id", value=self.run_id)
             push_run_link(context, self.hook, self.workflow_id, self.run_id)
-            push_approval_link(context, approval_url(client.base_url, self.workflow_id, self.run_id))
+            url = approval_url(client.base_url, self.workflow_id, self.run_id)
+            context["ti"].xcom_push(key=APPROVAL_URL_KEY, value=url)
         subject = {"workflow_id": self.workflow_id, "run_id": self.run_id, "server": client.base_url}
         entry = StateEntry(context.get("task_state_store"), context, ANSWER_KEY, **subject)
         answer = PauseAnswer(
@@ -138,9 +139,8 @@ class SimResumeRunOperator(SimClientOperator):
             return self.context_id
         if client.get_paused_run(self.workflow_id, self.run_id).resumed_count:
             raise SimInputError(
-                f"Run {self.run_id!r} of workflow {self.workflow_id!r} was answered before, perhaps by an earlier"
-                " try of this task, which Airflow before 3.3 doesn't record. Name the pause by context_id, so that a"
-                " retry can't answer another.",
+                f"Run {self.run_id!r} was answered before, perhaps by an earlier try of this task, which Airflow before"
+                " 3.3 doesn't record. Name the pause by context_id, so that a retry can't answer another.",
                 workflow_id=self.workflow_id,
                 run_id=self.run_id,
             )

@@ -16,7 +16,7 @@ from airflow_provider_sim.exceptions import SimRunTimeoutError
 from airflow_provider_sim.links.sim import SimApprovalLink, SimRunLink
 from airflow_provider_sim.operators.base import DEFERRABLE, SimRunMixin, SimWorkflowOperatorBase
 from airflow_provider_sim.task.deadlines import deadline
-from airflow_provider_sim.task.input import UPLOAD_WITHOUT_WAITING, check_fields, copy_files, has_files, input_fields
+from airflow_provider_sim.task.input import copy_files, has_files
 from airflow_provider_sim.task.pause_report import PauseReport as PauseReport
 from airflow_provider_sim.task.run_options import RunOptions
 from airflow_provider_sim.triggers.workerless import can_end_in_trigger
@@ -43,8 +43,7 @@ class SimExecuteWorkflowOperator(SimRunMixin, SimWorkflowOperatorBase):
     input rejected by Sim, usage limit reached) fails the task at once.
 
     XComs: ``return_value``, ``run_id``, ``run_url``, ``approval_url``, ``output_is_display_copy`` (only if it is True),
-    ``job_id`` on the legacy API, ``uploads`` of a deferred task (``workspace_id``, ``token``, ``file_ids``), and
-    ``run_details``: ``workflow_id``, ``run_id``, ``status``, ``trigger``,
+    ``job_id`` on the legacy API, and ``run_details``: ``workflow_id``, ``run_id``, ``status``, ``trigger``,
     ``started_at`` and ``ended_at`` (ISO 8601 UTC), ``duration_ms``, ``cost_usd`` (US dollars), each None if Sim doesn't
     report it, such as the cost of a sync run.
 
@@ -128,7 +127,6 @@ class SimExecuteWorkflowOperator(SimRunMixin, SimWorkflowOperatorBase):
         self.keep_uploads = keep_uploads
         self.end_from_trigger = end_from_trigger
         self._run: TaskRun | None = None
-        self._options: RunOptions
         self._check_constants()
 
     def execute(self, context: Context) -> Any:
@@ -139,36 +137,37 @@ class SimExecuteWorkflowOperator(SimRunMixin, SimWorkflowOperatorBase):
         with self.hook as hook:
             client, run = hook.get_conn(), self._new_run(context)
             try:
-                started = run.reattach(client) or self._start(client, run)
+                started = run.reattach(client) or run.start(client)
                 if not self.wait_for_completion:
                     return started.run_id
                 finished = self._wait(client, run, started)
                 if run.died_with_previous_try(finished):
-                    finished = self._wait(client, run, self._start(client, run))
+                    finished = self._wait(client, run, run.start(client))
                 run.check_deadline(finished)
             except (AirflowTaskTimeout, SimRunTimeoutError) as error:
-                return self._result_at_timeout(context, client, run, error)
-            return self._result(context, client, finished)
+                return self._result(run, run.finish_at_timeout(error))
+            return self._result(run, finished)
 
     def _resume(self, context: Context, received: RunEvent) -> Any:
         from airflow_provider_sim.polling import unreachable_error
 
-        client, run_id, job_id = self.hook.get_conn(), received.run_id, received.job_id
-        run = self._new_run(context, run_id=run_id, job_id=job_id, uploads=received.uploads)
+        run_id, job_id = received.run_id, received.job_id
+        run = self._new_run(context)
+        run.use(run_id, job_id, received.uploads)
         if received.status == "timeout":
-            return self._result_at_timeout(context, client, run)
+            return self._result(run, run.finish_at_timeout())
         with run.retry_if_not_found():
-            found = received.completed_run or client.get_workflow_run(self.workflow_id, run_id, job_id=job_id)
+            found = received.completed_run or self.hook.get_workflow_run(self.workflow_id, run_id, job_id=job_id)
             if received.status == "error" and not found.status.is_terminal:
                 raise unreachable_error(self.workflow_id, run_id, received.message)
-            return self._result(context, client, found)
+            return self._result(run, found)
 
     def execute_timeout(self, context: Context) -> Any:
         """Handle a deferral timeout: poll the run once more, then cancel it."""
-        with self.hook as hook:
-            client, run = hook.get_conn(), self._new_run(context)
-            run.find_current(client)
-            return self._result_at_timeout(context, client, run)
+        with self.hook:
+            run = self._new_run(context)
+            run.find_current()
+            return self._result(run, run.finish_at_timeout())
 
     def on_kill(self) -> None:
         """Cancel the run, also if Sim hasn't responded to its start yet.
@@ -178,7 +177,7 @@ class SimExecuteWorkflowOperator(SimRunMixin, SimWorkflowOperatorBase):
         from airflow_provider_sim._compat import resumed_context
 
         if self._run is None and (context := resumed_context()):
-            self._new_run(context).find_current(self.hook.get_conn())
+            self._new_run(context).find_current()
         if self._run is not None:
             self._run.kill()
 
@@ -195,7 +194,8 @@ class SimExecuteWorkflowOperator(SimRunMixin, SimWorkflowOperatorBase):
             "multiple_outputs needs wait_for_completion=True: a run ID has no fields": (
                 given.get("multiple_outputs") and not waits
             ),
-            UPLOAD_WITHOUT_WAITING: not waits and not keeps and has_files(given.get("input")),
+            "files in the input need keep_uploads=True with wait_for_completion=False: no task deletes the uploads when"
+            " the run has finished": not waits and not keeps and has_files(given.get("input")),
             "stream needs wait_for_completion=True: a stream is held open until the run finishes": stream and not waits,
             "stream and async_execution can't be combined: a stream is held open": stream and given_async is True,
             "stream and deferrable can't be combined: a stream is held open": stream and deferrable,
@@ -222,19 +222,11 @@ class SimExecuteWorkflowOperator(SimRunMixin, SimWorkflowOperatorBase):
             end_from_trigger=can_end_in_trigger(self),
         )
 
-    def _new_run(self, context: Context, **known: Any) -> TaskRun:
+    def _new_run(self, context: Context) -> TaskRun:
         from airflow_provider_sim.task.run import TaskRun
 
-        self._options = self._new_options(context)
-        has = has_files(self.input)
-        self._run = TaskRun(context, self.hook, self.workflow_id, self._options, has_files=has, **known)
+        self._run = TaskRun(context, self.hook, self.workflow_id, self._new_options(context), self.input)
         return self._run
-
-    def _start(self, client: SimClient, run: TaskRun) -> AsyncExecutionResult | WorkflowRun:
-        """Start a run after the check of its input, which a re-attached run doesn't need."""
-        fields = input_fields(self.input, workflow_id=self.workflow_id)
-        check_fields(self.hook, self.workflow_id, [fields], self.check_input)
-        return run.start(client, self.input)
 
     def _wait(self, client: SimClient, run: TaskRun, started: AsyncExecutionResult | WorkflowRun) -> WorkflowRun:
         """Wait for a run that isn't finished yet, here or in the triggerer."""
@@ -248,7 +240,7 @@ class SimExecuteWorkflowOperator(SimRunMixin, SimWorkflowOperatorBase):
             started.run_id or "",
             job_id=getattr(started, "job_id", None),
             poll_interval=self.poll_interval,
-            deadline=self._options.deadline,
+            deadline=run.options.deadline,
             on_paused=self.on_paused,
             base_url=client.base_url,
             on_approval=run.on_approval,
@@ -259,29 +251,17 @@ class SimExecuteWorkflowOperator(SimRunMixin, SimWorkflowOperatorBase):
             time.sleep(state.first_delay())  # it was started, or polled, just now
             with run.retry_if_not_found():
                 return wait_for_run(client, state)
-        return self._defer(state, replace(self._options, uploads=run.deferred_uploads()))
+        return self._defer(state, replace(run.options, uploads=run.deferred_uploads()))
 
-    def _result_at_timeout(
-        self, context: Context, client: SimClient, run: TaskRun, error: BaseException | None = None
-    ) -> Any:
-        from airflow_provider_sim.polling import timeout_error
-
-        finished = run.finish_at_timeout()
-        if finished is None:
-            raise error or timeout_error(self.workflow_id, run.run_id or "unknown")
-        return self._result(context, client, finished)
-
-    def _result(self, context: Context, client: SimClient, run: WorkflowRun) -> Any:
+    def _result(self, task_run: TaskRun, run: WorkflowRun) -> Any:
         from airflow_provider_sim.client import RunStatus, selection_lost, selectors_of
         from airflow_provider_sim.task.results import task_result
 
         self._lineage_run = run
         selectors = selectors_of(self.selected_outputs)
-        task_run = self._run
-        assert task_run is not None
         try:
             if self.stream and selectors and run.status is RunStatus.COMPLETED and not task_run.streamed:
                 raise selection_lost(run, selectors)
-            return task_result(context, client, run, self._options)
+            return task_result(task_run.context, self.hook, run, task_run.options)
         finally:
-            task_run.settle_uploads(client, run)
+            task_run.release_uploads(self.hook.get_conn(), unused=run.status.is_terminal)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from functools import cached_property, partial
 from os import PathLike
@@ -30,7 +31,7 @@ from airflow_provider_sim.exceptions import (
     SimRunNotFoundError,
     SimRunTimeoutError,
 )
-from airflow_provider_sim.links.sim import SimApprovalLink, SimRunLink, push_approval_link, push_run_link
+from airflow_provider_sim.links.sim import APPROVAL_URL_KEY, SimApprovalLink, SimRunLink, push_run_link
 from airflow_provider_sim.operators.base import DEFERRABLE, SimOperator, SimRunMixin
 from airflow_provider_sim.task.deadlines import after_deferral, deadline
 from airflow_provider_sim.task.run_options import RunOptions
@@ -39,13 +40,12 @@ from airflow_provider_sim.triggers.workerless import can_end_in_trigger, start_t
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_sim.client import SimClient, WorkflowRun
+    from airflow_provider_sim.client import WorkflowRun
     from airflow_provider_sim.polling import RunPollState
     from airflow_provider_sim.task.results import RunEvent
 
 LONGEST_PAUSE = 60.0  # seconds between polls of a rescheduled sensor that keeps its worker, because a poll has failed
 SHORTEST_RESCHEDULE = 10.0  # seconds between the processes of a rescheduled sensor
-LAST_TIMEOUT = 30.0  # seconds for each request of the last poll and the cancellation
 
 
 class SimJobSensor(SimRunMixin, SimOperator, BaseSensorOperator):
@@ -136,17 +136,13 @@ class SimJobSensor(SimRunMixin, SimOperator, BaseSensorOperator):
         self._deadline: float | None = None
         self._check_constants()
         if start_from_trigger:
-            self._start_in_triggerer()
-
-    def _start_in_triggerer(self) -> None:
-        """Set Airflow's attributes for a start in the triggerer; if that isn't possible, warn and defer instead."""
-        self.deferrable = self.start_from_trigger = True
-        try:
-            self.start_trigger_args = start_trigger_args(self)
-        except ValueError as error:
-            self.start_from_trigger = False
-            message = f"{error}. The sensor {self.task_id!r} starts on a worker and defers from there."
-            warnings.warn(message, UserWarning, stacklevel=3)
+            self.deferrable = self.start_from_trigger = True
+            try:
+                self.start_trigger_args = start_trigger_args(self)
+            except ValueError as error:
+                self.start_from_trigger = False
+                message = f"{error}. The sensor {self.task_id!r} starts on a worker and defers from there."
+                warnings.warn(message, UserWarning, stacklevel=2)
 
     def _new_options(self, context: Context) -> RunOptions:
         return RunOptions.of(self, end_from_trigger=can_end_in_trigger(self))
@@ -164,25 +160,21 @@ class SimJobSensor(SimRunMixin, SimOperator, BaseSensorOperator):
             if self.do_xcom_push:
                 # A rescheduled sensor is here at every poll, which must not cost a second request.
                 push_run_link(context, hook, self.workflow_id, self.run_id, read_workspace=not self.reschedule)
-                self._state.on_approval = partial(push_approval_link, context)
-            return self._poke_until_finished(context)
-
-    def _poke_until_finished(self, context: Context) -> Any:
-        """Run Airflow's loop, which calls :meth:`poke`, and handle its timeouts and skips."""
-        try:
-            return super().execute(context)
-        except AirflowTaskTimeout as error:
-            return self._result_at_timeout(context, error)
-        except AirflowSensorTimeout:
-            return self._result_at_timeout(context)
-        except AirflowSkipException as skip:
-            timeout = skip.__cause__  # None: Airflow's timeout with soft_fail
-            if timeout is not None and not isinstance(timeout, AirflowTaskTimeout):
-                raise AirflowSkipException(str(timeout)) from timeout
+                self._state.on_approval = partial(context["ti"].xcom_push, APPROVAL_URL_KEY)
             try:
-                return self._result_at_timeout(context, timeout)
-            except (AirflowException, AirflowTaskTimeout) as error:
-                raise AirflowSkipException(str(error)) from error
+                return super().execute(context)
+            except AirflowTaskTimeout as error:
+                return self._result_at_timeout(context, error)
+            except AirflowSensorTimeout:
+                return self._result_at_timeout(context)
+            except AirflowSkipException as skip:
+                timeout = skip.__cause__  # None: Airflow's timeout with soft_fail
+                if timeout is not None and not isinstance(timeout, AirflowTaskTimeout):
+                    raise AirflowSkipException(str(timeout)) from timeout
+                try:
+                    return self._result_at_timeout(context, timeout)
+                except (AirflowException, AirflowTaskTimeout) as error:
+                    raise AirflowSkipException(str(error)) from error
 
     def poke(self, context: Context) -> PokeReturnValue:
         """Poll once; defer if the run isn't finished and the sensor is deferrable."""
@@ -258,32 +250,14 @@ class SimJobSensor(SimRunMixin, SimOperator, BaseSensorOperator):
 
         :param error: of ``execution_timeout``; None for the sensor's own timeout, which may cancel the run.
         """
-        from airflow_provider_sim.client import RetryPolicy
         from airflow_provider_sim.polling import timeout_error
+        from airflow_provider_sim.task.run import TaskRun
 
-        retry = RetryPolicy(max_retries=3, initial_delay=1.0)
-        with self.hook.new_client(timeout=LAST_TIMEOUT, retry=retry) as client:
-            run = self._last_poll(client)
-            if run is None and error is None and self.cancel_on_timeout:
-                try:
-                    cancelled = client.stop_workflow_run(self.workflow_id, self.run_id)
-                    self.log.info("%s", cancelled)
-                    run = self._last_poll(client) if cancelled.finished_before else None
-                except SimError as problem:
-                    self.log.error("Run %s could not be cancelled and may continue: %s", self.run_id, problem)
-        if run is None:
-            raise error or AirflowSensorTimeout(str(timeout_error(self.workflow_id, self.run_id)))
-        return self._result(context, run)
-
-    def _last_poll(self, client: SimClient) -> WorkflowRun | None:
-        try:
-            run = client.get_workflow_run(self.workflow_id, self.run_id)
-        except SimError as error:
-            if isinstance(error, SimRunNotFoundError):
-                raise
-            self.log.warning("The last poll of run %s failed: %s", self.run_id, error)
-            return None
-        return run if self._state.on_response(run) else None
+        options = replace(self._new_options(context), cancel_on_kill=self.cancel_on_timeout and error is None)
+        run = TaskRun(context, self.hook, self.workflow_id, options)
+        run.use(self.run_id)
+        error = error or AirflowSensorTimeout(str(timeout_error(self.workflow_id, self.run_id)))
+        return self._result(context, run.finish_at_timeout(error))
 
     def _result(self, context: Context, run: WorkflowRun) -> Any:
         """Return the output of the run, or the report of its pause; fail without retries if it failed."""
@@ -291,7 +265,7 @@ class SimJobSensor(SimRunMixin, SimOperator, BaseSensorOperator):
 
         self._lineage_run = run
         try:
-            return task_result(context, self.hook.get_conn(), run, self._new_options(context))
+            return task_result(context, self.hook, run, self._new_options(context))
         except SimRunError as error:
             raise AirflowFailException(str(error)) from error
 

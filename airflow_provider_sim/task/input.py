@@ -10,10 +10,10 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import ExitStack, closing, nullcontext, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, NamedTuple
 
 from airflow_provider_sim.exceptions import SimInputError
 from airflow_provider_sim.json_values import MAX_DEPTH, beyond_depth, nodes, place_of
@@ -23,16 +23,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-UPLOAD_WITHOUT_WAITING = (
-    "files in the input need keep_uploads=True with wait_for_completion=False: no task deletes the uploads when the run"
-    " has finished"
-)
 FILES_IN_BATCH = (
     "files in the inputs of a batch aren't uploaded. Upload each file once, with SimHook.upload_file, and pass"
     " [file.reference()] in the inputs"
 )
-
-_CHUNK = 256 * 1024
 
 
 @dataclass
@@ -56,45 +50,31 @@ class SimFile:
         return f"SimFile({self.name or _name_of(self.source)!r})"
 
 
-@dataclass(eq=False)
-class InputFile:
-    """A file of an input: its content is at its start, and ``size`` bytes long."""
+class InputFile(NamedTuple):
+    """A file of an input."""
 
     name: str
     mime: str
-    content: BinaryIO
-    size: int
-
-    def inline(self) -> dict[str, Any]:
-        """Return the file with its content, as Sim accepts it in sync runs."""
-        from airflow_provider_sim.client import inline_file
-
-        content = self.content.read()
-        self.content.seek(0)
-        return inline_file(self.name, self.mime, content)
+    content: BinaryIO  # at its start
+    size: int  # bytes
 
 
 def prepare_input(
-    value: Any,
+    given: Mapping[str, Any],
     workflow_id: str,
     *,
     is_async: bool,
     check: Callable[[str, Any], None],
     upload: Callable[[list[InputFile]], list[dict[str, Any]]],
 ) -> dict[str, Any]:
-    """Return an input as Sim accepts it: the Start block's fields, as JSON, with files inline or by reference.
+    """Return an input's fields as Sim accepts them: as JSON, with files inline (in a sync run) or by reference.
 
-    Only path objects, open files, bytes and :class:`SimFile` are read as files, never a string that contains a path.
-
-    :param value: as for :func:`input_fields`.
-    :param is_async: Sim converts no inline files then.
     :param check: raises SimInputError for an input that can't be sent, without sending anything.
     :param upload: uploads files that can't be sent inline, and returns references to them.
     :raises SimInputError: the input, or a file in it, can't be sent.
     """
-    from airflow_provider_sim.client import fits_in_request
+    from airflow_provider_sim.client import fits_in_request, inline_file
 
-    given = input_fields(value, workflow_id=workflow_id)
     fields = {name: [item] if is_file(item) else item for name, item in given.items()}
 
     def with_files(values: Iterable[Any]) -> dict[str, Any]:
@@ -109,42 +89,40 @@ def prepare_input(
         if not files:
             return fields
         if not is_async and fits_in_request(file.size for file in files):
-            prepared = with_files(file.inline() for file in files)
+            prepared = with_files(inline_file(file.name, file.mime, file.content.read()) for file in files)
             try:
                 check(workflow_id, prepared)
                 return prepared
             except SimInputError as error:
                 if error.code != "PAYLOAD_TOO_LARGE":
                     raise
+                for file in files:
+                    file.content.seek(0)
         check(workflow_id, with_files({} for _ in files))
         return with_files(upload(files))
 
 
 def input_files(fields: Mapping[str, Any], workflow_id: str, opened: ExitStack, *, is_async: bool) -> list[InputFile]:
-    """Return the files in an input's fields, which must be readable, and where Sim accepts them.
-
-    :param opened: gets the files that were opened.
-    """
+    """Return the files in an input's fields, which must be readable and where Sim accepts them, and open them."""
     from airflow_provider_sim.client import is_inline_file
 
-    files = []
+    files, problem = [], None
     for field, item in fields.items():
         for part in item if isinstance(item, list) else [item]:
             if is_file(part):
                 files.append(_input_file(part, workflow_id, opened))
             elif is_async and is_inline_file(part):
-                raise SimInputError(
-                    f"There is a file in Sim's format at {field!r} of the input, which Sim converts in sync runs only."
-                    " Pass a path object or bytes, which the task uploads, or a URL as text, for the workflow to"
-                    " download.",
-                    workflow_id=workflow_id,
+                problem = (
+                    f"a file in Sim's format at {field!r} of the input, which Sim converts in sync runs only. Pass a"
+                    " path object or bytes, which the task uploads, or a URL as text, for the workflow to download"
                 )
             elif nested := next((path for value, path, _ in nodes(part) if is_file(value)), None):
-                raise SimInputError(
-                    f"There is a file at {place_of(nested, str(field))} of the input. Sim accepts files only in the"
-                    " Start block's fields of type file[], not inside objects: pass it in a separate field.",
-                    workflow_id=workflow_id,
+                problem = (
+                    f"a file at {place_of(nested, str(field))} of the input. Sim accepts files only in the Start"
+                    " block's fields of type file[], not inside objects: pass it in a separate field"
                 )
+            if problem:
+                raise SimInputError(f"There is {problem}.", workflow_id=workflow_id)
     return files
 
 
@@ -184,10 +162,11 @@ def _open(source: Any, opened: ExitStack) -> BinaryIO:
     file: BinaryIO = source if is_open else opened.enter_context(source.open("rb"))
     if not is_open and file.seekable():
         return file
+    if hasattr(file, "close"):
+        opened.callback(file.close)
     copy = opened.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
-    with closing(file) if hasattr(file, "close") else nullcontext():
-        while chunk := file.read(_CHUNK):
-            copy.write(chunk.encode() if isinstance(chunk, str) else chunk)
+    while chunk := file.read(256 * 1024):
+        copy.write(chunk.encode() if isinstance(chunk, str) else chunk)
     return copy
 
 
@@ -200,12 +179,8 @@ def is_file(value: Any) -> bool:
     """Whether a value is a file: bytes, a path object, an open file, or a :class:`SimFile`."""
     if isinstance(value, bytes | bytearray | memoryview | SimFile):
         return True
-    return not isinstance(value, type) and (callable(getattr(value, "read", None)) or _is_path(value))
-
-
-def _is_path(value: Any) -> bool:
-    """Whether it is a ``pathlib.Path`` or has its interface, such as ``ObjectStoragePath``."""
-    return callable(getattr(value, "open", None)) and isinstance(getattr(value, "name", None), str)
+    is_path = callable(getattr(value, "open", None)) and isinstance(getattr(value, "name", None), str)
+    return not isinstance(value, type) and (is_path or callable(getattr(value, "read", None)))
 
 
 def input_fields(value: Any, *, workflow_id: str) -> dict[str, Any]:
@@ -263,9 +238,7 @@ def check_fields(hook: SimHook, workflow_id: str, inputs: Sequence[Mapping[str, 
     """Compare inputs with the fields that their workflow declares; Sim drops others, and fills in missing ones.
 
     Sim reports the fields of the workflow's draft, without their defaults. A workflow without any is not checked.
-
-    :param inputs: as returned by :func:`input_fields`.
-    :param how: ``warn`` in the log, also without a check if its one request fails; ``fail``, also then; or ``off``.
+    ``how`` is ``warn`` (in the log; no check if its one request fails), ``fail`` (also then) or ``off``.
     """
     if how == "off":
         return

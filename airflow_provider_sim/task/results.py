@@ -13,7 +13,6 @@ from airflow_provider_sim.client import RunOutput, RunStatus, WorkflowRun
 from airflow_provider_sim.exceptions import (
     Outcome,
     SimError,
-    SimOutputError,
     SimRunCancelledError,
     SimRunFailedError,
     SimRunPausedError,
@@ -21,7 +20,7 @@ from airflow_provider_sim.exceptions import (
 from airflow_provider_sim.json_values import printable
 from airflow_provider_sim.links.sim import APPROVAL_URL_KEY, RUN_URL_KEY
 from airflow_provider_sim.metrics import Metric
-from airflow_provider_sim.task.output import OutputDelivery
+from airflow_provider_sim.task.output import OutputDelivery, output_error
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_sim.client import PausePoint, SimClient
+    from airflow_provider_sim.hooks.sim import SimHook
     from airflow_provider_sim.task.output import Fetch
     from airflow_provider_sim.task.pause_report import PauseReport
     from airflow_provider_sim.task.run_options import RunOptions
@@ -44,43 +44,35 @@ _OWN_KEYS = {"return_value", "run_id", "job_id", RUN_URL_KEY, APPROVAL_URL_KEY, 
 _is_xcom_key = re.compile(r"(?!\.{1,2}$)[^/?#%\\\x00-\x1f\x7f]{1,512}").fullmatch
 
 
-def task_result(context: Context, client: SimClient, run: WorkflowRun, options: RunOptions) -> Any:
-    """Return the output of a completed run, or the report of a paused one; raise for any other status."""
-    _report(context, run, options)
-    if run.status is RunStatus.PAUSED:
-        return paused_result(client, run, options.on_paused)
-    try:
-        output = client.get_run_output(run, None if options.stream else options.selected_outputs)
-    except (SimRunFailedError, SimRunCancelledError) as error:
-        ti: Any = context["ti"]
-        if url := ti.xcom_pull(task_ids=ti.task_id, key=RUN_URL_KEY, map_indexes=ti.map_index):
-            error.args = (f"{error} {url}",)
-        raise
-    return _deliver(context, run, output, options, fetch=client.download_file)
+def task_result(
+    context: Context, hook: SimHook, run: WorkflowRun, options: RunOptions, output: RunOutput | None = None
+) -> Any:
+    """Return the output of a completed run, or the report of a paused one; raise for any other status.
 
-
-def event_result(context: Context, run: WorkflowRun, output: RunOutput, options: RunOptions) -> Any:
-    """Return the output of a completed run that its trigger has fetched; needs no client, whose import is slow."""
-    _report(context, run, options)
-    return _deliver(context, run, output, options)
-
-
-def _report(context: Context, run: WorkflowRun, options: RunOptions) -> None:
-    """Log, count and push how the run has ended."""
+    :param output: if the trigger has fetched it: then no client is needed, whose import is slow.
+    """
+    ti: Any = context["ti"]
     took = "" if run.duration_ms is None else f" after {run.duration_ms / 1000:.1f} s"
     cost = "" if run.cost_usd is None else f", for US$ {run.cost_usd:.4f}"
     log.info("Run %s of workflow %s is %s%s%s.", run.run_id, run.workflow_id, run.status, took, cost)
     if run.status.is_terminal:
         Metric.RUN_FINISHED.incr(status=run.status.value)
     if options.do_xcom_push:
-        context["ti"].xcom_push(key=DETAILS_KEY, value=run.details())
-
-
-def _deliver(
-    context: Context, run: WorkflowRun, output: RunOutput, options: RunOptions, *, fetch: Fetch | None = None
-) -> Any:
+        ti.xcom_push(key=DETAILS_KEY, value=run.details())
+    fetch = None
+    if output is None:
+        client = hook.get_conn()
+        if run.status is RunStatus.PAUSED:
+            return paused_result(client, run, options.on_paused)
+        try:
+            output = client.get_run_output(run, None if options.stream else options.selected_outputs)
+        except (SimRunFailedError, SimRunCancelledError) as error:
+            if url := ti.xcom_pull(task_ids=ti.task_id, key=RUN_URL_KEY, map_indexes=ti.map_index):
+                error.args = (f"{error} {url}",)
+            raise
+        fetch = client.download_file
     if options.do_xcom_push and output.is_display_copy:
-        context["ti"].xcom_push(key=DISPLAY_COPY_KEY, value=True)
+        ti.xcom_push(key=DISPLAY_COPY_KEY, value=True)
     result = delivered(run, output, options, fetch=fetch)
     if options.multiple_outputs and options.do_xcom_push:
         _check_fields(result, run)
@@ -99,14 +91,9 @@ def _check_fields(result: Any, run: WorkflowRun) -> None:
         problem = "has a field that is null, which Airflow 3.0 can't store as an XCom"
     else:
         return
-    raise SimOutputError(
-        f"The output of run {run.run_id!r} of workflow {run.workflow_id!r} {problem}, so multiple_outputs=True can't"
-        " push its fields. Omit multiple_outputs, or change the workflow's output. The run itself completed; clearing"
-        " the task starts a new run.",
-        workflow_id=run.workflow_id,
-        run_id=run.run_id,
-        outcome=Outcome.RAN,
-    )
+    advice = "Omit multiple_outputs, or change the workflow's output"
+    problem = f"The output {problem}, so multiple_outputs=True can't push its fields. {advice}"
+    raise output_error(problem, run.workflow_id, run.run_id)
 
 
 def delivered(run: WorkflowRun, output: RunOutput, options: RunOptions, *, fetch: Fetch | None = None) -> Any:
@@ -137,7 +124,6 @@ def paused_result(client: SimClient, run: WorkflowRun, on_paused: OnPaused) -> P
             f" {url} and wait for it with SimJobSensor, or set on_paused='wait'.",
             workflow_id=workflow_id,
             run_id=run_id,
-            outcome=Outcome.RAN,
         )
     log.info("Run %s waits for a person: %s", run_id, url)
     context_id = run.paused.context_id if run.paused else None
@@ -165,27 +151,24 @@ class RunEvent(NamedTuple):
 
     status: str
     run_id: str
-    job_id: str | None = None
-    message: str | None = None
-    completed_run: WorkflowRun | None = None  # without its output
-    output: RunOutput | None = None  # if it is small
-    uploads: dict[str, Any] | None = None
+    job_id: str | None
+    message: str | None
+    completed_run: WorkflowRun | None  # without its output
+    output: RunOutput | None  # if it is small
+    uploads: dict[str, Any] | None
 
 
 def read_run_event(event: Mapping[str, Any] | None, *, workflow_id: str) -> RunEvent:
     """Return the event of this task's trigger, validated; log an error's message."""
     given = event if isinstance(event, dict) else {}
     status, run_id, job_id, message = (given.get(name) for name in ("status", "run_id", "job_id", "message"))
-    problem = None
-    if not isinstance(run_id, str) or given.get("workflow_id") != workflow_id:
-        problem = (
-            f"doesn't belong to workflow {workflow_id!r}: {event!r}. The DAG was changed while the task was deferred,"
-            " or this is a bug of the provider; clear the task to start over"
+    known = status in {"completed", "failed", "cancelled", "paused", "timeout", "error"}
+    if not known or not isinstance(run_id, str) or given.get("workflow_id") != workflow_id:
+        message = (
+            f"The trigger's event isn't of a run of workflow {workflow_id!r}: {event!r}. The DAG was changed while the"
+            " task was deferred, or this is a bug of the provider; clear the task to start over."
         )
-    elif status not in {"completed", "failed", "cancelled", "paused", "timeout", "error"}:
-        problem = f"has the unknown status {status!r}: {event!r}"
-    if problem:
-        raise SimError(f"The trigger's event {problem}.", workflow_id=workflow_id, outcome=Outcome.RAN)
+        raise SimError(message, workflow_id=workflow_id, outcome=Outcome.RAN)
     if status == "error":
         log.warning("The trigger could not wait for run %s: %s", run_id, message)
     completed_run, output = None, None
@@ -193,12 +176,4 @@ def read_run_event(event: Mapping[str, Any] | None, *, workflow_id: str) -> RunE
         completed_run = WorkflowRun.from_details({**details, "workflow_id": workflow_id, "run_id": run_id})
         if text := given.get("output"):
             output = RunOutput(value=json.loads(text), is_display_copy=given.get("is_display_copy") is True)
-    return RunEvent(
-        str(status),
-        str(run_id),
-        job_id if isinstance(job_id, str) else None,
-        message=message and str(message),
-        completed_run=completed_run,
-        output=output,
-        uploads=given.get("uploads"),
-    )
+    return RunEvent(str(status), run_id, job_id, message, completed_run, output, given.get("uploads"))

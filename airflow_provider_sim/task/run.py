@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import InitVar, asdict, dataclass, field
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowException
@@ -32,10 +32,10 @@ from airflow_provider_sim.exceptions import (
     SimStreamError,
     SimUnsupportedError,
 )
-from airflow_provider_sim.links.sim import push_approval_link, push_run_link
+from airflow_provider_sim.links.sim import APPROVAL_URL_KEY, push_run_link
 from airflow_provider_sim.metrics import Metric
 from airflow_provider_sim.polling import timeout_error, unreachable_error
-from airflow_provider_sim.task.input import UPLOAD_WITHOUT_WAITING, InputFile, prepare_input
+from airflow_provider_sim.task.input import InputFile, check_fields, has_files, input_fields, prepare_input
 from airflow_provider_sim.task.run_store import PreviousRun, RunStore
 from airflow_provider_sim.task.stream_log import StreamLog
 from airflow_provider_sim.task.uploads import Uploads, delete_uploads, upload_files
@@ -49,73 +49,57 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-RUN_ID_KEY = "run_id"
-JOB_ID_KEY = "job_id"
-UPLOADS_KEY = "uploads"
-
 # For the last requests of a task: Airflow kills a worker process 5 s after it has signaled it.
 SHUTDOWN_RETRY = RetryPolicy(max_retries=3, initial_delay=0.5, max_delay=1.0, max_elapsed=2.0)
 SHUTDOWN_TIMEOUT = 3.0  # seconds for each
 
 
-@dataclass(eq=False)
 class TaskRun:
-    """The run of one try of a task.
+    """The run of one try of a task, with the files that are uploaded for it."""
 
-    :param run_id: of a run that is already known.
-    :param job_id: its queue entry, if known.
-    :param uploads: of its input's files, if any.
-    :param has_files: whether the input has files.
-    :ivar streamed: whether the run's output was received in its stream.
-    """
-
-    context: Context
-    hook: SimHook
-    workflow_id: str
-    options: RunOptions
-    run_id: str | None = None
-    job_id: str | None = None
-    uploads: InitVar[dict[str, Any] | None] = None
-    has_files: bool = False
-    streamed: bool = field(default=False, init=False)
-
-    def __post_init__(self, uploads: dict[str, Any] | None) -> None:
-        server, durable = self.hook.get_settings().base_url, self.options.durable
-        self._ti: Any = self.context["ti"]
-        self._store = RunStore(self.context, durable=durable, workflow_id=self.workflow_id, server=server)
-        self._store.uploads = Uploads(**uploads) if uploads else None
+    def __init__(
+        self, context: Context, hook: SimHook, workflow_id: str, options: RunOptions, input: Any = None
+    ) -> None:
+        self.context = context
+        self.hook = hook
+        self.workflow_id = workflow_id
+        self.options = options
+        self.run_id: str | None = None
+        self.job_id: str | None = None  # its queue entry, if known
+        self.streamed = False  # the run's output was received in its stream
+        self._input = input
+        self._ti: Any = context["ti"]
+        server = hook.get_settings().base_url
+        self._store = RunStore(context, durable=options.durable, workflow_id=workflow_id, server=server)
         self._candidate: PreviousRun | None = None
         self._resend_id: str | None = None
         self._reattached = False
         self._stop_token = StopToken()
         self._cancelled_id: str | None = None
 
-    def find_current(self, client: SimClient) -> None:
-        """Find the run that this try started or re-attached to before it was deferred, or else the likeliest."""
-        self.run_id, uploads = (
-            self._ti.xcom_pull(task_ids=self._ti.task_id, key=key, map_indexes=self._ti.map_index)
-            for key in (RUN_ID_KEY, UPLOADS_KEY)
-        )
-        candidates = [] if self.run_id else self._previous_runs(of_this_try=True)[0]
-        if uploads:
-            self._store.uploads = Uploads(**uploads)
-        for candidate in candidates if len(candidates) > 1 else ():
-            try:
-                run = client.get_workflow_run(self.workflow_id, candidate.run_id, job_id=candidate.job_id)
-            except SimRunNotFoundError:
-                continue
-            except SimError as error:
-                log.warning("Could not find out whether this try has started run %s: %s", candidate.run_id, error)
-                break
-            if not is_rejection(run):
-                candidates = [candidate]
-                break
-        if candidates:
-            self.run_id, self.job_id = candidates[0].run_id, candidates[0].job_id
+    def use(self, run_id: str, job_id: str | None = None, uploads: dict[str, Any] | None = None) -> None:
+        """Set a run that this try has started or re-attached to in another process."""
+        self.run_id, self.job_id = run_id, job_id
+        self._store.uploads = Uploads(**uploads) if uploads else None
 
-    def _previous_runs(self, **which: bool) -> tuple[list[PreviousRun], bool]:
-        workspace = lambda: self.hook.workspace_of(self.workflow_id) if self.has_files else None  # noqa: E731
-        return self._store.previous_runs(workspace, **which)
+    def find_current(self) -> None:
+        """Find the run that this try started or re-attached to before it was deferred, or else the likeliest."""
+        candidates, _ = self._previous_runs(of_this_try=True)
+        self.run_id = self._ti.xcom_pull(task_ids=self._ti.task_id, key="run_id", map_indexes=self._ti.map_index)
+        if candidates and not self.run_id:
+            likeliest = next(filter(self._exists, candidates), candidates[0])
+            self.run_id, self.job_id = likeliest.run_id, likeliest.job_id
+
+    def _exists(self, candidate: PreviousRun) -> bool:
+        try:
+            run = self.hook.get_workflow_run(self.workflow_id, candidate.run_id, job_id=candidate.job_id)
+            return not is_rejection(run)
+        except SimError as error:
+            return not isinstance(error, SimRunNotFoundError)
+
+    def _previous_runs(self, *, of_this_try: bool = False) -> tuple[list[PreviousRun], bool]:
+        workspace_id = self.hook.workspace_of(self.workflow_id) if has_files(self._input) else None
+        return self._store.previous_runs(workspace_id, of_this_try=of_this_try)
 
     def reattach(self, client: SimClient) -> WorkflowRun | None:
         """Re-attach to an earlier try's run, if it is active or has completed; raise if that can't be found out."""
@@ -132,7 +116,7 @@ class TaskRun:
             self._candidate = None
         if cleared:
             if run is None or run.status.is_terminal:
-                self.delete_uploads(client)
+                self.release_uploads(client, unused=True)
             self._store.uploads = None
         return found
 
@@ -182,7 +166,7 @@ class TaskRun:
             yield
         except SimError as error:
             if not isinstance(error, SimRunTimeoutError):  # which cancels the run
-                self._log_kept_uploads()
+                self.release_uploads(unused=False)
             if isinstance(error, SimRunNotFoundError):
                 raise unreachable_error(self.workflow_id, self.run_id or "unknown", error) from error
             raise
@@ -192,20 +176,21 @@ class TaskRun:
         if self.options.deadline and time.time() >= self.options.deadline and self._has_died(run):
             raise timeout_error(self.workflow_id, run.run_id or "unknown")
 
-    def start(self, client: SimClient, input: Any) -> AsyncExecutionResult | WorkflowRun:
-        """Start the run; return the finished run if the connection was held open."""
+    def start(self, client: SimClient) -> AsyncExecutionResult | WorkflowRun:
+        """Check the input and start the run; return the finished run if the connection was held open."""
         options, deadline = self.options, self.options.deadline or time.time()
-        earlier = self._store.uploads
+        earlier, given = self._store.uploads, input_fields(self._input, workflow_id=self.workflow_id)
+        check_fields(self.hook, self.workflow_id, [given], options.check_input)
         try:
             fields = prepare_input(
-                input,
+                given,
                 self.workflow_id,
                 is_async=options.is_async,
                 check=client.check_input,
                 upload=lambda files: self._upload(client, files),
             )
             if self._store.uploads is earlier:  # which this run doesn't use
-                self.delete_uploads(client)
+                self.release_uploads(client, unused=True)
             started: WorkflowRun | AsyncExecutionResult | WorkflowStream = client.start_workflow_run(
                 self.workflow_id,
                 fields,
@@ -220,13 +205,12 @@ class TaskRun:
                 unsent_ids=self._store.unsent_ids,
             )
         except StartStoppedError:
-            self._delete_uploads_at_once()
+            self.release_uploads(unused=True)
             raise AirflowException("The task was killed before its run was started.") from None
         except SimError as error:
             self._raise_if_killed()
-            if self.run_id is None or error.outcome in (Outcome.NEVER_SENT, Outcome.REFUSED):
-                self.delete_uploads(client)
-            self._log_kept_uploads()
+            unused = self.run_id is None or error.outcome in (Outcome.NEVER_SENT, Outcome.REFUSED)
+            self.release_uploads(client, unused=unused)
             raise
         if isinstance(started, WorkflowStream):
             return self._read_stream(client, started)
@@ -252,20 +236,19 @@ class TaskRun:
         raise StartStoppedError
 
     def _record_server_ids(self, started: AsyncExecutionResult | WorkflowRun) -> None:
-        job_id: str | None = getattr(started, "job_id", None)
-        run_id = started.run_id
+        run_id, job_id = started.run_id, getattr(started, "job_id", None)
         if run_id and (run_id != self.run_id or job_id):
-            self._store.record(run_id, job_id)
+            self._store.record(run_id=run_id, job_id=job_id)
             if run_id != self.run_id:
                 log.warning(
-                    "The server (before v0.7.32) chose the run ID itself: %s. If this worker had died between the"
-                    " server's response and this line, the next try would have started a second run.",
+                    "The server (before v0.7.32) chose the run ID itself: %s. If this worker had died just before, the"
+                    " next try would have started a second run.",
                     run_id,
                 )
                 self._publish(run_id, job_id)
             self.job_id = job_id
         if job_id and self.options.do_xcom_push:
-            self._ti.xcom_push(key=JOB_ID_KEY, value=job_id)
+            self._ti.xcom_push(key="job_id", value=job_id)
 
     def _read_stream(self, client: SimClient, stream: WorkflowStream) -> WorkflowRun:
         """Write the text into the task log as it arrives; if the stream breaks off, get the run."""
@@ -281,27 +264,28 @@ class TaskRun:
             except SimError as not_found:
                 raise error from not_found
             if died_with_its_connection(run):
-                self.delete_uploads(client)
+                self.release_uploads(client, unused=True)
                 self.check_deadline(run)
                 raise
             log.warning("%s The run is %s; its text is no longer logged.", error, run.status)
             return run
 
-    def finish_at_timeout(self) -> WorkflowRun | None:
-        """Handle a timeout: poll once more, then cancel the run. Return the run if it was finished already."""
+    def finish_at_timeout(self, error: BaseException | None = None) -> WorkflowRun:
+        """Handle a timeout: poll once more, then cancel the run; return a run that has finished, or raise the error."""
         finished = self._last_poll()
         if finished is None and (cancelled := self.cancel("its timeout has passed")) and cancelled.finished_before:
             finished = self._last_poll()
-        if finished is not None and self._has_died(finished):
-            self._delete_uploads_at_once()
-            return None
-        return finished
+        if finished is not None and not self._has_died(finished):
+            return finished
+        if finished is not None:
+            self.release_uploads(unused=True)
+        raise error or timeout_error(self.workflow_id, self.run_id or "unknown")
 
     def _last_poll(self) -> WorkflowRun | None:
         if self.run_id is None:
             return None
         try:
-            with self.hook.new_client(timeout=SHUTDOWN_TIMEOUT, retry=SHUTDOWN_RETRY) as client:
+            with self._shutdown_client() as client:
                 run = client.get_workflow_run(self.workflow_id, self.run_id, job_id=self.job_id)
         except SimError as error:
             log.warning("The last poll of run %s failed: %s", self.run_id, error)
@@ -316,22 +300,22 @@ class TaskRun:
         known = self if self.run_id else self._candidate
         run_id, job_id = (known.run_id, known.job_id) if known else (None, None)
         if run_id is None or run_id == self._cancelled_id:
-            self._delete_uploads_at_once()
+            self.release_uploads(unused=True)
             return None
         if not self.options.cancel_on_kill:
-            log.info("Run %s continues, although %s: cancel_on_kill is False.", run_id, reason)
-            self._log_kept_uploads()
+            log.info("Run %s continues, although %s: the task is set not to cancel it.", run_id, reason)
+            self.release_uploads(unused=False)
             return None
         log.info("Cancelling run %s: %s.", run_id, reason)
         try:
-            with self.hook.new_client(timeout=SHUTDOWN_TIMEOUT, retry=SHUTDOWN_RETRY) as client:
+            with self._shutdown_client() as client:
                 result = client.stop_workflow_run(self.workflow_id, run_id, job_id=job_id)
                 log.info("%s", result)
                 self._cancelled_id = run_id
-                self.delete_uploads(client)
+                self.release_uploads(client, unused=True)
         except SimError as error:
             log.error("Run %s could not be cancelled and may continue: %s", run_id, error)
-            self._log_kept_uploads()
+            self.release_uploads(unused=False)
             return None
         return result
 
@@ -342,13 +326,13 @@ class TaskRun:
 
     def _upload(self, client: SimClient, files: list[InputFile]) -> list[dict[str, Any]]:
         """Upload files for the run and return references to them; an earlier try may have uploaded some."""
-        options, earlier = self.options, self._store.uploads
-        if not options.wait_for_completion and not options.keep_uploads:
-            raise SimInputError(f"{UPLOAD_WITHOUT_WAITING}.", workflow_id=self.workflow_id)
+        earlier = self._store.uploads
         try:
-            workspace_id = self._workspace_id()
+            workspace_id = self.hook.workspace_of(self.workflow_id, required=True)
+            if workspace_id is None:
+                raise SimUnsupportedError(f"The workspace of workflow {self.workflow_id!r} is unknown.")
             if earlier and earlier.workspace_id != workspace_id:
-                self.delete_uploads(client)
+                self.release_uploads(client, unused=True)
                 earlier = None
             uploads = Uploads(workspace_id, earlier.token if earlier else self._store.upload_token)
 
@@ -357,12 +341,13 @@ class TaskRun:
                 self._raise_if_killed()
 
             check()
-            self._store.record_uploads()
+            self._store.record()
             references = upload_files(client, uploads, files, resume=earlier is not None, check=check)
             check()
         except SimUnsupportedError as error:
             names = ", ".join(repr(file.name) for file in files)
-            why = "Sim converts files in sync runs only" if options.is_async else "they exceed the size of a request"
+            is_async = self.options.is_async
+            why = "Sim converts files in sync runs only" if is_async else "they exceed the size of a request"
             raise SimInputError(
                 f"The files {names} of the input need an upload, since {why}, but this server has no files API (v2)."
                 " Use a sync run (neither async_execution nor deferrable, and wait_for_completion) or stream=True, with"
@@ -371,55 +356,37 @@ class TaskRun:
             ) from error
         return references
 
-    def _workspace_id(self) -> str:
-        of_connection = self.hook.get_settings().workspace_id
-        workflow = None if of_connection else self.hook.read_workflow(self.workflow_id, required=True)
-        workspace_id = of_connection or (workflow and workflow.workspace_id)
-        if not workspace_id:
-            raise SimUnsupportedError(f"The workspace of workflow {self.workflow_id!r} is unknown.")
-        return workspace_id
-
-    def settle_uploads(self, client: SimClient, run: WorkflowRun) -> None:
-        """Delete the uploads if the run has finished."""
-        if run.status.is_terminal:
-            self.delete_uploads(client)
-        self._log_kept_uploads()
-
-    def delete_uploads(self, client: SimClient) -> None:
-        """Delete the uploads, which no run needs, unless ``keep_uploads`` is set; an error is only logged.
+    def release_uploads(self, client: SimClient | None = None, *, unused: bool) -> None:
+        """Delete the uploads that no run needs, unless ``keep_uploads`` is set; those that one may need are logged.
 
         The record stays: a retry asks Sim which of them exist.
+
+        :param client: default: one for the last requests of a task.
         """
-        if self._store.uploads and not self.options.keep_uploads:
-            delete_uploads(client, self._store.uploads)
-        self._store.uploads = None
+        uploads = None if self.options.keep_uploads else self._store.uploads
+        if uploads and unused:
+            with nullcontext(client) if client else self._shutdown_client() as deleting:
+                delete_uploads(deleting, uploads)
+        elif uploads:
+            log.info("%s are not deleted, since the run may need them.", uploads)
+        if unused:
+            self._store.uploads = None
 
-    def _delete_uploads_at_once(self) -> None:
-        if self._store.uploads:
-            with self.hook.new_client(timeout=SHUTDOWN_TIMEOUT, retry=SHUTDOWN_RETRY) as client:
-                self.delete_uploads(client)
-
-    def _log_kept_uploads(self) -> None:
-        if self._store.uploads and not self.options.keep_uploads:
-            log.info("%s are not deleted, since the run may need them.", self._store.uploads)
+    def _shutdown_client(self) -> SimClient:
+        return self.hook.new_client(timeout=SHUTDOWN_TIMEOUT, retry=SHUTDOWN_RETRY)
 
     def deferred_uploads(self) -> dict[str, Any] | None:
-        """Return the uploads for the trigger to delete; they are an XCom as well, for a deferral timeout."""
-        if self._store.uploads is None or self.options.keep_uploads:
-            return None
-        uploads = asdict(self._store.uploads)
-        if self.options.do_xcom_push:
-            self._ti.xcom_push(key=UPLOADS_KEY, value=uploads)
-        return uploads
+        """Return the uploads for the trigger to delete."""
+        return asdict(self._store.uploads) if self._store.uploads and not self.options.keep_uploads else None
 
     def _publish(self, run_id: str, job_id: str | None) -> None:
         """Use a run ID from now on, and push it and the links as XComs."""
         self.run_id, self.job_id = run_id, job_id
         if self.options.do_xcom_push:
-            self._ti.xcom_push(key=RUN_ID_KEY, value=run_id)
+            self._ti.xcom_push(key="run_id", value=run_id)
             push_run_link(self.context, self.hook, self.workflow_id, run_id)
 
     def on_approval(self, url: str) -> None:
         """Push the link to the page on which a person answers the run."""
         if self.options.do_xcom_push:
-            push_approval_link(self.context, url)
+            self._ti.xcom_push(key=APPROVAL_URL_KEY, value=url)

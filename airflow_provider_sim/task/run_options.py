@@ -15,38 +15,25 @@ DEFAULT_MAX_OUTPUT_BYTES = 16 * 1024 * 1024  # each read of the XCom transfers t
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """What a task does with its runs; arguments of the operators unless described here.
-
-    :param workspace_id: of the workflow, if known.
-    :param is_async: Sim queues the run; otherwise the connection is held open.
-    :param poll_interval: seconds between polls; None for an adaptive interval.
-    :param started: seconds since the epoch at which the run was started, if known.
-    :param deadline: seconds since the epoch at which the task stops waiting; None for never.
-    :param timeout_from_start: seconds from the task's start, instead of ``deadline``, for a task that starts in the
-        triggerer.
-    :param run_timeout: seconds after which the server stops a run.
-    :param uploads: what the trigger deletes when the run has finished: the dict of an
-        :class:`~airflow_provider_sim.task.uploads.Uploads`.
-    :param end_from_trigger: the trigger ends the task when the run has completed.
-    """
+    """What a task does with its runs; arguments of the operators unless described here."""
 
     sim_conn_id: str = "sim_default"
-    workspace_id: str | None = None
-    is_async: bool = True
+    workspace_id: str | None = None  # of the workflow, if known
+    is_async: bool = True  # Sim queues the run; otherwise the connection is held open
     wait_for_completion: bool = True
     stream: bool = False
-    poll_interval: float | None = None
-    started: float | None = None
-    deadline: float | None = None
-    timeout_from_start: float | None = None
-    run_timeout: int | None = None
+    poll_interval: float | None = None  # seconds; None for an adaptive interval
+    started: float | None = None  # seconds since the epoch at which the run was started, if known
+    deadline: float | None = None  # seconds since the epoch at which the task stops waiting; None for never
+    timeout_from_start: float | None = None  # seconds, instead of a deadline, for a task that starts in the triggerer
+    run_timeout: int | None = None  # seconds after which the server stops a run
     on_paused: OnPaused = "wait"
     on_error: OnError = "fail"
     max_active_runs: int | None = None
     skip_undeployed: bool = False
     check_input: CheckInput = "warn"
     keep_uploads: bool = False
-    uploads: dict[str, Any] | None = None
+    uploads: dict[str, Any] | None = None  # that the trigger deletes when the run has finished: the dict of Uploads
     durable: bool = True
     cancel_on_kill: bool = False
     selected_outputs: str | list[str] | None = None
@@ -55,7 +42,7 @@ class RunOptions:
     large_outputs: LargeOutputs = "fail"
     do_xcom_push: bool = True
     multiple_outputs: bool = False
-    end_from_trigger: bool = False
+    end_from_trigger: bool = False  # the trigger ends the task when the run has completed
 
     @classmethod
     def of(cls, task: Any, **changes: Any) -> Self:

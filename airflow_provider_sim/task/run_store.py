@@ -10,10 +10,9 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow_provider_sim.batch.state import BatchState
 from airflow_provider_sim.client import MAX_RUN_TIMEOUT, new_run_id
@@ -40,10 +39,7 @@ class StateEntry:
 
     Clearing raises the task's ``max_tries`` and the DAG run's ``clear_number``; a retry raises neither. The entry
     contains both, since either alone can change without this task being cleared: by another value of ``retries``, or
-    by clearing another task.
-
-    :param store: ``context["task_state_store"]`` (Airflow 3.3 and later); None records nothing.
-    :param subject: what the entry is about; one about something else is ignored.
+    by clearing another task. An entry about another subject is ignored. Without a store, nothing is recorded.
     """
 
     def __init__(self, store: Any, context: Context, key: str, **subject: str) -> None:
@@ -105,40 +101,28 @@ def _identity_of(context: Context) -> list[str] | None:
     return [*names, f"{start.timestamp():.6f}"]
 
 
-@dataclass(frozen=True, slots=True)
-class PreviousRun:
-    """A run that an earlier try of the task may have started.
-
-    :param job_id: its queue entry, if the server named one.
-    :param cleared: the task was cleared since, so the run must not be used.
-    :param derived: the ID is computed, not recorded: the earlier try may have used another one, or none.
-    :param resend: if Sim doesn't know the ID, send the next start under it: should the start that an earlier try has
-        sent still arrive, Sim rejects one of the two.
-    """
+class PreviousRun(NamedTuple):
+    """A run that an earlier try of the task may have started."""
 
     run_id: str
-    job_id: str | None = None
-    cleared: bool = False
-    derived: bool = False
+    job_id: str | None = None  # its queue entry, if the server named one
+    cleared: bool = False  # the task was cleared since, so the run must not be used
+    derived: bool = False  # the ID is computed, not recorded: the earlier try may have used another one, or none
+    # If Sim doesn't know the ID, the next start gets it: Sim rejects one of the two if an earlier start still arrives.
     resend: bool = True
 
 
 class RunStore(_Store):
-    """Store of one run's ID and its uploads.
-
-    :param durable: False records nothing: each try starts its own run.
-    :param server: the base URL; an ID means nothing to another server.
-    :ivar uploads: of the run, as far as known.
-    :ivar unsent_ids: derived IDs that this try is the first to send, unless it is ``airflow tasks test``, which must
-        not return the scheduled task's output.
-    """
+    """Store of one run's ID and its uploads; an ID means nothing to another server."""
 
     def __init__(self, context: Context, *, durable: bool, workflow_id: str, server: str) -> None:
         super().__init__(context, durable)
         self._entry = StateEntry(self._state, context, STATE_KEY, workflow_id=workflow_id, server=server)
+        # Derived IDs that this try is the first to send, unless it is ``airflow tasks test``, which must not return the
+        # scheduled task's output.
         self.unsent_ids: list[str] = []
-        self.uploads: Uploads | None = None
-        self._ids: dict[str, str | None] = {}
+        self.uploads: Uploads | None = None  # of the run, as far as known
+        self._ids: dict[str, Any] = {}
 
     @property
     def upload_token(self) -> str:
@@ -151,26 +135,20 @@ class RunStore(_Store):
             self.unsent_ids.append(self._derived_id(self._try_number, len(self.unsent_ids) + 1))
             return self.unsent_ids[-1]
         run_id = new_run_id()
-        self.record(run_id, None)
+        self.record(run_id=run_id, job_id=None)
         return run_id
 
-    def record(self, run_id: str, job_id: str | None) -> None:
-        """Record the ID that the server has chosen for a run, or its queue entry."""
-        self._ids = {"run_id": run_id, "job_id": job_id}
-        self.record_uploads()
-
-    def record_uploads(self) -> None:
-        """Record the uploads beside the IDs."""
+    def record(self, **values: Any) -> None:
+        """Record a run's ``run_id`` and ``job_id``, if given, and the uploads."""
+        self._ids |= values
         self._entry.write(**self._ids, **({"uploads": asdict(self.uploads)} if self.uploads else {}))
 
-    def previous_runs(
-        self, workspace_id: Callable[[], str | None], *, of_this_try: bool = False
-    ) -> tuple[list[PreviousRun], bool]:
+    def previous_runs(self, workspace_id: str | None, *, of_this_try: bool) -> tuple[list[PreviousRun], bool]:
         """Return runs that earlier tries may have started, the latest first, and whether the task was cleared since.
 
         Sets :attr:`uploads` to what earlier tries may have uploaded.
 
-        :param workspace_id: returns the workspace of derived uploads; None if there can't be any.
+        :param workspace_id: in which there may be uploads.
         :param of_this_try: with those first that this try may have started before it was deferred.
         """
         is_first = self._try_number == 1 and not of_this_try  # Airflow counts a task that is cleared as another try
@@ -183,35 +161,29 @@ class RunStore(_Store):
         if not cleared:
             self._ids = {name: entry[name] for name in ("run_id", "job_id") if name in entry}
         tries = range(self._try_number - (not of_this_try), 0, -1) if self._identity else ()
-        if tries and (workspace := workspace_id()):
-            self.uploads = Uploads(workspace, self.upload_token)
+        if tries and workspace_id:
+            self.uploads = Uploads(workspace_id, self.upload_token)
         for try_number, number in product(tries, range(1, _IDS_PER_TRY + 1)):
             runs.append(PreviousRun(self._derived_id(try_number, number), derived=True, resend=number == 1))
         return runs, cleared
 
 
 class BatchStore(_Store):
-    """Store of a batch: its state in one entry, and run IDs that the server chose in further ones.
-
-    :ivar derives_ids: a batch ID is computed, so that ``airflow tasks test`` gets that of the scheduled task's batch.
-    """
+    """Store of a batch: its state in one entry, and run IDs that the server chose in further ones."""
 
     def __init__(self, context: Context, items: Items, *, durable: bool, server: str) -> None:
         super().__init__(context, durable)
         self._items = items
         self._digest = items.digest
         self._server = server
-        self.derives_ids = self._identity is not None
+        self.derives_ids = self._identity is not None  # then ``airflow tasks test`` gets the scheduled task's batch ID
 
     def new_batch_id(self) -> str:
         """Choose an ID."""
         return self._derived_id(self._digest) if self._identity else new_run_id()
 
     def previous(self, batch_id: str | None = None) -> tuple[BatchState | None, bool]:
-        """Return the batch that is recorded, or that an earlier try would have started, and whether it is current.
-
-        :param batch_id: of this try's own batch, if known.
-        """
+        """Return the batch that is recorded, or else this or an earlier try's, and whether it is current."""
         entry, cleared = self._entry(BATCH_KEY).read()
         try:
             if entry:

@@ -20,15 +20,11 @@ _PAGE = 1000
 
 @dataclass
 class Uploads:
-    """The uploads of one run; its dict is plain JSON.
-
-    :param token: unique to the task instance; the files' names in Sim start with it.
-    :param file_ids: None while their number is unknown, such as after a crash: then Sim is asked for the token.
-    """
+    """The uploads of one run; its dict is plain JSON."""
 
     workspace_id: str
-    token: str
-    file_ids: list[str] | None = None
+    token: str  # unique to the task instance; the files' names in Sim start with it
+    file_ids: list[str] | None = None  # None while unknown, such as after a crash: then Sim is asked for the token
 
     def __str__(self) -> str:
         """For log lines."""
@@ -48,10 +44,9 @@ class Uploads:
 def upload_files(
     client: SimClient, uploads: Uploads, files: Sequence[InputFile], *, resume: bool, check: Callable[[], None]
 ) -> list[dict[str, Any]]:
-    """Upload files and return a reference to each.
+    """Upload files and return a reference to each; ``check`` is called before each upload.
 
     :param resume: an earlier try may have uploaded some: use those, and delete what is not needed.
-    :param check: called before each upload; raises if the task was killed.
     """
     known = {file.name: file for file in uploads.find(client)} if resume else {}
     uploads.file_ids, uploaded = None, []
@@ -59,13 +54,11 @@ def upload_files(
         check()
         original = file.name.replace("\\", "_")[-100:]  # Sim accepts names of up to 255 characters
         name = f"{uploads.token}-{number}-{original}"
-        stored = known.get(name)
-        if stored is None or stored.size != file.size:
-            if stored is not None:
-                client.delete_file(uploads.workspace_id, stored.file_id)
-            stored = _upload(client, uploads, name, file)
-        known.pop(name, None)
-        uploaded.append(stored)
+        stored = known.pop(name, None)
+        if stored is not None and stored.size != file.size:
+            client.delete_file(uploads.workspace_id, stored.file_id)
+            stored = None
+        uploaded.append(stored or _upload(client, uploads, name, file))
     delete_uploads(client, replace(uploads, file_ids=[unused.file_id for unused in known.values()]))
     uploads.file_ids = [stored.file_id for stored in uploaded]
     return [stored.reference(file.name) for stored, file in zip(uploaded, files, strict=True)]

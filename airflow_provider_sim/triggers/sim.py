@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import jinja2
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_sim.client import AsyncSimClient, Cancellation, ClientSettings, WorkflowRun
+    from airflow_provider_sim.client import AsyncSimClient, Cancellation, WorkflowRun
     from airflow_provider_sim.task.run_options import RunOptions
 
 
@@ -163,14 +163,10 @@ class SimRunTrigger(SimTriggerBase):
 
     async def _delete_uploads(self, client: AsyncSimClient) -> None:
         if uploads := self.run_options.uploads:
-            await asyncio.to_thread(_delete, client.settings, Uploads(**uploads))
+            with SimClient.from_settings(client.settings) as blocking:
+                await asyncio.to_thread(delete_uploads, blocking, Uploads(**uploads))
 
     def _event(self, status: str, **more: Any) -> TriggerEvent:
         ids = {"workflow_id": self.workflow_id, "run_id": self.run_id, "job_id": self.job_id}
         uploads = {"uploads": self.run_options.uploads} if self.run_options.uploads else {}
         return TriggerEvent({"status": status, **ids, **uploads, **more})
-
-
-def _delete(settings: ClientSettings, uploads: Uploads) -> None:
-    with SimClient.from_settings(settings) as client:
-        delete_uploads(client, uploads)

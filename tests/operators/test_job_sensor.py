@@ -153,13 +153,13 @@ def test_failed_run_is_not_cancelled(run_task, emulator, start):
     assert not [request for request in emulator.requests if "cancel" in request.path]
 
 
-def test_failed_cancellation_is_logged(run_task, start, capfd, emulator):
+def test_failed_cancellation_is_logged(run_task, start, caplog, emulator):
     run_id = start("slow", {"seconds": 60})
     emulator.fault("server_error", match="cancel", times=None, status=404, page=True)
     task = sensor(workflow_id="slow", run_id=run_id, deferrable=True, timeout=0.1, cancel_on_timeout=True)
     with pytest.raises(AirflowSensorTimeout):
         run_task(task)
-    assert "could not be cancelled" in "".join(capfd.readouterr())
+    assert "could not be cancelled" in caplog.text
 
 
 def test_deferral_timeout_is_later_than_the_trigger_deadline(context, start):

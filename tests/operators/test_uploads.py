@@ -413,4 +413,3 @@ def test_event_names_the_uploads(emulator, context):
         operator(deferrable=True).execute(context)
     [file] = emulator.files
     assert fire(deferral.value.trigger)["uploads"]["file_ids"] == [file.file_id]
-    assert context["ti"].xcoms["uploads"]["file_ids"] == [file.file_id]
