@@ -13,7 +13,7 @@ from math import inf, log2
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from airflow_provider_sim.arguments import OnPaused
-from airflow_provider_sim.client import NO_RETRY, RunStatus, WorkflowRun, approval_url
+from airflow_provider_sim.client import NO_RETRY, RUN_BUCKET, RunStatus, WorkflowRun, approval_url
 from airflow_provider_sim.exceptions import (
     Outcome,
     SimError,
@@ -26,7 +26,7 @@ from airflow_provider_sim.metrics import Metric
 
 if TYPE_CHECKING:
     from airflow_provider_sim.client import SimClient
-    from airflow_provider_sim.polling.rate_limits import WorkerPace
+    from airflow_provider_sim.polling.rate_limits import RequestBucket
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class PollState(Generic[T]):
     deadline: float | None = None  # seconds since the epoch of the last poll
     max_failed_polls: int = MAX_FAILED_POLLS  # in a row
     clock: Callable[[], float] = lambda: time.time()
-    pace: WorkerPace | None = field(default=None, init=False)  # bounds adaptive polls by the rate limits
+    bucket: RequestBucket | None = field(default=None, init=False)  # bounds adaptive polls by the rate limits
     sharing: float = field(default=1, init=False)  # number of runs that each poll answers for
     shortest: float = field(default=SHORTEST_INTERVAL, init=False)  # seconds between such polls
     log_level: int = logging.INFO  # of status changes
@@ -71,7 +71,7 @@ class PollState(Generic[T]):
         growing = max(self._adaptive(age), 2.0 ** min(self._failed_polls, 5))
         if age < (expected := self._expected_duration):
             growing = max(growing, expected - age + self._step(expected))
-        return max(min(growing, LONGEST_INTERVAL), 0.0 if self.pace is None else self.pace.delay())
+        return max(min(growing, LONGEST_INTERVAL), 0.0 if self.bucket is None else self.bucket.read_delay())
 
     def aligned(self, due: float) -> float:
         """Return when to poll instead of at ``due``, so that the adaptive polls of many objects coincide."""
@@ -256,10 +256,11 @@ def poll_until_finished(poll: Callable[[], T], state: PollState[T]) -> T:
 
 def share_limit(client: SimClient, state: PollState[T]) -> None:
     """Let the rate limits bound adaptive polls of a worker; others, which it doesn't know, spend them, too."""
-    from airflow_provider_sim.polling.rate_limits import WorkerPace
+    from airflow_provider_sim.polling.rate_limits import RateLimits
 
-    state.pace = WorkerPace(state.clock)
-    client.on_rate_limit = state.pace.on_response
+    limits = RateLimits(state.clock)
+    state.bucket = limits.bucket(RUN_BUCKET)
+    client.on_rate_limit = limits.on_response
 
 
 def wait_for_run(client: SimClient, state: RunPollState) -> WorkflowRun:

@@ -16,7 +16,6 @@ from airflow_provider_sim.client import (
     ADDRESS_CAPACITY,
     EXECUTE_BUCKET,
     RATE_WINDOW,
-    RUN_BUCKET,
     ClientSettings,
     RateLimitInfo,
 )
@@ -118,6 +117,7 @@ class RequestBucket(Limit):
     _level: float = field(default=0.0, init=False)
     _reset: float = field(default=0.0, init=False)
     _updated_at: float = field(default=-inf, init=False)
+    _spent: float = field(default=1.0, init=False)  # by all processes, between the last two responses
 
     def on_request(self) -> None:
         self.in_flight += 1
@@ -128,6 +128,8 @@ class RequestBucket(Limit):
             self.pause(info.retry_after)
         if info.limit is None or info.remaining is None or info.reset is None:
             return
+        if self._above_line(self.clock()) < inf:  # adds what was refilled since
+            self._spent = max(1.0, self._level - info.remaining)
         same_minute = self._refill is not None and abs(info.reset - self._reset) < 1
         # Responses may arrive out of order; within a minute the level only falls.
         self._level = min(self._level, info.remaining) if same_minute else info.remaining
@@ -154,6 +156,18 @@ class RequestBucket(Limit):
         left = max(1, int(above_line / 2)) - self.in_flight
         return Room(left) if left > 0 else Room(0, inf)
 
+    def read_delay(self) -> float:
+        """Return the least seconds until a worker's next read, at most until the next refill.
+
+        Workers know of each other only by the level: as many requests as were sent since the last response but one are
+        expected again. A third of the bucket is left to other requests.
+        """
+        if self._refill is None:
+            return 0.0
+        until_reset = min(max(0.0, self._reset - self.clock()), RATE_WINDOW)
+        left = self._level - 2 * self._refill / 3
+        return until_reset if left < 1 else min(until_reset, self._spent * until_reset / left)
+
     def _above_line(self, now: float) -> float:
         if self._refill is None:
             return inf
@@ -165,59 +179,24 @@ class RequestBucket(Limit):
         return self._level - self._refill * (BUCKET_RESERVE + (1 - BUCKET_RESERVE) * minute_left)
 
 
-class WorkerPace(RequestBucket):
-    """Pace of a worker's reads of runs: workers know of each other only by the level of the bucket that they share.
-
-    The requests of all since the last read are expected again. A third of the bucket is left to other requests.
-    """
-
-    def __init__(self, clock: Clock = time.time) -> None:
-        self._server = ServerClock(clock)
-        self._spent = 1.0  # by all processes, since the last read but one
-        super().__init__(self._server.now)
-
-    def on_response(self, info: RateLimitInfo) -> None:
-        if info.bucket != RUN_BUCKET or info.remaining is None or info.reset is None:
-            return
-        self._server.on_reset(info.reset)
-        if self._refill is not None:
-            self._above_line(self.clock())  # adds what was refilled since
-            self._spent = max(1.0, self._level - info.remaining)
-        super().on_response(info)
-
-    def delay(self) -> float:
-        """Return the least seconds until the next read: at most until the bucket is refilled."""
-        if self._refill is None:
-            return 0.0
-        until_reset = min(max(0.0, self._reset - self.clock()), RATE_WINDOW)
-        left = self._level - 2 * self._refill / 3
-        return until_reset if left < 1 else min(until_reset, self._spent * until_reset / left)
-
-
-class AddressLimit(Limit):
+class AddressLimit:
     """Our share of the requests that v2 accepts from one address, which headers contain only when it is exhausted."""
 
     def __init__(self, clock: Clock, share: float) -> None:
-        super().__init__(clock)
-        self._rate = self._left = ADDRESS_CAPACITY / 2 * share  # per minute
-        self._updated_at = clock()
+        self._clock = clock
+        self._interval = RATE_WINDOW / (ADDRESS_CAPACITY / 2 * share)  # seconds in which one request is refilled
+        self._full_at = -inf  # time when a whole minute's requests are available
 
     def on_request(self) -> None:
-        self._room()
-        self._left -= 1
+        self._full_at = max(self._full_at, self._clock()) + self._interval
 
     def on_rejected(self, retry_after: float | None) -> None:
         """Send nothing for some time, and then no burst: others use the address, too."""
-        self.pause(retry_after or RATE_WINDOW)
-        self._left, self._updated_at = 0.0, self._paused_until
+        self._full_at = max(self._full_at, self._clock() + (retry_after or RATE_WINDOW) + RATE_WINDOW)
 
-    def _room(self) -> Room:
-        now = self.clock()
-        refilled = self._rate * max(0.0, now - self._updated_at) / RATE_WINDOW
-        self._left, self._updated_at = min(self._rate, self._left + refilled), max(now, self._updated_at)
-        if self._left >= 1:
-            return Room(int(self._left))
-        return Room(0, (1 - self._left) * RATE_WINDOW / self._rate + _MARGIN)
+    def room(self) -> Room:
+        left = round((RATE_WINDOW - max(0.0, self._full_at - self._clock())) / self._interval, 3)
+        return Room(int(left)) if left >= 1 else Room(0, (1 - left) * self._interval + _MARGIN)
 
 
 class RateLimits:
