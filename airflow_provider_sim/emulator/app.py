@@ -38,7 +38,6 @@ class FaultMiddleware:
             clock=state.clock,
             connections=state.connections,
             record=state.record,
-            restart=state.restart,
         )
         try:
             if state.fault_rules:

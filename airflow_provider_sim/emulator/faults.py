@@ -14,7 +14,6 @@ from airflow_provider_sim.emulator.request_context import Fault, RequestContext,
 from airflow_provider_sim.emulator.routes.v2.middleware import CODES, error_response
 from airflow_provider_sim.emulator.routes.wire import html_page, json_response
 from airflow_provider_sim.emulator.state import ApiError
-from airflow_provider_sim.emulator.workflows import BlockError
 
 
 @dataclass
@@ -167,13 +166,6 @@ class RateLimit(Fault):
             return info.surface in ("v2", "v1")
         return info.surface == "v2" if self.kind == "address" else info.operation == "execute"
 
-    async def act(self, context: RequestContext) -> None:
-        if self.kind == "model":
-            message = "429 Rate limit exceeded for the hosted model key. Please try again later."
-            context.errors.failing = BlockError(message, block="Agent", block_type="agent", status=429)
-        else:
-            context.errors.limit = self.kind
-
     async def on_send(self, message: Message, context: RequestContext) -> Message | None:
         if self.retry_after and message.get("status") == 429:
             others = [pair for pair in message["headers"] if pair[0] != b"retry-after"]
@@ -187,9 +179,6 @@ class AuthOutage(Fault):
 
     name = "auth_outage"
 
-    async def act(self, context: RequestContext) -> None:
-        context.errors.keys_down = True
-
 
 @dataclass
 class AmbiguousEnqueue(Fault):
@@ -199,9 +188,6 @@ class AmbiguousEnqueue(Fault):
     mode = "async"
     started: bool = True
 
-    async def act(self, context: RequestContext) -> None:
-        context.errors.enqueued = self.started
-
 
 @dataclass
 class StuckRun(Fault):
@@ -210,9 +196,6 @@ class StuckRun(Fault):
     name = "stuck_run"
     operation = "execute"
 
-    async def act(self, context: RequestContext) -> None:
-        context.errors.stuck = True
-
 
 @dataclass
 class Restart(Fault):
@@ -220,7 +203,8 @@ class Restart(Fault):
     when: str = "before"
 
     async def act(self, context: RequestContext) -> None:
-        await context.restart()
+        context.scope["app"].state.sim.restart()
+        await context.cut()
 
 
 @dataclass
@@ -232,9 +216,6 @@ class Transient404(Fault):
     polls: int = 1
     seconds: float = 0.0
 
-    async def act(self, context: RequestContext) -> None:
-        context.errors.hidden_polls, context.errors.hidden_seconds = self.polls, self.seconds
-
 
 @dataclass
 class LostCancel(Fault):
@@ -243,9 +224,6 @@ class LostCancel(Fault):
     name = "lost_cancel"
     operation = "cancel"
     reason: str = "redis_unavailable"
-
-    async def act(self, context: RequestContext) -> None:
-        context.errors.lost_cancel = self.reason
 
 
 FAULTS: dict[str, type[Fault]] = {

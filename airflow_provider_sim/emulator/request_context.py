@@ -17,7 +17,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from airflow_provider_sim.emulator.clock import Clock
 from airflow_provider_sim.emulator.connections import Connections
 from airflow_provider_sim.emulator.limits import Bucket
-from airflow_provider_sim.emulator.workflows import BlockError
 
 Stage = Literal["before", "accepted", "done"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
@@ -91,30 +90,14 @@ def _execution_options(scope: Scope, body: bytes, surface: str) -> tuple[str | N
     return run_id, "async" if asynchronous else "stream" if streamed else "sync"
 
 
-@dataclass(slots=True)
-class ServerErrors:
-    """What goes wrong inside Sim while it handles one request.
+class Faults(dict[str, Any]):
+    """The faults of one request by name, for the routes that behave differently because of one."""
 
-    :ivar limit: the exhausted limit: ``address``, ``requests``, ``gate``, ``execution``, ``concurrency``.
-    :ivar keys_down: the API key store is unavailable.
-    :ivar enqueued: whether the run is queued although Sim cannot confirm it; None: Sim confirms it.
-    :ivar stuck: the run's server process dies.
-    :ivar failing: the error with which the run fails.
-    :ivar hidden_polls: how many polls do not find the run, and ``hidden_seconds``: for how long at least.
-    :ivar lost_cancel: the reason why a cancellation has no effect.
-    """
-
-    limit: str | None = None
-    keys_down: bool = False
-    enqueued: bool | None = None
-    stuck: bool = False
-    failing: BlockError | None = None
-    hidden_polls: int = 0
-    hidden_seconds: float = 0.0
-    lost_cancel: str | None = None
+    def exhaust(self, limit: str) -> bool:
+        return "rate_limit" in self and self["rate_limit"].kind == limit
 
     def bucket(self, limit: str, bucket: Bucket) -> Bucket:
-        return bucket.emptied() if self.limit == limit else bucket
+        return bucket.emptied() if self.exhaust(limit) else bucket
 
 
 class Fault:
@@ -150,7 +133,6 @@ class RequestContext:
     """The ASGI callables of one request, with faults between the server and the caller.
 
     :ivar info: what the request asks for; None unless faults may affect it.
-    :ivar errors: what goes wrong inside Sim.
     :ivar finished: the caller has a response or never gets one; anything else the server sends is dropped.
     :ivar proxied: a proxy keeps the server's connection open, so the server does not see the caller disconnect.
     """
@@ -164,16 +146,13 @@ class RequestContext:
         clock: Clock,
         connections: Connections,
         record: Callable[[RecordedRequest], None],
-        restart: Callable[[], None],
     ) -> None:
         self.scope = scope
         self.info: RequestInfo | None = None
         self.faults: Sequence[Fault] = ()
-        self.errors = ServerErrors()
         self.finished = False
         self.proxied = False
-        self._clock, self._connections = clock, connections
-        self._record_request, self._restart_server = record, restart
+        self._clock, self._connections, self._record_request = clock, connections, record
         self._receive, self._send = receive, send
         self._body: list[bytes] = []
         self._buffered: deque[Message] = deque()
@@ -261,10 +240,6 @@ class RequestContext:
         self._record(None)
         self.finished = True
         await connection.lost.wait()  # until then, uvicorn expects a response
-
-    async def restart(self) -> None:
-        self._restart_server()
-        await self.cut()
 
     async def wait_until(self, condition: Callable[[], bool]) -> None:
         """Wait until the condition holds or the caller disconnects."""

@@ -17,13 +17,18 @@ from airflow_provider_sim.emulator.fault_rules import FaultRules
 from airflow_provider_sim.emulator.files import Files
 from airflow_provider_sim.emulator.limits import Bucket, Limits
 from airflow_provider_sim.emulator.profiles import Profile
-from airflow_provider_sim.emulator.request_context import RecordedRequest, ServerErrors
+from airflow_provider_sim.emulator.request_context import Faults, RecordedRequest
 from airflow_provider_sim.emulator.runs import COST, Run
-from airflow_provider_sim.emulator.workflows import Workflow
+from airflow_provider_sim.emulator.workflows import BlockError, Workflow
 
 log = logging.getLogger(__name__)
 
-AMBIGUOUS = "ASYNC_ENQUEUE_AMBIGUOUS"
+_MODEL_LIMIT = BlockError(
+    "429 Rate limit exceeded for the hosted model key. Please try again later.",
+    block="Agent",
+    block_type="agent",
+    status=429,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +137,9 @@ class State:
     def personal_key_refused(self, key: Key) -> bool:
         return key.kind == "personal" and not self.keys.personal_keys_allowed
 
-    def is_at_capacity(self, errors: ServerErrors) -> bool:
+    def is_at_capacity(self, faults: Faults) -> bool:
         gate = self.limits.admission_gate
-        return errors.limit == "gate" or (gate is not None and self.in_flight >= gate)
+        return faults.exhaust("gate") or (gate is not None and self.in_flight >= gate)
 
     def listed(
         self,
@@ -168,28 +173,30 @@ class State:
         run_id: str,
         bucket: Bucket,
         timeout: int | None = None,
-        errors: ServerErrors | None = None,
+        faults: Faults | None = None,
     ) -> Run:
         """Start a run.
 
         :param bucket: the bucket of executions that it uses.
         :param timeout: the time limit that the caller chose, in seconds.
-        :param errors: what goes wrong.
         :raises ApiError: v2's error, because a file is invalid, a limit is reached, or an asynchronous run may not be
             queued.
         """
         limits = self.limits
-        errors = errors or ServerErrors()
+        faults = faults or Faults()
         try:
             stored = sent if mode == "async" else workflow.store_files(sent)
         except ValueError as error:
             raise ApiError(400, f"File processing failed: {error}") from None
         ambiguous = None
-        if errors.enqueued is not None and mode == "async":
+        if "ambiguous_enqueue" in faults:
             message = "Async execution queue acceptance could not be confirmed"
-            ambiguous = ApiError(503, message, {"code": AMBIGUOUS, "runId": run_id}, {"x-run-id": run_id})
-            if not errors.enqueued:
+            ambiguous = ApiError(
+                503, message, {"code": "ASYNC_ENQUEUE_AMBIGUOUS", "runId": run_id}, {"x-run-id": run_id}
+            )
+            if not faults["ambiguous_enqueue"].started:
                 raise ambiguous
+        hidden = faults.get("transient_404")
         limit = limits.async_timeout if mode == "async" else limits.sync_timeout
         run = Run(
             run_id=run_id,
@@ -201,14 +208,14 @@ class State:
             created_at=self.clock.now(),
             queued_for=self.queue_delay if mode == "async" else 0.0,
             timeout=min(limit, timeout) if timeout else limit,
-            stuck=errors.stuck,
-            failing=errors.failing,
+            stuck="stuck_run" in faults,
+            failing=_MODEL_LIMIT if faults.exhaust("model") else None,
             files=self.files,
             workspace_id=self.workspace_id,
-            hidden_polls=errors.hidden_polls,
-            hidden_seconds=errors.hidden_seconds,
+            hidden_polls=hidden.polls if hidden else 0,
+            hidden_seconds=hidden.seconds if hidden else 0.0,
         )
-        refused = self._exceeded_limit(errors.bucket("execution", bucket), crowded=errors.limit == "concurrency")
+        refused = self._exceeded_limit(faults.bucket("execution", bucket), crowded=faults.exhaust("concurrency"))
         self.add_run(run)
         if refused is not None:
             run.refused = refused.message

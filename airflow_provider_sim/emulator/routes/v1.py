@@ -12,7 +12,7 @@ from starlette.routing import Route
 
 from airflow_provider_sim.emulator.routes.views import bucket_usage, run_log, workflow_summary
 from airflow_provider_sim.emulator.routes.wire import (
-    errors_of,
+    faults_of,
     find_key,
     json_response,
     rate_headers,
@@ -35,7 +35,7 @@ def _route(name: str, path: str) -> Callable[[Handler], Handler]:
             if key is None:
                 has_key = bool(request.headers.get("x-api-key"))
                 return json_response(401, {"error": "Invalid API key" if has_key else "API key required"})
-            bucket = errors_of(request).bucket("requests", state.limits.endpoint("v1", key.user_id))
+            bucket = faults_of(request).bucket("requests", state.limits.endpoint("v1", key.user_id))
             if not bucket.take():
                 body = {"error": "Rate limit exceeded", "message": "API rate limit exceeded"}
                 headers = {**rate_headers(bucket), "retry-after": str(bucket.retry_after)}

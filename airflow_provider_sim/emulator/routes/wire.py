@@ -13,7 +13,7 @@ from starlette.responses import Response, StreamingResponse
 
 from airflow_provider_sim.emulator.clock import iso
 from airflow_provider_sim.emulator.limits import Bucket
-from airflow_provider_sim.emulator.request_context import POLL_INTERVAL, RequestContext, ServerErrors
+from airflow_provider_sim.emulator.request_context import POLL_INTERVAL, Faults, RequestContext
 from airflow_provider_sim.emulator.runs import Run
 from airflow_provider_sim.emulator.state import ApiError, Key, State
 from airflow_provider_sim.emulator.workflows import at_path, new_name
@@ -26,14 +26,13 @@ def state_of(request: Request) -> State:
     return state
 
 
-def errors_of(request: Request) -> ServerErrors:
-    """Return what goes wrong inside Sim while it handles the request."""
-    return RequestContext.of(request).errors
+def faults_of(request: Request) -> Faults:
+    return Faults({fault.name: fault for fault in RequestContext.of(request).faults})
 
 
 def find_key(request: Request) -> Key | None:
     """Return the request's API key if it is valid and the key store is available."""
-    if errors_of(request).keys_down:
+    if "auth_outage" in faults_of(request):
         return None
     return state_of(request).keys.find(request.headers.get("x-api-key"))
 

@@ -12,7 +12,7 @@ from airflow_provider_sim.emulator.clock import iso
 from airflow_provider_sim.emulator.request_context import JOB_PREFIX
 from airflow_provider_sim.emulator.routes.legacy.middleware import authenticate, json_object, route
 from airflow_provider_sim.emulator.routes.wire import (
-    errors_of,
+    faults_of,
     event_stream,
     json_response,
     run_started,
@@ -36,7 +36,7 @@ _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 @route("execute", "POST", "/workflows/{workflow_id}/execute")
 async def execute(request: Request) -> Response:
     state = state_of(request)
-    if state.is_at_capacity(errors_of(request)):
+    if state.is_at_capacity(faults_of(request)):
         details = {
             "message": "Server is at capacity. Please retry shortly.",
             "code": "ADMISSION_GATE_CAPACITY",
@@ -67,7 +67,7 @@ async def execute(request: Request) -> Response:
             run_id=run_id,
             bucket=state.limits.sync,  # also for asynchronous runs
             timeout=timeout,
-            errors=errors_of(request),
+            faults=faults_of(request),
         )
     except ApiError as refused:
         if "x-run-id" not in refused.headers:

@@ -13,7 +13,7 @@ from airflow_provider_sim.emulator.request_context import JOB_PREFIX
 from airflow_provider_sim.emulator.routes.legacy.execute import receipt
 from airflow_provider_sim.emulator.routes.legacy.middleware import authenticate, json_object, route, visible_workflow
 from airflow_provider_sim.emulator.routes.views import bucket_usage, cancellation, display_output, pause_of, run_log
-from airflow_provider_sim.emulator.routes.wire import errors_of, json_response, not_found_page, state_of
+from airflow_provider_sim.emulator.routes.wire import faults_of, json_response, not_found_page, state_of
 from airflow_provider_sim.emulator.runs import Run
 from airflow_provider_sim.emulator.state import ApiError, State
 from airflow_provider_sim.emulator.workflows import Pausing, new_name
@@ -117,7 +117,8 @@ async def cancel_execution(request: Request) -> Response:
     before = run.status
     if before in ("completed", "failed"):
         raise ApiError(409, f"Execution cannot be cancelled while {before}")
-    lost = None if run.is_over else errors_of(request).lost_cancel
+    fault = faults_of(request).get("lost_cancel")
+    lost = None if fault is None or run.is_over else fault.reason
     if lost is None:
         run.cancel()
     again = before == "cancelled"

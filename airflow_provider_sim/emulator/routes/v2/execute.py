@@ -17,7 +17,7 @@ from airflow_provider_sim.emulator.routes.v2.middleware import (
     route,
     wrong_type,
 )
-from airflow_provider_sim.emulator.routes.wire import errors_of, event_stream, json_response, run_started
+from airflow_provider_sim.emulator.routes.wire import faults_of, event_stream, json_response, run_started
 from airflow_provider_sim.emulator.runs import Run
 from airflow_provider_sim.emulator.state import ApiError, State
 from airflow_provider_sim.emulator.workflows import new_id
@@ -70,7 +70,7 @@ def _check_body(request: Request, body: dict[str, Any]) -> None:
 @route("execute", "POST", "/workflows/{workflow_id}/execute")
 async def execute(call: Call) -> Response:
     state, request = call.state, call.request
-    if state.is_at_capacity(errors_of(request)):
+    if state.is_at_capacity(faults_of(request)):
         raise ApiError(429, "Server is at capacity. Please retry shortly.", None, {"retry-after": "5"})
     body = await json_object(request)
     _check_body(request, body)
@@ -90,7 +90,7 @@ async def execute(call: Call) -> Response:
         run_id=run_id,
         bucket=state.limits.asynchronous if mode == "async" else state.limits.sync,
         timeout=body.get("executionTimeoutSeconds"),
-        errors=errors_of(request),
+        faults=faults_of(request),
     )
     await run_started(request, run, wait=mode == "sync")
     if mode == "async":

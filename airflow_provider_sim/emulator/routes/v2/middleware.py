@@ -16,7 +16,7 @@ from airflow_provider_sim.emulator.clock import iso
 from airflow_provider_sim.emulator.limits import Bucket
 from airflow_provider_sim.emulator.routes.wire import (
     MAX_BODY_BYTES,
-    errors_of,
+    faults_of,
     find_key,
     json_response,
     not_found_page,
@@ -107,7 +107,7 @@ def route(name: str, method: str, path: str, query: str = "") -> Callable[[Handl
             headers: dict[str, str] = {}
             try:
                 key = _authenticate(state, request, "Unauthorized" if name == "execute" else "API key required")
-                bucket = errors_of(request).bucket("requests", state.limits.endpoint(name, key.value))
+                bucket = faults_of(request).bucket("requests", state.limits.endpoint(name, key.value))
                 allowed = bucket.take()
                 headers = rate_headers(bucket)
                 if not allowed:
@@ -134,12 +134,12 @@ def error_response(error: ApiError, headers: Mapping[str, str] | None = None) ->
 
 
 def _authenticate(state: State, request: Request, without_key: str) -> Key:
-    errors = errors_of(request)
-    address = errors.bucket("address", state.limits.address)
-    if (state.limits.per_address or errors.limit == "address") and not address.take():
+    faults = faults_of(request)
+    address = faults.bucket("address", state.limits.address)
+    if (state.limits.per_address or faults.exhaust("address")) and not address.take():
         raise _rate_limited(address, rate_headers(address))
     has_key = bool(request.headers.get("x-api-key"))
-    if has_key and errors.keys_down:
+    if has_key and "auth_outage" in faults:
         raise ApiError(503, "Service temporarily unavailable", None, {"retry-after": "5"})
     key = find_key(request)
     if key is None:

@@ -33,7 +33,7 @@ from airflow_provider_sim.emulator.routes.views import (
     pause_of,
     run_log,
 )
-from airflow_provider_sim.emulator.routes.wire import errors_of, json_response
+from airflow_provider_sim.emulator.routes.wire import faults_of, json_response
 from airflow_provider_sim.emulator.runs import Run
 from airflow_provider_sim.emulator.state import ApiError
 
@@ -96,7 +96,8 @@ async def list_runs(call: Call) -> Response:
 async def cancel_run(call: Call) -> Response:
     run, redis = call.run(), call.state.redis
     before = run.status
-    lost = None if run.is_over else errors_of(call.request).lost_cancel
+    fault = faults_of(call.request).get("lost_cancel")
+    lost = None if fault is None or run.is_over else fault.reason
     if lost is None:
         run.cancel()
     redis_available, recorded, reason = redis, False, f"already_{before}"
