@@ -41,7 +41,8 @@ class FaultMiddleware:
         )
         try:
             if state.fault_rules:
-                context.info = request_info(scope, b"" if context.is_transfer else await context.read_body(), API)
+                is_transfer = scope["method"] == "PUT"  # of a file's content, of any size
+                context.info = request_info(scope, b"" if is_transfer else await context.read_body(), API)
                 if not context.finished:
                     context.faults = state.fault_rules.apply(context.info)
             await context.handle(self._app)

@@ -93,7 +93,6 @@ def builtin_workflows() -> Iterator[Workflow]:
     yield declared("status500", _respond("oops", 500), "answers 500")
     yield declared("large", _large, "returns 'count' KiB", block="Large")
     yield declared("resp_string", lambda _: ResponseBlock("just a string"), "answers text")
-    yield declared("resp_array", lambda _: ResponseBlock([1, 2, 3]), "answers a list")
     yield declared("resp_null", lambda _: ResponseBlock(None), "answers null")
     yield declared("string_out", lambda given: _plain(f"hello {given['message']}"), "returns text", block="Text")
     undeclared = "returns whatever it receives"

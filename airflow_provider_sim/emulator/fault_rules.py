@@ -166,14 +166,6 @@ class Hold(FaultRule):
                 raise TimeoutError(f"after {timeout:g} seconds, {len(requests)} of {count} requests {what}")
             return requests[count - 1]
 
-    async def hold(self, context: RequestContext) -> None:
-        info = context.info
-        assert info is not None
-        self._add(info, self._arrived)
-        await context.wait_until(lambda: self._released)
-        if not self._released:
-            self._add(info, self._abandoned)
-
     def _add(self, info: RequestInfo, requests: list[RequestInfo]) -> None:
         with self._changed:
             requests.append(info)
@@ -188,7 +180,12 @@ class _HoldFault(Fault):
         self.__post_init__()
 
     async def act(self, context: RequestContext) -> None:
-        await self._hold.hold(context)
+        hold, info = self._hold, context.info
+        assert info is not None
+        hold._add(info, hold._arrived)
+        await context.wait_until(lambda: hold._released)
+        if not hold._released:
+            hold._add(info, hold._abandoned)
 
 
 class FaultRules:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from math import inf
 
 from airflow_provider_sim.emulator.clock import Clock
@@ -11,11 +11,11 @@ WINDOW = 60.0
 UNLIMITED = 999_999
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Plan:
     """The limits of a plan: rates per minute, concurrent runs, maximum seconds of a run, US dollars."""
 
-    name: str
+    plan: str
     sync_per_minute: int
     async_per_minute: int
     endpoint_per_minute: int
@@ -26,7 +26,7 @@ class Plan:
 
 
 PLANS = {
-    plan.name: plan
+    plan.plan: plan
     for plan in (
         Plan("free", 50, 200, 30, 10, 300, 5400, 1.0),
         Plan("pro", 150, 1000, 100, 50, 3000, 5400, 25.0),
@@ -92,7 +92,7 @@ class Bucket:
             self._overdrawn = False
 
 
-class Limits:
+class Limits(Plan):
     """The limits of one account; a test may set the attributes at any time.
 
     :param plan: a plan's name, or None for a server without billing.
@@ -105,19 +105,11 @@ class Limits:
     def __init__(self, clock: Clock, plan: str | None = None) -> None:
         if plan is not None and plan not in PLANS:
             raise ValueError(f"unknown plan {plan!r}; choose from {', '.join(PLANS)}")
+        super().__init__(*astuple(PLANS[plan] if plan else SELF_HOSTED))
         self._clock = clock
-        self.plan = PLANS[plan] if plan else SELF_HOSTED
         self.billing = plan is not None
-        self.concurrent_runs = self.plan.concurrent_runs
         self.admission_gate: int | None = None
         self.per_address = True
-        self.usage = 0.0
-        self.usage_limit = self.plan.usage_limit
-        self.sync_timeout = self.plan.sync_timeout
-        self.async_timeout = self.plan.async_timeout
-        self.sync_per_minute = self.plan.sync_per_minute
-        self.async_per_minute = self.plan.async_per_minute
-        self.endpoint_per_minute = self.plan.endpoint_per_minute
         self.clear()
 
     def clear(self) -> None:

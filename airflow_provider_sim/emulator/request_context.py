@@ -166,11 +166,6 @@ class RequestContext:
         context: RequestContext = request.scope["sim.context"]
         return context
 
-    @property
-    def is_transfer(self) -> bool:
-        """Whether the body is a file's content, of any size, which is not read before the server reads it."""
-        return bool(self.scope["method"] == "PUT")
-
     async def read_body(self) -> bytes:
         """Read the body before the server reads it."""
         more = True

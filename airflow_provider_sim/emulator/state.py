@@ -19,7 +19,7 @@ from airflow_provider_sim.emulator.limits import Bucket, Limits
 from airflow_provider_sim.emulator.profiles import Profile
 from airflow_provider_sim.emulator.request_context import Faults, RecordedRequest
 from airflow_provider_sim.emulator.runs import COST, Run
-from airflow_provider_sim.emulator.workflows import BlockError, Workflow
+from airflow_provider_sim.emulator.workflows import BlockError, DeploymentAttempt, Workflow
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +114,9 @@ class State:
         """Add a workflow to the first workspace."""
         workflow.name = workflow.name or workflow.workflow_id
         workflow.created_at = self.clock.now()
-        workflow.deployed_at = self.clock.now() if workflow.deployed else None
+        first = DeploymentAttempt("deploy", workflow.version, workflow.created_at, "active")
+        workflow.attempt = first if workflow.deployed else None
+        workflow.deployed_at = workflow.created_at if workflow.deployed else None
         self.workflows[workflow.workflow_id] = workflow
 
     def find_workflow(self, workflow_id: str, key: Key) -> Workflow | None:

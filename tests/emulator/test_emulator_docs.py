@@ -96,7 +96,7 @@ def test_table_of_plans():
     limits = (REPO / "docs" / "concepts" / "rate-limits.md").read_text()
     rows = {names(row[0])[0]: [float(cell) for cell in row[1:]] for row in table("plan", limits)}
     assert rows == {
-        plan.name: [
+        plan.plan: [
             plan.sync_per_minute,
             plan.async_per_minute,
             plan.endpoint_per_minute,

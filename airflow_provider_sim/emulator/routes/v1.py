@@ -11,13 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from airflow_provider_sim.emulator.routes.views import bucket_usage, run_log, workflow_summary
-from airflow_provider_sim.emulator.routes.wire import (
-    faults_of,
-    find_key,
-    json_response,
-    rate_headers,
-    state_of,
-)
+from airflow_provider_sim.emulator.routes.wire import faults_of, find_key, json_response, rate_headers, state_of
 from airflow_provider_sim.emulator.state import ApiError, Key, State
 from airflow_provider_sim.emulator.workflows import Workflow, new_id
 
@@ -59,7 +53,7 @@ def _limits(state: State) -> dict[str, Any]:
         "usage": {
             "currentPeriodCost": limits.usage,
             "limit": limits.usage_limit,
-            "plan": limits.plan.name,
+            "plan": limits.plan,
             "isExceeded": limits.usage > limits.usage_limit,
         },
     }

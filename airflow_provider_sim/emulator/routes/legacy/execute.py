@@ -11,13 +11,7 @@ from starlette.responses import Response
 from airflow_provider_sim.emulator.clock import iso
 from airflow_provider_sim.emulator.request_context import JOB_PREFIX
 from airflow_provider_sim.emulator.routes.legacy.middleware import authenticate, json_object, route
-from airflow_provider_sim.emulator.routes.wire import (
-    faults_of,
-    event_stream,
-    json_response,
-    run_started,
-    state_of,
-)
+from airflow_provider_sim.emulator.routes.wire import event_stream, faults_of, json_response, run_started, state_of
 from airflow_provider_sim.emulator.runs import Run
 from airflow_provider_sim.emulator.state import ApiError, Key, State
 from airflow_provider_sim.emulator.workflows import Workflow, new_id

@@ -10,13 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from airflow_provider_sim.emulator.routes.wire import (
-    find_key,
-    json_response,
-    read_body,
-    state_of,
-    type_name,
-)
+from airflow_provider_sim.emulator.routes.wire import find_key, json_response, read_body, state_of, type_name
 from airflow_provider_sim.emulator.state import ApiError, Key
 from airflow_provider_sim.emulator.workflows import Workflow, new_name
 

@@ -39,8 +39,16 @@ def _job(state: State, job_id: str, run: Run) -> dict[str, Any]:
     status = shown.get(run.status, run.status)
     body: dict[str, Any] = {"success": True, "taskId": job_id, "status": status}
     body["metadata"] = _job_metadata(state, run) if raw else _job_times(run)
-    if raw or status == "completed":
-        body["output"] = _job_output(state, run) if status == "completed" else None
+    if status == "completed":
+        body["output"] = {
+            "output": state.output_of(run),
+            "success": True,
+            "executedAt": iso(run.ended_at),
+            "workflowId": run.workflow_id,
+            "executionId": run.run_id,
+        }
+    elif raw:
+        body["output"] = None
     if run.job_error is not None:
         body["error"] = run.job_error if raw else {"message": run.job_error}
     if not raw and run.status in ("queued", "running"):
@@ -70,16 +78,6 @@ def _job_times(run: Run) -> dict[str, Any]:
     if run.ended_at is not None:
         times |= {"completedAt": iso(run.ended_at), "duration": run.duration_ms}
     return times
-
-
-def _job_output(state: State, run: Run) -> dict[str, Any]:
-    return {
-        "output": state.output_of(run),
-        "success": True,
-        "executedAt": iso(run.ended_at),
-        "workflowId": run.workflow_id,
-        "executionId": run.run_id,
-    }
 
 
 def _visible_run(request: Request) -> Run:
@@ -208,7 +206,7 @@ async def get_usage_limits(request: Request) -> Response:
     body = {
         "success": True,
         "rateLimit": {"sync": _bucket(limits.sync), "async": _bucket(limits.asynchronous), "authType": "api"},
-        "usage": {"currentPeriodCost": limits.usage, "limit": limits.usage_limit, "plan": limits.plan.name},
+        "usage": {"currentPeriodCost": limits.usage, "limit": limits.usage_limit, "plan": limits.plan},
         "storage": {"usedBytes": 0, "limitBytes": 5_368_709_120, "percentUsed": 0},
     }
     return json_response(200, body)

@@ -17,7 +17,7 @@ from airflow_provider_sim.emulator.routes.v2.middleware import (
     route,
     wrong_type,
 )
-from airflow_provider_sim.emulator.routes.wire import faults_of, event_stream, json_response, run_started
+from airflow_provider_sim.emulator.routes.wire import event_stream, faults_of, json_response, run_started
 from airflow_provider_sim.emulator.runs import Run
 from airflow_provider_sim.emulator.state import ApiError, State
 from airflow_provider_sim.emulator.workflows import new_id

@@ -11,7 +11,7 @@ from airflow_provider_sim.emulator.routes.v2.middleware import Call, json_object
 from airflow_provider_sim.emulator.routes.views import workflow_summary
 from airflow_provider_sim.emulator.routes.wire import json_response
 from airflow_provider_sim.emulator.state import ApiError
-from airflow_provider_sim.emulator.workflows import DeploymentAttempt, Workflow, new_id
+from airflow_provider_sim.emulator.workflows import Workflow, new_id
 
 
 @route("workflow", "GET", "/workflows/{workflow_id}")
@@ -59,10 +59,9 @@ def _deployment(workflow: Workflow) -> dict[str, Any]:
 
 
 def _attempt(workflow: Workflow) -> dict[str, Any] | None:
-    if workflow.attempt is None and not workflow.deployed:
+    attempt = workflow.attempt
+    if attempt is None:
         return None
-    requested_at = workflow.deployed_at or 0.0
-    attempt = workflow.attempt or DeploymentAttempt("deploy", workflow.version, requested_at, "active")
     readiness = {"active": "ready", "activating": "pending"}.get(attempt.status, attempt.status)
     return {
         "id": workflow.id_of_version(attempt.version),
@@ -103,7 +102,7 @@ def _deploy(call: Call, workflow: Workflow, action: str, version: int) -> Respon
 @route("deploy", "POST", "/workflows/{workflow_id}/deploy")
 async def deploy(call: Call) -> Response:
     workflow, body = await _deployable(call)
-    workflow.versions += workflow.attempt is not None or workflow.deployed
+    workflow.versions += workflow.attempt is not None
     workflow.notes[workflow.versions] = {key: body.get(key) for key in ("name", "description")}
     return _deploy(call, workflow, "deploy", workflow.versions)
 
@@ -184,7 +183,7 @@ async def billing_status(call: Call) -> Response:
     data = {
         "workspaceId": call.query.get("workspaceId"),
         "period": {"start": "1970-01-01T00:00:00.000Z", "end": "9999-12-31T00:00:00.000Z"},
-        "plan": limits.plan.name,
+        "plan": limits.plan,
         "status": "limit_exceeded" if limits.usage > limits.usage_limit else "active",
         "credits": {"used": used, "limit": limit, "remaining": limit - used} if personal else None,
         "storage": storage if personal else None,
