@@ -115,6 +115,7 @@ class SimResumeRunOperator(SimClientOperator):
         subject = {"workflow_id": self.workflow_id, "run_id": self.run_id, "server": client.base_url}
         entry = StateEntry(context.get("task_state_store"), context, ANSWER_KEY, **subject)
         answer = PauseAnswer(
+            client=client,
             workflow_id=self.workflow_id,
             run_id=self.run_id,
             context_id=self.context_id or None,
@@ -124,7 +125,7 @@ class SimResumeRunOperator(SimClientOperator):
             persist=lambda context_id: entry.write(context_id=context_id),
             previous=self._previously_answered(context, client, entry),
         )
-        context_id, status = answer.send(client), None
+        context_id, status = answer.send(), None
         with suppress(SimError):
             status = client.with_retry(NO_RETRY).get_workflow_run(self.workflow_id, self.run_id).status.value
         self.log.info("Pause %s of run %s is answered; the run is %s.", context_id, self.run_id, status or "unknown")

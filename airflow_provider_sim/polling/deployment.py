@@ -34,24 +34,19 @@ def wait_for_deployment(
 
 class _DeploymentPollState(PollState["Deployment"]):
     def is_finished(self, response: Deployment) -> bool:
-        return is_live(response)
+        """Return whether the requested version is live; raise an error if its activation failed."""
+        attempt = response.latest_attempt
+        if attempt is None:
+            return response.is_deployed
+        if attempt.has_failed:
+            raise _error(response, f"failed: {attempt.error or attempt.status!r}", Outcome.REFUSED)
+        return response.is_deployed and attempt.is_active and attempt.version == response.version
 
     def timeout_error(self) -> SimDeploymentError:
         assert self.last_response is not None
-        status = _status(self.last_response)
         advice = "It may become live later. Raise timeout, or set wait_for_completion=False"
-        problem = f"did not finish within the timeout: its status is {status!r}. {advice}"
+        problem = f"did not finish within the timeout: its status is {_status(self.last_response)!r}. {advice}"
         return _error(self.last_response, problem, Outcome.UNKNOWN)
-
-
-def is_live(deployment: Deployment) -> bool:
-    """Return whether the requested version is live; raise a :class:`SimDeploymentError` if its activation failed."""
-    attempt = deployment.latest_attempt
-    if attempt is None:
-        return deployment.is_deployed
-    if attempt.has_failed:
-        raise _error(deployment, f"failed: {attempt.error or attempt.status!r}", Outcome.REFUSED)
-    return deployment.is_deployed and attempt.is_active and attempt.version == deployment.version
 
 
 def _status(deployment: Deployment) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -28,15 +28,16 @@ E = TypeVar("E", bound=SimError)
 
 
 class _Pauses(NamedTuple):
-    status: RunStatus
-    points: Sequence[PausePoint]
-    context_id: str | None = None  # of the open one to answer
+    status: RunStatus  # of the run
+    open: dict[str, PausePoint]  # by ID; none unless the run is paused
+    answered: set[str]
 
 
 @dataclass(eq=False, kw_only=True)
 class PauseAnswer(PollState[_Pauses]):
     """An answer to a pause of a run, and the state of polling for the pause."""
 
+    client: SimClient
     workflow_id: str
     run_id: str
     context_id: str | None  # the pause point; None for the only open one
@@ -44,7 +45,7 @@ class PauseAnswer(PollState[_Pauses]):
     persist: Callable[[str], None]  # called with the pause point before the first request
     previous: str | None = None  # the pause point that an earlier try may have answered
 
-    def send(self, client: SimClient) -> str:
+    def send(self) -> str:
         """Wait for the pause and answer it; return the pause point.
 
         Sim accepts one answer for each pause. If the outcome of a request is unknown, the pause point is read: an
@@ -54,16 +55,19 @@ class PauseAnswer(PollState[_Pauses]):
         :raises SimInputError: several pauses are open, and ``context_id`` names none of them.
         :raises SimRunTimeoutError: the run was not paused before the deadline.
         """
-        share_limit(client, self)
-        if self.previous is not None and not self._is_open(client, self.previous):
+        share_limit(self.client, self)
+        if self.previous is not None and self.previous not in self._read().open:
             log.info("Pause %s of run %s was answered by an earlier try.", self.previous, self.run_id)
             return self.previous
-        point = self.previous or poll_until_finished(lambda: self._find(client), self).context_id or ""
+        point = self.previous or self.context_id or ""
+        if self.previous is None:
+            pauses = poll_until_finished(self._read, self)
+            point = point or next(iter(pauses.open))
         self.persist(point)
         may_be_ours = self.previous is not None
         while True:
             try:
-                client.resume_workflow_run(self.workflow_id, self.run_id, context_id=point, input_data=self.input)
+                self.client.resume_workflow_run(self.workflow_id, self.run_id, context_id=point, input_data=self.input)
                 return point
             except SimConflictError as error:  # answered, or Sim has not stored yet what it needs to resume
                 failure: SimError = error
@@ -71,55 +75,46 @@ class PauseAnswer(PollState[_Pauses]):
                 if error.outcome is not Outcome.UNKNOWN:
                     raise
                 failure, may_be_ours = error, True
-            if not self._is_open(client, point):
+            if point not in self._read().open:
                 if may_be_ours:
                     log.info("%s The pause is answered nevertheless.", failure)
                     return point
-                raise self._answered_error(client, f"pause {point} was answered by another user or task") from failure
+                raise self._answered_error(f"pause {point} was answered by another user or task") from failure
             if self.clock() >= (self.deadline or 0.0):
                 raise failure
             log.info("%s The pause is still open. Sending the answer again.", failure)
             time.sleep(self.interval)
 
-    def _find(self, client: SimClient) -> _Pauses:
-        pauses = self._read(client)
-        if pauses.status.is_terminal:
-            raise self._answered_error(client, f"the run is {pauses.status}")
-        named = [point for point in pauses.points if self.context_id in (None, point.context_id)]
-        found = [point for point in named if point.is_open and pauses.status is RunStatus.PAUSED]
-        if len(found) > 1:
-            names = [f"{point.context_id}{f' ({point.question})' if point.question else ''}" for point in found]
-            listed = "; ".join(names).replace("\n", ", ")
-            problem = f"has {len(found)} open pauses. Set context_id to one of them: {listed}."
-            raise self._error(SimInputError, problem)
-        if self.context_id and any(not point.is_open for point in named):
-            raise self._answered_error(client, f"pause {self.context_id} was answered by another user or task")
-        return pauses._replace(context_id=found[0].context_id if found else None)
-
-    def _read(self, client: SimClient) -> _Pauses:
-        status = client.with_retry(NO_RETRY).get_workflow_run(self.workflow_id, self.run_id).status
-        if status.is_terminal:
-            return _Pauses(status, ())
-        return _Pauses(status, client.get_paused_run(self.workflow_id, self.run_id).points)
-
-    def _is_open(self, client: SimClient, context_id: str) -> bool:
-        pauses = self._read(client)
-        is_paused = pauses.status is RunStatus.PAUSED
-        return is_paused and any(point.context_id == context_id and point.is_open for point in pauses.points)
-
-    def _answered_error(self, client: SimClient, reason: str) -> SimPauseAnsweredError:
-        url = approval_url(client.base_url, self.workflow_id, self.run_id)
-        return self._error(SimPauseAnsweredError, f"accepts no answer: {reason}. The answer is at {url}.")
+    def _read(self) -> _Pauses:
+        status = self.client.with_retry(NO_RETRY).get_workflow_run(self.workflow_id, self.run_id).status
+        points = () if status.is_terminal else self.client.get_paused_run(self.workflow_id, self.run_id).points
+        open_points = {point.context_id: point for point in points if point.is_open and status is RunStatus.PAUSED}
+        return _Pauses(status, open_points, {point.context_id for point in points if not point.is_open})
 
     def is_finished(self, response: _Pauses) -> bool:
-        """Return whether the pause to answer is open."""
-        return response.context_id is not None
+        """Return whether the pause to answer is open; raise an error if it accepts no answer."""
+        if response.status.is_terminal:
+            raise self._answered_error(f"the run is {response.status}")
+        if self.context_id in response.answered:
+            raise self._answered_error(f"pause {self.context_id} was answered by another user or task")
+        if self.context_id is None and len(response.open) > 1:
+            names = [
+                f"{name}{f' ({point.question})' if point.question else ''}" for name, point in response.open.items()
+            ]
+            listed = "; ".join(names).replace("\n", ", ")
+            problem = f"has {len(names)} open pauses. Set context_id to one of them: {listed}."
+            raise self._error(SimInputError, problem)
+        return bool(response.open) if self.context_id is None else self.context_id in response.open
+
+    def _answered_error(self, reason: str) -> SimPauseAnsweredError:
+        url = approval_url(self.client.base_url, self.workflow_id, self.run_id)
+        return self._error(SimPauseAnsweredError, f"accepts no answer: {reason}. The answer is at {url}.")
 
     def timeout_error(self) -> SimRunTimeoutError:
         """Return the error to raise at the deadline."""
         last = self.last_response
-        others = ", ".join(point.context_id for point in last.points if point.is_open) if last else ""
-        status = f" Its status is {last.status}{f' at {others}' if others else ''}." if last else ""
+        others = f" at {', '.join(last.open)}" if last and last.open else ""
+        status = f" Its status is {last.status}{others}." if last else ""
         problem = f"was not paused at {self.context_id or 'any pause point'} within the timeout.{status}"
         advice = "Raise timeout, or check context_id."
         return self._error(SimRunTimeoutError, f"{problem} {advice}", outcome=Outcome.NEVER_SENT)

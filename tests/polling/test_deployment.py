@@ -9,7 +9,7 @@ import pytest
 
 from airflow_provider_sim.client.models import Deployment, DeploymentAttempt
 from airflow_provider_sim.exceptions import Outcome, SimDeploymentError, SimServerError
-from airflow_provider_sim.polling.deployment import is_live, wait_for_deployment
+from airflow_provider_sim.polling.deployment import _DeploymentPollState, wait_for_deployment
 
 
 def deployed(version: int | None, attempt: int | None = None, status: str | None = None, error: str | None = None):
@@ -63,8 +63,8 @@ def slept(monkeypatch) -> list[float]:
         pytest.param(deployed(None, 3, "active"), False, id="not reported as deployed"),
     ],
 )
-def test_is_live_by_deployment_state(deployment, live):
-    assert is_live(deployment) is live
+def test_is_finished_by_deployment_state(deployment, live):
+    assert _DeploymentPollState().is_finished(deployment) is live
 
 
 def test_polls_until_live_with_last_poll_at_deadline(slept, caplog):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -60,7 +61,8 @@ class Answering:
     ):
         self.persisted, self.sleeps = [], []
         self.before, self.meanwhile = before, meanwhile
-        self.answer = PauseAnswer(
+        self.answer = partial(
+            PauseAnswer,
             workflow_id=workflow_id,
             run_id=run_id,
             poll_interval=INTERVAL,
@@ -73,7 +75,7 @@ class Answering:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(pause, "time", SimpleNamespace(time=time.time, sleep=self._sleep))
             patch.setattr(poll_state, "time", SimpleNamespace(time=time.time, sleep=self._sleep))
-            return self.answer.send(client)
+            return self.answer(client=client).send()
 
     def _persist(self, context_id):
         self.persisted.append(context_id)
