@@ -16,7 +16,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_sim.batch.state import BatchState, ItemStatus
-from airflow_provider_sim.client import CONCURRENCY_LIMIT, EXECUTION_LIMIT, AsyncSimClient, StartStoppedError, StopToken
+from airflow_provider_sim.client import CONCURRENCY_LIMIT, AsyncSimClient, StartStoppedError, StopToken
 from airflow_provider_sim.exceptions import (
     Outcome,
     SimError,
@@ -136,7 +136,10 @@ class BatchEngine:
             if not self._waits and not is_sending and self.clock() + delay > self._starts_until:
                 break
             if index is not None and self._has_response and self.throttle.report_is_stale:
-                await self._read_usage()
+                limit = None
+                with suppress(SimError):
+                    limit = self.client.start_limit(await self.client.get_usage_limits())
+                self.throttle.on_report(limit)
                 continue
             rate_limit_wait.update(index is not None and self.throttle.is_rate_limited)
             self._wake.clear()
@@ -180,7 +183,10 @@ class BatchEngine:
             except StartStoppedError:
                 self.state.set_status(index, ItemStatus.UNSENT)
             except SimRateLimitError as error:
-                self._on_rate_limited(index, error)
+                is_concurrency = error.detail_code == CONCURRENCY_LIMIT
+                on_limit = self.throttle.on_concurrency_limit if is_concurrency else self.throttle.on_execution_limit
+                on_limit(error.retry_after)
+                self._requeue(index, error)
             except (SimWorkflowNotDeployedError, SimNotFoundError, SimPermissionError) as error:
                 self._reject_workflow(index, error)
             except SimInputError as error:
@@ -207,10 +213,9 @@ class BatchEngine:
 
     def _run_ids(self, index: int) -> Iterator[str]:
         """Yield the input's run ID, and then that of each further attempt."""
-        yield self.state.run_id(index)
         while True:
-            self._next_attempt(index)
             yield self.state.run_id(index)
+            self._next_attempt(index)
 
     def _next_attempt(self, index: int) -> None:
         self.state.next_attempt(index)
@@ -243,16 +248,6 @@ class BatchEngine:
         finally:
             self.throttle.active -= 1
         self._on_progress()
-
-    def _on_rate_limited(self, index: int, error: SimRateLimitError) -> None:
-        if error.detail_code == CONCURRENCY_LIMIT:
-            self.throttle.on_concurrency_limit(error.retry_after)
-        elif error.detail_code == EXECUTION_LIMIT:
-            self.throttle.on_execution_limit(error.retry_after)
-        else:
-            self.throttle.pause(error.retry_after or _MIN_PAUSE)
-        log.debug("%s", error)
-        self._requeue(index, error)
 
     def _on_failed_start(self, index: int, error: SimError) -> None:
         """Retry a start after a retryable error; else reject the input."""
@@ -289,14 +284,6 @@ class BatchEngine:
                 self.state.set_status(other, ItemStatus.SKIPPED)
             elif workflows[other] == workflows[index]:
                 self._reject(other, error)
-
-    async def _read_usage(self) -> None:
-        try:
-            limit = self.client.start_limit(await self.client.get_usage_limits())
-        except SimError as error:
-            limit = None
-            log.debug("%s", error)
-        self.throttle.on_report(limit)
 
     def _on_progress(self) -> None:
         self._wake.set()

@@ -80,7 +80,6 @@ def _command(command: Callable[[Any, SimClient], ExitCode]) -> Callable[[Any], N
 
 
 def _client(conn_id: str | None) -> SimClient:
-    """Return the client of the connection or of the environment."""
     if conn_id is None and (key := os.environ.get("SIM_API_KEY")):
         return SimClient(key, os.environ.get("SIM_BASE_URL") or DEFAULT_BASE_URL)
     # Otherwise, Airflow 3 reads connections from its database only for tasks, servers and its own commands.
@@ -274,7 +273,6 @@ def _print(arguments: Any, value: Any, text: str) -> None:
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows as lines of aligned columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(map(str.ljust, row, widths)) for row in rows)
     return "\n".join(line.rstrip() for line in lines)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from airflow_provider_sim.client.workspace_models import *
 
 _NAMES = {
-    "api.errors": "CONCURRENCY_LIMIT EXECUTION_LIMIT is_rejection",
+    "api.errors": "CONCURRENCY_LIMIT is_rejection",
     "api.files": "OutputFile check_file fits_in_request inline_file is_inline_file map_files",
     "api.http": "ADDRESS_BUCKET ADDRESS_CAPACITY RATE_WINDOW",
     "api.resources": "died_with_its_connection display_marks",

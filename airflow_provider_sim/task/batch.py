@@ -54,6 +54,7 @@ PARTIAL_KEY = "partial_results"
 class WorkerState:
     """What a task's process leaves to the next one, by way of the trigger."""
 
+    names: dict[str, Any]  # of the task instance, whose XComs contain the inputs
     deadline: float | None  # seconds since the epoch at which the task stops waiting
     known_limit: int | None = None  # how many concurrent runs Sim accepts, as far as known
     firsts: list[int] = field(default_factory=list)  # the first input of each XCom with inputs for the trigger
@@ -70,7 +71,7 @@ class TaskBatch:
         self._items = items
         self._settings = hook.get_settings()
         self._store = BatchStore(context, items, durable=options.durable, server=self._settings.base_url)
-        self._worker_state = WorkerState(options.deadline)
+        self._worker_state = WorkerState(names_of(self._ti), options.deadline)
         self._engine: BatchEngine | None = None
         self._killed: SimError | None = None
         self._results = Results(BatchState("", items.workflows), options, hook.get_conn())
@@ -197,12 +198,8 @@ class TaskBatch:
             self._ti.xcom_push(key=RESULTS_KEY.format(self._worker_state.result_parts), value=text)
             self._worker_state.result_parts += 1
         self._store.record(self.state)
-        return {
-            "state": self.state.to_dict(),
-            "names": names_of(self._ti),
-            "worker_state": asdict(self._worker_state),
-            "options": self._options,
-        }
+        state, worker_state = self.state.to_dict(), asdict(self._worker_state)
+        return {"state": state, "worker_state": worker_state, "options": self._options}
 
     def restore(self, event: Mapping[str, Any]) -> None:
         """Restore the batch from its trigger's event; raise the error in it, or if the event is another task's."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import TriggerEvent
@@ -27,34 +28,28 @@ class SimBatchTrigger(SimTriggerBase):
 
     :param state: the batch's state when the task was deferred; a trigger that was moved to another triggerer asks Sim
         which runs have been started since.
-    :param names: what identifies the task instance, whose XComs contain the inputs.
     :param worker_state: what the task's next worker process needs, which the event returns.
     :param options: the task's :class:`~airflow_provider_sim.task.run_options.RunOptions`, or their dict.
     """
 
     def __init__(
-        self,
-        state: dict[str, Any],
-        names: dict[str, Any],
-        worker_state: dict[str, Any],
-        options: RunOptions | Mapping[str, Any],
+        self, state: dict[str, Any], worker_state: dict[str, Any], options: RunOptions | Mapping[str, Any]
     ) -> None:
         super().__init__(options)
         self.state = state
-        self.names = names
         self.worker_state = worker_state
         self._state = BatchState.from_dict(state)
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class path and the arguments, as plain JSON."""
-        return self._serialize("state", "names", "worker_state", "options")
+        return self._serialize("state", "worker_state", "options")
 
     async def _wait(self) -> TriggerEvent:
         """Start the rest of the batch and wait for all of it."""
         state, options = self._state, self.run_options
         async with AsyncSimClient.from_settings(await self._settings()) as client:
             await Reconciler(client, state, options.workspace_id).update(unsent_only=True)
-            inputs = deferred_inputs(self.worker_state["firsts"], lambda key: read_xcom(self.names, key))
+            inputs = deferred_inputs(self.worker_state["firsts"], partial(read_xcom, self.worker_state["names"]))
             engine = BatchEngine(client, options, state, inputs)
             engine.throttle.known = self.worker_state["known_limit"]
             await engine.run()
