@@ -147,7 +147,7 @@ class RunPoller:
 
     def server_now(self) -> float:
         """Return the server's time, in seconds since the epoch, as far as it is known."""
-        return self._limits.server.now()
+        return self._limits.server_now()
 
     def _start_polling(self) -> None:
         self._wake.set()

@@ -80,27 +80,6 @@ class Limit:
         return Room(inf)
 
 
-@dataclass
-class ServerClock:
-    """The server's time: the local clock's, unless the times of the buckets' refills prove that to be wrong."""
-
-    clock: Clock
-    _least_ahead: float = field(default=-inf, init=False)
-    _most_ahead: float = field(default=inf, init=False)
-
-    def now(self) -> float:
-        """Return the seconds since the epoch, on the server."""
-        return self.clock() - min(max(0.0, self._least_ahead), self._most_ahead)
-
-    def on_reset(self, reset: float) -> None:
-        """Update the estimate by a bucket's next refill, which is less than a minute away."""
-        least, most = self.clock() - reset - _LATENCY, self.clock() - reset + RATE_WINDOW
-        if least > self._most_ahead or most < self._least_ahead:  # one of the clocks was set
-            self._least_ahead, self._most_ahead = least, most
-        self._least_ahead = max(self._least_ahead, least)
-        self._most_ahead = min(self._most_ahead, most)
-
-
 @dataclass(eq=False)
 class RequestBucket(Limit):
     """A rate bucket of one kind of request; its clock is the server's.
@@ -203,19 +182,32 @@ class RateLimits:
     """All request limits of one key on one server; those of the address are shared by all keys."""
 
     def __init__(self, clock: Clock, polls: AddressLimit | None = None, starts: AddressLimit | None = None) -> None:
-        self.server = ServerClock(clock)
+        self._clock = clock
+        self._least_ahead, self._most_ahead = -inf, inf  # seconds by which the local clock is ahead of the server's
         self._polls = polls or AddressLimit(clock, POLL_SHARE)
         self._starts = starts or AddressLimit(clock, START_SHARE)
         self._buckets: dict[str | None, RequestBucket] = {}
 
     def on_response(self, info: RateLimitInfo) -> None:
         if info.reset is not None:
-            self.server.on_reset(info.reset)
+            self._on_reset(info.reset)
         if info.bucket == ADDRESS_BUCKET:
             self._polls.on_rejected(info.retry_after)
             self._starts.on_rejected(info.retry_after)
         else:
             self.bucket(info.bucket).on_response(info)
+
+    def _on_reset(self, reset: float) -> None:
+        """Estimate the server's clock by a bucket's next refill, which is less than a minute away."""
+        least, most = self._clock() - reset - _LATENCY, self._clock() - reset + RATE_WINDOW
+        if least > self._most_ahead or most < self._least_ahead:  # one of the clocks was set
+            self._least_ahead, self._most_ahead = least, most
+        self._least_ahead = max(self._least_ahead, least)
+        self._most_ahead = min(self._most_ahead, most)
+
+    def server_now(self) -> float:
+        """Return the server's time: the local clock's, unless the times of refills prove that to be wrong."""
+        return self._clock() - min(max(0.0, self._least_ahead), self._most_ahead)
 
     def room(self, bucket: str | None) -> Room:
         """Return what may be sent now of a bucket's requests; None on the legacy API, which meters none."""
@@ -241,7 +233,7 @@ class RateLimits:
     def bucket(self, bucket: str | None) -> RequestBucket:
         """Return a bucket's limit; None for requests that aren't metered."""
         if bucket not in self._buckets:
-            self._buckets[bucket] = RequestBucket(self.server.now, metered=bucket is not None)
+            self._buckets[bucket] = RequestBucket(self.server_now, metered=bucket is not None)
         return self._buckets[bucket]
 
 
@@ -283,8 +275,7 @@ class StartThrottle(Limit):
     _grows_at: float = field(default=-inf, init=False)
     _has_billing: bool = field(default=True, init=False)
     _executions: float = field(default=inf, init=False)
-    _reset: float = field(default=inf, init=False)
-    _reported_at: float = field(default=-inf, init=False)
+    _report_due: float = field(default=-inf, init=False)  # time of the next usage report
 
     def _room(self) -> Room:
         return Room.least(self._concurrency_room(), self._execution_room(), self.limits.room(self.bucket()))
@@ -331,11 +322,7 @@ class StartThrottle(Limit):
     def on_execution_limit(self, retry_after: float | None) -> None:
         """Start nothing for some time after a rejection, and read the usage report then."""
         self.pause(retry_after or RATE_WINDOW / 2)
-        self._reported_at = -inf
-
-    @property
-    def _report_due(self) -> float:
-        return min(self._reset, self._reported_at + REPORT_INTERVAL)
+        self._report_due = -inf
 
     @property
     def report_is_stale(self) -> bool:
@@ -344,14 +331,14 @@ class StartThrottle(Limit):
 
     def on_report(self, limit: RateLimit | None) -> None:
         """Update the executions by a usage report; None if it is unavailable."""
-        now = self._reported_at = self.clock()
-        self._executions = self._reset = inf
+        now = self.clock()
+        self._executions, self._report_due = inf, now + REPORT_INTERVAL
         per_minute = (limit and limit.requests_per_minute) or 0
         self._has_billing = per_minute < UNLIMITED
         if limit is not None and limit.remaining is not None:
             self._executions = limit.remaining - EXECUTION_RESERVE * per_minute
-            if limit.reset is not None:
-                self._reset = min(max(limit.reset, now + 1.0), now + RATE_WINDOW)  # the server's clock may differ
+            if limit.reset is not None:  # of the server's clock, which may differ
+                self._report_due = min(max(limit.reset, now + 1.0), self._report_due)
 
     @property
     def is_unlimited(self) -> bool:

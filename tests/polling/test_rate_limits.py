@@ -21,7 +21,6 @@ from airflow_provider_sim.polling.rate_limits import (
     AddressLimit,
     RateLimits,
     RequestBucket,
-    ServerClock,
     StartThrottle,
     rate_limits_for,
 )
@@ -218,10 +217,10 @@ class TestServerClock:
         ],
     )
     def test_server_time_is_estimated_from_refills(self, clock, resets, ahead):
-        server = ServerClock(clock)
+        limits = RateLimits(clock)
         for reset in resets:
-            server.on_reset(START + reset)
-        assert server.now() == pytest.approx(START - ahead)
+            limits.on_response(RateLimitInfo(bucket="b", reset=START + reset))
+        assert limits.server_now() == pytest.approx(START - ahead)
 
 
 class TestRateLimitsFor:
