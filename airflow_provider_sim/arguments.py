@@ -65,9 +65,6 @@ def is_template(value: Any) -> bool:
     return not isinstance(value, os.PathLike) and callable(getattr(value, "resolve", None))
 
 
-# --- rules -----------------------------------------------------------------------------------------------------------
-
-
 def optional(rule: Rule) -> Rule:
     """Accept None, too."""
     return lambda value: None if value is None else rule(value)

@@ -6,16 +6,13 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-MAX_DEPTH = 100
-"""Levels of lists and objects. Airflow serializes XComs recursively, and its API rejects deeper ones; Sim's own display
-copies end at 50."""
+MAX_DEPTH = 100  # levels of lists and objects; Airflow serializes XComs recursively, and its API rejects deeper ones
 
 _RESERVED_KEYS = ("__classname__", "__id__")  # Airflow's serializer refuses them
 _OLD_STYLE_KEYS = {"__type", "__var"}  # Airflow's deserializer replaces an object that has both
 _MIN_INTEGER, _MAX_INTEGER = -(2**63), 2**64 - 1  # MessagePack's, in which Airflow 3 hands over XComs
 
-Path = tuple[Any, ...]
-"""Where a value is: ``()``, or the path of the list or object that contains it, and its index or key."""
+Path = tuple[Any, ...]  # (), or the path of the list or object that contains the value, and its index or key
 
 
 class UnstorableValueError(ValueError):

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from airflow_provider_sim.task.batch import TaskBatch
 
-_TRIGGER_POLL_TIME = timedelta(minutes=5)  # time for a trigger to poll all runs once more after its deadline
 _CANCEL_TIME = timedelta(seconds=10)  # maximum part of execution_timeout for cancelling the runs before it
 
 
@@ -152,5 +151,5 @@ class SimExecuteWorkflowBatchOperator(SimWorkflowOperatorBase):
         from airflow_provider_sim.triggers.batch import SimBatchTrigger
 
         trigger = SimBatchTrigger(**batch.trigger_arguments())
-        timeout = (deferral_timeout(trigger.run_options.deadline) or timedelta()) + _TRIGGER_POLL_TIME
+        timeout = deferral_timeout(trigger.run_options.deadline)
         self.defer(trigger=trigger, method_name="execute_complete", timeout=timeout)

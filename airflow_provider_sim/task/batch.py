@@ -112,22 +112,16 @@ class TaskBatch:
         if deferrable:
             await engine.start_available()
             self._worker_state.known_limit = engine.throttle.known
-            is_waiting = engine.stopped is None or self.state.count(ItemStatus.ACTIVE)
-            if is_waiting and self._can_defer(client):
+            can_defer = client.accepts_run_ids and (self._options.do_xcom_push or self.state.next_unsent() is None)
+            if can_defer and (engine.stopped is None or self.state.count(ItemStatus.ACTIVE)):
                 return
+            if engine.stopped is None:
+                log.info("The task keeps its worker: do_xcom_push is False, or Sim (before v0.7.32) chooses run IDs.")
         await engine.run()
         while not self.state.is_finished:
             with suppress(SimError):  # what fails is fetched later
                 await self._results.gather(client, active=True)
             await engine.run()
-
-    def _can_defer(self, client: AsyncSimClient) -> bool:
-        """Whether the triggerer can know the run IDs and read the inputs."""
-        if client.accepts_run_ids and (self._options.do_xcom_push or self.state.next_unsent() is None):
-            return True
-        problem = "do_xcom_push is False" if client.accepts_run_ids else "Sim before v0.7.32 chooses run IDs itself"
-        log.info("The task keeps its worker: %s.", problem)
-        return False
 
     async def _open(self, client: AsyncSimClient) -> None:
         """Find and update the batch of an earlier try, or create another one."""
