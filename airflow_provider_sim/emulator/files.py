@@ -22,10 +22,7 @@ MAX_BASE64_BYTES = 5_898_240
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class StoredFile:
-    """A file of a workspace, or an upload that becomes one; its content is in the file ``path``.
-
-    :ivar status: of the upload session: ``uploading``, ``completed`` or ``aborted``.
-    """
+    """A file of a workspace, or an upload that becomes one; its content is in the file ``path``."""
 
     workspace_id: str
     folder_path: str
@@ -35,7 +32,7 @@ class StoredFile:
     path: Path
     uploaded_at: float
     deleted_at: float | None = None
-    status: str = "uploading"
+    status: str = "uploading"  # of the upload session: uploading, completed or aborted
     file_id: str = field(default_factory=lambda: f"wf_{new_name(21)}")
     session_id: str = field(default_factory=new_id)
     token: str = field(default_factory=lambda: new_name(43), repr=False)

@@ -7,21 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """The differences between server versions that a client can see.
-
-    :param v2: whether the version has ``/api/v2``.
-    :param v2_on: whether ``/api/v2`` is switched on.
-    :param run_ids: whether the legacy API accepts the caller's run ID and time limit.
-    :param executions: whether the legacy API has a status route for runs.
-    :param queue_metadata: whether jobs show the queue's raw statuses and metadata, and responses the run's ID.
-    """
+    """The differences between server versions that a client can see."""
 
     name: str
-    v2: bool = False
-    v2_on: bool = False
-    run_ids: bool = False
-    executions: bool = False
-    queue_metadata: bool = True
+    v2: bool = False  # has /api/v2
+    v2_on: bool = False  # /api/v2 is switched on
+    run_ids: bool = False  # the legacy API accepts the caller's run ID and time limit
+    executions: bool = False  # the legacy API has a status route for runs
+    queue_metadata: bool = True  # jobs show the queue's raw statuses and metadata, and responses the run's ID
 
 
 PROFILES = {

@@ -101,18 +101,13 @@ class Faults(dict[str, Any]):
 
 
 class Fault:
-    """Base of the faults. An instance affects one request.
-
-    :cvar operation: the operation that it affects, and ``mode``: the mode of executions; None for all.
-    :ivar when: the stage at which it acts.
-    :ivar proxied: a proxy keeps the server's connection open, so the server does not see the caller disconnect.
-    """
+    """Base of the faults. An instance affects one request."""
 
     name = ""
-    operation: ClassVar[str | None] = None
-    mode: ClassVar[str | None] = None
-    when = "before"
-    proxied = False
+    operation: ClassVar[str | None] = None  # the operation that it affects; None for all
+    mode: ClassVar[str | None] = None  # the mode of executions that it affects; None for all
+    when = "before"  # the stage at which it acts
+    proxied = False  # a proxy keeps the connection open, so the server does not see the caller disconnect
 
     def __post_init__(self) -> None:
         if self.when not in STAGES:

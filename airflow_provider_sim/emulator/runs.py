@@ -28,37 +28,26 @@ COST = 0.005
 
 @dataclass(slots=True, eq=False)
 class Run:
-    """One run of one workflow.
-
-    :param input: the Start block's output.
-    :param mode: ``sync``, ``async`` or ``stream``.
-    :param queued_for: seconds in the queue.
-    :param timeout: seconds after which the server stops it; infinite for no limit.
-    :param stuck: its server process died: it does not finish unless it is cleaned up or cancelled.
-    :param refused: the message with which the start was refused; such a run does not execute but uses its run ID up.
-    :param failing: the error with which it fails, whatever its workflow does.
-    :param files: the workspaces' files, of which it reads those of ``workspace_id``.
-    :param hidden_polls: how many polls do not find it, and ``hidden_seconds``: for how long at least.
-    """
+    """One run of one workflow."""
 
     run_id: str
     workflow: Workflow
-    input: dict[str, Any]
-    mode: str
+    input: dict[str, Any]  # the Start block's output
+    mode: str  # sync, async or stream
     user_id: str
     now: Callable[[], float]
     created_at: float
-    queued_for: float = 0.0
-    timeout: float = float("inf")
+    queued_for: float = 0.0  # seconds in the queue
+    timeout: float = float("inf")  # seconds after which the server stops it
     trigger: str = "api"
-    refused: str | None = None
+    refused: str | None = None  # the message with which the start was refused; the run ID is used up
     context_id: str = field(default_factory=new_id)
     request_id: str = field(default_factory=lambda: new_name(8))
-    stuck: bool = False
-    failing: BlockError | None = None
-    hidden_polls: int = 0
-    hidden_seconds: float = 0.0
-    files: Files | None = None
+    stuck: bool = False  # its server process died: it does not finish unless it is cleaned up or cancelled
+    failing: BlockError | None = None  # the error with which it fails, whatever its workflow does
+    hidden_polls: int = 0  # how many polls do not find it
+    hidden_seconds: float = 0.0  # for how long at least no poll finds it
+    files: Files | None = None  # of all workspaces; it reads those of workspace_id
     workspace_id: str = ""
     swept_at: float | None = None
     cancelled_at: float | None = None

@@ -8,15 +8,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from airflow_provider_sim.emulator.clock import iso
-from airflow_provider_sim.emulator.routes.v2.middleware import (
-    Call,
-    check_known,
-    check_run_id,
-    json_object,
-    out_of_range,
-    route,
-    wrong_type,
-)
+from airflow_provider_sim.emulator.routes.v2 import middleware
+from airflow_provider_sim.emulator.routes.v2.middleware import Call, json_object, route
 from airflow_provider_sim.emulator.routes.wire import event_stream, faults_of, json_response, run_started
 from airflow_provider_sim.emulator.runs import Run
 from airflow_provider_sim.emulator.state import ApiError, State
@@ -37,20 +30,20 @@ _TYPE_NAMES = {dict: "record", bool: "boolean", int: "number", list: "array"}
 
 
 def _check_body(request: Request, body: dict[str, Any]) -> None:
-    check_known(body, _FIELDS)
+    middleware.check_known(body, _FIELDS)
     for name, value in body.items():
         expected = _FIELDS[name]
         if type(value) is not expected:
-            raise wrong_type([name], _TYPE_NAMES[expected], value)
+            raise middleware.wrong_type([name], _TYPE_NAMES[expected], value)
     timeout, asynchronous = body.get("executionTimeoutSeconds"), body.get("async")
     if timeout is not None and timeout < 1:
-        raise out_of_range(["executionTimeoutSeconds"], "Too small: expected number to be >=1", minimum=1)
+        raise middleware.out_of_range(["executionTimeoutSeconds"], "Too small: expected number to be >=1", minimum=1)
     if timeout is not None and timeout > 604_800:
         message = "Too big: expected number to be <=604800"
-        raise out_of_range(["executionTimeoutSeconds"], message, maximum=604_800)
+        raise middleware.out_of_range(["executionTimeoutSeconds"], message, maximum=604_800)
     run_id = request.headers.get("x-run-id")
     if run_id is not None:
-        check_run_id(run_id, "x-run-id")
+        middleware.check_run_id(run_id, "x-run-id")
     if asynchronous and body.get("stream"):
         raise ApiError(400, "async and stream cannot be combined")
     if timeout is not None and not asynchronous:

@@ -14,17 +14,8 @@ from starlette.routing import Route
 
 from airflow_provider_sim.emulator.clock import iso
 from airflow_provider_sim.emulator.limits import Bucket
-from airflow_provider_sim.emulator.routes.wire import (
-    MAX_BODY_BYTES,
-    faults_of,
-    find_key,
-    json_response,
-    not_found_page,
-    rate_headers,
-    read_body,
-    state_of,
-    type_name,
-)
+from airflow_provider_sim.emulator.routes import wire
+from airflow_provider_sim.emulator.routes.wire import faults_of, json_response, rate_headers, state_of
 from airflow_provider_sim.emulator.runs import Run
 from airflow_provider_sim.emulator.state import ApiError, Key, State
 from airflow_provider_sim.emulator.workflows import Workflow
@@ -103,7 +94,7 @@ def route(name: str, method: str, path: str, query: str = "") -> Callable[[Handl
         async def endpoint(request: Request) -> Response:
             state = state_of(request)
             if not state.profile.v2:
-                return not_found_page()
+                return wire.not_found_page()
             headers: dict[str, str] = {}
             try:
                 key = _authenticate(state, request, "Unauthorized" if name == "execute" else "API key required")
@@ -141,7 +132,7 @@ def _authenticate(state: State, request: Request, without_key: str) -> Key:
     has_key = bool(request.headers.get("x-api-key"))
     if has_key and "auth_outage" in faults:
         raise ApiError(503, "Service temporarily unavailable", None, {"retry-after": "5"})
-    key = find_key(request)
+    key = wire.find_key(request)
     if key is None:
         raise ApiError(401, "Invalid API key" if has_key else without_key, None, _CHALLENGE)
     if not state.profile.v2_on:
@@ -173,7 +164,7 @@ def out_of_range(path: list[str], message: str, origin: str = "number", **limit:
 
 
 def wrong_type(path: list[str], expected: str, value: Any) -> ApiError:
-    message = f"Invalid input: expected {expected}, received {type_name(value)}"
+    message = f"Invalid input: expected {expected}, received {wire.type_name(value)}"
     return invalid("invalid_type", path, message, expected=expected)
 
 
@@ -194,9 +185,11 @@ def check_run_id(run_id: str, name: str) -> None:
         raise out_of_range([name], "Run ID too long", origin="string", maximum=128)
 
 
-async def json_object(request: Request, *, optional: bool = False, maximum: int = MAX_BODY_BYTES) -> dict[str, Any]:
+async def json_object(
+    request: Request, *, optional: bool = False, maximum: int = wire.MAX_BODY_BYTES
+) -> dict[str, Any]:
     """Return the body, which must be a JSON object; ``{}`` for an empty body that is ``optional``."""
-    raw = await read_body(request, "Request body is too large", maximum)
+    raw = await wire.read_body(request, "Request body is too large", maximum)
     if optional and not raw:
         return {}
     try:

@@ -12,27 +12,10 @@ from typing import Any
 from starlette.responses import Response
 
 from airflow_provider_sim.emulator.clock import iso, moment
+from airflow_provider_sim.emulator.routes import views
+from airflow_provider_sim.emulator.routes.v2 import middleware
 from airflow_provider_sim.emulator.routes.v2.execute import receipt, result
-from airflow_provider_sim.emulator.routes.v2.middleware import (
-    BOOLEANS,
-    Call,
-    check_known,
-    invalid,
-    invalid_cursor,
-    json_object,
-    limit_of,
-    route,
-    wrong_type,
-)
-from airflow_provider_sim.emulator.routes.views import (
-    cancellation,
-    cost_of,
-    display_output,
-    duration_of,
-    level_of,
-    pause_of,
-    run_log,
-)
+from airflow_provider_sim.emulator.routes.v2.middleware import BOOLEANS, Call, invalid, json_object, route
 from airflow_provider_sim.emulator.routes.wire import faults_of, json_response
 from airflow_provider_sim.emulator.runs import Run
 from airflow_provider_sim.emulator.state import ApiError
@@ -49,8 +32,8 @@ def _summary(run: Run) -> dict[str, Any]:
         "trigger": run.trigger,
         "startedAt": iso(run.started_at if run.status != "queued" else run.created_at),
         "endedAt": iso(run.ended_at),
-        "durationMs": duration_of(run),
-        "cost": cost_of(run),
+        "durationMs": views.duration_of(run),
+        "cost": views.cost_of(run),
     }
 
 
@@ -63,9 +46,9 @@ async def get_run(call: Call) -> Response:
     selectors = [name for name in call.query.get("selectedOutputs", "").split(",") if name]
     data = {
         **_summary(run),
-        "paused": pause_of(run),
+        "paused": views.pause_of(run),
         "error": {"message": run.error[0], "code": run.error[1]} if run.error else None,
-        "output": display_output(call.state, run) if BOOLEANS[include] else None,
+        "output": views.display_output(call.state, run) if BOOLEANS[include] else None,
         "blockOutputs": run.block_outputs(selectors) if selectors else None,
     }
     return json_response(200, {"data": data})
@@ -78,7 +61,7 @@ async def list_runs(call: Call) -> Response:
         options = "|".join(f'"{name}"' for name in _STATUSES)
         message = f"Invalid option: expected one of {options}"
         raise invalid("invalid_value", ["status"], message, values=list(_STATUSES))
-    limit = limit_of(call, default=50, maximum=100)
+    limit = middleware.limit_of(call, default=50, maximum=100)
     workflow = call.workflow()
 
     def matches(run: Run) -> bool:
@@ -109,19 +92,19 @@ async def cancel_run(call: Call) -> Response:
         recorded, reason = redis, "recorded" if redis else "already_cancelled"
     elif not redis:
         lost = reason = "redis_unavailable"
-    data = {"runId": run.run_id, **cancellation(before, redis_available, recorded, reason, lost)}
+    data = {"runId": run.run_id, **views.cancellation(before, redis_available, recorded, reason, lost)}
     return json_response(200, {"data": data})
 
 
 @route("resume", "POST", "/workflows/{workflow_id}/runs/{run_id}/resume")
 async def resume_run(call: Call) -> Response:
     body = await json_object(call.request)
-    check_known(body, ("contextId", "input"))
+    middleware.check_known(body, ("contextId", "input"))
     if "contextId" not in body:
         message = "Invalid input: expected string, received undefined"
         raise invalid("invalid_type", ["contextId"], message, expected="string")
     if not isinstance(body["contextId"], str):
-        raise wrong_type(["contextId"], "string", body["contextId"])
+        raise middleware.wrong_type(["contextId"], "string", body["contextId"])
     run = call.run()
     if run.resumed_at is not None or run.cancelled_at is not None:
         raise ApiError(409, "Paused execution is not resumable")
@@ -146,7 +129,7 @@ async def list_logs(call: Call) -> Response:
     """List a workspace's runs with their stored status, up to 1000 per page."""
     query = call.query
     call.check_workspace(query.get("workspaceId"))
-    limit = limit_of(call, default=100, maximum=1000, clamp=True)
+    limit = middleware.limit_of(call, default=100, maximum=1000, clamp=True)
     workflows = {name for name in query.get("workflowIds", "").split(",") if name}
     triggers = {name for name in query.get("triggers", "all").split(",") if name}
     level, run_id = query.get("level"), query.get("runId")
@@ -155,7 +138,7 @@ async def list_logs(call: Call) -> Response:
         return (
             (not workflows or run.workflow_id in workflows)
             and ("all" in triggers or run.trigger in triggers)
-            and (level is None or level == level_of(run))
+            and (level is None or level == views.level_of(run))
             and (run_id is None or run_id == run.run_id)
         )
 
@@ -163,7 +146,8 @@ async def list_logs(call: Call) -> Response:
     items = [_log(run) for run in page]
     if BOOLEANS.get(query.get("includeFinalOutput", "false"), False):
         items = [
-            {**item, "finalOutput": display_output(call.state, run)} for item, run in zip(items, page, strict=True)
+            {**item, "finalOutput": views.display_output(call.state, run)}
+            for item, run in zip(items, page, strict=True)
         ]
     return json_response(200, {"data": items, "nextCursor": cursor})
 
@@ -171,7 +155,7 @@ async def list_logs(call: Call) -> Response:
 def _log(run: Run) -> dict[str, Any]:
     status = "pending" if run.status == "paused" else run.status
     log = {"runId": run.run_id, "deploymentVersionId": run.workflow.version_id, "status": status, "files": None}
-    return log | run_log(run)
+    return log | views.run_log(run)
 
 
 @route("log", "GET", "/logs/{run_id}")
@@ -187,7 +171,7 @@ async def get_log(call: Call) -> Response:
         "workspaceId": call.state.workspace_id,
         "deleted": False,
     }
-    data = {**_log(run), "workflow": workflow, "traceSpans": [], "finalOutput": display_output(call.state, run)}
+    data = {**_log(run), "workflow": workflow, "traceSpans": [], "finalOutput": views.display_output(call.state, run)}
     return json_response(200, {"data": data})
 
 
@@ -215,7 +199,7 @@ def _last_run(call: Call, cursor: str, scope: str, order: str) -> Run:
             raise ValueError
         last = call.state.runs[last_id]
     except (ValueError, TypeError, KeyError):
-        raise invalid_cursor() from None
+        raise middleware.invalid_cursor() from None
     if cursor_order != order:
         raise ApiError(
             400,
