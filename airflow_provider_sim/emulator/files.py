@@ -54,17 +54,12 @@ class StoredFile:
 
 
 class Files:
-    """All files and uploads; a test may change the attributes at any time.
-
-    :ivar folders: the existing folders.
-    :ivar storage_limit: bytes; a larger total is rejected.
-    :ivar upload_url: where to send the contents of large files; None for the server's URL.
-    """
+    """All files and uploads; a test may change the attributes at any time."""
 
     def __init__(self) -> None:
         self.folders = {"/"}
-        self.storage_limit = 5 * 1024**3
-        self.upload_url: str | None = None
+        self.storage_limit = 5 * 1024**3  # bytes; a larger total is rejected
+        self.upload_url: str | None = None  # where to send large files; None for the server's URL
         self.all: list[StoredFile] = []
 
     @functools.cached_property

@@ -93,14 +93,7 @@ class Bucket:
 
 
 class Limits(Plan):
-    """The limits of one account; a test may set the attributes at any time.
-
-    :param plan: a plan's name, or None for a server without billing.
-    :ivar concurrent_runs: maximum number of concurrent runs; None for no limit.
-    :ivar admission_gate: maximum number of concurrent requests; None for no limit.
-    :ivar per_address: whether v2 limits the requests from one address to 300 per minute.
-    :ivar usage: US dollars; above ``usage_limit``, executions are rejected with 402.
-    """
+    """The limits of one account; a test may set the attributes at any time."""
 
     def __init__(self, clock: Clock, plan: str | None = None) -> None:
         if plan is not None and plan not in PLANS:
@@ -108,13 +101,13 @@ class Limits(Plan):
         super().__init__(*astuple(PLANS[plan] if plan else SELF_HOSTED))
         self._clock = clock
         self.billing = plan is not None
-        self.admission_gate: int | None = None
-        self.per_address = True
+        self.admission_gate: int | None = None  # maximum number of concurrent requests
+        self.per_address = True  # v2 limits the requests from one address to 300 per minute
         self.clear()
 
     def clear(self) -> None:
         """Refill all buckets, with the current rates, and set the usage to zero."""
-        self.usage = 0.0
+        self.usage = 0.0  # US dollars; above usage_limit, executions are rejected with 402
         self.sync = Bucket(self.sync_per_minute, self._clock)
         self.asynchronous = Bucket(self.async_per_minute, self._clock)
         self.address = Bucket(300, self._clock)

@@ -125,12 +125,7 @@ class Fault:
 
 
 class RequestContext:
-    """The ASGI callables of one request, with faults between the server and the caller.
-
-    :ivar info: what the request asks for; None unless faults may affect it.
-    :ivar finished: the caller has a response or never gets one; anything else the server sends is dropped.
-    :ivar proxied: a proxy keeps the server's connection open, so the server does not see the caller disconnect.
-    """
+    """The ASGI callables of one request, with faults between the server and the caller."""
 
     def __init__(
         self,
@@ -143,9 +138,9 @@ class RequestContext:
         record: Callable[[RecordedRequest], None],
     ) -> None:
         self.scope = scope
-        self.info: RequestInfo | None = None
+        self.info: RequestInfo | None = None  # None unless faults may affect the request
         self.faults: Sequence[Fault] = ()
-        self.finished = False
+        self.finished = False  # the caller has a response or never gets one; the rest is dropped
         self.proxied = False
         self._clock, self._connections, self._record_request = clock, connections, record
         self._receive, self._send = receive, send

@@ -42,14 +42,10 @@ class Key:
 
 
 class KeyRing:
-    """The server's API keys: two users, each with a workspace, a personal key and a workspace key.
-
-    :param api_key: the first user's personal key.
-    :ivar personal_keys_allowed: whether the first workspace accepts personal keys.
-    """
+    """The server's API keys: two users, each with a workspace, a personal key and a workspace key."""
 
     def __init__(self, api_key: str, workspace_id: str) -> None:
-        self.personal_keys_allowed = True
+        self.personal_keys_allowed = True  # in the first workspace
         other = f"other-{workspace_id}"
         self.personal = Key(api_key, "personal", "user-1", workspace_id)
         self.workspace = Key("sk-sim-emulator-workspace-key", "workspace", "user-1", workspace_id)
@@ -74,13 +70,7 @@ class ApiError(Exception):
 
 @dataclass(slots=True)
 class State:
-    """The server's state; a test may change it while the server runs.
-
-    :ivar queue_delay: seconds that an asynchronous run waits in the queue.
-    :ivar resume_delay: seconds until an asynchronous run continues after it was resumed.
-    :ivar keep_jobs: whether the queue keeps entries of finished runs for a day.
-    :ivar redis: whether the server has Redis, which affects the responses to cancellations.
-    """
+    """The server's state; a test may change it while the server runs."""
 
     profile: Profile
     clock: Clock
@@ -90,10 +80,10 @@ class State:
     connections: Connections = field(default_factory=Connections)
     fault_rules: FaultRules = field(default_factory=FaultRules)
     base_url: str = ""
-    queue_delay: float = 0.0
-    resume_delay: float = 0.0
-    keep_jobs: bool = True
-    redis: bool = False
+    queue_delay: float = 0.0  # seconds that an asynchronous run waits in the queue
+    resume_delay: float = 0.0  # seconds until an asynchronous run continues after it was resumed
+    keep_jobs: bool = True  # the queue keeps entries of finished runs for a day
+    redis: bool = False  # the server has Redis, which affects the responses to cancellations
     created_at: float = 0.0
     in_flight: int = 0
     workflows: dict[str, Workflow] = field(default_factory=dict)

@@ -105,11 +105,6 @@ class Workflow:
     :param defaults: the Start block's defaults of declared fields; by default ``""``, ``0`` for a number, ``{}`` for an
         object, ``[]`` for an array.
     :param duration: seconds that a run takes, or a function of the input that returns them.
-    :param chunks: a function of the input that returns the texts which the agent block streams.
-    :param block: the name of the block that makes the output.
-    :param notes: names and descriptions of versions, by number.
-    :param activation: seconds until a deployment is active.
-    :param activation_error: the error message with which deployments fail.
     """
 
     workflow_id: str
@@ -117,9 +112,9 @@ class Workflow:
     inputs: Mapping[str, str] | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
     duration: float | Callable[[dict[str, Any]], float] = 0.0
-    chunks: Callable[[dict[str, Any]], Sequence[str]] | None = None
+    chunks: Callable[[dict[str, Any]], Sequence[str]] | None = None  # the texts which the agent block streams
     chunk_delay: float = 0.0
-    block: str = "Function"
+    block: str = "Function"  # the name of the block that makes the output
     deployed: bool = True
     name: str = ""
     description: str = ""
@@ -128,9 +123,9 @@ class Workflow:
     block_id: str = field(default_factory=new_id)
     version: int = 1
     versions: int = 1
-    notes: dict[int, dict[str, Any]] = field(default_factory=dict)
-    activation: float = 0.0
-    activation_error: str = ""
+    notes: dict[int, dict[str, Any]] = field(default_factory=dict)  # names and descriptions of versions, by number
+    activation: float = 0.0  # seconds until a deployment is active
+    activation_error: str = ""  # the error with which deployments fail
     attempt: DeploymentAttempt | None = None
 
     @property

@@ -29,11 +29,7 @@ def pause_of(run: Run) -> dict[str, Any] | None:
 
 
 def cancellation(before: str, redis: bool, recorded: bool, reason: str, lost: str | None) -> dict[str, Any]:
-    """Return the result of a cancellation.
-
-    :param before: the run's status before it.
-    :param lost: the reason why it has no effect.
-    """
+    """Return the result of a cancellation; ``before`` is the run's status, ``lost`` the reason why it has no effect."""
     return {
         "success": lost is None,
         "redisAvailable": redis,
