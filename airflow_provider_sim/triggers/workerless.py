@@ -57,16 +57,14 @@ def start_trigger_args(sensor: Any) -> StartTriggerArgs:
 
     if not TRIGGERS_REPLACE_WORKERS:
         raise ValueError("start_from_trigger needs Airflow 3.3: earlier triggerers render no templates")
-    ends_in_trigger = can_end_in_trigger(sensor)
-    names = sensor.template_fields if ends_in_trigger else ("workflow_id", "run_id", "sim_conn_id")
-    templated = {name: _for_triggerer(getattr(sensor, name)) for name in names}
+    templated = {name: _for_triggerer(getattr(sensor, name)) for name in sensor.template_fields}
     ids = {name: templated.pop(name) for name in ("workflow_id", "run_id")}
     limit = sensor.execution_timeout
     options = RunOptions.of(
         sensor,
         timeout_from_start=sensor.timeout if limit is None else min(sensor.timeout, limit.total_seconds()),
-        end_from_trigger=ends_in_trigger,
-        **{"selected_outputs": None, "output_files_dir": None, **templated},
+        end_from_trigger=can_end_in_trigger(sensor),
+        **templated,
     )
     return StartTriggerArgs(
         trigger_cls="airflow_provider_sim.triggers.sim.SimRunTrigger",

@@ -190,6 +190,10 @@ class TestStartFromTrigger:
         event = event_of(self.trigger(task, TaskInstance()))
         assert task.execute_complete(context, event.payload) == {"sum": 3, "password": "p"}
 
+    def test_trigger_gets_the_selected_outputs_even_if_a_worker_ends_the_task(self):
+        task = sensor("r", start_from_trigger=True, selected_outputs=[f"{BLOCK}.a"])
+        assert task.start_trigger_args.trigger_kwargs["options"]["selected_outputs"] == [f"{BLOCK}.a"]
+
     def test_timeout_counts_from_the_start_of_the_task(self, start, emulator):
         emulator.workflow("adds", duration=60)(lambda given: {})
         ti = TaskInstance()
