@@ -81,7 +81,7 @@ class SimNotifier(BaseNotifier):
         from airflow_provider_sim.hooks.sim import SimHook
 
         with SimHook(self.sim_conn_id) as hook, hook.new_client(timeout=self.timeout, retry=_RETRY) as client:
-            self._log_start(client.start_workflow_run(**self._request(context)))
+            self._log_start(self._start(client, context))
 
     async def async_notify(self, context: Context) -> None:
         """Start the workflow, on an event loop."""
@@ -91,16 +91,12 @@ class SimNotifier(BaseNotifier):
         settings = await SimHook(self.sim_conn_id).get_async_settings()
         settings = replace(settings, timeout=min(self.timeout, settings.timeout), retry=_RETRY)
         async with AsyncSimClient.from_settings(settings) as client:
-            self._log_start(await client.start_workflow_run(**self._request(context)))
+            self._log_start(await self._start(client, context))
 
-    def _request(self, context: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            "workflow_id": self.workflow_id,
-            "input_data": {**_default_input(context), **self.input},
-            "async_execution": True,
-            "timeout": self.timeout,
-            "deadline": time.time() + self.timeout,
-        }
+    def _start(self, client: Any, context: Mapping[str, Any]) -> Any:
+        given, deadline = {**_default_input(context), **self.input}, time.time() + self.timeout
+        options = {"async_execution": True, "timeout": self.timeout, "deadline": deadline}
+        return client.start_workflow_run(self.workflow_id, given, **options)
 
     def _log_start(self, started: Any) -> None:
         log.info("Notification: started run %s of workflow %s.", started.run_id, self.workflow_id)

@@ -37,8 +37,7 @@ DEFERRABLE = conf.getboolean("operators", "default_deferrable", fallback=False) 
 class SimOperator(BaseOperator):
     """An operator whose arguments are checked: constants at parse time, templated ones after rendering.
 
-    A subclass calls ``_check_constants`` at the end of its ``__init__``, and ``_check_rendered`` before it sends
-    anything.
+    A subclass calls ``_check_constants`` at the end of its ``__init__``, and ``check`` before it sends anything.
 
     :param sim_conn_id: the Airflow connection of type Sim. (templated)
     :param retry_args: retry settings for idempotent requests, which override the connection's.
@@ -88,9 +87,6 @@ class SimOperator(BaseOperator):
     def _check_constants(self) -> None:
         self.check(vars(self), templated=self.template_fields)
 
-    def _check_rendered(self) -> None:
-        self.check(vars(self))
-
     @cached_property
     def hook(self) -> SimHook:
         """The hook of the task's connection."""
@@ -105,13 +101,10 @@ class SimOperator(BaseOperator):
         return super().render_template(content, *args, **kwargs)
 
 
-class SimRunMixin:
+class SimRunOperatorBase(SimOperator):
     """What operator and sensor share: deferral until a run ends, and OpenLineage's facets of the run."""
 
     workflow_id: str
-    hook: Any
-    defer: Any
-    do_xcom_push: bool
     _lineage_run: WorkflowRun | None = None
     _new_options: Callable[[Context], RunOptions]
     _resume: Callable[[Context, RunEvent], Any]
@@ -149,8 +142,18 @@ class SimRunMixin:
         with self.hook:
             return self._resume(context, received)
 
+    def _run_after(self, received: RunEvent) -> WorkflowRun:
+        """Return the run after an event without an output; raise if it isn't finished, but the trigger has failed."""
+        from airflow_provider_sim.polling import unreachable_error
+
+        run_id, job_id = received.run_id, received.job_id
+        run: WorkflowRun = received.completed_run or self.hook.get_workflow_run(self.workflow_id, run_id, job_id=job_id)
+        if received.status == "error" and not run.status.is_terminal:
+            raise unreachable_error(self.workflow_id, run_id, received.message)
+        return run
+
     def get_openlineage_facets_on_start(self) -> Any:
-        """Return the facets of the workflow and its run, if there is one."""
+        """Return the facets of the workflow and its run; OpenLineage's provider calls it at the task's end as well."""
         from airflow_provider_sim.client import NO_RETRY
         from airflow_provider_sim.task.lineage_facets import lineage_of
 
@@ -159,12 +162,6 @@ class SimRunMixin:
             with suppress(SimError), self.hook.new_client(timeout=5.0, retry=NO_RETRY) as client:
                 run = client.get_workflow_run(self.workflow_id, run.run_id)
         return lineage_of(self.workflow_id, run, self.hook.get_settings().base_url if run else None)
-
-    def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
-        """Return the same; OpenLineage's provider calls it when the task has ended."""
-        return self.get_openlineage_facets_on_start()
-
-    get_openlineage_facets_on_failure = get_openlineage_facets_on_complete
 
 
 class SimClientOperator(SimOperator):
@@ -191,7 +188,7 @@ class SimClientOperator(SimOperator):
 
     def execute(self, context: Context) -> Any:
         """Check the rendered arguments, open the client, and return what :meth:`execute_with` returns."""
-        self._check_rendered()
+        self.check(vars(self))
         with self.hook as hook:
             return self.execute_with(hook.get_conn(), context, deadline=time.time() + seconds(self.timeout))
 

@@ -135,7 +135,7 @@ class SimExecuteWorkflowBatchOperator(SimWorkflowOperatorBase):
         from airflow_provider_sim.task.batch import TaskBatch
         from airflow_provider_sim.task.run_options import RunOptions
 
-        self._check_rendered()
+        self.check(vars(self))
         items = read_items(self.inputs, self.workflow_id)
         limit = self.execution_timeout
         limit = None if limit is None else limit - min(_CANCEL_TIME, limit / 20)

@@ -14,7 +14,7 @@ from airflow_provider_sim.arguments import Rule
 from airflow_provider_sim.client import MAX_RUN_TIMEOUT, SYNC_TIMEOUT, check_block_ids
 from airflow_provider_sim.exceptions import SimRunTimeoutError
 from airflow_provider_sim.links.sim import SimApprovalLink, SimRunLink
-from airflow_provider_sim.operators.base import DEFERRABLE, SimRunMixin, SimWorkflowOperatorBase
+from airflow_provider_sim.operators.base import DEFERRABLE, SimRunOperatorBase, SimWorkflowOperatorBase
 from airflow_provider_sim.task.deadlines import deadline
 from airflow_provider_sim.task.input import copy_files, has_files
 from airflow_provider_sim.task.pause_report import PauseReport as PauseReport
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from airflow_provider_sim.task.run import TaskRun
 
 
-class SimExecuteWorkflowOperator(SimRunMixin, SimWorkflowOperatorBase):
+class SimExecuteWorkflowOperator(SimRunOperatorBase, SimWorkflowOperatorBase):
     """Run a deployed workflow and return its output.
 
     By default the connection is held open until the run has finished (sync), which suits runs of up to a minute. With
@@ -131,7 +131,7 @@ class SimExecuteWorkflowOperator(SimRunMixin, SimWorkflowOperatorBase):
 
     def execute(self, context: Context) -> Any:
         """Start the run, or re-attach to an earlier try's, wait for it, and return its output."""
-        self._check_rendered()
+        self.check(vars(self))
         if self.deferrable and not self._is_async:
             self.log.info("The connection is held open, so the task keeps its worker; deferrable is ignored.")
         with self.hook as hook:
@@ -149,18 +149,12 @@ class SimExecuteWorkflowOperator(SimRunMixin, SimWorkflowOperatorBase):
             return self._result(run, finished)
 
     def _resume(self, context: Context, received: RunEvent) -> Any:
-        from airflow_provider_sim.polling import unreachable_error
-
-        run_id, job_id = received.run_id, received.job_id
         run = self._new_run(context)
-        run.use(run_id, job_id, received.uploads)
+        run.use(received.run_id, received.job_id, received.uploads)
         if received.status == "timeout":
             return self._result(run, run.finish_at_timeout())
         with run.retry_if_not_found():
-            found = received.completed_run or self.hook.get_workflow_run(self.workflow_id, run_id, job_id=job_id)
-            if received.status == "error" and not found.status.is_terminal:
-                raise unreachable_error(self.workflow_id, run_id, received.message)
-            return self._result(run, found)
+            return self._result(run, self._run_after(received))
 
     def execute_timeout(self, context: Context) -> Any:
         """Handle a deferral timeout: poll the run once more, then cancel it."""

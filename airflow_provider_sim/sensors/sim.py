@@ -32,7 +32,7 @@ from airflow_provider_sim.exceptions import (
     SimRunTimeoutError,
 )
 from airflow_provider_sim.links.sim import APPROVAL_URL_KEY, SimApprovalLink, SimRunLink, push_run_link
-from airflow_provider_sim.operators.base import DEFERRABLE, SimOperator, SimRunMixin
+from airflow_provider_sim.operators.base import DEFERRABLE, SimOperator, SimRunOperatorBase
 from airflow_provider_sim.task.deadlines import after_deferral, deadline
 from airflow_provider_sim.task.run_options import RunOptions
 from airflow_provider_sim.triggers.workerless import can_end_in_trigger, start_trigger_args
@@ -48,7 +48,7 @@ LONGEST_PAUSE = 60.0  # seconds between polls of a rescheduled sensor that keeps
 SHORTEST_RESCHEDULE = 10.0  # seconds between the processes of a rescheduled sensor
 
 
-class SimJobSensor(SimRunMixin, SimOperator, BaseSensorOperator):
+class SimJobSensor(SimRunOperatorBase, BaseSensorOperator):
     """Wait until a run is finished, and return its output.
 
     A run that fails or is cancelled fails the sensor without retries, since another poll returns the same; so does a
@@ -149,7 +149,7 @@ class SimJobSensor(SimRunMixin, SimOperator, BaseSensorOperator):
 
     def execute(self, context: Context) -> Any:
         """Poll until the run is finished: here, in later processes, or in the triggerer."""
-        self._check_rendered()
+        self.check(vars(self))
         if self.reschedule and (moment := first_reschedule_date(context)):
             self._first_poll = moment.timestamp()
         if self.deferrable:
@@ -217,15 +217,9 @@ class SimJobSensor(SimRunMixin, SimOperator, BaseSensorOperator):
         return max(delay, SHORTEST_RESCHEDULE) if self.reschedule else delay
 
     def _resume(self, context: Context, received: RunEvent) -> Any:
-        from airflow_provider_sim.polling import unreachable_error
-
         if received.status == "timeout":
             return self.execute_timeout(context)
-        run_id, job_id = received.run_id, received.job_id
-        run = received.completed_run or self.hook.get_workflow_run(self.workflow_id, run_id, job_id=job_id)
-        if received.status == "error" and not self._state.on_response(run):
-            raise unreachable_error(self.workflow_id, run_id, received.message)
-        return self._result(context, run)
+        return self._result(context, self._run_after(received))
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Resume after a deferral; unlike Airflow's sensors, skip with the error as the reason."""

@@ -78,7 +78,7 @@ class TaskRun:
         self._cancelled_id: str | None = None
 
     def use(self, run_id: str, job_id: str | None = None, uploads: dict[str, Any] | None = None) -> None:
-        """Set a run that this try has started or re-attached to in another process."""
+        """Set the run that this try waits for, if another process has started it."""
         self.run_id, self.job_id = run_id, job_id
         self._store.uploads = Uploads(**uploads) if uploads else None
 
@@ -240,11 +240,10 @@ class TaskRun:
         if run_id and (run_id != self.run_id or job_id):
             self._store.record(run_id=run_id, job_id=job_id)
             if run_id != self.run_id:
-                log.warning(
-                    "The server (before v0.7.32) chose the run ID itself: %s. If this worker had died just before, the"
-                    " next try would have started a second run.",
-                    run_id,
+                warning = (
+                    "The server (before v0.7.32) chose the run ID itself: %s. Until now, a crash would have doubled it."
                 )
+                log.warning(warning, run_id)
                 self._publish(run_id, job_id)
             self.job_id = job_id
         if job_id and self.options.do_xcom_push:

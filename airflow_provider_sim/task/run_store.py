@@ -146,10 +146,8 @@ class RunStore(_Store):
     def previous_runs(self, workspace_id: str | None, *, of_this_try: bool) -> tuple[list[PreviousRun], bool]:
         """Return runs that earlier tries may have started, the latest first, and whether the task was cleared since.
 
-        Sets :attr:`uploads` to what earlier tries may have uploaded.
-
-        :param workspace_id: in which there may be uploads.
-        :param of_this_try: with those first that this try may have started before it was deferred.
+        With ``of_this_try``, those come first that this try may have started before it was deferred. Sets
+        :attr:`uploads` to what may have been uploaded, into the workspace if it is given.
         """
         is_first = self._try_number == 1 and not of_this_try  # Airflow counts a task that is cleared as another try
         entry, cleared = ({}, False) if is_first else self._entry.read()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from airflow_provider_sim.task.input import InputFile
 
 log = logging.getLogger(__name__)
-
-_PAGE = 1000
 
 
 @dataclass
@@ -31,14 +29,10 @@ class Uploads:
         which = f"with names that start with {self.token}" if self.file_ids is None else ", ".join(self.file_ids)
         return f"The uploads {which} of workspace {self.workspace_id}"
 
-    def find(self, client: SimClient) -> Iterator[WorkspaceFile]:
-        """Yield the files that exist in Sim."""
-        cursor = None
-        while True:
-            page = client.list_files(self.workspace_id, search=self.token, limit=_PAGE, cursor=cursor)
-            yield from (file for file in page.items if file.name.startswith(self.token))
-            if (cursor := page.next_cursor) is None:
-                return
+    def find(self, client: SimClient) -> dict[str, WorkspaceFile]:
+        """Return the files that exist in Sim, up to 1,000, by name."""
+        page = client.list_files(self.workspace_id, search=self.token, limit=1000)
+        return {file.name: file for file in page.items if file.name.startswith(self.token)}
 
 
 def upload_files(
@@ -48,7 +42,7 @@ def upload_files(
 
     :param resume: an earlier try may have uploaded some: use those, and delete what is not needed.
     """
-    known = {file.name: file for file in uploads.find(client)} if resume else {}
+    known = uploads.find(client) if resume else {}
     uploads.file_ids, uploaded = None, []
     for number, file in enumerate(files):
         check()
@@ -69,10 +63,9 @@ def _upload(client: SimClient, uploads: Uploads, name: str, file: InputFile) -> 
     try:
         stored = client.upload_file(workspace_id, name, file.content, content_type=file.mime)
     except SimConflictError:  # an upload of this task, whose response was lost
-        found = [other for other in uploads.find(client) if other.name == name]
-        if not found:
+        if (found := uploads.find(client).get(name)) is None:
             raise
-        stored = found[0]
+        stored = found
     log.info("Uploaded %r (%d bytes) as file %s of workspace %s.", file.name, file.size, stored.file_id, workspace_id)
     return stored
 
@@ -81,7 +74,7 @@ def delete_uploads(client: SimClient, uploads: Uploads) -> None:
     """Delete uploads; an error is only logged."""
     file_ids = uploads.file_ids
     try:
-        file_ids = [file.file_id for file in uploads.find(client)] if file_ids is None else file_ids
+        file_ids = [file.file_id for file in uploads.find(client).values()] if file_ids is None else file_ids
         for file_id in file_ids:
             client.delete_file(uploads.workspace_id, file_id)
     except SimUnsupportedError:  # a server without uploads
