@@ -274,7 +274,7 @@ class BaseClient(ABC):
     async def _events(self, opened: Any, request: Request, seconds: float, ends: float) -> AsyncIterator[StreamEvent]:
         from airflow_provider_sim.client.stream import StreamReader
 
-        reader = StreamReader(workflow_id=request.workflow_id or "", run_id=request.run_id)
+        reader = StreamReader(request)
         with self._explained(request, seconds):
             async for chunk in self._chunks(opened, ends):
                 for event in reader.feed(chunk):

@@ -11,11 +11,11 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from airflow_provider_sim.client.api import fields
-from airflow_provider_sim.client.api.http import LOST_STREAM
+from airflow_provider_sim.client.api.http import Request, error_of
 from airflow_provider_sim.client.api.resources import ending_of, run_error
 from airflow_provider_sim.client.checks import block_id_of
 from airflow_provider_sim.client.models import RunStatus, WorkflowExecutionResult, WorkflowRun
-from airflow_provider_sim.exceptions import Outcome, SimOutputError, SimStreamError
+from airflow_provider_sim.exceptions import Outcome, SimError, SimOutputError, SimStreamError
 from airflow_provider_sim.json_values import well_formed
 
 MAX_FRAME_BYTES = 256 * 1024 * 1024
@@ -68,14 +68,10 @@ StreamEvent = StreamChunk | StreamChunkReset | StreamProgress | StreamBlockError
 
 
 class StreamReader:
-    """Turns the bytes of one stream into events; buffers one unfinished line.
+    """Turns the bytes of one stream into events; buffers one unfinished line."""
 
-    :param run_id: the run's ID, which no frame contains.
-    """
-
-    def __init__(self, *, workflow_id: str, run_id: str | None) -> None:
-        self._workflow_id = workflow_id
-        self._run_id = run_id
+    def __init__(self, request: Request) -> None:
+        self._request = request  # contains the run's ID, which no frame does
         self._line: list[bytes] = []
         self._halves: dict[str | None, str] = {}
         self._ended = False
@@ -97,7 +93,7 @@ class StreamReader:
     def finish(self) -> None:
         """Raise SimStreamError if the stream has no final frame: the connection broke."""
         if not self._ended:
-            raise self._error(f"the stream stopped before the run finished. {LOST_STREAM}")
+            raise self._error("the stream stopped before the run finished")
 
     def _parse_frame(self, data: bytes) -> list[StreamEvent]:
         if data in (b"[DONE]", b'"[DONE]"'):
@@ -142,21 +138,15 @@ class StreamReader:
     def _end(self, data: dict[str, Any]) -> StreamEnd:
         self._ended = True
         result = WorkflowExecutionResult(
-            run_id=self._run_id,
-            workflow_id=self._workflow_id,
+            run_id=self._request.run_id,
+            workflow_id=self._request.workflow_id,
             server_status=fields.text(data, "status"),
             **ending_of(data),
         )
         return StreamEnd(result)
 
-    def _error(self, what: str) -> SimStreamError:
-        run = f"run {self._run_id!r}" if self._run_id else "a run"
-        return SimStreamError(
-            f"Could not read the stream of {run} of workflow {self._workflow_id!r}: {what}.",
-            workflow_id=self._workflow_id,
-            run_id=self._run_id,
-            outcome=Outcome.RAN,
-        )
+    def _error(self, what: str) -> SimError:
+        return error_of(SimStreamError, self._request, None, what, outcome=Outcome.RAN)
 
 
 def check_selected(selectors: Sequence[str], streamed: Collection[str], end: StreamEnd) -> None:

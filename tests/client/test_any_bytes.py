@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from airflow_provider_sim.client.api import legacy, v2
-from airflow_provider_sim.client.api.http import Response, rate_limit_info, retry_after
+from airflow_provider_sim.client.api.http import Request, Response, rate_limit_info, retry_after
 from airflow_provider_sim.client.stream import StreamReader
 from airflow_provider_sim.exceptions import SimError
 
@@ -108,7 +108,7 @@ frames = values.map(lambda value: b"data: " + json.dumps(value).encode() + b"\n\
 @given(st.lists(frames | st.binary(max_size=30), max_size=8), st.integers(1, 50))
 def test_any_stream_bytes_parse_or_raise_sim_error(pieces, step):
     raw = b"".join(pieces)
-    reader = StreamReader(workflow_id="w", run_id="r")
+    reader = StreamReader(Request("POST", "/", "start", workflow_id="w", run_id="r").streaming())
     with contextlib.suppress(SimError):
         for begin in range(0, len(raw), step):
             reader.feed(raw[begin : begin + step])

@@ -119,7 +119,7 @@ def read(recording: Recording) -> str:
     response = Response(recording.status, recording.headers, b"" if recording.raw == b"null" else recording.raw)
     try:
         if recording.status == 200 and "event-stream" in recording.headers["content-type"]:
-            reader = StreamReader(workflow_id="w", run_id="sent")
+            reader = StreamReader(Request("POST", "/", "start", workflow_id="w", run_id="sent").streaming())
             events = [event for piece in recording.raw.split(b",") for event in reader.feed(piece + b",")]
             reader.finish()
             return " + ".join(_told(getattr(event, "result", event)) for event in events)

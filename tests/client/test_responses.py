@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl
 import pytest
 
 from airflow_provider_sim.client.api import legacy, v2
-from airflow_provider_sim.client.api.http import Response, rate_limit_info
+from airflow_provider_sim.client.api.http import Request, Response, rate_limit_info
 from airflow_provider_sim.client.api.resources import died_with_its_connection, display_marks
 from airflow_provider_sim.client.models import (
     AsyncExecutionResult,
@@ -227,7 +227,7 @@ def test_response_block_body_is_the_output(body):
 
 def events_of(*frames: str, pieces: int | None = None) -> list:
     raw = "".join(f"data: {frame}\n\n" for frame in frames).encode()
-    reader = StreamReader(workflow_id="w", run_id="r")
+    reader = StreamReader(Request("POST", "/", "start", workflow_id="w", run_id="r").streaming())
     step = pieces or len(raw)
     found = [event for begin in range(0, len(raw), step) for event in reader.feed(raw[begin : begin + step])]
     reader.finish()
@@ -297,13 +297,13 @@ def test_stream_end_has_the_fields_of_a_sync_response():
 
 def test_stream_accepts_crlf_line_ends():
     frames = ['{"blockId":"b","chunk":"x"}', '{"blockId":"b","chunk":"y"}', FINAL]
-    reader = StreamReader(workflow_id="w", run_id="r")
+    reader = StreamReader(Request("POST", "/", "start", workflow_id="w", run_id="r").streaming())
     events = reader.feed("".join(f"data: {frame}\r\n\r\n" for frame in frames).encode())
     assert events == events_of(*frames)
 
 
 def test_stream_ignores_comments_and_other_fields():
-    reader = StreamReader(workflow_id="w", run_id=None)
+    reader = StreamReader(Request("POST", "/", "start", workflow_id="w", run_id=None).streaming())
     events = reader.feed(f": ping\r\nevent: x\r\nid: 1\r\n\r\ndata: {FINAL}\r\n\r\n".encode())
     assert [type(event) for event in events] == [StreamEnd]
 
@@ -316,7 +316,7 @@ def test_unreadable_stream_frame_is_an_error(frame):
 
 def test_too_large_stream_frame_is_an_error(monkeypatch):
     monkeypatch.setattr("airflow_provider_sim.client.stream.MAX_FRAME_BYTES", 1000)
-    reader = StreamReader(workflow_id="w", run_id="r")
+    reader = StreamReader(Request("POST", "/", "start", workflow_id="w", run_id="r").streaming())
     reader.feed(b"x" * 1000)
     with pytest.raises(SimStreamError, match="larger than"):
         reader.feed(b"x")
