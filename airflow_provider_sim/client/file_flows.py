@@ -212,11 +212,7 @@ class Part:
 
 
 def open_content(content: Any, opened: contextlib.ExitStack) -> Part:
-    """Return the whole content of an upload.
-
-    :param opened: gets the files that are opened here.
-    :raises SimInputError: the content can't be read, or is larger than Sim accepts.
-    """
+    """Return the whole content of an upload; raise SimInputError if it can't be read, or is larger than Sim accepts."""
     file: Any = None
     try:
         if isinstance(content, bytes | bytearray | memoryview):

@@ -1,4 +1,4 @@
-"""Models of runs: frozen dataclasses, parsed once on arrival."""
+"""Models of runs: frozen dataclasses, parsed once on arrival. Times are ISO 8601 UTC."""
 
 from __future__ import annotations
 
@@ -64,7 +64,6 @@ class Pause(NamedTuple):
 
     :param context_id: ID of the pause point for resuming it; None during a resume.
     :param kind: ``human`` waits for a person, ``time`` resumes automatically at ``resume_at``; None if unknown.
-    :param resume_at: ISO 8601 UTC, for ``time`` pauses.
     """
 
     context_id: str | None = None
@@ -92,8 +91,7 @@ class WorkflowRun:
     :param output_is_display_copy: ``output`` went through Sim's display filter: strings over 15,000 characters are
         truncated, values under keys such as ``password`` or ``*token`` replaced.
     :param block_outputs: outputs of single blocks, by selector.
-    :param started_at: ISO 8601 UTC, as ``ended_at``; the latter is also set on paused runs.
-    :param duration_ms: milliseconds.
+    :param ended_at: also set on paused runs.
     :param cost_usd: US dollars so far.
     """
 

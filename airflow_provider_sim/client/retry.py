@@ -62,11 +62,7 @@ class RetryPolicy:
         return replace(self, **{name: value for name, value in changes.items() if value is not None})  # type: ignore[arg-type]
 
     def delay(self, error: SimError, retry: int, *, chance: Callable[[], float] = random.random) -> float:
-        """Return the seconds to wait before a retry.
-
-        :param retry: 1 for the first.
-        :param chance: returns a number from 0 to 1.
-        """
+        """Return the seconds to wait before a retry, of which the first is 1; ``chance`` returns 0 to 1."""
         if error.retry_after:
             return error.retry_after * (1 + self.jitter * chance())  # never earlier than Sim asks for
         first = max(self.initial_delay, error.default_wait)
@@ -86,14 +82,10 @@ RunId = str | Iterator[str]
 
 
 class RunIds:
-    """The run IDs of one start.
-
-    :ivar current: the ID of the latest attempt, or of the first.
-    :ivar can_renew: whether further attempts may have other IDs.
-    """
+    """The run IDs of one start; ``current`` is that of the latest attempt, or of the first."""
 
     def __init__(self, run_id: RunId | None) -> None:
-        self.can_renew = not isinstance(run_id, str)
+        self.can_renew = not isinstance(run_id, str)  # whether further attempts may have other IDs
         self._ids = iter([run_id]) if isinstance(run_id, str) else run_id or iter(new_run_id, None)
         self.current = self.renew()
 

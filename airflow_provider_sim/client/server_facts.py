@@ -47,10 +47,7 @@ class ServerFacts:
 
 @functools.lru_cache(maxsize=256)
 def facts_about(account: str) -> ServerFacts:
-    """Return what is known about a server for a key, shared by all clients.
-
-    :param account: ``rate_limited_as`` of a client's settings.
-    """
+    """Return what is known about a server for a key, by ``rate_limited_as`` of the settings of its clients."""
     return ServerFacts()
 
 

@@ -51,18 +51,9 @@ class ClientSettings:
             raise SimConfigurationError(f"{subject} {error}.") from None
 
     @property
-    def account(self) -> str:
-        """Hash of base URL, key, API version and TLS settings; doesn't expose the key."""
-        return _hash(self.base_url, self.api_key, self.api_version, self.verify)
-
-    @property
     def rate_limited_as(self) -> str:
         """Hash of base URL and key, for which Sim counts requests; doesn't expose the key."""
-        return _hash(self.base_url, self.api_key)
-
-
-def _hash(*values: object) -> str:
-    return hashlib.sha256(repr(values).encode()).hexdigest()[:32]
+        return hashlib.sha256(repr((self.base_url, self.api_key)).encode()).hexdigest()[:32]
 
 
 def _checked_api_key(api_key: Any) -> str:

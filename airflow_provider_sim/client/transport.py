@@ -51,7 +51,7 @@ def origin(url: str) -> str:
 def proxy_for(url: str, *, socks_package: str) -> str | None:
     """Return the URL of the proxy for a server; None to connect directly.
 
-    :param socks_package: the module that the HTTP library needs for SOCKS.
+    ``socks_package`` is the module that the HTTP library needs for SOCKS.
     """
     from requests.utils import get_environ_proxies, select_proxy
 
@@ -120,12 +120,10 @@ def error_for(reason: Reason, request: Request, base_url: str, timeout: float, c
     why = innermost_reason(cause)
     if reason == "timed out":
         what = "it did not finish" if request.stream_started else f"no response from {base_url}"
-        advice = (
-            "Disconnecting cancels a sync run; use async_execution=True or deferrable=True for long runs, or a longer"
-            " timeout"
-            if request.sync
-            else "Sim may be overloaded; the connection's extra 'timeout' sets how long to wait"
-        )
+        advice = "Sim may be overloaded; the connection's extra 'timeout' sets how long to wait"
+        if request.sync:
+            long_runs = "use async_execution=True or deferrable=True for long runs, or a longer timeout"
+            advice = f"Disconnecting cancels a sync run; {long_runs}"
         return error_of(SimTimeoutError, request, None, f"{what} within {timeout:g} s. {advice}")
     if reason == "broken" or request.stream_started:
         what = f"the connection to {base_url} broke before the whole response arrived ({why})"

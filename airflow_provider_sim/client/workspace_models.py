@@ -1,4 +1,7 @@
-"""Models of pauses, workflows, deployments, usage and files: frozen dataclasses, parsed once on arrival."""
+"""Models of pauses, workflows, deployments, usage and files: frozen dataclasses, parsed once on arrival.
+
+Times are ISO 8601 UTC.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,6 @@ class DeploymentAttempt:
     :param status: Sim's value, such as ``active`` after success.
     :param error: Sim's message if it failed.
     :param action: ``deploy`` or ``rollback``.
-    :param requested_at: ISO 8601 UTC.
     """
 
     version: int | None = None
@@ -54,7 +56,6 @@ class Deployment:
     """Live version of a workflow, and its latest deployment attempt.
 
     :param version: number of the live version; None if there is none, or if the server doesn't report it.
-    :param deployed_at: ISO 8601 UTC.
     :param needs_redeployment: the draft has changed since the deployment; runs use the deployed version.
     :param latest_attempt: None if there was none since the workflow was last undeployed.
     :param warnings: Sim's messages.
@@ -74,7 +75,6 @@ class WorkflowVersion:
     """A deployed version of a workflow.
 
     :param is_live: whether runs use it.
-    :param created_at: ISO 8601 UTC.
     """
 
     version: int
@@ -117,7 +117,6 @@ class RateLimit:
 
     :param requests_per_minute: refill; None if the server doesn't report it.
     :param max_burst: capacity.
-    :param reset_at: ISO 8601 UTC.
     """
 
     is_limited: bool
@@ -156,13 +155,11 @@ class UsageLimits:
     @property
     def rate_limit(self) -> dict[str, dict[str, Any]]:
         """The buckets ``sync`` and ``async``, by the SDK's names."""
-        names = ("isLimited", "limit", "remaining", "resetAt")
+        rates = {"sync": self.sync, "async": self.asynchronous}
+        names = {"isLimited": "is_limited", "limit": "requests_per_minute", "remaining": "remaining"}
+        names["resetAt"] = "reset_at"
         return {
-            mode: dict(
-                zip(names, (rate.is_limited, rate.requests_per_minute, rate.remaining, rate.reset_at), strict=True)
-            )
-            for mode, rate in (("sync", self.sync), ("async", self.asynchronous))
-            if rate is not None
+            mode: {name: getattr(rate, field) for name, field in names.items()} for mode, rate in rates.items() if rate
         }
 
     @property
@@ -176,7 +173,6 @@ class BillingStatus:
     """Billing status of the paying account; 200 credits are 1 US dollar.
 
     :param account_status: ``active``, ``limit_exceeded``, ``billing_blocked``.
-    :param period_start: ISO 8601 UTC, as ``period_end``.
     :param credits_used: None, as the other credits, for workspace keys and for keys of non-owners.
     """
 
@@ -272,7 +268,6 @@ class WorkspaceFile:
 
     :param size: bytes.
     :param key: its key in Sim's storage.
-    :param uploaded_at: ISO 8601 UTC.
     """
 
     file_id: str

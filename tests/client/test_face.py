@@ -28,7 +28,7 @@ def test_typed_and_lazy_imports_use_the_same_modules():
         if isinstance(node, ast.ImportFrom) and node.module.startswith("airflow_provider_sim.client.")
     }
     assert typed == set(client._MODULE_OF.values())
-    assert all(hasattr(client, name) for name in dir(client))
+    assert all(hasattr(client, name) for name in client._MODULE_OF)
 
 
 def test_run_is_started_and_polled_without_the_other_models(emulator):

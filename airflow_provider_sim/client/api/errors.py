@@ -31,6 +31,7 @@ _REJECTION_PREFIXES = (
 )
 """How the errors of failed runs start that only record a rejected execution; nothing ran."""
 
+_A_PROXY = "a proxy between this machine and Sim"
 _SEND_A_URL = "Put the data where the workflow can fetch it, and send its URL"
 _ADVICE: dict[object, str] = {
     exceptions.SimAuthenticationError: "Sim doesn't accept the API key. Put a current key (Sim, Settings, API keys)"
@@ -98,9 +99,8 @@ def error_from_body(
 ) -> exceptions.SimError:
     """Return the error for an error response; ``docs/reference/errors.md`` lists them all.
 
-    :param detail: Sim's code of the reason, if any.
-    :param issues: the invalid parts of the request.
-    :param wait: seconds to wait, if no header has them.
+    ``detail`` is Sim's code of the reason, ``issues`` the invalid parts of the request, ``wait`` the seconds to wait if
+    no header has them.
     """
     kind: type[exceptions.SimError]
     reason, more = detail, dict[str, Any]()
@@ -131,11 +131,8 @@ def error_from_body(
         case 429:
             if message.startswith("Server is at capacity"):  # v2 reports it by its message only
                 reason = _AT_CAPACITY
-            is_spent = detail in (CONCURRENCY_LIMIT, EXECUTION_LIMIT)
-            kind, more = (
-                exceptions.SimRateLimitError,
-                {"default_wait": _WAITS.get(reason or ""), "run_id_spent": is_spent},
-            )
+            kind, more = exceptions.SimRateLimitError, {"default_wait": _WAITS.get(reason or "")}
+            more["run_id_spent"] = detail in (CONCURRENCY_LIMIT, EXECUTION_LIMIT)
         case 503 if detail == AMBIGUOUS_ENQUEUE:
             kind, more = exceptions.SimServerError, {"code": detail, "outcome": exceptions.Outcome.UNKNOWN}
         case 503:
@@ -180,13 +177,11 @@ def unreadable_error(request: Request, response: Response) -> exceptions.SimErro
             )
         case 429:
             kind = exceptions.SimRateLimitError
-            what = (
-                "a proxy between this machine and Sim limits the requests; poll less often, or run fewer tasks at once"
-            )
+            what = f"{_A_PROXY} limits the requests; poll less often, or run fewer tasks at once"
         case 413:
             kind, attributes["code"] = exceptions.SimInputError, "PAYLOAD_TOO_LARGE"
             size = len(request.body or b"") / 2**20
-            what = f"a proxy between this machine and Sim rejects a request of {size:.1f} MiB. {_SEND_A_URL}"
+            what = f"{_A_PROXY} rejects a request of {size:.1f} MiB. {_SEND_A_URL}"
         case status if status >= 500:
             kind, attributes = exceptions.SimServerError, {}
             what += ": Sim may be down or overloaded, or a proxy may have failed"

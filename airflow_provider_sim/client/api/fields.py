@@ -71,10 +71,10 @@ _READERS: dict[str, Any] = {"str": text, "int": whole, "float": number, "bool": 
 
 
 def model(kind: type[T], value: object, **given: Any) -> T:
-    """Return a model with the fields of a JSON object that have the same names, in camel case, and types.
+    """Return a dataclass with the fields of a JSON object that have the same names, in camel case, and types.
 
-    :param kind: a dataclass.
-    :param given: the fields that are read in another way.
+    ``given`` has the fields that are read in another way.
+
     :raises MissingFieldError: a field without a default is missing.
     """
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]

@@ -82,12 +82,10 @@ def endpoint(
     headers: Mapping[str, str] | None = None,
     **attributes: Any,
 ) -> Request:
-    """Return the request to an endpoint.
+    """Return the request to an endpoint; raise SimInputError if an ID is invalid, or the content can't be sent.
 
-    :param path: without ``/api/``, and with ``{workflow_id}`` and ``{run_id}`` in place of the IDs.
-    :param subject: with ``{workflow}`` and ``{run}``, which name them.
-    :param query: as for :func:`query_string`.
-    :raises SimInputError: an ID is invalid, or the content can't be sent.
+    ``path`` begins after ``/api/`` and has ``{workflow_id}`` and ``{run_id}`` in place of the IDs; ``subject`` has
+    ``{workflow}`` and ``{run}`` in place of what names them.
     """
     if "{workflow_id}" in path:
         path = path.replace("{workflow_id}", quote(check_workflow_id(workflow_id), safe=":"))
@@ -207,19 +205,15 @@ def _redirect_error(request: Request, response: Response) -> SimError:
     """The error for any 3xx: following it would lose the body and could pass the key on to another host."""
     path = request.path.split("?")[0]
     target = response.headers.get("location", "").split("?")[0]
-    advice = (
-        f"Set the connection's base URL (host) to {target.removesuffix(path)}"
-        if path in target and "://" in target
-        else "Correct the connection's base URL (host): it must be the URL of the API itself"
-    )
-    return error_of(
-        SimRedirectError,
-        request,
-        response,
+    advice = "Correct the connection's base URL (host): it must be the URL of the API itself"
+    if path in target and "://" in target:
+        advice = f"Set the connection's base URL (host) to {target.removesuffix(path)}"
+    what = (
         f"the server redirects to {target or 'an unnamed place'}. {advice}; redirects are not followed, as they would"
-        " lose the request's body and pass on the API key",
-        outcome=None if response.status == 303 else Outcome.REFUSED,  # only 303 is sent after processing
+        " lose the request's body and pass on the API key"
     )
+    outcome = None if response.status == 303 else Outcome.REFUSED  # only 303 is sent after processing
+    return error_of(SimRedirectError, request, response, what, outcome=outcome)
 
 
 def error_of(
@@ -231,12 +225,7 @@ def error_of(
     outcome: Outcome | None = None,
     **attributes: Any,
 ) -> SimError:
-    """Return an error with the request's subject, what happened, and the request's ID.
-
-    :param what: what happened, and what to do next.
-    :param outcome: default: ran if the request's stream has started, unknown if the request may have had an effect,
-        refused otherwise.
-    """
+    """Return an error with the request's subject, what happened and what to do next, and the request's ID."""
     if outcome is None:
         outcome = Outcome.REFUSED if request.idempotent else Outcome.RAN if request.stream_started else Outcome.UNKNOWN
     message = f"Could not {request.subject}: {what.rstrip('.')}."
@@ -259,17 +248,11 @@ def error_of(
 def retry_after(response: Response) -> float | None:
     """Return the seconds to wait by ``Retry-After``, which may be a number or a date; None without one."""
     value = response.headers.get("retry-after", "").strip()
-    if not value:
-        return None
-    if value.isascii() and value.isdigit():
-        return float(value[:9])
     try:
-        moment = parsedate_to_datetime(value)
+        seconds = float(value) if value.isdigit() else parsedate_to_datetime(value).timestamp() - time.time()
     except (ValueError, TypeError, OverflowError, IndexError):
         return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return max(0.0, moment.timestamp() - time.time())
+    return min(max(0.0, seconds), 1e9)
 
 
 def rate_limit_info(response: Response, *, bucket: str | None = None) -> RateLimitInfo | None:

@@ -124,10 +124,7 @@ def get_workflow(workflow_id: str) -> Call[models.Workflow]:
 
 
 def deployment(workflow_id: str, action: str = "read", **content: Any) -> Call[models.Deployment]:
-    """Read or change a workflow's deployment.
-
-    :param action: ``read``, ``deploy``, ``undeploy`` or ``rollback``.
-    """
+    """Read or change a workflow's deployment, by one of ``_DEPLOYMENT_ACTIONS``."""
     method, route, verb = _DEPLOYMENT_ACTIONS[action]
     return _call(
         _read_deployment,
