@@ -45,16 +45,6 @@ class PolledRun:
         """Start of the next list for this run."""
         return max(self.listed_to, self.since)
 
-    @property
-    def next_poll(self) -> float:
-        """Time of the next request for this run."""
-        return min(self.due, self.read_at)
-
-    @property
-    def listed_with(self) -> str | None:
-        """Workflow in whose workspace's log the run is; None if lists don't contain it."""
-        return None if self.misses > 1 else self.state.workflow_id
-
     def update_start(self, response: WorkflowRun) -> None:
         """Set what a response contains about the run's start."""
         if response.status is not RunStatus.QUEUED and response.start_time is not None:
@@ -154,7 +144,7 @@ class Planner:
 
     def _urgency(self, run: PolledRun) -> float:
         """Return how long a poll has been due, in intervals of the run: fair to short and long ones."""
-        return (self.now - run.next_poll) / run.interval
+        return (self.now - min(run.due, run.read_at)) / run.interval
 
 
 def _by_workflow(runs: Iterable[PolledRun]) -> dict[str | None, list[PolledRun]]:

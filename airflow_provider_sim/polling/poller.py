@@ -202,7 +202,8 @@ class RunPoller:
     def _schedule(self, run: PolledRun) -> None:
         """Set the time of the next poll; at the deadline, read the run once more, or raise the timeout."""
         run.listed_to = -inf
-        is_listed = self._client.speaks_v2 and self._workspaces.of(run.listed_with) is not None
+        workspace_id = None if run.misses > 1 else self._workspaces.of(run.state.workflow_id)
+        is_listed = self._client.speaks_v2 and workspace_id is not None
         run.state.sharing, run.state.shortest = self._sharing if is_listed else (1.0, SHORTEST_INTERVAL)
         try:
             run.interval = max(run.state.next_delay(jitter=0.0), _BETWEEN_PASSES)
@@ -234,11 +235,17 @@ class RunPoller:
 
     async def _perform(self, request: Request) -> None:
         run, bucket = request.runs[0], request.bucket
+        workflow_id = run.state.workflow_id
         try:
             if bucket == LOGS_BUCKET:
                 await self._list(request)
             elif bucket == WORKFLOW_BUCKET:
-                await self._find_workspace(run.state.workflow_id)
+                with self._limits.request(bucket, poll="workspace"):
+                    workflow = await self._client.with_retry(NO_RETRY).get_workflow(workflow_id)
+                if workflow.workspace_id is None:
+                    self._close(workflow_id)
+                else:
+                    self._workspaces.by_workflow[workflow_id] = workflow.workspace_id
             else:
                 await self._read(run, bucket)
         except SimRateLimitError as error:
@@ -247,8 +254,8 @@ class RunPoller:
             if bucket == LOGS_BUCKET:
                 await self._on_list_error(request, error)
             elif bucket == WORKFLOW_BUCKET:
-                log.info("%s The runs of workflow %s are read one by one for a while.", error, run.state.workflow_id)
-                self._close(run.state.workflow_id)
+                log.info("%s The runs of workflow %s are read one by one for a while.", error, workflow_id)
+                self._close(workflow_id)
             else:
                 self._on_error(run, error)
         except Exception as error:
@@ -260,14 +267,6 @@ class RunPoller:
                 run.in_flight = False
             self._in_flight -= 1
             self._wake.set()
-
-    async def _find_workspace(self, workflow_id: str) -> None:
-        with self._limits.request(WORKFLOW_BUCKET, poll="workspace"):
-            workflow = await self._client.with_retry(NO_RETRY).get_workflow(workflow_id)
-        if workflow.workspace_id is None:
-            self._close(workflow_id)
-        else:
-            self._workspaces.by_workflow[workflow_id] = workflow.workspace_id
 
     async def _list(self, request: Request) -> None:
         """List runs in the order of their starts; skip the pages before the first run that is still missing."""
@@ -432,12 +431,6 @@ async def _in_slices(items: Iterable[T]) -> AsyncIterator[T]:
 
 
 def poller_for(settings: ClientSettings) -> RunPoller:
-    """Return the poller that all callers on this event loop with the same settings share.
-
-    An idle poller is dropped, and with it the key.
-    """
-
-    def create() -> RunPoller:
-        return RunPoller(AsyncSimClient.from_settings(settings), limits=rate_limits_for(settings))
-
-    return shared((RunPoller, settings), create)
+    """Return the poller that callers on this event loop with the same settings share; it is dropped when idle."""
+    limits = rate_limits_for(settings)
+    return shared((RunPoller, settings), lambda: RunPoller(AsyncSimClient.from_settings(settings), limits=limits))
