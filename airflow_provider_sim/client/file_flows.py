@@ -87,20 +87,13 @@ class FileFlows(Flows):
         except SimConflictError as error:
             # An earlier attempt may have created it, and only its response was lost.
             if options.delays and error.code == "FILE_EXISTS":
-                found = await self._find_file(file, len(whole))
-                if found and (models.epoch(found.uploaded_at) or 0.0) >= since - _CLOCK_TOLERANCE:
-                    return found
+                name, folder = file["name"], file.get("folderPath")
+                page = await self.list_files(file["workspaceId"], folder_path=folder, search=name[:100], limit=1000)
+                for found in page.items:
+                    is_same = (found.name, found.folder_path, found.size) == (name, folder or "/", len(whole))
+                    if is_same and (models.epoch(found.uploaded_at) or 0.0) >= since - _CLOCK_TOLERANCE:
+                        return found
             raise
-
-    async def _find_file(self, file: Mapping[str, Any], size: int) -> models.WorkspaceFile | None:
-        workspace_id, name, folder, cursor = file["workspaceId"], file["name"], file.get("folderPath"), None
-        while True:
-            page = await self.list_files(workspace_id, folder_path=folder, search=name[:100], cursor=cursor)
-            for found in page.items:
-                if (found.name, found.folder_path, found.size) == (name, folder or "/", size):
-                    return found
-            if (cursor := page.next_cursor) is None:
-                return None
 
     async def _upload_in_session(self, file: Mapping[str, Any], whole: Part) -> models.WorkspaceFile:
         async def transfer(session: UploadSession) -> None:
