@@ -505,13 +505,13 @@ def run_cases() -> Iterator[tuple[str, list[CaseResult]]]:
 
 def connection_tests() -> dict[str, str]:
     """Return the message of the connection test for each invalid connection."""
-    from airflow_provider_sim.client.server_facts import forget_servers
+    from airflow_provider_sim.client.server_facts import facts_about
     from airflow_provider_sim.hooks.sim import SimHook
 
     messages = {}
     with SimEmulator(api_key=KEY) as sim, bad_connections(sim) as cases:
         for case in cases:
-            forget_servers()
+            facts_about.cache_clear()
             os.environ["AIRFLOW_CONN_SIM_TESTED"] = json.dumps(case.connection)
             _, message = SimHook("sim_tested").test_connection()
             messages[case.label] = _stable(message)
@@ -522,10 +522,10 @@ def connection_tests() -> dict[str, str]:
 def _run_case(env: Environment, case: str, run: Case) -> CaseResult:
     from airflow.providers.common.compat.sdk import AirflowFailException
 
-    from airflow_provider_sim.client.server_facts import forget_servers
+    from airflow_provider_sim.client.server_facts import facts_about
     from airflow_provider_sim.exceptions import SimError
 
-    forget_servers()
+    facts_about.cache_clear()
     env.sleeps = 0
     try:
         run(env)

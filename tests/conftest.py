@@ -41,14 +41,14 @@ def pytest_collection_finish() -> None:
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Remove keys, servers and proxies from the environment, cached servers, and log handlers."""
-    from airflow_provider_sim.client.server_facts import forget_servers
+    from airflow_provider_sim.client.server_facts import facts_about
 
     for name in list(os.environ):
         if name.startswith(("SIM_API", "SIM_BASE")) or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
     for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR"):
         monkeypatch.delenv(name, raising=False)
-    forget_servers()
+    facts_about.cache_clear()
     log = logging.getLogger("airflow_provider_sim")  # the command line sends it to stderr
     log.handlers.clear()
     log.propagate = True

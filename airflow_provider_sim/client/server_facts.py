@@ -49,6 +49,3 @@ class ServerFacts:
 def facts_about(account: str) -> ServerFacts:
     """Return what is known about a server for a key, by ``rate_limited_as`` of the settings of its clients."""
     return ServerFacts()
-
-
-forget_servers = facts_about.cache_clear

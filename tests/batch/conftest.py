@@ -15,7 +15,7 @@ import pytest
 from airflow_provider_sim.batch.engine import BatchEngine
 from airflow_provider_sim.batch.reconcile import Reconciler
 from airflow_provider_sim.batch.state import BatchState, ItemStatus
-from airflow_provider_sim.client.server_facts import forget_servers
+from airflow_provider_sim.client.server_facts import facts_about
 from airflow_provider_sim.emulator.runs import Run
 from airflow_provider_sim.exceptions import SimError
 from airflow_provider_sim.polling.poller import RunPoller
@@ -45,7 +45,7 @@ class BatchScene:
         workflow_of: Callable[[int], str] = lambda index: "w",
         **server: Any,
     ) -> None:
-        forget_servers()
+        facts_about.cache_clear()
         self.sim = VirtualSim(**server)
         self.sim.deploy("w", "other")
         self.sim.state.limits.usage_limit = 1e9

@@ -8,7 +8,7 @@ from airflow_provider_sim.client import server_facts
 from airflow_provider_sim.client.api import http, legacy
 from airflow_provider_sim.client.models import RunOutput, RunStatus, WorkflowRun
 from airflow_provider_sim.client.retry import NO_RETRY, StartStoppedError, StopToken
-from airflow_provider_sim.client.server_facts import forget_servers
+from airflow_provider_sim.client.server_facts import facts_about
 from airflow_provider_sim.client.start import checked_mode
 from airflow_provider_sim.client.workspace_models import PausedRun, PausePoint
 from airflow_provider_sim.exceptions import (
@@ -116,10 +116,10 @@ class TestApiVersion:
             connect(server.url, key="sk-two").execute_workflow("w")
         assert asked(server).count("v2/workflows/w/execute") == 2
 
-    def test_api_version_is_detected_again_after_forget_servers(self, connect):
+    def test_api_version_is_detected_again_after_the_facts_are_forgotten(self, connect):
         with canned(("/api/v2/", V2_OFF), ("/api/workflows", LEGACY_DONE)) as server:
             connect(server.url).execute_workflow("w")
-            forget_servers()
+            facts_about.cache_clear()
             connect(server.url).execute_workflow("w")
         assert asked(server).count("v2/workflows/w/execute") == 2
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from airflow_provider_sim.client.server_facts import forget_servers
+from airflow_provider_sim.client.server_facts import facts_about
 from airflow_provider_sim.emulator.profiles import PROFILES
 from airflow_provider_sim.hooks.sim import SimHook
 from scripts.bad_connections import bad_connections
@@ -38,7 +38,7 @@ def test_successful_test_names_server_api_and_workspace(test, emulator):
 def test_failed_test_names_the_field_to_change(test, emulator):
     with bad_connections(emulator) as cases:
         for case in cases:
-            forget_servers()
+            facts_about.cache_clear()
             fine, words = test(case.host, case.password, case.port, api_version=case.api_version)
             assert (fine, case.advice in words) == (False, True), (case.label, words)
 

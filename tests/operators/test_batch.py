@@ -22,7 +22,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferr
 from airflow_provider_sim.batch import engine
 from airflow_provider_sim.batch.chunks import INPUTS_KEY
 from airflow_provider_sim.batch.state import BatchState
-from airflow_provider_sim.client.server_facts import forget_servers
+from airflow_provider_sim.client.server_facts import facts_about
 from airflow_provider_sim.emulator.workflows import BlockError, Pausing
 from airflow_provider_sim.exceptions import (
     SimAuthenticationError,
@@ -139,7 +139,7 @@ def in_new_process(function):
     """A function that knows of no server's API."""
 
     def call(*arguments):
-        forget_servers()
+        facts_about.cache_clear()
         return function(*arguments)
 
     return call

@@ -151,7 +151,7 @@ def get_job(job_id: str, *, workflow_id: str | None = None) -> Call[models.Workf
 
 def cancel_run(workflow_id: str, run_id: str) -> Call[models.Cancellation]:
     request = endpoint("POST", f"{_RUN}/cancel", "cancel {run}", workflow_id, run_id)
-    return Call(request, _read_cancellation, _cancellation_error)
+    return Call(request, _read_cancellation, lambda request, got: None if got.status == 409 else _error(request, got))
 
 
 def resume_run(workflow_id: str, run_id: str, context_id: str, input: Any) -> Call[models.RunStatus]:
@@ -240,10 +240,6 @@ def _execution_error(request: Request, response: Response) -> Exception | None:
     if not request.sync:  # no Response block answers an async start
         return rejection
     return AmbiguousResponseError(rejection, _response_block_result(request, response, body))
-
-
-def _cancellation_error(request: Request, response: Response) -> SimError | None:
-    return None if response.status == 409 else _error(request, response)
 
 
 def _call(read: Callable[[Request, Any], T], *route: Any, **attributes: Any) -> Call[T]:
