@@ -25,8 +25,6 @@ from airflow_provider_sim.client.settings import DEFAULT_BASE_URL, DEFAULT_TIMEO
 
 if TYPE_CHECKING:
     from airflow_provider_sim.client.stream import StreamEvent
-
-if TYPE_CHECKING:
     from airflow_provider_sim.client.workspace_models import RateLimit, UsageLimits
 
 T = TypeVar("T")
