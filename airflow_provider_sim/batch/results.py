@@ -27,7 +27,7 @@ class Results:
     """Fetches and keeps the results of finished runs."""
 
     def __init__(self, state: BatchState, options: RunOptions, client: SimClient) -> None:
-        self.state = state  # may be replaced while there are no results
+        self.state = state  # may be replaced until there are results
         self.display_copies: set[int] = set()  # inputs whose outputs are Sim's display copies
         self.files = tempfile.TemporaryDirectory(prefix="sim-batch-")  # a file for each result
         self._options = options
