@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from tests.versions import AIRFLOW
-
 pytestmark = pytest.mark.airflow
 
 SOURCE = """
@@ -26,7 +24,6 @@ with DAG("deferred", schedule=None):
 """
 
 
-@pytest.mark.skipif(AIRFLOW.release[:2] == (3, 0), reason="triggers of its dag.test() can't read XComs")
 def test_deferred_batches_return_all_outputs(dag_test, sim):
     @sim.workflow("reads", inputs={"papers": "file[]", "n": "number"}, duration=1)
     def reads(given):
