@@ -70,9 +70,9 @@ class Workspaces:
         """Return whether to request a workflow's workspace."""
         return workflow_id not in self.by_workflow and workflow_id not in self.closed
 
-    def of(self, workflow_id: str | None) -> str | None:
-        """Return the workspace whose log contains a workflow's runs; None if they must be read."""
-        workspace_id = self.by_workflow.get(workflow_id or "")
+    def of(self, run: PolledRun) -> str | None:
+        """Return the workspace whose log contains a run; None if it must be read."""
+        workspace_id = self.by_workflow.get(run.state.workflow_id) if run.misses <= 1 else None
         return None if workspace_id in self.closed else workspace_id
 
 
@@ -90,10 +90,7 @@ class Planner:
     _available: dict[str | None, float] = field(default_factory=dict, init=False)
 
     def plan(self, due: Sequence[PolledRun], near: Sequence[PolledRun]) -> list[Request]:
-        """Return the requests for runs that are due.
-
-        :param near: runs that are due soon, which lists include so that polls coincide.
-        """
+        """Return the requests for runs that are due; lists include those that are due soon, so that polls coincide."""
         self._read(run for run in due if not self.v2 or run.read_at <= self.now)
         if self.v2:
             planned = {run for request in self._requests for run in request.runs}
@@ -104,13 +101,16 @@ class Planner:
         is_single = len(due) + len(near) == 1
         by_workspace: defaultdict[str | None, list[PolledRun]] = defaultdict(list)
         also: defaultdict[str | None, list[PolledRun]] = defaultdict(list)
-        for workflow_id, runs in _by_workflow(due).items():
-            if is_single or workflow_id is None or not self.workspaces.is_unknown(workflow_id):
-                by_workspace[self.workspaces.of(workflow_id)] += runs
+        unknown: defaultdict[str, list[PolledRun]] = defaultdict(list)  # by workflow
+        for run in due:
+            if is_single or run.misses > 1 or not self.workspaces.is_unknown(run.state.workflow_id):
+                by_workspace[self.workspaces.of(run)].append(run)
             else:
-                self._add_or_read(Request(WORKFLOW_BUCKET, runs), runs)
-        for workflow_id, runs in _by_workflow(near).items():
-            also[self.workspaces.of(workflow_id)] += runs
+                unknown[run.state.workflow_id].append(run)
+        for run in near:
+            also[self.workspaces.of(run)].append(run)
+        for runs in unknown.values():
+            self._add_or_read(Request(WORKFLOW_BUCKET, runs), runs)
         self._read(by_workspace.pop(None, ()))
         for workspace_id, runs in sorted(by_workspace.items(), key=lambda item: min(map(attrgetter("due"), item[1]))):
             if also[workspace_id] or len(runs) > 1 or not self._read(runs):
@@ -120,7 +120,9 @@ class Planner:
         """Read runs, the longest waiting first, as far as the rate limits allow; return how many."""
         bucket = None if self.v2 is False else RUN_BUCKET
         most = self.max_reads if self.v2 is not None else min(1, self.max_reads)  # the response shows if it has lists
-        read = sum(self._add(Request(bucket, [run])) for run in nlargest(most, runs, key=self._urgency))
+        # Due for the most of its own intervals first: fair to short and long ones.
+        urgent = nlargest(most, runs, key=lambda run: (self.now - min(run.due, run.read_at)) / run.interval)
+        read = sum(self._add(Request(bucket, [run])) for run in urgent)
         self.max_reads -= read
         return read
 
@@ -141,15 +143,3 @@ class Planner:
         self._available[request.bucket] -= 1
         self._requests.append(request)
         return True
-
-    def _urgency(self, run: PolledRun) -> float:
-        """Return how long a poll has been due, in intervals of the run: fair to short and long ones."""
-        return (self.now - min(run.due, run.read_at)) / run.interval
-
-
-def _by_workflow(runs: Iterable[PolledRun]) -> dict[str | None, list[PolledRun]]:
-    """Group runs by workflow; None for those that no list contains."""
-    groups: defaultdict[str | None, list[PolledRun]] = defaultdict(list)
-    for run in runs:
-        groups[None if run.misses > 1 else run.state.workflow_id].append(run)
-    return groups

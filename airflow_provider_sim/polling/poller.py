@@ -202,8 +202,7 @@ class RunPoller:
     def _schedule(self, run: PolledRun) -> None:
         """Set the time of the next poll; at the deadline, read the run once more, or raise the timeout."""
         run.listed_to = -inf
-        workspace_id = None if run.misses > 1 else self._workspaces.of(run.state.workflow_id)
-        is_listed = self._client.speaks_v2 and workspace_id is not None
+        is_listed = self._client.speaks_v2 and self._workspaces.of(run) is not None
         run.state.sharing, run.state.shortest = self._sharing if is_listed else (1.0, SHORTEST_INTERVAL)
         try:
             run.interval = max(run.state.next_delay(jitter=0.0), _BETWEEN_PASSES)
