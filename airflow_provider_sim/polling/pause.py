@@ -56,13 +56,12 @@ class PauseAnswer(PollState[_Pauses]):
         :raises SimRunTimeoutError: the run was not paused before the deadline.
         """
         share_limit(self.client, self)
-        if self.previous is not None and self.previous not in self._read().open:
-            log.info("Pause %s of run %s was answered by an earlier try.", self.previous, self.run_id)
-            return self.previous
-        point = self.previous or self.context_id or ""
         if self.previous is None:
             pauses = poll_until_finished(self._read, self)
-            point = point or next(iter(pauses.open))
+            point = self.context_id or next(iter(pauses.open))
+        elif (point := self.previous) not in self._read().open:
+            log.info("Pause %s of run %s was answered by an earlier try.", point, self.run_id)
+            return point
         self.persist(point)
         may_be_ours = self.previous is not None
         while True:
@@ -98,12 +97,9 @@ class PauseAnswer(PollState[_Pauses]):
         if self.context_id in response.answered:
             raise self._answered_error(f"pause {self.context_id} was answered by another user or task")
         if self.context_id is None and len(response.open) > 1:
-            names = [
-                f"{name}{f' ({point.question})' if point.question else ''}" for name, point in response.open.items()
-            ]
+            names = [name + (f" ({point.question})" if point.question else "") for name, point in response.open.items()]
             listed = "; ".join(names).replace("\n", ", ")
-            problem = f"has {len(names)} open pauses. Set context_id to one of them: {listed}."
-            raise self._error(SimInputError, problem)
+            raise self._error(SimInputError, f"has {len(names)} open pauses. Set context_id to one of them: {listed}.")
         return bool(response.open) if self.context_id is None else self.context_id in response.open
 
     def _answered_error(self, reason: str) -> SimPauseAnsweredError:
