@@ -31,6 +31,7 @@ OnError = Literal["fail", "collect"]
 DeploymentAction = Literal["deploy", "undeploy", "rollback"]
 
 _LONGEST_DURATION = timedelta(days=3653).total_seconds()
+_RETRY_KEYS = ", ".join(f"{name} (from {least})" for name, least in RETRY_MINIMUMS.items())
 
 Rule = Callable[[Any], str | None]
 
@@ -76,59 +77,53 @@ def one_of(choices: Any) -> Rule:
     return lambda value: None if value in values else f"it can be {', '.join(values)}"
 
 
-def _rule(is_valid: Callable[[Any], bool], expected: str) -> Rule:
-    return lambda value: None if is_valid(value) else expected
-
-
 def _is_number(value: Any, kind: Any = int | float) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool) and isfinite(value)
 
 
-def _is_duration(value: Any) -> bool:
+def _rule(expected: str) -> Callable[[Callable[[Any], bool]], Rule]:
+    """Make a rule of a function that returns whether a value is valid."""
+    return lambda is_valid: lambda value: None if is_valid(value) else expected
+
+
+@_rule("it must be a number of seconds above 0, or a timedelta, and ten years at most")
+def duration(value: Any) -> bool:
     given = seconds(value)
     return _is_number(given) and 0 < given <= _LONGEST_DURATION
 
 
-def _is_run_timeout(value: Any) -> bool:
+@_rule(f"it can be 1 to {MAX_RUN_TIMEOUT} whole seconds, or a timedelta of as many")
+def run_timeout(value: Any) -> bool:
     given = int(value.total_seconds()) if isinstance(value, timedelta) else value
     return _is_number(given, int) and 1 <= given <= MAX_RUN_TIMEOUT
 
 
-def _is_percentage(value: Any) -> bool:
+@_rule("it must be percent of the usage limit, a number above 0")
+def percentage(value: Any) -> bool:
     try:
         return not isinstance(value, bool) and isfinite(float(value)) and float(value) > 0
     except (TypeError, ValueError):
         return False
 
 
-def _are_selectors(value: Any) -> bool:
+@_rule("it must be a string, or a list of strings, each a block and optionally a path: 'Agent 1.content'")
+def selectors(value: Any) -> bool:
     """Reject also a list's text, which a template without render_template_as_native_obj gives."""
     items = value if isinstance(value, list | tuple) else [value]
     return all(isinstance(item, str) and item.strip() and not item.startswith("[") for item in items)
 
 
-def _are_retry_args(value: Any) -> bool:
-    return isinstance(value, Mapping) and all(
-        name in RETRY_MINIMUMS and is_retry_setting(name, value[name]) for name in value
-    )
+@_rule(f"it must be a dict of numbers with the keys {_RETRY_KEYS}")
+def retry_args(value: Any) -> bool:
+    known = isinstance(value, Mapping) and value.keys() <= RETRY_MINIMUMS.keys()
+    return known and all(is_retry_setting(name, number) for name, number in value.items())
 
 
-duration = _rule(_is_duration, "it must be a number of seconds above 0, or a timedelta, and ten years at most")
-run_timeout = _rule(_is_run_timeout, f"it can be 1 to {MAX_RUN_TIMEOUT} whole seconds, or a timedelta of as many")
-positive_int = _rule(lambda value: _is_number(value, int) and value > 0, "it must be a whole number above 0")
-version_number = _rule(lambda value: str(value).isdecimal(), "it must be the number of a deployed version")
-percentage = _rule(_is_percentage, "it must be percent of the usage limit, a number above 0")
-selectors = _rule(
-    _are_selectors, "it must be a string, or a list of strings, each a block and optionally a path: 'Agent 1.content'"
-)
-retry_args = _rule(
-    _are_retry_args,
-    "it must be a dict of numbers with the keys "
-    + ", ".join(f"{name} (from {least})" for name, least in RETRY_MINIMUMS.items()),
-)
+positive_int = _rule("it must be a whole number above 0")(lambda value: _is_number(value, int) and value > 0)
+version_number = _rule("it must be the number of a deployed version")(lambda value: str(value).isdecimal())
 
 
-def _checked_by(check: Callable[[Any], str]) -> Rule:
+def _checked_by(check: Callable[[Any], object]) -> Rule:
     """Use a check of the client, which raises an error of its own."""
     return lambda value: None if check(value) else ""
 
@@ -138,10 +133,7 @@ workflow_id, run_id = _checked_by(check_workflow_id), _checked_by(check_run_id)
 
 def block_selectors(value: Any) -> str | None:
     """Accept block IDs with or without a path: what selects outputs of a finished run."""
-    if expected := selectors(value):
-        return expected
-    check_block_ids(value)
-    return None
+    return selectors(value) or _checked_by(check_block_ids)(value)
 
 
 def missing_output_folder(given: Mapping[str, Any]) -> str | None:
