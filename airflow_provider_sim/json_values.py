@@ -20,17 +20,14 @@ class UnstorableValueError(ValueError):
 
     def __init__(self, reason: str, path: Path) -> None:
         super().__init__(reason)
-        self.reason = reason
         self.path = path
 
 
 def well_formed(text: str) -> str:
     """Join the halves of surrogate pairs, and replace halves without a partner, which UTF-8 can't encode, by U+FFFD."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return text
+    if text.isascii():
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def printable(text: str) -> str:
@@ -84,8 +81,7 @@ def storable(value: Any, path: Path = (), depth: int = 0) -> Any:
         if reserved:
             keys = " and ".join(map(repr, reserved))
             raise UnstorableValueError(f"it has the key {keys}, which Airflow's serializer reserves", path)
-        places = {key: (path, key) for key in value}
-        return {_storable_scalar(key, at): storable(value[key], at, depth + 1) for key, at in places.items()}
+        return {_storable_scalar(key, (path, key)): storable(value[key], (path, key), depth + 1) for key in value}
     if isinstance(value, list):
         return [storable(item, (path, index), depth + 1) for index, item in enumerate(value)]
     return _storable_scalar(value, path)

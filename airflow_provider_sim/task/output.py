@@ -94,7 +94,7 @@ class OutputDelivery:
                 )
 
     def _deliver_unstorable(self, output: Any, error: UnstorableValueError) -> dict[str, Any]:
-        problem = f"at {place_of(error.path, 'output')}, {error.reason}"
+        problem = f"at {place_of(error.path, 'output')}, {error}"
         if self.options.large_outputs == "store":
             with suppress(RecursionError):
                 encoded = json.dumps(self._save_files(output)).encode()  # U+0000 and surrogates are escaped
