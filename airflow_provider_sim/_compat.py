@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, cast
+from typing import Any
 
 from airflow import __version__ as airflow_version
 from packaging.version import Version
@@ -20,7 +20,6 @@ TRIGGERS_GET_ON_KILL = AIRFLOW_V_3_3_PLUS  # when a user has cleared or marked t
 
 
 def airflow_stats() -> Any:
-    """Return Airflow's ``Stats``."""
     if AIRFLOW_V_3_2_PLUS:
         import airflow.sdk.serde  # noqa: F401  configures Stats, which the triggerer of 3.2 doesn't
     from airflow.providers.common.compat.sdk import Stats
@@ -41,10 +40,8 @@ def resumed_context() -> Any:
 
 def first_reschedule_date(context: Any) -> datetime | None:
     """Return when a rescheduled sensor started first, which Airflow 2 keeps on the task instance; None if now."""
-    ti = context["ti"]
-    if ask := getattr(ti, "get_first_reschedule_date", None):
-        return cast("datetime | None", ask(context))
-    return getattr(ti, "start_date", None)
+    ask = getattr(context["ti"], "get_first_reschedule_date", None)
+    return ask(context) if ask else getattr(context["ti"], "start_date", None)
 
 
 def names_of(task_instance: Any) -> dict[str, Any]:
@@ -66,14 +63,9 @@ def _state_of(task_instance: Any) -> Any:
         return task_instance.current_state()
     from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
-    names = names_of(task_instance)
-    states = RuntimeTaskInstance.get_task_states(
-        dag_id=names["dag_id"],
-        task_ids=[names["task_id"]],
-        run_ids=[names["run_id"]],
-        map_index=names["map_index"],
-    )
-    return states.get(names["run_id"], {}).get(names["task_id"])
+    dag_id, task_id, run_id, map_index = names_of(task_instance).values()
+    tasks = {"dag_id": dag_id, "task_ids": [task_id], "run_ids": [run_id], "map_index": map_index}
+    return RuntimeTaskInstance.get_task_states(**tasks).get(run_id, {}).get(task_id)
 
 
 async def push_xcoms(task_instance: Any, xcoms: Mapping[str, Any]) -> None:
