@@ -24,13 +24,10 @@ def get_sim_cli_commands() -> list[GroupCommand]:
         Arg(("--json",), dest="output", action="store_true", help="print JSON, for scripts"),
     )
     workflow = Arg(("workflow_id",), help=_WORKFLOW)
+    optional_workflow = Arg(("workflow_id",), nargs="?", help=_WORKFLOW)
     run_id = Arg(("run_id",), help="ID of the run")
     commands = [
-        command(
-            "check",
-            "Test the connection; show the account, its limits, and a workflow",
-            Arg(("workflow_id",), nargs="?", help=_WORKFLOW),
-        ),
+        command("check", "Test the connection; show the account, its limits, and a workflow", optional_workflow),
         command("workflows", "List the workflows, with the inputs that they declare"),
         command(
             "run",

@@ -76,9 +76,8 @@ class SimHook(sim_client.SyncMethods, BaseHook, AbstractContextManager["SimHook"
         :param timeout: seconds for a request, unless the connection's is less.
         """
         settings = self.get_settings()
-        return sim_client.SimClient.from_settings(
-            replace(settings, timeout=min(timeout, settings.timeout), retry=retry)
-        )
+        settings = replace(settings, timeout=min(timeout, settings.timeout), retry=retry)
+        return sim_client.SimClient.from_settings(settings)
 
     def get_settings(self) -> sim_client.ClientSettings:
         """Return the settings of the hook's client."""
@@ -193,10 +192,7 @@ class SimHook(sim_client.SyncMethods, BaseHook, AbstractContextManager["SimHook"
 
     def _extra(self, connection: Connection) -> dict[str, Any]:
         """Return the extras that are set; forms save the others as null or empty."""
-        try:
-            extra = json.loads(connection.extra or "{}") or {}
-        except ValueError:
-            extra = None
+        extra = _parsed(connection.extra or "{}") or {}
         if not isinstance(extra, dict):
             raise self._invalid('has an extra that is not a JSON object, such as {"timeout": 60}')
         return {name: value for name, value in extra.items() if value is not None and value != ""}
@@ -259,7 +255,7 @@ def _base_url(connection: Connection) -> str | None:
 
 
 def _parsed(value: Any) -> Any:
-    """Return a number that a form or a URI provides as text; other values as they are, for the checks of settings."""
+    """Return the value of a JSON text, such as a number from a form or a URI; others as they are, for later checks."""
     try:
         return json.loads(value)
     except (TypeError, ValueError):
