@@ -13,9 +13,7 @@ from airflow_provider_sim.client.models import RunStatus, WorkflowRun
 
 AMBIGUOUS_ENQUEUE = "ASYNC_ENQUEUE_AMBIGUOUS"
 CONCURRENCY_LIMIT = "EXECUTION_CONCURRENCY_LIMIT"
-"""The plan's number of concurrent runs is reached."""
 EXECUTION_LIMIT = "RATE_LIMIT_EXCEEDED"
-"""The plan's executions per minute are used up."""
 _RUN_ID_CONFLICTS = ("RUN_ID_CONFLICT", "EXECUTION_ID_CONFLICT")
 _NOT_QUEUED = "Failed to queue async execution"
 _STORAGE_FULL = "STORAGE_FULL"
@@ -93,15 +91,11 @@ def error_from_body(
     request: Request,
     response: Response,
     message: str,
-    detail: str | None,
-    issues: Sequence[Any],
-    wait: float | None = None,
+    detail: str | None,  # Sim's code of the reason
+    issues: Sequence[Any],  # the invalid parts of the request
+    wait: float | None = None,  # seconds, if no header has them
 ) -> exceptions.SimError:
-    """Return the error for an error response; ``docs/reference/errors.md`` lists them all.
-
-    ``detail`` is Sim's code of the reason, ``issues`` the invalid parts of the request, ``wait`` the seconds to wait if
-    no header has them.
-    """
+    """Return the error for an error response; ``docs/reference/errors.md`` lists them all."""
     kind: type[exceptions.SimError]
     reason, more = detail, dict[str, Any]()
     match response.status:

@@ -21,21 +21,10 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-MAX_BODY_BYTES = 10 * 1024 * 1024
-"""Sim rejects larger request bodies with 413; its proxy may truncate them silently."""
-
-RATE_WINDOW = 60.0
-"""Seconds; a bucket is refilled once per window, by half its capacity."""
-
-ADDRESS_BUCKET = "address"
-"""Spent by every request to v2, whatever the key, on every server; no response reports its level."""
-
+MAX_BODY_BYTES = 10 * 1024 * 1024  # Sim rejects larger request bodies with 413; its proxy may truncate them silently
+RATE_WINDOW = 60.0  # seconds; a bucket is refilled once per window, by half its capacity
+ADDRESS_BUCKET = "address"  # spent by every request to v2, whatever the key; no response reports its level
 ADDRESS_CAPACITY = 600
-
-LOST_STREAM = (
-    "Sim cancels a streamed run when its reader disconnects; check the run before starting another, and use an async"
-    " execution for long runs"
-)
 
 
 class Hidden(str):
@@ -231,7 +220,10 @@ def error_of(
     message = f"Could not {request.subject}: {what.rstrip('.')}."
     run = f"run {request.run_id!r}" if request.run_id else "a run"
     if request.stream_started:
-        message += f" {LOST_STREAM}."
+        message += (
+            " Sim cancels a streamed run when its reader disconnects; check the run before starting another, and use an"
+            " async execution for long runs."
+        )
     elif outcome is Outcome.UNKNOWN and request.path.endswith("/execute"):
         message += f" It is unknown whether {run} was started; check Sim's logs before starting another."
     elif outcome is Outcome.UNKNOWN and not request.idempotent:

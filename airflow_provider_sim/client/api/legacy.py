@@ -169,7 +169,8 @@ def get_paused_run(workflow_id: str, run_id: str) -> Call[models.PausedRun]:
 
 def get_workflow_status(workflow_id: str) -> Call[models.Deployment]:
     """Get whether a workflow is deployed; spends no rate limit."""
-    return _call(_read_workflow_status, "GET", f"{_WORKFLOW}/status", "read the deployment of {workflow}", workflow_id)
+    route = ("GET", f"{_WORKFLOW}/status", "read the deployment of {workflow}", workflow_id)
+    return _call(lambda request, body: fields.model(models.Deployment, body, workflow_id=workflow_id), *route)
 
 
 def get_workflow(workflow_id: str) -> Call[models.Workflow]:
@@ -184,16 +185,12 @@ def get_usage_limits() -> Call[models.UsageLimits]:
 
 
 class AmbiguousResponseError(Exception):
-    """An error response to a sync execution: either Sim's rejection or the workflow's own Response block.
-
-    :param rejection: the error to raise if nothing ran.
-    :param result: the run's result if it did.
-    """
+    """An error response to a sync execution: either Sim's rejection or the workflow's own Response block."""
 
     def __init__(self, rejection: SimError, result: models.WorkflowExecutionResult) -> None:
         super().__init__(rejection, result)
-        self.rejection = rejection
-        self.result = result
+        self.rejection = rejection  # the error to raise if nothing ran
+        self.result = result  # the run's result if it did
 
 
 def _error(request: Request, response: Response) -> SimError:
@@ -201,23 +198,18 @@ def _error(request: Request, response: Response) -> SimError:
     try:
         body = read_json(request, response)
     except SimResponseError:
-        body = None
-    return _rejection(body, request, response) or errors.unreadable_error(request, response)
+        return errors.unreadable_error(request, response)
+    return _rejection(body, request, response)
 
 
-def _rejection(body: Any, request: Request, response: Response) -> SimError | None:
+def _rejection(body: Any, request: Request, response: Response) -> SimError:
     message = fields.text(body, "error")
     if message is None:
-        return None
-    detail = next((code for start, code in _DETAIL_CODES.items() if message.startswith(start)), None)
-    error = errors.error_from_body(
-        request,
-        response,
-        message,
-        detail or fields.text(body, "code"),
-        fields.sequence(body, "details"),
-        fields.number(body, "retryAfterSeconds"),
-    )
+        return errors.unreadable_error(request, response)
+    code = fields.text(body, "code")
+    detail = next((known for start, known in _DETAIL_CODES.items() if message.startswith(start)), code)
+    issues, wait = fields.sequence(body, "details"), fields.number(body, "retryAfterSeconds")
+    error = errors.error_from_body(request, response, message, detail, issues, wait)
     if response.status == 401:
         error.max_retries = 2  # this API also returns it while its key store is down
     if isinstance(error, SimRunIdConflictError) or error.code == errors.AMBIGUOUS_ENQUEUE:
@@ -233,11 +225,9 @@ def _execution_error(request: Request, response: Response) -> Exception | None:
         return errors.unreadable_error(request, response)
     if _is_finished_run(body):
         return None
-    error = _rejection(body, request, response)
-    if error is not None and f"{response.status} {body['error']}".startswith(_REJECTIONS):
-        return error
-    rejection = error or errors.unreadable_error(request, response)
-    if not request.sync:  # no Response block answers an async start
+    rejection = _rejection(body, request, response)
+    is_known = f"{response.status} {fields.text(body, 'error')}".startswith(_REJECTIONS)
+    if is_known or not request.sync:  # no Response block answers an async start
         return rejection
     return AmbiguousResponseError(rejection, _response_block_result(request, response, body))
 
@@ -250,16 +240,8 @@ def _call(read: Callable[[Request, Any], T], *route: Any, **attributes: Any) -> 
 
 def _read_execution(request: Request, response: Response) -> models.WorkflowExecutionResult:
     body = read_json(request, response)
-    if _is_finished_run(body):
-        return _finished(request, response, body)
-    return _response_block_result(request, response, body)
-
-
-def _is_finished_run(body: Any) -> bool:
-    return isinstance(body, dict) and isinstance(body.get("success"), bool) and bool(body.keys() & {"output", "error"})
-
-
-def _finished(request: Request, response: Response, body: dict[str, Any]) -> models.WorkflowExecutionResult:
+    if not _is_finished_run(body):
+        return _response_block_result(request, response, body)
     metadata = fields.mapping(body, "metadata")
     code = "TIMEOUT" if response.status == 408 else None
     return models.WorkflowExecutionResult(
@@ -270,6 +252,10 @@ def _finished(request: Request, response: Response, body: dict[str, Any]) -> mod
         duration_ms=fields.number(metadata, "duration"),
         **resources.ending_of(body, code=code, failed=response.status >= 400),
     )
+
+
+def _is_finished_run(body: Any) -> bool:
+    return isinstance(body, dict) and isinstance(body.get("success"), bool) and bool(body.keys() & {"output", "error"})
 
 
 def _response_block_result(request: Request, response: Response, body: Any) -> models.WorkflowExecutionResult:
@@ -359,10 +345,6 @@ def _read_paused_run(request: Request, body: Any) -> models.PausedRun:
         points=tuple(point for entry in body["pausePoints"] if (point := resources.pause_point(entry))),
         resumed_count=fields.whole(body, "resumedCount"),
     )
-
-
-def _read_workflow_status(request: Request, body: Any) -> models.Deployment:
-    return fields.model(models.Deployment, body, workflow_id=request.workflow_id or "")
 
 
 def _read_usage(request: Request, body: Any) -> models.UsageLimits:

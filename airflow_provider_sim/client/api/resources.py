@@ -69,11 +69,8 @@ def run_error(error: object, *, code: str | None = None) -> models.RunError:
 def _pause(value: Any) -> models.Pause | None:
     if not isinstance(value, dict):
         return None
-    return models.Pause(
-        context_id=fields.text(value, "contextId"),
-        kind=fields.text(value, "pauseKind"),
-        resume_at=fields.text(value, "resumeAt"),
-    )
+    context_id, kind = fields.text(value, "contextId"), fields.text(value, "pauseKind")
+    return models.Pause(context_id, kind, fields.text(value, "resumeAt"))
 
 
 def pause_in(output: Any) -> models.Pause | None:

@@ -23,20 +23,16 @@ LOGS_BUCKET = "logs.list"
 WORKFLOW_BUCKET = "workflows.read"
 """Rate buckets: each operation has one per key and one per user."""
 
-RUNS_PAGE = 100
+RUNS_PAGE = 100  # maximum entries of one response
 LOGS_PAGE = 1000
-"""Maximum entries of one response."""
+STARTED_BY_API = "api"  # the trigger of runs that any API key has started
 
-STARTED_BY_API = "api"
-"""The trigger of runs that any API key has started."""
-
-_DEPLOYMENT_ACTIONS = {
+_DEPLOYMENT_ACTIONS = {  # method, route and verb
     "read": ("GET", "deployment", "read the deployment of"),
     "deploy": ("POST", "deploy", "deploy"),
     "undeploy": ("DELETE", "deploy", "undeploy"),
     "rollback": ("POST", "rollback", "roll back"),
 }
-"""Method, route and verb."""
 
 LISTED_STATUSES = frozenset({models.RunStatus.RUNNING, models.RunStatus.PENDING, models.RunStatus.PAUSED})
 """Statuses of unfinished runs by which a workflow's runs can be listed; ``queued`` is not among them."""
@@ -148,10 +144,8 @@ def get_billing_status() -> Call[models.BillingStatus]:
 
 
 def list_workflows(workspace_id: str, **filters: Any) -> Call[models.Page[models.Workflow]]:
-    query = {"workspace_id": workspace_id, **filters}
-    return _page_call(
-        resources.workflow_of, "GET", "v2/workflows", "list the workflows", query=query, bucket="workflows.list"
-    )
+    route, query = ("GET", "v2/workflows", "list the workflows"), {"workspace_id": workspace_id, **filters}
+    return _page_call(resources.workflow_of, *route, query=query, bucket="workflows.list")
 
 
 def list_workspaces() -> Call[models.Page[models.Workspace]]:
