@@ -138,7 +138,7 @@ class SimRunOperatorBase(SimOperator):
         if received.completed_run and received.output:
             self._lineage_run = received.completed_run
             options = self._new_options(context)
-            return task_result(context, self.hook, received.completed_run, options, received.output)
+            return task_result(context, self, received.completed_run, options, received.output)
         with self.hook:
             return self._resume(context, received)
 

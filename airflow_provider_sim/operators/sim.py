@@ -256,6 +256,6 @@ class SimExecuteWorkflowOperator(SimRunOperatorBase, SimWorkflowOperatorBase):
         try:
             if self.stream and selectors and run.status is RunStatus.COMPLETED and not task_run.streamed:
                 raise selection_lost(run, selectors)
-            return task_result(task_run.context, self.hook, run, task_run.options)
+            return task_result(task_run.context, self, run, task_run.options)
         finally:
             task_run.release_uploads(self.hook.get_conn(), unused=run.status.is_terminal)

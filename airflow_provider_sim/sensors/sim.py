@@ -259,7 +259,7 @@ class SimJobSensor(SimRunOperatorBase, BaseSensorOperator):
 
         self._lineage_run = run
         try:
-            return task_result(context, self.hook, run, self._new_options(context))
+            return task_result(context, self, run, self._new_options(context))
         except SimRunError as error:
             raise AirflowFailException(str(error)) from error
 

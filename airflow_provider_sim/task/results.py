@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_sim.client import PausePoint, SimClient
-    from airflow_provider_sim.hooks.sim import SimHook
+    from airflow_provider_sim.operators.base import SimOperator
     from airflow_provider_sim.task.output import Fetch
     from airflow_provider_sim.task.pause_report import PauseReport
     from airflow_provider_sim.task.run_options import RunOptions
@@ -45,11 +45,11 @@ _is_xcom_key = re.compile(r"(?!\.{1,2}$)[^/?#%\\\x00-\x1f\x7f]{1,512}").fullmatc
 
 
 def task_result(
-    context: Context, hook: SimHook, run: WorkflowRun, options: RunOptions, output: RunOutput | None = None
+    context: Context, task: SimOperator, run: WorkflowRun, options: RunOptions, output: RunOutput | None = None
 ) -> Any:
     """Return the output of a completed run, or the report of a paused one; raise for any other status.
 
-    :param output: if the trigger has fetched it: then no client is needed, whose import is slow.
+    :param output: if the trigger has fetched it: then the task's hook isn't needed, whose import is slow.
     """
     ti: Any = context["ti"]
     took = "" if run.duration_ms is None else f" after {run.duration_ms / 1000:.1f} s"
@@ -61,7 +61,7 @@ def task_result(
         ti.xcom_push(key=DETAILS_KEY, value=run.details())
     fetch = None
     if output is None:
-        client = hook.get_conn()
+        client = task.hook.get_conn()
         if run.status is RunStatus.PAUSED:
             return paused_result(client, run, options.on_paused)
         try:
