@@ -18,10 +18,8 @@ log = logging.getLogger(__name__)
 def wait_for_deployment(
     client: SimClient, deployment: Deployment, *, poll_interval: float | None, deadline: float
 ) -> Deployment:
-    """Poll a workflow's deployment until the requested version is live.
+    """Poll a workflow's deployment, given the response to its request, until the requested version is live.
 
-    :param deployment: the response to the request to deploy or roll back.
-    :param poll_interval: seconds between polls; None for an adaptive interval.
     :raises SimDeploymentError: the activation has failed, or not finished before the deadline.
     """
     state = _DeploymentPollState(poll_interval=poll_interval, deadline=deadline)

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# Returns the connection's settings and workspace, which may change between polls.
 Connect = Callable[[], Awaitable["tuple[ClientSettings, str | None]"]]
 
 # Airflow queues a DAG once per asset and forgets the entry when it creates the DAG run; an event that is stored in
@@ -56,12 +57,10 @@ class Cursor:
     """Which finished runs of a workflow were delivered to a trigger, and which runs are known but not delivered.
 
     Sim lists runs in the order of their starts, not of their ends, so that a single timestamp is not enough.
-
-    :param since: seconds since the epoch; each run that started earlier is either open or needs no delivery.
-    :param known: by run ID, None for an open run; the start of a delivered one, while a poll may list it again.
     """
 
-    since: float
+    since: float  # seconds since the epoch; each run that started earlier is either open or needs no delivery
+    # By run ID: None for an open run, the start of a delivered one while a poll may list it again.
     known: dict[str, float | None] = field(default_factory=dict)
 
     @property
@@ -110,7 +109,6 @@ class Listener:
     ready_at: float = field(default=inf, init=False)  # monotonic time of the next event; infinite until one is stored
 
     def saw(self, run: WorkflowRun) -> None:
-        """Record a run that was listed."""
         if cursor := self.cursors.get(run.workflow_id or ""):
             cursor.saw(run)
             self.saw_end(run.workflow_id or "", run)
@@ -152,10 +150,7 @@ Batch = dict[Listener, list[WorkflowRun]]  # the runs of one event for each trig
 
 
 class FinishedRunStream:
-    """Delivers finished runs to listeners, in batches.
-
-    :param connect: returns the connection's settings and workspace, which may change between polls.
-    """
+    """Delivers finished runs to listeners, in batches."""
 
     def __init__(self, connect: Connect) -> None:
         self._connect = connect
@@ -174,7 +169,6 @@ class FinishedRunStream:
         self._news.set()
 
     def leave(self, listener: Listener) -> None:
-        """Remove a listener."""
         self._listeners.pop(listener, None)
         self._news.set()
 
@@ -194,10 +188,7 @@ class FinishedRunStream:
                 log.warning("Could not store which runs were delivered: %s", error)
 
     async def batches(self) -> AsyncIterator[Batch]:
-        """Yield batches of finished runs until cancelled; a listener's next one after it has confirmed the last.
-
-        Errors are logged and retried.
-        """
+        """Yield batches until cancelled, a listener's next after it has confirmed the last; log and retry errors."""
         for listener in self._listeners:
             listener.pause()
         self._poll_at = -inf
@@ -264,8 +255,7 @@ class FinishedRunStream:
         for listener in listeners:
             for workflow_id in sorted((listener.workflow_ids & workflow_ids) - listener.cursors.keys()):
                 try:
-                    cursor = await _first_cursor(poller, workspace_id, workflow_id, polled_at)
-                    listener.cursors[workflow_id] = cursor
+                    listener.cursors[workflow_id] = await _first_cursor(poller, workspace_id, workflow_id, polled_at)
                 except SimError as error:
                     self._errors[f"workflow {workflow_id!r}"] = error
         cursors = [listener.cursors[name] for listener in listeners for name in listener.cursors.keys() & workflow_ids]
@@ -286,8 +276,7 @@ class FinishedRunStream:
             for workflow_id in listener.cursors.keys() & workflow_ids:
                 known = set(listener.cursors[workflow_id].open)
                 for run_id in known - listener.finished.keys() - self._followed.keys():
-                    waiting = self._await(poller, workflow_id, run_id, workspace_id)
-                    self._followed[run_id] = asyncio.create_task(waiting)
+                    self._followed[run_id] = asyncio.create_task(self._await(poller, workflow_id, run_id, workspace_id))
 
     async def _await(self, poller: RunPoller, workflow_id: str, run_id: str, workspace_id: str | None) -> None:
         try:

@@ -107,7 +107,6 @@ class PauseAnswer(PollState[_Pauses]):
         return self._error(SimPauseAnsweredError, f"accepts no answer: {reason}. The answer is at {url}.")
 
     def timeout_error(self) -> SimRunTimeoutError:
-        """Return the error to raise at the deadline."""
         last = self.last_response
         others = f" at {', '.join(last.open)}" if last and last.open else ""
         status = f" Its status is {last.status}{others}." if last else ""

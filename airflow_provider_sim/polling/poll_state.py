@@ -134,10 +134,9 @@ class PollState(Generic[T]):
         return max(0.0, min(self.interval, self._left))
 
     def next_delay(self, *, jitter: float = _JITTER) -> float:
-        """Return the seconds until the next poll; the last one is at the deadline.
+        """Return the seconds until the next poll, the last one at the deadline; raise the timeout after that.
 
-        :param jitter: random share by which the delay is longer, so that many tasks don't poll at once.
-        :raises SimError: the deadline has passed.
+        The delay is longer by a random share of ``jitter``, so that many tasks don't poll at once.
         """
         if self._left <= 0:
             raise self.timeout_error()
@@ -163,7 +162,6 @@ class RunPollState(PollState[WorkflowRun]):
             self._durations = _latest_durations(self.base_url, self.workflow_id)
 
     def on_response(self, response: WorkflowRun) -> bool:
-        """Handle a response; return whether polling ends with it."""
         if self.last_response is not None and self.last_response.status is RunStatus.QUEUED is not response.status:
             self.started = self.clock()
         elif self._is_run_s_age and response.status is not RunStatus.QUEUED and response.start_time is not None:

@@ -51,7 +51,7 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-KEPT_OPEN = 60.0  # seconds for which unused connections stay open
+KEPT_OPEN = 60.0  # seconds until an unused client is closed
 MOST_IN_FLIGHT = 24  # requests; an httpx client with hundreds of them at once stalls
 MOST_LENT = 16  # requests of RunPoller.ask in flight
 SOON = 1.0  # seconds until the first poll of a run; runs that are added in this time share it
@@ -71,11 +71,7 @@ _ABOUT_THE_CONNECTION = (SimAuthenticationError, SimConfigurationError, SimRedir
 
 
 class RunPoller:
-    """Waits for any number of runs with as few requests as possible.
-
-    :param client: sends the requests; closed when no caller has waited for :data:`KEPT_OPEN` seconds.
-    :param clock: seconds since the epoch.
-    """
+    """Waits for any number of runs with as few requests as possible."""
 
     def __init__(
         self, client: AsyncSimClient, *, clock: Callable[[], float] = time.time, limits: RateLimits | None = None
@@ -101,8 +97,8 @@ class RunPoller:
     ) -> WorkflowRun:
         """Wait until a run is finished, or paused if ``state`` returns pauses.
 
-        :param look_soon: the run has not been polled yet; don't wait for an interval first.
-        :param workspace_id: the workflow's workspace, if known; otherwise it is requested once.
+        A new run is to be polled soon, without an interval first. A workspace that isn't given is requested once.
+
         :raises SimError: an ID is invalid, the deadline has passed, or the run's status can't be read.
         """
         check_workflow_id(state.workflow_id)
@@ -125,10 +121,7 @@ class RunPoller:
         return outcome
 
     async def ask(self, bucket: str | None, question: Callable[[AsyncSimClient], Awaitable[T]]) -> T:
-        """Send requests of the caller's own as soon as the server's rate limits leave room for them.
-
-        :param bucket: the rate bucket that they spend; None to wait for no limit.
-        """
+        """Send requests of the caller's own as soon as their rate bucket has room; None to wait for no limit."""
         self._asking += 1
         self._start_polling()
         wait = WaitTimer(self._clock)
@@ -146,7 +139,6 @@ class RunPoller:
             self._asking -= 1
 
     def server_now(self) -> float:
-        """Return the server's time, in seconds since the epoch, as far as it is known."""
         return self._limits.server_now()
 
     def _start_polling(self) -> None:

@@ -189,21 +189,17 @@ class RateLimits:
         self._buckets: dict[str | None, RequestBucket] = {}
 
     def on_response(self, info: RateLimitInfo) -> None:
-        if info.reset is not None:
-            self._on_reset(info.reset)
+        if info.reset is not None:  # a bucket's next refill, less than a minute away, shows the server's clock
+            least, most = self._clock() - info.reset - _LATENCY, self._clock() - info.reset + RATE_WINDOW
+            if least > self._most_ahead or most < self._least_ahead:  # one of the clocks was set
+                self._least_ahead, self._most_ahead = least, most
+            self._least_ahead = max(self._least_ahead, least)
+            self._most_ahead = min(self._most_ahead, most)
         if info.bucket == ADDRESS_BUCKET:
             self._polls.on_rejected(info.retry_after)
             self._starts.on_rejected(info.retry_after)
         else:
             self.bucket(info.bucket).on_response(info)
-
-    def _on_reset(self, reset: float) -> None:
-        """Estimate the server's clock by a bucket's next refill, which is less than a minute away."""
-        least, most = self._clock() - reset - _LATENCY, self._clock() - reset + RATE_WINDOW
-        if least > self._most_ahead or most < self._least_ahead:  # one of the clocks was set
-            self._least_ahead, self._most_ahead = least, most
-        self._least_ahead = max(self._least_ahead, least)
-        self._most_ahead = min(self._most_ahead, most)
 
     def server_now(self) -> float:
         """Return the server's time: the local clock's, unless the times of refills prove that to be wrong."""
