@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from datetime import timedelta
 from enum import Enum
@@ -50,7 +49,7 @@ def _send(method: str, name: str, *args: Any, **more: Any) -> None:
 class WaitTimer:
     """Times a loop's waits for rate limits; ``clock`` returns seconds."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._since: float | None = None
 
