@@ -6,7 +6,6 @@ from airflow_provider_sim.cli.definition import get_sim_cli_commands
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the parser of the commands."""
     [group] = get_sim_cli_commands()
     parser = argparse.ArgumentParser(prog="python -m airflow_provider_sim", description=group.help)
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)

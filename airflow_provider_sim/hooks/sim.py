@@ -109,8 +109,7 @@ class SimHook(sim_client.SyncMethods, BaseHook, AbstractContextManager["SimHook"
     def read_workflow(self, workflow_id: str, *, required: bool = False) -> sim_client.Workflow | None:
         """Return a workflow's workspace and declared inputs, read once.
 
-        :param required: retry by the connection's settings, and raise the error; otherwise one request, and None if it
-            fails.
+        :param required: retry by the connection's settings and raise; otherwise one request, and None if it fails.
         :raises SimError: it is required and can't be read. A server without such a route returns None.
         """
         if workflow_id not in self._workflows or (required and self._workflows[workflow_id] is None):
@@ -168,7 +167,10 @@ class SimHook(sim_client.SyncMethods, BaseHook, AbstractContextManager["SimHook"
             raise self._invalid(
                 f"is of type {connection.conn_type!r}, not 'sim'. Choose another sim_conn_id, or set the type to Sim"
             )
-        extra = self._extra(connection)
+        extra = _parsed(connection.extra or "{}") or {}
+        if not isinstance(extra, dict):
+            raise self._invalid('has an extra that is not a JSON object, such as {"timeout": 60}')
+        extra = {name: value for name, value in extra.items() if value not in (None, "")}  # as forms save unset fields
         verify = extra.get("verify", True)
         numbers = {name: _parsed(extra[name]) for name in _NUMBERS if name in extra}
         timeout = numbers.pop("timeout", sim_client.DEFAULT_TIMEOUT)
@@ -189,13 +191,6 @@ class SimHook(sim_client.SyncMethods, BaseHook, AbstractContextManager["SimHook"
             connection=self.sim_conn_id,
             workspace_id=str(extra["workspace_id"]) if "workspace_id" in extra else None,
         )
-
-    def _extra(self, connection: Connection) -> dict[str, Any]:
-        """Return the extras that are set; forms save the others as null or empty."""
-        extra = _parsed(connection.extra or "{}") or {}
-        if not isinstance(extra, dict):
-            raise self._invalid('has an extra that is not a JSON object, such as {"timeout": 60}')
-        return {name: value for name, value in extra.items() if value is not None and value != ""}
 
     def _api_key(self, connection: Connection) -> str:
         """Return the key of the connection or the environment, without surrounding whitespace."""
