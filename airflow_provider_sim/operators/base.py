@@ -54,11 +54,7 @@ class SimOperator(BaseOperator):
     """Returns which arguments contradict each other; an argument that isn't given has no known value yet."""
 
     def __init__(
-        self,
-        *,
-        sim_conn_id: str = "sim_default",
-        retry_args: Mapping[str, Any] | None = None,
-        **kwargs: Any,
+        self, *, sim_conn_id: str = "sim_default", retry_args: Mapping[str, Any] | None = None, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
         self.sim_conn_id = sim_conn_id

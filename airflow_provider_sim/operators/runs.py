@@ -53,11 +53,7 @@ class SimCancelRunOperator(SimClientOperator):
         if self.wait_for_completion and not (cancelled.status and cancelled.status.is_terminal):
             self.log.info("%s", cancelled)
             state = RunPollState(
-                self.workflow_id,
-                self.run_id,
-                poll_interval=self.poll_interval,
-                started=time.time(),
-                deadline=deadline,
+                self.workflow_id, self.run_id, poll_interval=self.poll_interval, started=time.time(), deadline=deadline
             )
             cancelled = replace(cancelled, status=wait_for_run(client, state).status)
         self.log.info("%s", cancelled)

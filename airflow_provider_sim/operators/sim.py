@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout
@@ -13,7 +14,7 @@ from airflow_provider_sim import arguments
 from airflow_provider_sim.arguments import Rule
 from airflow_provider_sim.client import MAX_RUN_TIMEOUT, SYNC_TIMEOUT, check_block_ids
 from airflow_provider_sim.exceptions import SimRunTimeoutError
-from airflow_provider_sim.links.sim import SimApprovalLink, SimRunLink
+from airflow_provider_sim.links.sim import APPROVAL_URL_KEY, SimApprovalLink, SimRunLink
 from airflow_provider_sim.operators.base import DEFERRABLE, SimRunOperatorBase, SimWorkflowOperatorBase
 from airflow_provider_sim.task.deadlines import deadline
 from airflow_provider_sim.task.input import copy_files, has_files
@@ -237,7 +238,7 @@ class SimExecuteWorkflowOperator(SimRunOperatorBase, SimWorkflowOperatorBase):
             deadline=run.options.deadline,
             on_paused=self.on_paused,
             base_url=client.base_url,
-            on_approval=run.on_approval,
+            on_approval=partial(run.context["ti"].xcom_push, APPROVAL_URL_KEY) if self.do_xcom_push else None,
         )
         if isinstance(started, WorkflowRun) and state.on_response(started):
             return started

@@ -11,19 +11,11 @@ class PauseReport(TypedDict):
     ``SimResumeRunOperator`` needs ``run_id``, and ``context_id`` if the run may have several pauses.
     """
 
-    status: Literal["paused"]
-    """Tells a report from an output, where a task may return either."""
-    run_id: str
-    """The run, which keeps its ID when it is answered."""
-    context_id: str | None
-    """The pause point; None if the run waits at several, or if Sim doesn't report it."""
-    question: str | None
-    """What the workflow's block asks, as text; None if it asks nothing or couldn't be read."""
-    fields: dict[str, str]
-    """Fields of the answer: their types in Sim by name, such as ``{"approved": "boolean"}``."""
-    pause_kind: str | None
-    """Sim's kind of the pause, such as ``human``; None on servers without the v2 API."""
-    resume_at: str | None
-    """ISO 8601 time at which the run continues without an answer, if it does."""
-    approval_url: str
-    """Page of Sim on which a person answers."""
+    status: Literal["paused"]  # distinguishes a report from an output, where a task may return either
+    run_id: str  # the run, which keeps its ID when it is answered
+    context_id: str | None  # the pause point; None if the run waits at several, or if Sim doesn't report it
+    question: str | None  # what the workflow's block asks, as text; None if it asks nothing or couldn't be read
+    fields: dict[str, str]  # fields of the answer: their types in Sim by name, such as {"approved": "boolean"}
+    pause_kind: str | None  # Sim's kind of the pause, such as "human"; None on servers without the v2 API
+    resume_at: str | None  # ISO 8601 time at which the run continues without an answer, if it does
+    approval_url: str  # page of Sim on which a person answers

@@ -32,7 +32,7 @@ from airflow_provider_sim.exceptions import (
     SimStreamError,
     SimUnsupportedError,
 )
-from airflow_provider_sim.links.sim import APPROVAL_URL_KEY, push_run_link
+from airflow_provider_sim.links.sim import push_run_link
 from airflow_provider_sim.metrics import Metric
 from airflow_provider_sim.polling import timeout_error, unreachable_error
 from airflow_provider_sim.task.input import InputFile, check_fields, has_files, input_fields, prepare_input
@@ -384,8 +384,3 @@ class TaskRun:
         if self.options.do_xcom_push:
             self._ti.xcom_push(key="run_id", value=run_id)
             push_run_link(self.context, self.hook, self.workflow_id, run_id)
-
-    def on_approval(self, url: str) -> None:
-        """Push the link to the page on which a person answers the run."""
-        if self.options.do_xcom_push:
-            self._ti.xcom_push(key=APPROVAL_URL_KEY, value=url)
