@@ -8,15 +8,10 @@ from typing import Any
 
 from airflow_provider_sim.exceptions import SimInputError
 
-MAX_RUN_TIMEOUT = 604_800
-"""Seconds; the longest limit that Sim accepts for a run."""
-
-SYNC_TIMEOUT = 3600.0
-"""Seconds for held-open executions: longer than any plan lets one run, since hanging up cancels it."""
-
+MAX_RUN_TIMEOUT = 604_800  # seconds; the longest limit that Sim accepts for a run
+SYNC_TIMEOUT = 3600.0  # seconds for sync executions: longer than any plan lets one run, since disconnecting cancels it
 _RETRY_NUMBERS = ("max_retries", "initial_delay", "max_delay", "jitter", "max_retry_after", "max_elapsed")
-RETRY_MINIMUMS = dict.fromkeys(_RETRY_NUMBERS, 0) | {"backoff_multiplier": 1}
-"""Least values of the numbers in a :class:`~airflow_provider_sim.client.retry.RetryPolicy`."""
+RETRY_MINIMUMS = dict.fromkeys(_RETRY_NUMBERS, 0) | {"backoff_multiplier": 1}  # of a RetryPolicy
 
 _RUN_ID = r"[A-Za-z0-9._:-]{1,128}"
 _BLOCK_ID = r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"

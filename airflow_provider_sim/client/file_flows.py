@@ -17,14 +17,9 @@ from airflow_provider_sim.exceptions import SimConflictError, SimError, SimInput
 if TYPE_CHECKING:
     from airflow_provider_sim.client.api.workspace_files import UploadSession
 
-MAX_UPLOAD_BYTES = 5 * 1024**3
-"""The largest file of a workspace."""
-
-TRANSFER_TIMEOUT = 300.0
-"""Seconds to wait for the response to a request with a file's content, or for Sim to register it."""
-
-_CLOCK_TOLERANCE = 600.0
-"""Seconds by which Sim's clock may be behind this machine's."""
+MAX_UPLOAD_BYTES = 5 * 1024**3  # the largest file of a workspace
+TRANSFER_TIMEOUT = 300.0  # seconds for the response to a request with a file's content, or for Sim to register it
+_CLOCK_TOLERANCE = 600.0  # seconds by which Sim's clock may be behind this machine's
 _CHUNK_BYTES = 256 * 1024
 
 

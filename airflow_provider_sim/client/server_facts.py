@@ -5,8 +5,7 @@ from __future__ import annotations
 import functools
 import time
 
-RECHECK_AFTER = 300.0
-"""Seconds after which a missing feature is tried again: the server may have been upgraded or reconfigured."""
+RECHECK_AFTER = 300.0  # seconds until a missing feature is tried again: the server may have been upgraded
 
 
 class Feature:

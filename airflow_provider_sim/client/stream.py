@@ -18,8 +18,7 @@ from airflow_provider_sim.client.models import RunStatus, WorkflowExecutionResul
 from airflow_provider_sim.exceptions import Outcome, SimError, SimOutputError, SimStreamError
 from airflow_provider_sim.json_values import well_formed
 
-MAX_FRAME_BYTES = 256 * 1024 * 1024
-"""Larger than any frame of Sim; limits the memory for an endless line."""
+MAX_FRAME_BYTES = 256 * 1024 * 1024  # larger than any frame of Sim; limits the memory for an endless line
 
 
 class StreamChunk(NamedTuple):
@@ -36,14 +35,11 @@ class StreamChunkReset(NamedTuple):
 
 
 class StreamProgress(NamedTuple):
-    """An agent's thoughts or tool use (``thinking``, ``tool``), or an event of an unknown kind.
-
-    :param data: the whole frame.
-    """
+    """An agent's thoughts or tool use (``thinking``, ``tool``), or an event of an unknown kind."""
 
     kind: str
     block_id: str | None
-    data: dict[str, Any]
+    data: dict[str, Any]  # the whole frame
 
 
 class StreamBlockError(NamedTuple):
@@ -153,9 +149,8 @@ def check_selected(selectors: Sequence[str], streamed: Collection[str], end: Str
     """Raise if selected outputs of a completed run were not in its stream, which Sim doesn't report.
 
     A frame names a block by its ID, a selector mostly by its name. So a selector without output is known where it names
-    an ID, where nothing was received, and where fewer blocks were received than selected.
-
-    :param streamed: IDs of the blocks that sent text.
+    an ID, where nothing was received, and where fewer blocks were received than selected. ``streamed`` has the IDs of
+    the blocks that sent text.
     """
     result = end.result
     if not selectors or result.status is not RunStatus.COMPLETED:

@@ -16,11 +16,8 @@ from airflow_provider_sim.exceptions import SimInputError, SimServerError
 if TYPE_CHECKING:
     from airflow_provider_sim.client.file_flows import Part
 
-MAX_INLINE_BYTES = 50 * 1024 * 1024
-"""The largest file that Sim accepts in the body of one request; larger ones need an upload session."""
-
+MAX_INLINE_BYTES = 50 * 1024 * 1024  # Sim accepts no larger file in one request; others need an upload session
 PARTS_PER_REQUEST = 100
-
 _FILES = "v2/files"
 
 
