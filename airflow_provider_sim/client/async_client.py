@@ -11,7 +11,7 @@ import functools
 import os
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Self, TypeVar
@@ -20,7 +20,7 @@ import httpx
 
 from airflow_provider_sim.client import api
 from airflow_provider_sim.client.api.http import Request
-from airflow_provider_sim.client.base import BaseClient
+from airflow_provider_sim.client.base import BaseClient, Close
 from airflow_provider_sim.client.file_flows import Part
 from airflow_provider_sim.client.retry import RequestOptions
 from airflow_provider_sim.client.start import StartFlows
@@ -46,7 +46,7 @@ _LIMITS = httpx.Limits(max_connections=50, max_keepalive_connections=50, keepali
 class AsyncWorkflowStream(AbstractAsyncContextManager["AsyncWorkflowStream"]):
     """A streamed execution, for ``async for``; see :class:`~.sync_client.WorkflowStream`."""
 
-    def __init__(self, events: AsyncIterator[StreamEvent], close: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, events: AsyncIterator[StreamEvent], close: Close) -> None:
         self._events = events
         self.close = close
 
@@ -90,9 +90,7 @@ class AsyncSimClient(BaseClient, StartFlows, AbstractAsyncContextManager["AsyncS
 
     _transport_errors = (httpx.HTTPError, httpx.InvalidURL, OSError)
 
-    def open_stream(
-        self, events: AsyncIterator[StreamEvent], close: Callable[[], Coroutine[Any, Any, None]]
-    ) -> AsyncWorkflowStream:
+    def open_stream(self, events: AsyncIterator[StreamEvent], close: Close) -> AsyncWorkflowStream:
         return AsyncWorkflowStream(events, close)
 
     async def in_thread(self, do: Callable[..., _T], *args: Any) -> _T:
@@ -102,17 +100,12 @@ class AsyncSimClient(BaseClient, StartFlows, AbstractAsyncContextManager["AsyncS
         async with self._slots:
             return await super()._exchange(request, options)
 
-    async def _open(
-        self, request: Request, url: str, headers: dict[str, str], timeouts: tuple[float, float]
-    ) -> httpx.Response:
+    async def _open(self, request: Request, url: str, headers: dict[str, str], seconds: float) -> httpx.Response:
         http = await (self._shares_with or self)._open_http(origin(url))
-        connect_seconds, seconds = timeouts
-        content: bytes | AsyncIterator[bytes] | None
-        if request.body is None or isinstance(request.body, bytes):
-            content = request.body
-        else:
-            content, headers["Content-Length"] = _read_in_threads(request.body), str(len(request.body))
-        timeout = httpx.Timeout(seconds, connect=connect_seconds)
+        content: Any = request.body
+        if isinstance(content, Part):
+            content, headers["Content-Length"] = _read_in_threads(content), str(len(content))
+        timeout = httpx.Timeout(seconds, connect=min(seconds, self.settings.timeout))
         prepared = http.build_request(request.method, url, content=content, headers=headers, timeout=timeout)
         return await http.send(prepared, stream=True)
 
@@ -166,10 +159,7 @@ def limited(client: AsyncSimClient, requests: int) -> AsyncSimClient:
 
 
 def _transport(url: str, verify: bool | str) -> dict[str, Any]:
-    """Httpx's arguments for the connections to one server.
-
-    For a thread: building the SSL context takes tens of milliseconds.
-    """
+    """Httpx's arguments for one server; called in a thread: building the SSL context takes tens of milliseconds."""
     context = _ssl_context(ca_bundle(verify))
     arguments: dict[str, Any] = {"verify": context, "trust_env": False}
     if proxy := proxy_for(url, socks_package="socksio"):

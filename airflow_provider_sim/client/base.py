@@ -28,16 +28,11 @@ if TYPE_CHECKING:
     from airflow_provider_sim.client.workspace_models import RateLimit, UsageLimits
 
 T = TypeVar("T")
-
-_MAX_BYTES_ON_LOOP = 64 * 1024
-"""Larger responses are parsed in a thread: a page of a thousand runs takes tens of milliseconds."""
+Close = Callable[[], Coroutine[Any, Any, None]]
 
 RESPONSE_TOO_LARGE = "RESPONSE_TOO_LARGE"
-"""Code of the error."""
-
-MIN_TIMEOUT = 1.0
-"""Seconds to wait for a response although the deadline has passed."""
-
+_MAX_BYTES_ON_LOOP = 64 * 1024  # larger responses are parsed in a thread: a thousand runs take tens of milliseconds
+_MIN_TIMEOUT = 1.0  # seconds to wait for a response although the deadline has passed
 _CONNECTION_ERRORS = (
     exceptions.SimAuthenticationError,
     exceptions.SimConfigurationError,
@@ -149,9 +144,7 @@ class BaseClient(ABC):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.base_url!r}, api_version={self.settings.api_version!r})"
 
-    _transport_errors: ClassVar[tuple[type[Exception], ...]]
-    """What the HTTP library raises."""
-
+    _transport_errors: ClassVar[tuple[type[Exception], ...]]  # what the HTTP library raises
     _sleep: Callable[[float], Awaitable[None] | None]
 
     async def sleep(self, seconds: float) -> None:
@@ -163,15 +156,12 @@ class BaseClient(ABC):
         """Call a blocking function, without blocking an event loop."""
 
     @abstractmethod
-    def open_stream(self, events: AsyncIterator[StreamEvent], close: Callable[[], Coroutine[Any, Any, None]]) -> Any:
+    def open_stream(self, events: AsyncIterator[StreamEvent], close: Close) -> Any:
         """Return a streamed execution."""
 
     @abstractmethod
-    async def _open(self, request: Request, url: str, headers: dict[str, str], timeouts: tuple[float, float]) -> Any:
-        """Send a request, and return the HTTP library's response without its body.
-
-        :param timeouts: seconds to connect, and to wait for the response.
-        """
+    async def _open(self, request: Request, url: str, headers: dict[str, str], seconds: float) -> Any:
+        """Send a request; return the HTTP library's response without its body, or time out after ``seconds``."""
 
     @abstractmethod
     def _chunks(self, opened: Any, ends: float | None = None) -> AsyncIterator[bytes]:
@@ -197,7 +187,7 @@ class BaseClient(ABC):
         """Send a request, and return its :class:`.Response`, or a stream."""
         seconds = options.timeout or (SYNC_TIMEOUT if request.sync else self.settings.timeout)
         if request.sync and options.deadline is not None:
-            seconds = min(seconds, max(MIN_TIMEOUT, options.deadline - time.time()))
+            seconds = min(seconds, max(_MIN_TIMEOUT, options.deadline - time.time()))
         ends = time.monotonic() + seconds
         with self._explained(request, seconds):
             opened, head = await self._send(request, seconds)
@@ -231,7 +221,7 @@ class BaseClient(ABC):
         if request.url is None:
             headers["X-API-Key"] = Hidden(self.settings.api_key)
         url = request.url or self.base_url + request.path
-        opened = await self._open(request, url, headers, (min(seconds, self.settings.timeout), seconds))
+        opened = await self._open(request, url, headers, seconds)
         head = Response(opened.status_code, {name.lower(): value for name, value in opened.headers.items()}, b"")
         if request.url is None and (info := rate_limit_info(head, bucket=request.bucket)):
             self._rate_limit = info
@@ -254,15 +244,11 @@ class BaseClient(ABC):
         async for chunk in self._chunks(opened):
             size += len(chunk)
             if size > self.max_response_bytes:
-                raise error_of(
-                    exceptions.SimResponseError,
-                    request,
-                    head,
+                what = (
                     f"the response is larger than {self.max_response_bytes:,} bytes, and the rest of it was not read."
-                    " Change the workflow to return less, or a URL in place of the data",
-                    code=RESPONSE_TOO_LARGE,
-                    max_retries=0,
+                    " Change the workflow to return less, or a URL in place of the data"
                 )
+                raise error_of(exceptions.SimResponseError, request, head, what, code=RESPONSE_TOO_LARGE, max_retries=0)
             chunks.append(chunk)
         body = b"".join(chunks)
         if head.status >= 400:  # some proxies return the request's headers

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 from weakref import WeakSet
@@ -15,7 +15,7 @@ from requests.exceptions import ConnectTimeout, InvalidProxyURL, InvalidURL, Pro
 
 from airflow_provider_sim.client import api
 from airflow_provider_sim.client.api.http import Request
-from airflow_provider_sim.client.base import BaseClient
+from airflow_provider_sim.client.base import BaseClient, Close
 from airflow_provider_sim.client.methods import SyncMethods, each, perform
 from airflow_provider_sim.client.transport import Reason, ca_bundle, innermost_reason, origin, proxy_for
 
@@ -88,9 +88,7 @@ class SimClient(SyncMethods, BaseClient, contextlib.AbstractContextManager["SimC
 
     _transport_errors = (OSError,)  # those of requests, and from reading the CA bundle
 
-    def open_stream(
-        self, events: AsyncIterator[StreamEvent], close: Callable[[], Coroutine[Any, Any, None]]
-    ) -> WorkflowStream:
+    def open_stream(self, events: AsyncIterator[StreamEvent], close: Close) -> WorkflowStream:
         return WorkflowStream(each(events), lambda: perform(close()))
 
     async def in_thread(self, do: Callable[..., _T], *args: Any) -> _T:
@@ -99,19 +97,26 @@ class SimClient(SyncMethods, BaseClient, contextlib.AbstractContextManager["SimC
     def _session(self, server: str) -> requests.Session:
         """The current thread's session for a server: ``requests.Session`` isn't thread-safe."""
         own: dict[str, requests.Session] = self._own.__dict__
-        if server not in own:
-            session = _new_session(server, self.settings.verify)
-            with self._lock:
-                own[server] = session
-                self._sessions.add(session)
-        return own[server]
+        if server in own:
+            return own[server]
+        session = requests.Session()
+        # Read once: requests would read the environment before each request, which takes a third of its time.
+        proxy = proxy_for(server, socks_package="socks")
+        session.proxies = {} if proxy is None else {"http": proxy, "https": proxy}
+        session.verify = ca_bundle(self.settings.verify)
+        # The API key is the only identity that a request may have: no cookies, nothing from a .netrc file.
+        session.trust_env = False
+        session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        with self._lock:
+            own[server] = session
+            self._sessions.add(session)
+        return session
 
-    async def _open(
-        self, request: Request, url: str, headers: dict[str, str], timeouts: tuple[float, float]
-    ) -> requests.Response:
+    async def _open(self, request: Request, url: str, headers: dict[str, str], seconds: float) -> requests.Response:
         session = self._session(origin(url))
         # Prepared here and not by the session, which would merge its settings into each request.
         prepared = requests.Request(request.method, url, {"Accept-Encoding": _ENCODINGS, **headers}, data=request.body)
+        timeouts = (min(seconds, self.settings.timeout), seconds)
         return session.send(
             prepared.prepare(), timeout=timeouts, proxies=session.proxies, allow_redirects=False, stream=True
         )
@@ -147,15 +152,3 @@ class SimClient(SyncMethods, BaseClient, contextlib.AbstractContextManager["SimC
         if isinstance(error, requests.Timeout) or "ReadTimeoutError" in shown:
             return "timed out"
         return "broken"
-
-
-def _new_session(url: str, verify: bool | str) -> requests.Session:
-    session = requests.Session()
-    # Read once: requests would read the environment before each request, which takes a third of its time.
-    proxy = proxy_for(url, socks_package="socks")
-    session.proxies = {} if proxy is None else {"http": proxy, "https": proxy}
-    session.verify = ca_bundle(verify)
-    # The API key is the only identity that a request may have: no cookies, nothing from a .netrc file.
-    session.trust_env = False
-    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-    return session
