@@ -466,16 +466,12 @@ class Flows:
 
     async def _either_api(
         self,
-        call: Callable[[Any], Call[T]],
+        call: Callable[[Any], Call[T]],  # gets the module v2 or legacy
         options: RequestOptions | None = None,
         *,
         on_legacy: Callable[[], Awaitable[T]] | None = None,
     ) -> T:
-        """Make a call on the server's API, and find out which one it has.
-
-        :param call: creates the call with the module :mod:`.v2` or :mod:`.legacy`.
-        :param on_legacy: what to do on the legacy API instead.
-        """
+        """Make a call on the server's API, and find out which one it has; ``on_legacy`` replaces the legacy call."""
         feature, is_page, options = self._client.facts.v2, False, options or RequestOptions()
         if self._client.speaks_v2 is not False:
             try:
@@ -504,11 +500,7 @@ class Flows:
         return result
 
     async def _request(self, call: Call[T], options: RequestOptions | None = None) -> T:
-        """Send a request, with retries.
-
-        :raises SimError: the last attempt's error.
-        :raises StartStoppedError: the options' token was set.
-        """
+        """Send a request, with retries; raise the last attempt's SimError, or StartStoppedError by the token."""
         attempts = _Attempts(self._client, call, options or RequestOptions())
         retrying = AsyncRetrying(
             sleep=self._client.sleep,

@@ -14,13 +14,9 @@ from urllib.parse import quote, urlencode, urlsplit
 from airflow_provider_sim.client.retry import RetryPolicy
 from airflow_provider_sim.exceptions import SimConfigurationError
 
-DEFAULT_BASE_URL = "https://www.sim.ai"
-"""``https://sim.ai`` only redirects to it."""
-
+DEFAULT_BASE_URL = "https://www.sim.ai"  # https://sim.ai only redirects to it
+DEFAULT_TIMEOUT = 30.0  # seconds, for requests that are answered at once
 API_VERSIONS = ("auto", "v2", "legacy")
-
-DEFAULT_TIMEOUT = 30.0
-"""Seconds for requests that are answered at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +41,12 @@ class ClientSettings:
         try:
             object.__setattr__(self, "api_key", _checked_api_key(self.api_key))
             object.__setattr__(self, "base_url", _checked_base_url(self.base_url, self.api_key))
-            _check_others(self)
+            if self.api_version not in API_VERSIONS:
+                raise ValueError(f"has the api_version {self.api_version!r}; it can be {', '.join(API_VERSIONS)}")
+            if isinstance(self.timeout, bool) or not isinstance(self.timeout, int | float) or not self.timeout > 0:
+                raise ValueError(f"has the timeout {self.timeout!r}; it must be a number of seconds above 0")
+            if not isinstance(verify := self.verify, bool | str) or verify == "":
+                raise ValueError(f"has the setting verify {verify!r}; it can be true, false or the path of a CA bundle")
         except ValueError as error:
             subject = "The Sim connection" if self.connection is None else f"Connection {self.connection!r}"
             raise SimConfigurationError(f"{subject} {error}.") from None
@@ -90,16 +91,6 @@ def _checked_base_url(base_url: Any, api_key: str) -> str:
     if api_key in base_url:
         raise ValueError(f"has the API key in the base URL (host). {advice}")
     return base_url.strip().rstrip("/")
-
-
-def _check_others(settings: ClientSettings) -> None:
-    timeout, verify = settings.timeout, settings.verify
-    if settings.api_version not in API_VERSIONS:
-        raise ValueError(f"has the api_version {settings.api_version!r}; it can be {', '.join(API_VERSIONS)}")
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
-        raise ValueError(f"has the timeout {timeout!r}; it must be a number of seconds above 0")
-    if not isinstance(verify, bool | str) or verify == "":
-        raise ValueError(f"has the setting verify {verify!r}; it can be true, false or the path of a CA bundle")
 
 
 def run_url(base_url: str, workflow_id: str, run_id: str, workspace_id: str | None) -> str:

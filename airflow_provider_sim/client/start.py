@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# For a run whose ID Sim has registered: one that it doesn't know after a minute was never queued.
 FIND_RUN_RETRIES = RetryPolicy(max_retries=1000, initial_delay=1.0, max_delay=10.0, max_elapsed=60.0)
-"""For a run whose ID Sim has registered: one that it doesn't know after a minute was never queued."""
 _FIND_RUN_ELAPSED = FIND_RUN_RETRIES.max_elapsed - FIND_RUN_RETRIES.max_delay * (1 + FIND_RUN_RETRIES.jitter)
 
 
@@ -230,7 +230,8 @@ class StartFlows(FileFlows):
                 error = failure.with_traceback(None)
             if unsent_ids is None or not _may_have_started(error):
                 raise error from error.__cause__
-            if _is_foreign(error, unanswered, unsent_ids):
+            is_conflict = isinstance(error, SimRunIdConflictError)
+            if is_conflict and error.run_id not in unanswered and error.run_id in unsent_ids:  # another caller used it
                 if not ids.can_renew:
                     raise error from error.__cause__
                 ids.renew()
@@ -330,11 +331,6 @@ def _may_have_started(error: SimError) -> bool:
     if isinstance(error, SimPermanentError) or error.run_id is None:
         return False
     return error.outcome is Outcome.UNKNOWN or isinstance(error, SimRunIdConflictError)
-
-
-def _is_foreign(error: SimError, unanswered: set[str | None], unsent_ids: Container[str]) -> bool:
-    """Whether the ID was rejected because another caller has used it."""
-    return isinstance(error, SimRunIdConflictError) and error.run_id not in unanswered and error.run_id in unsent_ids
 
 
 def _is_run_id_spent(error: SimError) -> bool:

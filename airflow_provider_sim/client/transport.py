@@ -49,10 +49,7 @@ def origin(url: str) -> str:
 
 
 def proxy_for(url: str, *, socks_package: str) -> str | None:
-    """Return the URL of the proxy for a server; None to connect directly.
-
-    ``socks_package`` is the module that the HTTP library needs for SOCKS.
-    """
+    """Return the URL of a server's proxy; None to connect directly. ``socks_package``: the module needed for SOCKS."""
     from requests.utils import get_environ_proxies, select_proxy
 
     proxy = None if _is_excluded_address(url) else select_proxy(url, get_environ_proxies(url))
