@@ -97,22 +97,32 @@ class Flows:
         self, workflow_id: str, run_id: str, job_id: str | None, options: RequestOptions, query: Mapping[str, Any]
     ) -> models.WorkflowRun:
         not_found: SimError | None = None
-        try:
-            return await self._request(api.legacy.get_run(workflow_id, run_id, **query), options)
-        except SimRouteMissingError:
-            is_old = True
-        except SimRunNotFoundError as error:
-            is_old, not_found = False, error
-        options = replace(options, retry_on=())  # used up, or the server doesn't use IDs of the client's choice
+        executions, is_page = self._client.facts.executions, False
+        if executions.present is not False:
+            try:
+                run = await self._request(api.legacy.get_run(workflow_id, run_id, **query), options)
+                executions.found()
+                return run
+            except SimRouteMissingError:
+                is_page = True
+            except SimRunNotFoundError as error:
+                executions.found()
+                not_found = error
+        if executions.present:  # the retries are used up
+            options = replace(options, retry_on=())
         # An ID from a server before v0.5.80 is that of a job; servers before v0.6.81 only have jobs.
         for candidate in [job_id] if job_id else [f"{JOB_PREFIX}{run_id}", run_id]:
             try:
-                return await self._request(api.legacy.get_job(candidate, workflow_id=workflow_id), options)
+                job = await self._request(api.legacy.get_job(candidate, workflow_id=workflow_id), options)
             except (SimRunNotFoundError, SimPermissionError) as error:
                 not_found = not_found or error
+            else:
+                if is_page and not executions.present:
+                    executions.page_instead()
+                return job
         assert not_found is not None
-        if is_old and isinstance(not_found, SimRunNotFoundError):
-            message = f"{not_found} The server may be older than v0.6.81 and know only async runs, for a day."
+        if executions.present is not True and isinstance(not_found, SimRunNotFoundError):
+            message = f"{not_found} This Sim server is older than v0.6.81 and knows only async runs, for a day."
             not_found.args = (message,)
         raise not_found
 

@@ -40,6 +40,7 @@ class ServerFacts:
 
     def __init__(self) -> None:
         self.v2 = Feature()
+        self.executions = Feature()  # the status route for runs (v0.6.81 and later)
         self.accepts_run_ids: bool | None = None  # by the legacy API (v0.7.32 and later); None until known
 
 

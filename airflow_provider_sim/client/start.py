@@ -149,13 +149,16 @@ class StartFlows(FileFlows):
         :meth:`get_workflow_run` polls.
 
         :param workflow_id: ID of the workflow: the last part of its URL in Sim's editor.
-        :param input_data: the workflow's input: an object with the fields that its Start block declares.
+        :param input_data: the workflow's input: an object with the fields that its Start block declares. Any other
+            value arrives as the field ``input``.
         :param timeout: seconds to wait for each response; default: 3600, or the connection's timeout if
             ``async_execution``.
         :param stream: whether to return the output as it arrives, as an iterator of events.
         :param selected_outputs: the block outputs to stream, as ``Block name.path``; requires ``stream``.
-        :param async_execution: whether to queue the run and return its receipt at once.
-        :param run_id: ID of the new run, which a retry can't replace; default: a random one for each attempt.
+        :param async_execution: whether to queue the run and return its receipt at once, with ``run_id`` and
+            ``task_id``.
+        :param run_id: ID of the new run, as for :meth:`execute_workflow`; a retry can't replace it. Default: random
+            ones.
         :param run_timeout: seconds after which Sim stops the run, up to 604800; requires ``async_execution``.
         :param max_retries: retries after the first attempt; default of this and the next three: the connection's.
         :param initial_delay: seconds before the first retry, unless Sim sends ``Retry-After``.

@@ -166,7 +166,7 @@ class TestRunsOfOldServers:
             client = connect(server.url, api_version="legacy")
             assert [client.get_workflow_run("w", "r").status for _ in range(3)] == ["running"] * 3
         route, job = "workflows/w/executions/r", "jobs/workflow-execution:r"
-        assert asked(server) == [route, job] * 3
+        assert asked(server) == [route, job, route, job, job], "a single 404 page may be a proxy's"
 
     def test_job_id_selects_the_job(self, connect):
         with canned(("/executions/", NO_PAGE), ("/jobs/", JOB)) as server:
