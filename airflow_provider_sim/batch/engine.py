@@ -99,7 +99,6 @@ class BatchEngine:
             raise timeout_error(self.state)
 
     def stop(self, error: SimError) -> None:
-        """Start no more runs."""
         self.stopped = self.stopped or error
         self._stop_token.stopped = True
         self._wake.set()

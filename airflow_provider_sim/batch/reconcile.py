@@ -110,8 +110,7 @@ class Reconciler(NamedTuple):
             run = await self.client.get_workflow_run(*ids, job_id=state.job_id(index))
         except SimRunNotFoundError:
             return False
-        is_retried = self.rerun and run.status in (RunStatus.FAILED, RunStatus.CANCELLED)
-        if is_retried or is_rejection(run):
+        if (self.rerun and run.status in (RunStatus.FAILED, RunStatus.CANCELLED)) or is_rejection(run):
             self._retry(index)
             await self.read(index)
         else:

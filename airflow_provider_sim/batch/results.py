@@ -37,10 +37,7 @@ class Results:
         self._stored = 0
 
     async def gather(self, client: AsyncSimClient, *, active: bool = False) -> None:
-        """Fetch the results of finished runs that were not fetched yet.
-
-        :param active: also of runs that may have finished by now; updates their status.
-        """
+        """Fetch further results of finished runs; with ``active``, also of runs that may have finished by now."""
 
         async def fetch(index: int) -> None:
             status = self.state.statuses[index]
@@ -66,12 +63,9 @@ class Results:
                 output: Any = paused_result(self._client, run, self._options.on_paused)
             else:
                 run.raise_for_status()
-                output = OutputDelivery(
-                    self._options,
-                    workflow_id=self.state.workflows[index],
-                    run_id=run.run_id or self.state.run_id(index),
-                    fetch=self._client.download_file,
-                ).deliver(run.output)
+                run_id, fetch = run.run_id or self.state.run_id(index), self._client.download_file
+                delivery = OutputDelivery(self._options, self.state.workflows[index], run_id, fetch)
+                output = delivery.deliver(run.output)
         except (SimRunError, SimOutputError) as error:
             self._put(index, error=run.error.message if run.error else str(error))
         else:
@@ -136,7 +130,6 @@ class Results:
 
     @property
     def bad(self) -> list[int]:
-        """The inputs that have failed."""
         return sorted({*self._errors, *self.state.indices(ItemStatus.REFUSED, ItemStatus.CANCELLED)})
 
     def failures(self) -> str:

@@ -47,8 +47,6 @@ OPEN = (ItemStatus.UNSENT, ItemStatus.SENT, ItemStatus.ACTIVE)  # to be started 
 
 
 class BatchState:
-    """State of a batch."""
-
     def __init__(self, batch_id: str, workflows: Sequence[str], *, since: float = 0.0) -> None:
         self.batch_id = batch_id  # "airflow-" and a UUID
         self.workflows = workflows  # of each input
@@ -64,7 +62,6 @@ class BatchState:
         return len(self.statuses)
 
     def count(self, *statuses: ItemStatus) -> int:
-        """Return the number of inputs that have one of these statuses."""
         return sum(self._counts[status] for status in statuses)
 
     def indices(self, *statuses: ItemStatus) -> list[int]:
@@ -77,7 +74,6 @@ class BatchState:
         return not self.count(*OPEN)
 
     def counts(self) -> Counter[str]:
-        """Return the number of inputs by status name."""
         counts: Counter[str] = Counter()
         for status in ItemStatus:
             counts[status.label] += self._counts[status]
@@ -96,7 +92,6 @@ class BatchState:
         return f"{self.batch_id}-{index}" + (f".{attempt}" if attempt > 1 else "")
 
     def job_id(self, index: int) -> str | None:
-        """Return the job ID, if the server has chosen one."""
         return self.server_ids[index][1] if index in self.server_ids else None
 
     def parse_run_id(self, run_id: str) -> tuple[int, int] | None:
@@ -108,7 +103,6 @@ class BatchState:
         return int(found[1]), int(found[2] or 1)
 
     def next_unsent(self) -> int | None:
-        """Return the next input to start; None if there is none."""
         while self._queue:
             if self.statuses[self._queue[0]] is ItemStatus.UNSENT:
                 return self._queue[0]
@@ -153,7 +147,6 @@ class BatchState:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> BatchState:
-        """Return the state that :meth:`to_dict` has returned."""
         workflow_ids = value["workflow_ids"]
         workflows = [workflow_ids[int(number)] for number in run_length_decode(value["workflows"])]
         state = cls(value["batch_id"], workflows, since=float(value["since"]))

@@ -43,7 +43,6 @@ class _SimWorkflowDecoratedOperator(DecoratedOperator, SimExecuteWorkflowOperato
         super().__init__(**files, input=SET_DURING_EXECUTION, **kwargs)
 
     def execute(self, context: Context) -> Any:
-        """Call the function, and run the workflow with its return value."""
         context_merge(context, self.op_kwargs)
         arguments = determine_kwargs(self.python_callable, self.op_args, context)
         # Airflow renders self.input in the UI even if this raises, and can't render one that contains itself.

@@ -66,7 +66,6 @@ class SimNotifier(BaseNotifier):
         arguments.check_arguments(rules, vars(self), templated=self.template_fields)
 
     def __call__(self, *args: Any) -> None:
-        """Start the workflow, with the context as the argument."""
         with self._log_errors():
             # Rendering writes into the notifier, and the next task's callback needs the templates.
             super(SimNotifier, copy.copy(self)).__call__(*args)
@@ -77,14 +76,12 @@ class SimNotifier(BaseNotifier):
             yield from super().__await__()
 
     def notify(self, context: Context) -> None:
-        """Start the workflow."""
         from airflow_provider_sim.hooks.sim import SimHook
 
         with SimHook(self.sim_conn_id) as hook, hook.new_client(timeout=self.timeout, retry=_RETRY) as client:
             self._log_start(self._start(client, context))
 
     async def async_notify(self, context: Context) -> None:
-        """Start the workflow, on an event loop."""
         from airflow_provider_sim.client import AsyncSimClient
         from airflow_provider_sim.hooks.sim import SimHook
 

@@ -85,7 +85,6 @@ class SimOperator(BaseOperator):
 
     @cached_property
     def hook(self) -> SimHook:
-        """The hook of the task's connection."""
         from airflow_provider_sim.hooks.sim import SimHook
 
         return SimHook(self.sim_conn_id, retry_args=self.retry_args)
@@ -103,8 +102,7 @@ class SimRunOperatorBase(SimOperator):
     workflow_id: str
     _lineage_run: WorkflowRun | None = None
     _new_options: Callable[[Context], RunOptions]
-    _resume: Callable[[Context, RunEvent], Any]
-    """Resume after an event without an output."""
+    _resume: Callable[[Context, RunEvent], Any]  # after an event without an output
 
     def _defer(self, state: RunPollState, options: RunOptions) -> NoReturn:
         """Wait for the run in the triggerer."""
@@ -179,7 +177,7 @@ class SimClientOperator(SimOperator):
     ) -> None:
         super().__init__(**kwargs)
         self.workflow_id = workflow_id
-        self.poll_interval = seconds(poll_interval)
+        self.poll_interval = None if poll_interval is None else seconds(poll_interval)
         self.timeout = timeout
 
     def execute(self, context: Context) -> Any:
@@ -224,7 +222,7 @@ class SimWorkflowOperatorBase(SimOperator):
     ) -> None:
         super().__init__(**kwargs)
         self.deferrable = deferrable
-        self.poll_interval = seconds(poll_interval)
+        self.poll_interval = None if poll_interval is None else seconds(poll_interval)
         self.run_timeout = run_timeout
         self.timeout = timeout
         self.on_paused = on_paused

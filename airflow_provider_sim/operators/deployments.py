@@ -68,7 +68,6 @@ class SimDeployWorkflowOperator(SimClientOperator):
         self._check_constants()
 
     def execute_with(self, client: SimClient, context: Context, *, deadline: float) -> dict[str, Any]:
-        """Request the deployment and wait until it is live."""
         from airflow_provider_sim.polling.deployment import wait_for_deployment
 
         version = None if self.version is None else int(self.version)

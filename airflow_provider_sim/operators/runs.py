@@ -46,7 +46,6 @@ class SimCancelRunOperator(SimClientOperator):
         self._check_constants()
 
     def execute_with(self, client: SimClient, context: Context, *, deadline: float) -> dict[str, Any]:
-        """Request the cancellation and wait until the run has finished."""
         from airflow_provider_sim.polling import RunPollState, wait_for_run
 
         cancelled = client.stop_workflow_run(self.workflow_id, self.run_id)
@@ -97,7 +96,6 @@ class SimResumeRunOperator(SimClientOperator):
         self._check_constants()
 
     def execute_with(self, client: SimClient, context: Context, *, deadline: float) -> dict[str, Any]:
-        """Wait for the pause and answer it."""
         from airflow_provider_sim.client import NO_RETRY, approval_url
         from airflow_provider_sim.polling.pause import PauseAnswer
         from airflow_provider_sim.task.input import input_fields

@@ -61,7 +61,6 @@ class SimUsageLimitsOperator(SimOperator):
         self._check_constants()
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Get the figures, then warn, skip or fail."""
         self.check(vars(self))
         limits = (self.warn_at, self.skip_at, self.fail_at)
         warn_at, skip_at, fail_at = (inf if limit is None else float(limit) for limit in limits)

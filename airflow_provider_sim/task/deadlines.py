@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -43,10 +43,5 @@ def deadline(
     return min(moments)
 
 
-@overload
-def seconds(value: float | timedelta) -> float: ...
-@overload
-def seconds(value: None) -> None: ...
-def seconds(value: float | timedelta | None) -> float | None:
-    """Return a duration in seconds."""
+def seconds(value: float | timedelta) -> float:
     return value.total_seconds() if isinstance(value, timedelta) else value

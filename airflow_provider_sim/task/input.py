@@ -51,8 +51,6 @@ class SimFile:
 
 
 class InputFile(NamedTuple):
-    """A file of an input."""
-
     name: str
     mime: str
     content: BinaryIO  # at its start
@@ -206,8 +204,7 @@ def input_fields(value: Any, *, workflow_id: str) -> dict[str, Any]:
         value = path = None  # Airflow's log of the error would take minutes to show them
     if problem:
         raise SimInputError(f"The input for workflow {workflow_id!r} {problem}.", workflow_id=workflow_id)
-    fields: dict[str, Any] = _plain(value)
-    return fields
+    return {key: _plain(item) for key, item in value.items()}
 
 
 def _plain(value: Any) -> Any:

@@ -67,7 +67,6 @@ class OutputDelivery:
     _names: set[str] = field(init=False, default_factory=lambda: {"output.json"})
 
     def deliver(self, output: Any) -> Any:
-        """Return the output as the task's result; raise if it can't be delivered."""
         self._check_complete(output)
         try:
             value = storable(output)

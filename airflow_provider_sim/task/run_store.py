@@ -172,20 +172,18 @@ class BatchStore(_Store):
     def __init__(self, context: Context, items: Items, *, durable: bool, server: str) -> None:
         super().__init__(context, durable)
         self._items = items
-        self._digest = items.digest
         self._server = server
         self.derives_ids = self._identity is not None  # then ``airflow tasks test`` gets the scheduled task's batch ID
 
     def new_batch_id(self) -> str:
-        """Choose an ID."""
-        return self._derived_id(self._digest) if self._identity else new_run_id()
+        return self._derived_id(self._items.digest) if self._identity else new_run_id()
 
     def previous(self, batch_id: str | None = None) -> tuple[BatchState | None, bool]:
         """Return the batch that is recorded, or else this or an earlier try's, and whether it is current."""
         entry, cleared = self._entry(BATCH_KEY).read()
         try:
             if entry:
-                return BatchState.from_dict(entry["state"]), not cleared and entry["digest"] == self._digest
+                return BatchState.from_dict(entry["state"]), not cleared and entry["digest"] == self._items.digest
         except (LookupError, TypeError, ValueError) as error:
             log.warning("The state that an earlier try recorded is invalid: %r", error)
         if self._identity and self._try_number > 1:
@@ -195,8 +193,7 @@ class BatchStore(_Store):
         return BatchState(batch_id, self._items.workflows, since=since) if batch_id else None, True
 
     def record(self, state: BatchState) -> None:
-        """Record the batch."""
-        self._entry(BATCH_KEY).write(state=state.to_dict(), digest=self._digest)
+        self._entry(BATCH_KEY).write(state=state.to_dict(), digest=self._items.digest)
 
     def record_run_id(self, state: BatchState, index: int) -> None:
         """Record the run ID and job ID that the server chose for an input."""
@@ -214,7 +211,7 @@ class BatchStore(_Store):
         return found
 
     def _ids_entry(self, first: int) -> StateEntry:
-        return self._entry(f"{BATCH_KEY}_ids_{first}", digest=self._digest)
+        return self._entry(f"{BATCH_KEY}_ids_{first}", digest=self._items.digest)
 
     def _entry(self, key: str, **subject: str) -> StateEntry:
         return StateEntry(self._state, self._context, key, server=self._server, **subject)

@@ -25,7 +25,6 @@ class Uploads:
     file_ids: list[str] | None = None  # None while unknown, such as after a crash: then Sim is asked for the token
 
     def __str__(self) -> str:
-        """For log lines."""
         which = f"with names that start with {self.token}" if self.file_ids is None else ", ".join(self.file_ids)
         return f"The uploads {which} of workspace {self.workspace_id}"
 

@@ -45,7 +45,6 @@ class SimBatchTrigger(SimTriggerBase):
         return self._serialize("state", "worker_state", "options")
 
     async def _wait(self) -> TriggerEvent:
-        """Start the rest of the batch and wait for all of it."""
         state, options = self._state, self.run_options
         async with AsyncSimClient.from_settings(await self._settings()) as client:
             await Reconciler(client, state, options.workspace_id).update(unsent_only=True)
@@ -59,6 +58,5 @@ class SimBatchTrigger(SimTriggerBase):
         return await cancel_all(client, self._state)
 
     def _event(self, status: str, **more: Any) -> TriggerEvent:
-        return TriggerEvent(
-            {"status": status, "state": self._state.to_dict(), "worker_state": self.worker_state, **more}
-        )
+        state = self._state.to_dict()
+        return TriggerEvent({"status": status, "state": state, "worker_state": self.worker_state, **more})
