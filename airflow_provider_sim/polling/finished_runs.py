@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import islice
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from airflow_provider_sim.client import (
     LISTED_STATUSES,
@@ -26,6 +26,8 @@ from airflow_provider_sim.client import (
     RUNS_PAGE,
     WORKFLOW_BUCKET,
     AsyncSimClient,
+    ClientSettings,
+    Page,
     WorkflowRun,
     named_workflows,
 )
@@ -34,13 +36,10 @@ from airflow_provider_sim.metrics import Metric
 from airflow_provider_sim.polling.poll_state import RunPollState
 from airflow_provider_sim.polling.poller import RunPoller, poller_for
 
-if TYPE_CHECKING:
-    from airflow_provider_sim.client import ClientSettings, Page
-
 log = logging.getLogger(__name__)
 
 # Returns the connection's settings and workspace, which may change between polls.
-Connect = Callable[[], Awaitable["tuple[ClientSettings, str | None]"]]
+Connect = Callable[[], Awaitable[tuple[ClientSettings, str | None]]]
 
 # Airflow queues a DAG once per asset and forgets the entry when it creates the DAG run; an event that is stored in
 # between waits in Airflow for the next one. The gap is longer than the scheduler needs to create the DAG run.

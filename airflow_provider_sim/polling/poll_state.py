@@ -218,25 +218,19 @@ def _status(run: WorkflowRun) -> str:
 def timeout_error(workflow_id: str, run_id: str, last_status: str | None = None) -> SimRunTimeoutError:
     """Return the error for a run that did not finish before the deadline."""
     status = f" (last status: {last_status})" if last_status else ""
-    return SimRunTimeoutError(
+    message = (
         f"Run {run_id!r} of workflow {workflow_id!r} did not finish within the timeout{status}. Unless the task log"
         " contains its cancellation, it may still be active: cancel it in Sim, or wait for it with a SimJobSensor,"
-        " before you start another. Raise the timeout, or let Sim stop the run by run_timeout.",
-        workflow_id=workflow_id,
-        run_id=run_id,
-        outcome=Outcome.RAN,
+        " before you start another. Raise the timeout, or let Sim stop the run by run_timeout."
     )
+    return SimRunTimeoutError(message, workflow_id=workflow_id, run_id=run_id, outcome=Outcome.RAN)
 
 
 def unreachable_error(workflow_id: str, run_id: str, why: object) -> SimRunError:
     """Return the retryable error for a run whose status can't be read; the next try re-attaches to the run."""
-    return SimRunError(
-        f"Could not get the status of run {run_id!r} of workflow {workflow_id!r}: {why} The run may still be running in"
-        " Sim; a retry of the task re-attaches to it.",
-        workflow_id=workflow_id,
-        run_id=run_id,
-        outcome=Outcome.RAN,
-    )
+    advice = "The run may still be running in Sim; a retry of the task re-attaches to it."
+    message = f"Could not get the status of run {run_id!r} of workflow {workflow_id!r}: {why} {advice}"
+    return SimRunError(message, workflow_id=workflow_id, run_id=run_id, outcome=Outcome.RAN)
 
 
 def poll_until_finished(poll: Callable[[], T], state: PollState[T]) -> T:

@@ -218,9 +218,7 @@ class RunPoller:
 
     def _send(self, request: Request, now: float) -> None:
         for run in request.runs:
-            run.in_flight = True
-            if run.due > now:
-                run.due = now  # runs without a response stay due
+            run.in_flight, run.due = True, min(run.due, now)  # runs without a response stay due
         self._in_flight += 1
         self._requests.create_task(self._perform(request))
 

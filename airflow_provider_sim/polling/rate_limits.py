@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import inf
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from airflow_provider_sim.client import (
@@ -17,12 +17,10 @@ from airflow_provider_sim.client import (
     EXECUTE_BUCKET,
     RATE_WINDOW,
     ClientSettings,
+    RateLimit,
     RateLimitInfo,
 )
 from airflow_provider_sim.metrics import Metric
-
-if TYPE_CHECKING:
-    from airflow_provider_sim.client import RateLimit
 
 T = TypeVar("T")
 

@@ -76,7 +76,6 @@ class SimRunEventTrigger(BaseEventTrigger):
         self.triggers = [triggers] if isinstance(triggers, str) else None if triggers is None else list(triggers)
         self.sim_conn_id = sim_conn_id
         self.poll_interval = seconds(poll_interval)
-        self._stream: FinishedRunStream | None = None
         check_arguments(_RULES, vars(self))
         for workflow_id in self.workflow_ids:
             check_workflow_id(workflow_id)
@@ -115,8 +114,7 @@ class SimRunEventTrigger(BaseEventTrigger):
 
     async def filter_shared_stream(self, shared_stream: AsyncIterator[Batch]) -> AsyncIterator[TriggerEvent]:
         """Emit an event for this trigger's part of each batch."""
-        stream = self._stream
-        assert stream is not None, "Airflow calls shared_stream_key first"
+        stream = _stream_of(self.sim_conn_id)
         stored = [await store.aget(self.cursor_key) for store in self._stores()]
         listener = self._listener(next(filter(None, stored), None))
         stream.join(listener)
