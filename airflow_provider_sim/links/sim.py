@@ -52,10 +52,7 @@ class SimApprovalLink(_XComLink):
 def push_run_link(
     context: Context, hook: SimHook, workflow_id: str, run_id: str, *, read_workspace: bool = True
 ) -> None:
-    """Push the URL of a run's page; without a known workspace, of a page that redirects.
-
-    :param read_workspace: read the workflow's workspace if the connection has none.
-    """
+    """Push the URL of a run's page; if its workspace is neither known nor to be read, of a page that redirects."""
     from airflow_provider_sim.client import run_url
 
     base_url = hook.get_settings().base_url

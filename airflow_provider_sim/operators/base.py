@@ -117,7 +117,6 @@ class SimRunOperatorBase(SimOperator):
             method_name="execute_complete",
             timeout=deferral_timeout(state.deadline),
         )
-        raise AssertionError("unreachable")
 
     def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> Any:
         """Resume after the trigger's event: return the output of a completed run; poll any other once.

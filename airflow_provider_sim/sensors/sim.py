@@ -240,10 +240,7 @@ class SimJobSensor(SimRunOperatorBase, BaseSensorOperator):
             return self._result_at_timeout(context, error)
 
     def _result_at_timeout(self, context: Context, error: BaseException | None = None) -> Any:
-        """Poll once more and return the output of a finished run; otherwise raise.
-
-        :param error: of ``execution_timeout``; None for the sensor's own timeout, which may cancel the run.
-        """
+        """Poll once more and return a finished run's output; otherwise raise the error, or the sensor's timeout."""
         from airflow_provider_sim.polling import timeout_error
         from airflow_provider_sim.task.run import TaskRun
 

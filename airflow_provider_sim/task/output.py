@@ -34,10 +34,7 @@ def as_json(value: Any) -> bytes:
 
 
 def write_file(folder: str | None, subfolder: str, name: str, content: Iterable[bytes]) -> str:
-    """Write a file into object storage, below a folder named by its run or batch; return its path.
-
-    :raises SimOutputError: the storage can't be written.
-    """
+    """Write a file below a folder named by its run or batch; return its path, or raise if it can't be written."""
     from airflow.providers.common.compat.sdk import ObjectStoragePath
 
     try:

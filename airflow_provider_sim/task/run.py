@@ -359,8 +359,6 @@ class TaskRun:
         """Delete the uploads that no run needs, unless ``keep_uploads`` is set; those that one may need are logged.
 
         The record stays: a retry asks Sim which of them exist.
-
-        :param client: default: one for the last requests of a task.
         """
         uploads = None if self.options.keep_uploads else self._store.uploads
         if uploads and unused:

@@ -108,13 +108,10 @@ class SimTriggerBase(BaseTrigger):
         await _finish(self._cancel_if_killed(assume_killed=True))
 
     async def _cancel_if_killed(self, *, assume_killed: bool) -> None:
-        """Cancel the runs unless the task is still deferred; Airflow before 3.3 doesn't report why it cancels it.
-
-        :param assume_killed: cancel also if the task's state can't be read.
-        """
+        """Cancel the runs unless the task is still deferred; ``assume_killed`` if its state can't be read."""
         if not self.options.get("cancel_on_kill"):
             return
-        try:
+        try:  # Airflow before 3.3 doesn't report why it cancels a trigger
             if await is_deferred(self.task_instance):
                 return
         except Exception as error:  # whatever Airflow raises
