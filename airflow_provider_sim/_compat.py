@@ -10,14 +10,17 @@ from typing import Any
 from airflow import __version__ as airflow_version
 from packaging.version import Version
 
-_AIRFLOW = Version(airflow_version).release
-TRIGGERS_REPLACE_WORKERS = _AIRFLOW >= (3, 3)  # they render the arguments of tasks that start there, and push XComs
-NULL_XCOMS = _AIRFLOW[:2] != (3, 0)  # Airflow 3.0's API rejects them with a validation error
-TRIGGERS_GET_ON_KILL = _AIRFLOW >= (3, 3)  # when a user has cleared or marked the task
+_VERSION = Version(Version(airflow_version).base_version)
+AIRFLOW_V_3_0_PLUS = Version("3.0") <= _VERSION
+AIRFLOW_V_3_2_PLUS = Version("3.2") <= _VERSION
+AIRFLOW_V_3_3_PLUS = Version("3.3") <= _VERSION
+TRIGGERS_REPLACE_WORKERS = AIRFLOW_V_3_3_PLUS  # they render the arguments of tasks that start there, and push XComs
+NULL_XCOMS = _VERSION.release[:2] != (3, 0)  # Airflow 3.0's API rejects them with a validation error
+TRIGGERS_GET_ON_KILL = AIRFLOW_V_3_3_PLUS  # when a user has cleared or marked the task
 
 
 def airflow_stats() -> Any:
-    if _AIRFLOW >= (3, 2):
+    if AIRFLOW_V_3_2_PLUS:
         import airflow.sdk.serde  # noqa: F401  configures Stats, which the triggerer of 3.2 doesn't
     from airflow.providers.common.compat.sdk import Stats
 
@@ -56,7 +59,7 @@ async def is_deferred(task_instance: Any) -> bool:
 
 
 def _state_of(task_instance: Any) -> Any:
-    if _AIRFLOW < (3, 0):
+    if not AIRFLOW_V_3_0_PLUS:
         return task_instance.current_state()
     from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 

@@ -97,7 +97,7 @@ ids = {"workflow_id": "w", "run_id": "r"}
 event = {"status": "completed", **ids, "details": {"status": "completed"}, "output": "[1]"}
 assert TASK.resume_execution("execute_complete", {"event": event}, {"ti": TaskInstance()}) == [1]
 new = set(sys.modules) - before
-print(sorted(new & {"requests", "httpx", "tenacity", "urllib3", "airflow_provider_sim.client.api.http"}))
+print(sorted(new & {"requests", "tenacity", "urllib3", "airflow_provider_sim.client.api.http"}))
 """
     code = code.replace("TASK", task.replace("(", "(task_id='t', workflow_id='w', "))
     ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)

@@ -248,7 +248,7 @@ class SimJobSensor(SimRunOperatorBase, BaseSensorOperator):
         run = TaskRun(context, self.hook, self.workflow_id, options)
         run.use(self.run_id)
         error = error or AirflowSensorTimeout(str(timeout_error(self.workflow_id, self.run_id)))
-        return self._result(context, run.finish_at_timeout(error))
+        return self._result(context, run.finish_at_timeout(error, must_exist=True))
 
     def _result(self, context: Context, run: WorkflowRun) -> Any:
         """Return the output of the run, or the report of its pause; fail without retries if it failed."""

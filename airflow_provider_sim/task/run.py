@@ -269,9 +269,12 @@ class TaskRun:
             log.warning("%s The run is %s; its text is no longer logged.", error, run.status)
             return run
 
-    def finish_at_timeout(self, error: BaseException | None = None) -> WorkflowRun:
-        """Handle a timeout: poll once more, then cancel the run; return a run that has finished, or raise the error."""
-        finished = self._last_poll()
+    def finish_at_timeout(self, error: BaseException | None = None, *, must_exist: bool = False) -> WorkflowRun:
+        """Handle a timeout: poll once more, then cancel the run; return a run that has finished, or raise the error.
+
+        :param must_exist: raise a SimRunNotFoundError instead if Sim doesn't have the run.
+        """
+        finished = self._last_poll(must_exist=must_exist)
         if finished is None and (cancelled := self.cancel("its timeout has passed")) and cancelled.finished_before:
             finished = self._last_poll()
         if finished is not None and not self._has_died(finished):
@@ -280,13 +283,15 @@ class TaskRun:
             self.release_uploads(unused=True)
         raise error or timeout_error(self.workflow_id, self.run_id or "unknown")
 
-    def _last_poll(self) -> WorkflowRun | None:
+    def _last_poll(self, *, must_exist: bool = False) -> WorkflowRun | None:
         if self.run_id is None:
             return None
         try:
             with self._shutdown_client() as client:
                 run = client.get_workflow_run(self.workflow_id, self.run_id, job_id=self.job_id)
         except SimError as error:
+            if must_exist and isinstance(error, SimRunNotFoundError):
+                raise
             log.warning("The last poll of run %s failed: %s", self.run_id, error)
             return None
         return run if run.status.is_terminal else None
