@@ -68,8 +68,8 @@ def place_of(path: Path, root: str) -> str:
 def storable(value: Any, path: Path = (), depth: int = 0) -> Any:
     """Return a JSON value as Airflow can store it, whichever the database.
 
-    Integers beyond 64 bits become floats, as they are in Sim, which is written in JavaScript; single halves of
-    surrogate pairs become U+FFFD.
+    Numbers beyond 64-bit integers become text, floats too, because PostgreSQL returns a float without a fraction as an
+    integer; single halves of surrogate pairs become U+FFFD.
 
     :raises UnstorableValueError: part of it has no equivalent that Airflow stores.
     """
@@ -94,9 +94,6 @@ def _storable_scalar(value: Any, path: Path) -> Any:
         return well_formed(value)
     if isinstance(value, float) and not math.isfinite(value):
         raise UnstorableValueError(f"it is {value}, which JSON doesn't have", path)
-    if isinstance(value, int) and not _MIN_INTEGER <= value <= _MAX_INTEGER:
-        try:
-            return float(value)
-        except OverflowError:
-            raise UnstorableValueError("it is an integer beyond the range of 64-bit floats", path) from None
+    if isinstance(value, int | float) and not _MIN_INTEGER <= value <= _MAX_INTEGER:
+        return repr(value)
     return value

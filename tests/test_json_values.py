@@ -38,10 +38,11 @@ def test_well_formed_joins_and_replaces_surrogates(text, expected):
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        ({"a": 2**64}, {"a": float(2**64)}),
-        ({"a": -(2**63) - 1}, {"a": float(-(2**63))}),
+        ({"a": 2**64}, {"a": "18446744073709551616"}),
+        ({"a": -(2**63) - 1}, {"a": "-9223372036854775809"}),
+        ([1e20, -1e300, 1e19, 0.5], ["1e+20", "-1e+300", 1e19, 0.5]),
         ([True, None, "x\ud83d"], [True, None, "x\ufffd"]),
-        ({"\ud83d": [{"b": 10**20}]}, {"\ufffd": [{"b": 1e20}]}),
+        ({"\ud83d": [{"b": 10**20}]}, {"\ufffd": [{"b": "100000000000000000000"}]}),
     ],
 )
 def test_storable_converts_large_numbers_and_lone_surrogates(value, expected):
@@ -64,7 +65,6 @@ def test_storable_leaves_other_values_unchanged(value):
         ({"x": {"__type": 1, "__var": 2}}, "output.x"),
         ([float("nan")], "output[0]"),
         ([float("inf")], "output[0]"),
-        ([10**400], "output[0]"),
         (nested(MAX_DEPTH + 1), "output[0][0][0][0][0][0]…[0][0][0][0][0][0]"),
     ],
 )

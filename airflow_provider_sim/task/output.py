@@ -70,7 +70,7 @@ class OutputDelivery:
         except UnstorableValueError as error:
             return self._deliver_unstorable(output, error)
         if value != output:
-            changes = "integers beyond 64 bits are floats, and halves of surrogate pairs are U+FFFD"
+            changes = "numbers beyond 64-bit integers are text, and halves of surrogate pairs are U+FFFD"
             log.warning("The output of run %s is changed where Airflow can't store it: %s.", self.run_id, changes)
         if self.options.output_files_dir:
             value = self._save_files(value)

@@ -17,8 +17,13 @@ ENDS = {
     "skipped": ("skipped", "skipped"),
     "late": ("failed", "upstream_failed"),
     "ended": ("success", "success"),
+    "resumed": ("success", "success"),
+    "unstorable": ("failed", "upstream_failed"),
 }
 """How each DAG's task that waits ends, and the one after it."""
+
+
+ODD = {"text": "a\ud800\u4e16", "number": 2**70, "null": None, "escaped": "\\u0000"}
 
 
 def fail(given):
@@ -34,6 +39,8 @@ def airflow(tmp_path_factory):
         sim.workflow("failing_soon", duration=3.0)(fail)
         sim.workflow("listed", duration=6.0)(lambda given: [1, 2, 3])
         sim.workflow("endless", duration=float("inf"))(lambda given: {})
+        sim.workflow("odd", duration=3.0)(lambda given: ODD)
+        sim.workflow("with_null", duration=3.0)(lambda given: {"text": "a\0b"})
         connections = {"sim_default": {"conn_type": "sim", "host": sim.url, "password": sim.api_key}}
         with RealAirflow(tmp_path_factory.mktemp("airflow") / "home", DAGS, connections=connections) as airflow:
             for dag_id in ENDS:
@@ -69,6 +76,18 @@ def test_start_from_trigger_renders_templates_and_pulls_xcoms(airflow):
 def test_end_from_trigger_finishes_in_the_triggerer(airflow):
     assert airflow.xcom(airflow.task_instance("ended", "use")) == {"said": ""}
     assert airflow.xcom(airflow.task_instance("started_only", "use")) == {"said": "started_only"}
+
+
+def test_output_in_the_trigger_s_event_survives_airflow_s_database(airflow):
+    """PostgreSQL stores neither U+0000 nor halves of surrogate pairs in JSON; the event has the output as text."""
+    assert airflow.xcom(airflow.task_instance("resumed", "use")) == {
+        **ODD,
+        "text": "a\ufffd\u4e16",
+        "number": str(2**70),
+    }
+    unstorable = airflow.log(airflow.task_instance("unstorable", "done"))
+    assert "can't store the output" in unstorable
+    assert "U+0000" in unstorable
 
 
 def test_failed_run_fails_the_sensor_with_sims_message(airflow):

@@ -27,7 +27,7 @@ for _ in range(300):
     UNSTORABLE["deep"] = [UNSTORABLE["deep"]]
 CHANGED = {
     "half": ({"text": "cut \ud83d"}, {"text": "cut \ufffd"}),
-    "big": ({"n": 10**20, "m": -(2**63)}, {"n": 1e20, "m": -(2**63)}),
+    "big": ({"n": 10**20, "x": 1e20, "m": -(2**63)}, {"n": str(10**20), "x": "1e+20", "m": -(2**63)}),
 }
 
 DAG = """

@@ -40,6 +40,11 @@ with DAG("ended", schedule=None):
     )
     use(run.output)
 
+for name, workflow_id in (("resumed", "odd"), ("unstorable", "with_null")):
+    with DAG(name, schedule=None):
+        run = SimExecuteWorkflowOperator(task_id="done", workflow_id=workflow_id, deferrable=True, poll_interval=1)
+        use(run.output)
+
 
 def succeeded(context):
     print("SUCCESS CALLBACK", context["ti"].task_id)
