@@ -16,7 +16,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_sim.batch.state import BatchState, ItemStatus
-from airflow_provider_sim.client import CONCURRENCY_LIMIT, AsyncSimClient, StartStoppedError, StopToken
+from airflow_provider_sim.client import CONCURRENCY_LIMIT, NO_RETRY, AsyncSimClient, StartStoppedError, StopToken
 from airflow_provider_sim.exceptions import (
     Outcome,
     SimError,
@@ -137,7 +137,7 @@ class BatchEngine:
             if index is not None and self._has_response and self.throttle.report_is_stale:
                 limit = None
                 with suppress(SimError):
-                    limit = self.client.start_limit(await self.client.get_usage_limits())
+                    limit = self.client.start_limit(await self.client.with_retry(NO_RETRY).get_usage_limits())
                 self.throttle.on_report(limit)
                 continue
             rate_limit_wait.update(index is not None and self.throttle.is_rate_limited)
