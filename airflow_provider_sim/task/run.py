@@ -52,6 +52,7 @@ log = logging.getLogger(__name__)
 # For the last requests of a task: Airflow kills a worker process 5 s after it has signaled it.
 SHUTDOWN_RETRY = RetryPolicy(max_retries=3, initial_delay=0.5, max_delay=1.0, max_elapsed=2.0)
 SHUTDOWN_TIMEOUT = 3.0  # seconds for each
+LAST_TIMEOUT = 30.0  # the same after a timeout, at which nothing is killed
 
 
 class TaskRun:
@@ -241,7 +242,8 @@ class TaskRun:
             self._store.record(run_id=run_id, job_id=job_id)
             if run_id != self.run_id:
                 warning = (
-                    "The server (before v0.7.32) chose the run ID itself: %s. Until now, a crash would have doubled it."
+                    "The server (before v0.7.32) chose the run ID itself: %s. After a crash before this line, a retry"
+                    " would have started a second run."
                 )
                 log.warning(warning, run_id)
                 self._publish(run_id, job_id)
@@ -287,7 +289,7 @@ class TaskRun:
         if self.run_id is None:
             return None
         try:
-            with self._shutdown_client() as client:
+            with self._last_client() as client:
                 run = client.get_workflow_run(self.workflow_id, self.run_id, job_id=self.job_id)
         except SimError as error:
             if must_exist and isinstance(error, SimRunNotFoundError):
@@ -312,7 +314,7 @@ class TaskRun:
             return None
         log.info("Cancelling run %s: %s.", run_id, reason)
         try:
-            with self._shutdown_client() as client:
+            with self._last_client() as client:
                 result = client.stop_workflow_run(self.workflow_id, run_id, job_id=job_id)
                 log.info("%s", result)
                 self._cancelled_id = run_id
@@ -367,15 +369,17 @@ class TaskRun:
         """
         uploads = None if self.options.keep_uploads else self._store.uploads
         if uploads and unused:
-            with nullcontext(client) if client else self._shutdown_client() as deleting:
+            with nullcontext(client) if client else self._last_client() as deleting:
                 delete_uploads(deleting, uploads)
         elif uploads:
             log.info("%s are not deleted, since the run may need them.", uploads)
         if unused:
             self._store.uploads = None
 
-    def _shutdown_client(self) -> SimClient:
-        return self.hook.new_client(timeout=SHUTDOWN_TIMEOUT, retry=SHUTDOWN_RETRY)
+    def _last_client(self) -> SimClient:
+        """Return a client for the last requests of a task, which may take long only if the task isn't killed."""
+        timeout = SHUTDOWN_TIMEOUT if self._stop_token.stopped else LAST_TIMEOUT
+        return self.hook.new_client(timeout=timeout, retry=SHUTDOWN_RETRY)
 
     def deferred_uploads(self) -> dict[str, Any] | None:
         """Return the uploads for the trigger to delete."""
