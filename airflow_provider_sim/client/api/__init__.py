@@ -9,7 +9,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from airflow_provider_sim.client.api import errors, files, legacy, v2, workspace_files  # noqa: F401
+    from airflow_provider_sim.client.api import (
+        errors as errors,
+        files as files,
+        legacy as legacy,
+        v2 as v2,
+        workspace_files as workspace_files,
+    )
 
 
 def __getattr__(name: str) -> Any:

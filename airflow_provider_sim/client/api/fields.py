@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
 
@@ -77,7 +77,7 @@ def model(kind: type[T], value: object, **given: Any) -> T:
 
     :raises MissingFieldError: a field without a default is missing.
     """
-    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+    for field in dataclasses.fields(cast(Any, kind)):
         reader = _READERS.get(str(field.type).removesuffix(" | None"))
         if reader is None or field.name in given:
             continue
