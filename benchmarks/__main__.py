@@ -42,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not chosen:
         parser.error(f"unknown benchmark; choose from {', '.join(known)}")
     logging.disable()
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else each task would compile modules that users install compiled
     console = Console(width=None if sys.stdout.isatty() else 150)
     for name in chosen:
         sections = []
