@@ -21,6 +21,7 @@ from typing import Any
 from airflow_provider_sim.emulator import Hold, Match, SimEmulator
 from airflow_provider_sim.emulator.request_context import RecordedRequest
 from airflow_provider_sim.emulator.runs import Run
+from airflow_provider_sim.triggers.sim import MAX_EVENT_OUTPUT
 from scripts.real_airflow import AIRFLOW_3, RealAirflow, TaskInstance, Victim, Worker
 
 PATIENCE = 240.0
@@ -225,10 +226,13 @@ class Executioner:
     def watch(self, trial: Trial) -> None:
         """Deploy a trial's workflow and register the trial."""
         started: list[int] = []
+        # A worker doesn't fetch a smaller output if a trigger has passed it.
+        padding = "." * MAX_EVENT_OUTPUT if {Point.FETCHING, Point.FETCHED}.intersection(trial.plan) else ""
 
         def body(given: dict[str, Any]) -> Any:
             started.append(1)
-            return {"result": {"trial": given.get("trial"), "number": given.get("number"), "run": len(started)}}
+            known = {"trial": given.get("trial"), "number": given.get("number"), "run": len(started)}
+            return {"result": {**known, "padding": padding}}
 
         self._sim.workflow(trial.name, duration=trial.seconds)(body)
         self._trials[trial.name] = trial
