@@ -9,7 +9,7 @@ from statistics import median, quantiles
 import psutil
 
 from benchmarks import peers
-from benchmarks.gating import Way, airflow_with, begin_with, delays_of, deploy, finish
+from benchmarks.gating import SETTINGS, Way, airflow_with, begin_with, delays_of, deploy, finish
 from benchmarks.serving import Server, serving
 from benchmarks.table import Table, new_table
 from scripts.real_airflow import RealAirflow
@@ -86,7 +86,8 @@ def table_of(
         "CPU s per run, all of Airflow",
         "429 responses",
         "passed",
-        notes=f"A real Airflow with {airflow.database} and LocalExecutor; {runs} runs start at the same time,"
+        notes=f"A real Airflow with {airflow.database} and LocalExecutor with {SETTINGS['AIRFLOW__CORE__PARALLELISM']}"
+        f" slots; {runs} runs start at the same time,"
         f" {f'{rounds} times' if rounds > 1 else 'once'}."
         " Each way has its defaults, and has run the workflow once before. The first row is the floor: one request"
         " starts the run, and its trigger fires when the run must be finished. CPU time includes the scheduler, the"

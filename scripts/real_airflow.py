@@ -272,6 +272,10 @@ class RealAirflow:
                 start_new_session=True,
                 cwd=self.home,
             )
+        if hasattr(os, "SCHED_BATCH"):
+            # Else the last output of a task's process wakes its supervisor before the process has exited, and on a busy
+            # machine the supervisor looks for its exit then, and again at the next heartbeat only.
+            os.sched_setscheduler(self._parts[name].pid, os.SCHED_BATCH, os.sched_param(0))
 
     def _start_actions(self) -> None:
         """Run :mod:`scripts.airflow_2`."""
