@@ -226,8 +226,9 @@ class Executioner:
     def watch(self, trial: Trial) -> None:
         """Deploy a trial's workflow and register the trial."""
         started: list[int] = []
-        # A worker doesn't fetch a smaller output if a trigger has passed it.
-        padding = "." * MAX_EVENT_OUTPUT if {Point.FETCHING, Point.FETCHED}.intersection(trial.plan) else ""
+        # A worker doesn't fetch a smaller output if a trigger has passed it; Sim truncates long texts in some outputs.
+        is_fetched = not {Point.FETCHING, Point.FETCHED}.isdisjoint(trial.plan)
+        padding = ["." * 1024] * (MAX_EVENT_OUTPUT // 1024) if is_fetched else []
 
         def body(given: dict[str, Any]) -> Any:
             started.append(1)
