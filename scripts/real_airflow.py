@@ -273,8 +273,8 @@ class RealAirflow:
                 cwd=self.home,
             )
         if hasattr(os, "SCHED_BATCH"):
-            # Else the last output of a task's process wakes its supervisor before the process has exited, and on a busy
-            # machine the supervisor looks for its exit then, and again at the next heartbeat only.
+            # Otherwise, on a busy machine, a task's process often wakes its supervisor by closing its sockets before it
+            # has exited. The supervisor then detects the exit only at its next heartbeat.
             os.sched_setscheduler(self._parts[name].pid, os.SCHED_BATCH, os.sched_param(0))
 
     def _start_actions(self) -> None:

@@ -1,4 +1,4 @@
-"""The run of one task instance: start it at most once, re-attach to it after a retry, cancel it when not wanted."""
+"""The run of one task instance: start it at most once, re-attach to it after a retry, cancel it with the task."""
 
 from __future__ import annotations
 
