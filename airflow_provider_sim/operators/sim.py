@@ -19,7 +19,6 @@ from airflow_provider_sim.operators.base import DEFERRABLE, SimRunOperatorBase, 
 from airflow_provider_sim.task.deadlines import deadline
 from airflow_provider_sim.task.input import copy_files, has_files
 from airflow_provider_sim.task.pause_report import PauseReport as PauseReport
-from airflow_provider_sim.task.run_options import RunOptions
 from airflow_provider_sim.triggers.workerless import can_end_in_trigger
 
 if TYPE_CHECKING:
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from airflow_provider_sim.client import AsyncExecutionResult, SimClient, WorkflowRun
     from airflow_provider_sim.task.results import RunEvent
     from airflow_provider_sim.task.run import TaskRun
+    from airflow_provider_sim.task.run_options import RunOptions
 
 
 class SimExecuteWorkflowOperator(SimRunOperatorBase, SimWorkflowOperatorBase):
@@ -209,6 +209,8 @@ class SimExecuteWorkflowOperator(SimRunOperatorBase, SimWorkflowOperatorBase):
         return self.async_execution
 
     def _new_options(self, context: Context) -> RunOptions:
+        from airflow_provider_sim.task.run_options import RunOptions
+
         default_timeout = MAX_RUN_TIMEOUT if self._is_async else SYNC_TIMEOUT
         return RunOptions.of(
             self,

@@ -34,7 +34,6 @@ from airflow_provider_sim.exceptions import (
 from airflow_provider_sim.links.sim import APPROVAL_URL_KEY, SimApprovalLink, SimRunLink, push_run_link
 from airflow_provider_sim.operators.base import DEFERRABLE, SimOperator, SimRunOperatorBase
 from airflow_provider_sim.task.deadlines import after_deferral, deadline
-from airflow_provider_sim.task.run_options import RunOptions
 from airflow_provider_sim.triggers.workerless import can_end_in_trigger, start_trigger_args
 
 if TYPE_CHECKING:
@@ -43,6 +42,7 @@ if TYPE_CHECKING:
     from airflow_provider_sim.client import WorkflowRun
     from airflow_provider_sim.polling import RunPollState
     from airflow_provider_sim.task.results import RunEvent
+    from airflow_provider_sim.task.run_options import RunOptions
 
 LONGEST_PAUSE = 60.0  # seconds between polls of a rescheduled sensor that keeps its worker, because a poll has failed
 SHORTEST_RESCHEDULE = 10.0  # seconds between the processes of a rescheduled sensor
@@ -145,6 +145,8 @@ class SimJobSensor(SimRunOperatorBase, BaseSensorOperator):
                 warnings.warn(message, UserWarning, stacklevel=2)
 
     def _new_options(self, context: Context) -> RunOptions:
+        from airflow_provider_sim.task.run_options import RunOptions
+
         return RunOptions.of(self, end_from_trigger=can_end_in_trigger(self))
 
     def execute(self, context: Context) -> Any:

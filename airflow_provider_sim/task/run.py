@@ -37,7 +37,6 @@ from airflow_provider_sim.metrics import Metric
 from airflow_provider_sim.polling import timeout_error, unreachable_error
 from airflow_provider_sim.task.input import InputFile, check_fields, has_files, input_fields, prepare_input
 from airflow_provider_sim.task.run_store import PreviousRun, RunStore
-from airflow_provider_sim.task.stream_log import StreamLog
 from airflow_provider_sim.task.uploads import Uploads, delete_uploads, upload_files
 
 if TYPE_CHECKING:
@@ -253,6 +252,8 @@ class TaskRun:
 
     def _read_stream(self, client: SimClient, stream: WorkflowStream) -> WorkflowRun:
         """Write the text into the task log as it arrives; if the stream breaks off, get the run."""
+        from airflow_provider_sim.task.stream_log import StreamLog
+
         try:
             with stream:
                 self._raise_if_killed()

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_sim._compat import TRIGGERS_REPLACE_WORKERS
 from airflow_provider_sim.task.deadlines import DEFERRAL_MARGIN
-from airflow_provider_sim.task.run_options import RunOptions
 
 if TYPE_CHECKING:
     from airflow.triggers.base import StartTriggerArgs
@@ -54,6 +53,8 @@ def start_trigger_args(sensor: Any) -> StartTriggerArgs:
     :raises ValueError: the sensor can't start in the triggerer; the message contains the reason.
     """
     from airflow.triggers.base import StartTriggerArgs
+
+    from airflow_provider_sim.task.run_options import RunOptions
 
     if not TRIGGERS_REPLACE_WORKERS:
         raise ValueError("start_from_trigger needs Airflow 3.3: earlier triggerers render no templates")
